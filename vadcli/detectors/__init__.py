@@ -95,7 +95,7 @@ class Detector(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Loads what `score` needs. The engine calls it once, before the first call of `score`.
+        """Load what `score` needs. The engine calls it once, before the first call of `score`.
 
         Raises:
             DeviceError, WeightsError: the device or the weights are missing or unsuitable.
@@ -103,19 +103,19 @@ class Detector(Protocol):
         ...
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns a model of one camera's usual footage; None if the detector can't fit one. Deterministic."""
+        """Return a model of one camera's usual footage; None if the detector can't fit one. Deterministic."""
         ...
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns the raw scores (B, T, K) and the masks of a batch. Deterministic; no clip changes the result of another."""
+        """Return the raw scores (B, T, K) and the masks of a batch. Deterministic; no clip changes the result of another."""
         ...
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Returns the logits of one video: its raw scores, smoothed and calibrated."""
+        """Return the logits of one video: its raw scores, smoothed and calibrated."""
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns everything that changes the scores, such as options and weights, as JSON."""
+        """Return everything that changes the scores, such as options and weights, as JSON."""
         ...
 
 
@@ -124,7 +124,7 @@ class Preparer(Protocol):
     """A detector that can begin the work on a clip before its camera has a model."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Computes a part of what `fit` and `score` need, and keeps it for them. Threads may call it at the same time."""
+        """Compute a part of what `fit` and `score` need, and keep it for them. Threads may call it at the same time."""
         ...
 
 
@@ -143,7 +143,7 @@ class Attributor(Protocol):
         ...
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Returns scores (B, T, C) float32 in [0, 1], one per frame and category. No category changes the score of another."""
+        """Return scores (B, T, C) float32 in [0, 1], one per frame and category. No category changes the score of another."""
         ...
 
 
@@ -176,7 +176,7 @@ class Embedder(Protocol):
         ...
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Returns the raw scores (S, K) of S vectors. They equal those of `score` bit for bit."""
+        """Return the raw scores (S, K) of S vectors. They equal those of `score` bit for bit."""
         ...
 
 
@@ -185,7 +185,7 @@ class Propagator(Protocol):
     """A detector that can propagate masks from known frames to the frames after them."""
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Returns the masks of all frames, given those of some frames. Deterministic.
+        """Return the masks of all frames, given those of some frames. Deterministic.
 
         The mask of a frame depends only on the last known frame and on the frames from there to this frame.
 
@@ -241,12 +241,12 @@ class HasCaveats(Protocol):
 
 
 def caveats_of(detector: Detector) -> tuple[str, ...]:
-    """Returns the caveats of a detector; empty if it states none."""
+    """Return the caveats of a detector; empty if it states none."""
     return detector.caveats if isinstance(detector, HasCaveats) else ()
 
 
 def check_device(device: str) -> None:
-    """Checks that a device exists. Does not load torch for `auto` and `cpu`.
+    """Check that a device exists. Does not load torch for `auto` and `cpu`.
 
     Raises:
         DeviceError: the device is missing.
@@ -273,7 +273,7 @@ def keep_compiler_cache() -> None:
 
 
 def make_motion(options: DetectorOptions) -> Detector:
-    """Returns the motion detector. Of the options, it uses only --min-size, --motion-detail and --still."""
+    """Return the motion detector. Of the options, it uses only --min-size, --motion-detail and --still."""
     from vadcli.detectors.motion import MotionOptions
     from vadcli.detectors.motion.detector import MotionDetector
 
@@ -282,21 +282,21 @@ def make_motion(options: DetectorOptions) -> Detector:
 
 
 def make_ask(options: AskOptions) -> Detector:
-    """Returns the detector `ask`; raises WeightsError if its model is missing."""
+    """Return the detector `ask`; raises WeightsError if its model is missing."""
     from vadcli.detectors.ask.detector import AskDetector
 
     return AskDetector(options)
 
 
 def make_concept(options: ConceptOptions) -> Detector:
-    """Returns the concept detector; raises WeightsError if its encoder is missing."""
+    """Return the concept detector; raises WeightsError if its encoder is missing."""
     from vadcli.detectors.concept.detector import ConceptDetector
 
     return ConceptDetector(options)
 
 
 def make_lavida(options: LavidaOptions) -> Detector:
-    """Returns the LAVIDA detector; raises WeightsError if its weights are missing."""
+    """Return the LAVIDA detector; raises WeightsError if its weights are missing."""
     keep_compiler_cache()
     from vadcli.detectors.lavida.detector import LavidaDetector
 
@@ -304,7 +304,7 @@ def make_lavida(options: LavidaOptions) -> Detector:
 
 
 def load(name: str, options: DetectorOptions | None = None) -> Detector:
-    """Returns the detector of a name, made with its options.
+    """Return the detector of a name, made with its options.
 
     Args:
         name: a name in `registry.DETECTORS`.

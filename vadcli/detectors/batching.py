@@ -47,7 +47,7 @@ class PerCamera(Generic[Found]):
         self._kept: dict[int, tuple[CameraModel | None, Found]] = {}
 
     def __call__(self, model: CameraModel | None) -> Found:
-        """Returns what `make` returns for this model."""
+        """Return what `make` returns for this model."""
         kept = self._kept.pop(id(model), None)
         if kept is None or kept[0] is not model:  # Python may give the id of a deleted object to a new one
             kept = model, self._make(model)
@@ -62,7 +62,7 @@ class Worker(Protocol):
 
     @property
     def runner(self) -> Runner:
-        """Runs the model's steps on the device."""
+        """Run the model's steps on the device."""
         ...
 
 
@@ -125,14 +125,14 @@ class GatheredBatch(Generic[Ticket]):
         return len(self.clips)
 
     def add(self, clip: Clip, ticket: Ticket) -> None:
-        """Copies a clip into the batch."""
+        """Copy a clip into the batch."""
         row = self.pixels[len(self.clips)]
         row[...] = clip.frames
         self.clips.append(replace(clip, frames=row))
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Returns a batch without the clips for which `dropped` is True. It uses this batch's memory, so this batch is lost."""
+        """Return a batch without the clips for which `dropped` is True. It uses this batch's memory, so this batch is lost."""
         kept = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -140,7 +140,7 @@ class GatheredBatch(Generic[Ticket]):
         return kept
 
     def clip_batch(self, models: Callable[[Clip], CameraModel | None] = lambda clip: None) -> ClipBatch:
-        """Returns the batch in the form that a detector takes. The pixels are not copied."""
+        """Return the batch in the form that a detector takes. The pixels are not copied."""
         return ClipBatch.of(self.clips, [models(clip) for clip in self.clips], frames=self.pixels[: len(self.clips)])
 
 
@@ -157,7 +157,7 @@ class ClipBatcher(Generic[Ticket]):
         self._spare: deque[ByteArray] = deque(maxlen=SPARES)
 
     def add(self, clip: Clip, ticket: Ticket) -> GatheredBatch[Ticket] | None:
-        """Copies a clip into the batch of its shape; returns this batch if it is now full, else None.
+        """Copy a clip into the batch of its shape; return this batch if it is now full, else None.
 
         The caller may use the clip's memory again afterwards.
         """
@@ -168,14 +168,14 @@ class ClipBatcher(Generic[Ticket]):
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Returns and forgets the unfinished batches that contain clips of `video`; all of them if `video` is None."""
+        """Return and forget the unfinished batches that contain clips of `video`; all of them if `video` is None."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
         return [self._waiting.pop(shape) for shape in wanted]
 
     def give_back(self, batch: GatheredBatch[Ticket]) -> None:
-        """Lets new clips overwrite the pixels of a batch that nobody needs any more."""
+        """Let new clips overwrite the pixels of a batch that nobody needs any more."""
         self._spare.append(batch.pixels)
 
     def _pixels(self, shape: tuple[int, ...]) -> ByteArray:
@@ -207,7 +207,7 @@ class ScoringPool(Generic[Ticket]):
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Submits a batch; yields the results that are ready, in the order in which the batches were submitted.
+        """Submit a batch; yield the results that are ready, in the order in which the batches were submitted.
 
         If more than 2 × `detector.parallel` batches are still without a yielded result, it waits for the oldest one.
 
@@ -220,7 +220,7 @@ class ScoringPool(Generic[Ticket]):
             yield self._first()
 
     def drain(self) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Waits for all submitted batches; yields their results, as `submit` does."""
+        """Wait for all submitted batches; yield their results, as `submit` does."""
         while self._running:
             yield self._first()
 
@@ -250,11 +250,11 @@ class PreparingPool:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def add(self, clip: Clip) -> None:
-        """Begins with a clip. Its memory must not be used again before `wait` returns."""
+        """Begin with a clip. Its memory must not be used again before `wait` returns."""
         if self._prepare is not None:
             self._running.append(self._threads.submit(self._prepare, clip))
 
     def wait(self) -> None:
-        """Waits until all added clips are done."""
+        """Wait until all added clips are done."""
         wait(self._running)
         self._running.clear()

@@ -57,7 +57,7 @@ class Tail:
     scale: float
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Returns -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape.
+        """Return -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape.
 
         The result rises with the value. Below the usual value, no share can be estimated. There the
         result rises from -FAINT, so that an 8-bit mask still separates faint motion.
@@ -68,12 +68,12 @@ class Tail:
         return np.asarray(below + above, dtype=np.float32)
 
     def to_json(self) -> dict[str, float]:
-        """Returns the JSON that is stored in a camera model."""
+        """Return the JSON that is stored in a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Tail:
-        """Returns the tail that `to_json` stored."""
+        """Return the tail that `to_json` stored."""
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
@@ -108,11 +108,11 @@ class FittedTime:
     spanned_s: float
 
     def part(self, share: float) -> FittedTime:
-        """Returns both durations, multiplied by a share."""
+        """Return both durations, multiplied by a share."""
         return FittedTime(share * self.sampled_s, share * self.spanned_s)
 
     def trust(self, share: float, prior: float, *, spread: bool) -> float:
-        """Returns the weight of the camera's own value in [0, 1]; the reference gets the rest.
+        """Return the weight of the camera's own value in [0, 1]; the reference gets the rest.
 
         Args:
             share: share of the moments that the fitted value is based on.
@@ -125,7 +125,7 @@ class FittedTime:
 
 
 def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, floor: float, prior: float) -> float:
-    """Returns the lower quartile of the values above a floor, shrunk towards the reference.
+    """Return the lower quartile of the values above a floor, shrunk towards the reference.
 
     The reference weighs as much as `prior` moments of the camera.
     """
@@ -137,7 +137,7 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
 
 
 def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
-    """Returns the tail of smoothed frame values. A value of about 1 is usual; 0 means no motion."""
+    """Return the tail of smoothed frame values. A value of about 1 is usual; 0 means no motion."""
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
     trust = footage.trust(1.0, USUAL_PRIOR, spread=True)
@@ -152,7 +152,7 @@ def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
 
 
 def logit_of(log_rarity: FloatArray) -> FloatArray:
-    """Returns ln(r0 / r) / temperature, where r = moments per hour x exp(-log_rarity)."""
+    """Return ln(r0 / r) / temperature, where r = moments per hour x exp(-log_rarity)."""
     moments_an_hour = 3600.0 / MOMENT_S
     rate = np.log(CALIBRATION.r0_per_hour / moments_an_hour) + log_rarity.astype(np.float64)
     return np.asarray(rate / CALIBRATION.temperature, dtype=np.float32)
@@ -184,7 +184,7 @@ class BellTail:
     """For a normal distribution at BEND: the density divided by the share of the values above."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Returns -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape."""
+        """Return -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape."""
         from scipy.special import log_ndtr  # takes a fifth of a second, which other detectors save
 
         place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread
@@ -197,7 +197,7 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Returns the tail of a camera's values. Even if a tenth of the values are anomalous, the tail hardly changes.
+    """Return the tail of a camera's values. Even if a tenth of the values are anomalous, the tail hardly changes.
 
     Args:
         values: (n,) smoothed values of sampled frames.
@@ -237,13 +237,13 @@ class CategoryTails:
 
     @classmethod
     def unknown(cls, categories: int, kinds: int = 1) -> CategoryTails:
-        """Returns the tails of a camera about which nothing is known."""
+        """Return the tails of a camera about which nothing is known."""
         tail = BellTail(0.0, 1.0, BellTail.HAZARD)
         return cls((tail,) * (kinds * categories), categories, float(np.log(10.0)), 1.0)
 
     @classmethod
     def fit(cls, evidence: FloatArray, categories: int, *, seconds: float, floor: float) -> CategoryTails:
-        """Returns the tails of a sample of a camera.
+        """Return the tails of a sample of a camera.
 
         Args:
             evidence: (n, K) values of the sample, n >= 1.
@@ -259,12 +259,12 @@ class CategoryTails:
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))
 
     def logits(self, evidence: FloatArray) -> FloatArray:
-        """Returns the logits (S, C) of the scores of each category, from the evidence (S, K)."""
+        """Return the logits (S, C) of the scores of each category, from the evidence (S, K)."""
         rarities = _rarities(self.tails, self.categories, evidence)
         return logit_of(np.asarray(np.log(10.0) + self.rate * (rarities - self.level), dtype=np.float32))
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """Returns the log rarity (S, C) of each category's least rare kind of evidence, from the evidence (S, K)."""
+    """Return the log rarity (S, C) of each category's least rare kind of evidence, from the evidence (S, K)."""
     each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
     return np.asarray(each.reshape(len(each), len(tails) // categories, categories).min(axis=1))

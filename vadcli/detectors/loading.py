@@ -27,7 +27,7 @@ def read_whole(
     extras_matter: bool = True,
     **options: Any,
 ) -> tuple[Any, bool]:
-    """Returns a model whose tensors were all read from a folder's safetensors, and whether it lacks the optional tensors.
+    """Return a model whose tensors were all read from a folder's safetensors, and whether it lacks the optional tensors.
 
     If tensors are missing, transformers fills them with random numbers and only warns. This function raises an error.
 
@@ -64,13 +64,13 @@ def read_whole(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Returns FlashAttention if it is installed and can run, otherwise torch's own attention."""
+    """Return FlashAttention if it is installed and can run, otherwise torch's own attention."""
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
     return "flash_attention_2" if usable else "sdpa"
 
 
 def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
-    """Raises WeightsError with the first fault and the number of faults, if there are any."""
+    """Raise WeightsError with the first fault and the number of faults, if there are any."""
     if faults:
         count = f" ({len(faults)} {what})" if len(faults) > 1 else ""
         raise WeightsError(f"{folder}: {next(iter(faults))}{count}", hint=NOT_WHOLE)
@@ -78,7 +78,7 @@ def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
 
 @contextmanager
 def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
-    """Turns the libraries' errors for damaged or missing files into a WeightsError of one line."""
+    """Turn the libraries' errors for damaged or missing files into a WeightsError of one line."""
     try:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
@@ -92,7 +92,7 @@ def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the progress bars and the advice of transformers off stderr."""
+    """Keep the progress bars and the advice of transformers off stderr."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -43,7 +43,7 @@ class Refiner(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Loads the model. Later calls do nothing.
+        """Load the model. Later calls do nothing.
 
         Raises:
             DeviceError, WeightsError: the device or the weights are missing or unsuitable.
@@ -51,7 +51,7 @@ class Refiner(Protocol):
         ...
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:
-        """Returns one mask per prompt (K, height, width) bool. Deterministic.
+        """Return one mask per prompt (K, height, width) bool. Deterministic.
 
         Args:
             frame: (H, W, 3) uint8, of any size.
@@ -62,12 +62,12 @@ class Refiner(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns everything that changes the masks, as JSON. Loads no weights."""
+        """Return everything that changes the masks, as JSON. Loads no weights."""
         ...
 
 
 def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
-    """Returns a mask in which outlines replace the blobs.
+    """Return a mask in which outlines replace the blobs.
 
     A refined blob has one value, the highest of the blob. A blob stays as it is if its outline does not touch it: then the
     model has found something else. Pixels of a blob outside its outline get a value below `level`.
@@ -102,7 +102,7 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
 
 
 def _prompt(pixels: ByteArray, own: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
-    """Returns x and y (3, 2) of three points: the pixel with the highest score, and two corners of the box.
+    """Return x and y (3, 2) of three points: the pixel with the highest score, and two corners of the box.
 
     If several pixels have the highest score, the point is the one that is nearest to their middle.
     """
@@ -135,15 +135,15 @@ class Sam2Refiner:
         self._prepared: tuple[TransformersMasks, dtype, Runner] | None = None
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns the files, the precision and the version of the rules."""
+        """Return the files, the precision and the version of the rules."""
         return {"rules": RULES_VERSION, "precision": self._precision, "files": model_hashes(self._model, self.folder)}
 
     def prepare(self) -> None:
-        """Loads the model onto the device. Later calls do nothing."""
+        """Load the model onto the device. Later calls do nothing."""
         self._load()
 
     def _load(self) -> tuple[TransformersMasks, dtype, Runner]:
-        """Returns the model, its dtype and the runner that computes with it."""
+        """Return the model, its dtype and the runner that computes with it."""
         if self._prepared is not None:
             return self._prepared
         import torch
@@ -161,7 +161,7 @@ class Sam2Refiner:
         return self._prepared
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:
-        """Returns one mask per prompt (K, height, width) bool; see `Refiner.segment`."""
+        """Return one mask per prompt (K, height, width) bool; see `Refiner.segment`."""
         import torch
         from torch.nn.functional import interpolate
 

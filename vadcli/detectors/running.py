@@ -67,7 +67,7 @@ class Runner:
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
-        """Returns the step's outputs for (B, …) frames or prompts, as arrays with B rows.
+        """Return the step's outputs for (B, …) frames or prompts, as arrays with B rows.
 
         If the device runs out of memory, this batch and all later ones are halved.
 
@@ -95,7 +95,7 @@ class Runner:
             return tuple(output.cpu().numpy() for output in outputs)
 
     def run_whole(self, step: WholeStep, frames: ByteArray) -> np.ndarray:
-        """Returns the step's output for (N, …) uint8 frames that cannot be split.
+        """Return the step's output for (N, …) uint8 frames that cannot be split.
 
         The step gets the frames and the number of spans to compute in parallel. If the device runs
         out of memory, that number is halved, also for later calls.
@@ -110,11 +110,11 @@ class Runner:
                 self.spans = self._halved(self.spans, "frame", error)
 
     def reset_limit(self) -> None:
-        """Resets the limits, for work that may need less memory than the work before."""
+        """Reset the limits, for work that may need less memory than the work before."""
         self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
-        """Returns how many clips like `clip`, (T, H, W, 3), fit into memory; always CPU_CLIPS on a CPU."""
+        """Return how many clips like `clip`, (T, H, W, 3), fit into memory; always CPU_CLIPS on a CPU."""
         if self.device.type != "cuda":
             return CPU_CLIPS
         one, two = (self._peak(step, np.stack([clip] * count)) for count in (1, 2))
@@ -122,7 +122,7 @@ class Runner:
         return batch_for(free * MEMORY_SHARE, first=one, further=two - one)
 
     def _peak(self, step: Step, frames: ByteArray) -> int:
-        """Returns how many bytes a batch needs in addition to the memory that is already allocated."""
+        """Return how many bytes a batch needs in addition to the memory that is already allocated."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
@@ -147,7 +147,7 @@ class Runner:
             clips.record_stream(torch.cuda.current_stream(self.device))
 
     def _halved(self, count: int, what: str, error: RuntimeError) -> int:
-        """Returns half of `count` if `error` says that memory ran out; otherwise raises `error` again."""
+        """Return half of `count` if `error` says that memory ran out; otherwise raises `error` again."""
         if not is_out_of_memory(error):
             raise error
         if count == 1:
@@ -167,7 +167,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Returns how many clips fit into `budget` bytes, at most MOST_CLIPS and at least 1.
+    """Return how many clips fit into `budget` bytes, at most MOST_CLIPS and at least 1.
 
     The first clip needs `first` bytes, and each further clip needs `further` bytes.
     """
@@ -177,7 +177,7 @@ def batch_for(budget: float, *, first: float, further: float) -> int:
 
 
 def devices_for(name: str) -> list[torch.device]:
-    """Returns the devices that `name` stands for: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`."""
+    """Return the devices that `name` stands for: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -186,7 +186,7 @@ def devices_for(name: str) -> list[torch.device]:
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of a precision (`auto`, `fp16`, `bf16` or `fp32`) on a device."""
+    """Return the dtype of a precision (`auto`, `fp16`, `bf16` or `fp32`) on a device."""
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]

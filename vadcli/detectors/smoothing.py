@@ -14,7 +14,7 @@ LARGEST_LAG = 500
 
 
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
-    """Returns the number of the segment of each sample, (S,) int64.
+    """Return the number of the segment of each sample, (S,) int64.
 
     A new segment begins after a gap that is longer than both `gap_s` and 3 usual steps between samples.
     """
@@ -25,7 +25,7 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """Returns Gaussian means (S,) over time of the usable values within each segment.
+    """Return Gaussian means (S,) over time of the usable values within each segment.
 
     A sample with no usable value close to it gets the nearest mean of its segment, or 0 if the segment has no usable value.
     """

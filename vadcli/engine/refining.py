@@ -44,7 +44,7 @@ class RefineOptions(Protocol):
 
 
 def refiner_of(options: RefineOptions) -> Refiner | None:
-    """Returns the model that refines masks; None if the options do not ask for it.
+    """Return the model that refines masks; None if the options do not ask for it.
 
     Raises:
         WeightsError: the model is not on this machine.
@@ -68,7 +68,7 @@ class Refinement:
 
     @classmethod
     def of(cls, refiner: Refiner, options: LoaderOptions, stopped: Callable[[], bool]) -> Refinement:
-        """Returns a refinement with its own decoder process. Close its loader at the end."""
+        """Return a refinement with its own decoder process. Close its loader at the end."""
         needs = ClipNeeds(
             frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(refiner.max_area_px), pixel_format=PixelFormat.RGB
         )
@@ -83,7 +83,7 @@ class Refinement:
         level: int,
         hidden: BoolArray | None,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yields all masks of a video after refining those of some rows. If a frame can't be read again, its mask is unchanged.
+        """Yield all masks of a video after refining those of some rows. If a frame can't be read again, its mask is unchanged.
 
         Args:
             masks: pairs of a row and its mask, (H, W) uint8 pixel scores, in ascending order.
@@ -128,7 +128,7 @@ class Refinement:
 
 
 def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
-    """Returns the rows whose masks are shown in some spans. A mask is shown until the next row that has a mask.
+    """Return the rows whose masks are shown in some spans. A mask is shown until the next row that has a mask.
 
     Args:
         masked: (S,) the rows that have a mask, in ascending order.
@@ -144,7 +144,7 @@ def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
 
 
 def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
-    """Returns the parts of a video to read for some rows: one part per span that has such rows, or one part for all of them.
+    """Return the parts of a video to read for some rows: one part per span that has such rows, or one part for all of them.
 
     Args:
         rows: (R,) the rows that are needed, in ascending order.

@@ -54,7 +54,7 @@ class ClipGrid:
 
     @classmethod
     def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
-        """Returns the clips of a video.
+        """Return the clips of a video.
 
         Args:
             plan: which frames are sampled, and how they form clips.
@@ -84,33 +84,33 @@ class ClipGrid:
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Returns the middle (C,) between the first and last frame of each clip, in seconds, rounded as by `ask`."""
+        """Return the middle (C,) between the first and last frame of each clip, in seconds, rounded as by `ask`."""
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
 
     def cell_of(self, timestamp: TimeArray) -> IndexArray:
-        """Returns the number of the cell that contains each timestamp."""
+        """Return the number of the cell that contains each timestamp."""
         return cell_of(self.edges, timestamp)
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Returns the number of the cell that contains each timestamp. `edges` is as in `ClipGrid`."""
+    """Return the number of the cell that contains each timestamp. `edges` is as in `ClipGrid`."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
 def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
-    """Returns the JSON that is stored with the answers."""
+    """Return the JSON that is stored with the answers."""
     return asdict(tails)
 
 
 def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
-    """Returns the tails that `tails_to_json` stored."""
+    """Return the tails that `tails_to_json` stored."""
     tails = tuple(BellTail(**values) for values in document["tails"])
     return CategoryTails(tails, int(document["categories"]), float(document["level"]), float(document["rate"]))
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Returns the log-odds (N, C) float32 of every frame, interpolated linearly between the middles of consecutive clips.
+    """Return the log-odds (N, C) float32 of every frame, interpolated linearly between the middles of consecutive clips.
 
     They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of clips
     that were not asked are NaN.
@@ -177,13 +177,13 @@ class VerifiedScores:
         return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
 
     def clips_of(self, event: Event) -> IndexArray:
-        """Returns the indices in `rows` of the clips whose cells the event touches."""
+        """Return the indices in `rows` of the clips whose cells the event touches."""
         edges = self.grid.edges
         clips = self.stored.answers.clip[self.rows]
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
 
     def confirmed(self, event: Event) -> Event:
-        """Returns an event of the joint scores, with the model's answer, category and description."""
+        """Return an event of the joint scores, with the model's answer, category and description."""
         places, metadata = self.clips_of(event), self.stored.metadata
         found = replace(event, verification=self._verification(Answer.CONFIRMED, places))
         if not len(places):
@@ -200,7 +200,7 @@ class VerifiedScores:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Returns an event of the scan that overlaps no event of the joint scores, marked as rejected or as not asked."""
+        """Return an event of the scan that overlaps no event of the joint scores, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)
@@ -216,7 +216,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Returns the answer together with the log-odds of the clip and category that have the highest logit."""
+        """Return the answer together with the log-odds of the clip and category that have the highest logit."""
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)
@@ -227,7 +227,7 @@ class VerifiedScores:
 def verified_events(
     video: VerifiedScores, before: Sequence[Event], thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None
 ) -> list[Event]:
-    """Returns the events of a verified video, in order and without overlap.
+    """Return the events of a verified video, in order and without overlap.
 
     They are the events of the joint scores, and the events of the scan that do not overlap any of these.
 

@@ -75,7 +75,7 @@ class VerifiedVideo:
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object that `vadcli verify --json` prints for a video."""
+        """Return the JSON object that `vadcli verify --json` prints for a video."""
         return {"type": "verified", **vars(self), "problem": self.problem or None}
 
 
@@ -119,7 +119,7 @@ class VerifyResult:
         return {name: sum(getattr(one, name) for one in self.videos) for name in ("confirmed", "rejected", "not_asked")}
 
     def recorded(self, run: VerificationRun) -> VerificationRun:
-        """Returns the record of a run that ends now with this result."""
+        """Return the record of a run that ends now with this result."""
         return replace(
             run,
             end=datetime.now(UTC).isoformat(),
@@ -134,7 +134,7 @@ class VerifyResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object that `vadcli verify --json` prints last."""
+        """Return the JSON object that `vadcli verify --json` prints last."""
         return {
             "type": "summary",
             "model": self.model,

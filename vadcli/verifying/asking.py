@@ -94,7 +94,7 @@ class VideoJob:
         return self.is_read and not self.waiting
 
     def request(self) -> ClipRequest:
-        """Returns the loader's request for the frames of the clips."""
+        """Return the loader's request for the frames of the clips."""
         rows = np.unique(self.grid.rows[self.clips])
         breaks = np.flatnonzero(np.diff(rows) > self.grid.interval) + 1
         parts = np.split(rows, breaks) if self.may_seek else [rows]
@@ -109,7 +109,7 @@ ReadClip = tuple[VideoJob, int, ByteArray]
 def read_clips(
     loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[ReadClip | VideoJob]:
-    """Yields the clips of each job in order, and then the job. Several jobs are read at a time, so their clips are mixed.
+    """Yield the clips of each job in order, and then the job. Several jobs are read at a time, so their clips are mixed.
 
     A lost frame is replaced as in a scan. A clip without any frame is left out.
 
@@ -144,7 +144,7 @@ def read_clips(
 
 
 def _ready(job: VideoJob, waiting: deque[int], frames: dict[int, ByteArray], *, before: int) -> Iterator[ReadClip]:
-    """Yields the waiting clips that end before a row, and removes the frames that no later clip needs."""
+    """Yield the waiting clips that end before a row, and remove the frames that no later clip needs."""
     while waiting and job.grid.rows[waiting[0], -1] < before:
         clip = waiting.popleft()
         rows = job.grid.rows[clip].tolist()
@@ -183,7 +183,7 @@ class Interview:
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
 
     def ask(self, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-        """Asks about each clip, in batches that mix videos. Yields each video when all its answers are stored.
+        """Ask about each clip, in batches that mix videos. Yields each video when all its answers are stored.
 
         Raises:
             OutputError: answers cannot be written.
@@ -207,7 +207,7 @@ class Interview:
                 self.store(job)
 
     def store(self, job: VideoJob) -> None:
-        """Adds the new answers about a video to its file."""
+        """Add the new answers about a video to its file."""
         job.written_at = time.monotonic()
         if not job.fresh:
             return
@@ -221,7 +221,7 @@ class Interview:
             write_answers(path, job.stored)
 
     def missing(self, job: VideoJob, clip: int) -> list[int]:
-        """Returns the indices of the questions that were not answered about a clip."""
+        """Return the indices of the questions that were not answered about a clip."""
         places = np.flatnonzero(job.stored.answers.clip == clip)
         known = job.stored.of(tuple(question.category for question in self._questions))[places]
         return [place for place in range(len(self._questions)) if not len(known) or np.isnan(known[0, place])]
@@ -247,7 +247,7 @@ class Interview:
         return self._asker.ask(frames, questions), time.monotonic() - started
 
     def _take(self) -> None:
-        """Waits for the oldest batch, and gives its answers to the videos."""
+        """Wait for the oldest batch, and give its answers to the videos."""
         batch, places, running = self._running.popleft()
         answers, seconds = running.result()
         self._told(len(batch), seconds)
@@ -269,7 +269,7 @@ class Interview:
 
 
 def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-    """Lets the model write a sentence about each clip. Yields each video when its sentences are in its `stored` answers."""
+    """Let the model write a sentence about each clip. Yields each video when its sentences are in its `stored` answers."""
     for item in read:
         if isinstance(item, VideoJob):
             yield item

@@ -26,7 +26,7 @@ def has_masks(layout: OutputLayout, video: str) -> bool:
 
 
 def unrefined_rows(layout: OutputLayout, video: Surveyed) -> IndexArray:
-    """Returns the rows whose stored masks belong to confirmed events and are not refined yet."""
+    """Return the rows whose stored masks belong to confirmed events and are not refined yet."""
     confirmed = _confirmed(video)
     if not confirmed or not has_masks(layout, video.video):
         return np.zeros(0, np.int64)
@@ -36,7 +36,7 @@ def unrefined_rows(layout: OutputLayout, video: Surveyed) -> IndexArray:
 
 
 def refine_stored(layout: OutputLayout, scratch: Scratch, video: Surveyed, job: VideoJob, refinement: Refinement) -> None:
-    """Replaces the masks of `unrefined_rows` by refined masks. The caller must hold the lock of the video.
+    """Replace the masks of `unrefined_rows` by refined masks. The caller must hold the lock of the video.
 
     Raises:
         DocumentError: the stored masks cannot be read.
@@ -82,13 +82,13 @@ def _confirmed(video: Surveyed) -> Spans:
 
 
 def _rows(layout: OutputLayout, video: str) -> MaskRows:
-    """Returns the rows that have a stored mask."""
+    """Return the rows that have a stored mask."""
     path = layout.mask_video(video)
     return masked_rows(path) if path.exists() else rle_rows(layout.mask_rle(video))
 
 
 def _stored(track: MaskTrack, frames: int, *, binary: bool) -> Iterator[tuple[int, ByteArray]]:
-    """Yields each row with its mask. In masks of run lengths (`binary`), marked pixels get 255, to reach every threshold."""
+    """Yield each row with its mask. In masks of run lengths (`binary`), marked pixels get 255, to reach every threshold."""
     for row, mask in track.between(0, frames):
         yield row, (np.minimum(mask, 1) * np.uint8(255) if binary else mask)
     for problem in track.problems:

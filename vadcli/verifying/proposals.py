@@ -52,7 +52,7 @@ class Candidates:
 
     @classmethod
     def of(cls, camera: str, table: ScoreTable, grid: ClipGrid, *, content: str, seed: int) -> Candidates:
-        """Returns the clips of a scanned video. Equal content and seed give equal random numbers."""
+        """Return the clips of a scanned video. Equal content and seed give equal random numbers."""
         digest = hashlib.sha256(f"{seed} {content}".encode()).digest()
         draw = np.random.default_rng(int.from_bytes(digest[:8])).random(len(grid))
         first = np.searchsorted(table.timestamp, np.minimum(grid.middle - GROW_S, grid.edges[:-1]), "right") - 1
@@ -62,7 +62,7 @@ class Candidates:
         return cls(table.video, camera, score.astype(np.float32), grid.start, grid.end, grid.length_s, draw)
 
     def shown_s(self, clips: BoolArray) -> float:
-        """Returns how many seconds of the video the given clips show. Seconds that two clips show count once."""
+        """Return how many seconds of the video the given clips show. Seconds that two clips show count once."""
         start, end = self.start[clips], self.end[clips]
         before = np.append(0.0, end[:-1])
         return float((end - np.maximum(start, before)).sum())
@@ -89,7 +89,7 @@ class Choice:
 
 
 def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) -> list[Choice]:
-    """Returns the choice for each video.
+    """Return the choice for each video.
 
     Args:
         videos: all videos of an output folder.
@@ -142,7 +142,7 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 
 
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
-    """Returns log-odds (n, C) of C categories that stand for all clips of a camera.
+    """Return log-odds (n, C) of C categories that stand for all clips of a camera.
 
     The random clips stand for all clips that were not proposed. So each is repeated until there are about `rest` of them.
 

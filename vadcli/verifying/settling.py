@@ -56,7 +56,7 @@ class _Known:
     log_odds: FloatArray
 
     def flags(self, which: BoolArray) -> BoolArray:
-        """Returns the flags (A,) of the clips with an answer that counts, from the flags (C,) of all clips."""
+        """Return the flags (A,) of the clips with an answer that counts, from the flags (C,) of all clips."""
         return np.asarray(which[self.stored.answers.clip[self.rows]])
 
 

@@ -80,7 +80,7 @@ class Survey:
 
     @classmethod
     def of(cls, layout: OutputLayout, options: VerifyOptions, asker: Asker) -> Survey:
-        """Returns the survey of an output folder; no video is opened.
+        """Return the survey of an output folder; no video is opened.
 
         Raises:
             UsageError: no video has scores, or the categories cannot be read.
@@ -97,7 +97,7 @@ class Survey:
         return found
 
     def _questions_of_scan(self) -> tuple[Question, ...]:
-        """Returns the questions about the categories of the scan. If it has none, returns the default questions."""
+        """Return the questions about the categories of the scan. If it has none, return the default questions."""
         documents = [video.document for video in self.videos if video.is_included]
         names = [name for document in documents for name in document.categories]
         own = [category for document in documents for category in document.own_categories]
@@ -109,7 +109,7 @@ class Survey:
         return tuple(question.category for question in self.questions)
 
     def usable(self, video: Surveyed) -> StoredAnswers:
-        """Returns the stored answers of a video that fit the model and the questions, with a column for each question.
+        """Return the stored answers of a video that fit the model and the questions, with a column for each question.
 
         Raises:
             DocumentError: the stored answers are damaged or of another version.
@@ -144,7 +144,7 @@ class Survey:
         return StoredAnswers(metadata, replace(old.answers, log_odds=np.concatenate(columns, axis=1)))
 
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
-        """Returns the chosen clips of a video that are not answered yet; none if the options leave the video out."""
+        """Return the chosen clips of a video that are not answered yet; none if the options leave the video out."""
         if not video.is_included:
             return np.zeros(0, np.int64)
         usable = self.usable(video)
@@ -152,7 +152,7 @@ class Survey:
         return np.setdiff1d(np.flatnonzero(choice.asked), done)
 
     def _scored(self, options: VerifyOptions) -> Iterator[Surveyed]:
-        """Yields the videos that have scores; a video whose results cannot be read becomes a problem."""
+        """Yield the videos that have scores; a video whose results cannot be read becomes a problem."""
         for path in self.layout.iter_events():
             name = path.relative_to(self.layout.out / "events").as_posix().removesuffix(".json")
             try:
@@ -175,14 +175,14 @@ class Survey:
             yield Surveyed(document, candidates, plan, grid.edges, content, matches(name, options.include))
 
     def _key(self, document: EventsDocument) -> str:
-        """Returns the hash of everything that changes an answer, apart from the clip and the question."""
+        """Return the hash of everything that changes an answer, apart from the clip and the question."""
         needs = self.needs
         clips = [needs.frames, needs.overlap, needs.rate_hz, needs.size.max_area_px, str(needs.pixel_format)]
         return digest([self.asker.fingerprint(), *clips, document.regions.sha256 if document.regions else ""])
 
 
 def clip_needs(asker: Asker) -> ClipNeeds:
-    """Returns the needs for the clips that a model is asked about. The clips are the same as those of the detector `ask`."""
+    """Return the needs for the clips that a model is asked about. The clips are the same as those of the detector `ask`."""
     rate_hz = asker.clip_frames / asker.clip_s
     return ClipNeeds(
         frames=asker.clip_frames,
@@ -194,7 +194,7 @@ def clip_needs(asker: Asker) -> ClipNeeds:
 
 
 def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> list[IndexArray]:
-    """Returns at most `limit` of the wanted clips: first the random clips, then the clips with the highest scores."""
+    """Return at most `limit` of the wanted clips: first the random clips, then the clips with the highest scores."""
     total = sum(map(len, wanted))
     if limit is None or limit >= total:
         return list(wanted)

@@ -51,7 +51,7 @@ def load_asker(
     batch_size: int | None = None,
     compile: bool = False,
 ) -> Asker:
-    """Returns the model of a name or of a transformers folder. `prepare` reads its weights.
+    """Return the model of a name or of a transformers folder. `prepare` reads its weights.
 
     Raises:
         UsageError: the name or folder does not exist.

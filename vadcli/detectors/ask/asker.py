@@ -92,7 +92,7 @@ class Asker(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Loads the model. Later calls do nothing.
+        """Load the model. Later calls do nothing.
 
         Raises:
             DeviceError, WeightsError: the device or the weights are missing or unsuitable.
@@ -100,7 +100,7 @@ class Asker(Protocol):
         ...
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Returns the log-odds (N, Q) float32, logit(yes) - logit(no), of each question about each of N clips of one size.
+        """Return the log-odds (N, Q) float32, logit(yes) - logit(no), of each question about each of N clips of one size.
 
         If the answer to the question about look-alikes leans to yes, its log-odds are subtracted.
 
@@ -111,16 +111,16 @@ class Asker(Protocol):
         ...
 
     def describe(self, frames: ByteArray) -> str:
-        """Returns the model's own sentence about one clip (T, H, W, 3) uint8. Deterministic."""
+        """Return the model's own sentence about one clip (T, H, W, 3) uint8. Deterministic."""
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns everything that changes the answers, apart from clips and questions, as JSON. Loads no weights."""
+        """Return everything that changes the answers, apart from clips and questions, as JSON. Loads no weights."""
         ...
 
 
 def questions_for(categories: str) -> tuple[Question, ...]:
-    """Returns the questions for the text of `--categories`, or SEVERITY if it is empty.
+    """Return the questions for the text of `--categories`, or SEVERITY if it is empty.
 
     Raises:
         UsageError: a list or file of categories does not exist or is damaged, or a text contains a control token.
@@ -129,7 +129,7 @@ def questions_for(categories: str) -> tuple[Question, ...]:
 
 
 def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
-    """Returns one question per category.
+    """Return one question per category.
 
     Raises:
         UsageError: a text contains a control token.

@@ -116,13 +116,13 @@ class AskDetector:
         return {self.asker.name: _digest(self._asker_state)}
 
     def prepare(self) -> None:
-        """Loads the model. Later calls do nothing."""
+        """Load the model. Later calls do nothing."""
         self.asker.prepare()
         if not self.options.categories:
             log.info("no --categories: asking about %s", ", ".join(self.categories))
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns a camera model with the log-odds of the sample; None if the sample has no frame."""
+        """Return a camera model with the log-odds of the sample; None if the sample has no frame."""
         clips = [clip for clip in sample.clips if clip.valid.any()]
         if not clips:
             return None
@@ -133,7 +133,7 @@ class AskDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns raw scores (B, T, C + 1): the log-odds of the frame's clip, and the seconds to the middle of the clip."""
+        """Return raw scores (B, T, C + 1): the log-odds of the frame's clip, and the seconds to the middle of the clip."""
         answers = self.asker.ask(batch.frames, self.questions)  # (B, C)
         frames = batch.frames.shape[1]
         middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)
@@ -141,14 +141,14 @@ class AskDetector:
         return ClipScores(np.concatenate([np.repeat(answers[:, None], frames, axis=1), away], axis=2))
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Returns the logits of a video, and the score of each category."""
+        """Return the logits of a video, and the score of each category."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, np.float32))
         by_category = self._tails(track.model).logits(between_clips(track.raw, track.timestamp))
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns the model, the questions and the version."""
+        """Return the model, the questions and the version."""
         return {
             "detector": self.name,
             "version": VERSION,
@@ -163,14 +163,14 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Returns tails that say how rare log-odds are for a camera. Without a model of `AskDetector.fit`, nothing is known."""
+    """Return tails that say how rare log-odds are for a camera. Without a model of `AskDetector.fit`, nothing is known."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
 
 
 def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
-    """Returns log-odds (S, C) that change linearly in time between the middles of clips.
+    """Return log-odds (S, C) that change linearly in time between the middles of clips.
 
     Before the first middle and after the last one, they are constant.
 

@@ -79,7 +79,7 @@ class QwenAsker:
         return self._workers.devices
 
     def prepare(self) -> None:
-        """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
+        """Load the model onto each device and find how many clips fit. Later calls do nothing."""
         if self._workers.all:
             return
         from vadcli.detectors.running import Runner, devices_for
@@ -88,7 +88,7 @@ class QwenAsker:
         self._found_batch = self._wanted_batch or self._workers.all[0].fitting_batch()
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Returns log-odds (N, Q) float32; see `Asker.ask`."""
+        """Return log-odds (N, Q) float32; see `Asker.ask`."""
         found: FloatArray
         self.prepare()
         with self._workers.idle() as worker:
@@ -96,7 +96,7 @@ class QwenAsker:
         return found
 
     def describe(self, frames: ByteArray) -> str:
-        """Returns one sentence about one clip (T, H, W, 3); see `Asker.describe`."""
+        """Return one sentence about one clip (T, H, W, 3); see `Asker.describe`."""
         import torch
 
         self.prepare()
@@ -104,7 +104,7 @@ class QwenAsker:
             return worker.reader.describe(torch.from_numpy(_paired(frames[None])).to(worker.runner.device))
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns the files, the precision and everything else that changes the answers."""
+        """Return the files, the precision and everything else that changes the answers."""
         return {
             "asker": self.family,
             "prompt": PROMPT_VERSION,
@@ -114,7 +114,7 @@ class QwenAsker:
         }
 
     def load(self, device: torch.device) -> Reader:
-        """Loads the model onto a device.
+        """Load the model onto a device.
 
         Raises:
             WeightsError: the files are incomplete or damaged, or "yes" and "no" are not single tokens.
@@ -171,5 +171,5 @@ _TYPICAL = (Question("", "Does this video clip show something? " + "It may look 
 
 
 def _paired(frames: ByteArray) -> ByteArray:
-    """Returns clips (N, T, H, W, 3) with an even T: Qwen2-VL reads frames in pairs. If T is odd, the last frame is repeated."""
+    """Return clips (N, T, H, W, 3) with an even T: Qwen2-VL reads frames in pairs. If T is odd, the last frame is repeated."""
     return np.concatenate([frames, frames[:, -1:]], axis=1) if frames.shape[1] % 2 else frames

@@ -60,13 +60,13 @@ class Reader(nn.Module):
         self.prompt(DESCRIBE)  # so that an unsuitable chat template is refused now
 
     def prompt(self, text: str) -> PromptTokens:
-        """Returns the token ids of a question."""
+        """Return the token ids of a question."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]
 
     def branch(self, text: str) -> PromptTokens:
-        """Returns the token ids of a question. `before` is the same for every question.
+        """Return the token ids of a question. `before` is the same for every question.
 
         Raises:
             ValueError: the chat template does not contain the video exactly once.
@@ -81,7 +81,7 @@ class Reader(nn.Module):
         return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Returns one prefix per clip: the system prompt and the clip, which all questions about the clip share.
+        """Return one prefix per clip: the system prompt and the clip, which all questions about the clip share.
 
         Args:
             frames: (B, T, H, W, 3) uint8, T even.
@@ -89,7 +89,7 @@ class Reader(nn.Module):
         return self.lm.prefixes(self.read(frames), self.prompt(DESCRIBE))
 
     def read(self, frames: Tensor) -> list[VisualTokens]:
-        """Returns the visual tokens of clips (B, T, H, W, 3) uint8. T is even."""
+        """Return the visual tokens of clips (B, T, H, W, 3) uint8. T is even."""
         dtype = next(self.lm.parameters()).dtype
         patches, grid = qwen_patches(
             frames, min_px=MIN_PX, max_px=MAX_PX, patch_px=self.lm.patch_px, merge=self.lm.merge, dtype=dtype
@@ -97,7 +97,7 @@ class Reader(nn.Module):
         return [self.lm.compressed(clip, grid, self.compression) for clip in self.lm.encode_patches(patches, grid)]
 
     def log_odds(self, frames: Tensor, questions: Sequence[Question]) -> Tensor:
-        """Returns log-odds (B, Q) float32; see `Asker.ask`."""
+        """Return log-odds (B, Q) float32; see `Asker.ask`."""
         texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
         prefixes = self.prefixes(frames)
         found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}
@@ -107,7 +107,7 @@ class Reader(nn.Module):
         return torch.stack(columns, dim=1)
 
     def describe(self, frames: Tensor) -> str:
-        """Returns one sentence about one clip (1, T, H, W, 3), made of the most probable tokens."""
+        """Return one sentence about one clip (1, T, H, W, 3), made of the most probable tokens."""
         prompt = self.prompt(DESCRIBE)
         (prefix,) = self.prefixes(frames)
         stop = {self.tokenizer.convert_tokens_to_ids(TURN_END), self.tokenizer.eos_token_id}
@@ -115,7 +115,7 @@ class Reader(nn.Module):
         return first_sentence(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _yes_over_no(self, hidden: Tensor) -> Tensor:
-        """Returns logit(yes) - logit(no), (B,) float32, from hidden states (B, D). The other logits are not computed."""
+        """Return logit(yes) - logit(no), (B,) float32, from hidden states (B, D). The other logits are not computed."""
         head = self.lm.qwen.lm_head
         rows = list(self.answers)
         bias = None if head.bias is None else head.bias[rows].float()
@@ -132,7 +132,7 @@ class Qwen3Reader(Reader):
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Returns one prefix per clip (B, T, H, W, 3) uint8, which all questions about the clip share. T is even."""
+        """Return one prefix per clip (B, T, H, W, 3) uint8, which all questions about the clip share. T is even."""
         model, dtype = self.lm.qwen.model, next(self.lm.parameters()).dtype
         size = {"min_px": MIN_PX, "max_px": MAX_PX, "patch_px": self.lm.patch_px, "merge": self.lm.merge}
         patches, grid = qwen_patches(frames, **size, mean=HALF, std=HALF, dtype=dtype)
@@ -154,7 +154,7 @@ class Qwen3Reader(Reader):
         return [Prefix(list(range(len(frames))), cache, ids.shape[1], int(positions.max()) + 1)]
 
     def before(self, pairs: int, tokens: int) -> list[int]:
-        """Returns the token ids of a prompt up to the end of its video, with `tokens` visual tokens per pair of frames."""
+        """Return the token ids of a prompt up to the end of its video, with `tokens` visual tokens per pair of frames."""
         times_s = ((2 * pair + 0.5) * FRAME_S for pair in range(pairs))  # the middle of each pair
         shown = "".join(f"<{time_s:.1f} seconds>{VISION_START}{VIDEO * tokens}{VISION_END}" for time_s in times_s)
         text = chat_text(self.tokenizer, DESCRIBE).partition(VISION_START)[0]
@@ -162,13 +162,13 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Returns the token ids of a question. They begin after <|vision_end|>, which is a part of the prefix here."""
+        """Return the token ids of a question. They begin after <|vision_end|>, which is a part of the prefix here."""
         whole = super().branch(text)
         return PromptTokens(whole.before, whole.after[1:], whole.seg - 1)
 
 
 def answer_tokens(tokenizer: Any) -> tuple[int, int]:
-    """Returns the ids of "yes" and "no"; raises ValueError if one of them is not exactly one token."""
+    """Return the ids of "yes" and "no"; raises ValueError if one of them is not exactly one token."""
     found = []
     for word in ANSWERS:
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -179,7 +179,7 @@ def answer_tokens(tokenizer: Any) -> tuple[int, int]:
 
 
 def chat_text(tokenizer: Any, text: str) -> str:
-    """Returns the conversation with one question, up to the start of the answer."""
+    """Return the conversation with one question, up to the start of the answer."""
     asked = text if text == DESCRIBE else text + ANSWER_SO
     said = [
         {"role": "system", "content": SYSTEM},
@@ -190,7 +190,7 @@ def chat_text(tokenizer: Any, text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Returns the first sentence of a text, on one line."""
+    """Return the first sentence of a text, on one line."""
     words = " ".join(text.split())
     end = min((place + 1 for mark in ".!?" if (place := (words + " ").find(f"{mark} ")) >= 0), default=len(words))
     return words[:end]

@@ -112,7 +112,7 @@ class ConceptDetector:
         return self.options.keep_embeddings
 
     def prepare(self) -> None:
-        """Loads the encoder and encodes the sentences. Later calls do nothing."""
+        """Load the encoder and encode the sentences. Later calls do nothing."""
         if self._encoder is not None:
             return
         encoder = load_encoder(self.options.encoder, device=self.options.device, precision=self.options.precision)
@@ -120,7 +120,7 @@ class ConceptDetector:
         self._encoder = encoder
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns a camera model with the vectors of the sample. Results that depend on the categories are not stored.
+        """Return a camera model with the vectors of the sample. Results that depend on the categories are not stored.
 
         Returns None if the sample has no frame.
         """
@@ -146,7 +146,7 @@ class ConceptDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns evidence (B, T, 2C), one vector per frame, and masks (B, T, h, w) if the scan stores masks."""
+        """Return evidence (B, T, 2C), one vector per frame, and masks (B, T, h, w) if the scan stores masks."""
         raw, vectors, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
             known = self._fitted_on.pop(_content(frames), None) if self._fitted_on else None
@@ -159,19 +159,19 @@ class ConceptDetector:
         return ClipScores(np.stack(raw), np.stack(masks) if masks else None, embedding)
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Returns the evidence (S, 2C) of S vectors; see `Bank.evidence`."""
+        """Return the evidence (S, 2C) of S vectors; see `Bank.evidence`."""
         bank, camera = self._fitted(model)
         return bank.evidence(embeddings, camera.anchor)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Returns the logits of a video, and the score of each category."""
+        """Return the logits of a video, and the score of each category."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, np.float32))
         _, camera = self._fitted(track.model)
         return camera.finish(track.raw, track.timestamp)
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns the encoder, the sentences and the version."""
+        """Return the encoder, the sentences and the version."""
         sentences = json.dumps([asdict(one) for one in self.book.categories] + [list(self.book.normal)], sort_keys=True)
         return {
             "detector": self.name,
@@ -196,7 +196,7 @@ class ConceptDetector:
         return Embeddings.of(self._encoder.encode_images(frames))
 
     def _masks(self, frames: Any, model: CameraModel | None) -> FloatArray:
-        """Returns the pixel scores (T, h, w) of one clip."""
+        """Return the pixel scores (T, h, w) of one clip."""
         assert self._encoder is not None
         bank, camera = self._fitted(model)
         patches = self._encoder.patch_map(frames)  # (T, h, w, D)
@@ -205,7 +205,7 @@ class ConceptDetector:
 
 
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
-    """Returns the sentences of all categories, encoded.
+    """Return the sentences of all categories, encoded.
 
     The sentences against a category are its look-alikes and those normal sentences that do not describe it.
 
@@ -238,7 +238,7 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
 
 
 def _content(frames: ByteArray) -> bytes:
-    """Returns a hash of a clip's frames. Hashing takes a hundredth of the time that encoding takes."""
+    """Return a hash of a clip's frames. Hashing takes a hundredth of the time that encoding takes."""
     return hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).digest()
 
 
@@ -255,5 +255,5 @@ def _sample_of(model: CameraModel | None) -> tuple[list[Burst], float]:
 
 
 def _area_px(side_px: int) -> int:
-    """Returns the largest area of a delivered frame. A 16:9 frame of this area is as high as the encoder's square."""
+    """Return the largest area of a delivered frame. A 16:9 frame of this area is as high as the encoder's square."""
     return side_px * side_px * 16 // 9

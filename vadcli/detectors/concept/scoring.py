@@ -51,13 +51,13 @@ class Sentences:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Sentences:
-        """Returns the sentences with these unit vectors (M, D), rounded to rows of whole numbers."""
+        """Return the sentences with these unit vectors (M, D), rounded to rows of whole numbers."""
         exact = vectors.astype(np.float64)
         scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
         return cls(np.rint(exact / scale[:, None]), scale)
 
     def cosines(self, embeddings: Embeddings) -> TimeArray:
-        """Returns the cosines (S, M) float64 of S vectors and M sentences. The sums of whole numbers are exact in any order."""
+        """Return the cosines (S, M) float64 of S vectors and M sentences. The sums of whole numbers are exact in any order."""
         products = embeddings.values.astype(np.float64) @ self.values.T
         return np.asarray(products * embeddings.scale.astype(np.float64)[:, None] * self.scale[None, :])
 
@@ -80,7 +80,7 @@ class Bank:
     temperature: float
 
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
-        """Returns the evidence (S, 2C) float32: first the contrast of each of C categories, then the fit of each.
+        """Return the evidence (S, 2C) float32: first the contrast of each of C categories, then the fit of each.
 
         Fit says how well the sentences for the category fit. Contrast says how much better they fit than those against it.
         Contrast alone is the published score. But it rises for everything unusual, because normal sentences then fit less
@@ -103,14 +103,14 @@ class Bank:
 
 
 def upper_half(cosines: TimeArray) -> TimeArray:
-    """Returns the mean (S,) of the higher half of each row of cosines (S, n), n >= 1."""
+    """Return the mean (S,) of the higher half of each row of cosines (S, n), n >= 1."""
     count = (cosines.shape[1] + 1) // 2
     highest = np.ascontiguousarray(np.sort(cosines, axis=1)[:, -count:])
     return np.asarray(highest.sum(axis=1) / count)
 
 
 def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name: str) -> BoolArray:
-    """Returns flags (n,) for the normal sentences, True for those that do not describe the category.
+    """Return flags (n,) for the normal sentences, True for those that do not describe the category.
 
     A normal sentence describes the category if its cosine with the category's mean is higher than SIMILAR, and also higher than
     that of most of the category's own sentences. The second rule is for encoders that find all sentences alike: the first rule
@@ -160,7 +160,7 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Returns the anchor and the tails of the camera of a sample. Without bursts, nothing about the camera is known.
+        """Return the anchor and the tails of the camera of a sample. Without bursts, nothing about the camera is known.
 
         Args:
             bank: the sentences.
@@ -178,7 +178,7 @@ class ConceptCamera:
         return cls(anchor, CategoryTails.fit(smoothed, len(bank.names), seconds=seconds, floor=SPREAD_FLOOR))
 
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
-        """Returns the scores of a video from its evidence (S, 2C).
+        """Return the scores of a video from its evidence (S, 2C).
 
         A frame has the score of its rarest category. The scores of single categories are on the same scale.
         """
@@ -186,12 +186,12 @@ class ConceptCamera:
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def pixel_scores(self, evidence: FloatArray) -> FloatArray:
-        """Returns the scores (P,) of P patches from their evidence (P, 2C), in [0, 1] and on the scale of frame scores."""
+        """Return the scores (P,) of P patches from their evidence (P, 2C), in [0, 1] and on the scale of frame scores."""
         return sigmoid(self.tails.logits(evidence).max(axis=1))
 
 
 def smooth_all(evidence: FloatArray, timestamp: TimeArray) -> FloatArray:
-    """Returns the evidence (S, K), smoothed over time."""
+    """Return the evidence (S, K), smoothed over time."""
     usable = np.ones(len(timestamp), np.bool_)
     columns = [smooth(column, timestamp=timestamp, usable=usable, sigma_s=SMOOTHING_S, gap_s=GAP_S) for column in evidence.T]
     return np.stack(columns, axis=1) if len(timestamp) else evidence

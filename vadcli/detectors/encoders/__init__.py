@@ -71,27 +71,27 @@ class Encoder(Protocol):
     max_tokens: int
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """Returns the vectors (N, D) float32 of pictures (N, H, W, 3) uint8.
+        """Return the vectors (N, D) float32 of pictures (N, H, W, 3) uint8.
 
         Pictures are squashed (stretched to a square S × S), not cropped.
         """
         ...
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Returns the vectors (M, D) float32 of M sentences; raises UsageError if one has more than `max_tokens` tokens."""
+        """Return the vectors (M, D) float32 of M sentences; raises UsageError if one has more than `max_tokens` tokens."""
         ...
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Returns one vector per patch (N, h, w, D) float32 of squashed pictures; `frames` are (N, H, W, 3) uint8."""
+        """Return one vector per patch (N, h, w, D) float32 of squashed pictures; `frames` are (N, H, W, 3) uint8."""
         ...
 
     def text_tokens(self, text: str) -> int:
-        """Returns the number of tokens of a sentence, including special tokens. Nothing is cut off."""
+        """Return the number of tokens of a sentence, including special tokens. Nothing is cut off."""
         ...
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Returns the encoder of a name or of a transformers folder.
+    """Return the encoder of a name or of a transformers folder.
 
     Its image half and its text half are each read from the disk when they are first used.
 
@@ -117,7 +117,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
 
 
 def encoder_folder(name: str) -> Path:
-    """Returns the folder of an encoder. Does not check the files in it.
+    """Return the folder of an encoder. Does not check the files in it.
 
     Raises:
         UsageError: the name or folder does not exist, or the name belongs to weights that are not an encoder.
@@ -140,7 +140,7 @@ def encoder_folder(name: str) -> Path:
 
 
 def encoder_size_px(name: str) -> int:
-    """Returns the side of the square picture that an encoder takes, in pixels. Reads only its config.json.
+    """Return the side of the square picture that an encoder takes, in pixels. Reads only its config.json.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -156,7 +156,7 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
-    """Returns everything that changes an encoder's vectors, as JSON. Loads no model.
+    """Return everything that changes an encoder's vectors, as JSON. Loads no model.
 
     The JSON contains `precision` as the user gave it (such as `auto`), so that a scan on a GPU and a search on a CPU can share
     vectors. The hashes of pulled weights come from the lock file; `vadcli weights verify` compares it with the files.
@@ -171,7 +171,7 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
 
 
 def model_hashes(name: str, folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file of a model that can change its results, by file name.
+    """Return the SHA-256 of each file of a model that can change its results, by file name.
 
     The hashes of pulled weights come from the lock file.
 
@@ -190,13 +190,13 @@ def model_hashes(name: str, folder: Path) -> dict[str, str]:
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
-    """Returns a hash of an encoder's fingerprint without its precision. Vectors with the same key can be compared."""
+    """Return a hash of an encoder's fingerprint without its precision. Vectors with the same key can be compared."""
     kept = {name: value for name, value in fingerprint.items() if name != "precision"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Returns the safetensors files of a transformers folder and checks their headers. Ignores weights in other formats.
+    """Return the safetensors files of a transformers folder and check their headers. Ignores weights in other formats.
 
     Raises:
         WeightsError: the folder has no safetensors files, or one of them is missing, cut short or damaged.
@@ -232,7 +232,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _family(folder: Path, config: dict[str, Any]) -> str:
-    """Returns the model_type of a folder. Raises WeightsError if the registry does not contain this type."""
+    """Return the model_type of a folder. Raises WeightsError if the registry does not contain this type."""
     family = config.get("model_type")
     if family in ENCODERS:
         return str(family)
@@ -250,7 +250,7 @@ def _file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
-    """Returns the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
+    """Return the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
     digest = hashlib.sha256()
     # The block does not come from malloc. After malloc has freed one block of this size, it no longer returns the memory of
     # blocks up to this size to the system. The weights have many such blocks.

@@ -71,15 +71,15 @@ class TransformersEncoder(ABC):
         self.rules = read_rules(folder, PixelRules(self.size_px, self.defaults.mode, self.defaults.mean, self.defaults.std))
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """Returns the vectors (N, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
+        """Return the vectors (N, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
         return self._for_chunks(frames, self.image_vectors, (self.width,))
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Returns the patch vectors (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
+        """Return the patch vectors (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
         return self._for_chunks(frames, self.patch_vectors, (*self.grid, self.width))
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Returns the vectors (M, D) float32 of M sentences, of unit length.
+        """Return the vectors (M, D) float32 of M sentences, of unit length.
 
         Raises:
             UsageError: a sentence has more than `max_tokens` tokens.
@@ -107,33 +107,33 @@ class TransformersEncoder(ABC):
         return found
 
     def token_ids(self, text: str) -> list[int]:
-        """Returns the token ids of a sentence, including special tokens. They are not padded and not cut off."""
+        """Return the token ids of a sentence, including special tokens. They are not padded and not cut off."""
         ids: list[int] = self.tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
     def text_tokens(self, text: str) -> int:
-        """Returns the number of tokens of a sentence, including special tokens."""
+        """Return the number of tokens of a sentence, including special tokens."""
         return len(self.token_ids(text))
 
     @abstractmethod
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns the vectors (N, D) of pixels (N, 3, S, S)."""
+        """Return the vectors (N, D) of pixels (N, 3, S, S)."""
 
     @abstractmethod
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns the patch vectors (N, h·w, D) of pixels (N, 3, S, S)."""
+        """Return the patch vectors (N, h·w, D) of pixels (N, 3, S, S)."""
 
     @abstractmethod
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns the vectors (M, D) of token ids (M, L) on the CPU."""
+        """Return the vectors (M, D) of token ids (M, L) on the CPU."""
 
     @abstractmethod
     def make_vision(self) -> nn.Module:
-        """Returns the image half without weights."""
+        """Return the image half without weights."""
 
     @abstractmethod
     def make_text(self) -> nn.Module:
-        """Returns the text half without weights."""
+        """Return the text half without weights."""
 
     @cached_property
     def vision(self) -> Any:
@@ -152,7 +152,7 @@ class TransformersEncoder(ABC):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Returns a half of the model with its weights, ready to compute."""
+        """Return a half of the model with its weights, ready to compute."""
         with loading(self.folder), torch.device("meta"):
             half = make()
         with loading(self.folder):
@@ -160,7 +160,7 @@ class TransformersEncoder(ABC):
         return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
-        """Returns the results (N, *shape) of `step` for the frames. They are computed in chunks of one size."""
+        """Return the results (N, *shape) of `step` for the frames. They are computed in chunks of one size."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
         found = np.empty((len(frames), *shape), np.float32)
@@ -174,7 +174,7 @@ class TransformersEncoder(ABC):
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of the image half; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
+    """Return the dtype of the image half; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
 
     With AMX, pictures are encoded 2.5 times as fast in bf16 as in fp32 (benchmarks/results/concept.md).
     """
@@ -186,13 +186,13 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def unit(vectors: Tensor) -> FloatArray:
-    """Returns the vectors (…, D), scaled to length 1, as float32 on the CPU."""
+    """Return the vectors (…, D), scaled to length 1, as float32 on the CPU."""
     found: FloatArray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
     return found
 
 
 def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compares the headers of a folder's safetensors with the expected shape of each name. Reads no tensor.
+    """Compare the headers of a folder's safetensors with the expected shape of each name. Reads no tensor.
 
     Raises:
         WeightsError: a tensor is missing or has another shape.
@@ -209,7 +209,7 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
 
 
 def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Returns tensors of a folder by name. All except the token table are on the device and have the dtype.
+    """Return tensors of a folder by name. All except the token table are on the device and have the dtype.
 
     The token table stays a mapped file, in the file's dtype: the table of SigLIP 2 has 786 MB, and a sentence needs a few rows.
     The other tensors are not mapped. A mapped tensor can be at any address, and rounding in a matrix product depends on the
@@ -235,6 +235,6 @@ def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: tor
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Stops transformers from writing to stderr, and turns its errors about a folder into a WeightsError of one line."""
+    """Stop transformers from writing to stderr, and turn its errors about a folder into a WeightsError of one line."""
     with quiet(), as_weights_error(folder, NOT_WHOLE):
         yield

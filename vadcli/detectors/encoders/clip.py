@@ -42,7 +42,7 @@ class ClipEncoder(TransformersEncoder):
         self.width = int(self.config.projection_dim)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns the vectors (N, D) of pixels (N, 3, S, S)."""
+        """Return the vectors (N, D) of pixels (N, 3, S, S)."""
         tokens, last = self._before_last(pixels)
         # After the last block only the first token is used, so the last block computes only this token.
         normed = last.layer_norm1(tokens)
@@ -50,13 +50,13 @@ class ClipEncoder(TransformersEncoder):
         return self._project(first)[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns the patch vectors (N, h·w, D) of pixels (N, 3, S, S). The last block has SCLIP's attention (section 3.2)."""
+        """Return the patch vectors (N, h·w, D) of pixels (N, 3, S, S). The last block has SCLIP's attention (section 3.2)."""
         tokens, last = self._before_last(pixels)
         tokens = tokens + correlate(last.self_attn, last.layer_norm1(tokens))
         return self._project(last.add_mlp(tokens)[:, 1:])
 
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns the vectors (M, D) of token ids (M, L) on the CPU."""
+        """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
         # The configs of the first CLIP folders wrongly have a 2 here. In these folders, the end token has the highest number.
@@ -65,7 +65,7 @@ class ClipEncoder(TransformersEncoder):
         return vectors
 
     def _before_last(self, pixels: Tensor) -> tuple[Tensor, Block]:
-        """Returns the tokens (N, T, W) that the last block gets, and the last block."""
+        """Return the tokens (N, T, W) that the last block gets, and the last block."""
         half = self.vision.vision_model
         tokens = half.pre_layrnorm(half.embeddings(pixels))
         *blocks, last = half.encoder.layers
@@ -78,11 +78,11 @@ class ClipEncoder(TransformersEncoder):
         return vectors
 
     def make_vision(self) -> nn.Module:
-        """Returns the image half without weights."""
+        """Return the image half without weights."""
         return ClipVision(self.config.vision_config, self.config.projection_dim)
 
     def make_text(self) -> nn.Module:
-        """Returns the text half without weights."""
+        """Return the text half without weights."""
         return ClipText(self.config.text_config, self.config.projection_dim)
 
 
@@ -125,13 +125,13 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2 + 1, sizes.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Returns the tokens (N, T, W) of pixels (N, 3, S, S)."""
+        """Return the tokens (N, T, W) of pixels (N, 3, S, S)."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (N, h·w, W)
         return torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1) + self.position_embedding.weight
 
 
 def correlate(block: Attention, tokens: Tensor) -> Tensor:
-    """Returns SCLIP's attention: (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v. So a token reads from similar tokens.
+    """Return SCLIP's attention: (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v. So a token reads from similar tokens.
 
     Args:
         block: CLIP's attention block.

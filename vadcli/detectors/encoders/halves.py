@@ -37,7 +37,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, asking: Tensor, tokens: Tensor) -> Tensor:
-        """Returns the result (N, A, W) of attention from the tokens `asking` (N, A, W) to all `tokens` (N, T, W)."""
+        """Return the result (N, A, W) of attention from the tokens `asking` (N, A, W) to all `tokens` (N, T, W)."""
         parts = self.q_proj(asking), self.k_proj(tokens), self.v_proj(tokens)
         read = read_values(*(split_heads(part, self.num_heads) for part in parts), causal=self.causal)
         mixed: Tensor = self.out_proj(join_heads(read))
@@ -56,7 +56,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(sizes.intermediate_size, sizes.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns new tokens in the shape (N, T, W) of `tokens`."""
+        """Return new tokens in the shape (N, T, W) of `tokens`."""
         found: Tensor = self.fc2(self.activation(self.fc1(tokens)))
         return found
 
@@ -71,12 +71,12 @@ class Block(nn.Module):
         self.mlp = Mlp(sizes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns new tokens in the shape (N, T, W) of `tokens`."""
+        """Return new tokens in the shape (N, T, W) of `tokens`."""
         normed = self.layer_norm1(tokens)
         return self.add_mlp(tokens + self.self_attn(normed, normed))
 
     def add_mlp(self, tokens: Tensor) -> Tensor:
-        """Returns the output of the block's second half: the tokens plus the output of the MLP for them."""
+        """Return the output of the block's second half: the tokens plus the output of the MLP for them."""
         found: Tensor = tokens + self.mlp(self.layer_norm2(tokens))
         return found
 
@@ -89,7 +89,7 @@ class Blocks(nn.Module):
         self.layers = nn.ModuleList(Block(sizes, causal=causal) for _ in range(sizes.num_hidden_layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns new tokens in the shape (N, T, W) of `tokens`."""
+        """Return new tokens in the shape (N, T, W) of `tokens`."""
         for block in self.layers:
             tokens = block(tokens)
         return tokens
@@ -104,7 +104,7 @@ class TextEmbeddings(nn.Module):
         self.position_embedding = table(sizes.max_position_embeddings, sizes.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns the vectors (M, L, W) of token ids (M, L). These are on the CPU, because the token table is there."""
+        """Return the vectors (M, L, W) of token ids (M, L). These are on the CPU, because the token table is there."""
         places = self.position_embedding.weight[: ids.shape[1]]
         found: Tensor = self.token_embedding(ids).to(places) + places
         return found
@@ -120,28 +120,28 @@ class TextModel(nn.Module):
         self.final_layer_norm = layer_norm(sizes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns the vectors (M, L, W) of token ids (M, L) on the CPU."""
+        """Return the vectors (M, L, W) of token ids (M, L) on the CPU."""
         found: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids)))
         return found
 
 
 def patch_embedding(sizes: Any, *, bias: bool) -> nn.Conv2d:
-    """Returns the layer that turns each patch of a picture into a vector."""
+    """Return the layer that turns each patch of a picture into a vector."""
     return nn.Conv2d(sizes.num_channels, sizes.hidden_size, sizes.patch_size, stride=sizes.patch_size, bias=bias)
 
 
 def table(rows: int, width: int) -> nn.Embedding:
-    """Returns a table of vectors without values. For random values on the device `meta`, torch would import sympy."""
+    """Return a table of vectors without values. For random values on the device `meta`, torch would import sympy."""
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def layer_norm(sizes: Any) -> nn.LayerNorm:
-    """Returns a normalisation of the width of a half."""
+    """Return a normalisation of the width of a half."""
     return nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Returns softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d).
+    """Return softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d).
 
     On a CPU, each picture is computed separately. For several pictures at once, torch would use threads with differently
     aligned buffers, and a picture's vector would then depend on its place in the chunk.
@@ -153,10 +153,10 @@ def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = Fal
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """Splits the width of tokens (N, T, W) into heads: (N, heads, T, W / heads)."""
+    """Split the width of tokens (N, T, W) into heads: (N, heads, T, W / heads)."""
     return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
 
 def join_heads(read: Tensor) -> Tensor:
-    """Joins the heads of (N, heads, T, W / heads) to tokens (N, T, W)."""
+    """Join the heads of (N, heads, T, W / heads) to tokens (N, T, W)."""
     return read.transpose(1, 2).flatten(2)

@@ -49,7 +49,7 @@ class PixelRules:
             raise ValueError(f"not rules for pixels: {self}")
 
     def apply(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns the pixels (N, 3, S, S) of frames (N, H, W, 3) uint8, squashed and normalised."""
+        """Return the pixels (N, 3, S, S) of frames (N, H, W, 3) uint8, squashed and normalised."""
         pixels = squash(frames, self.side_px, self.mode).float()
         factor = torch.tensor([self.scale / std for std in self.std], device=pixels.device)[:, None, None]
         shift = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=pixels.device)
@@ -57,7 +57,7 @@ class PixelRules:
 
 
 def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
-    """Stretches frames (N, H, W, 3) uint8 to squares (N, 3, S, S). The values are whole numbers in 0-255."""
+    """Stretch frames (N, H, W, 3) uint8 to squares (N, 3, S, S). The values are whole numbers in 0-255."""
     pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
     if pictures.shape[-2:] == (side_px, side_px):
         return pictures.contiguous()
@@ -69,14 +69,14 @@ def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
 
 
 def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
-    """Resizes the width and then the height of pictures (N, 3, H, W). Rounds after each step, as PIL does."""
+    """Resize the width and then the height of pictures (N, 3, H, W). Rounds after each step, as PIL does."""
     for size in ((pictures.shape[-2], side_px), (side_px, side_px)):
         pictures = F.interpolate(pictures, size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
     return pictures
 
 
 def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
-    """Returns the rules of a model's folder. Values that its preprocessor_config.json does not contain come from `defaults`.
+    """Return the rules of a model's folder. Values that its preprocessor_config.json does not contain come from `defaults`.
 
     Raises:
         WeightsError: the file is damaged, or names a filter that vadcli does not have.

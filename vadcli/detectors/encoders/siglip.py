@@ -50,7 +50,7 @@ class SiglipEncoder(TransformersEncoder):
             raise WeightsError(f"{folder}: not an encoder: {what}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns the vectors (N, D) of pixels (N, 3, S, S). The pooling head has one query, which reads from all patches."""
+        """Return the vectors (N, D) of pixels (N, 3, S, S). The pooling head has one query, which reads from all patches."""
         head = self.vision.vision_model.head
         pooling = head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
@@ -61,7 +61,7 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns one vector per patch (N, P, D) of pixels (N, 3, S, S): the pooling head's result if it reads only this patch.
+        """Return one vector per patch (N, P, D) of pixels (N, 3, S, S): the pooling head's result if it reads only this patch.
         With a single patch, the only attention weight is 1. So only the values of the head are computed; queries and keys are
         not needed.
         """
@@ -70,26 +70,26 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(values)
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        """Returns the patches (N, P, D) that the pooling head reads."""
+        """Return the patches (N, P, D) that the pooling head reads."""
         half = self.vision.vision_model
         patches: Tensor = half.post_layernorm(half.encoder(half.embeddings(pixels)))
         return patches
 
     def _after_pooling(self, values: Tensor) -> Tensor:
-        """Returns the output of the pooling head for values (…, D) that its attention has read."""
+        """Return the output of the pooling head for values (…, D) that its attention has read."""
         head = self.vision.vision_model.head
         read = head.attention.out_proj(values)
         vectors: Tensor = read + head.mlp(head.layernorm(read))
         return vectors
 
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns the vectors (M, D) of token ids (M, L) on the CPU."""
+        """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         half = self.text.text_model
         vectors: Tensor = half.head(half(ids)[:, -1])
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
-        """Returns the token ids of a sentence in lower case, with the end token. They are not padded and not cut off.
+        """Return the token ids of a sentence in lower case, with the end token. They are not padded and not cut off.
 
         SigLIP 2 was trained on lower-case text. transformers' Siglip2Tokenizer changes each letter to lower case. But folders
         with a fixed picture size are loaded with GemmaTokenizer, which does not (transformers 5.24, pull request 43101). So
@@ -98,13 +98,13 @@ class SiglipEncoder(TransformersEncoder):
         return super().token_ids("".join(letter.lower() for letter in text))
 
     def make_vision(self) -> nn.Module:
-        """Returns the image half without weights."""
+        """Return the image half without weights."""
         half = nn.Module()
         half.vision_model = VisionModel(self.config.vision_config)
         return half
 
     def make_text(self) -> nn.Module:
-        """Returns the text half without weights."""
+        """Return the text half without weights."""
         sizes, half = self.config.text_config, nn.Module()
         half.text_model = TextModel(sizes, causal=False)
         half.text_model.head = nn.Linear(sizes.hidden_size, sizes.projection_size)
@@ -131,7 +131,7 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Returns the patches (N, P, D) of pixels (N, 3, S, S)."""
+        """Return the patches (N, P, D) of pixels (N, 3, S, S)."""
         found: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding.weight
         return found
 

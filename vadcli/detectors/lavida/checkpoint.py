@@ -68,7 +68,7 @@ MEMORY = (
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
-    """Returns a base model whose tensors were all read from its files.
+    """Return a base model whose tensors were all read from its files.
 
     Args:
         part: mllm, text or sam2.
@@ -87,7 +87,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
 
 
 def check_model(part: str, folder: Path) -> None:
-    """Checks a folder's files against its config. Reads no tensors if accelerate is installed.
+    """Check a folder's files against its config. Reads no tensors if accelerate is installed.
 
     Raises:
         WeightsError: as in `read_model`.
@@ -97,7 +97,7 @@ def check_model(part: str, folder: Path) -> None:
 
 
 def memory_names(sam2: Any) -> set[str]:
-    """Returns the names of those tensors of a Sam2VideoModel that are only used to propagate masks."""
+    """Return the names of those tensors of a Sam2VideoModel that are only used to propagate masks."""
     return {name for name in sam2.state_dict() if name.split(".", maxsplit=1)[0] in MEMORY}
 
 
@@ -121,7 +121,7 @@ UNTRAINED_HINT = (
 
 
 def read_config(folder: Path) -> LavidaConfig:
-    """Returns the config of a folder.
+    """Return the config of a folder.
 
     Raises:
         WeightsError: config.json is missing or can't be used.
@@ -138,7 +138,7 @@ def read_config(folder: Path) -> LavidaConfig:
 
 
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
-    """Returns the config of a folder that can be used to scan; loads no weights.
+    """Return the config of a folder that can be used to scan; loads no weights.
 
     The `trained` of the result is True only if config.json and lavida.safetensors both say so.
 
@@ -159,7 +159,7 @@ def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
 
 
 def image_size(folder: Path) -> int:
-    """Returns the side of SAM2's input square in pixels. Reads only SAM2's config.json.
+    """Return the side of SAM2's input square in pixels. Reads only SAM2's config.json.
 
     Raises:
         WeightsError: config.json has no usable size.
@@ -184,7 +184,7 @@ def load(
     allow_untrained: bool = False,
     attention: str = "sdpa",
 ) -> Lavida:
-    """Returns the model of a folder, ready to score.
+    """Return the model of a folder, ready to score.
 
     If the folder has no lavida.safetensors, LAVIDA's own part gets random weights from the config's seed.
 
@@ -208,7 +208,7 @@ def load(
 
 
 def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
-    """Writes a LAVIDA folder with random weights. The same preset and seed give the same bytes.
+    """Write a LAVIDA folder with random weights. The same preset and seed give the same bytes.
 
     Raises:
         ValueError: no preset has this name.
@@ -222,7 +222,7 @@ def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
 def random_model(
     config: LavidaConfig, *, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Lavida:
-    """Returns a model with random weights and the small tokenizers, created on `device`."""
+    """Return a model with random weights and the small tokenizers, created on `device`."""
     parts = config.parts
     with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), quiet():
         torch.manual_seed(seed)
@@ -240,12 +240,12 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Returns the token ids for a config. The default ids are too large for a small vocabulary."""
+    """Return the token ids for a config. The default ids are too large for a small vocabulary."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
 def save(model: Lavida, folder: Path, *, trained: bool) -> None:
-    """Writes the whole model, with its base models, and finally the checksums."""
+    """Write the whole model, with its base models, and finally the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         model.mllm.qwen.save_pretrained(folder / "mllm")
@@ -262,7 +262,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
 
 
 def _save_sam2(masks: Any, folder: Path) -> None:
-    """Writes SAM2. Leaves out a video memory with random weights, because a reader could not tell that they are random."""
+    """Write SAM2. Leaves out a video memory with random weights, because a reader could not tell that they are random."""
     memory = set() if masks.has_memory else memory_names(masks.sam2)
     kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
     masks.sam2.save_pretrained(folder, state_dict=kept)
@@ -270,7 +270,7 @@ def _save_sam2(masks: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def _draw(model: Lavida, gain: float) -> None:
-    """Replaces the weights of all layers with random ones of this gain, from torch's current generator."""
+    """Replace the weights of all layers with random ones of this gain, from torch's current generator."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             nn.init.xavier_normal_(module.weight, gain=gain)
@@ -279,7 +279,7 @@ def _draw(model: Lavida, gain: float) -> None:
 
 
 def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenizer: Any, words: Any) -> Lavida:
-    """Builds the model from its parts. The projector gets random weights from the config's seed."""
+    """Build the model from its parts. The projector gets random weights from the config's seed."""
     seg = add_seg(tokenizer)
     table = qwen.get_input_embeddings().weight
     if seg >= len(table):
@@ -302,14 +302,14 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 @torch.no_grad()
 def _draw_seg(model: Lavida) -> None:
-    """Replaces the embedding of `<SEG>` with a random one from the config's seed."""
+    """Replace the embedding of `<SEG>` with a random one from the config's seed."""
     table = model.mllm.qwen.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(model.config.seed)
     table[model.tokenizer.convert_tokens_to_ids(SEG)] = torch.randn(table.shape[1], generator=generator).to(table) * SEG_STD
 
 
 def _overlay(model: Lavida, path: Path) -> None:
-    """Loads LAVIDA's own part. Its tensors replace all tensors of the same name, also those of base models."""
+    """Load LAVIDA's own part. Its tensors replace all tensors of the same name, also those of base models."""
     found = load_file(path)
     own = model.state_dict()
     strange = sorted(set(found) - set(own))
@@ -337,6 +337,6 @@ def _merged(qwen: Any, folder: Path) -> Any:
 
 
 def _cuda_devices(device: torch.device | str) -> list[int]:
-    """Returns the devices whose random state torch.random.fork_rng must restore."""
+    """Return the devices whose random state torch.random.fork_rng must restore."""
     chosen = torch.device(device)
     return [chosen.index or 0] if chosen.type == "cuda" else []

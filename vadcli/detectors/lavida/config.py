@@ -161,19 +161,19 @@ class LavidaConfig:
             raise ValueError(f"mask_gate {self.mask_gate!r} is not one of {', '.join(get_args(MaskGate))}")
 
     def data_sets(self) -> frozenset[str]:
-        """Returns the names of the data sets of all training stages in `sources`; may be empty."""
+        """Return the names of the data sets of all training stages in `sources`; may be empty."""
         try:
             return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
         except (KeyError, TypeError, IndexError):
             return frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the document that is stored in config.json."""
+        """Return the document that is stored in config.json."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> LavidaConfig:
-        """Returns the config of a `to_json` document; missing groups and fields get their defaults.
+        """Return the config of a `to_json` document; missing groups and fields get their defaults.
 
         Raises:
             ValueError: wrong format version, unknown field, or a value of the wrong type or range.
@@ -187,13 +187,13 @@ class LavidaConfig:
 
 
 def preset_names() -> list[str]:
-    """Returns the names of the presets that come with vadcli."""
+    """Return the names of the presets that come with vadcli."""
     folder = resources.files("vadcli.detectors.lavida").joinpath("presets")
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
 def load_preset(name: str) -> LavidaConfig:
-    """Returns the preset with this name.
+    """Return the preset with this name.
 
     Raises:
         ValueError: no preset has this name.

@@ -100,7 +100,7 @@ class LavidaDetector:
         return self._workers.parallel
 
     def _caveats(self) -> tuple[str, ...]:
-        """Returns one sentence if the model was never trained, or was trained on a synthetic world only."""
+        """Return one sentence if the model was never trained, or was trained on a synthetic world only."""
         if self.folder is None or not self.config.trained:
             return (f"{self.options.lavida_model} was never trained: its scores, masks and categories mean nothing.",)
         if self.config.data_sets() == {"synthetic"}:
@@ -111,7 +111,7 @@ class LavidaDetector:
         return ()
 
     def prepare(self) -> None:
-        """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
+        """Load the model onto each device and find how many clips fit. Later calls do nothing."""
         if self._workers.all:
             return
         from vadcli.detectors.running import devices_for
@@ -138,37 +138,37 @@ class LavidaDetector:
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Replaces the config by another for the same model sizes. Must not be called during `score`."""
+        """Replace the config by another for the same model sizes. Must not be called during `score`."""
         self.config = config
         for worker in self._workers.all:
             worker.model.config = config
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Runs each stage of the work inside `clock(name)`, until another clock is set."""
+        """Run each stage of the work inside `clock(name)`, until another clock is set."""
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """Returns the mean number of visual tokens per clip of a batch before compression, L, and after it, M."""
+        """Return the mean number of visual tokens per clip of a batch before compression, L, and after it, M."""
         self.prepare()
         worker = self._workers.all[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
         return float(before.mean()), float(after.mean())
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns None: LAVIDA learns nothing about cameras."""
+        """Return None: LAVIDA learns nothing about cameras."""
         return None
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns object-score logits (B, T, 1) and masks (B, T, h, w) on MaskScale.LOGIT."""
+        """Return object-score logits (B, T, 1) and masks (B, T, h, w) on MaskScale.LOGIT."""
         self.prepare()
         with self._workers.idle() as worker:
             logits, masks = worker.runner.run(worker.score, batch.frames)
         return ClipScores(logits[..., None], masks)
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Returns scores (B, T, C), from one prompt per category. The images are encoded once."""
+        """Return scores (B, T, C), from one prompt per category. The images are encoded once."""
         self.prepare()
         with self._workers.idle() as worker:
             (scores,) = worker.runner.run(worker.attribute, batch.frames)
@@ -176,13 +176,13 @@ class LavidaDetector:
         return found
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Returns masks propagated by SAM2's video memory; see `Propagator`."""
+        """Return masks propagated by SAM2's video memory; see `Propagator`."""
         self.prepare()
         with self._workers.idle() as worker:
             return worker.propagate(frames, known)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Returns the object-score logits as the logits of the frame scores."""
+        """Return the object-score logits as the logits of the frame scores."""
         return FrameScores(track.raw[:, 0].astype(np.float32))
 
     @property
@@ -191,7 +191,7 @@ class LavidaDetector:
         return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns the weights, the precision and everything in the config that changes scores."""
+        """Return the weights, the precision and everything in the config that changes scores."""
         from vadcli.detectors.running import devices_for, dtype_for
 
         config = asdict(self.config)
@@ -205,7 +205,7 @@ class LavidaDetector:
         }
 
     def load(self, device: torch.device) -> Lavida:
-        """Loads the model onto a device."""
+        """Load the model onto a device."""
         import torch
 
         from vadcli.detectors.lavida import checkpoint
@@ -234,7 +234,7 @@ class LavidaDetector:
         return model
 
     def _image_size(self) -> int:
-        """Returns the side of SAM2's input in pixels, without loading SAM2."""
+        """Return the side of SAM2's input in pixels, without loading SAM2."""
         if self.folder is None:
             return int(self.config.parts.sam2.get("image_size", 1024))
         from vadcli.detectors.lavida.checkpoint import image_size
@@ -291,12 +291,12 @@ class _Worker:
 
 
 def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
-    """Maps pixel logits to the mask scale, 0 to 1."""
+    """Map pixel logits to the mask scale, 0 to 1."""
     return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 
 def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
-    """Returns the model's folder and config; the folder is None for a preset's random weights."""
+    """Return the model's folder and config; the folder is None for a preset's random weights."""
     from vadcli.detectors.lavida import checkpoint
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
@@ -321,7 +321,7 @@ def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
 
 
 def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
-    """Returns the stored config, changed by the user's options."""
+    """Return the stored config, changed by the user's options."""
     if options.compression is not None:
         config = replace(config, compression=replace(config.compression, ratio=options.compression))
     if options.mask_gate is not None:
@@ -335,7 +335,7 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
 
 
 def _use_package(model: Lavida) -> None:
-    """Replaces transformers' SAM2 with that of the sam2 package; the weights stay the same."""
+    """Replace transformers' SAM2 with that of the sam2 package; the weights stay the same."""
     from vadcli.detectors.lavida.sam2_package import PackageMasks
     from vadcli.detectors.lavida.sam2_sizes import ConvTrunkConfig
 

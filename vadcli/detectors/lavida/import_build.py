@@ -54,7 +54,7 @@ META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
 
 
 def convert_meta(path: Path, folder: Path) -> None:
-    """Converts Meta's SAM2.1 checkpoint to a folder of transformers' Sam2VideoModel.
+    """Convert Meta's SAM2.1 checkpoint to a folder of transformers' Sam2VideoModel.
 
     Raises:
         WeightsError: the file is not one of Meta's SAM2.1 checkpoints.
@@ -104,7 +104,7 @@ def import_lavida(
     force: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Imported:
-    """Builds a LAVIDA folder.
+    """Build a LAVIDA folder.
 
     Args:
         preset: gives the model's sizes, prompt and sampling.
@@ -157,7 +157,7 @@ def _build(
     seed: int,
     say: Callable[[str], None],
 ) -> None:
-    """Writes every file of the folder except its checksums."""
+    """Write every file of the folder except its checksums."""
     drawn = [part for part, source in found.items() if source is None]
     if drawn:
         from vadcli.detectors.lavida.checkpoint import create
@@ -194,7 +194,7 @@ def _build(
 
 
 def _check_whole(part: str, source: Path, folder: Path) -> None:
-    """Raises a WeightsError that names the source if a base model lacks tensors."""
+    """Raise a WeightsError that names the source if a base model lacks tensors."""
     from vadcli.detectors.lavida.checkpoint import check_model
 
     try:
@@ -204,7 +204,7 @@ def _check_whole(part: str, source: Path, folder: Path) -> None:
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
-    """Extracts the text model from a CLIP folder, or copies a CLIP text folder unchanged."""
+    """Extract the text model from a CLIP folder, or copy a CLIP text folder unchanged."""
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
@@ -228,7 +228,7 @@ def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
 
 
 def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
-    """Adds `<SEG>` if the tokenizer lacks it, and checks that the tokenizer can encode the prompt."""
+    """Add `<SEG>` if the tokenizer lacks it, and check that the tokenizer can encode the prompt."""
     import transformers
 
     from vadcli.detectors.lavida.config import SEG
@@ -257,7 +257,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
 
 def _swap(new: Path, dest: Path, old: Path) -> None:
-    """Renames `dest` to `old` and `new` to `dest`; if that fails, `dest` stays as it was."""
+    """Rename `dest` to `old` and `new` to `dest`; if that fails, `dest` stays as it was."""
     dest.rename(old)
     try:
         new.rename(dest)
@@ -278,7 +278,7 @@ def _refuse_existing(dest: Path, *, force: bool) -> None:
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
-    """Turns write errors into one line that names `dest` and says what to do."""
+    """Turn write errors into one line that names `dest` and says what to do."""
     try:
         yield
     except OutputError as error:

@@ -46,7 +46,7 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the document that `vadcli weights import --json` prints."""
+        """Return the document that `vadcli weights import --json` prints."""
         return {
             "folder": str(self.folder),
             "trained": self.trained,
@@ -58,7 +58,7 @@ class Imported:
 
 
 def place_model(source: Path, folder: Path, result: Imported) -> None:
-    """Puts the safetensors, config and tokenizer of `source` into `folder`, which must exist."""
+    """Put the safetensors, config and tokenizer of `source` into `folder`, which must exist."""
     for path in files_of(source, ("*.safetensors",)):
         place(path, folder / path.name, result)
     for path in files_of(source, TEXT_FILES):
@@ -85,7 +85,7 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Returns those files of a folder whose names match a pattern, sorted; never the file of checksums."""
+    """Return those files of a folder whose names match a pattern, sorted; never the file of checksums."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
@@ -96,7 +96,7 @@ def can_link(path: Path, folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns a model folder's config.json.
+    """Return a model folder's config.json.
 
     Raises:
         WeightsError: the file does not exist or can't be read.
@@ -110,7 +110,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def model_type(folder: Path) -> str:
-    """Returns transformers' name of the folder's architecture."""
+    """Return transformers' name of the folder's architecture."""
     return str(read_config(folder).get("model_type"))
 
 
@@ -139,12 +139,12 @@ class Sources:
     lora: Path | None = None
 
     def of(self, part: str) -> Path | None:
-        """Returns the path of mllm, text or sam2, if given."""
+        """Return the path of mllm, text or sam2, if given."""
         return {"mllm": self.qwen, "text": self.clip, "sam2": self.sam2}[part]
 
 
 def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) -> dict[str, Path | None]:
-    """Returns {part: its checked source}; None for a part that will be drawn at random.
+    """Return {part: its checked source}; None for a part that will be drawn at random.
 
     Raises:
         WeightsError: a part is not on this machine and random weights are not allowed, or a part is
@@ -172,7 +172,7 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raises WeightsError if a source is damaged, is another model or has another width than the preset."""
+    """Raise WeightsError if a source is damaged, is another model or has another width than the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(
@@ -200,7 +200,7 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
 
 
 def check_extras(sources: Sources) -> None:
-    """Checks the files of LAVIDA's own part and of the adapters.
+    """Check the files of LAVIDA's own part and of the adapters.
 
     Raises:
         WeightsError: a file is something else, or is damaged.
@@ -219,7 +219,7 @@ def check_extras(sources: Sources) -> None:
 
 
 def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
-    """Raises VadcliError if the files to copy, convert or draw don't fit into the free space."""
+    """Raise VadcliError if the files to copy, convert or draw don't fit into the free space."""
     parent = next(folder for folder in dest.absolute().parents if folder.exists())
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0

@@ -56,12 +56,12 @@ class ImageFeatures:
         return len(self.embedding)
 
     def __getitem__(self, rows: slice | Tensor) -> ImageFeatures:
-        """Selects frames by slice, index tensor (K,) or boolean mask (N,)."""
+        """Select frames by slice, index tensor (K,) or boolean mask (N,)."""
         return ImageFeatures(self.embedding[rows], self.position, (self.high[0][rows], self.high[1][rows]))
 
     @staticmethod
     def cat(parts: list[ImageFeatures]) -> ImageFeatures:
-        """Joins the frames of all parts, in order; a single part is returned without a copy."""
+        """Join the frames of all parts, in order; a single part is returned without a copy."""
         if len(parts) == 1:
             return parts[0]
         high = (torch.cat([p.high[0] for p in parts]), torch.cat([p.high[1] for p in parts]))
@@ -95,13 +95,13 @@ class MaskModel(Protocol):
     width: int
 
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
-        """Encodes (N, 3, S, S) normalised pixels, `chunk` frames at a time, or all at once if `chunk` is None."""
+        """Encode (N, 3, S, S) normalised pixels, `chunk` frames at a time, or all at once if `chunk` is None."""
         ...
 
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """Decodes one mask per frame, or three with `multimask`.
+        """Decode one mask per frame, or three with `multimask`.
 
         Args:
             features: the features of N frames.
@@ -141,7 +141,7 @@ class TransformersMasks(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TransformersMasks:
-        """Sets the mode as usual, but keeps the mask decoder in evaluation mode.
+        """Set the mode as usual, but keep the mask decoder in evaluation mode.
 
         In training mode, the decoder would no longer replace unstable masks. The mode has no other effect on it.
         """
@@ -162,7 +162,7 @@ class TransformersMasks(nn.Module):
         )
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """Turns (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16.
+        """Turn (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16.
 
         The decoder's projections are not applied yet.
         """
@@ -170,7 +170,7 @@ class TransformersMasks(nn.Module):
         return fine, middle, embedding
 
     def features(self, levels: Pyramid) -> ImageFeatures:
-        """Turns FPN levels into the features that the decoder and the projector read.
+        """Turn FPN levels into the features that the decoder and the projector read.
 
         The two projections used here belong to the decoder and are trained with it.
         """
@@ -196,7 +196,7 @@ class TransformersMasks(nn.Module):
     def heads(
         self, embedding: Tensor, high: tuple[Tensor, Tensor], sparse: Tensor, dense: Tensor, *, multimask: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Runs the decoder alone, in the model's dtype.
+        """Run the decoder alone, in the model's dtype.
 
         Args:
             embedding: F (N, 256, h, w), possibly after the caller has added the no-memory embedding or
@@ -221,7 +221,7 @@ class TransformersMasks(nn.Module):
         return mask_logit[:, 0], iou[:, 0], tokens[:, 0], object_logit[:, 0, 0]
 
     def image_position(self, embedding: Tensor) -> Tensor:
-        """Returns the decoder's position encoding of the whole image, (1, 256, h, w).
+        """Return the decoder's position encoding of the whole image, (1, 256, h, w).
 
         Size, device and dtype are those of `embedding` (N, 256, h, w).
         """
@@ -252,7 +252,7 @@ class SinePosition(nn.Module):
         self.finest = finest
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
-        """Returns the encoding (N, width, h, w) for features of `shape` (N, C, h, w). It is the same for every frame.
+        """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w). It is the same for every frame.
 
         `mask` is part of the interface of transformers and is ignored.
         """
@@ -274,12 +274,12 @@ class SinePosition(nn.Module):
 
 
 def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
-    """Puts SAM2's "not a point" token (1, 256) before each prompt (N, 1, 256) -> (N, 2, 256)."""
+    """Put SAM2's "not a point" token (1, 256) before each prompt (N, 1, 256) -> (N, 2, 256)."""
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Returns mask logits (N, M, H, W) to which the object score of the frame is applied.
+    """Return mask logits (N, M, H, W) to which the object score of the frame is applied.
 
     Args:
         output: the decoder's output.

@@ -110,7 +110,7 @@ class Lavida(nn.Module):
         return next(self.mllm.parameters()).dtype
 
     def compile_parts(self) -> None:
-        """Compiles the slow parts: the layers of both encoders and of the language model."""
+        """Compile the slow parts: the layers of both encoders and of the language model."""
         qwen = self.mllm.qwen.model
         for layer in (*qwen.language_model.layers, *(block.mlp for block in qwen.visual.blocks)):
             layer.compile(dynamic=True)
@@ -119,7 +119,7 @@ class Lavida(nn.Module):
             encoder.compile()
 
     def questions(self, categories: Sequence[str]) -> list[Question]:
-        """Turns the categories into one prompt, or into several if there are too many categories for one."""
+        """Turn the categories into one prompt, or into several if there are too many categories for one."""
         with self.clock("text"):
             return [
                 Question(names, build_prompt(self.tokenizer, names, self.config.prompt), self.text(names))
@@ -127,7 +127,7 @@ class Lavida(nn.Module):
             ]
 
     def encode(self, frames: Tensor, *, training: bool = False) -> EncodedClips:
-        """Encodes frames (B, T, H, W, 3) uint8 (paper 3.4 and 3.6).
+        """Encode frames (B, T, H, W, 3) uint8 (paper 3.4 and 3.6).
 
         Args:
             frames: T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, it gets the
@@ -157,14 +157,14 @@ class Lavida(nn.Module):
         return EncodedClips(visual, image, frames.shape[1])
 
     def encode_images(self, frames: Tensor) -> ImageFeatures:
-        """Encodes frames (B, T, H, W, 3) uint8 with SAM2's encoder; returns the features of B·T frames."""
+        """Encode frames (B, T, H, W, 3) uint8 with SAM2's encoder; return the features of B·T frames."""
         with self.clock("pixels"):
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("sam2 encoder"):
             return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Makes compressed visual tokens from SAM2's features of clips of T frames.
+        """Make compressed visual tokens from SAM2's features of clips of T frames.
 
         Only for models with a `SharedSight`.
         """
@@ -175,14 +175,14 @@ class Lavida(nn.Module):
         return self.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
 
     def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
-        """Compresses the tokens (B, L, D) of each clip; `grid` is frames, rows, columns."""
+        """Compress the tokens (B, L, D) of each clip; `grid` is frames, rows, columns."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
         placed = PatchGrid(*grid, merge=1)
         with self.clock("compression"):
             return [self.mllm.compressed((clip, everything), placed, self.config.compression) for clip in tokens]
 
     def forward(self, frames: Tensor, questions: Sequence[Question]) -> LavidaOutput:
-        """Returns the scores and masks of frames (B, T, H, W, 3) uint8 for one list of categories."""
+        """Return the scores and masks of frames (B, T, H, W, 3) uint8 for one list of categories."""
         encoded = self.encode(frames)
         if len(questions) == 1:
             with self.clock("llm"):
@@ -191,20 +191,20 @@ class Lavida(nn.Module):
         return _strongest(self.each(encoded, questions))
 
     def each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
-        """Returns one output per question; the language model reads the video only once."""
+        """Return one output per question; the language model reads the video only once."""
         with self.clock("llm"):
             prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
         return [self.judge(encoded, question, self._hidden(prefixes, question)) for question in questions]
 
     def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
-        """Returns scores and masks: makes one mask prompt per frame from `hidden` and decodes it (paper 3.7 and 3.8)."""
+        """Return scores and masks: make one mask prompt per frame from `hidden` and decode it (paper 3.7 and 3.8)."""
         output = self.decode(encoded, question, hidden)
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
         b, t = len(encoded.visual), encoded.frames
         return LavidaOutput(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
 
     def decode(self, encoded: EncodedClips, question: Question, hidden: Tensor, *, multimask: bool = False) -> MaskOutput:
-        """Returns the mask decoder's output for B·T frames, before any gate.
+        """Return the mask decoder's output for B·T frames, before any gate.
 
         Args:
             encoded: the encoded frames.
@@ -215,7 +215,7 @@ class Lavida(nn.Module):
         return self.answer(encoded, self.prompts(encoded, hidden, question.features), multimask=multimask)
 
     def answer(self, encoded: EncodedClips, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
-        """Decodes prompts; adds the projector's presence logits, if any, to the object logits."""
+        """Decode prompts; add the projector's presence logits, if any, to the object logits."""
         with self.clock("sam2 decoder"):
             dense = None if prompts.dense is None else prompts.dense.flatten(0, 1)
             output = self.masks.decode(encoded.image, prompts.sparse.flatten(0, 1), multimask=multimask, dense=dense)
@@ -224,7 +224,7 @@ class Lavida(nn.Module):
         return replace(output, object_logit=output.object_logit + prompts.presence.flatten().float())
 
     def prompts(self, encoded: EncodedClips, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """Returns the projector's prompts, one sparse prompt per frame.
+        """Return the projector's prompts, one sparse prompt per frame.
 
         The arguments are those of `Projector.forward`.
         """
@@ -236,7 +236,7 @@ class Lavida(nn.Module):
         return found
 
     def propagate(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
-        """Propagates the known masks to all frames with SAM2's video memory; returns mask logits.
+        """Propagate the known masks to all frames with SAM2's video memory; return mask logits.
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.
@@ -260,7 +260,7 @@ class Lavida(nn.Module):
 
 
 def _strongest(outputs: Sequence[LavidaOutput]) -> LavidaOutput:
-    """Returns each frame's highest score over all prompts, with the mask of that prompt; ties go to the first prompt."""
+    """Return each frame's highest score over all prompts, with the mask of that prompt; ties go to the first prompt."""
     scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
     best = scores.argmax(dim=0)
     masks = outputs[0].mask_logit.clone()

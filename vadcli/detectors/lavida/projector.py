@@ -90,7 +90,7 @@ class Prompts:
 
 
 def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: int, image_width: int) -> nn.Module:
-    """Returns the projector of `options.kind` with random weights; see `Projector.forward`.
+    """Return the projector of `options.kind` with random weights; see `Projector.forward`.
 
     Args:
         options: kind and sizes.
@@ -122,7 +122,7 @@ class Projector(nn.Module):
         self.mask_prompt = nn.Parameter(torch.zeros(image_width)) if options.mask_prompt and options.null_key else None
 
     def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """Returns one sparse prompt per frame, and the optional outputs.
+        """Return one sparse prompt per frame, and the optional outputs.
 
         Args:
             seg: (B, D_llm) h_seg, the clip semantics.
@@ -192,13 +192,13 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Returns E (N, C, d) of `text` (B, C, D_txt), `image` (B, T, C_img, h, w) and `position` (1, C_img, h, w)."""
+        """Return E (N, C, d) of `text` (B, C, D_txt), `image` (B, T, C_img, h, w) and `position` (1, C_img, h, w)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Returns attention logits of each category for each place, averaged over the heads.
+        """Return attention logits of each category for each place, averaged over the heads.
 
         The shape is (N, C, h · w), with one more column at the end if there is a null key. The
         arguments are those of `forward`.
@@ -207,7 +207,7 @@ class FrameSemantics(nn.Module):
         return self.attention.logits(queries, values).mean(dim=1)
 
     def _sides(self, text: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns queries (N, C, d) and keys (N, h · w (+ 1), d); the keys are also the values."""
+        """Return queries (N, C, d) and keys (N, h · w (+ 1), d); the keys are also the values."""
         # (N, h · w, C_img)
         pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)
         values = self.image(pixels)  # (N, h · w, d)
@@ -239,7 +239,7 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_position: Tensor, key_position: Tensor, key_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Returns the updated queries and keys.
+        """Return the updated queries and keys.
 
         Args:
             queries: (N, Q, d).
@@ -297,7 +297,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inside, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Returns the result (N, Q, d) of attention from `queries` (N, Q, d) to `keys` and `values` (N, K, d).
+        """Return the result (N, Q, d) of attention from `queries` (N, Q, d) to `keys` and `values` (N, K, d).
 
         `mask` is (N, 1, 1, K) bool, True for keys that count.
         """
@@ -307,18 +307,18 @@ class Attention(nn.Module):
         return out
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Returns the input of the softmax (N, heads, Q, K) for `queries` (N, Q, d) and `keys` (N, K, d)."""
+        """Return the input of the softmax (N, heads, Q, K) for `queries` (N, Q, d) and `keys` (N, K, d)."""
         q, k = self._split(self.q(queries)), self._split(self.k(keys))
         found: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         return found
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """Splits the width into heads: (N, K, inside) -> (N, heads, K, inside / heads)."""
+        """Split the width into heads: (N, K, inside) -> (N, heads, K, inside / heads)."""
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def anywhere(where: Tensor) -> Tensor:
-    """Returns the log odds (N, C) that a category is somewhere in the frame.
+    """Return the log odds (N, C) that a category is somewhere in the frame.
 
     `where` is the result of `FrameSemantics.where` with a null key.
     """
@@ -326,7 +326,7 @@ def anywhere(where: Tensor) -> Tensor:
 
 
 def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
-    """Returns the log odds (N, …) of the likeliest category, from the log odds (N, C, …) of all categories.
+    """Return the log odds (N, …) of the likeliest category, from the log odds (N, C, …) of all categories.
 
     `absent` (N, C) is True for categories that do not count.
     """
@@ -337,6 +337,6 @@ def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
 
 
 def _key_mask(text_mask: Tensor, frames: int) -> Tensor:
-    """Returns the mask of the keys (N, 1, 1, 1 + C) from that of the categories (B, C). The first key always counts."""
+    """Return the mask of the keys (N, 1, 1, 1 + C) from that of the categories (B, C). The first key always counts."""
     counts = torch.cat([text_mask.new_ones(len(text_mask), 1), text_mask], dim=1)
     return counts.repeat_interleave(frames, dim=0)[:, None, None]

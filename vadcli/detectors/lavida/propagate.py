@@ -37,7 +37,7 @@ class Memory:
     pointer: Tensor
 
     def first(self, count: int) -> Memory:
-        """Returns the memory of the first `count` spans."""
+        """Return the memory of the first `count` spans."""
         return Memory(self.features[:, :count], self.position[:, :count], self.pointer[:count])
 
 
@@ -51,19 +51,19 @@ class MemoryBank:
         self.frames = 1
 
     def add(self, memory: Memory) -> None:
-        """Adds the memory of the next frame."""
+        """Add the memory of the next frame."""
         self.tracked.append(memory)
         self.frames += 1
 
     def narrow(self, count: int) -> None:
-        """Keeps only the first `count` spans; the others have ended."""
+        """Keep only the first `count` spans; the others have ended."""
         self.known = self.known.first(count)
         self.tracked = deque((memory.first(count) for memory in self.tracked), maxlen=self.tracked.maxlen)
 
 
 @torch.no_grad()
 def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tensor], *, batch: int = 8) -> Tensor:
-    """Returns mask logits of every frame, given the mask logits of some frames.
+    """Return mask logits of every frame, given the mask logits of some frames.
 
     Args:
         model: must be in evaluation mode, because SAM2's memory has dropout.
@@ -96,7 +96,7 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
 
 
 def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[range], known: Mapping[int, Tensor]) -> None:
-    """Writes the masks of all frames after the first of each span; the longest span comes first."""
+    """Write the masks of all frames after the first of each span; the longest span comes first."""
     starts = [span.start for span in spans]
     prompts = torch.cat([_resize(known[start].to(pixels.device)[None, None], model.image_size) for start in starts]) > 0
     memory = _remember_known(model, model.encode(pixels[starts]), prompts)
@@ -110,7 +110,7 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
 
 
 def _remember_known(model: TransformersMasks, features: ImageFeatures, masks: Tensor) -> Memory:
-    """Returns the memory of B known frames, given their boolean masks (B, 1, S, S) as prompts.
+    """Return the memory of B known frames, given their boolean masks (B, 1, S, S) as prompts.
 
     The object pointer comes from the token of the single mask, as in Meta's code; transformers uses
     the best of three masks.
@@ -126,7 +126,7 @@ def _remember_known(model: TransformersMasks, features: ImageFeatures, masks: Te
 
 
 def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> tuple[Tensor, Memory]:
-    """Returns mask logits (B, 4h, 4w) float32 and memory of the next frame of B spans."""
+    """Return mask logits (B, 4h, 4w) float32 and memory of the next frame of B spans."""
     multimask = bool(model.sam2._use_multimask(False, None))
     mask_logit, iou, tokens, object_logit = model.heads(
         _conditioned(model, features, bank),
@@ -144,7 +144,7 @@ def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: Memory
 
 
 def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> Tensor:
-    """Returns F after attention to the memories, (B, 256, h, w)."""
+    """Return F after attention to the memories, (B, 256, h, w)."""
     frames, channels, height, width = features.embedding.shape
     memory, position, pointers = _memory_tokens(model, bank, frames)
     attended: Tensor = model.sam2.memory_attention(
@@ -158,7 +158,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
 
 
 def _memory_tokens(model: TransformersMasks, bank: MemoryBank, spans: int) -> tuple[Tensor, Tensor, int]:
-    """Returns memories and positions (L, B, C_mem), and the number of object pointers at their end."""
+    """Return memories and positions (L, B, C_mem), and the number of object pointers at their end."""
     sam2 = model.sam2
     time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); the last one is for the known frame
     ages = range(min(len(bank.tracked), int(sam2.num_maskmem) - 1), 0, -1)  # oldest first
@@ -176,7 +176,7 @@ def _memory_tokens(model: TransformersMasks, bank: MemoryBank, spans: int) -> tu
 
 
 def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
-    """Returns the memory of frames whose masks are (B, 1, S, S), 0 to 1.
+    """Return the memory of frames whose masks are (B, 1, S, S), 0 to 1.
 
     SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the
     batch size, and rounding would turn it into visible changes in the masks of later frames.
@@ -191,24 +191,24 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Returns object pointers (B, 256) of mask tokens (B, 256); SAM2's "no object" pointer if the object is absent."""
+    """Return object pointers (B, 256) of mask tokens (B, 256); SAM2's "no object" pointer if the object is absent."""
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 
 
 def _no_points(model: TransformersMasks, frames: int) -> Tensor:
-    """Returns the prompt tokens of frames without point prompts: two padding points (B, 2, 256)."""
+    """Return the prompt tokens of frames without point prompts: two padding points (B, 2, 256)."""
     padding = model.sam2.prompt_encoder.not_a_point_embed.weight
     return with_padding_point(padding.expand(frames, 1, -1), padding)
 
 
 def _tokens(image: Tensor) -> Tensor:
-    """Makes one token per pixel: (B, C, h, w) -> (h·w, B, C)."""
+    """Make one token per pixel: (B, C, h, w) -> (h·w, B, C)."""
     return image.flatten(2).permute(2, 0, 1)
 
 
 def _resize(masks: Tensor, side: int) -> Tensor:
-    """Resizes logits (B, 1, H, W) to (B, 1, side, side) float32 if they have another size."""
+    """Resize logits (B, 1, H, W) to (B, 1, side, side) float32 if they have another size."""
     masks = masks.float()
     if masks.shape[-2:] == (side, side):
         return masks

@@ -34,7 +34,7 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Returns the rules for a feed-forward network: transformers names some layers, the package numbers all layers."""
+    """Return the rules for a feed-forward network: transformers names some layers, the package numbers all layers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
@@ -119,7 +119,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Returns the names of a Sam2VideoModel parameter in the sam2 package: one name, or four for the point embeddings.
+    """Return the names of a Sam2VideoModel parameter in the sam2 package: one name, or four for the point embeddings.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.
@@ -132,7 +132,7 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames all tensors of `state`, from Sam2VideoModel's names to those of the sam2 package; copies no tensors.
+    """Rename all tensors of `state`, from Sam2VideoModel's names to those of the sam2 package; copy no tensors.
 
     `state` can be a part of a state dict.
 
@@ -147,7 +147,7 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames all tensors of `state`, from the names of the sam2 package to those of Sam2VideoModel.
+    """Rename all tensors of `state`, from the names of the sam2 package to those of Sam2VideoModel.
 
     `state` can be a part of a state dict. Meta's checkpoints hold such a state dict under `model`. The result shares
     tensors with `state` if possible. No two tensors of the result share memory, because safetensors can't write these.
@@ -207,7 +207,7 @@ class PackageMasks(nn.Module):
         self.train(self.training)
 
     def load_transformers_state(self, state: Mapping[str, Tensor]) -> None:
-        """Loads the weights of a Sam2VideoModel's state dict, without those of the video memory.
+        """Load the weights of a Sam2VideoModel's state dict, without those of the video memory.
 
         Raises:
             ValueError: `state` has a name that SAM2 doesn't have.
@@ -217,7 +217,7 @@ class PackageMasks(nn.Module):
         self.load_state_dict({name: tensor for name, tensor in package_state(state).items() if name in own})
 
     def train(self, mode: bool = True) -> PackageMasks:
-        """Sets the mode, but keeps the mask decoder in evaluation mode; see `TransformersMasks.train`."""
+        """Set the mode, but keep the mask decoder in evaluation mode; see `TransformersMasks.train`."""
         super().train(mode)
         self.sam_mask_decoder.training = False
         return self
@@ -234,13 +234,13 @@ class PackageMasks(nn.Module):
         return ImageFeatures.cat([self.features(self.pyramid(part)) for part in parts])
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """Turns (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16, not yet projected."""
+        """Turn (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16, not yet projected."""
         dtype = self.no_mem_embed.dtype
         fine, middle, embedding = self.image_encoder(pixels.to(dtype))["backbone_fpn"]
         return fine, middle, embedding.to(dtype)  # the package's FPN returns its sums in float32
 
     def features(self, levels: Pyramid) -> ImageFeatures:
-        """Turns FPN levels into the features that the mask decoder and the projector read."""
+        """Turn FPN levels into the features that the mask decoder and the projector read."""
         fine, middle, embedding = levels
         high = (self.sam_mask_decoder.conv_s0(fine), self.sam_mask_decoder.conv_s1(middle))
         return ImageFeatures(embedding, self.image_encoder.neck.position_encoding(embedding[:1]), high)

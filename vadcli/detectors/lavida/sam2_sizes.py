@@ -55,7 +55,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """Returns the outputs of the four stages, with channels last as in Hiera.
+        """Return the outputs of the four stages, with channels last as in Hiera.
 
         (N, 3, S, S) -> (N, S/4, S/4, C1) to (N, S/32, S/32, C4)
         """
@@ -84,7 +84,7 @@ class Convolution(nn.Module):
         self.norm = nn.GroupNorm(min(GROUPS, width), width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Applies the layers: (N, C, h, w) -> (N, C', h / stride, w / stride)."""
+        """Apply the layers: (N, C, h, w) -> (N, C', h / stride, w / stride)."""
         changed: Tensor = nn.functional.gelu(self.norm(self.conv(states)), approximate="tanh")
         return states + changed if self.bridged else changed
 
@@ -190,7 +190,7 @@ class Sam2Sizes:
 
 
 def sam2_config(**sizes: Any) -> Sam2VideoConfig:
-    """Returns a transformers config; the arguments are fields of Sam2Sizes.
+    """Return a transformers config; the arguments are fields of Sam2Sizes.
 
     Raises:
         ValueError: no model has these sizes.

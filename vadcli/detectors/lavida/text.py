@@ -52,13 +52,13 @@ CORPUS = (
 
 
 def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:
-    """Returns the conversation: one message with the video and the question."""
+    """Return the conversation: one message with the video and the question."""
     question = options.question.format(categories=", ".join(categories))
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
 
 
 def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptions) -> PromptTokens:
-    """Returns the token ids of the prompt and its forced answer (paper 3.5).
+    """Return the token ids of the prompt and its forced answer (paper 3.5).
 
     Args:
         tokenizer: Qwen2-VL's, with `<SEG>` added; its chat template is used.
@@ -89,7 +89,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> list[int]:
-    """Returns the character offset at which each category ends in the prompt `text`.
+    """Return the character offset at which each category ends in the prompt `text`.
 
     The list is empty if the chat template changed the question.
     """
@@ -103,7 +103,7 @@ def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> 
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Splits the categories, in order, into as few lists of at most `limit` as possible.
+    """Split the categories, in order, into as few lists of at most `limit` as possible.
 
     The lists have nearly equal lengths.
     """
@@ -113,13 +113,13 @@ def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, .
 
 
 def add_seg(tokenizer: Any) -> int:
-    """Adds `<SEG>` to the tokenizer as one token and returns its id."""
+    """Add `<SEG>` to the tokenizer as one token and return its id."""
     tokenizer.add_special_tokens({"additional_special_tokens": [SEG]}, replace_extra_special_tokens=False)
     return int(tokenizer.convert_tokens_to_ids(SEG))
 
 
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Returns a byte-level tokenizer for a small Qwen2-VL. The same `vocab_size` gives the same tokenizer.
+    """Return a byte-level tokenizer for a small Qwen2-VL. The same `vocab_size` gives the same tokenizer.
 
     It can encode any text. It has at most `vocab_size` ids, including the id of `<SEG>`.
     """
@@ -137,7 +137,7 @@ def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Returns a byte-level tokenizer for a small CLIP text model. The same arguments give the same tokenizer.
+    """Return a byte-level tokenizer for a small CLIP text model. The same arguments give the same tokenizer.
 
     Like CLIP's tokenizer, it converts the text to lower case and adds a start and an end token.
     """
@@ -194,7 +194,7 @@ class TextEncoder(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """Returns pooled embeddings (C, width) without gradients.
+        """Return pooled embeddings (C, width) without gradients.
 
         A category that is too long for CLIP is cut off; it keeps its end token.
         """
@@ -202,7 +202,7 @@ class TextEncoder(nn.Module):
             return self.pooled(categories)
 
     def pooled(self, categories: Sequence[str]) -> Tensor:
-        """Returns the same as `forward`, with gradients if the weights require them."""
+        """Return the same as `forward`, with gradients if the weights require them."""
         ids = self.tokenizer(
             list(categories),
             padding=True,

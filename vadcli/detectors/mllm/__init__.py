@@ -47,7 +47,7 @@ def is_mllm(model: str) -> bool:
 
 
 def mllm_family(folder: Path) -> str:
-    """Returns the `model_type` of a transformers folder; "" if it has none."""
+    """Return the `model_type` of a transformers folder; "" if it has none."""
     try:
         return str(read_json(folder / "config.json").get("model_type", ""))
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def mllm_family(folder: Path) -> str:
 
 
 def mllm_folder(model: str) -> Path:
-    """Returns the transformers folder of a model.
+    """Return the transformers folder of a model.
 
     Args:
         model: one of MODELS, or a folder.

@@ -79,7 +79,7 @@ class Compressed:
 
 
 def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
-    """Returns one clip's visual tokens, compressed.
+    """Return one clip's visual tokens, compressed.
 
     Args:
         tokens: (L, D) floating point, finite, L ≥ 1.
@@ -105,7 +105,7 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
 
 
 def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
-    """Returns the references' indices, (M,) int64 ascending."""
+    """Return the references' indices, (M,) int64 ascending."""
     if options.method == "random":
         generator = torch.Generator().manual_seed(0)
         return torch.randperm(len(tokens), generator=generator)[:count].sort().values.to(tokens.device)
@@ -114,7 +114,7 @@ def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
 
 
 def kept_count(length: int, ratio: float) -> int:
-    """Returns M = max(1, ⌊ratio · length⌋), exact for the ratio's decimal digits.
+    """Return M = max(1, ⌊ratio · length⌋), exact for the ratio's decimal digits.
 
     For example, a ratio of 0.29 keeps 29 of 100 tokens, although 0.29 * 100 is below 29 in floating point.
     """
@@ -123,7 +123,7 @@ def kept_count(length: int, ratio: float) -> int:
 
 @torch.no_grad()
 def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
-    """Returns each token's local reachability density, as in LOF (local outlier factor).
+    """Return each token's local reachability density, as in LOF (local outlier factor).
 
     The density is k / Σ max(the neighbour's k-distance, distance), summed over the k nearest neighbours.
 
@@ -153,13 +153,13 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
 
 
 def references(density: Tensor, count: int) -> Tensor:
-    """Returns the indices of the `count` densest tokens, ascending; ties go to lower indices."""
+    """Return the indices of the `count` densest tokens, ascending; ties go to lower indices."""
     return torch.sort(density, descending=True, stable=True).indices[:count].sort().values
 
 
 @torch.no_grad()
 def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
-    """Returns the index of each token's nearest reference, 0 to M - 1: (L,) int64.
+    """Return the index of each token's nearest reference, 0 to M - 1: (L,) int64.
 
     Ties go to the lower index. A reference is assigned to itself.
 
@@ -176,7 +176,7 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
 
 
 def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Tensor:
-    """Merges tokens by reverse attention: Σ softmax(-⟨reference, token⟩ / √D) · token.
+    """Merge tokens by reverse attention: Σ softmax(-⟨reference, token⟩ / √D) · token.
 
     The sum of a reference contains only its own tokens, so the cost is O(L · D) and no (M, L) matrix is
     needed. The result is exact and differentiable in the tokens.
@@ -203,7 +203,7 @@ def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Ten
 
 
 def merge_evenly(tokens: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Returns the mean of each reference's tokens, (count, D), in the dtype of tokens."""
+    """Return the mean of each reference's tokens, (count, D), in the dtype of tokens."""
     sums = tokens.new_zeros(count, tokens.shape[1], dtype=torch.float64).index_add(0, owner, tokens.double())
     return (sums / torch.bincount(owner, minlength=count)[:, None]).to(tokens.dtype)
 
@@ -213,7 +213,7 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Keeps only the first `most` copies of each distinct token.
+    """Keep only the first `most` copies of each distinct token.
 
     Returns:
         The indices (L',) of the kept tokens, ascending; and the position (L,) of each token among the kept tokens. A surplus
@@ -232,7 +232,7 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Returns the `count` columns nearest to each row, nearest first; ties go to the lower index.
+    """Return the `count` columns nearest to each row, nearest first; ties go to the lower index.
 
     Exact distances are computed from differences of coordinates. This is slow, so few of them are computed. One matrix
     product gives a lower bound of each squared distance, and only the columns with the lowest bounds are measured
@@ -276,7 +276,7 @@ def _squared_sizes(tokens: Tensor, centre: Tensor, chunk: int) -> Tensor:
 
 
 def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Tensor) -> Tensor:
-    """Returns lower bounds of the squared distances, (R, C) float64.
+    """Return lower bounds of the squared distances, (R, C) float64.
 
     Let u be half the distance from 1 to the next float. Then a sum of D products is wrong by at most
     D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
@@ -291,7 +291,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the `count` candidates (R, N) that are nearest to each row; distances are exact."""
+    """Return the `count` candidates (R, N) that are nearest to each row; distances are exact."""
     candidates = candidates.sort(dim=1).values  # so that ties go to the lower index below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
@@ -303,7 +303,7 @@ def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, 
 
 
 def _search_all(rows: Tensor, columns: Tensor, count: int, itself: Tensor | None) -> Tensor:
-    """Returns the indices (R, count) of the nearest columns, after measuring all columns exactly. Slow; see _nearest."""
+    """Return the indices (R, count) of the nearest columns, after measuring all columns exactly. Slow; see _nearest."""
     distance = torch.cdist(rows.double(), columns.double(), compute_mode="donot_use_mm_for_euclid_dist")  # (R, C)
     if itself is not None:
         distance.scatter_(1, itself[:, None], math.inf)
@@ -335,7 +335,7 @@ class SharedSight(nn.Module):
         self.token = nn.Linear(image_width + motion_width + 6 * WAVES, llm_width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns the visual tokens (B, T · h · w, D) of SAM2's embedding (B, T, C_img, h, w)."""
+        """Return the visual tokens (B, T · h · w, D) of SAM2's embedding (B, T, C_img, h, w)."""
         pixels = self.norm(image.movedim(2, -1))  # (B, T, h, w, C_img)
         frames, rows, columns = pixels.shape[1:4]
         place = _waves(frames, rows, columns, image.device).to(pixels.dtype).expand(len(pixels), -1, -1, -1, -1)
@@ -343,7 +343,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Returns how each cell changes (B, T, h, w, motion_width), from normalised pixels (B, T, h, w, C_img)."""
+        """Return how each cell changes (B, T, h, w, motion_width), from normalised pixels (B, T, h, w, C_img)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))
@@ -365,13 +365,13 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the sum (B, D) and the presence logits (B, C), from (B, D) and (B, C, D)."""
+        """Return the sum (B, D) and the presence logits (B, C), from (B, D) and (B, C, D)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 
 
 def _waves(frames: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """Returns the position encoding, (T, h, w, 6 · WAVES): sines and cosines of time, row, column.
+    """Return the position encoding, (T, h, w, 6 · WAVES): sines and cosines of time, row, column.
 
     Each axis has WAVES frequencies: half a wave over the length of the axis, then 1, 2 and 4 waves.
     """

@@ -25,7 +25,7 @@ QWEN_PX = 28
 
 
 def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
-    """Restores the values of `exact` in buffers of `model` that have been cast to another dtype.
+    """Restore the values of `exact` in buffers of `model` that have been cast to another dtype.
 
     The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied
     by positions and become the arguments of sines. A cast to half precision would therefore shift every
@@ -39,7 +39,7 @@ def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Returns which merge groups to keep: all groups of the first time step, and later the moving ones.
+    """Return which merge groups to keep: all groups of the first time step, and later the moving ones.
 
     A merge group is the four patches that become one visual token. Its patches are compared with the same patches in the
     first step. The group moves if the cosine distance, averaged over its patches and all later steps, is at least the
@@ -120,7 +120,7 @@ def qwen_patches(
     std: Channels = CLIP_STD,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, PatchGrid]:
-    """Makes Qwen2-VL's patches as its image processor does: resize, normalise, pair frames, cut.
+    """Make Qwen2-VL's patches as its image processor does: resize, normalise, pair frames, cut.
 
     Patches are in the order in which the vision tower merges them: the four patches of a 2 × 2
     group are adjacent.
@@ -151,7 +151,7 @@ def qwen_patches(
 
 
 def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Resizes frames to SAM2's square, without keeping the aspect ratio, and normalises them.
+    """Resize frames to SAM2's square, without keeping the aspect ratio, and normalise them.
 
     Args:
         frames: (N, H, W, 3) uint8.
@@ -166,7 +166,7 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
-    """Resizes frames (N, H, W, 3) uint8 to (N, 3, height, width) float32. The values are whole numbers in 0-255.
+    """Resize frames (N, H, W, 3) uint8 to (N, 3, height, width) float32. The values are whole numbers in 0-255.
 
     Shrinking is antialiased, as in PIL.
     """
@@ -178,7 +178,7 @@ def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Scales pixels (…, 3, H, W) from 0-255 to 0-1, subtracts `mean` and divides by `std` per channel."""
+    """Scale pixels (…, 3, H, W) from 0-255 to 0-1, subtract `mean` and divide by `std` per channel."""
     shift = torch.tensor(mean, device=pixels.device)[:, None, None]
     scale = torch.tensor(std, device=pixels.device)[:, None, None]
     return (pixels / 255 - shift) / scale

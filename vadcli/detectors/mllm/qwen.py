@@ -133,7 +133,7 @@ class MultimodalLM(nn.Module):
     def encode_patches(
         self, patches: Tensor, grid: PatchGrid, static_threshold: float | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Runs the vision tower; returns the visual tokens of each clip and their grid indices.
+        """Run the vision tower; return the visual tokens of each clip and their grid indices.
 
         Args:
             patches: (B, P, 3·2·p·p).
@@ -153,7 +153,7 @@ class MultimodalLM(nn.Module):
         return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
     def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes the patches (pairs, G, 4, E) of one clip, only the groups that are True in `moving` (pairs, G)."""
+        """Encode the patches (pairs, G, 4, E) of one clip, only the groups that are True in `moving` (pairs, G)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
         for step, wanted in zip(embedded, moving, strict=True):
@@ -163,7 +163,7 @@ class MultimodalLM(nn.Module):
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
     def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
-        """Compresses the tokens of one clip (paper 3.4) and gives each its time, row and column."""
+        """Compress the tokens of one clip (paper 3.4) and give each its time, row and column."""
         tokens, index = clip
         found = compress(tokens, options)
         rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
@@ -175,7 +175,7 @@ class MultimodalLM(nn.Module):
         return VisualTokens(found.tokens, positions, max(rows, columns), len(tokens))
 
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
-        """Runs one prefill per clip; returns the hidden states (B, D) at `<SEG>`, after the norm.
+        """Run one prefill per clip; return the hidden states (B, D) at `<SEG>`, after the norm.
 
         The tokens after `<SEG>` are not computed: under causal attention they cannot change
         the state at `<SEG>`.
@@ -194,7 +194,7 @@ class MultimodalLM(nn.Module):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Reads the first text and the video once, so that several prompts can use the result."""
+        """Read the first text and the video once, so that several prompts can use the result."""
         found = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -205,7 +205,7 @@ class MultimodalLM(nn.Module):
         return found
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """Returns `hidden_at_seg` for the clips of the prefixes; the prefixes can be used again."""
+        """Return `hidden_at_seg` for the clips of the prefixes; the prefixes can be used again."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
@@ -217,7 +217,7 @@ class MultimodalLM(nn.Module):
         return hidden
 
     def continued(self, prefix: Prefix, prompt: PromptTokens, *, most: int, stop: set[int]) -> list[int]:
-        """Returns the most probable token after a prompt, then the most probable one after that, and so on.
+        """Return the most probable token after a prompt, then the most probable one after that, and so on.
 
         Args:
             prefix: one clip; the prefix can be used again.
@@ -240,7 +240,7 @@ class MultimodalLM(nn.Module):
         return found
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """Returns what training needs. Runs the whole sequences of all clips in one call, with one prompt per clip.
+        """Return what training needs. Runs the whole sequences of all clips in one call, with one prompt per clip.
 
         Shorter sequences are padded at their end; causal attention makes the padding harmless.
 
@@ -264,7 +264,7 @@ class MultimodalLM(nn.Module):
         return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
 
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
-        """Returns the hidden state at `<SEG>` (B, D) and the logits of the categories (B, C).
+        """Return the hidden state at `<SEG>` (B, D) and the logits of the categories (B, C).
 
         `states` (B, S, D) start with the first token after the video. The logits are None without pooling.
         """
@@ -279,7 +279,7 @@ class MultimodalLM(nn.Module):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Returns rotary cosines and sines (n, head width) for the n patches of one pair of frames.
+        """Return rotary cosines and sines (n, head width) for the n patches of one pair of frames.
 
         They are in the order in which the merger reads the patches.
         """
@@ -294,7 +294,7 @@ class MultimodalLM(nn.Module):
         return cos, sin
 
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Runs the tower's blocks and merger on patches (N, n, E); returns visual tokens (N, n / 4, D).
+        """Run the tower's blocks and merger on patches (N, n, E); return visual tokens (N, n / 4, D).
 
         There is no attention between the N pairs of frames. The result equals that of the forward
         pass in transformers, which processes one pair after another.
@@ -307,13 +307,13 @@ class MultimodalLM(nn.Module):
         return merged.view(len(hidden), -1, merged.shape[-1])  # (N, n / 4, D)
 
     def _embed(self, ids: tuple[int, ...]) -> Tensor:
-        """Returns the embeddings (S, D) of token ids."""
+        """Return the embeddings (S, D) of token ids."""
         table = self.qwen.model.language_model.embed_tokens
         embedded: Tensor = table(torch.tensor(ids, device=table.weight.device))
         return embedded
 
     def _before(self, clips: list[VisualTokens], prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Returns embeddings (B, S, D) and positions (3, B, S) of the first text and the video."""
+        """Return embeddings (B, S, D) and positions (3, B, S) of the first text and the video."""
         tokens = torch.stack([clip.tokens for clip in clips])
         text = self._embed(prompt.before).to(tokens.dtype).expand(len(clips), -1, -1)
         place = torch.stack([clip.positions for clip in clips], dim=1) + len(prompt.before)
@@ -321,13 +321,13 @@ class MultimodalLM(nn.Module):
         return torch.cat([text, tokens], dim=1), torch.cat([row, place], dim=2)
 
     def _after(self, prompt: PromptTokens, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Returns embeddings (B, S, D) and positions (3, B, S) of the text after the video, up to `<SEG>`."""
+        """Return embeddings (B, S, D) and positions (3, B, S) of the text after the video, up to `<SEG>`."""
         embedded = self._embed(prompt.after[: prompt.seg + 1])
         row = torch.arange(start, start + len(embedded), device=embedded.device)
         return embedded.expand(count, -1, -1), row.expand(3, count, -1)
 
     def _whole(self, clip: VisualTokens, prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Returns embeddings (S, D) and positions (3, S) of one clip's sequence with its answer."""
+        """Return embeddings (S, D) and positions (3, S) of one clip's sequence with its answer."""
         embedded, positions = self._before([clip], prompt)
         tail = self._embed(prompt.after).to(embedded.dtype)
         start = _next_position([clip], prompt)
@@ -340,7 +340,7 @@ class MultimodalLM(nn.Module):
 
 
 def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Computes full attention inside each of N pairs of frames.
+    """Compute full attention inside each of N pairs of frames.
 
     Angles are applied in float32, as in transformers.
     """
@@ -365,7 +365,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yields groups of clips of equal length, which need no padding: the clips' indices in the batch, and the clips."""
+    """Yield groups of clips of equal length, which need no padding: the clips' indices in the batch, and the clips."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)
@@ -375,7 +375,7 @@ def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[
 
 @contextmanager
 def _growing(prefix: Prefix) -> Iterator[None]:
-    """Lets the cache grow inside the block, and restores its length afterwards."""
+    """Let the cache grow inside the block, and restore its length afterwards."""
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ class CellGrid:
         return len(self.blur_rows), len(self.blur_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """Returns pictures (..., h * cell, w * cell) with whole cells: repeats the border pixels of pictures (..., H, W)."""
+        """Return pictures (..., h * cell, w * cell) with whole cells: repeats the border pixels of pictures (..., H, W)."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -50,7 +50,7 @@ class CellGrid:
         return np.pad(pictures, [*[(0, 0)] * (pictures.ndim - 2), (0, short[0]), (0, short[1])], mode="edge")
 
     def pool(self, padded: ByteArray) -> FloatArray:
-        """Returns the mean (..., h, w) float32 of each cell, from padded pictures (..., h * cell, w * cell) uint8."""
+        """Return the mean (..., h, w) float32 of each cell, from padded pictures (..., h * cell, w * cell) uint8."""
         h, w = self.shape
         rows = padded.reshape(*padded.shape[:-2], h, self.cell_px, w * self.cell_px).sum(axis=-2, dtype=np.uint16)
         total = rows[..., 0 :: self.cell_px].copy()
@@ -59,7 +59,7 @@ class CellGrid:
         return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
 
     def centres(self, pictures: FloatArray) -> FloatArray:
-        """Returns the value (h, w, ...) at the middle of each cell of `pictures` (H, W, ...); a view if possible."""
+        """Return the value (h, w, ...) at the middle of each cell of `pictures` (H, W, ...); a view if possible."""
         h, w = self.shape
         middle = self.cell_px // 2
         if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
@@ -69,11 +69,11 @@ class CellGrid:
         return np.asarray(pictures[y].take(x, axis=1), dtype=np.float32)
 
     def blur(self, cells: FloatArray) -> FloatArray:
-        """Returns Gaussian means over space, in the shape (..., h, w) of `cells`. Only cells inside the frame count."""
+        """Return Gaussian means over space, in the shape (..., h, w) of `cells`. Only cells inside the frame count."""
         return np.asarray(self.blur_rows @ cells @ self.blur_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
-        """Returns the positions (h, w, 2) float32 of the centres of the cells: x and y in frame widths."""
+        """Return the positions (h, w, 2) float32 of the centres of the cells: x and y in frame widths."""
         h, w = self.shape
         y = (np.arange(h, dtype=np.float32) + 0.5) / w
         x = (np.arange(w, dtype=np.float32) + 0.5) / w
@@ -82,7 +82,7 @@ class CellGrid:
 
 @lru_cache(maxsize=32)
 def grid_for(height_px: int, width_px: int, cell_px: int, blur_cells: float) -> CellGrid:
-    """Returns the grid for a frame size. A frame that is smaller than a cell has one cell."""
+    """Return the grid for a frame size. A frame that is smaller than a cell has one cell."""
     h, w = -(-height_px // cell_px), -(-width_px // cell_px)
     return CellGrid(height_px, width_px, cell_px, _gaussian(h, blur_cells), _gaussian(w, blur_cells).T)
 
@@ -121,7 +121,7 @@ MATCH_SCALE = 8.0
 
 
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
-    """Returns `reference` (h, w) under the light of `picture` (h, w), with a gain and an offset.
+    """Return `reference` (h, w) under the light of `picture` (h, w), with a gain and an offset.
 
     Gain and offset come from iterated weighted least squares. Cells that fit badly, for example because an
     object is in only one of the two frames, get a low weight.
@@ -142,7 +142,7 @@ def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
 
 
 def median_of(values: NDArray[Any]) -> Any:
-    """Returns np.median of (n,) values, n > 0, without the checks that cost more than the search."""
+    """Return np.median of (n,) values, n > 0, without the checks that cost more than the search."""
     half = len(values) // 2
     if len(values) % 2:
         return np.partition(values, half)[half]
@@ -151,7 +151,7 @@ def median_of(values: NDArray[Any]) -> Any:
 
 
 def likeness(background: FloatArray, picture: FloatArray) -> float:
-    """Returns how similar a background and a frame (h, w) are: at most 1, below 0 for other scenes.
+    """Return how similar a background and a frame (h, w) are: at most 1, below 0 for other scenes.
 
     Both show the same scene if most cells agree after the light is matched, and if light and dark
     cells are in the same places.
@@ -167,7 +167,7 @@ def likeness(background: FloatArray, picture: FloatArray) -> float:
 
 
 def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
-    """Returns at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
+    """Return at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
 
     The pooled frames of a shot are (T, h, w). If shots differ from all scenes that were found before
     (the camera was turned, it is night, it is another place), they become the next scene.
@@ -184,7 +184,7 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
 
 
 def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
-    """Returns those shots in `left` that are similar to the median of all shots in `left`.
+    """Return those shots in `left` that are similar to the median of all shots in `left`.
 
     If no shot is similar to this median, because the shots show different places, returns the shots that are similar to the
     first shot.
@@ -197,7 +197,7 @@ def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
 
 
 def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[FloatArray, int]:
-    """Returns the background (h, w) of a shot (T, h, w) of pooled frames, and the number of the scene that it shows.
+    """Return the background (h, w) of a shot (T, h, w) of pooled frames, and the number of the scene that it shows.
 
     `scenes` maps the numbers of the camera's scenes to their backgrounds. The background has the light of the shot. The number
     is -1 if no scene is similar; then the background is the median of the shot.
@@ -211,7 +211,7 @@ def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[Flo
 
 
 def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Returns the foreground weights (T, h, w) of a shot (T, h, w): from 0 (like the background) to 1 (foreground)."""
+    """Return the foreground weights (T, h, w) of a shot (T, h, w): from 0 (like the background) to 1 (foreground)."""
     distance = shot - background
     light = distance.mean(axis=(1, 2))
     for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
@@ -221,7 +221,7 @@ def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions)
 
 
 def shot_median(shot: FloatArray) -> FloatArray:
-    """Returns the median (h, w) of some of the frames of a shot (T, h, w)."""
+    """Return the median (h, w) of some of the frames of a shot (T, h, w)."""
     spread = np.linspace(0, len(shot) - 1, min(len(shot), MEDIAN_PICTURES)).round().astype(np.int64)
     return np.asarray(np.median(shot[spread], axis=0), dtype=np.float32)
 
@@ -260,7 +260,7 @@ _RIDGE = np.diag([1e-6, 1e-2, 1e-2])
 
 
 def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool] | None:
-    """Returns the part of the flow that the whole frame shares, and whether the camera moves.
+    """Return the part of the flow that the whole frame shares, and whether the camera moves.
 
     Args:
         flow: (h, w, 2) pixels.
@@ -296,13 +296,13 @@ def _textured(picture: FloatArray) -> BoolArray:
 
 @lru_cache(maxsize=32)
 def _where(h: int, w: int) -> TimeArray:
-    """Returns the terms (h, w, 3) of an affine field: 1, x and y of each cell, in frame widths from the middle of the frame."""
+    """Return the terms (h, w, 3) of an affine field: 1, x and y of each cell, in frame widths from the middle of the frame."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
     return np.stack([np.ones((h, w)), (x - (w - 1) / 2) / w, (y - (h - 1) / 2) / w], axis=-1)
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """Returns the affine field (3, 2) that fits the flow `seen` (n, 2) of n cells at `basis` (n, 3).
+    """Return the affine field (3, 2) that fits the flow `seen` (n, 2) of n cells at `basis` (n, 3).
 
     This is a weighted least-squares fit: cells that do not move with the rest of the frame get a
     low weight.

@@ -49,24 +49,24 @@ class RaritySamples:
     time_s: TimeArray = field(repr=False)
 
     def of_scene(self, scene: int) -> RaritySamples:
-        """Returns the samples of one scene."""
+        """Return the samples of one scene."""
         own = self.scene == scene
         return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
 
     def near(self, video: int, time_s: float, exclude_s: float) -> BoolArray:
-        """Returns flags (M,), True for the samples of this video that are at most `exclude_s` seconds from this time."""
+        """Return flags (M,), True for the samples of this video that are at most `exclude_s` seconds from this time."""
         return np.asarray((self.video == video) & (np.abs(self.time_s - time_s) <= exclude_s))
 
 
 def video_number(video: str) -> int:
-    """Returns a hash of a video's relative path, the same on every machine."""
+    """Return a hash of a video's relative path, the same on every machine."""
     return int.from_bytes(
         hashlib.blake2b(video.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little", signed=True
     )
 
 
 def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
-    """Returns the features (Q, 4) float32 of the Q cells that are True in `moving` (T, h, w).
+    """Return the features (Q, 4) float32 of the Q cells that are True in `moving` (T, h, w).
 
     They are the velocity, x and y in pixels per step, and the place, x and y in frame widths.
     """
@@ -75,20 +75,20 @@ def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
 
 
 def coarse(moving: BoolArray) -> BoolArray:
-    """Returns `moving` (T, h, w) with True only in cells where rarity is computed."""
+    """Return `moving` (T, h, w) with True only in cells where rarity is computed."""
     thin = np.zeros_like(moving)
     thin[:, ::STRIDE, ::STRIDE] = moving[:, ::STRIDE, ::STRIDE]
     return thin
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Returns `thin` (T, h, w) after copying the value of each `coarse` cell to the cells next to it."""
+    """Return `thin` (T, h, w) after copying the value of each `coarse` cell to the cells next to it."""
     _, h, w = thin.shape
     return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 
 
 def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> FloatArray:
-    """Scales features (Q, 4) from `describe` so that distances between them make sense.
+    """Scale features (Q, 4) from `describe` so that distances between them make sense.
 
     `unit` (1,) or (Q, 1) is the usual difference between velocities, in pixels per step.
     """
@@ -96,7 +96,7 @@ def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> Fl
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
-    """Returns the distance (Q,) float32 of each cell to its k-th nearest sample; `query` has scaled features (Q, 4).
+    """Return the distance (Q,) float32 of each cell to its k-th nearest sample; `query` has scaled features (Q, 4).
 
     All values are 0 if there are too few samples. Samples of the same video that are at
     most `exclude_s` from `time_s` do not count, because an object must not make itself usual.
@@ -105,7 +105,7 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
 
 
 def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -> FloatArray:
-    """Returns the distance (Q,) of each cell to its k-th nearest sample; all samples in `known` (M, 4) count."""
+    """Return the distance (Q,) of each cell to its k-th nearest sample; all samples in `known` (M, 4) count."""
     found = np.zeros(len(query), dtype=np.float32)
     if len(known) < FEWEST_SAMPLES:
         return found
@@ -156,12 +156,12 @@ class Levels:
     unit: float = SMALLEST_UNIT_PX
 
     def to_json(self) -> dict[str, float]:
-        """Returns the JSON that is stored in a camera model."""
+        """Return the JSON that is stored in a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Levels:
-        """Returns the levels that `to_json` stored."""
+        """Return the levels that `to_json` stored."""
         return cls(**{name: float(document[name]) for name in ("speed", "disorder", "rarity", "unit")})
 
 
@@ -202,17 +202,17 @@ class FittedCamera:
     still: Tail | None = None
 
     def backgrounds(self, height_px: int, width_px: int) -> dict[int, FloatArray]:
-        """Returns the background of each scene of this frame size, by scene number."""
+        """Return the background of each scene of this frame size, by scene number."""
         size = (height_px, width_px)
         return {n: scene.background for n, scene in enumerate(self.scenes) if (scene.height_px, scene.width_px) == size}
 
     def levels(self, scene: int) -> Levels:
-        """Returns the usual values of a scene. The number -1 means a view that matches none of the scenes."""
+        """Return the usual values of a scene. The number -1 means a view that matches none of the scenes."""
         return self.scenes[scene].levels if scene >= 0 else self.elsewhere
 
 
 def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
-    """Returns the camera model that the engine stores."""
+    """Return the camera model that the engine stores."""
     arrays: dict[str, NDArray[Any]] = {f"background_{n}": scene.background for n, scene in enumerate(fitted.scenes)}
     if fitted.samples is not None:
         arrays |= {
@@ -236,7 +236,7 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
 
 
 def from_model(model: CameraModel | None) -> FittedCamera:
-    """Returns the camera that `to_model` stored; None gives the reference camera.
+    """Return the camera that `to_model` stored; None gives the reference camera.
 
     Raises:
         KeyError: the model lacks a field that this version of vadcli stores.

@@ -75,7 +75,7 @@ class _OneBlasThread:
                     self._take_control()
 
     def _take_control(self) -> None:
-        """Makes threadpoolctl 3.8 accept a limit from any thread, not only from the first thread that has set one."""
+        """Make threadpoolctl 3.8 accept a limit from any thread, not only from the first thread that has set one."""
         for library in self._blas.lib_controllers:
             clear = getattr(library, "clear_controlling_thread", None)
             if clear is not None:
@@ -129,10 +129,10 @@ class MotionDetector:
         self.thresholds = Thresholds(high=0.4, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
 
     def prepare(self) -> None:
-        """Does nothing: there are no weights."""
+        """Do nothing: there are no weights."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Makes the measurements of a clip that do not depend on its camera, and keeps them for `fit` and `score`."""
+        """Make the measurements of a clip that do not depend on its camera, and keep them for `fit` and `score`."""
         key = _key_of(clip)
         if key not in self._steps:
             with one_blas_thread():
@@ -140,7 +140,7 @@ class MotionDetector:
             self._steps.put(key, steps, steps.nbytes)
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns the backgrounds, usual motion and tail of a camera.
+        """Return the backgrounds, usual motion and tail of a camera.
 
         Returns None if no clip has two frames.
         """
@@ -163,18 +163,18 @@ class MotionDetector:
         return model
 
     def accepts(self, model: CameraModel) -> bool:
-        """Returns False if a camera model was fitted with other options of the user."""
+        """Return False if a camera model was fitted with other options of the user."""
         return {name: model.values[name] for name in USER_OPTIONS if name in model.values} == self._chosen
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns raw scores (B, T, K), see `channels`, and calibrated masks (B, T, h, w)."""
+        """Return raw scores (B, T, K), see `channels`, and calibrated masks (B, T, h, w)."""
         with one_blas_thread():
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
         return ClipScores(raw, mask)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Returns the logits of a video, and whether its camera moves (None if unknown)."""
+        """Return the logits of a video, and whether its camera moves (None if unknown)."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, dtype=np.float32), None)
         fitted = from_model(track.model)
@@ -201,7 +201,7 @@ class MotionDetector:
         return FrameScores(logit, moving)
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns the model version and all options."""
+        """Return the model version and all options."""
         options = {name: value for name, value in asdict(self.options).items() if name not in USER_OPTIONS}
         return {"detector": self.name, "model_version": MODEL_VERSION, "options": {**options, **self._chosen}}
 
@@ -227,7 +227,7 @@ class MotionDetector:
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
 
     def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
-        """Returns the maps of a clip and its rarity (T, h, w). They are measured now if they are not kept."""
+        """Return the maps of a clip and its rarity (T, h, w). They are measured now if they are not kept."""
         frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
         steps, video = None, batch.videos[row]
         if len(self._maps) or len(self._steps):

@@ -48,7 +48,7 @@ class DenseFlow:
         self._flow.setVariationalRefinementIterations(0)
 
     def between(self, before: ByteArray, after: ByteArray) -> FloatArray:
-        """Returns the move (H, W, 2) float32 of each pixel of `before`: x and y, in pixels.
+        """Return the move (H, W, 2) float32 of each pixel of `before`: x and y, in pixels.
 
         Both frames are (H, W) uint8.
         """
@@ -83,7 +83,7 @@ class RepeatedRows:
 
 
 def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Returns the runs of repeated frames in a clip.
+    """Return the runs of repeated frames in a clip.
 
     Args:
         activity: (T,) how much each sampled frame changes.
@@ -111,7 +111,7 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
 
 
 def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Adds the run of repeated frames that the end of the clip cuts off.
+    """Add the run of repeated frames that the end of the clip cuts off.
 
     The camera step of this run is only seen in the next clip. So the last camera step of this clip is used.
     """
@@ -210,7 +210,7 @@ class ClipSteps:
 
     @classmethod
     def empty(cls, pooled: FloatArray) -> ClipSteps:
-        """Returns steps that are not measured yet."""
+        """Return steps that are not measured yet."""
         frames = len(pooled)
         velocity = np.zeros((2, *pooled.shape), dtype=np.float32)
         camera_px, usable, cut = np.zeros(frames, np.float32), np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)
@@ -225,7 +225,7 @@ class ClipSteps:
 def clip_steps(
     frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, grid: CellGrid, options: MotionOptions
 ) -> ClipSteps:
-    """Returns the steps of a clip, which are most of the work and do not depend on its camera.
+    """Return the steps of a clip, which are most of the work and do not depend on its camera.
 
     Args:
         frames: (T, H, W) uint8.
@@ -250,7 +250,7 @@ def clip_steps(
 def map_clip(
     steps: ClipSteps, *, timestamp: TimeArray, scenes: Mapping[int, FloatArray], grid: CellGrid, options: MotionOptions
 ) -> ClipMaps:
-    """Returns the measurements of a clip.
+    """Return the measurements of a clip.
 
     Args:
         steps: its steps.
@@ -286,12 +286,12 @@ def map_clip(
 
 
 def _mean(cells: FloatArray, weights: FloatArray, grid: CellGrid) -> FloatArray:
-    """Returns Gaussian means of `cells` (T, h, w) over time, with the weights (T, T), and over space."""
+    """Return Gaussian means of `cells` (T, h, w) over time, with the weights (T, T), and over space."""
     return grid.blur(np.tensordot(weights, cells, axes=1))
 
 
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
-    """Returns the weights (T, T) float32 for Gaussian means over time of a clip's usable frames.
+    """Return the weights (T, T) float32 for Gaussian means over time of a clip's usable frames.
 
     A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
     usable frames. If no frame of its shot is usable, its weights are 0.
@@ -314,7 +314,7 @@ class _Stepper:
         self._flow = DenseFlow()
 
     def measure(self, before: int, after: int, *, step: float) -> None:
-        """Fills entry `after`. `step` is the time between the two frames, as a multiple of the usual step."""
+        """Fill entry `after`. `step` is the time between the two frames, as a multiple of the usual step."""
         steps, pooled = self._steps, self._steps.pooled
         steps.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
@@ -342,7 +342,7 @@ class _Stepper:
             np.multiply(flow[..., axis], speed, out=steps.velocity[axis, after])
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
-        """Returns the change per cell in gray levels, without the change of light and the noise."""
+        """Return the change per cell in gray levels, without the change of light and the noise."""
         if light:
             difference = np.abs(after.astype(np.int16) - before - np.int16(light)).astype(np.uint8)
         else:
@@ -353,7 +353,7 @@ class _Stepper:
 
 
 def _spread_repeats(steps: ClipSteps) -> None:
-    """Spreads each camera step over its run of repeated frames."""
+    """Spread each camera step over its run of repeated frames."""
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
         steps.velocity[:, rows] = steps.velocity[:, repeat.source, None] * np.float32(share)
@@ -362,7 +362,7 @@ def _spread_repeats(steps: ClipSteps) -> None:
 
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Returns True if two pooled frames (h, w) in sequence differ by more than a change of light explains."""
+    """Return True if two pooled frames (h, w) in sequence differ by more than a change of light explains."""
     most = CUT_SHARE * before.size
     if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:
         return False
@@ -370,7 +370,7 @@ def is_cut(before: FloatArray, after: FloatArray) -> bool:
 
 
 def _light(before: FloatArray, after: FloatArray) -> int:
-    """Returns the gray levels by which the whole frame became lighter."""
+    """Return the gray levels by which the whole frame became lighter."""
     if abs(float(after.mean()) - float(before.mean())) < SAME_LIGHT_LEVELS:
         return 0
     return round(_median(after - before))
@@ -382,6 +382,6 @@ def _median(values: FloatArray) -> float:
 
 
 def shots(cut: BoolArray) -> list[tuple[int, int]]:
-    """Returns the (start, end) of each shot; `cut` (T,) is True for the frames with which a new shot begins."""
+    """Return the (start, end) of each shot; `cut` (T,) is True for the frames with which a new shot begins."""
     starts = [0, *np.flatnonzero(cut).tolist()]
     return list(zip(starts, [*starts[1:], len(cut)], strict=True))

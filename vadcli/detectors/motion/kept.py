@@ -34,20 +34,20 @@ class KeptClips(Generic[Found]):
         return key in self._found
 
     def put(self, key: bytes, found: Found, size: int) -> None:
-        """Stores the measurements of a clip, which need `size` bytes."""
+        """Store the measurements of a clip, which need `size` bytes."""
         with self._lock:
             self._found[key] = size, found
             while self._found and sum(size for size, _ in self._found.values()) > self._most:
                 del self._found[next(iter(self._found))]
 
     def take(self, key: bytes) -> Found | None:
-        """Returns the measurements of a clip and forgets them; None if there are none."""
+        """Return the measurements of a clip and forget them; None if there are none."""
         with self._lock:
             return self._found.pop(key, (0, None))[1]
 
 
 def clip_key(frames: ByteArray, timestamp: TimeArray, valid: BoolArray, *, video: str) -> bytes:
-    """Returns a hash of everything in a clip that its measurements depend on."""
+    """Return a hash of everything in a clip that its measurements depend on."""
     digest = hashlib.blake2b(f"{frames.shape} ".encode() + video.encode("utf-8", "surrogateescape"), digest_size=16)
     for part in (frames, timestamp, valid):
         digest.update(np.ascontiguousarray(part).data)

@@ -70,7 +70,7 @@ class Channels:
     rarity: FloatArray = field(repr=False)
 
     def together(self, fitted: FittedCamera) -> FloatArray:
-        """Returns the motion (T, h, w) float32. It is raised in cells in which it is rare for the camera, and never lowered."""
+        """Return the motion (T, h, w) float32. It is raised in cells in which it is rare for the camera, and never lowered."""
         return np.asarray(self.motion * np.maximum(self.rarity, 1.0) ** np.float32(fitted.rarity_power), dtype=np.float32)
 
 
@@ -84,7 +84,7 @@ def measure(
     options: MotionOptions,
     steps: ClipSteps | None = None,
 ) -> ClipMaps:
-    """Returns the measurements of a clip (T, H, W) with its camera's backgrounds. `steps` are the clip's, if already known."""
+    """Return the measurements of a clip (T, H, W) with its camera's backgrounds. `steps` are the clip's, if already known."""
     if steps is None:
         steps = clip_steps(frames, timestamp=timestamp, seen=seen, grid=grid, options=options)
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
@@ -93,7 +93,7 @@ def measure(
 
 
 def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> FloatArray:
-    """Returns each cell's distance (T, h, w) float32 to the usual moving cells of the scene, in scaled units.
+    """Return each cell's distance (T, h, w) float32 to the usual moving cells of the scene, in scaled units.
 
     It depends on the camera's backgrounds, units and samples, but not on its levels.
     """
@@ -107,7 +107,7 @@ def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: Motio
 
 
 def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Channels:
-    """Returns how much each cell moves and how rare that is; `rare` comes from `rarities`."""
+    """Return how much each cell moves and how rare that is; `rare` comes from `rarities`."""
     motion, rarity_map = np.empty_like(maps.speed), np.empty_like(maps.speed)
     for scene in np.unique(maps.scene).tolist():
         rows, usual = maps.scene == scene, fitted.levels(scene)
@@ -117,14 +117,14 @@ def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Chann
 
 
 def peaks(cells: FloatArray) -> FloatArray:
-    """Returns the highest cell (T,) of each frame of `cells` (T, h, w)."""
+    """Return the highest cell (T,) of each frame of `cells` (T, h, w)."""
     return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
 
 
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
-    """Returns the rarity (R, h, w) float32 in the R frames that show the samples' scene; `rows` (T,) marks these frames."""
+    """Return the rarity (R, h, w) float32 in the R frames that show the samples' scene; `rows` (T,) marks these frames."""
     moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
@@ -158,12 +158,12 @@ class Measured:
 
     @property
     def moving_rows(self) -> tuple[BoolArray, IndexArray]:
-        """Returns the cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
+        """Return the cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
         moving = (self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None]
         return moving, np.nonzero(moving)[0]
 
     def channels(self, fitted: FittedCamera) -> Channels:
-        """Returns `channels_of` this clip."""
+        """Return `channels_of` this clip."""
         assert self.rare is not None
         return channels_of(self.maps, self.rare, fitted)
 
@@ -171,7 +171,7 @@ class Measured:
 def fit_camera(
     sample: CameraSample, options: MotionOptions, *, steps_of: Callable[[Clip], ClipSteps], threads: int = 1
 ) -> tuple[FittedCamera, list[Measured]]:
-    """Returns the camera fitted to a sample of its clips, and the measurements of these clips.
+    """Return the camera fitted to a sample of its clips, and the measurements of these clips.
 
     The steps fit the scenes, their units, the samples of moving cells, the usual
     values and the tail, in this order. Each step uses the results of the steps before it.
@@ -217,13 +217,13 @@ def _grid(clip: Clip, options: MotionOptions) -> CellGrid:
 
 
 def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
-    """Returns how each cell of a clip moves and changes from frame to frame. No camera model is used."""
+    """Return how each cell of a clip moves and changes from frame to frame. No camera model is used."""
     grid = _grid(clip, options)
     return clip_steps(clip.frames[..., 0], timestamp=clip.timestamp, seen=seen_in(clip.valid), grid=grid, options=options)
 
 
 def seen_in(valid: BoolArray) -> BoolArray:
-    """Returns flags (T,), True for the frames to measure. The first frame is one of them, though the clip before scores it."""
+    """Return flags (T,), True for the frames to measure. The first frame is one of them, though the clip before scores it."""
     seen = valid.copy()
     seen[:1] = True
     return seen
@@ -256,7 +256,7 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
-    """Returns the scenes with the units of their velocities."""
+    """Return the scenes with the units of their velocities."""
     made = []
     for number, scene in enumerate(scenes):
         speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
@@ -267,7 +267,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Sc
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draws moving cells, at most the same number from each burst, so that a busy one does not dominate."""
+    """Draw moving cells, at most the same number from each burst, so that a busy one does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
@@ -287,7 +287,7 @@ def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: 
 
 
 def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: FittedTime) -> FittedCamera:
-    """Returns the camera with the usual levels of each scene. Other views get the levels of all scenes together."""
+    """Return the camera with the usual levels of each scene. Other views get the levels of all scenes together."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
     # Levels have no usual rarity yet: its reference is 1, so this is the rarity in scaled units.
@@ -331,7 +331,7 @@ def _tail(
 
 
 def _footage(clips: Sequence[Clip]) -> FittedTime:
-    """Returns the total length of the bursts, and a lower bound of the total length of their videos.
+    """Return the total length of the bursts, and a lower bound of the total length of their videos.
 
     A video lasts at least until the end of its last burst.
     """

@@ -30,7 +30,7 @@ A single frame is not enough, because speeds are means over time, and because a 
 
 
 def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_size: float) -> ClipMaps:
-    """Returns the measurements of a clip, without the motion of small things.
+    """Return the measurements of a clip, without the motion of small things.
 
     A thing is a group of moving cells that touch one another. A thing that is seen only in part, for example because it enters
     at the top of the picture, has the height of that part.
@@ -59,7 +59,7 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
 
 
 def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
-    """Returns flags (T, h, w), True for the cells that changed since the previous seen frame."""
+    """Return flags (T, h, w), True for the cells that changed since the previous seen frame."""
     padded = grid.pad(frames)
     found = np.zeros((len(frames), *grid.shape), np.bool_)
     rows = np.flatnonzero(seen).tolist()
@@ -70,6 +70,6 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
 
 
 def _tallest(rows: BoolArray) -> int:
-    """Returns the largest number of cells from the first True to the last True in a row of `rows` (T, h); 0 without a True."""
+    """Return the largest number of cells from the first True to the last True in a row of `rows` (T, h); 0 without a True."""
     first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))

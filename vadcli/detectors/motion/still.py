@@ -23,7 +23,7 @@ SAME_TIME_S = 1e-6
 
 
 def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Returns the contrast (h, w) float32 of each cell: how much it differs from the background in the whole shot.
+    """Return the contrast (h, w) float32 of each cell: how much it differs from the background in the whole shot.
 
     Args:
         shot: (T, h, w) pooled frames.
@@ -43,7 +43,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
 
 def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
-    """Returns how far each cell (h, w) is outside the range of values that it and its neighbours have in the background."""
+    """Return how far each cell (h, w) is outside the range of values that it and its neighbours have in the background."""
     h, w = background.shape
     around = np.pad(background, 1, mode="edge")
     shifted = [around[y : y + h, x : x + w] for y in range(3) for x in range(3)]
@@ -52,7 +52,7 @@ def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
 
 
 def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: float) -> FloatArray:
-    """Returns the largest value (S,) that holds without a break for at least `still_s` seconds that include each frame.
+    """Return the largest value (S,) that holds without a break for at least `still_s` seconds that include each frame.
 
     This is a morphological opening over time: a value that holds for less than `still_s` seconds disappears; a value that holds
     longer is kept from its first frame to its last. Nothing lasts across a gap that separates two `segments`.
