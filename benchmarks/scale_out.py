@@ -151,7 +151,7 @@ def _done(unit: WorkUnit) -> VideoResult:
 
 
 class InstantWorkers:
-    """Stands in for `_Workers`: 64 workers, and the settings of each chunk are pickled as for a real one."""
+    """Stands in for `Workers`: 64 workers, and the settings of each chunk are pickled as for a real one."""
 
     def __init__(self, count: int = 64) -> None:
         self._free = [Instant(Node(str(number), f"node{number}", 8, 1)) for number in range(count)]
@@ -160,16 +160,16 @@ class InstantWorkers:
 
     @property
     def busy(self) -> bool:
-        """As in `_Workers`."""
+        """As in `Workers`."""
         return bool(self._running)
 
     @property
     def has_free(self) -> bool:
-        """As in `_Workers`."""
+        """As in `Workers`."""
         return bool(self._free)
 
     def start(self, chunk: Chunk, settings: ScanSettings) -> None:
-        """As in `_Workers`."""
+        """As in `Workers`."""
         self.sent_bytes += len(pickle.dumps(settings))
         worker = self._free.pop()
         worker.start(chunk)
@@ -180,7 +180,7 @@ class InstantWorkers:
         return list(self._running)
 
     def free(self, worker: Instant) -> None:
-        """As in `_Workers`."""
+        """As in `Workers`."""
         self._running.remove(worker)
         self._free.append(worker)
 
