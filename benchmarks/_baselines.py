@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vadcli.detectors.smoothing import smooth
+from vadcli.detectors.calibration import smooth
 from vadcli.types import ByteArray, FloatArray
 
 SMOOTHING_S = 0.4

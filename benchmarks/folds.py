@@ -31,9 +31,9 @@ from incidents import CLIPS, Found, read_found
 import vadcli
 import vadcli.detectors
 from vadcli.detectors import calibration
+from vadcli.detectors.calibration import smooth
 from vadcli.detectors.motion import MotionOptions, camera, features, scoring
 from vadcli.detectors.motion.detector import MotionDetector
-from vadcli.detectors.smoothing import smooth
 from vadcli.metrics.frame import FrameSet, frame_auc
 from vadcli.types import BoolArray, ByteArray, ClipBatch, ClipScores, FloatArray, TimeArray
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vadcli.detectors.ask.asker import Question
+from vadcli.detectors.ask import Question
 from vadcli.types import ByteArray, FloatArray
 
 COLOURS = ("red", "green", "blue")

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.commands import WITH_TORCH, vadcli
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import tiny_encoder_folder
-from vadcli.detectors.ask.asker import Question as YesNo
+from vadcli.detectors.ask import Question as YesNo
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
 from vadcli.weights_check import CHECKS, CheckResult, check, check_asker, check_encoder, check_masks, sam2_segment

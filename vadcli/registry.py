@@ -183,5 +183,5 @@ HEADS = Registry(
 ASKERS = Registry("multimodal model", "vadcli.askers", {})
 """Models from other packages for `vadcli verify --model NAME`, in addition to the names of `vadcli weights list`.
 
-Each entry is called like `vadcli.detectors.ask.load_asker`, and returns a `vadcli.detectors.ask.asker.Asker`.
+Each entry is called like `vadcli.detectors.ask.load_asker`, and returns a `vadcli.detectors.ask.Asker`.
 """

@@ -22,8 +22,8 @@ from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 from tests.detectors.encoders import PATCH_PX, SIDE_PX, WIDTH, pictures, tiny_encoder_folder
 from tests.patience import PATIENCE_S
 from vadcli.detectors.encoders import encoder_fingerprint, encoder_size_px, load_encoder
+from vadcli.detectors.encoders.base import _in_two_steps, squash
 from vadcli.detectors.encoders.clip import correlate
-from vadcli.detectors.encoders.pixels import _in_two_steps, squash
 from vadcli.errors import DeviceError, UsageError, VadcliError, WeightsError
 from vadcli.registry import ENCODERS
 

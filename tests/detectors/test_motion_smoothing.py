@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from vadcli.detectors.calibration import segments, smooth
 from vadcli.detectors.motion.features import steadying
-from vadcli.detectors.smoothing import segments, smooth
 
 SIGMA_S, GAP_S = 0.4, 1.0
 

@@ -15,8 +15,7 @@ from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import pictures, tiny_encoder_folder
 from tests.gpu.models import clips
 from tests.test_weights_check import save_random_sam2
-from vadcli.detectors.ask import load_asker
-from vadcli.detectors.ask.asker import Question
+from vadcli.detectors.ask import Question, load_asker
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.encoders import load_encoder
 from vadcli.detectors.refining import Sam2Refiner

@@ -17,7 +17,7 @@ import numpy as np
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
 from tests.runs import local_scan
-from vadcli.detectors.ask.asker import Question
+from vadcli.detectors.ask import Question
 from vadcli.engine.plan import make_plan
 from vadcli.options import ScanOptions
 from vadcli.types import ByteArray, FloatArray, FrameScores, RawTrack, Thresholds

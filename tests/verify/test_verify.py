@@ -19,8 +19,7 @@ from benchmarks.verify import count
 from tests.media import SHARED
 from tests.runs import local_scan
 from tests.verify.planted import JUMPS_S, VIDEOS, BrightAsker, make_archive, make_yard, scanned
-from vadcli.detectors.ask import AskOptions
-from vadcli.detectors.ask.asker import SEVERITY, questions_for
+from vadcli.detectors.ask import SEVERITY, AskOptions, questions_for
 from vadcli.detectors.ask.detector import AskDetector, calibrate
 from vadcli.detectors.calibration import CategoryTails
 from vadcli.engine.plan import make_plan

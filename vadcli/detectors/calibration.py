@@ -1,4 +1,4 @@
-"""Calibration: how often a camera's videos reach a value, and the logit for that rate.
+"""Calibration: how often a camera's videos reach a value, and the logit for that rate. Also means over time.
 
 A tail says how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion) or
 90 % (categories). So a fight in the fitted videos still gets high scores. If there is little video, the result is shrunk
@@ -13,22 +13,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vadcli.types import Calibration, FloatArray
+from vadcli.types import BoolArray, Calibration, FloatArray, IndexArray, TimeArray
 
 MOMENT_S = 2.0
 """Rates are counted in moments of this length, about the length of one event. An hour has 1,800 moments."""
 
 USUAL = 0.25
-"""The usual value is this quantile of the values while something moves.
-
-It is low, so that a busy incident cannot raise it much.
-"""
+"""The usual value is this quantile of the values while something moves. A busy incident hardly raises such a low quantile."""
 
 BULK = 0.75
-"""The tail of motion is fitted to the values up to this quantile, so that footage may be odd for a quarter of its time."""
+"""The tail of motion is fitted to the values up to this quantile. So a quarter of the fitted video may be unusual."""
 
 CATEGORY_BULK = 0.9
-"""The same quantile for the values of the rarest category. It is higher, because a category fits fewer frames."""
+"""The same quantile for the values of the rarest category. It is higher, because few frames fit a category."""
 
 FAINT = 6.0
 """The value 0 has a log rarity of -FAINT. A log rarity that is higher by 1 means: rarer by a factor of e."""
@@ -42,7 +39,7 @@ With these settings, the pixel AUC of an 8-bit mask differs by at most .001 from
 
 @dataclass(frozen=True)
 class Tail:
-    """Says, for any value, in which share of the moments the camera has this value or a higher one.
+    """The share of a camera's moments that reach a value.
 
     Above the usual value, the share is active x 0.75 x exp(-(value - usual) / scale).
 
@@ -59,8 +56,8 @@ class Tail:
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Return -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape.
 
-        The result rises with the value. Below the usual value, no share can be estimated. There the
-        result rises from -FAINT, so that an 8-bit mask still separates faint motion.
+        Below the usual value, no share can be estimated. There the result rises from -FAINT, so that faint motion gets
+        different values in an 8-bit mask.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -68,27 +65,26 @@ class Tail:
         return np.asarray(below + above, dtype=np.float32)
 
     def to_json(self) -> dict[str, float]:
-        """Return the JSON that is stored in a camera model."""
+        """Return the JSON for a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Tail:
-        """Return the tail that `to_json` stored."""
+        """Return the tail of a `to_json` document."""
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
-"""The tail for a usual value of 1.
+"""The tail for a usual value of 1. If only seconds of a camera are known, its scale decides which events are found.
 
-If only seconds of a camera are known, the scale of this tail decides what is found. The scale was set on the clips of
-docs/incidents.md.
+The scale was set on the clips of docs/incidents.md.
 """
 
 USUAL_PRIOR = 3.0
-"""The usual value of the reference weighs as much as this many moments of the camera."""
+"""The reference's usual value has the same weight as this many moments of the camera."""
 
 TAIL_PRIOR = 60.0
-"""The tail of the reference weighs as much as this many moments of the camera (two minutes).
+"""The reference's tail has the same weight as this many moments of the camera (two minutes).
 
 With a higher weight, a busy camera with a few minutes of video gives many more alarms than promised. With a lower weight,
 events of a camera with one minute of video are not found.
@@ -115,8 +111,8 @@ class FittedTime:
         """Return the weight of the camera's own value in [0, 1]; the reference gets the rest.
 
         Args:
-            share: share of the moments that the fitted value is based on.
-            prior: the reference weighs as much as this many moments.
+            share: share of the moments from which the value was fitted.
+            prior: the reference has the same weight as this many moments.
             spread: True counts `spanned_s`, but at most ten times `sampled_s`. False counts `sampled_s`.
         """
         seconds = min(self.spanned_s, 10.0 * self.sampled_s) if spread else self.sampled_s
@@ -125,10 +121,7 @@ class FittedTime:
 
 
 def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, floor: float, prior: float) -> float:
-    """Return the lower quartile of the values above a floor, shrunk towards the reference.
-
-    The reference weighs as much as `prior` moments of the camera.
-    """
+    """Return the lower quartile of the values above a floor, shrunk towards the reference; see `FittedTime.trust`."""
     active = values[values > floor]
     if not len(active):
         return reference
@@ -185,7 +178,7 @@ class BellTail:
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Return -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape."""
-        from scipy.special import log_ndtr  # takes a fifth of a second, which other detectors save
+        from scipy.special import log_ndtr  # the import takes a fifth of a second, and other detectors do not need it
 
         place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread
         inner = -log_ndtr(-np.minimum(place, self.BEND))
@@ -193,7 +186,7 @@ class BellTail:
 
 
 BELL_PRIOR = 300.0
-"""The usual hazard weighs as much as this many moments of the camera (ten minutes)."""
+"""The hazard of a normal distribution has the same weight as this many moments of the camera (ten minutes)."""
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
@@ -215,19 +208,21 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
 
 
 RATES = (0.5, 2.0)
-"""Limits of `CategoryTails.rate`. The rate is 2 if two kinds of evidence are independent of each other."""
+"""Limits of `CategoryTails.rate`. For two independent kinds of evidence, the rate is 2."""
 
 
 @dataclass(frozen=True)
 class CategoryTails:
-    """Says how rare evidence for C categories is for one camera. Each category has one or several kinds of evidence.
+    """How rare evidence for C categories is for one camera. Each category has one or several kinds of evidence.
+
+    With more categories, one of them is rare more often. With more kinds of evidence, all of them are rare less often. `level`
+    and `rate` correct the log rarity for both: it becomes ln(10) + rate · (log rarity - level).
 
     Attributes:
         tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...
         categories: C.
-        level, rate: the log rarity of each category becomes ln(10) + rate · (log rarity - level). `level` is the 90 %
-            quantile of the rarest category's log rarity. The reason for this change: with several categories, it happens
-            more often that one is rare. With several kinds of evidence, it happens less often that all are rare.
+        level: the 90 % quantile of the rarest category's log rarity.
+        rate: how fast the corrected rarity rises.
     """
 
     tails: tuple[BellTail, ...]
@@ -237,7 +232,7 @@ class CategoryTails:
 
     @classmethod
     def unknown(cls, categories: int, kinds: int = 1) -> CategoryTails:
-        """Return the tails of a camera about which nothing is known."""
+        """Return the tails for a camera without a model."""
         tail = BellTail(0.0, 1.0, BellTail.HAZARD)
         return cls((tail,) * (kinds * categories), categories, float(np.log(10.0)), 1.0)
 
@@ -268,3 +263,49 @@ def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) 
     """Return the log rarity (S, C) of each category's least rare kind of evidence, from the evidence (S, K)."""
     each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
     return np.asarray(each.reshape(len(each), len(tails) // categories, categories).min(axis=1))
+
+
+REACH = 3.0
+"""A mean over time includes only samples that are at most this many standard deviations away."""
+
+LARGEST_LAG = 500
+"""A mean over time includes at most this many samples on each side."""
+
+
+def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
+    """Return the number of the segment of each sample, (S,) int64.
+
+    A new segment begins after a gap that is longer than both `gap_s` and 3 usual steps between samples.
+    """
+    if len(timestamp) < 2:
+        return np.zeros(len(timestamp), dtype=np.int64)
+    step = np.diff(timestamp)
+    return np.concatenate([[0], np.cumsum(step > max(gap_s, 3.0 * float(np.median(step))))]).astype(np.int64)
+
+
+def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
+    """Return Gaussian means (S,) over time of the usable values. Samples may be unevenly spaced, and no mean crosses a gap.
+
+    A sample without a usable value close to it gets the nearest mean of its segment, or 0 if the segment has no usable value.
+    """
+    count = len(values)
+    part = segments(timestamp, gap_s)
+    weight = usable.astype(np.float64)
+    total, said = weight * values, weight.copy()
+    for lag in range(1, min(count, LARGEST_LAG + 1)):
+        distance = timestamp[lag:] - timestamp[:-lag]
+        close = (distance <= REACH * sigma_s) & (part[lag:] == part[:-lag])
+        if not close.any():
+            break
+        kernel = np.where(close, np.exp(-0.5 * (distance / sigma_s) ** 2), 0.0)
+        total[lag:] += kernel * weight[:-lag] * values[:-lag]
+        said[lag:] += kernel * weight[:-lag]
+        total[:-lag] += kernel * weight[lag:] * values[lag:]
+        said[:-lag] += kernel * weight[lag:]
+    known = said > 0
+    smoothed = np.divide(total, said, out=np.zeros(count), where=known)
+    for row in np.flatnonzero(~known):
+        same = np.flatnonzero(known & (part == part[row]))
+        if len(same):
+            smoothed[row] = smoothed[same[np.argmin(np.abs(timestamp[same] - timestamp[row]))]]
+    return np.asarray(smoothed, dtype=np.float32)

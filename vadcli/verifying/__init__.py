@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vadcli import __version__
-from vadcli.detectors.ask.asker import Asker
+from vadcli.detectors.ask import Asker
 from vadcli.detectors.refining import Refiner
 from vadcli.engine.refining import refiner_of
 from vadcli.engine.runner import Scan, Stop

@@ -18,8 +18,7 @@ from typing import cast
 import numpy as np
 
 from vadcli.detectors import check_device
-from vadcli.detectors.ask import load_asker
-from vadcli.detectors.ask.asker import Asker, Question
+from vadcli.detectors.ask import Asker, Question, load_asker
 from vadcli.engine.verified import ClipGrid
 from vadcli.options.results import VerifyOptions
 from vadcli.registry import ASKERS

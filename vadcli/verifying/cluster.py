@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vadcli.detectors.ask.asker import Asker, Question
+from vadcli.detectors.ask import Asker, Question
 from vadcli.detectors.refining import Refiner
 from vadcli.engine.cluster.workers import KILLS, Killer, Workers, drive, hired
 from vadcli.engine.cluster.worklist import Chunk, Worklist

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from vadcli.detectors.ask.asker import Asker, Question, questions_about, questions_for
+from vadcli.detectors.ask import Asker, Question, questions_about, questions_for
 from vadcli.engine.job import digest
 from vadcli.engine.verified import ClipGrid
 from vadcli.errors import DocumentError, UsageError

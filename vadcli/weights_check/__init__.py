@@ -31,7 +31,7 @@ from vadcli.weights_check.pictures import COLOURS, GREY, WHITE, Colour, Question
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-    from vadcli.detectors.ask.asker import Asker
+    from vadcli.detectors.ask import Asker
     from vadcli.detectors.encoders import Encoder
 
 LEAST_MARGIN = 1e-4  # a smaller difference of two cosines may come from rounding, so it does not count as an answer
@@ -133,7 +133,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
     Args:
         asker: any `Asker`. It answers six questions about each of six clips, and nine about each of nine clips.
     """
-    from vadcli.detectors.ask.asker import Question as YesNo
+    from vadcli.detectors.ask import Question as YesNo
 
     results = []
     for question in clip_questions():

@@ -13,8 +13,7 @@ from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
 from tests.media import make_video
 from tests.planted import PlantedAsker
-from vadcli.detectors.ask import AskOptions
-from vadcli.detectors.ask.asker import SEVERITY
+from vadcli.detectors.ask import SEVERITY, AskOptions
 from vadcli.detectors.ask.detector import AskDetector
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.ask.reader import Reader

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
-from vadcli.detectors.ask import load_asker
-from vadcli.detectors.ask.asker import MAX_PX, MIN_PX, SEVERITY, Question, questions_for
+from vadcli.detectors.ask import MAX_PX, MIN_PX, SEVERITY, Question, load_asker, questions_for
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.ask.reader import ANSWER_SO, Reader, answer_tokens, first_sentence
 from vadcli.detectors.mllm.compress import CompressionOptions, compress

@@ -10,8 +10,7 @@ import torch
 
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
-from vadcli.detectors.ask import load_asker
-from vadcli.detectors.ask.asker import MAX_PX, MIN_PX, questions_for
+from vadcli.detectors.ask import MAX_PX, MIN_PX, load_asker, questions_for
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.ask.reader import Qwen3Reader
 from vadcli.detectors.mllm.pixels import qwen_patches

@@ -10,8 +10,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from vadcli.detectors.ask import AskOptions, load_asker
-from vadcli.detectors.ask.asker import Asker, questions_for
+from vadcli.detectors.ask import Asker, AskOptions, load_asker, questions_for
 from vadcli.detectors.batching import PerCamera
 from vadcli.detectors.calibration import CALIBRATION, CategoryTails
 from vadcli.errors import UsageError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vadcli.detectors.ask.asker import CLIP_FRAMES, CLIP_S, MAX_PX, PROMPT_VERSION, Question
+from vadcli.detectors.ask import CLIP_FRAMES, CLIP_S, MAX_PX, PROMPT_VERSION, Question
 from vadcli.detectors.batching import Workers
 from vadcli.detectors.encoders import model_hashes
 from vadcli.detectors.mllm import mllm_family, mllm_folder

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from vadcli.detectors.ask.asker import CLIP_FRAMES, CLIP_S, MAX_PX, MIN_PX, Question
+from vadcli.detectors.ask import CLIP_FRAMES, CLIP_S, MAX_PX, MIN_PX, Question
 from vadcli.detectors.mllm.compress import CompressionOptions
 from vadcli.detectors.mllm.pixels import qwen_patches
 from vadcli.detectors.mllm.qwen import CACHE, VIDEO, MultimodalLM, Prefix, PromptTokens, VisualTokens

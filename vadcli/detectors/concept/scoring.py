@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vadcli.detectors.calibration import CategoryTails
-from vadcli.detectors.smoothing import smooth
+from vadcli.detectors.calibration import CategoryTails, smooth
 from vadcli.types import BoolArray, Embeddings, FloatArray, FrameScores, IndexArray, TimeArray, sigmoid
 
 log = logging.getLogger("vadcli")

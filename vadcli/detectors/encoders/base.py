@@ -1,4 +1,10 @@
-"""The common code of CLIP and SigLIP: it reads a transformers folder, makes chunks of a fixed size, and tokenises sentences."""
+"""The common code of CLIP and SigLIP: read a transformers folder, turn frames into pixels, and encode chunks of a fixed size.
+
+Pixels are like those of transformers' image processor if it is set to squash (to stretch a picture to a square). Its default
+for CLIP cuts off both sides of a wide picture, but things can happen there too. Before normalisation, values differ from PIL's
+by at most one gray level if a picture is made smaller (in an HD frame, 3 in 1,000 values differ), and by at most two if it is
+enlarged. This code resizes the width before the height. Recent versions of PIL resize some tall pictures in the other order.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,20 +25,101 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vadcli import weights
 from vadcli.detectors.encoders import NOT_WHOLE, weight_files
-from vadcli.detectors.encoders.pixels import PixelRules, read_rules
 from vadcli.detectors.loading import as_weights_error, quiet
 from vadcli.detectors.running import devices_for, dtype_for
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
-from vadcli.weights.checksums import HEADER_LENGTH_BYTES
+from vadcli.weights.checksums import HEADER_LENGTH_BYTES, read_json
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
-"""How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros: matrix products of
-another size may round differently, and a vector would then depend on the number of pictures or sentences in the call."""
+"""How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros. In a smaller chunk,
+sums may be rounded differently, and a vector would then depend on the number of pictures or sentences in the call."""
 TABLE = "token_embedding.weight"
-"""How the name of the token table ends."""
+"""The end of the token table's name."""
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 """torch's dtypes by safetensors' names."""
+MODES = {2: "bilinear", 3: "bicubic"}
+"""The resize filters of CLIP and SigLIP, by PIL's numbers."""
+GPU_PICTURES = 8
+"""How many pictures a GPU resizes at a time: 8 HD frames in float32 have 200 MB."""
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """How pictures become pixels.
+
+    Attributes:
+        side_px: S, side of the square.
+        mode: filter for the resize, bilinear or bicubic, antialiased.
+        mean, std: normalisation per RGB channel, applied after `scale`.
+        scale: factor for values in 0-255.
+    """
+
+    side_px: int
+    mode: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES.values() or len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            raise ValueError(f"not rules for pixels: {self}")
+
+    def apply(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the pixels (N, 3, S, S) of frames (N, H, W, 3) uint8, squashed and normalised."""
+        pixels = squash(frames, self.side_px, self.mode).float()
+        factor = torch.tensor([self.scale / std for std in self.std], device=pixels.device)[:, None, None]
+        shift = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=pixels.device)
+        return pixels.mul_(factor).add_(shift[:, None, None]).to(dtype)
+
+
+def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
+    """Stretch frames (N, H, W, 3) uint8 to squares (N, 3, S, S). The values are whole numbers in 0-255."""
+    pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
+    if pictures.shape[-2:] == (side_px, side_px):
+        return pictures.contiguous()
+    if frames.device.type == "cpu":
+        # For bytes with the channels last, torch computes with whole numbers, as PIL does. This is 20 times as fast as floats.
+        return F.interpolate(pictures, size=(side_px, side_px), mode=mode, antialias=True)
+    parts = (pictures[start : start + GPU_PICTURES] for start in range(0, len(pictures), GPU_PICTURES))
+    return torch.cat([_in_two_steps(part.float(), side_px, mode) for part in parts])
+
+
+def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
+    """Resize the width and then the height of pictures (N, 3, H, W). Rounds after each step, as PIL does."""
+    for size in ((pictures.shape[-2], side_px), (side_px, side_px)):
+        pictures = F.interpolate(pictures, size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
+    return pictures
+
+
+def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
+    """Return the rules in a folder's preprocessor_config.json. Missing values come from `defaults`.
+
+    Raises:
+        WeightsError: the file is damaged, or names a filter that vadcli does not have.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        path = folder / "processor_config.json"  # where transformers 5 stores the rules
+    if not path.is_file():
+        return defaults
+    try:
+        document: dict[str, Any] = read_json(path)
+        document = document.get("image_processor", document)
+        changes: dict[str, Any] = {}
+        if "resample" in document:
+            changes["mode"] = MODES[document["resample"]]
+        for key, ours in (("image_mean", "mean"), ("image_std", "std")):
+            if document.get(key) is not None:
+                changes[ours] = tuple(float(value) for value in document[key])
+        if document.get("do_normalize") is False:
+            changes.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        scale = document.get("rescale_factor", defaults.scale)
+        changes["scale"] = 1.0 if document.get("do_rescale") is False else float(scale)
+        return replace(defaults, **changes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = "fetch the folder again; the filters 2 (bilinear) and 3 (bicubic) are known"
+        raise WeightsError(f"{path}: vadcli cannot follow these rules for pixels: {error!r}", hint=hint) from error
 
 
 class TransformersEncoder(ABC):
@@ -107,7 +195,7 @@ class TransformersEncoder(ABC):
         return found
 
     def token_ids(self, text: str) -> list[int]:
-        """Return the token ids of a sentence, including special tokens. They are not padded and not cut off."""
+        """Return the token ids of a sentence, including special tokens. The sentence is not padded and not cut off."""
         ids: list[int] = self.tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
@@ -137,12 +225,12 @@ class TransformersEncoder(ABC):
 
     @cached_property
     def vision(self) -> Any:
-        """The image half."""
+        """The image half with its weights."""
         return self._read(self.make_vision, self.dtype)
 
     @cached_property
     def text(self) -> Any:
-        """The text half."""
+        """The text half with its weights."""
         return self._read(self.make_text, self.text_dtype)
 
     @cached_property
@@ -152,15 +240,14 @@ class TransformersEncoder(ABC):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Return a half of the model with its weights, ready to compute."""
-        with loading(self.folder), torch.device("meta"):
-            half = make()
         with loading(self.folder):
+            with torch.device("meta"):
+                half = make()
             half.load_state_dict(read_tensors(self.folder, set(half.state_dict()), self.device, dtype), assign=True)
         return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
-        """Return the results (N, *shape) of `step` for the frames. They are computed in chunks of one size."""
+        """Return the results (N, *shape) of `step`, which gets the frames in chunks."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
         found = np.empty((len(frames), *shape), np.float32)
@@ -174,9 +261,9 @@ class TransformersEncoder(ABC):
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the image half; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
+    """Return the dtype of the image half. `auto` is fp16 on a GPU, bf16 on a CPU with AMX, and fp32 on other CPUs.
 
-    With AMX, pictures are encoded 2.5 times as fast in bf16 as in fp32 (benchmarks/results/concept.md).
+    AMX are matrix units for bf16. With them, bf16 is 2.5 times as fast as fp32 (benchmarks/results/concept.md).
     """
     # Older versions of torch cannot say what the CPU has.
     known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -192,7 +279,7 @@ def unit(vectors: Tensor) -> FloatArray:
 
 
 def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compare the headers of a folder's safetensors with the expected shape of each name. Reads no tensor.
+    """Compare the headers of a folder's safetensors with the expected shapes. Reads no tensor.
 
     Raises:
         WeightsError: a tensor is missing or has another shape.
@@ -209,11 +296,11 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
 
 
 def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return tensors of a folder by name. All except the token table are on the device and have the dtype.
+    """Return tensors of a folder by name, on the device and in the dtype.
 
-    The token table stays a mapped file, in the file's dtype: the table of SigLIP 2 has 786 MB, and a sentence needs a few rows.
-    The other tensors are not mapped. A mapped tensor can be at any address, and rounding in a matrix product depends on the
-    address. torch's own memory has aligned addresses.
+    Only the token table stays a mapped file, on the CPU and in the file's dtype: the table of SigLIP 2 has 786 MB, and a
+    sentence needs a few rows. The other tensors are copied to memory of torch, whose addresses are aligned. A mapped tensor
+    can have any address, and the rounding of a matrix product depends on it.
     """
     found = {}
     for path in weight_files(folder):

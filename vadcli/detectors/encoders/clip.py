@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vadcli.detectors.encoders.base import TransformersEncoder
+from vadcli.detectors.encoders.base import PixelRules, TransformersEncoder
 from vadcli.detectors.encoders.halves import (
     Attention,
     Block,
@@ -25,7 +25,6 @@ from vadcli.detectors.encoders.halves import (
     split_heads,
     table,
 )
-from vadcli.detectors.encoders.pixels import PixelRules
 
 
 class ClipEncoder(TransformersEncoder):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vadcli.detectors.encoders import NOT_WHOLE
-from vadcli.detectors.encoders.base import TransformersEncoder
+from vadcli.detectors.encoders.base import PixelRules, TransformersEncoder
 from vadcli.detectors.encoders.halves import (
     Blocks,
     Mlp,
@@ -27,7 +27,6 @@ from vadcli.detectors.encoders.halves import (
     split_heads,
     table,
 )
-from vadcli.detectors.encoders.pixels import PixelRules
 from vadcli.errors import WeightsError
 
 

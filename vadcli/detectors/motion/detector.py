@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from vadcli.detectors.calibration import CALIBRATION, logit_of
+from vadcli.detectors.calibration import CALIBRATION, logit_of, smooth
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import FittedCamera, from_model, to_model
@@ -20,7 +20,6 @@ from vadcli.detectors.motion.features import ClipMaps, ClipSteps
 from vadcli.detectors.motion.kept import KeptClips, clip_key
 from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, rarities, seen_in, steps_of_clip
 from vadcli.detectors.motion.still import lasting
-from vadcli.detectors.smoothing import smooth
 from vadcli.types import (
     Calibration,
     CameraModel,

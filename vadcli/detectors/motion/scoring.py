@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vadcli.detectors.calibration import USUAL_PRIOR, FittedTime, Tail, fit_tail, usual_level
+from vadcli.detectors.calibration import USUAL_PRIOR, FittedTime, Tail, fit_tail, smooth, usual_level
 from vadcli.detectors.motion import MotionOptions
 from vadcli.detectors.motion.background import CellGrid, grid_for, learn_scenes
 from vadcli.detectors.motion.camera import (
@@ -38,7 +38,6 @@ from vadcli.detectors.motion.camera import (
 )
 from vadcli.detectors.motion.features import ClipMaps, ClipSteps, clip_steps, is_cut, map_clip, shots
 from vadcli.detectors.motion.sizes import without_small
-from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
 
 MOVING_PX = 0.15

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from vadcli.detectors.calibration import segments
 from vadcli.detectors.motion import MotionOptions
 from vadcli.detectors.motion.background import shot_median
-from vadcli.detectors.smoothing import segments
 from vadcli.types import FloatArray, TimeArray
 
 CONTRAST_CAP = 4.0
