@@ -337,7 +337,7 @@ def spoiled(source: Path, folder: Path, what: str) -> Path:
     ("what", "words"),
     [
         ("pickle", "a pickle called"),
-        ("cut", "10 bytes are missing"),
+        ("cut", "cut short"),
         ("bin", "contains no .safetensors file"),
         ("type", "says 'bert', not qwen2_vl"),
         ("width", "its width is 3584, but lavida-tiny needs 128"),

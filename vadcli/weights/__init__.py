@@ -1,15 +1,15 @@
-"""Finds, lists, checks and fetches weights. Nothing here builds a model.
+"""Finds, lists, checks and fetches weights. It builds no model.
 
 A LAVIDA folder (the value of `--model`) has config.json, the transformers folders mllm/, text/ and
 sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
-This file finds and checks such folders; `entries` reads the manifest of known weights, `checksums`
-compares files with their hashes, `hub` fetches public base models and encoders, and `removal`
-deletes what was fetched.
+This file finds and checks such folders. `entries` reads the manifest of known weights, `checksums`
+compares files with their hashes, `hub` fetches public base models and encoders, and `cache` finds and
+deletes fetched models.
 
 The first pull compares the download with what the hub declares (commit, sizes, SHA-256 of large
 files, git object ids of small files). It writes the commit and the hashes to a lock file, and later
-pulls and checks require the same bytes. Only safetensors, JSON and text are fetched, never a pickle.
-Only `pull` uses the network, and a scan never calls it.
+pulls and checks require the same bytes. Only safetensors, JSON and text files are fetched, never a
+pickle. Only `pull` uses the network, and a scan never calls it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import vadcli
 from vadcli.errors import WeightsError
+from vadcli.weights.cache import Removed, base_folder, pulled_folder, read_lock, remove, verify_pulled
 from vadcli.weights.checksums import (
     CHECKSUMS_NAME,
     FileSum,
@@ -37,8 +38,7 @@ from vadcli.weights.checksums import (
     write_checksums,
 )
 from vadcli.weights.entries import Entry, entry, home, known, manifest, nearest
-from vadcli.weights.hub import Pulled, base_folder, pull, pulled_folder, read_lock, verify_pulled
-from vadcli.weights.removal import Removed, remove
+from vadcli.weights.hub import Pulled, pull
 
 __all__ = [
     "CHECKSUMS_NAME",
@@ -86,10 +86,10 @@ class WeightsStatus:
     """One line of `vadcli weights list`.
 
     Attributes:
-        name: a name of the manifest, or of a folder under `home()`.
+        name: a name in the manifest, or the name of a folder under `home()`.
         kind: base, encoder or lavida.
         folder: the folder of the weights; None if they are not on this machine.
-        trained: whether a LAVIDA folder on this machine is trained; None in all other cases.
+        trained: whether a LAVIDA folder is trained; None for other weights and for absent ones.
         is_toy: True if a LAVIDA folder was trained only on the synthetic world.
         bytes: size on this machine; None if the weights are not here.
         commit: the commit of a base model that was pulled.
@@ -119,7 +119,7 @@ class WeightsStatus:
         return "untrained" if not self.trained else "toy" if self.is_toy else "trained"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli weights list --json` prints. Without an entry in the manifest, some fields are null or empty."""
+        """Return the line of `vadcli weights list --json`; fields of the manifest are null if there is no entry."""
         listed = self.entry
         return {
             "name": self.name,
@@ -165,8 +165,8 @@ def locate(model: str) -> Path:
 def share(folder: Path) -> None:
     """Make the safetensors files of a folder readable for everyone who may read the folder.
 
-    The safetensors library writes files that only their owner can read. Links, and files with
-    several hard links, are not changed, because they may belong to somebody else.
+    The safetensors library writes files that only their owner can read. Symbolic links and files with
+    several hard links are not changed, because somebody else may use them.
     """
     for path in folder.rglob("*.safetensors"):
         if not path.is_symlink() and path.stat().st_nlink == 1:
@@ -174,7 +174,9 @@ def share(folder: Path) -> None:
 
 
 def find(name: str) -> Path:
-    """Return the folder that a path or name means, which may be a base model or encoder. Does not check the contents.
+    """Return the folder with this path or name: a LAVIDA folder, a base model or an encoder.
+
+    Does not check the contents of a LAVIDA folder or of a path.
 
     Raises:
         WeightsError: the folder is not on this machine, or a base model or encoder is not complete.
@@ -209,7 +211,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def is_toy(folder: Path) -> bool:
-    """True if config.json names the data sets of the training, and the synthetic world is the only one.
+    """True if config.json names the training's data sets, and the only one is the synthetic world.
 
     Raises:
         WeightsError: config.json cannot be read.
@@ -222,7 +224,7 @@ def is_toy(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Check a LAVIDA folder without loading it: config, parts and all safetensors headers.
+    """Check the config, the parts and all safetensors headers of a LAVIDA folder, without loading tensors.
 
     Raises:
         WeightsError: something is missing or damaged, or the folder contains a pickle.
@@ -239,7 +241,18 @@ def check_folder(folder: Path) -> None:
 
 def status() -> list[WeightsStatus]:
     """Return all weights of the manifest, then other folders under `home()`. Does not hash files."""
-    found = [_hub_status(item) if item.on_hub else _lavida_status(item.name, item) for item in manifest().values()]
+    found = []
+    for item in manifest().values():
+        if not item.on_hub:
+            found.append(_lavida_status(item.name, item))
+            continue
+        try:
+            lock, folder = read_lock(item), base_folder(item.name)
+        except WeightsError as error:
+            found.append(WeightsStatus(item.name, item.kind, None, entry=item, trouble=error.message))
+            continue
+        size, commit = (_size(folder), lock.commit if lock else None) if folder else (None, None)
+        found.append(WeightsStatus(item.name, item.kind, folder, bytes=size, commit=commit, entry=item))
     return [*found, *(_lavida_status(name, None) for name in _own_names())]
 
 
@@ -261,7 +274,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _candidates(name: str) -> Iterator[Path]:
-    """Yield the paths where a LAVIDA folder with this name can be. The preferred path comes first."""
+    """Yield the paths where a LAVIDA folder with this name can be, the preferred one first."""
     yield home() / name
     package = Path(vadcli.__file__).parent
     if (package.parent / "pyproject.toml").is_file():
@@ -275,15 +288,6 @@ def _own_names() -> list[str]:
     except OSError:
         return []
     return [path.name for path in folders if known(path.name) is None and (path / "config.json").is_file()]
-
-
-def _hub_status(item: Entry) -> WeightsStatus:
-    try:
-        lock, folder = read_lock(item), base_folder(item.name)
-    except WeightsError as error:
-        return WeightsStatus(item.name, item.kind, None, entry=item, trouble=error.message)
-    size = _size(folder) if folder else None
-    return WeightsStatus(item.name, item.kind, folder, bytes=size, commit=lock.commit if lock and folder else None, entry=item)
 
 
 def _lavida_status(name: str, item: Entry | None) -> WeightsStatus:

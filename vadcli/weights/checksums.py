@@ -1,7 +1,4 @@
-"""Checks files of weights: compares hashes with checksums.json, checks safetensors headers, refuses pickles.
-
-It loads no tensor.
-"""
+"""Checks files of weights without loading tensors: hashes, safetensors headers, and that no file is a pickle."""
 
 from __future__ import annotations
 
@@ -10,21 +7,20 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from vadcli.errors import WeightsError
 
 CHECKSUMS_NAME = "checksums.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 HEADER_LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_JSON_BYTES = 64_000_000
-DTYPE_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
-DTYPE_BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
 PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")  # torch's zip files, plain pickles
 LFS_MAGIC = b"version "
 
@@ -34,7 +30,7 @@ class FileSum:
     """The expected hash and length of a file.
 
     Attributes:
-        sha256: the hash of the file's contents, as 64 lower-case hex digits.
+        sha256: SHA-256 of the file, as 64 lower-case hex digits.
         bytes: the length of the file.
     """
 
@@ -52,7 +48,7 @@ class FileSum:
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of comparing a folder with its checksums; names are relative, with `/`.
+    """The result of comparing a folder with its checksums. File names are relative to the folder, with `/`.
 
     Attributes:
         folder: the folder that was checked.
@@ -90,8 +86,8 @@ class Header:
     """The header of a safetensors file.
 
     Attributes:
-        metadata: name -> any text.
-        tensors: name -> (dtype as safetensors spells it, shape).
+        metadata: texts by name.
+        tensors: name of a tensor -> (dtype in the spelling of safetensors, shape).
     """
 
     metadata: Mapping[str, str]
@@ -102,7 +98,7 @@ def write_checksums(folder: Path) -> Path:
     """Hash every file of a folder, write checksums.json atomically and return its path.
 
     Raises:
-        WeightsError: the folder has a pickle, or a .safetensors file that is not in this format.
+        WeightsError: as in `refuse_pickles`.
     """
     refuse_pickles(folder)
     sums = {name: file_sum(folder / name) for name in file_names(folder)}
@@ -115,8 +111,7 @@ def verify(folder: Path) -> Verified:
     """Return how the files of a folder differ from checksums.json; every file is hashed.
 
     Raises:
-        WeightsError: checksums.json is missing or damaged, or it lists a pickle or a .safetensors
-            file that is not in this format.
+        WeightsError: checksums.json is missing or damaged, or it lists a file that `refuse_pickles` refuses.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder}: the folder does not exist", hint="`vadcli weights list` shows all weights")
@@ -128,20 +123,36 @@ def verify(folder: Path) -> Verified:
 
 def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:
     """Return how the files of a folder differ from their expected hashes and sizes."""
-    here = set(file_names(folder))
-    missing = tuple(name for name in listed if not (folder / name).is_file())
-    changed = tuple(name for name, item in listed.items() if name not in missing and not _fits(folder / name, item))
-    extra = tuple(sorted(here - listed.keys())) if extras_matter else ()
-    return Verified(folder, len(listed), missing, changed, extra)
+    missing, changed = [], []
+    for name, item in listed.items():
+        path = folder / name
+        if not path.is_file():
+            missing.append(name)
+        elif path.stat().st_size != item.bytes or file_sum(path) != item:
+            changed.append(name)
+    extra = [name for name in file_names(folder) if name not in listed] if extras_matter else []
+    return Verified(folder, len(listed), tuple(missing), tuple(changed), tuple(extra))
 
 
 def fingerprint(folder: Path) -> str:
     """Return one SHA-256 over all files of a folder, with or without a checksums.json.
 
-    If all sizes match checksums.json, no file is missing or extra, and no file is newer than that list,
-    the listed hashes are used and the files are not read. `verify` always reads every file.
+    The hashes in checksums.json are used if they fit the folder: all files are listed, no file is
+    missing, every size is right, and no file is newer than the list. Otherwise all files are read.
     """
-    sums = _believable(folder) or {name: file_sum(folder / name).sha256 for name in file_names(folder)}
+    names = file_names(folder)
+    try:
+        listed = read_checksums(folder)
+        written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns
+        states = {name: (folder / name).stat() for name in listed}
+        fits = set(listed) == set(names) and all(
+            state.st_size == listed[name].bytes and state.st_mtime_ns <= written_ns for name, state in states.items()
+        )
+    except (WeightsError, OSError):
+        listed, fits = {}, False
+    if not fits:
+        listed = {name: file_sum(folder / name) for name in names}
+    sums = {name: item.sha256 for name, item in listed.items()}
     text = json.dumps(dict(sorted(sums.items())), ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -177,35 +188,37 @@ def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a safetensors file. Checks the header and the length of the file, but reads no tensor.
+    """Return the header of a safetensors file. Checks the header and the file's length, but reads no tensor.
 
     Raises:
         WeightsError: the file is missing, a pickle, a Git LFS pointer, damaged or cut short.
     """
+    hint = "fetch or make it again; only safetensors are read"
     if path.exists() and not path.is_file():
         raise WeightsError(f"{path}: not a file", hint="name a .safetensors file")
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
             start = file.read(HEADER_LENGTH_BYTES)
-            length = int.from_bytes(start, "little")
-            text = file.read(length) if HEADER_LENGTH_BYTES + length <= size and length <= MAX_HEADER_BYTES else b""
+        if PICKLE.match(start):
+            raise WeightsError(f"{path}: a pickle called .safetensors, which is not allowed", hint=hint)
+        if start == LFS_MAGIC:
+            raise WeightsError(f"{path}: a Git LFS pointer, not the weights themselves", hint=hint)
+        with safe_open(path, framework="numpy") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (`opened` is not a dict)
+            tensors = {name: (str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+            return Header(opened.metadata() or {}, tensors)
     except OSError as error:
         raise WeightsError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    try:
-        header = _parse_header(json.loads(text), size - HEADER_LENGTH_BYTES - length)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: {_what_it_is(start, error)}", hint="fetch or make it again; only safetensors are read"
-        ) from error
-    return header
+    except SafetensorError as error:
+        reason = str(error).rpartition("deserializing header: ")[2]
+        raise WeightsError(f"{path}: cut short, damaged or not a safetensors file: {reason}", hint=hint) from error
 
 
 def refuse_pickles(folder: Path) -> None:
     """Check the name of every file, and the header of every .safetensors file.
 
     Raises:
-        WeightsError: a file is a pickle, or a .safetensors file is not in this format.
+        WeightsError: a name or its contents look like a pickle, or `read_header` raises an error.
     """
     for name in file_names(folder):
         if name.lower().endswith(PICKLE_SUFFIXES):
@@ -242,17 +255,6 @@ def file_sum(path: Path) -> FileSum:
         return FileSum(digest.hexdigest(), file.tell())
 
 
-def git_object_id(path: Path) -> str:
-    """Return git's object id of a file. The hub declares this id if the file is not in Git LFS."""
-
-    def sha1() -> Any:
-        return hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-
-    with path.open("rb") as file:
-        make: Callable[[], Any] = sha1
-        return str(hashlib.file_digest(file, make).hexdigest())
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
@@ -287,63 +289,6 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def share_file(path: Path, folder: Path) -> None:
-    """Make a file readable for everyone who may read `folder`, if this user is allowed to change it."""
+    """Give a file the read and write permissions of `folder`, if this user may change them."""
     with suppress(OSError):
         path.chmod(folder.stat().st_mode & 0o666)
-
-
-def _fits(path: Path, item: FileSum) -> bool:
-    return path.stat().st_size == item.bytes and file_sum(path) == item
-
-
-def _believable(folder: Path) -> dict[str, str] | None:
-    """Return the SHA-256 of each file from checksums.json; None if names, sizes or times of the files do not match it."""
-    try:
-        listed = read_checksums(folder)
-        written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns
-        if set(listed) != set(file_names(folder)):
-            return None
-        states = {name: (folder / name).stat() for name in listed}
-    except (WeightsError, OSError):
-        return None
-    if any(state.st_size != listed[name].bytes or state.st_mtime_ns > written_ns for name, state in states.items()):
-        return None
-    return {name: item.sha256 for name, item in listed.items()}
-
-
-def _parse_header(document: Any, data_bytes: int) -> Header:
-    """Return the header if its tensors fill the file without gaps; raises ValueError, KeyError or TypeError otherwise."""
-    if not isinstance(document, dict) or not isinstance(document.get("__metadata__", {}), dict):
-        raise TypeError(type(document))
-    metadata = document.pop("__metadata__", {})
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    spans: list[tuple[int, int]] = []
-    for name, item in document.items():
-        dtype, shape = str(item["dtype"]), tuple(int(extent) for extent in item["shape"])
-        begin, end = (int(offset) for offset in item["data_offsets"])
-        bits = DTYPE_BITS.get(dtype, 0)
-        for extent in shape:
-            bits *= extent
-        if begin > end or (bits and bits != 8 * (end - begin)):
-            raise ValueError(f"tensor {name!r} has a size that doesn't match its shape")
-        tensors[name] = (dtype, shape)
-        spans.append((begin, end))
-    spans.sort()
-    if any(before[1] != after[0] for before, after in zip([(0, 0), *spans], spans, strict=False)):
-        raise ValueError("its tensors overlap or leave gaps")
-    wanted = spans[-1][1] if spans else 0
-    if wanted > data_bytes:
-        raise ValueError(f"it is cut short: {wanted - data_bytes} bytes are missing")
-    if wanted < data_bytes:
-        raise ValueError(f"it has {data_bytes - wanted} extra bytes after its tensors")
-    return Header({str(key): str(value) for key, value in metadata.items()}, tensors)
-
-
-def _what_it_is(start: bytes, error: Exception) -> str:
-    if PICKLE.match(start):
-        return "a pickle called .safetensors, which is not allowed"
-    if start == LFS_MAGIC:
-        return "a Git LFS pointer, not the weights themselves"
-    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return f"damaged safetensors file: {error}"
-    return "not a safetensors file: its header is damaged"

@@ -1,22 +1,18 @@
-"""The manifest of known weights (weights.toml), and the folder for weights on this machine.
-
-`one_line` turns the errors of huggingface_hub into short messages with advice.
-"""
+"""The manifest of known weights (weights.toml), and the folder for weights on this machine."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from vadcli.errors import VadcliError, WeightsError
+from vadcli.errors import WeightsError
 from vadcli.weights.checksums import FileSum, parse_sums
 
 HOME_VARIABLE = "VADCLI_WEIGHTS"
@@ -35,7 +31,7 @@ class Entry:
         repo_id: repository on the hub; empty for a LAVIDA folder.
         revision: branch, tag or commit in this repository; None means its default branch.
         download_gb: rounded total size of the files in GB, only to inform users; None if unknown.
-        files: name -> hash and size, for files whose hash is known before a pull.
+        files: file name -> hash and size, for files whose hash is known before a pull.
         parts: LAVIDA folders only: sub-folder -> name of its base model.
         aliases: other names of the same files.
         published: LAVIDA folders only: whether somebody has published trained weights.
@@ -71,9 +67,9 @@ class Entry:
 
 
 def home() -> Path:
-    """Return the folder that contains the LAVIDA folders and the lock files of fetched base models.
+    """Return the folder of the LAVIDA folders and of the lock files of fetched base models.
 
-    The environment variable VADCLI_WEIGHTS names it. Without the variable, it is in the user's data directory.
+    It is the value of the environment variable VADCLI_WEIGHTS, or by default a folder in the user's data directory.
     """
     from platformdirs import user_data_path
 
@@ -138,48 +134,3 @@ def entry(name: str) -> Entry:
         hint = f"did you mean {near}?" if (near := nearest(name)) else f"known: {', '.join(manifest())}"
         raise WeightsError(f"no weights are called {name!r}", hint=hint)
     return found
-
-
-DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
-
-
-@contextmanager
-def one_line(item: Entry) -> Iterator[None]:
-    """Turn errors of the `with` block into vadcli's own errors. The block fetches `item`.
-
-    Raises:
-        WeightsError: the repository or revision does not exist, or this user has no access to it.
-        VadcliError: the network does not work, the hub has a problem, or the disk is full.
-    """
-    from huggingface_hub import errors
-
-    where = f"{item.name}: {item.repo_id}"
-    later = "the files fetched so far are kept; run the same command again to continue"
-    try:
-        yield
-    except VadcliError:
-        raise
-    except errors.GatedRepoError as error:
-        hint = f"accept its terms at https://huggingface.co/{item.repo_id} and log in with `hf auth login`"
-        raise WeightsError(f"{where}: you need to ask for access to this repository", hint=hint) from error
-    except errors.RepositoryNotFoundError as error:
-        hint = "it may have moved or be private: log in with `hf auth login`, or give `weights import` a local folder"
-        raise WeightsError(f"{where}: the hub has no such repository", hint=hint) from error
-    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise WeightsError(
-            f"{where}: the hub no longer has the pinned revision", hint="use --update to get the newest"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise VadcliError(f"{where}: the hub answered {error.response.status_code}", hint=later) from error
-    except Exception as error:
-        text = " ".join(str(error).split())
-        if any(words in text for words in DISK_FULL) or getattr(error, "errno", None) in (28, 122):
-            hint = f"free space, or set HF_HOME to a folder on a larger disk; {later}"
-            raise VadcliError(f"{where}: no space left on the device", hint=hint) from error
-        if isinstance(error, PermissionError):
-            raise VadcliError(f"{error.filename}: {error.strerror}", hint="set HF_HOME to a folder you can write to") from error
-        library = type(error).__module__.partition(".")[0]
-        if not isinstance(error, OSError | RuntimeError | ValueError) and not library.startswith("httpx"):
-            raise
-        hint = f"check the network, or HF_ENDPOINT if you use a mirror; {later}"
-        raise VadcliError(f"{where}: can't be fetched: {text[:200] or type(error).__name__}", hint=hint) from error

@@ -1,41 +1,28 @@
-"""Fetches public base models from the Hugging Face hub, pins their files and finds them again.
+"""Fetches public base models from the Hugging Face hub, checks them and writes their lock files.
 
-The files are in the cache of huggingface_hub, which HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE,
-HF_ENDPOINT and HF_TOKEN control. `home()/.locks` has one lock file per base model, with the commit
-and the size and hash of every file.
+HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN control how huggingface_hub fetches files into its cache.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadcli.errors import VadcliError, WeightsError
-from vadcli.weights.checksums import (
-    PICKLE_SUFFIXES,
-    FileSum,
-    Verified,
-    compare,
-    file_sum,
-    git_object_id,
-    parse_sums,
-    read_header,
-    read_json,
-    write_json,
-)
-from vadcli.weights.entries import Entry, entry, home, one_line
+from vadcli.types.text import size_text
+from vadcli.weights.cache import PATTERNS, Lock, cached_snapshot, has_size, lock_paths, read_lock, snapshot
+from vadcli.weights.checksums import compare, file_sum, read_header, write_json
+from vadcli.weights.entries import Entry, entry
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-# All tokenizers used here read tokenizer.json, or vocab.json and merges.txt. SigLIP 2's tokenizer.model has the same contents.
-WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
-UNWANTED_FILES = tuple(f"*{suffix}" for suffix in PICKLE_SUFFIXES)
 CONVERTER = "SFconvertbot"  # an account of the hub that adds safetensors to repositories with pickles
+DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -52,22 +39,9 @@ class Declared:
             return False
         if self.sha256 is not None:
             return file_sum(path).sha256 == self.sha256
-        return self.git_id is None or git_object_id(path) == self.git_id
+        from huggingface_hub.utils.sha import git_hash
 
-
-@dataclass(frozen=True)
-class Lock:
-    """The contents of a lock file: which files of a base model were fetched.
-
-    Attributes:
-        repo_id: repository on the hub.
-        commit: the commit of the fetched files.
-        files: name -> hash and size of every fetched file.
-    """
-
-    repo_id: str
-    commit: str
-    files: Mapping[str, FileSum]
+        return self.git_id is None or git_hash(path.read_bytes()) == self.git_id
 
 
 @dataclass(frozen=True)
@@ -123,65 +97,6 @@ def pull(
     return tuple(_pull_base(base, update=update, progress=progress, say=say) for base in bases)
 
 
-def base_folder(name: str) -> Path | None:
-    """Return the folder of a base model in the hub's cache; None if it is absent or incomplete.
-
-    Never uses the network. Also finds a model that another program fetched, if it has safetensors.
-    """
-    item = entry(name)
-    lock = read_lock(item)
-    folder = cached_snapshot(item, lock.commit if lock else item.revision)
-    if folder is None or lock is None:
-        return folder
-    return folder if all(_has_size(folder / file, known.bytes) for file, known in lock.files.items()) else None
-
-
-def pulled_folder(name: str) -> Path:
-    """Return the folder of a base model in the hub's cache.
-
-    Raises:
-        WeightsError: the model is absent or incomplete; the hint names the command that fetches it and the download's size.
-    """
-    folder, item = base_folder(name), entry(name)
-    if folder is None:
-        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
-        raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`{size}")
-    return folder
-
-
-def verify_pulled(name: str) -> Verified:
-    """Return how the files of a fetched base model differ from its lock file; every file is hashed.
-
-    Raises:
-        WeightsError: the model was never pulled, or its folder does not exist any more.
-    """
-    item = entry(name)
-    lock = read_lock(item)
-    folder = cached_snapshot(item, lock.commit) if lock else None
-    if lock is None or folder is None:
-        raise WeightsError(
-            f"{name}: vadcli has not fetched it, or its files are gone", hint=f"run `vadcli weights pull {name}`"
-        )
-    return compare(folder, lock.files, extras_matter=False)
-
-
-def read_lock(item: Entry) -> Lock | None:
-    """Return the lock of a fetched base model; None if no lock file exists for its repository.
-
-    Raises:
-        WeightsError: the lock file is damaged.
-    """
-    path = next((path for path in lock_paths(item) if path.is_file()), None)
-    if path is None:
-        return None
-    try:
-        document = read_json(path)
-        lock = Lock(str(document["repo_id"]), str(document["commit"]), parse_sums(document["files"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a lock file of fetched weights", hint="delete it and pull again") from error
-    return lock if lock.repo_id == item.repo_id else None
-
-
 def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str], None]) -> Pulled:
     from huggingface_hub import constants
 
@@ -192,16 +107,54 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
         return _pulled(item, folder, lock, fetched=False)
     if constants.HF_HUB_OFFLINE:
         return _offline(item, lock, say)
-    with one_line(item):
+    with _one_line(item):
         commit, declared = _declaration(item, lock, say)
         folder = _download(item, commit, declared, progress=progress, say=say)
     lock = Lock(item.repo_id, commit, {file: file_sum(folder / file) for file in sorted(declared)})
-    _write_lock(item, lock)
+    files = {name: known.to_json() for name, known in lock.files.items()}
+    write_json(lock_paths(item)[0], {"format_version": 1, "repo_id": lock.repo_id, "commit": commit, "files": files})
     return _pulled(item, folder, lock, fetched=True)
 
 
+@contextmanager
+def _one_line(item: Entry) -> Iterator[None]:
+    """Turn the errors of a block that fetches `item` into errors of one line with advice."""
+    from huggingface_hub import errors
+
+    where = f"{item.name}: {item.repo_id}"
+    later = "the files fetched so far are kept; run the same command again to continue"
+    try:
+        yield
+    except VadcliError:
+        raise
+    except errors.GatedRepoError as error:
+        hint = f"accept its terms at https://huggingface.co/{item.repo_id} and log in with `hf auth login`"
+        raise WeightsError(f"{where}: you need to ask for access to this repository", hint=hint) from error
+    except errors.RepositoryNotFoundError as error:
+        hint = "it may have moved or be private: log in with `hf auth login`, or give `weights import` a local folder"
+        raise WeightsError(f"{where}: the hub has no such repository", hint=hint) from error
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        raise WeightsError(
+            f"{where}: the hub no longer has the pinned revision", hint="use --update to get the newest"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise VadcliError(f"{where}: the hub answered {error.response.status_code}", hint=later) from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if any(words in text for words in DISK_FULL) or getattr(error, "errno", None) in (28, 122):
+            hint = f"free space, or set HF_HOME to a folder on a larger disk; {later}"
+            raise VadcliError(f"{where}: no space left on the device", hint=hint) from error
+        if isinstance(error, PermissionError):
+            raise VadcliError(f"{error.filename}: {error.strerror}", hint="set HF_HOME to a folder you can write to") from error
+        library = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError | RuntimeError | ValueError) and not library.startswith("httpx"):
+            raise
+        hint = f"check the network, or HF_ENDPOINT if you use a mirror; {later}"
+        raise VadcliError(f"{where}: can't be fetched: {text[:200] or type(error).__name__}", hint=hint) from error
+
+
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Return the model from the cache. Without a lock file, its files cannot be verified."""
+    """Return the model from the cache; only without a lock file, because its files cannot be verified."""
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
@@ -212,7 +165,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Return the commit to fetch and the declared files: from the lock if there is one, else from the hub."""
+    """Return the commit to fetch, and its files as the lock or, without a lock, the hub declares them."""
     if lock is not None:
         return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
     from huggingface_hub import HfApi
@@ -236,11 +189,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request in which the hub's converter made safetensors from the same pickles.
-
-    Raises:
-        WeightsError: the converter made no pull request, or the pickles have changed since.
-    """
+    """Return the pull request in which the hub's converter made safetensors from the same pickles."""
 
     def pickles(info: ModelInfo) -> dict[str, str]:
         return {name: file.lfs.sha256 for name, file in _siblings(info).items() if name.endswith(".bin") and file.lfs}
@@ -261,20 +210,25 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
 def _download(
     item: Entry, commit: str, declared: Mapping[str, Declared], *, progress: bool, say: Callable[[str], None]
 ) -> Path:
-    """Fetch all files and check them. Fetches a file once more if it is not what the hub declares."""
-    from huggingface_hub import hf_hub_download
+    """Fetch all files and check them. A file with a wrong hash is fetched once more."""
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not progress:
         disable_progress_bars()
     here = cached_snapshot(item, commit, whole=False)
-    absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
-    missing_bytes = sum(known.bytes or 0 for known in absent.values())
-    _need_room(item, missing_bytes)
-    from vadcli.types.text import size_text  # not at the top: it loads numpy, which finding weights does not need
-
+    absent = [known for name, known in declared.items() if here is None or not has_size(here / name, known.bytes)]
+    missing_bytes = sum(known.bytes or 0 for known in absent)
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    disk = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    free = shutil.disk_usage(disk).free
+    if missing_bytes > free:
+        raise VadcliError(
+            f"{item.name}: {size_text(missing_bytes)} to fetch, but only {size_text(free)} is free at {disk}",
+            hint="free space, or set HF_HOME to a folder on a larger disk",
+        )
     say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
-    folder = _snapshot(item, commit, local=False)
+    folder = snapshot(item, commit, local=False)
     for name in (name for name, known in declared.items() if not known.fits(folder / name)):
         say(f"{item.name}: {name} is not what the hub declares; fetching it again")
         path = Path(hf_hub_download(item.repo_id, name, revision=commit, force_download=True))
@@ -290,103 +244,15 @@ def _download(
     return folder
 
 
-def _snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted, unwanted = list(WANTED_FILES), list(UNWANTED_FILES)
-    path = snapshot_download(
-        item.repo_id, revision=revision, local_files_only=local, allow_patterns=wanted, ignore_patterns=unwanted
-    )
-    return Path(path)
-
-
-def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
-    """Return the folder of a model's snapshot in the hub's cache; None if no such snapshot is there.
-
-    With `whole`, the snapshot must have a config and all safetensors that its index lists.
-    """
-    if not _repo_folder(item).is_dir():
-        return None
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = _snapshot(item, revision, local=True)
-    except (LocalEntryNotFoundError, OSError) as error:
-        partial = getattr(error, "snapshot_path", None)
-        if revision is None:
-            return _any_snapshot(item)
-        return Path(partial) if partial and not whole else None
-    return folder if not whole or _is_model(folder) else None
-
-
-def _repo_folder(item: Entry) -> Path:
-    """Return the folder of a model in the hub's cache, without the imports of huggingface_hub that are slow."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *item.repo_id.split("/")])
-
-
-def _any_snapshot(item: Entry) -> Path | None:
-    """Return the newest complete snapshot of any revision of a model; None if no snapshot is complete.
-
-    If a model was fetched by commit or pull request, the cache has no default branch.
-    """
-    found = [folder for folder in (_repo_folder(item) / "snapshots").glob("*") if _is_model(folder)]
-    return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
-
-
-def _is_model(folder: Path) -> bool:
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return any(path.is_file() for path in folder.glob("*.safetensors"))
-    try:
-        shards = set(read_json(index)["weight_map"].values())
-    except (KeyError, ValueError, AttributeError, OSError):
-        return False
-    return all((folder / str(shard)).is_file() for shard in shards)
-
-
-def _need_room(item: Entry, wanted_bytes: int) -> None:
-    from huggingface_hub import constants
-
-    from vadcli.types.text import size_text
-
-    cache = Path(constants.HF_HUB_CACHE).absolute()
-    folder = next(parent for parent in (cache, *cache.parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if wanted_bytes > free:
-        raise VadcliError(
-            f"{item.name}: {size_text(wanted_bytes)} to fetch, but only {size_text(free)} is free at {folder}",
-            hint="free space, or set HF_HOME to a folder on a larger disk",
-        )
-
-
 def _wanted(names: Iterable[str]) -> list[str]:
-    def any_of(patterns: Iterable[str], name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-    return sorted(name for name in names if any_of(WANTED_FILES, name) and not any_of(UNWANTED_FILES, name))
+    return sorted(filter_repo_objects(names, **PATTERNS))
 
 
 def _siblings(info: ModelInfo) -> dict[str, RepoSibling]:
     return {file.rfilename: file for file in info.siblings or []}
 
 
-def _has_size(path: Path, size: int | None) -> bool:
-    return path.is_file() and (size is None or path.stat().st_size == size)
-
-
 def _pulled(item: Entry, folder: Path, lock: Lock, *, fetched: bool) -> Pulled:
     return Pulled(item.name, folder, lock.commit, sum(known.bytes for known in lock.files.values()), fetched)
-
-
-def lock_paths(item: Entry) -> list[Path]:
-    """Return the possible paths of a model's lock file. The first uses the main name; older versions used an alias."""
-    return [home() / ".locks" / f"{name}.json" for name in item.names]
-
-
-def _write_lock(item: Entry, lock: Lock) -> None:
-    files = {name: known.to_json() for name, known in lock.files.items()}
-    write_json(lock_paths(item)[0], {"format_version": 1, "repo_id": lock.repo_id, "commit": lock.commit, "files": files})
