@@ -1,4 +1,4 @@
-"""Checks whether this machine has what vadcli needs, and advises what to do if something is missing."""
+"""Checks whether this machine has the programs, packages, weights and disk space that vadcli needs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ PACKAGES = (
     ("torch", "torch", "pip install torch; only detectors with weights need it", False),
     ("transformers", "transformers", "pip install transformers; only the lavida detector needs it", False),
 )
-"""Name of a check, package, what to do if the package is missing, and whether it is required."""
+"""Name of a check, package, advice if the package is missing, and whether it is required."""
 
 
 @dataclass(frozen=True)
@@ -62,34 +61,27 @@ def examine(out: Path) -> Iterator[Check]:
     Args:
         out: the output folder that a scan would use.
     """
-    checks: tuple[Callable[[], Check], ...] = (
-        _python,
-        _machine,
-        _ffmpeg,
-        *(partial(_package, *about) for about in PACKAGES),
-        _sam2,
-        _device,
-        _weights,
-    )
-    for check in checks:
-        yield check()
-    yield _disk(out)
-
-
-def _python() -> Check:
     new_enough = sys.version_info >= (3, 11)
     advice = "" if new_enough else "install Python 3.11 or newer"
-    return Check("python", new_enough, f"{platform.python_version()}, vadcli {__version__}", advice)
-
-
-def _machine() -> Check:
-    cores = core_count()
+    yield Check("python", new_enough, f"{platform.python_version()}, vadcli {__version__}", advice)
     memory = psutil.virtual_memory()
-    return Check(
-        "machine",
-        True,
-        f"{platform.machine()}, {cores} cores, {size_text(memory.available)} of {size_text(memory.total)} memory free",
-    )
+    found = f"{platform.machine()}, {core_count()} cores"
+    yield Check("machine", True, f"{found}, {size_text(memory.available)} of {size_text(memory.total)} memory free")
+    yield _ffmpeg()
+    for name, package, advice, required in PACKAGES:
+        installed = _version(package)
+        yield Check(name, installed is not None, installed or "not installed", "" if installed else advice, required)
+    sam2 = _version("sam2") or "not installed and not needed: the transformers package has SAM2, too"
+    yield Check("sam2", True, sam2, required=False)
+    yield _device()
+    yield _weights()
+    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    if not os.access(folder, os.W_OK):
+        yield Check("disk", False, f"{folder} is not writable", "choose another folder with --out")
+        return
+    free = shutil.disk_usage(folder).free
+    advice = "" if free >= LOW_DISK_BYTES else "free space or choose another folder with --out"
+    yield Check("disk", not advice, f"{size_text(free)} free at {folder}", advice)
 
 
 def _ffmpeg() -> Check:
@@ -100,16 +92,6 @@ def _ffmpeg() -> Check:
         return Check("ffmpeg", False, error.message, error.hint)
     number = "from git" if major >= 1000 else f"{major}.{minor}"
     return Check("ffmpeg", major >= 4, f"{number} ({path})", "" if major >= 4 else "install ffmpeg 4 or newer")
-
-
-def _package(name: str, package: str, advice: str, required: bool) -> Check:
-    found = _version(package)
-    return Check(name, found is not None, found or "not installed", "" if found else advice, required)
-
-
-def _sam2() -> Check:
-    found = _version("sam2")
-    return Check("sam2", True, found or "not installed and not needed: the transformers package has SAM2, too", required=False)
 
 
 def _device() -> Check:
@@ -128,34 +110,16 @@ def _device() -> Check:
 
 def _weights() -> Check:
     known = [item for item in weights.status() if item.kind in ("lavida", "encoder") and item.state != "absent"]
-    if not known:
-        return Check("weights", True, "none; the motion detector needs no weights", _encoder_advice(), required=False)
     states = {"toy": "a toy: it knows only a synthetic world"}
     found = ", ".join(f"{item.name} ({states.get(item.state, item.state)})" for item in known)
     damaged = [item.name for item in known if item.state == "damaged"]
-    advice = f"`vadcli weights verify {damaged[0]}`" if damaged else ""
-    if not advice and not any(item.kind == "encoder" or item.state == "trained" for item in known):
-        advice = _encoder_advice()
-    return Check("weights", not damaged, found, advice, required=False)
-
-
-def _encoder_advice() -> str:
-    size = weights.entry(DEFAULT_ENCODER).download_gb
-    return f"--categories need an encoder: `vadcli weights pull {DEFAULT_ENCODER}`" + (f" ({size:g} GB)" if size else "")
-
-
-def _disk(out: Path) -> Check:
-    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK):
-        return Check("disk", False, f"{folder} is not writable", "choose another folder with --out")
-    enough = free >= LOW_DISK_BYTES
-    return Check(
-        "disk",
-        enough,
-        f"{size_text(free)} free at {folder}",
-        "" if enough else "free space or choose another folder with --out",
-    )
+    advice = ""
+    if damaged:
+        advice = f"`vadcli weights verify {damaged[0]}`"
+    elif not any(item.kind == "encoder" or item.state == "trained" for item in known):
+        size = weights.entry(DEFAULT_ENCODER).download_gb
+        advice = f"--categories need an encoder: `vadcli weights pull {DEFAULT_ENCODER}`" + (f" ({size:g} GB)" if size else "")
+    return Check("weights", not damaged, found or "none; the motion detector needs no weights", advice, required=False)
 
 
 def _version(package: str) -> str | None:

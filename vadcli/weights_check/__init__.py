@@ -1,12 +1,11 @@
 """Self-tests of weights that are on this machine: `vadcli weights check`.
 
 A hash does not show whether an encoder understands a picture. `check_encoder` tests this with drawn
-pictures: for each picture, the right sentence must have a higher cosine than every sentence that
-describes another picture. `check_asker` asks a language model in the same way whether a red square is
-red or blue. `check_masks` asks a mask decoder for the disc around a point. Random
-weights, swapped colour channels or a tokenizer with wrong rules make a test fail. Not every answer
-must be right, because public encoders are known to be weak at some tasks, such as the direction of
-stripes.
+pictures: the right sentence for a picture must have a higher cosine than the sentences for the other
+pictures. `check_asker` asks a language model yes/no questions about drawn pictures. `check_masks`
+asks a mask decoder for the disc around a point. A test fails with random weights, swapped colour
+channels or a tokenizer with wrong rules. Some answers may be wrong, because public encoders are weak
+at some tasks, such as the direction of stripes.
 
 `CHECKS` lists the tests by the `model_type` of a transformers config. Nothing uses the network.
 """
@@ -45,11 +44,11 @@ class CheckResult:
 
     Attributes:
         name: the test's name.
-        what: what was shown and compared.
-        measure: says what `value` is. "margin": the cosine of the right sentence minus that of the
-            best wrong sentence, as a mean over the pictures. "log-odds": the same with the log-odds
-            of yes/no questions. "cosine", "length" and "IoU": the worst value of all.
-        value: the measured value.
+        what: description of the pictures and the comparison.
+        measure: name of the measure. "margin" is the cosine of the right sentence minus the highest
+            cosine of a wrong sentence, as a mean over the pictures. "log-odds" is the same with the
+            log-odds of yes/no questions. "cosine", "length" and "IoU" are the worst value of all.
+        value: value of the measure.
         right: number of right answers.
         count: number of answers.
         needed: how many answers have to be right.
@@ -124,11 +123,20 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
         texts = np.stack([vectors.mean(axis=0) for vectors in wordings])  # (K, D)
         texts /= np.maximum(1e-12, np.linalg.norm(texts, axis=1, keepdims=True))
         results.append(_ranked(question, images @ texts.T))
-    return [*results, _same_in_capitals(encoder, asked), _unit_length(np.concatenate(lengths))]
+    # CLIP and SigLIP were trained on lower-case text, so their tokenizers must turn capitals into small letters.
+    sentences = [wording[0] for question in asked for wording in question.sentences]
+    small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
+    cosines, count = (small * capital).sum(axis=1), len(sentences)
+    what, right = "sentences in capitals mean the same", int((cosines > LEAST_SAME).sum())
+    results.append(CheckResult("capitals", what, "cosine", _finite(cosines.min()), right, count, count))
+    norms = np.concatenate(lengths)
+    worst, right = norms[np.argmax(np.abs(np.nan_to_num(norms) - 1))], int((np.abs(norms - 1) < 0.01).sum())
+    what, count = "all vectors have length 1", len(norms)
+    return [*results, CheckResult("unit length", what, "length", _finite(worst), right, count, count)]
 
 
 def check_asker(asker: Asker) -> list[CheckResult]:
-    """Return the results of yes/no questions about clips: the right question must have the highest log-odds of "yes".
+    """Return the results of yes/no questions about clips. The right one must have the highest log-odds of "yes".
 
     Args:
         asker: any `Asker`. It answers six questions about each of six clips, and nine about each of nine clips.
@@ -155,21 +163,6 @@ def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") ->
     return CheckResult(question.name, question.what, measure, value, found, len(rows), question.needed)
 
 
-def _same_in_capitals(encoder: Encoder, asked: Sequence[Question]) -> CheckResult:
-    """Test that capitals change nothing: CLIP and SigLIP were trained on lower-case text, so their tokenizers must use it."""
-    sentences = [wording[0] for question in asked for wording in question.sentences]
-    small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
-    cosines = (small * capital).sum(axis=1)
-    what, count = "sentences in capitals mean the same", len(sentences)
-    return CheckResult("capitals", what, "cosine", _finite(cosines.min()), int((cosines > LEAST_SAME).sum()), count, count)
-
-
-def _unit_length(lengths: FloatArray) -> CheckResult:
-    right = int((np.abs(lengths - 1) < 0.01).sum())
-    worst = lengths[np.argmax(np.abs(np.nan_to_num(lengths) - 1))]
-    return CheckResult("unit length", "all vectors have length 1", "length", _finite(worst), right, len(lengths), len(lengths))
-
-
 def _finite(value: Any) -> float:
     return float(value) if math.isfinite(value) else -1.0
 
@@ -179,7 +172,7 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Test that the mask at a point is the disc that was drawn there: first a single disc, then one of two discs."""
+    """Test that the mask at a point is the disc around it, first with one disc and then with two discs."""
     places = [(192, 192, 90), (120, 150, 60), (250, 230, 80), (150, 260, 50)]  # x, y, radius in pixels
     neighbours = [(340, 340, 35), (300, 300, 45), (90, 90, 45), (280, 90, 45)]
     colours = list(COLOURS.values())

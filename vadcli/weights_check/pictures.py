@@ -34,7 +34,7 @@ class Question:
 
     Attributes:
         name: the test's name.
-        what: what the pictures show.
+        what: description of the pictures.
         pictures: (N, SIDE_PX, SIDE_PX, 3) uint8.
         answers: per picture, the index of the right answer in `sentences`.
         sentences: per answer, several wordings. The mean of their embeddings is compared with the picture.
@@ -55,7 +55,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def clip_questions() -> tuple[Question, ...]:
-    """Return the questions about clips. Each clip shows one picture all the time, and each sentence is a yes/no question."""
+    """Return yes/no questions about clips that show one picture all the time."""
     shapes = _shapes()
     ask = "Does this video clip show {}?"
     colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
