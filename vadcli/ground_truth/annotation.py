@@ -8,9 +8,10 @@ annotation does not fit the scored video, an error names both lengths; annotatio
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +22,13 @@ from vadcli.types.text import how_many
 TIME_TOLERANCE_S = 1e-6
 """A frame is inside an interval if start_s <= t < end_s, within this tolerance."""
 ROUNDING_S = 1.0
-"""An interval may end this long after the end of the video, because people write whole seconds.
-
-No label depends on this tolerance.
-"""
+"""An interval may end this long after the video, because people write whole seconds. No label depends on it."""
 OVERHANG_FRAMES = 3
-"""An official interval may end this many frames after the last frame. Some intervals of UCF-Crime end up to two frames after
-it, and the official evaluators ignore the excess. A larger excess means that the annotation is for another version of the
-video."""
+"""An official interval may end this many frames after the video.
+
+Some intervals of UCF-Crime end up to two frames after the video, and the official evaluators ignore the excess. With a larger
+excess, the annotation is for another version of the video.
+"""
 
 _SAME_VIDEO = "scan the file that the annotation was made for, or correct the annotation; it is never cropped to fit"
 
@@ -67,17 +67,20 @@ class TimeInterval:
             raise ValueError(f"an interval needs 0 <= start < end, not {self.start_s:g} to {self.end_s:g} s")
 
 
-class Annotation(Protocol):
+class Annotation(ABC):
     """When anomalies happen in one video."""
 
     @property
     def frames(self) -> int | None:
         """The number of frames that the annotation was made for; None if the annotation does not state it."""
+        return None
 
     @property
+    @abstractmethod
     def is_normal(self) -> bool:
         """Whether the video has no anomaly."""
 
+    @abstractmethod
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
         """Return the spans of frames with anomalies, ordered by start; spans may overlap.
 
@@ -90,14 +93,12 @@ class Annotation(Protocol):
         """
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many annotated frames lie after the end of the video; `spans` leaves them out.
-
-        The number is almost always 0.
-        """
+        """Return how many annotated frames lie after the end of the video; `spans` leaves them out. Almost always 0."""
+        return 0
 
 
 @dataclass(frozen=True, eq=False)
-class FrameLabels:
+class FrameLabels(Annotation):
     """An annotation with one label per frame.
 
     Attributes:
@@ -125,13 +126,17 @@ class FrameLabels:
         _same_length(len(self.labels), table, where)
         return tuple(Span(int(start), int(end)) for start, end in runs(self.labels))
 
-    def overhang_frames(self, table: ScoreTable) -> int:
-        """Return 0, because `spans` requires as many labels as the video has frames."""
-        return 0
+
+class _Intervals(Annotation):
+    intervals: tuple[Any, ...]
+
+    @property
+    def is_normal(self) -> bool:
+        return not self.intervals
 
 
 @dataclass(frozen=True)
-class FrameIntervals:
+class FrameIntervals(_Intervals):
     """An annotation as intervals of frames.
 
     Attributes:
@@ -143,11 +148,6 @@ class FrameIntervals:
     intervals: tuple[Span, ...]
     frames: int | None = None
     slack_frames: int = 0
-
-    @property
-    def is_normal(self) -> bool:
-        """True if there are no intervals: the video is normal."""
-        return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
         """Return the intervals; an interval that ends after the video, but within the slack, is cut."""
@@ -169,24 +169,8 @@ class FrameIntervals:
         return max(0, max((span.end_frame for span in self.intervals), default=0) - len(table))
 
 
-class _WithoutFrames:
-    """An annotation as intervals that does not state the number of frames of the video."""
-
-    intervals: tuple[Any, ...]
-
-    @property
-    def frames(self) -> int | None:
-        """None, because seconds and shares do not state a number of frames."""
-        return None
-
-    @property
-    def is_normal(self) -> bool:
-        """True if there are no intervals: the video is normal."""
-        return not self.intervals
-
-
 @dataclass(frozen=True)
-class TimeIntervals(_WithoutFrames):
+class TimeIntervals(_Intervals):
     """An annotation as intervals of seconds, for videos of any frame rate.
 
     Attributes:
@@ -196,7 +180,7 @@ class TimeIntervals(_WithoutFrames):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval: the frames with a timestamp inside it. Every interval must contain a frame."""
+        """Return one span per interval: the frames whose timestamps are inside it. Every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         found = []
         for interval in self.intervals:
@@ -215,21 +199,16 @@ class TimeIntervals(_WithoutFrames):
             found.append(Span(start, end, interval.category, interval.severity))
         return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
 
-    def overhang_frames(self, table: ScoreTable) -> int:
-        """Return 0: intervals of seconds have no frames of their own."""
-        return 0
-
 
 @dataclass(frozen=True)
-class ShareIntervals(_WithoutFrames):
+class ShareIntervals(_Intervals):
     """An annotation as intervals of shares of the video: 0 is the start of the video, 1 its end.
 
-    The share s stands for the frame round(s x number of frames). The end frame of an interval is outside. As in the code of
-    PreVAD's authors, an interval that ends after 1 is cut at the end of the video, and an interval that ends before it starts
-    has no frame.
+    The share s is the frame round(s x number of frames). The end frame of an interval is outside. As in the code of PreVAD's
+    authors, an interval that ends after 1 is cut at the end of the video. An interval that ends before it starts has no frame.
 
     Attributes:
-        intervals: (start, end) of each, finite.
+        intervals: (start, end) of each interval, finite.
         category: the category of all intervals, if the data set states it.
     """
 
@@ -265,7 +244,7 @@ def fill(spans: Sequence[Span], rows: int) -> BoolArray:
 
 
 def video_end_s(times: TimeArray) -> float:
-    """Return the end of the last frame in seconds; it is assumed to last as long as the median frame. 0 without frames."""
+    """Return the end of the last frame in seconds, if this frame is as long as the median frame. 0 without frames."""
     if not len(times):
         return 0.0
     return float(times[-1]) + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)

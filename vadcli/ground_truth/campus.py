@@ -27,8 +27,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,6 @@ from vadcli.ground_truth.files import (
     ArrayMasks,
     ImageMasks,
     bad_line,
-    find_existing,
-    first_existing,
     npy_files,
     numbered_images,
     numbered_lines,
@@ -54,7 +53,7 @@ from vadcli.ground_truth.files import (
     read_tracks,
     whole,
 )
-from vadcli.ground_truth.truth import GroundTruth, VideoTruth, video_truth
+from vadcli.ground_truth.truth import GroundTruth, VideoTruth, find_existing, video_truth
 from vadcli.types import BoolArray, ByteArray
 
 _AVENUE_MASKS = ("ground_truth_demo/testing_label_mask", "testing_label_mask")
@@ -76,75 +75,52 @@ class Avenue(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the clips of the layout found under `root`."""
-        if self.root.is_file():
-            return self._from_list(self.root)
-        if (masks := find_existing(self.root, _AVENUE_MASKS)) is not None:
-            return self._from_masks(masks)
-        if (arrays := find_existing(self.root, _AVENUE_ARRAYS)) is not None:
-            files = npy_files(arrays).items()
-            return [
-                video_truth(f"testing_videos/{clip}.avi", path, FrameLabels(read_label_array(path))) for clip, path in files
-            ]
-        return self._from_list(first_existing(self.root, _AVENUE_LISTS, name=self.name, wanted=_AVENUE_MASKS[0]))
-
-    def _from_list(self, path: Path) -> Iterable[VideoTruth]:
-        clips = read_clip_list(path).items()
-        return [video_truth(f"testing_videos/{clip + 1:02d}.avi", path, FrameLabels(labels)) for clip, labels in clips]
-
-    def _from_masks(self, folder: Path) -> Iterable[VideoTruth]:
-        found = [(int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"(\d+)_label\.mat", path.name))]
-        cache = VolumeCache()
-        for clip, path in sorted(found):
-            masks = VolumeMasks(path, cache)
-            yield VideoTruth(f"testing_videos/{clip:02d}.avi", path, masks.frame_labels, masks=masks)
+        if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
+            named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
+            read = lru_cache(maxsize=1)(read_volume)  # reading a video takes seconds, and all of them do not fit in memory
+            for clip, path in sorted((int(match[1]), path) for match, path in named if match):
+                masks = VolumeMasks(path, read)
+                yield VideoTruth(f"testing_videos/{clip:02d}.avi", path, masks.frame_labels, masks=masks)
+        elif (arrays := find_existing(self.root, _AVENUE_ARRAYS)) is not None:
+            for name, path in npy_files(arrays).items():
+                yield video_truth(f"testing_videos/{name}.avi", path, FrameLabels(read_label_array(path)))
+        else:
+            path = self.annotation_file(_AVENUE_LISTS, wanted=_AVENUE_MASKS[0])
+            for clip, labels in read_clip_list(path).items():
+                yield video_truth(f"testing_videos/{clip + 1:02d}.avi", path, FrameLabels(labels))
 
 
-class VolumeCache:
-    """Keeps the masks of the last requested video in memory, because reading them takes seconds; one bit per pixel."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._packed: ByteArray = np.zeros((0, 0, 0), np.uint8)
-        self._width = 0
-
-    def volume(self, path: Path) -> tuple[ByteArray, int]:
-        """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W.
-
-        Raises:
-            DocumentError: the file is missing or damaged, or is not an N_label.mat.
-        """
-        if path != self._path:
-            self._packed, self._width = _read_volume(path)
-            self._path = path
-        return self._packed, self._width
-
-
+@dataclass(frozen=True)
 class VolumeMasks:
     """The masks of one video in a .mat file.
 
-    Args:
+    Attributes:
         path: N_label.mat.
-        cache: shared by all videos.
+        read: `read_volume`, which may have a cache.
     """
 
-    def __init__(self, path: Path, cache: VolumeCache) -> None:
-        self.path = path
-        self._cache = cache
+    path: Path
+    read: Callable[[Path], tuple[ByteArray, int]]
 
     def mask(self, frame_index: int) -> BoolArray | None:
         """Return the mask of a frame: True for the pixels whose label is not 0."""
-        packed, width = self._cache.volume(self.path)
+        packed, width = self.read(self.path)
         if not 0 <= frame_index < len(packed):
             raise DocumentError(f"{self.path}: has no mask for frame {frame_index}, only {len(packed)} masks")
         return np.unpackbits(packed[frame_index], axis=1, count=width).astype(np.bool_)
 
     def frame_labels(self) -> FrameLabels:
         """Return one label per frame, True if its mask has a pixel."""
-        packed, _ = self._cache.volume(self.path)
+        packed, _ = self.read(self.path)
         return FrameLabels(np.asarray(packed.any(axis=(1, 2)), np.bool_))
 
 
-def _read_volume(path: Path) -> tuple[ByteArray, int]:
+def read_volume(path: Path) -> tuple[ByteArray, int]:
+    """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W.
+
+    Raises:
+        DocumentError: the file is missing or damaged, or is not an N_label.mat.
+    """
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
@@ -168,13 +144,10 @@ class ShanghaiTech(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Return the clips of the layout found under `root`."""
-        folder = None if self.root.is_file() else find_existing(self.root, _SHANGHAITECH_LABELS)
-        if folder is not None:
+        if (folder := find_existing(self.root, _SHANGHAITECH_LABELS)) is not None:
             tracks = find_existing(self.root, _SHANGHAITECH_TRACKS)
             return [self._clip(clip, path, tracks) for clip, path in npy_files(folder).items()]
-        path = self.root
-        if not path.is_file():
-            path = first_existing(path, _SHANGHAITECH_LISTS, name=self.name, wanted=_SHANGHAITECH_LABELS[0])
+        path = self.annotation_file(_SHANGHAITECH_LISTS, wanted=_SHANGHAITECH_LABELS[0])
         clips = read_json_labels(path).items()
         return [video_truth(f"testing/frames/{clip.removesuffix('.npy')}", path, FrameLabels(labels)) for clip, labels in clips]
 
@@ -206,23 +179,19 @@ class Ped1(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the clips of the .m file."""
-        return self._official()
-
-    def _official(self) -> Iterable[VideoTruth]:
-        scripts = [f"{place}{self.folder}.m" for place in (f"{self.folder}/Test/", "Test/", "")]
-        script = self.root
-        if not (script.is_file() and script.suffix == ".m"):
-            script = first_existing(self.root, scripts, name=self.name, wanted=f"Test/{self.folder}.m")
+        wanted = f"Test/{self.folder}.m"
+        if self.root.is_file() and self.root.suffix != ".m":
+            raise self.missing(wanted)
+        script = self.annotation_file(
+            [f"{place}{self.folder}.m" for place in (f"{self.folder}/Test/", "Test/", "")], wanted=wanted
+        )
         ranges = read_ranges(script)
-        self._check_clips(script, len(ranges))
+        clips = [path.name for path in script.parent.iterdir() if re.fullmatch(r"Test\d+", path.name) and path.is_dir()]
+        if clips and len(clips) != len(ranges):
+            text = f"has frame ranges of {len(ranges)} clips, but its folder has {len(clips)} clips"
+            raise DocumentError(f"{script}: {text}", hint=UNPACK)
         for clip, intervals in enumerate(ranges, start=1):
             yield self._clip(script, f"Test{clip:03d}", intervals)
-
-    def _check_clips(self, script: Path, expected: int) -> None:
-        clips = [path.name for path in script.parent.iterdir() if re.fullmatch(r"Test\d+", path.name) and path.is_dir()]
-        if clips and len(clips) != expected:
-            text = f"has frame ranges of {expected} clips, but its folder has {len(clips)} clips"
-            raise DocumentError(f"{script}: {text}", hint=UNPACK)
 
     def _clip(self, script: Path, clip: str, intervals: tuple[Span, ...]) -> VideoTruth:
         frames = len(numbered_images(script.parent / clip)) or None
@@ -235,15 +204,15 @@ class Ped1(GroundTruth):
         if frames is not None and last > frames:
             raise DocumentError(f"{script}: {clip} is abnormal up to frame {last}, but has {frames} frames", hint=UNPACK)
         masks = ImageMasks(tuple(images)) if images else None
-        return VideoTruth(f"Test/{clip}", script, lambda: FrameIntervals(intervals, frames), masks=masks)
+        return video_truth(f"Test/{clip}", script, FrameIntervals(intervals, frames), masks=masks)
 
 
 class Ped2(Ped1):
     """UCSD Ped2: 12 test clips.
 
-    `root` is one of these: the archive's folder, UCSDped2, its Test folder or the .m file in it; a folder with frames in
-    test/NN, frame_labels.csv (clip, 0-based frame, label) and test_masks/NN/NNN.png; a gt_label.json with one list of labels
-    per clip, in which "0" is testing/frames/01 (as published by LiUzHiAn/hf2vad).
+    `root` is one of these: the archive's folder, UCSDped2, its Test folder, or the .m file in it; a folder with frames in
+    test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png; the gt_label.json of
+    LiUzHiAn/hf2vad with one list of labels per clip, in which "0" is testing/frames/01.
     """
 
     name = "ped2"
@@ -256,20 +225,19 @@ class Ped2(Ped1):
                 yield video_truth(f"testing/frames/{number + 1:02d}", self.root, FrameLabels(labels))
         elif (table := find_existing(self.root, ["frame_labels.csv"])) is not None:
             for clip, frame_labels in read_label_table(table).items():
-                yield self._labelled_clip(table, clip, frame_labels)
+                if not re.fullmatch(r"[\w-]+", clip):
+                    hint = "clips have the names of their folders: 01, 02 …"
+                    raise DocumentError(f"{table}: {clip!r} is not a clip's name", hint=hint)
+                folder = table.parent / "test_masks" / clip
+                images = numbered_images(folder)
+                if images and len(images) != frame_labels.frames:
+                    raise DocumentError(
+                        f"{folder}: has {len(images)} masks for {frame_labels.frames} frame labels", hint=UNPACK
+                    )
+                masks = ImageMasks(tuple(images)) if images else None
+                yield video_truth(f"test/{clip}", table, frame_labels, masks=masks)
         else:
-            yield from self._official()
-
-    def _labelled_clip(self, table: Path, clip: str, labels: FrameLabels) -> VideoTruth:
-        if not re.fullmatch(r"[\w-]+", clip):
-            hint = "clips have the names of their folders: 01, 02 …"
-            raise DocumentError(f"{table}: {clip!r} is not a clip's name", hint=hint)
-        folder = table.parent / "test_masks" / clip
-        images = numbered_images(folder)
-        if images and len(images) != labels.frames:
-            raise DocumentError(f"{folder}: has {len(images)} masks for {labels.frames} frame labels", hint=UNPACK)
-        masks = ImageMasks(tuple(images)) if images else None
-        return VideoTruth(f"test/{clip}", table, lambda: labels, masks=masks)
+            yield from super().read()
 
 
 def read_ranges(script: Path) -> list[tuple[Span, ...]]:
@@ -297,9 +265,7 @@ def read_ranges(script: Path) -> list[tuple[Span, ...]]:
 
 
 def read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """Return the labels of each clip from a table with the columns clip, 0-based frame and label.
-
-    The table has one row per frame. The frames of a clip are in order.
+    """Return the labels of each clip from a table with one row per frame; the frames of a clip are in order.
 
     Raises:
         DocumentError: the header or a row has another form, or a frame is missing.

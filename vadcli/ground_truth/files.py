@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vadcli.errors import DocumentError, UsageError
+from vadcli.errors import DocumentError
 from vadcli.ground_truth.truth import Region
 from vadcli.types import BoolArray, text
 
 UNPACK = "unpack the archive again"
-"""The hint of most errors: official files are rarely damaged except by an interrupted download or copy."""
+"""The hint of most errors, because an official file is usually damaged by an interrupted download or copy."""
 
 _IMAGE_SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff")
 _MAX_TEXT_BYTES = 256 * 2**20
@@ -28,28 +28,9 @@ _MAX_FRAME = 2**40
 
 
 def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> DocumentError:
-    """Return the error for a line that has another form than expected; `own` is True for a file that the user wrote."""
+    """Return the error for a line that has another form than expected; `own` says that the user wrote the file."""
     hint = "correct the line" if own else "correct the line, or unpack the official file again"
     return DocumentError(f"{path}, line {line}: {what}", hint=hint)
-
-
-def first_existing(
-    root: Path, candidates: Iterable[str], *, name: str, wanted: str, hint: str = "set --root to the unpacked official archive"
-) -> Path:
-    """Return the first of `candidates` under `root` that exists.
-
-    Raises:
-        UsageError: none exists; the message names the data set (`name`) and the file that is missing (`wanted`).
-    """
-    found = find_existing(root, candidates)
-    if found is None:
-        raise UsageError(f"{root}: not a folder of {name}: {wanted} is missing", hint=hint)
-    return found
-
-
-def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
-    """Return the first of `candidates` under `root` that exists, or None."""
-    return next((root / name for name in candidates if (root / name).exists()), None)
 
 
 def read_text(path: Path, *, hint: str = UNPACK) -> str:
@@ -83,7 +64,7 @@ def whole(text: str) -> int:
     """Return a whole number such as a frame number, even if it was saved as a float ("12.0000e+00").
 
     Raises:
-        ValueError: the text is not a whole number, or the number is larger than the number of frames of any video.
+        ValueError: the text is not a whole number, or the number is too large for a frame number.
     """
     number = int(text) if re.fullmatch(r"\s*-?\d{1,15}\s*", text) else float(text)
     if not abs(number) < _MAX_FRAME or number != int(number):
@@ -112,7 +93,7 @@ def numbered_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the gray values (H, W) uint8 of an image: 0 and 255 if it is black and white, its luminance if it has colors.
+    """Return the gray values (H, W) uint8 of an image: 0 and 255 of a black and white image, the luminance of a color image.
 
     Raises:
         DocumentError: the image is missing, damaged, or has far too many pixels.
@@ -144,10 +125,10 @@ def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def read_label_array(path: Path) -> BoolArray:
-    """Return the labels of a one-dimensional .npy file as bool; the file has only 0 and 1.
+    """Return the labels of a one-dimensional .npy file as bool.
 
     Raises:
-        DocumentError: as in `read_npy`, or the file has another value; the message names the first such value and its index.
+        DocumentError: as in `read_npy`, or a value is neither 0 nor 1; the message names the first such value and its index.
     """
     values = read_npy(path, dimensions=1)
     wrong = np.flatnonzero(~np.isin(values, (0, 1)))
@@ -194,9 +175,7 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
 
 
 def read_clip_list(path: Path) -> dict[int, BoolArray]:
-    """Return the labels of each clip by its number, from a JSON file with the keys "0", "1" and so on.
-
-    The keys number the clips in the order of their names.
+    """Return the labels of each clip from a JSON file, whose keys "0", "1" … number the clips in the order of their names.
 
     Raises:
         DocumentError: the document has another form, or a clip is missing.
@@ -209,13 +188,11 @@ def read_clip_list(path: Path) -> dict[int, BoolArray]:
 
 
 def read_tracks(path: Path) -> tuple[Region, ...]:
-    """Return the tracked boxes of a text file.
+    """Return the tracked boxes of a text file; a line is track, frame, x_min, y_min, x_max, y_max.
 
-    A line is track, 0-based frame, x_min, y_min, x_max, y_max. Both corners belong to the box.
-
-    The format is from the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech). In
-    that code, evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: 01_0014.txt starts at frame
-    154, which is the first abnormal frame of the frame labels only if frames count from 0.
+    The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech), in which
+    evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: 01_0014.txt starts at frame 154, and
+    with this count, frame 154 is also the first abnormal frame of the frame labels.
 
     Raises:
         DocumentError: a line has another form.
@@ -234,11 +211,7 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """Masks as one image per frame.
-
-    Attributes:
-        images: the image files, in the order of the frames.
-    """
+    """Masks as one image per frame; `images` are in the order of the frames."""
 
     images: tuple[Path, ...]
 
@@ -264,5 +237,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return the path of each .npy file of a folder by its name without suffix, in order; hidden files are left out."""
+    """Return the .npy files of a folder by their names without suffix, in order; hidden files are left out."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

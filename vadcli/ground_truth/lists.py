@@ -32,7 +32,7 @@ from pathlib import Path
 
 from vadcli.errors import DocumentError
 from vadcli.ground_truth.annotation import OVERHANG_FRAMES, FrameIntervals, Span, TimeInterval, TimeIntervals, runs, video_end_s
-from vadcli.ground_truth.files import bad_line, first_existing, numbered_lines, read_text, whole
+from vadcli.ground_truth.files import bad_line, numbered_lines, read_text, whole
 from vadcli.ground_truth.truth import GroundTruth, VideoTruth, stem, video_truth
 from vadcli.types import BoolArray, Event, ScoreTable
 
@@ -49,19 +49,15 @@ class CsvTruth(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos of the table, in its order."""
-        path = self.root
-        if not path.is_file():
-            hint = "set --root to your table, or to the folder that holds it"
-            path = first_existing(path, ["ground_truth.csv"], name=self.name, wanted="ground_truth.csv", hint=hint)
+        path = self.annotation_file(["ground_truth.csv"], hint="set --root to your table, or to the folder that holds it")
         videos: dict[str, list[TimeInterval]] = {}
         normal: set[str] = set()
         for line, video, interval in _rows(path):
             known = video in videos
             intervals = videos.setdefault(video, [])
             if video in normal or (interval is None and known):
-                raise bad_line(
-                    path, line, f"{video!r} has several rows, but one with empty times, which marks a normal video", own=True
-                )
+                what = f"{video!r} has several rows, but one with empty times; a normal video has one row"
+                raise bad_line(path, line, what, own=True)
             if interval is None:
                 normal.add(video)
             else:
@@ -74,7 +70,7 @@ class CsvTruth(GroundTruth):
 def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
     """Return a CSV table of the events of a scan, to be corrected by hand.
 
-    Reading the table gives the frames of the events if timestamps are at least two microseconds apart.
+    `CsvTruth` reads the same frames from the table if timestamps are at least two microseconds apart.
 
     Args:
         events: scored videos, each with the list of its events; the list may be empty.
@@ -82,7 +78,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     rows: list[tuple[str, ...]] = []
     for table, found in events:
         for event in found:
-            # A long last frame may end later than a ground truth is allowed to, because its length is not in the table.
+            # A long last frame may end later than an interval is allowed to, because its length is not in the score table.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds(event.start_s), _seconds(end_s), event.category or ""))
         if not found:
@@ -93,7 +89,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
     """Return a CSV table with the intervals of frame labels, to convert another ground truth from frames to seconds.
 
-    Reading the table gives the same labels if timestamps are at least two microseconds apart.
+    `CsvTruth` reads the same labels from the table if timestamps are at least two microseconds apart.
 
     Args:
         labels: scored videos, each with (N,) bool labels.
@@ -114,11 +110,11 @@ def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
 
 
 def _last_end_s(table: ScoreTable) -> float:
-    """Return a time at which the last frame may end in a ground truth, at least a millisecond after its start."""
     return max(video_end_s(table.timestamp), float(table.timestamp[-1]) + 1e-3)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
+    """Yield the line, the video and the interval of each row; None if the row is for a normal video."""
     reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -140,7 +136,13 @@ def _row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> tu
     video, start, end = (cells[name] for name in HEADER[:3])
     if not video:
         raise bad_line(path, line, "the video is empty", own=True)
-    severity = _severity(path, line, cells.get("severity", ""))
+    text = cells.get("severity", "")
+    try:
+        severity = float(text) if text else None
+    except ValueError:
+        severity = math.nan
+    if severity is not None and not math.isfinite(severity):
+        raise bad_line(path, line, f"the severity {text[:40]!r} is not a number; leave it empty if it is unknown", own=True)
     if not start and not end:
         return video, None
     try:
@@ -148,16 +150,6 @@ def _row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> tu
     except ValueError:
         message = f"{path}, line {line}: {start[:40]!r} to {end[:40]!r} is not an interval"
         raise DocumentError(message, hint=_TIMES_HINT) from None
-
-
-def _severity(path: Path, line: int, text: str) -> float | None:
-    try:
-        value = float(text) if text else None
-    except ValueError:
-        value = math.nan
-    if value is not None and not math.isfinite(value):
-        raise bad_line(path, line, f"the severity {text[:40]!r} is not a number; leave it empty if it is unknown", own=True)
-    return value
 
 
 def _seconds(value: float) -> str:
@@ -210,7 +202,7 @@ class UCFCrime(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos of the file."""
-        path = _file(self, _UCF_FILES)
+        path = self.annotation_file(_UCF_FILES)
         for number, line in numbered_lines(path):
             video, *rest = line.split()
             kind, numbers = "".join(rest[:1]), rest[1:]
@@ -241,10 +233,15 @@ class XDViolence(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the violent videos of the file, then the normal ones that are found."""
-        path = _file(self, ("annotations.txt",))
+        path = self.annotation_file(["annotations.txt"])
         for number, line in numbered_lines(path):
             video, *numbers = line.split()
-            categories = _xd_categories(path, number, video)
+            labels = _XD_LABEL.fullmatch(stem(video))
+            codes = [code for code in labels[1].split("-") if code != "0"] if labels else []
+            if not codes or any(code not in XD_CATEGORIES for code in codes):
+                what = f"{video[-60:]!r} does not end in the labels of a violent video, such as _label_B1-0-0"
+                raise bad_line(path, number, what)
+            categories = tuple(XD_CATEGORIES[code] for code in codes)
             pairs = _pairs(path, number, numbers)
             if not pairs or any(not 0 <= start < end for start, end in pairs):
                 raise bad_line(path, number, f"{' '.join(numbers)[:80]!r} are not intervals: they need 0 <= start < end")
@@ -262,12 +259,6 @@ class XDViolence(GroundTruth):
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).endswith("_label_A") else None
 
 
-def _file(truth: GroundTruth, candidates: Sequence[str]) -> Path:
-    if truth.root.is_file():
-        return truth.root
-    return first_existing(truth.root, candidates, name=truth.name, wanted=candidates[0])
-
-
 def _pairs(path: Path, number: int, texts: Sequence[str]) -> list[tuple[int, int]]:
     try:
         values = [whole(text) for text in texts]
@@ -276,11 +267,3 @@ def _pairs(path: Path, number: int, texts: Sequence[str]) -> list[tuple[int, int
     if len(values) % 2:
         raise bad_line(path, number, f"has {len(values)} frame numbers, but they must come in pairs")
     return list(zip(values[::2], values[1::2], strict=True))
-
-
-def _xd_categories(path: Path, number: int, video: str) -> tuple[str, ...]:
-    match = _XD_LABEL.fullmatch(stem(video))
-    codes = [code for code in match[1].split("-") if code != "0"] if match else []
-    if not codes or any(code not in XD_CATEGORIES for code in codes):
-        raise bad_line(path, number, f"{video[-60:]!r} does not end in labels of a violent video such as _label_B1-0-0")
-    return tuple(XD_CATEGORIES[code] for code in codes)

@@ -44,8 +44,8 @@ from vadcli.ground_truth.annotation import (
     TimeInterval,
     TimeIntervals,
 )
-from vadcli.ground_truth.files import UNPACK, bad_line, find_existing, first_existing, numbered_lines, read_text, whole
-from vadcli.ground_truth.truth import GroundTruth, VideoTruth, stem, video_truth
+from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole
+from vadcli.ground_truth.truth import GroundTruth, VideoTruth, find_existing, stem, video_truth
 
 Item = Mapping[str, Any]
 Items = Iterator[tuple[int, Item]]
@@ -83,17 +83,25 @@ class Msad(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the abnormal videos of the table, then the normal ones of the list."""
-        path = self.root
-        if not path.is_file():
-            path = first_existing(path, ["anomaly_annotation.csv"], name=self.name, wanted="anomaly_annotation.csv")
+        path = self.annotation_file(["anomaly_annotation.csv"])
         listed = find_existing(path.parent, MSAD_LISTS)
-        wanted = None if listed is None else {_feature_video(line) for _, line in numbered_lines(listed)}
+        lines = None if listed is None else [line.rpartition("/")[2] for _, line in numbered_lines(listed)]
+        wanted = None if lines is None else {line.removesuffix(".npy").removesuffix("_i3d") for line in lines}
         seen: set[str] = set()
         for line, row in table_rows(path, ("name", *MSAD_FRAMES)):
             video = stem(_text(path, line, row, "name"))
             seen.add(video)
-            if wanted is None or video in wanted:
-                yield _msad_video(path, line, video, row)
+            if wanted is not None and video not in wanted:
+                continue
+            try:
+                total, first, last = (whole(row[name]) for name in MSAD_FRAMES)
+            except ValueError:
+                raise bad_line(path, line, f"the frames of {video!r} are not whole numbers") from None
+            if not 1 <= first <= last <= total:
+                raise bad_line(path, line, f"frames {first} to {last} of {total} are not an interval counted from 1")
+            category = video.rstrip("0123456789").rstrip("_").replace("_", " ").lower()
+            intervals = FrameIntervals((Span(first - 1, last, category),), slack_frames=OVERHANG_FRAMES)
+            yield video_truth(f"{video}.mp4", path, intervals, categories=[category])
         for video in sorted((wanted or set()) - seen):
             if not is_msad_normal(video):
                 raise DocumentError(f"{listed}: {video!r} is not in {path.name}", hint=UNPACK)
@@ -109,22 +117,6 @@ def is_msad_normal(video: str) -> bool:
     return video.startswith("MSAD_normal")
 
 
-def _feature_video(line: str) -> str:
-    return line.rpartition("/")[2].removesuffix(".npy").removesuffix("_i3d")
-
-
-def _msad_video(path: Path, line: int, video: str, row: Item) -> VideoTruth:
-    try:
-        total, first, last = (whole(row[name]) for name in MSAD_FRAMES)
-    except ValueError:
-        raise bad_line(path, line, f"the frames of {video!r} are not whole numbers") from None
-    if not 1 <= first <= last <= total:
-        raise bad_line(path, line, f"frames {first} to {last} of {total} are not an interval counted from 1")
-    category = video.rstrip("0123456789").rstrip("_").replace("_", " ").lower()
-    spans = (Span(first - 1, last, category),)
-    return video_truth(f"{video}.mp4", path, FrameIntervals(spans, slack_frames=OVERHANG_FRAMES), categories=[category])
-
-
 class Cuva(GroundTruth):
     """CUVA; `root` is its JSON file, or a folder in which it is the only JSON file.
 
@@ -135,28 +127,23 @@ class Cuva(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos of the file."""
-        path = self.root
-        if not path.is_file():
-            found = sorted(each.name for each in path.glob("*.json"))[:2]
-            path = first_existing(path, found if len(found) == 1 else [], name=self.name, wanted="its one JSON file")
+        found = [] if self.root.is_file() else sorted(each.name for each in self.root.glob("*.json"))
+        path = self.annotation_file(found if len(found) == 1 else [], wanted="its one JSON file")
         said: dict[str, dict[str, list[tuple[int, str]]]] = {}
         for place, item in json_items(path):
             video, task = (_text(path, place, item, key) for key in ("visual_input", "task"))
             said.setdefault(video, {}).setdefault(task.lower(), []).append((place, str(item.get("output", ""))))
         for video, tasks in said.items():
-            yield self._video(path, video, tasks)
-
-    def _video(self, path: Path, video: str, tasks: Mapping[str, Sequence[tuple[int, str]]]) -> VideoTruth:
-        numbers = [re.match(r"\W*(\d+)", output) for _, output in tasks.get("classification", ())]
-        names = dict.fromkeys(CUVA_CATEGORIES.get(int(number[1][:4]), "") for number in numbers if number)
-        categories = [name for name in names if name]
-        intervals: dict[TimeInterval, None] = {}
-        for place, output in tasks.get("timestamp", ()):
+            numbers = [re.match(r"\W*(\d+)", output) for _, output in tasks.get("classification", ())]
+            names = dict.fromkeys(CUVA_CATEGORIES.get(int(number[1][:4]), "") for number in numbers if number)
+            categories = [name for name in names if name]
             category = categories[0] if len(categories) == 1 else None
-            intervals.update(dict.fromkeys(_clock_intervals(path, place, output, category)))
-        if not intervals and not any(output.strip() == "0" for _, output in tasks.get("detection", ())):
-            raise DocumentError(f"{path}: {video!r} has no item of the task Timestamp", hint=UNPACK)
-        return video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
+            stamps = tasks.get("timestamp", ())
+            # A dictionary, because several questions about one video repeat its intervals.
+            intervals = dict.fromkeys(each for stamp in stamps for each in _clock_intervals(path, *stamp, category))
+            if not intervals and not any(output.strip() == "0" for _, output in tasks.get("detection", ())):
+                raise DocumentError(f"{path}: {video!r} has no item of the task Timestamp", hint=UNPACK)
+            yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
 
 
 def _clock_intervals(path: Path, place: int, output: str, category: str | None) -> Iterator[TimeInterval]:
@@ -178,10 +165,7 @@ class PreVad(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos of the file."""
-        path = self.root
-        if not path.is_file():
-            places = ("test.csv", "annotations/prevad_test_anno.json", "v6/prevad_test_anno_v6.json")
-            path = first_existing(path, places, name=self.name, wanted=places[0])
+        path = self.annotation_file(["test.csv", "annotations/prevad_test_anno.json", "v6/prevad_test_anno_v6.json"])
         needed = ("video_path", "class_name", "anomaly_span")
         for place, item in json_items(path) if path.suffix == ".json" else table_rows(path, needed):
             video, category = (_text(path, place, item, key) for key in needed[:2])
@@ -219,7 +203,8 @@ class VauBench(GroundTruth):
         paths = [self.root]
         if not self.root.is_file():
             paths = [each for place in (".", "annotations") for each in sorted((self.root / place).glob("test_*.csv"))]
-            first_existing(self.root, [each.relative_to(self.root).as_posix() for each in paths[:1]], **_VAU_MISSING)
+            if not paths:
+                raise self.missing("annotations/test_msad.csv")
         found: dict[str, tuple[Path, dict[TimeInterval, None]]] = {}
         for path in paths:
             for line, row in table_rows(path, ("Video Name", "Anomaly Class", "Start Time", "End Time")):
@@ -238,9 +223,6 @@ class VauBench(GroundTruth):
         for video, (path, intervals) in found.items():
             categories = dict.fromkeys(each.category for each in intervals if each.category)
             yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
-
-
-_VAU_MISSING = {"name": "vau-bench", "wanted": "annotations/test_msad.csv"}
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Items:

@@ -1,7 +1,7 @@
 """The ground truth of one video and of a data set, and the pairing of scored videos with it. Reads no file itself.
 
-A reader of a data set is a subclass of `GroundTruth` that yields one `VideoTruth` per video. Scored videos are paired with them
-by path; folders and suffixes may differ, but an ambiguous pair is an error, never a guess.
+A reader of a data set is a subclass of `GroundTruth` that yields one `VideoTruth` per video. Scored videos are paired with
+these truths by path. Folders and suffixes may differ, but an ambiguous pair is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -25,6 +25,7 @@ _SUFFIXES = frozenset(_VIDEO.split())
 PathParts = tuple[str, ...]
 """The parts of a relative path."""
 
+UNPACKED = "set --root to the unpacked official archive"
 _SHOWN = 5  # largest number of names in an error message
 
 
@@ -58,25 +59,20 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
             groups[stem(name)][side].append(name)
     found: dict[str, str] = {}
     for here, there in groups.values():
-        if here and there:
-            found.update(_pair_group(here, there, stem_alone=stem_alone))
+        paired: dict[str, str] = {}
+        for tails, suffix in ((False, True), (False, False), (True, True), (True, False)) if here and there else ():
+            taken = set(paired.values())
+            free = {name: _parts(name, suffix=suffix) for name in here if name not in paired}
+            free_truths = {name: _parts(name, suffix=suffix) for name in there if name not in taken}
+            paired.update(_one_to_one(_edges(free, free_truths, tails=tails)))
+        if not paired and stem_alone and len(here) == len(there) == 1:
+            paired = {here[0]: there[0]}
+        found.update(paired)
     return found
 
 
-def _pair_group(scored: list[str], truths: list[str], *, stem_alone: bool) -> Mapping[str, str]:
-    alone = stem_alone and len(scored) == len(truths) == 1
-    found: dict[str, str] = {}
-    for tails in (False, True):
-        for suffix in (True, False):
-            taken = set(found.values())
-            here = {name: _parts(name, suffix=suffix) for name in scored if name not in found}
-            there = {name: _parts(name, suffix=suffix) for name in truths if name not in taken}
-            found.update(_one_to_one(_edges(here, there, tails=tails)))
-    return found or ({scored[0]: truths[0]} if alone else {})
-
-
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Return every pair (scored, truth) with the same path; with `tails`, also if one path is the end of the other."""
+    """Yield every pair (scored, truth) with the same path; with `tails`, also if one path is the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -89,6 +85,7 @@ def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, 
 
 
 def _one_to_one(edges: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """Return the pairs as a mapping; a video in two pairs is an error."""
     by_scored: dict[str, str] = {}
     by_truth: dict[str, str] = {}
     for name, truth in edges:
@@ -149,7 +146,7 @@ class VideoTruth:
         source: the file with the annotation, for error messages.
         read: function that returns the annotation; callers use `annotation`, which caches the result.
         categories: all kinds of anomalies in the video; empty if the video is normal or the data set has no categories.
-        masks: None if the data set has none for this video.
+        masks: None if the data set has no masks for this video.
         read_regions: function that returns the tracked regions; None if there are none.
     """
 
@@ -162,11 +159,7 @@ class VideoTruth:
 
     @cached_property
     def annotation(self) -> Annotation:
-        """When anomalies happen.
-
-        Raises:
-            DocumentError: the file of the annotation has another form than it should have.
-        """
+        """When anomalies happen. A DocumentError is raised if the file of the annotation has another form than expected."""
         return self.read()
 
     @property
@@ -226,7 +219,7 @@ class VideoTruth:
         """The tracked regions, ordered by track and frame; empty if there are none.
 
         Raises:
-            DocumentError: the file of the regions has another form than it should have.
+            DocumentError: the file of the regions has another form than expected.
         """
         return self.read_regions() if self.read_regions is not None else ()
 
@@ -236,9 +229,11 @@ class VideoTruth:
         return f"{name} in {self.source}"
 
 
-def video_truth(video: str, source: Path, annotation: Annotation, *, categories: Iterable[str] = ()) -> VideoTruth:
-    """Return the truth of a video without masks, made from an annotation that is already read."""
-    return VideoTruth(video, source, lambda: annotation, tuple(categories))
+def video_truth(
+    video: str, source: Path, annotation: Annotation, *, categories: Iterable[str] = (), masks: Masks | None = None
+) -> VideoTruth:
+    """Return the truth of a video from an annotation that has been read."""
+    return VideoTruth(video, source, lambda: annotation, tuple(categories), masks)
 
 
 @dataclass(frozen=True)
@@ -253,11 +248,11 @@ class Matching:
 
     pairs: Mapping[str, VideoTruth]
     unscored: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
 
 
 class GroundTruth(ABC):
-    """The ground truth of a data set. A reader only implements `read`; pairing with scored videos is the same for all.
+    """The ground truth of a data set. A subclass only implements `read`.
 
     Attributes:
         name: the value of `--dataset`.
@@ -278,6 +273,7 @@ class GroundTruth(ABC):
                 f"{root}: the file or folder does not exist", hint=f"give the folder or file of {self.name}'s ground truth"
             )
         self.root = root
+        self._videos: dict[str, VideoTruth] = {}
 
     @abstractmethod
     def read(self) -> Iterable[VideoTruth]:
@@ -285,20 +281,35 @@ class GroundTruth(ABC):
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
-            DocumentError: a file has another form than it should have.
+            DocumentError: a file has another form than expected.
         """
+
+    def annotation_file(self, candidates: Sequence[str], *, wanted: str = "", hint: str = UNPACKED) -> Path:
+        """Return `root` if it is a file, otherwise the first of `candidates` under it that exists.
+
+        Raises:
+            UsageError: none exists; the message says that `wanted`, or else the first candidate, is missing.
+        """
+        if self.root.is_file():
+            return self.root
+        found = find_existing(self.root, candidates)
+        if found is None:
+            raise self.missing(wanted or candidates[0], hint=hint)
+        return found
+
+    def missing(self, wanted: str, *, hint: str = UNPACKED) -> UsageError:
+        """Return the error for a `root` that lacks a file."""
+        return UsageError(f"{self.root}: not a folder of {self.name}: {wanted} is missing", hint=hint)
 
     def videos(self) -> Mapping[str, VideoTruth]:
         """Return the truth of each video by the data set's name for it, in the data set's order. Files are read once.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
-            DocumentError: a file has another form than it should have.
+            DocumentError: a file has another form than expected.
         """
-        return self._videos
-
-    @cached_property
-    def _videos(self) -> Mapping[str, VideoTruth]:
+        if self._videos:
+            return self._videos
         found: dict[str, VideoTruth] = {}
         for truth in self.read():
             if truth.video in found:
@@ -306,6 +317,7 @@ class GroundTruth(ABC):
             found[truth.video] = truth
         if not found:
             raise DocumentError(f"{self.root}: the ground truth of {self.name} has no video")
+        self._videos = found
         return found
 
     def implied(self, scored: str) -> VideoTruth | None:
@@ -320,8 +332,8 @@ class GroundTruth(ABC):
             allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
 
         Raises:
-            UsageError: a video could be paired with either of two; or no pair is found; or scores or a truth are missing
-                without `allow_missing`.
+            UsageError: a video could be paired with either of two; no pair is found; or, without `allow_missing`, scores or a
+                truth are missing.
         """
         names, truths = list(scored), self.videos()
         found = pair(names, truths, stem_alone=self.stem_alone)
@@ -338,18 +350,19 @@ class GroundTruth(ABC):
                 f"no scored video belongs to {self.name}: the scan has {_list(names)}, {self.name} has {_list(truths)}",
                 hint="check --dataset and --root, and that OUT is the scan of this data set",
             )
-        if not allow_missing:
-            self._complete(matching, len(names), len(truths))
+        hint = "--allow-missing evaluates the videos that have both"
+        if matching.unscored and not allow_missing:
+            lost = f"{len(matching.unscored)} of {len(truths)} videos of {self.name} have no scores"
+            raise UsageError(f"{lost}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
+        if matching.unknown and not allow_missing:
+            lost = f"{len(matching.unknown)} of {len(names)} scored videos are not in the truth of {self.name}"
+            raise UsageError(f"{lost}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
         return matching
 
-    def _complete(self, matching: Matching, scored: int, truths: int) -> None:
-        hint = "--allow-missing evaluates the videos that have both"
-        if matching.unscored:
-            lost = f"{len(matching.unscored)} of {truths} videos of {self.name} have no scores"
-            raise UsageError(f"{lost}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
-        if matching.unknown:
-            lost = f"{len(matching.unknown)} of {scored} scored videos are not in the truth of {self.name}"
-            raise UsageError(f"{lost}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
+
+def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
+    """Return the first of `candidates` under `root` that exists, or None."""
+    return next((root / name for name in candidates if (root / name).exists()), None)
 
 
 def _list(names: Iterable[str]) -> str:

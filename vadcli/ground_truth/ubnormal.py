@@ -20,8 +20,8 @@ import numpy as np
 
 from vadcli.errors import DocumentError
 from vadcli.ground_truth.annotation import FrameIntervals, Span
-from vadcli.ground_truth.files import UNPACK, bad_line, find_existing, numbered_lines, read_image, whole
-from vadcli.ground_truth.truth import GroundTruth, Region, VideoTruth, video_truth
+from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_image, whole
+from vadcli.ground_truth.truth import GroundTruth, Region, VideoTruth, find_existing, video_truth
 from vadcli.types import BoolArray, Box
 
 _VIDEO = re.compile(r"(abnormal|normal)_scene_\d+_scenario_?\d+\w*")
@@ -48,33 +48,30 @@ class UBnormal(GroundTruth):
     name = "ubnormal"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Return the videos and annotations in the folders of the scenes."""
-        split = self._split()
+        """Yield the videos and annotations in the folders of the scenes."""
+        lists = [find_existing(self.root, [place.format(kind=kind) for place in _SPLIT]) for kind in ("abnormal", "normal")]
+        split = {line for path in lists if path is not None for _, line in numbered_lines(path)}
         found: dict[str, Path] = {}
         for path in sorted([*self.root.glob("Scene*/*"), *self.root.glob("*normal_scene_*")]):
             video = path.name.removesuffix("_annotations") if path.is_dir() else path.stem
-            if _VIDEO.fullmatch(video) and (split is None or video in split):
+            if _VIDEO.fullmatch(video) and (not split or video in split):
                 found.setdefault(video, path.parent)
-        if split is not None and (lost := sorted(split - set(found))):
+        if lost := sorted(split - set(found)):
             raise DocumentError(f"{self.root}: {len(lost)} test videos are missing, the first is {lost[0]}", hint=UNPACK)
-        return [self._video(video, scene) for video, scene in found.items()]
-
-    def _split(self) -> set[str] | None:
-        lists = [find_existing(self.root, [place.format(kind=kind) for place in _SPLIT]) for kind in ("abnormal", "normal")]
-        names = [line for path in lists if path is not None for _, line in numbered_lines(path)]
-        return set(names) if names else None
-
-    def _video(self, video: str, scene: Path) -> VideoTruth:
-        name = video if scene == self.root else f"{scene.name}/{video}"
-        folder = scene / f"{video}_annotations"
-        if video.startswith("normal"):
-            return VideoTruth(f"{name}.mp4", scene, partial(FrameIntervals, ()), masks=NoMasks())
-        tracks = read_object_tracks(folder / f"{video}_tracks.txt")
-        masks = ObjectMasks(folder, video, tracks)
-        if not masks.frames:
-            return video_truth(f"{name}.mp4", folder, _intervals(tracks))
-        read = partial(_intervals, tracks, masks.frames)
-        return VideoTruth(f"{name}.mp4", folder, read, masks=masks, read_regions=masks.regions)
+        for video, scene in found.items():
+            name = f"{video}.mp4" if scene == self.root else f"{scene.name}/{video}.mp4"
+            folder = scene / f"{video}_annotations"
+            if video.startswith("normal"):
+                yield video_truth(name, scene, FrameIntervals(()), masks=NoMasks())
+                continue
+            tracks = read_object_tracks(folder / f"{video}_tracks.txt")
+            spans = tuple(Span(track.start_frame, track.end_frame) for track in tracks)
+            masks = ObjectMasks(folder, video, tracks)
+            if masks.frames:
+                read = partial(FrameIntervals, spans, masks.frames)
+                yield VideoTruth(name, folder, read, masks=masks, read_regions=masks.regions)
+            else:
+                yield video_truth(name, folder, FrameIntervals(spans))
 
 
 class NoMasks:
@@ -117,7 +114,8 @@ class ObjectMasks:
         """
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, Track]]] = {}
-        for place, track in enumerate(self._region_tracks()):
+        newer = self.folder / f"{self.video}_new_tracks.txt"
+        for place, track in enumerate(read_object_tracks(newer) if newer.exists() else self.tracks):
             if track.start_frame < first or track.end_frame > last + 1:
                 raise self._missing(track.start_frame if track.start_frame < first else last + 1)
             for frame in range(track.start_frame, track.end_frame):
@@ -131,10 +129,6 @@ class ObjectMasks:
                     raise DocumentError(f"{self._image(frame)}: has no pixel of object {track.number}", hint=UNPACK)
                 regions.append(Region(place, frame, box))
         return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
-
-    def _region_tracks(self) -> tuple[Track, ...]:
-        newer = self.folder / f"{self.video}_new_tracks.txt"
-        return read_object_tracks(newer) if newer.exists() else self.tracks
 
     @cached_property
     def _frames(self) -> tuple[int, int]:
@@ -176,10 +170,6 @@ def read_object_tracks(path: Path) -> tuple[Track, ...]:
     if not tracks:
         raise DocumentError(f"{path}: has no track, although the video is abnormal", hint=UNPACK)
     return tuple(tracks)
-
-
-def _intervals(tracks: tuple[Track, ...], frames: int | None = None) -> FrameIntervals:
-    return FrameIntervals(tuple(Span(track.start_frame, track.end_frame) for track in tracks), frames)
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
