@@ -1,7 +1,7 @@
 """Measures stored scores against a data set's ground truth. Runs no model.
 
-`collect` reads scores and truth, `measure` computes the figures, `report` prints and stores them,
-`plots` draws them. Only `plots` reads the videos themselves, for its contact sheets.
+`collect` reads scores and truth, `measure` computes the figures, `report` prints and stores them, `plots` draws them. Only
+`plots` reads the videos themselves, for its contact sheets.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
     ]
     estimates = [measure(test, protocol) for test in tests]
     reports = [Evaluation.of(options.dataset, test, protocol, figures) for test, figures in zip(tests, estimates, strict=True)]
-    if len(reports) > 1:
-        reports = compared(reports, estimates)
-    return reports
+    return compared(reports, estimates)
 
 
 def keep_figures(reports: Sequence[Evaluation], options: EvalOptions) -> None:

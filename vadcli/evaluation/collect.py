@@ -1,14 +1,14 @@
 """Reads a scan's output and a data set's truth into the arrays that the metrics need.
 
-It keeps little in memory: six bytes per frame, one more byte per frame and category (five more if the
-scan stored scores per category), spans and pixel counts. Masks are read one frame at a time and not kept.
+Memory: six bytes per frame, one more byte per frame and category (five if the scan stored scores per category), spans and
+pixel counts. Masks are read one frame at a time and not kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
 from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, SeveritySet, Tracks, mask_regions
 from vadcli.store import OutputLayout
-from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.events import read_events
 from vadcli.store.masks import MaskTrack, rle_threshold
 from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, read_video, shown_s
-from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, ScoreTable, TimeArray
+from vadcli.types import BoolArray, FloatArray, IndexArray, ScoreTable, TimeArray
 from vadcli.types.text import how_many
 
 log = logging.getLogger("vadcli")
@@ -42,8 +42,8 @@ class TestSet:
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
         categories: (N,) bool per category, True in its frames; a frame may have several categories or none.
-        category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored
-            for every video; names are compared without regard to upper and lower case.
+        category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored for every video. Upper and
+            lower case are the same in names.
         events: predicted and true events in seconds.
         pixels: counts over masks; None without pixel truth or stored masks.
         detected, tracks: regions; None if the truth has no tracks or no mask is stored.
@@ -52,7 +52,7 @@ class TestSet:
         unknown: scored videos without a truth, if allowed.
         unmasked: videos with a truth of pixels or regions, but without stored masks.
         masked: videos whose masks were read.
-        two_level: videos whose masks are stored only as run lengths, made with one threshold.
+        two_level: videos whose masks are stored only as run lengths: each pixel is below or above one threshold.
         run_lengths_at: the thresholds of these run lengths, each once, in order.
         overhang_frames: annotated frames past the last frame of a video; they are ignored.
         partial: videos with fewer rows than the container announced.
@@ -88,21 +88,17 @@ class TestSet:
     severity: SeveritySet | None = None
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The masks and regions of one video that are read, and the size to which they are resized."""
-
-    number: int
-    masks: bool
-    regions: bool
-    size: Size | None
-
-
 @dataclass
 class _Gathered:
-    """What has been read so far; most lists have one entry per video. `wanted` are the truth's categories in lower case."""
+    """The data that has been read so far; most lists have one entry per video.
 
-    wanted: frozenset[str] = frozenset()
+    Attributes:
+        wanted: the truth's categories in lower case.
+        severity: (number of the video, peak score, severity) of each true event.
+        boxes, tracks: (number of the video, row, x, y, width, height, score or track) of each region.
+    """
+
+    wanted: frozenset[str]
     scores: list[np.ndarray] = field(default_factory=list)
     labels: list[BoolArray] = field(default_factory=list)
     sampled: list[BoolArray] = field(default_factory=list)
@@ -114,8 +110,8 @@ class _Gathered:
     severity: list[tuple[int, float, float]] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     detectors: dict[str, None] = field(default_factory=dict)
-    boxes: list[tuple[int, int, tuple[float, ...], float]] = field(default_factory=list)
-    tracks: list[tuple[int, int, tuple[int, ...], int]] = field(default_factory=list)
+    boxes: list[tuple[float, ...]] = field(default_factory=list)
+    tracks: list[tuple[float, ...]] = field(default_factory=list)
     pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
     region_frames: dict[int, int] = field(default_factory=dict)
     masked: list[str] = field(default_factory=list)
@@ -163,28 +159,40 @@ def collect(
         _add_rows(got, table, metadata, labels, spans)
         _add_events(got, layout.events(table.video) if events else None, table, metadata, spans)
         got.overhang_frames += video_truth.overhang_frames(table)
-        # a normal video has no tracks, but every region found in it is a false alarm
-        wanted = _Wanted(
-            number,
-            pixels and video_truth.has_masks,
-            regional and (video_truth.has_regions or video_truth.is_normal),
-            pixel_size,
+        masks = pixels and video_truth.has_masks
+        # A normal video has no tracks, but every region that is found in it is a false alarm.
+        regions = regional and (video_truth.has_regions or video_truth.is_normal)
+        if masks or regions:
+            _add_masks(got, layout, table, video_truth, pixel_size, masks=masks, regions_of=number if regions else None)
+    if got.masked and got.unmasked and not allow_missing:
+        raise UsageError(
+            f"{out}: masks are stored for {how_many(len(got.masked), 'video')}, but not for {len(got.unmasked)}, "
+            f"for example {got.unmasked[0]!r}",
+            hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
         )
-        if wanted.masks or wanted.regions:
-            _add_masks(got, layout, table, video_truth, wanted)
-    _check_masked(got, layout, allow_missing=allow_missing)
+    return _test_set(got, out, truth.name, matching)
+
+
+def _test_set(got: _Gathered, out: Path, dataset: str, matching: Matching) -> TestSet:
+    categories = {name: np.zeros(got.rows, np.bool_) for name in got.categories}
+    for name, spans in got.categories.items():
+        for start, end in spans:
+            categories[name][start:end] = True
+    category_scores = {name: got.category_scores.get(name.casefold(), []) for name in got.categories}
+    video, score, severity = np.array(got.severity, np.float64).reshape(-1, 3).T
     counts = got.pixels.counts()
+    boxes, tracks = (np.array(rows, np.float64).reshape(-1, 7) for rows in (got.boxes, got.tracks))
     return TestSet(
         out=out,
         videos=tuple(matching.pairs),
         truths=tuple(each.video for each in matching.pairs.values()),
         detectors=tuple(got.detectors),
         frames=FrameSet.of(got.scores, got.labels, got.sampled),
-        categories=_categories(got),
+        categories=categories,
         events=EventSet.of(got.predicted, got.true, got.durations),
         pixels=counts if counts.names else None,
-        detected=_regions(got) if got.tracks else None,
-        tracks=_tracks(got) if got.tracks else None,
+        detected=Regions(*_places(boxes), boxes[:, 6]) if got.tracks else None,
+        tracks=Tracks(*_places(tracks), tracks[:, 6].astype(np.int64)) if got.tracks else None,
         region_frames=np.array([got.region_frames.get(number, 0) for number in range(len(matching.pairs))], np.int64),
         unscored=matching.unscored,
         unknown=matching.unknown,
@@ -195,40 +203,34 @@ def collect(
         overhang_frames=got.overhang_frames,
         partial=tuple(got.partial),
         damaged=got.damaged,
-        dataset=truth.name,
-        category_scores=_category_scores(got),
-        severity=_severity(got),
+        dataset=dataset,
+        # A category is left out if a video has no score for it.
+        category_scores={name: np.concatenate(each) for name, each in category_scores.items() if len(each) == len(got.scores)},
+        severity=None if np.isnan(severity).all() else SeveritySet(video.astype(np.int64), score, severity, len(got.true)),
     )
 
 
+def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
+    return rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2:6]
+
+
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`; if a video's scan failed, the error for its missing scores gives the reason."""
+    """Return the result of `truth.match`; the error for missing scores gives the reason if the scan of a video failed."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
-        failed = {str(each.video["path"]): each.failure.error for each in _documents(layout) if each.failure}
+        failed: dict[str, str] = {}
+        for path in layout.iter_events():
+            with contextlib.suppress(DocumentError):
+                document = read_events(path)
+                if document.failure:
+                    failed[str(document.video["path"])] = document.failure.error
         lost = truth.match([*stored, *failed], allow_missing=True).pairs if failed else {}
         for video, reason in failed.items():
             if video in lost:
                 hint = "leave it out with --allow-missing, or scan it again"
                 raise UsageError(f"{error.message}; the scan of {video!r} failed: {reason}", hint=hint) from error
         raise
-
-
-def _documents(layout: OutputLayout) -> Iterator[EventsDocument]:
-    for path in layout.iter_events():
-        with contextlib.suppress(DocumentError):
-            yield read_events(path)
-
-
-def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) -> None:
-    """Refuse pixel figures if only some videos have masks, unless the user allowed that."""
-    if got.masked and got.unmasked and not allow_missing:
-        raise UsageError(
-            f"{layout.out}: masks are stored for {how_many(len(got.masked), 'video')}, but not for {len(got.unmasked)}, "
-            f"for example {got.unmasked[0]!r}",
-            hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
-        )
 
 
 def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray, spans: tuple[Span, ...]) -> None:
@@ -284,27 +286,20 @@ def true_events(spans: Sequence[Span]) -> list[Span]:
     return found
 
 
-def _categories(got: _Gathered) -> dict[str, BoolArray]:
-    found = {name: np.zeros(got.rows, np.bool_) for name in got.categories}
-    for name, spans in got.categories.items():
-        for start, end in spans:
-            found[name][start:end] = True
-    return found
+def _add_masks(
+    got: _Gathered,
+    layout: OutputLayout,
+    table: ScoreTable,
+    truth: VideoTruth,
+    size: Size | None,
+    *,
+    masks: bool,
+    regions_of: int | None,
+) -> None:
+    """Count one video's masks frame by frame, including masks that are carried forward.
 
-
-def _severity(got: _Gathered) -> SeveritySet | None:
-    video, score, severity = np.array(got.severity, np.float64).reshape(-1, 3).T
-    return None if np.isnan(severity).all() else SeveritySet(video.astype(np.int64), score, severity, len(got.true))
-
-
-def _category_scores(got: _Gathered) -> dict[str, FloatArray]:
-    """Return the scores (N,) of each category of the truth; a category is left out if a video has no score for it."""
-    found = {name: got.category_scores.get(name.casefold(), []) for name in got.categories}
-    return {name: np.concatenate(parts) for name, parts in found.items() if len(parts) == len(got.scores)}
-
-
-def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:
-    """Count one video's masks frame by frame, including masks that are carried forward."""
+    `regions_of` is the number of the video if its regions are wanted.
+    """
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:
         got.unmasked += [table.video] if len(table) else []
@@ -313,33 +308,29 @@ def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: V
         mask = track.at(row)
         if mask is None or track.problems:
             break
-        if wanted.masks:
-            got.pixels.add(table.video, *_alike(mask, truth.mask(row), table.video, wanted.size))
-        if wanted.regions:
+        if masks:
+            true = truth.mask(row)
+            true = np.zeros(mask.shape, np.bool_) if true is None else true
+            if size is None and true.shape != mask.shape:
+                theirs, ours = (f"{shape[1]}x{shape[0]}" for shape in (true.shape, mask.shape))
+                raise DocumentError(
+                    f"{table.video}: the truth's masks are {theirs}, but the video is {ours}",
+                    hint="scan the original videos, or give --pixel-size to resize both",
+                )
+            resized = _resized(mask, size, Image.Resampling.BILINEAR), _resized(true, size, Image.Resampling.NEAREST)
+            got.pixels.add(table.video, *resized)
+        if regions_of is not None:
             boxes, peaks = mask_regions(mask)
-            got.boxes.extend((wanted.number, row, tuple(box), float(peak)) for box, peak in zip(boxes, peaks, strict=True))
+            got.boxes.extend((regions_of, row, *box, peak) for box, peak in zip(boxes, peaks, strict=True))
     for problem in track.problems:
         raise DocumentError(problem, hint="scan the video again with --masks and --force")
     got.masked.append(table.video)
     if not layout.mask_video(table.video).exists():
         got.two_level.append(table.video)
         got.run_lengths_at.add(rle_threshold(layout.mask_rle(table.video)))
-    if wanted.regions:
-        got.tracks.extend((wanted.number, region.frame, region.box, region.track) for region in truth.regions)
-        got.region_frames[wanted.number] = len(table)
-
-
-def _alike(mask: ByteArray, wanted: BoolArray | None, video: str, size: Size | None) -> tuple[ByteArray, BoolArray]:
-    """Return the mask and the truth of one frame at the same size."""
-    if wanted is None:
-        wanted = np.zeros(mask.shape, np.bool_)
-    if size is None and wanted.shape != mask.shape:
-        theirs, ours = (f"{shape[1]}x{shape[0]}" for shape in (wanted.shape, mask.shape))
-        raise DocumentError(
-            f"{video}: the truth's masks are {theirs}, but the video is {ours}",
-            hint="scan the original videos, or give --pixel-size to resize both",
-        )
-    return _resized(mask, size, Image.Resampling.BILINEAR), _resized(wanted, size, Image.Resampling.NEAREST)
+    if regions_of is not None:
+        got.tracks.extend((regions_of, region.frame, *region.box, region.track) for region in truth.regions)
+        got.region_frames[regions_of] = len(table)
 
 
 def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> np.ndarray:
@@ -347,22 +338,3 @@ def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> n
         return picture
     image = Image.fromarray(picture.astype(np.uint8))
     return np.asarray(image.resize((size[1], size[0]), how)).astype(picture.dtype)
-
-
-def _regions(got: _Gathered) -> Regions:
-    video, frame, box, score = _columns(got.boxes)
-    return Regions(video, frame, box, np.array(score, np.float64))
-
-
-def _tracks(got: _Gathered) -> Tracks:
-    video, frame, box, track = _columns(got.tracks)
-    return Tracks(video, frame, box, np.array(track, np.int64))
-
-
-def _columns(
-    rows: list[tuple[int, int, tuple[float, ...], float]] | list[tuple[int, int, tuple[int, ...], int]],
-) -> tuple[IndexArray, IndexArray, np.ndarray, list[float]]:
-    parts: Iterator[tuple[object, ...]] = zip(*rows, strict=True)
-    video, frame, box, last = parts if rows else ((), (), (), ())
-    boxes = np.array(box, np.float64).reshape(-1, 4)
-    return np.array(video, np.int64), np.array(frame, np.int64), boxes, list(last)  # type: ignore[arg-type]

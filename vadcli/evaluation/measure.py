@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Protocol:
     endpoints: bool = False
     only_sampled: bool = False
     pixel_size: Size | None = None
-    groups: tuple[str, ...] = field(default=())
+    groups: tuple[str, ...] = ()
     bootstrap: Bootstrap | None = None
 
     def wants(self, *groups: str) -> bool:
@@ -81,17 +81,12 @@ def measure(test: TestSet, protocol: Protocol) -> Estimates:
         figures = dict(GROUPS[group](test, protocol))
         if figures:
             found[group] = figures
+        elif protocol.groups and test.unmasked and group in NEEDS_MASKS:
+            raise UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
         elif protocol.groups:
-            raise _nothing_for(group, test)
+            text = f"--metrics {group}: the truth of {test.dataset or test.out} has no data for it"
+            raise UsageError(text, hint="leave it out of --metrics")
     return found
-
-
-def _nothing_for(group: str, test: TestSet) -> UsageError:
-    if test.unmasked and group in NEEDS_MASKS:
-        return UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
-    return UsageError(
-        f"--metrics {group}: the truth of {test.dataset or test.out} has no data for it", hint="leave it out of --metrics"
-    )
 
 
 def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
@@ -116,7 +111,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate; it has a note if masks are run lengths, because masks at one threshold cannot rank regions."""
+    """Return the estimate, with a note if masks are run lengths: masks at one threshold cannot rank pixels or regions."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
@@ -148,7 +143,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # A truth may have the categories "fight" and "fight, within videos". The second name then means the second category.
+        # If a truth has the categories "fight" and "fight, within videos", the second name is for the second category.
         yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 
@@ -172,7 +167,7 @@ PIXEL: dict[str, Callable[..., Estimate]] = {
     "aupimo": aupimo,
 }
 WITHIN, OWN = ", within videos", ", own score"
-"""A category's name gets these endings for figures within videos, and for figures of the category's own score."""
+"""The endings of a category's name for figures within videos, and for figures of the category's own score."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {

@@ -22,7 +22,7 @@ from vadcli.metrics import PIMO_LIMITS, FrameSet
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.scores import read_metadata, read_scores
-from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule
+from vadcli.types import ByteArray, ClipNeeds, PixelFormat, SizeRule
 from vadcli.types.text import may_exist
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
@@ -135,23 +135,19 @@ def _timelines(test: TestSet) -> Iterator[Figure]:
         rows = figure.subplots(len(names), 1, squeeze=False)[:, 0]
         for number, (axes, video) in enumerate(zip(rows, names, strict=True), start):
             table, _ = read_scores(layout.scores(video))
-            _timeline(axes, table, test, number)
+            step = max(1, len(table) // TIMELINE_POINTS)
+            count = len(table) // step * step
+            peaks = table.score[:count].reshape(-1, step).max(axis=1) if count else table.score
+            axes.plot(table.timestamp[:count:step], peaks, color=SCORE, linewidth=0.8)
+            for start_s, end_s in test.events.true[number]:
+                axes.axvspan(start_s, end_s, color=TRUTH, alpha=0.25, linewidth=0)
+            for start_s, end_s in test.events.predicted[number]:
+                axes.plot([start_s, end_s], [0.02, 0.02], color=TRUTH, linewidth=3, solid_capstyle="butt")
+            axes.set(ylim=(0, 1), xlim=(0, max(float(test.events.duration_s[number]), 1e-3)))
+            axes.set_ylabel(video if len(video) < 18 else f"…{video[-16:]}", rotation=0, ha="right", fontsize=7)
+            axes.tick_params(labelsize=7)
         rows[-1].set_xlabel("seconds; true events shaded, predicted events underlined")
         yield figure
-
-
-def _timeline(axes: Axes, table: ScoreTable, test: TestSet, number: int) -> None:
-    step = max(1, len(table) // TIMELINE_POINTS)
-    count = len(table) // step * step
-    peaks = table.score[:count].reshape(-1, step).max(axis=1) if count else table.score
-    axes.plot(table.timestamp[:count:step], peaks, color=SCORE, linewidth=0.8)
-    for start_s, end_s in test.events.true[number]:
-        axes.axvspan(start_s, end_s, color=TRUTH, alpha=0.25, linewidth=0)
-    for start_s, end_s in test.events.predicted[number]:
-        axes.plot([start_s, end_s], [0.02, 0.02], color=TRUTH, linewidth=3, solid_capstyle="butt")
-    axes.set(ylim=(0, 1), xlim=(0, max(float(test.events.duration_s[number]), 1e-3)))
-    axes.set_ylabel(table.video if len(table.video) < 18 else f"…{table.video[-16:]}", rotation=0, ha="right", fontsize=7)
-    axes.tick_params(labelsize=7)
 
 
 @dataclass(frozen=True)
@@ -173,10 +169,19 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
     pictures = _pictures(test, [moment for kind in chosen.values() for moment in kind])
     for name, kind in chosen.items():
         shown = [(moment, pictures[moment]) for moment in kind if moment in pictures]
-        if shown:
-            yield name, _sheet(name.replace("-", " "), shown, test)
-        elif kind:
+        if kind and not shown:
             log.warning("%s: left out, because the videos are not where they were scanned", name)
+        if not shown:
+            continue
+        rows = -(-len(shown) // SHEET_COLUMNS)
+        figure = Figure(figsize=(12, 2.6 * rows + 0.5), layout="constrained")
+        figure.suptitle(name.replace("-", " "))
+        for axes in (places := figure.subplots(rows, SHEET_COLUMNS, squeeze=False).ravel()):
+            axes.set_axis_off()
+        for axes, (moment, picture) in zip(places, shown, strict=False):
+            axes.imshow(picture)
+            axes.set_title(f"{test.videos[moment.number]} frame {moment.row}: {moment.score:.3f}", fontsize=8)
+        yield name, figure
 
 
 def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
@@ -202,35 +207,19 @@ def _pictures(test: TestSet, wanted: Sequence[_Moment]) -> dict[_Moment, ByteArr
         by_video.setdefault(moment.number, []).append(moment)
     needs = ClipNeeds(1, 0, 25.0, SizeRule(PICTURE_PX), PixelFormat.RGB, interval=1)
     found: dict[_Moment, ByteArray] = {}
-    asked = (_request(test, number, at) for number, at in by_video.items())
-    requests = [request for request in asked if request is not None]
+    requests = []
+    for number, at in by_video.items():
+        video = test.videos[number]
+        metadata = read_metadata(OutputLayout(test.out).scores(video))
+        path = Path(str(metadata.source.get("root", ""))) / video if metadata else Path()
+        if metadata is not None and may_exist(path):
+            rows = int(test.frames.offsets[number + 1] - test.frames.offsets[number])
+            bursts = tuple((moment.row + 0.5) / rows for moment in at)
+            fps = float(metadata.video["fps"]) if path.is_dir() else None
+            requests.append(ClipRequest(video, path, fps=fps, bursts=bursts, exact=True))
     with ClipLoader(needs, LoaderOptions()) as loader:
         for item in loader.run(requests):
             if isinstance(item, ClipReady):
                 number = test.videos.index(item.video)
                 found[by_video[number][item.clip.index]] = item.clip.frames[0].copy()
     return found
-
-
-def _request(test: TestSet, number: int, at: Sequence[_Moment]) -> ClipRequest | None:
-    video = test.videos[number]
-    metadata = read_metadata(OutputLayout(test.out).scores(video))
-    path = Path(str(metadata.source.get("root", ""))) / video if metadata else Path()
-    if metadata is None or not may_exist(path):
-        return None
-    rows = int(test.frames.offsets[number + 1] - test.frames.offsets[number])
-    bursts = tuple((moment.row + 0.5) / rows for moment in at)
-    fps = float(metadata.video["fps"]) if path.is_dir() else None
-    return ClipRequest(video, path, fps=fps, bursts=bursts, exact=True)
-
-
-def _sheet(title: str, shown: Sequence[tuple[_Moment, ByteArray]], test: TestSet) -> Figure:
-    rows = -(-len(shown) // SHEET_COLUMNS)
-    figure = Figure(figsize=(12, 2.6 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
-    for axes in (places := figure.subplots(rows, SHEET_COLUMNS, squeeze=False).ravel()):
-        axes.set_axis_off()
-    for axes, (moment, picture) in zip(places, shown, strict=False):
-        axes.imshow(picture)
-        axes.set_title(f"{test.videos[moment.number]} frame {moment.row}: {moment.score:.3f}", fontsize=8)
-    return figure

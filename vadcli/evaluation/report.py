@@ -1,7 +1,6 @@
 """An evaluation's figures as a table, JSON, Markdown or LaTeX rows, and as a stored document.
 
-The stored document keeps groups that were measured earlier, if they come from the same data under
-the same protocol.
+The stored document keeps groups that were measured earlier from the same data under the same protocol.
 """
 
 from __future__ import annotations
@@ -107,59 +106,63 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
     Raises:
         UsageError: the runs have different videos, or masks of different videos.
     """
-    first, bootstrap = reports[0], reports[0].protocol.bootstrap
-    found = [first]
+    first, bootstrap = reports[0].test, reports[0].protocol.bootstrap
+    found = [reports[0]]
     for report, theirs in zip(reports[1:], estimates[1:], strict=True):
-        _check_same_videos(first.test, report.test, first.dataset)
-        unlike = bool(first.test.two_level) != bool(report.test.two_level)
+        test = report.test
+        with_masks = [each for each in (first, test) if each.pixels is not None]
+        if first.truths != test.truths or (len(with_masks) == 2 and _masked(first) != _masked(test)):
+            which = "different videos" if first.truths != test.truths else "masks of different videos"
+            raise UsageError(
+                f"{first.out} and {test.out} hold {which} of {reports[0].dataset}",
+                hint="scan the same videos into both folders",
+            )
+        unlike = bool(first.two_level) != bool(test.two_level)
         shared = {
             group: {
-                name: _noted(_versus(theirs[group][name], mine, bootstrap), unlike=unlike and group in NEEDS_MASKS)
+                name: _versus(theirs[group][name], mine, bootstrap, UNLIKE_MASKS if unlike and group in NEEDS_MASKS else "")
                 for name, mine in figures.items()
                 if name in theirs[group]
             }
             for group, figures in estimates[0].items()
             if group in theirs and bootstrap is not None
         }
-        found.append(Evaluation(report.dataset, report.test, report.protocol, report.metrics, shared))
+        found.append(replace(report, against=shared))
     return found
 
 
-def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap) -> Metric:
-    """Return the paired difference; no interval if one run lacks frames of a video of the other run."""
-    if theirs.drawn == mine.drawn:
-        return difference(theirs, mine, bootstrap)
-    videos = min(theirs.drawn, mine.drawn)
-    if theirs.value is None or mine.value is None:
-        return Metric(None, videos=videos, note=theirs.note if theirs.value is None else mine.note)
-    return Metric(theirs.value - mine.value, videos=videos, note=UNPAIRED)
-
-
-def _noted(metric: Metric, *, unlike: bool) -> Metric:
-    """Return the difference, with a note if the two runs stored their masks in different ways."""
-    return replace(metric, note="; ".join(part for part in (metric.note, UNLIKE_MASKS) if part)) if unlike else metric
-
-
-def _check_same_videos(first: TestSet, other: TestSet, dataset: str) -> None:
-    masked = [_masked_truths(test) for test in (first, other) if test.pixels is not None]
-    if first.truths != other.truths or (len(masked) == 2 and masked[0] != masked[1]):
-        which = "different videos" if first.truths != other.truths else "masks of different videos"
-        raise UsageError(
-            f"{first.out} and {other.out} hold {which} of {dataset}", hint="scan the same videos into both folders"
-        )
-
-
-def _masked_truths(test: TestSet) -> list[str]:
+def _masked(test: TestSet) -> list[str]:
     names = dict(zip(test.videos, test.truths, strict=True))
     return [names[video] for video in test.pixels.names] if test.pixels is not None else []
 
 
+def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
+    """Return the paired difference with a note; no interval if one run lacks frames of a video of the other run."""
+    videos = min(theirs.drawn, mine.drawn)
+    if theirs.drawn == mine.drawn:
+        found = difference(theirs, mine, bootstrap)
+    elif theirs.value is None or mine.value is None:
+        found = Metric(None, videos=videos, note=theirs.note if theirs.value is None else mine.note)
+    else:
+        found = Metric(theirs.value - mine.value, videos=videos, note=UNPAIRED)
+    return replace(found, note="; ".join(part for part in (found.note, note) if part))
+
+
 def to_table(reports: Sequence[Evaluation]) -> str:
     """Return aligned columns for a terminal, one column per run."""
+    test = reports[0].test
+    named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
+    if len(set(named.values())) == 1:
+        made = f"detector {named[str(test.out)]}"
+    else:
+        made = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
+    lines = [
+        f"{reports[0].dataset}: {how_many(len(test.videos), 'video')}, {how_many(len(test.frames.scores), 'frame')}, "
+        f"{int(test.frames.labels.sum())} abnormal; {made}"
+    ]
     rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
     rows += [(title, *cells) for title, cells in _cells(reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [_headline(reports)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"note: {note}" for note in _notes(reports)]
     return "\n".join(lines) + "\n"
@@ -178,19 +181,6 @@ def to_latex(reports: Sequence[Evaluation]) -> str:
     return "".join(
         f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
         for title, cells in _cells(reports)
-    )
-
-
-def _headline(reports: Sequence[Evaluation]) -> str:
-    test = reports[0].test
-    named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
-    if len(set(named.values())) == 1:
-        made = f"detector {named[str(test.out)]}"
-    else:
-        made = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
-    return (
-        f"{reports[0].dataset}: {how_many(len(test.videos), 'video')}, {how_many(len(test.frames.scores), 'frame')}, "
-        f"{int(test.frames.labels.sum())} abnormal; {made}"
     )
 
 
@@ -241,7 +231,7 @@ def _notes(reports: Sequence[Evaluation]) -> list[str]:
 
 
 def _notes_of(report: Evaluation) -> list[str]:
-    """Return notes on the protocol, on the data, then on figures (grouped by equal notes)."""
+    """Return notes on the protocol, on the data, and on figures; figures with the same note share one line."""
     protocol, test = report.protocol, report.test
     notes = ["frame and category figures use only sampled frames"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
@@ -295,14 +285,21 @@ def keep(document: dict[str, Any], layout: OutputLayout) -> Path:
         OutputError: the file cannot be written.
     """
     final = layout.evaluation(document["dataset"])
+    try:
+        earlier = json.loads(final.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = None
     with Scratch(layout.scratch) as scratch, scratch.replace(final) as path:
-        path.write_text(json.dumps(merged(_earlier(final), document), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(merged(earlier, document), indent=2) + "\n", encoding="utf-8")
     return final
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document` with the groups that only `earlier` has, if both have the same inputs."""
-    if earlier is None or not _same(earlier, document):
+    """Return `document` with the groups that only `earlier` has, if both have the same inputs and `earlier` is complete."""
+    needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
+    if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
+        return document
+    if {**earlier["protocol"], "groups": None} != {**document["protocol"], "groups": None}:
         return document
     lost = [group for group in earlier["metrics"] if group not in document["metrics"]]
     if not lost:
@@ -321,8 +318,8 @@ def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str
 def inputs_of(test: TestSet) -> str:
     """Return a hexadecimal digest of the data that figures are computed from.
 
-    The digest covers the content of scores, labels and events, and the size and time of the files of
-    stored masks. It does not cover the images of a pixel truth.
+    The digest covers the content of scores, labels and events, and the size and time of the files with stored masks. It does
+    not cover the images of a pixel truth.
     """
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())
@@ -332,30 +329,11 @@ def inputs_of(test: TestSet) -> str:
         if array is not None:
             digest.update(array.tobytes())
     for video in test.videos:
-        digest.update(_content(layout.events(video)))
+        try:
+            digest.update(hashlib.sha256(layout.events(video).read_bytes()).digest())
+        except OSError:
+            digest.update(b"-")
         for path in (layout.mask_video(video), layout.mask_rle(video)):
             state = path.stat() if path.exists() else None
             digest.update(f"{state.st_size} {state.st_mtime_ns}".encode() if state else b"-")
     return digest.hexdigest()
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
-        return b"-"
-
-
-def _same(earlier: dict[str, Any], document: dict[str, Any]) -> bool:
-    protocols = [{**each["protocol"], "groups": None} for each in (earlier, document)]
-    return protocols[0] == protocols[1] and all(earlier[key] == document[key] for key in SAME)
-
-
-def _earlier(path: Path) -> dict[str, Any] | None:
-    """Return the stored document; None if it does not exist, cannot be read or lacks a key."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
-    return found if isinstance(found, dict) and needed <= set(found) else None

@@ -1,11 +1,8 @@
 """Event metrics: predicted against true events, scores against severities, and thresholds from reviewed events.
 
-The metrics compare predicted with true events: which true events are found, how late the predicted ones start, and how many
-false alarms there are per hour. `threshold_choices` uses reviewed events instead of a ground truth: it returns the precision
-and the alarms per hour of each threshold. The rank correlations between the scores and the severities of true events measure
-whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly
-Detection (MAD-Bench, 2024), compare scores with levels of severity in this way. Their samples are images or rows of a table;
-the samples here are true events.
+`threshold_choices` uses reviewed events instead of a ground truth. The rank correlations between the scores and the severities
+of true events measure whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark
+for Multilevel Anomaly Detection (MAD-Bench, 2024), compare scores with severities in this way for images and table rows.
 """
 
 from __future__ import annotations
@@ -27,11 +24,8 @@ IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The temporal IoUs at which segment F1 is reported."""
 
 TOLERANCE_S = 1e-6
-"""Overlaps of this many seconds or less do not count.
-
-They may be rounding errors, because annotations are decimal and timestamps are binary.
-"""
-IOU_TOLERANCE = 1e-9  # so that a rounding error does not exclude a pair whose IoU is the limit
+"""A shorter overlap does not count: it may be a rounding error, because annotations are decimal and timestamps binary."""
+IOU_TOLERANCE = 1e-9  # a rounding error must not exclude a pair whose IoU is the limit
 
 LEVEL = 0.95
 """Confidence level of the intervals in `ThresholdChoice`."""
@@ -72,11 +66,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
     """Return the matched events of one video as pairs of indices (M, 2): predicted event, true event.
 
     Each event is in one pair at most. Paired events overlap, and their temporal IoU is at least `iou`. There are as many pairs
-    as possible. If several choices have that many pairs, the choice with the highest sum of IoUs is returned. This is the
-    optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval. It does not
-    depend on scores or on the order of events. ActivityNet's greedy matching by score gives the same pairs if no event is in
-    two candidate pairs. No event is in two candidate pairs if `iou` is above 0.5 and neither the predicted nor the true events
-    overlap one another.
+    as possible; among matchings with equally many pairs, the sum of IoUs is the highest. This is the optimal matching of
+    sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval. It does not depend on scores or
+    on the order of events. ActivityNet matches greedily by score. Its pairs are the same if no event has two candidates, which
+    is always so if `iou` is above 0.5 and neither the predicted nor the true events overlap one another.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -101,9 +94,8 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
     """Return the mean distance in seconds between the starts of a true event and of its matched prediction.
 
-    This project defines the onset error, because papers on video anomaly detection share no definition. The pairs are those of
-    `match_events`; events without a partner do not count, so read the error together with the recall. Undefined if there is no
-    pair.
+    The definition is this project's own, because papers on video anomaly detection do not agree on one. The pairs are those of
+    `match_events`. Events without a partner do not count, so read the error together with the recall. Undefined without a pair.
 
     Args:
         events: the events of all videos.
@@ -180,8 +172,7 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
 def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int, true: int) -> IndexArray:
     """Return the pairs (M, 2) that `match_events` chooses from candidate pairs.
 
-    Candidates are divided into groups that have no event in common. Each group is solved separately, so that the matrix of an
-    assignment stays small.
+    Groups of candidates that have no event in common are solved separately, so that the matrix of an assignment stays small.
     """
     graph = coo_array((np.ones(len(first)), (first, predicted + second)), shape=(predicted + true,) * 2)
     components = connected_components(graph, directed=False)[1][first] if len(first) else first
@@ -240,30 +231,28 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
     if hours <= 0:
         raise ValueError(f"alarms per hour cannot be computed for {hours:g} hours of video")
     judged = [event for event in reviewed if event.verdict is not Verdict.UNSURE]
-    found: list[ThresholdChoice] = []
-    for threshold in sorted({event.peak_score for event in judged}):
-        choice = _choice(judged, peaks, hours, threshold)
-        if not found or choice.precision > found[-1].precision:
-            found.append(choice)
-    return found
-
-
-def _choice(judged: Sequence[ReviewedEvent], peaks: Sequence[float], hours: float, threshold: float) -> ThresholdChoice:
-    stay = [event.verdict for event in judged if event.peak_score >= threshold]
-    true = stay.count(Verdict.TRUE)
-    false = len(stay) - true
     all_true = sum(event.verdict is Verdict.TRUE for event in judged)
     tail = (1 - LEVEL) / 2
-    return ThresholdChoice(
-        threshold=threshold,
-        true=true,
-        false=false,
-        precision=true / len(stay),
-        low=float(beta.ppf(tail, true + 0.5, false + 0.5)) if true else 0.0,
-        high=float(beta.ppf(1 - tail, true + 0.5, false + 0.5)) if false else 1.0,
-        kept=true / all_true if all_true else 0.0,
-        alarms_per_hour=sum(peak >= threshold for peak in peaks) / hours,
-    )
+    found: list[ThresholdChoice] = []
+    for threshold in sorted({event.peak_score for event in judged}):
+        stay = [event.verdict for event in judged if event.peak_score >= threshold]
+        true = stay.count(Verdict.TRUE)
+        false = len(stay) - true
+        precision = true / len(stay)
+        if found and precision <= found[-1].precision:
+            continue
+        choice = ThresholdChoice(
+            threshold=threshold,
+            true=true,
+            false=false,
+            precision=precision,
+            low=float(beta.ppf(tail, true + 0.5, false + 0.5)) if true else 0.0,
+            high=float(beta.ppf(1 - tail, true + 0.5, false + 0.5)) if false else 1.0,
+            kept=true / all_true if all_true else 0.0,
+            alarms_per_hour=sum(peak >= threshold for peak in peaks) / hours,
+        )
+        found.append(choice)
+    return found
 
 
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
@@ -276,21 +265,21 @@ def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[Revi
         events: (start_s, end_s) of each event.
         reviewed: reviewed events of the same video.
     """
-    return [place for place, span in enumerate(events) if _verdict(span, reviewed) is not Verdict.FALSE]
+    kept = []
+    for place, (start_s, end_s) in enumerate(events):
+        best, verdict = 0.5, None
+        for event in reviewed:
+            common = min(end_s, event.end_s) - max(start_s, event.start_s)
+            union = max(end_s, event.end_s) - min(start_s, event.start_s)
+            share = common / union if union > 0 else 1.0
+            if share > best:
+                best, verdict = share, event.verdict
+        if verdict is not Verdict.FALSE:
+            kept.append(place)
+    return kept
 
 
-def _verdict(span: tuple[float, float], reviewed: Sequence[ReviewedEvent]) -> Verdict | None:
-    best, verdict = 0.5, None
-    for event in reviewed:
-        common = min(span[1], event.end_s) - max(span[0], event.start_s)
-        union = max(span[1], event.end_s) - min(span[0], event.start_s)
-        share = common / union if union > 0 else 1.0
-        if share > best:
-            best, verdict = share, event.verdict
-    return verdict
-
-
-_ROWS = 512  # events that are compared with all events at once; a smaller number needs less memory and gives the same result
+_ROWS = 512  # number of events that are compared with all events at once; it changes the memory used, but not the result
 
 
 @dataclass(frozen=True)
@@ -376,11 +365,10 @@ def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
 
 
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
-    """Return three tables (U, U) that count pairs of events by the videos of the two events.
+    """Return three tables (U, U) that count pairs of events by the videos of the two events; U videos have events.
 
-    U is the number of videos with events. The first table counts the pairs that have the same order by score and by severity,
-    minus the pairs in the opposite order. The second counts the pairs whose scores differ, the third the pairs whose severities
-    differ.
+    The first table counts the pairs with the same order by score and by severity, minus the pairs with opposite orders. The
+    second counts the pairs whose scores differ, the third the pairs whose severities differ.
     """
     count, places = len(events.video), np.unique(events.video, return_inverse=True)[1]
     of_video = csr_array((np.ones(count), (np.arange(count), places)))

@@ -25,11 +25,8 @@ from vadcli.types import BoolArray, IndexArray
 from vadcli.types.text import how_many
 
 RESAMPLE_BINS = 4096
-"""Largest number of score bins in a resample.
-
-Half of the bin edges divide the positives into equal shares, the other half divide the negatives into equal shares.
-"""
-RESAMPLE_CELLS = 1 << 25  # largest number of cells (videos times bins) of a table; with very many videos there are fewer bins
+"""Largest number of score bins in a resample; one half divides the positives equally, the other half the negatives."""
+RESAMPLE_CELLS = 1 << 25  # largest number of cells (videos times bins) of a table
 
 NORMAL = -1
 """The category code of a frame without a category."""
@@ -118,7 +115,12 @@ class FrameSet:
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
         """The numbers of positives (V, K) and negatives (V, K) per video and score bin, for resamples; cached."""
-        return _tables(self.scores, self.labels, self.video, self.videos)
+        bins = max(256, min(RESAMPLE_BINS, RESAMPLE_CELLS // max(self.videos, 1)))
+        labels, video = self.labels, self.video
+        edges = bin_edges([np.sort(self.scores[labels]), np.sort(self.scores[~labels])], bins)
+        column = np.searchsorted(edges, self.scores, "right")
+        shape = (self.videos, len(edges) + 1)
+        return histograms(video[labels], column[labels], shape), histograms(video[~labels], column[~labels], shape)
 
     def with_endpoints(self) -> FrameSet:
         """Add a video of two frames: label 0 with score 0, and label 1 with score 1.
@@ -144,11 +146,10 @@ class FrameSet:
 def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC over all frames together.
 
-    The value is exact: it equals `sklearn.metrics.roc_auc_score` of all frames. Its interval is exact if positives and
+    The value is exact: it equals `sklearn.metrics.roc_auc_score` of all frames. The interval is exact if positives and
     negatives each have at most half of RESAMPLE_BINS distinct scores. Otherwise, resamples treat the scores within a bin as
-    ties. A bin holds a share of about 2 / RESAMPLE_BINS of one class (more only if many frames have the same score). The area
-    changes by less than this share, and in practice by far less, because the errors of the bins cancel. Undefined without
-    abnormal or without normal frames, unless `endpoints` adds one of each.
+    ties, which changes the area by less than about 2 / RESAMPLE_BINS. Undefined without abnormal or without normal frames,
+    unless `endpoints` adds one of each.
 
     Args:
         frames: the frames of all videos; call `only_sampled()` first to evaluate only sampled frames.
@@ -161,9 +162,8 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the average precision over all frames together.
 
-    It equals `sklearn.metrics.average_precision_score` of all frames. See `frame_auc` for intervals. Bins change the average
-    precision of a resample by no more than the precision changes within a bin. Undefined without abnormal frames, unless
-    `endpoints` adds one.
+    It equals `sklearn.metrics.average_precision_score` of all frames; see `frame_auc` for intervals. Undefined without abnormal
+    frames, unless `endpoints` adds one.
     """
     return _micro(frames, average_precision, AP_UNDEFINED, endpoints=endpoints)
 
@@ -171,11 +171,10 @@ def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the mean of the ROC-AUCs of the single videos, all with the same weight.
 
-    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. In
-    `frame_auc`, most pairs of frames come from two videos. The mean is the macro-averaged AUC of Georgescu et al. (TPAMI 2021,
-    section 4.2). A video with only one class has no ROC-AUC: it is left out and counted in the note. With `endpoints`, which
-    those authors use, every video has a ROC-AUC (1 for a normal video). Undefined if no video has a ROC-AUC. The interval is
-    exact.
+    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. This
+    is the macro-averaged AUC of Georgescu et al. (TPAMI 2021, section 4.2). A video with only one class has no ROC-AUC: it is
+    left out and counted in the note. With `endpoints`, which those authors use, every video has a ROC-AUC (1 for a normal
+    video). Undefined if no video has a ROC-AUC. The interval is exact.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -209,7 +208,7 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
 def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC of one category's frames against normal frames.
 
-    Resamples draw from all videos of `frames`, so that two runs can be compared even if they lack frames in different videos.
+    Resamples draw from all videos of `frames`, so that two runs can be compared even if frames are missing in different videos.
     Undefined without a frame of the category or without a normal frame. With `within`, undefined if no video has both.
 
     Args:
@@ -282,11 +281,3 @@ def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
         return ranked, np.empty(0, np.int64)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
     return ranked[starts], np.diff(np.append(starts, len(ranked)))
-
-
-def _tables(scores: NDArray[Any], labels: BoolArray, video: IndexArray, videos: int) -> tuple[Numbers, Numbers]:
-    bins = max(256, min(RESAMPLE_BINS, RESAMPLE_CELLS // max(videos, 1)))
-    edges = bin_edges([np.sort(scores[labels]), np.sort(scores[~labels])], bins)
-    column = np.searchsorted(edges, scores, "right")
-    shape = (videos, len(edges) + 1)
-    return histograms(video[labels], column[labels], shape), histograms(video[~labels], column[~labels], shape)

@@ -3,9 +3,8 @@
 Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
 Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
 
-Areas: `roc_auc` and the functions below it compute areas from counts by ascending score, so that the same code serves exact
-scores, bins and resamples. They take (..., K) counts, in which column k counts everything with the k-th lowest score (or bin),
-and return (...) areas.
+Areas: `roc_auc` and the functions below it compute areas from counts, for exact scores as for bins and resamples. They take
+(..., K) counts, in which column k counts everything with the k-th lowest score (or bin), and return (...) areas.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]
 """Maps weights (B, V), how often each video counts in each resample, to values (B,); NaN if undefined."""
 
-CHUNK = 64  # resamples that are computed together; a smaller number needs less memory and gives the same result
+CHUNK = 64  # number of resamples that are computed together; it changes the memory used, but not the result
 NEED_TWO = "an interval needs two videos or more"
 
 
@@ -134,8 +133,8 @@ class Estimate:
 def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metric:
     """Return `first` minus `second` with an interval from paired resamples.
 
-    In each resample, both values are computed from the same drawn videos. Undefined if either value is undefined. The caller
-    must make sure that both have the same videos in the same order.
+    In each resample, both values are computed from the same drawn videos. So both must have the same videos in the same order.
+    Undefined if either value is undefined.
 
     Raises:
         ValueError: the numbers of videos differ.
@@ -171,8 +170,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
     """Return the same estimate with resamples that draw from all videos, not only from the chosen videos.
 
-    So the estimates of two runs can be paired even if the runs use different videos. There is no interval if fewer than two
-    videos are used.
+    So the estimates of two runs can be paired even if the runs use different videos. Fewer than two videos give no interval.
 
     Args:
         estimate: an estimate over the chosen videos only, in the order of all videos.
@@ -267,12 +265,11 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
     """Return ascending values that divide each group into about `bins / len(groups)` equal shares.
 
-    If a group has few distinct values, all of them are edges, and then nothing is lost. Bin k holds edge k - 1 <= value < edge
-    k (`numpy.searchsorted(edges, values, "right")`), so that ties stay together and the order between bins is kept.
+    If a group has few distinct values, all of them are edges, and nothing is lost. Bin k holds edge k - 1 <= value < edge k, as
+    `numpy.searchsorted(edges, values, "right")` returns it.
 
     Args:
-        groups: ascending scores, in one group for positives and one for negatives. So the rarer class gets as many bins as the
-            other.
+        groups: ascending scores, in one group for positives and one for negatives, so that both classes get equally many bins.
         bins: approximate maximum number of bins.
     """
     edges = []
@@ -294,7 +291,7 @@ def histograms(
 def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the exact interval of a share, from the number of hits in random draws (Clopper and Pearson, 1934).
 
-    If the draws are made without replacement, the interval is wider than it needs to be.
+    For draws without replacement, the interval is wider than it needs to be.
     """
     from scipy.special import betaincinv
 

@@ -19,10 +19,7 @@ CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pairs tha
 
 @dataclass(frozen=True)
 class _Runs:
-    """The video (A,), the first frame (A,) and the last frame (A,) of each of the A anomalies, in order.
-
-    Frames are numbered through all videos.
-    """
+    """The video, the first and the last frame of each of A anomalies, (A,) each; frames are numbered through all videos."""
 
     video: IndexArray
     first: IndexArray
@@ -43,15 +40,14 @@ def pate(
 
     - inside an anomaly: true with weight 1;
     - in the late buffer after an anomaly, or in the early buffer before an anomaly that is hit (has an alarm inside): true with
-      a weight w and false with weight 1 - w. The weight w falls linearly with the distance from the middle of the anomaly; it
-      is 0 at the end of the buffer;
+      weight w and false with weight 1 - w; w falls linearly from the middle of the anomaly to 0 at the end of the buffer;
     - anywhere else: false with weight 1.
 
     Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 if
     its distance from the start of the anomaly is at most the length of the first run of hits. Later frames have less weight.
     A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
 
-    If the paper leaves a choice open, this function does what the authors' package PATE 0.1.1 does by default. So both give
+    If the paper leaves a choice open, this function follows the defaults of the authors' package PATE 0.1.1, so that both give
     the same value for one video. The counts of several videos are added, and buffers end with the video. Undefined without
     abnormal frames.
 
@@ -59,15 +55,19 @@ def pate(
         frames: the frames of all videos.
         early_frames, late_frames: buffer sizes in frames; the mean is over all pairs of an early and a late one.
         max_thresholds: use at most this many thresholds, at evenly spaced quantiles of the distinct scores that change the
-            number of hits. None uses every distinct score, which is the exact definition but slow if there are many.
+            number of hits. None uses every distinct score: this is the exact definition, but it is slow for many scores.
     """
     if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
         raise ValueError(f"buffers need sizes of 0 or more, not {list(early_frames)} and {list(late_frames)}")
     if max_thresholds is not None and max_thresholds < 1:
         raise ValueError(f"max_thresholds must be 1 or more, not {max_thresholds}")
-    runs = _anomalies(frames)
-    if not len(runs.first):
-        return Estimate(None, frames.videos, _undefined, "PATE needs an abnormal frame")
+    before, after = np.append(False, frames.labels[:-1]), np.append(frames.labels[1:], False)
+    inner = np.unique(frames.offsets[(frames.offsets > 0) & (frames.offsets < len(frames.labels))])
+    before[inner], after[inner - 1] = False, False  # an anomaly ends with its video
+    first, last = np.flatnonzero(frames.labels & ~before), np.flatnonzero(frames.labels & ~after)
+    if not len(first):
+        return Estimate(None, frames.videos, lambda weights: np.full(len(weights), np.nan), "PATE needs an abnormal frame")
+    runs = _Runs(frames.video[first], first, last)
     thresholds = _thresholds(frames, max_thresholds)
     scores = frames.scores.astype(np.float64)
     level = np.searchsorted(thresholds, scores, "right")  # how many thresholds each frame reaches
@@ -85,19 +85,6 @@ def pate(
     return Estimate(float(statistic(np.ones((1, frames.videos)))[0]), frames.videos, statistic)
 
 
-def _undefined(weights: Numbers) -> Numbers:
-    return np.full(len(weights), np.nan)
-
-
-def _anomalies(frames: FrameSet) -> _Runs:
-    before = np.append(False, frames.labels[:-1])
-    after = np.append(frames.labels[1:], False)
-    inner = np.unique(frames.offsets[(frames.offsets > 0) & (frames.offsets < len(frames.labels))])
-    before[inner], after[inner - 1] = False, False  # an anomaly ends with its video
-    first, last = np.flatnonzero(frames.labels & ~before), np.flatnonzero(frames.labels & ~after)
-    return _Runs(frames.video[first], first, last)
-
-
 def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
     """Return the thresholds (T,) float64, ascending."""
     scores = frames.scores
@@ -109,9 +96,8 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
     if len(ends) > 2:
         turns = (np.diff(true[:-1]) != 0) | (np.diff(true[1:]) != 0)
         ends = ends[np.concatenate([[True], turns, [True]])]
-    sampled = np.percentile(
-        scores[order][ends], np.linspace(100, 0, limit)
-    )  # descending, so that quantiles are rounded as in the authors' package
+    # In descending order, because quantiles are then rounded as in the authors' package.
+    sampled = np.percentile(scores[order][ends], np.linspace(100, 0, limit))
     return np.sort(sampled.astype(np.float64))
 
 
@@ -189,8 +175,5 @@ def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
     recall = np.hstack([start, from_highest(divide(true, true + lost))])
     precision = np.hstack([start + 1.0, from_highest(divide(true, found))])
     rises = recall >= np.maximum.accumulate(recall, axis=1)
-    return np.array([_trapezoids(*row) for row in zip(recall, precision, rises, strict=True)], np.float64)
-
-
-def _trapezoids(x: Numbers, y: Numbers, keep: BoolArray) -> float:
-    return float((np.diff(x[keep]) * (y[keep][1:] + y[keep][:-1])).sum() / 2.0)
+    curves = [(x[keep], y[keep]) for x, y, keep in zip(recall, precision, rises, strict=True)]
+    return np.array([(np.diff(x) * (y[1:] + y[:-1])).sum() / 2.0 for x, y in curves], np.float64)

@@ -228,9 +228,8 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
     lowest. If several thresholds give the same point, it is listed once.
 
     The curve is a staircase here: at a false-positive rate f, it has the y of the lowest threshold whose rate is at most f.
-    Masks with 256 levels often have no threshold between the limits. A line between two thresholds would then show shares that
-    no threshold reaches. With many levels, the staircase and the line are the same. Undefined if no frame has a true
-    pixel, or if all frames have one.
+    Masks with 256 levels often have no threshold between the limits, and a straight line would then show shares that no
+    threshold reaches. Undefined if no frame has a true pixel, or if all frames have one.
     """
     low, high = limits
     if not 0.0 < low < high <= 1.0:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, bin_edges, divide, from_top, histograms
+from vadcli.metrics.pixel import TOUCHING
 from vadcli.types import ByteArray, IndexArray
 
 ALPHA = 0.1
@@ -17,8 +18,6 @@ ALPHA = 0.1
 BETA = 0.1
 """The lowest IoU at which a region is found."""
 RESAMPLE_BINS = 2048  # largest number of score bins in a resample
-
-TOUCHING = np.ones((3, 3), np.int8)
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
     has one point per threshold. x is the number of false regions per frame; the area ends at x = 1. y is the share of true
     regions that are found. A true region is found if a detected region of its frame has an IoU of at least `beta` with it. A
     detected region is false if its IoU with every true region of its frame is lower than `beta`. As in the evaluator of
-    UBnormal and Georgescu et al. (TPAMI 2021), the curve starts at (0, 0) and continues horizontally from its last point at or
-    below 1 false region per frame. Unlike in that evaluator, regions of equal score are added together, so that their order
+    UBnormal and Georgescu et al. (TPAMI 2021), the curve starts at (0, 0) and continues horizontally from its last point with
+    at most 1 false region per frame. Unlike in that evaluator, regions of equal score are added together, so that their order
     does not matter. Undefined without true regions or without frames.
 
     Args:
@@ -89,7 +88,7 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
     """Return the track-based detection criterion (TBDC): like `rbdc`, but y is the share of true tracks that are found.
 
-    It is from the same paper. A track is found if at least the share `alpha` of its regions is found. Undefined without true
+    The same paper defines it. A track is found if at least the share `alpha` of its regions is found. Undefined without true
     tracks or without frames.
     """
     _check_share("alpha", alpha)
@@ -132,7 +131,11 @@ def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDA
     The score is -inf if no detection finds the region.
     """
     first, second = _same_frame(detected, tracks)
-    hits = _iou(detected.box[first], tracks.box[second]) >= beta
+    box, true_box = detected.box[first], tracks.box[second]
+    near = np.maximum(box[:, :2], true_box[:, :2])
+    far = np.minimum(box[:, :2] + box[:, 2:], true_box[:, :2] + true_box[:, 2:])
+    shared = np.maximum(far - near, 0.0).prod(axis=1)
+    hits = shared / (box[:, 2:].prod(axis=1) + true_box[:, 2:].prod(axis=1) - shared) >= beta
     best = np.full(len(tracks.video), -np.inf)
     np.maximum.at(best, second[hits], detected.score[first[hits]])
     false = np.ones(len(detected.video), np.bool_)
@@ -151,15 +154,6 @@ def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArr
     first = np.repeat(np.arange(len(wanted)), counts)
     ramp = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
     return first, order[np.repeat(low, counts) + ramp]
-
-
-def _iou(first: Numbers, second: Numbers) -> Numbers:
-    """Return the IoUs (M,) of pairs of boxes (M, 4) whose widths and heights are above 0."""
-    near = np.maximum(first[:, :2], second[:, :2])
-    far = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
-    shared = np.maximum(far - near, 0.0).prod(axis=1)
-    iou: Numbers = shared / (first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared)
-    return iou
 
 
 def _tracks_found_at(tracks: Tracks, best: Numbers, alpha: float) -> tuple[IndexArray, Numbers]:
@@ -183,7 +177,7 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """Return RBDC or TBDC from the video of each true region or track and the highest threshold that finds it."""
+    """Return RBDC or TBDC from each true region's (or track's) video and the highest threshold that finds it."""
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:
