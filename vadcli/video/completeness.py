@@ -2,13 +2,13 @@
 
 Containers declare their length in different ways: as a number of frames (AVI, IVF), as the duration of the video stream (the
 tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and FLV without tags). Headers are
-often wrong by a few frames, so a file counts as cut short only if much is missing, or if its outermost box is larger than the
-file. The index of an MP4 is more exact than a declared length; see `probe`.
+often wrong by a few frames. So a file counts as cut short only if much is missing, or if it is smaller than the size that it
+declares. The index of an MP4 is more exact than a declared length; see `probe`.
 
-A fault of the machine passes: a network share vanishes, a permission is missing for a moment, memory runs out, a program is
-being updated. Such a video is not finished. Nothing is stored for it, so the next run tries again. Errors in the content of a
-file can look the same: the libraries of ffmpeg report "Input/output error" if a file is cut short, and "Cannot allocate memory"
-if a header asks for too much. So these two errors count as faults of the machine only if they also appear without ffmpeg.
+A fault of the machine is temporary: for example, a network share is lost, memory runs out, or a program is being updated. Then
+nothing is stored for the video, so the next run tries again. Errors in the content of a file can look the same. The libraries
+of ffmpeg report "Input/output error" if a file is cut short, and "Cannot allocate memory" if a header asks for too much. So
+these two errors count as faults of the machine only if they also appear without ffmpeg.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import re
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ _SURELY_CUT_FRAMES = 1.5
 _USUAL_ERROR_S = 1.0
 _USUAL_SHARE = 0.01
 _LARGEST_ERROR_S = 10.0
-_TAKES_OVER_S = 1.0  # if one stream ends so much later than another, the reason is not just an uneven cut
+_TAKES_OVER_S = 1.0  # two streams of a file may end at slightly different times, but not this much
 _HELD_BACK = 3  # packets: ffmpeg delivers the last packets of a program stream only at the end of the file
 _NOTHING: Counter[int] = Counter()
 _HEADER_BYTES = 1 << 16
@@ -49,10 +49,10 @@ _OGG_LAST = 4
 
 @dataclass(frozen=True)
 class Read:
-    """What the probe has read of the video stream.
+    """The extent of the video stream as the probe has read it.
 
     Attributes:
-        packets: all packets, also those that show nothing.
+        packets: number of all packets, also those that show nothing.
         first_s, end_s: time of the first frame and end of the last frame on the container's clock.
         fps: average frames per second.
         longest_s: the longest time from one frame to the next.
@@ -79,17 +79,17 @@ class OtherStreams:
         self._counts[packet.stream_index] += packet.size > 0
 
     def own(self) -> None:
-        """Note a packet of the stream that is read. Call `add` and `own` in the order of the packets in the file."""
+        """Note a packet of the stream that is read. Call `add` and `own` in the file order of the packets."""
         if not self._recent:
             self._before = self._counts.copy()
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
 
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
-        """Return how many frames of other streams come before or after the frames that are read, and a message about them.
+        """Return how many frames of other streams come before or after the read stream, and a message about them.
 
         Args:
-            read: what was read of the stream.
-            unlisted: number of video streams that begin in the middle of the file and whose packets are not known.
+            read: the extent of the stream.
+            unlisted: number of video streams that begin in the middle of the file; their packets are not known.
         """
         last = self._recent[0] if self._recent else _NOTHING
         beyond = {index: self._before[index] + count - last[index] for index, count in self._counts.items()}
@@ -110,7 +110,7 @@ class OtherStreams:
 
 
 def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
-    """Return how many frames the file declares beyond those that were read; 0 if it is complete or declares nothing."""
+    """Return how many more frames the file declares than were read; 0 if it is complete or declares nothing."""
     demuxer = opened.format.name.split(",")[0]
     frames = stream.frames or 0
     if demuxer == "ivf":
@@ -127,12 +127,17 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     # Some muxers count the duration from 0 and others from the first frame. The larger value gives no false alarm.
     end_s = max(read.end_s, read.end_s - read.first_s)
     missing = _beyond(declared, end_s, path, demuxer, read)
-    if missing and not of_this_stream:
-        return _beyond(declared, max(end_s, _end_of_all(path)), path, demuxer, read)
-    return missing
+    if not missing or of_this_stream:
+        return missing
+    with suppress(av.error.FFmpegError, IndexError), open_media(path) as whole:  # the sound may be longer than the video
+        for packet in whole.demux():  # from the start, because many files without an end have no index for seeking
+            if packet.size and packet.pts is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return _beyond(declared, end_s, path, demuxer, read)
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
+    """Return how many frames are missing between the end that was read and the declared end; 0 if the gap is usual."""
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:
@@ -143,13 +148,15 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds (0 if none is declared), and True if it is the duration of this stream alone."""
+    """Return the declared duration in seconds (0 if none is declared), and True if it belongs to this stream alone."""
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
-        # Tags that were copied from a longer file are wrong; the smaller value gives no false alarm.
-        tagged = [_seconds(text) for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
-        return min([whole, *tagged]), bool(tagged)
+        # Tags that were copied from a longer file are wrong. The smaller value gives no false alarm.
+        texts = [text.strip("\0 ") for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
+        matches = [match for text in texts if (match := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text))]
+        tagged = [int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) for match in matches]
+        return min([whole, *tagged]), bool(texts)
     if demuxer in ("asf", "asf_o"):
         return _asf_s(path), False  # ffmpeg does not report the duration of a file that is cut short
     if demuxer == "mov":
@@ -160,23 +167,8 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
     return (whole if demuxer in _LONGEST_STREAM else 0.0), False
 
 
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
-    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else float("inf")
-
-
-def _end_of_all(path: Path) -> float:
-    """Return the time in seconds at which the last stream ends: the sound may be longer than the video."""
-    end_s = 0.0
-    with suppress(av.error.FFmpegError, IndexError), open_media(path) as opened:
-        for packet in opened.demux():  # from the start, because many files without an end have no index for seeking
-            if packet.size and packet.pts is not None:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    return end_s
-
-
 def is_cut(path: Path, demuxer: str) -> bool:
-    """Whether a Matroska, AVI or FLV file is smaller than the size that it declares."""
+    """Whether the file is a Matroska, AVI or FLV file that is smaller than the size that it declares."""
     declared = _DECLARED_BYTES.get(demuxer)
     if declared is None:
         return False
@@ -189,7 +181,7 @@ def is_cut(path: Path, demuxer: str) -> bool:
 
 
 def missing_end(path: Path, demuxer: str) -> str:
-    """Return a message about the missing part of a GIF, APNG or Ogg file; "" if nothing is missing, or for other formats.
+    """Return a message about the missing part of a GIF, APNG or Ogg file; "" if nothing is missing, and for other formats.
 
     These three formats declare no length. But GIF and APNG mark the end of the file, and Ogg numbers its pages.
     """
@@ -197,13 +189,13 @@ def missing_end(path: Path, demuxer: str) -> str:
     if check is None:
         return ""
     with suppress(IndexError), path.open("rb") as file:
-        lack = check(file, os.fstat(file.fileno()).st_size)
-        return lack and f"the file is damaged: {lack}"
+        problem = check(file, os.fstat(file.fileno()).st_size)
+        return f"the file is damaged: {problem}" if problem else ""
     return "the file is damaged: its end is missing"
 
 
 def _gif_end(file: BinaryIO, size: int) -> str:
-    """GIF89a: a file is a row of blocks and ends with a trailer. A block is a chain of parts of up to 255 bytes."""
+    """GIF89a: a file is a sequence of blocks and ends with a trailer. A block is a sequence of parts of up to 255 bytes."""
     file.seek(10)
     _skip_palette(file, file.read(1)[0])
     file.seek(2, os.SEEK_CUR)
@@ -217,7 +209,7 @@ def _gif_end(file: BinaryIO, size: int) -> str:
             _skip_palette(file, file.read(1)[0])
             file.seek(1, os.SEEK_CUR)
         else:
-            return "there is something else between its frames"
+            return "there are unknown bytes between its frames"
         while length := file.read(1)[0]:
             file.seek(length, os.SEEK_CUR)
     return "its end is missing"
@@ -234,14 +226,14 @@ def _apng_end(file: BinaryIO, size: int) -> str:
 
 
 def _ogg_end(file: BinaryIO, size: int) -> str:
-    """RFC 3533, section 6: the pages of each stream are numbered, and a page of a stream is marked as its last one."""
+    """RFC 3533, section 6: the pages of each stream are numbered, and the last page of a stream is marked."""
     last: dict[bytes, int] = {}  # serial number of a stream -> number of its last page, until the stream ends
     position = 0
     while position < size:
         file.seek(position)
         head = file.read(27)
         if head[:4] != b"OggS":
-            return "there is something else between its pages"
+            return "there are unknown bytes between its pages"
         serial, number = head[14:18], int.from_bytes(head[18:22], "little")
         if serial in last and number != last[serial] + 1:
             return f"page {last[serial] + 1} of a stream is missing"
@@ -257,7 +249,7 @@ _ENDS: Mapping[str, Callable[[BinaryIO, int], str]] = {"gif": _gif_end, "apng": 
 
 
 def _matroska_bytes(file: BinaryIO, size: int) -> int:
-    """Return where the segment ends; 0 if its size is unknown, as in a live recording."""
+    """Return the byte at which the segment ends; 0 if its size is unknown, as in a live recording."""
     position = 0
     for _ in range(4):  # the EBML header, perhaps padding, then the segment
         file.seek(position)
@@ -272,7 +264,7 @@ def _matroska_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _avi_bytes(file: BinaryIO, size: int) -> int:
-    """Return where the last RIFF chunk ends; files of more than 1 GB have several."""
+    """Return the byte at which the last RIFF chunk ends; files of more than 1 GB have several chunks."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -299,7 +291,7 @@ _ASF_LIVE = 1
 
 
 def _asf_s(path: Path) -> float:
-    """Return the play duration in seconds that an ASF file's header gives; 0 if it gives none, or for a live recording."""
+    """Return the play duration in seconds that an ASF file's header gives; 0 for a live recording, or if it gives none."""
     with suppress(OSError, struct.error), path.open("rb") as file:
         _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
         if found:
@@ -325,53 +317,37 @@ _SCARCE_BYTES = 256 << 20
 
 
 def check_machine(path: Path, said: str) -> None:
-    """Raise NotFinished if the machine, and not the video, is the reason why a video could not be read completely.
+    """Raise NotFinished if a video could not be read completely because of the machine, and not because of the video.
 
     Args:
         path: the file, or the folder of images.
-        said: all messages about the trouble.
-
-    Raises:
-        NotFinished: the machine is the reason.
+        said: all messages about the problem.
     """
     name = printable(path)
     for number in sorted(MACHINE_ERRORS):
         if os.strerror(number) in said:
             raise NotFinished(f"{name}: can't be read at the moment: {os.strerror(number)}")
     if os.strerror(errno.ENOMEM) in said or "MemoryError" in said:
-        _check_memory(name)
+        try:  # is there little memory even now, without the video?
+            is_scarce = psutil.virtual_memory().available < _SCARCE_BYTES
+            with closing(mmap.mmap(-1, _SCARCE_BYTES)):
+                pass
+        except (OSError, ValueError):
+            is_scarce = True
+        if is_scarce:
+            raise NotFinished(f"{name}: the machine has too little memory at the moment")
+    whole = os.strerror(errno.EIO) in said  # read everything; otherwise samples
     try:
-        for part in _parts_of(path, whole=os.strerror(errno.EIO) in said):
-            with part.open("rb", buffering=0) as file:
-                _read_samples(file.fileno(), whole=os.strerror(errno.EIO) in said)
+        files = [path]
+        if path.is_dir():
+            entries = sorted(entry for entry in path.iterdir() if entry.is_file())
+            files = entries if whole else entries[:1] + entries[-1:]
+        for each in files:
+            with each.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                while whole and file.read(_READ_BYTES):
+                    pass
+                for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+                    os.pread(file.fileno(), _SAMPLE_BYTES, start)
     except OSError as error:
         raise NotFinished(f"{name}: can't be read at the moment: {error.strerror}") from error
-
-
-def _parts_of(path: Path, *, whole: bool) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        return
-    files = sorted(entry for entry in path.iterdir() if entry.is_file())
-    yield from files if whole else files[:1] + files[-1:]
-
-
-def _read_samples(descriptor: int, *, whole: bool) -> None:
-    size = os.fstat(descriptor).st_size
-    if whole:
-        while os.read(descriptor, _READ_BYTES):
-            pass
-    for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
-        os.pread(descriptor, _SAMPLE_BYTES, start)
-
-
-def _check_memory(name: str) -> None:
-    """Raise NotFinished if there is little memory even now, without the video."""
-    try:
-        is_scarce = psutil.virtual_memory().available < _SCARCE_BYTES
-        with closing(mmap.mmap(-1, _SCARCE_BYTES)):
-            pass
-    except (OSError, ValueError):
-        is_scarce = True
-    if is_scarce:
-        raise NotFinished(f"{name}: the machine has too little memory at the moment")

@@ -4,8 +4,8 @@ Opening: ffmpeg's libraries follow references in a file. If a concat script, an 
 .mp4, they open other files and sockets. Two options prevent this. With `format_whitelist`, the detected format must be in a
 list of real containers before its demuxer reads anything. With `protocol_whitelist`, ffmpeg can open only plain files.
 
-Selecting: a `Selection` holds the same rule twice: as an expression for ffmpeg's `select` filter, and in Python. The rule in
-Python tells the caller which frames come with an image.
+Selecting: a `Selection` has the same rule twice: as an expression for ffmpeg's `select` filter, and in Python. From the rule
+in Python, the caller knows which frames come with an image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import av.logging
 import numpy as np
 
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
-from vadcli.types import IndexArray, VideoInfo
+from vadcli.types import VideoInfo
 from vadcli.types.wall_clock import EARLIEST, iso, parse_created
 
 _VIDEO = (
@@ -45,15 +45,15 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # decoding times show a restart
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # decoding times reveal a restart
 
 _LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
-"""How much ffmpeg reads to find the streams if 5 MB are not enough: bytes, microseconds, and bytes to detect the format.
+"""If 5 MB are not enough, ffmpeg reads this much to find the streams: bytes, microseconds, and bytes to detect the format.
 
-A recording may be cut in a long group of pictures, or its video may start long after its sound.
+For example, a recording begins inside a long group of pictures, or its video starts long after its sound.
 """
 _MOTION_JPEG_PARTS = frozenset({"jpeg_pipe", "mpjpeg"})
-"""How ffmpeg names JPEG images end to end, raw or as a multipart stream. The demuxer `mjpeg` reads both."""
+"""ffmpeg's names for a sequence of JPEG images, raw or as a multipart stream. The demuxer `mjpeg` reads both."""
 _MOTION_JPEG_SUFFIXES = frozenset({".mjpeg", ".mjpg"})
 _PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
@@ -71,7 +71,7 @@ def has_exact_pts(demuxer: str, codec: str) -> bool:
 
 
 def can_jump(demuxer: str) -> bool:
-    """Whether the clock may restart within a file, because files in this format are often cut and joined."""
+    """Whether the clock may restart within a file: files in this format are often cut and joined."""
     return demuxer in _JUMPING
 
 
@@ -83,7 +83,7 @@ def printable(path: Path) -> str:
 def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -> Any:
     """Return the opened media file, an `av.container.InputContainer` that the caller closes.
 
-    ffmpeg's log messages are appended to `heard`, in the form that `listening` has.
+    ffmpeg's log messages are appended to `heard`, in the same form as from `listening`.
 
     Raises:
         UnsafeContainer: the file is not a plain container but, for example, a playlist, script or session description.
@@ -112,7 +112,7 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
 
 
 def longer_look(container: Any) -> dict[str, str]:
-    """Return the options of `_LONGER_LOOK` that were needed to open a container; empty if 5 MB were enough."""
+    """Return the options of `_LONGER_LOOK` that were needed to open a container; empty if it was opened without them."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -131,7 +131,7 @@ def _is_known(container: Any) -> bool:
 
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
     """Try again to open a file that ffmpeg did not recognize. If this also fails, raise an error with the reason."""
-    heard = list(heard)  # the log of ffmpeg's libraries says more than their error
+    heard = list(heard)  # a copy: the next tries log messages, too
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
         if any(source in _MOTION_JPEG_PARTS for source in refused) and path.suffix.lower() not in _PICTURE_SUFFIXES:
@@ -142,17 +142,13 @@ def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Seque
             if named is None or _is_known(opened):
                 return opened
             opened.close()
-    raise _refusal(name, error, heard) from error
-
-
-def _refusal(name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> ProbeError:
-    for _, source, said in heard:
-        if "not on whitelist" in said:
-            return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
-    detail = f" ({heard[-1][2].strip()})" if heard else ""
+    if refused:
+        raise UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{refused[0]}' is not allowed") from error
+    detail = f" ({heard[-1][2].strip()})" if heard else ""  # this says more than the error
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
-        return ProbeError(f"{name}: not a readable video file{detail}", hint="it may be cut short, unfinished, or not a video")
-    return ProbeError(f"{name}: can't be read: {error.strerror}{detail}")
+        hint = "it may be cut short, unfinished, or not a video"
+        raise ProbeError(f"{name}: not a readable video file{detail}", hint=hint) from error
+    raise ProbeError(f"{name}: can't be read: {error.strerror}{detail}") from error
 
 
 @contextmanager
@@ -198,9 +194,9 @@ def pick_stream(container: Any, name: str) -> Any:
 
 
 def video_packets(container: Any) -> Iterator[Any]:
-    """Yield the packets of all video streams in file order, also of those that begin in the middle of the file.
+    """Yield the packets of all video streams in file order, also of streams that begin in the middle of the file.
 
-    Sound, subtitles, data and cover pictures are left out and cost little time.
+    Sound, subtitles, data and cover pictures are skipped, which costs little time.
     """
     unread = set()
     for stream in container.streams:
@@ -208,7 +204,7 @@ def video_packets(container: Any) -> Iterator[Any]:
             unread.add(stream.index)
             if hasattr(stream, "discard"):
                 stream.discard = av.stream.Discard.all
-    with suppress(IndexError):  # PyAV raises it at the end of a file with a stream that it did not list
+    with suppress(IndexError):  # PyAV raises it at the end of a file if it did not list one of the streams
         for packet in container.demux():
             if packet.stream_index not in unread:
                 yield packet
@@ -263,7 +259,7 @@ _SAFE_ROUNDING = 0.4  # in rows; near 0.5, two machines could round to different
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects frames of a video with a constant frame rate by their pts.
+    """Selects frames by their pts, in a video with a constant frame rate.
 
     A frame's row is computed from its pts, so a lost frame does not shift the rows of other frames.
 
@@ -321,7 +317,7 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects frames by their number, counted from a given time. The expression keeps the count in its first variable.
+    """Selects frames by their number, counted from a given time. The expression stores the count in ffmpeg's variable 0.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.
@@ -357,15 +353,16 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
     Args:
         info: the video.
         interval: rows with index % interval == 0 are sampled.
-        start: first row wanted.
+        start: first row to deliver.
         sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
-        every_image: True selects at least all rows from `start` on. Use it if frames turned out to be lost or unexpected.
+        every_image: True selects at least all rows from `start` on. Use it after frames were lost or unexpected.
     """
-    timed = not info.guessed_times and len(info.shown_pts) == 0
-    first_pts = int(info.pts[min(start, info.frames - 1)])
-    grid = _find_time_grid(info.pts, interval, first_pts) if timed and not every_image else None
-    if grid is not None:
-        return grid
+    pts, first_pts = info.pts, int(info.pts[min(start, info.frames - 1)])
+    if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:
+        rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))
+        rows = (pts - pts[0]) * rows_per_tick
+        if float(np.abs(rows - np.arange(len(pts))).max()) <= _SAFE_ROUNDING:  # else the frame rate varies
+            return TimeGrid(int(pts[0]), rows_per_tick, interval, first_pts)
     if sought:
         return CountSince(first_pts, start, 1 if every_image else interval)
     return Count(0, 1) if every_image else Count(start, interval)
@@ -374,7 +371,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 def seek_row(info: VideoInfo, start: int) -> int | None:
     """Return the row of the last keyframe at or before `start`; decoding can begin there.
 
-    None if decoding must begin at the start of the file (see `can_seek`). The rows from `start` on do not depend on this.
+    None if decoding must begin at the start of the file (see `can_seek`). Both ways give the same rows from `start` on.
     """
     if not can_seek(info) or start == 0:
         return None
@@ -383,17 +380,6 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def can_seek(info: VideoInfo) -> bool:
-    """True if decoding can begin at a keyframe: keyframes are in an index, they reset the decoder, and times are exact."""
+    """Whether decoding can begin at a keyframe: the file has an index, keyframes reset the decoder, and times are exact."""
     is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
     return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
-
-
-def _find_time_grid(pts: IndexArray, interval: int, first_pts: int) -> TimeGrid | None:
-    """Return the grid on which the times of all frames lie; None if the frame rate varies."""
-    if len(pts) < 2:
-        return None
-    rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))
-    rows = (pts - pts[0]) * rows_per_tick
-    if float(np.abs(rows - np.arange(len(pts))).max()) > _SAFE_ROUNDING:
-        return None
-    return TimeGrid(int(pts[0]), rows_per_tick, interval, first_pts)

@@ -1,20 +1,26 @@
-"""Reads the headers of coded pictures: which packets show a frame, and which do not.
+"""Reads the headers of coded pictures: does a packet show a frame, and do other frames refer to it?
 
-Not every packet is a frame that a player shows. A codec can store reference pictures that are never shown (VP8, VP9), a frame
-as two fields in two packets (H.264, MPEG-2), or a packet that only says that the frame before stays (MPEG-4: "not coded").
-`frame_counter` returns a function that takes the packets of a stream in decoding order and returns what each of them shows.
+Not every packet is a frame that a player shows (`frame_counter`). A codec can store reference pictures that are never shown
+(VP8, VP9), or a frame as two fields in two packets (H.264, MPEG-2). In MPEG-4, a picture that is "not coded" only shows the
+previous frame for longer.
+
+If a decoder leaves out the frames to which no other frame refers (`reference_counter`), the other frames stay the same. ffmpeg
+leaves out the same frames at `-skip_frame noref`.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 _MARK = b"\0\0\1"
-_HEADER_BYTES = 48  # headers that say what is shown are shorter
+_HEADER_BYTES = 48  # the headers that are read here are shorter
 _SPS_BYTES = 512
+_H264_SLICES = frozenset({1, 2, 5})
+_H264_SPS, _H264_PPS = 7, 8
+_B_PICTURE_MPEG2, _B_PICTURE_MPEG4 = 3, 2
 
 
 class Shows(enum.Enum):
@@ -22,23 +28,24 @@ class Shows(enum.Enum):
 
     FRAME = enum.auto()
     FRAME_AND_NEXT = enum.auto()  # two frames; the second counts as the frame of the next packet
-    MORE = enum.auto()  # nothing new, but the other field of the frame before, or a command to show that frame for longer
+    MORE = enum.auto()  # the second field of the previous frame, or a command to show the previous frame for longer
     NOTHING = enum.auto()
 
 
 FrameCounter = Callable[[Any], Shows]
 """Takes the next packet in decoding order and returns what it shows."""
 
+ReferenceCounter = Callable[[Any], bool | None]
+"""Takes a packet and returns True if it is a reference; None if it is unsafe to leave out frames of this stream."""
+
 
 def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
     """Return a new counter for one stream; None if every packet of this codec shows one frame.
 
-    Args:
-        codec: ffmpeg's name of the decoder.
-        extradata: the headers that the container stores for the whole stream.
+    `codec` is ffmpeg's name of the decoder; `extradata` are the headers that the container stores for the whole stream.
     """
-    if codec == "vp8":
-        return _vp8
+    if codec == "vp8":  # RFC 6386, 9.1: bit 4 of the first byte is show_frame
+        return lambda packet: Shows.FRAME if memoryview(packet)[0] >> 4 & 1 else Shows.NOTHING
     if codec == "vp9":
         return _vp9
     if codec == "h264":
@@ -50,42 +57,28 @@ def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
     return _dirac if codec == "dirac" else None
 
 
-def _vp8(packet: Any) -> Shows:
-    """RFC 6386, 9.1: bit 4 of the first byte is show_frame."""
-    return Shows.FRAME if memoryview(packet)[0] >> 4 & 1 else Shows.NOTHING
-
-
 def _vp9(packet: Any) -> Shows:
     """VP9 bitstream specification, 6.2 and annex B: a packet is hidden if none of its frames is shown."""
     data = memoryview(packet)
-    shown = any(_vp9_shows(data[start : start + size]) for start, size in _vp9_frames(data))
-    return Shows.FRAME if shown else Shows.NOTHING
-
-
-def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
-    """Return (start, size) of each frame in a packet. If the packet is not a superframe, it is one frame."""
     marker = data[-1]
-    if marker >> 5 != 0b110:
-        return [(0, len(data))]
     count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
     index = len(data) - 2 - count * width
-    if index < 0 or data[index] != marker:
-        return [(0, len(data))]
-    frames, start = [], 0
-    for k in range(count):
-        at = index + 1 + k * width
-        size = int.from_bytes(data[at : at + width], "little")
-        frames.append((start, size))
+    sizes = [len(data)]
+    if marker >> 5 == 0b110 and index >= 0 and data[index] == marker:  # a superframe: several frames, then their sizes
+        sizes = [int.from_bytes(data[at : at + width], "little") for at in range(index + 1, len(data) - 1, width)]
+    start = 0
+    for size in sizes:
+        frame = data[start : start + size]
         start += size
-    return frames
-
-
-def _vp9_shows(frame: memoryview) -> bool:
-    if len(frame) == 0 or frame[0] >> 6 != 0b10:
-        return len(frame) > 0  # not a VP9 frame: it counts as shown, and the decoder reports the damage
-    first = frame[0]
-    show_existing = 2 if first >> 4 & 3 == 3 else 3  # bit number; in profile 3, a reserved bit comes before it
-    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type is between these bits
+        if not len(frame):
+            continue
+        first = frame[0]
+        if first >> 6 != 0b10:
+            return Shows.FRAME  # not a VP9 frame: it counts as shown, and the decoder reports the damage
+        show_existing = 2 if first >> 4 & 3 == 3 else 3  # bit number; in profile 3, a reserved bit comes before it
+        if first >> show_existing & 1 or first >> (show_existing - 2) & 1:  # frame_type is between these bits
+            return Shows.FRAME
+    return Shows.NOTHING
 
 
 def _dirac(packet: Any) -> Shows:
@@ -105,7 +98,8 @@ def _dirac(packet: Any) -> Shows:
 class _Bits:
     """Reads bits from the beginning of some bytes; after their end, all bits are 0."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, escaped: bool = False) -> None:
+        data = data.replace(b"\0\0\3", b"\0\0") if escaped else data
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 
@@ -125,10 +119,10 @@ class _Bits:
 
 
 class _Fields:
-    """Pairs fields: two fields of opposite parity that follow each other and have the same number are one frame."""
+    """Pairs fields. Two fields in succession are one frame if they have opposite parity and the same number."""
 
     def __init__(self) -> None:
-        self._waiting: tuple[bool, int] | None = None  # parity and number of a field whose other half has not come yet
+        self._waiting: tuple[bool, int] | None = None  # parity and number of a first field; its second field must follow
 
     def begins_frame(self, bottom: bool | None, number: int) -> bool:
         """Whether a coded picture is a new frame; `bottom` is None if it is a whole frame."""
@@ -149,41 +143,37 @@ class _Sps:
 class _H264:
     """H.264 (ITU-T H.264, 7.3): a packet may hold one field, two fields or a frame."""
 
-    _SLICES = frozenset({1, 2, 5})
-    _SPS, _PPS = 7, 8
-
     def __init__(self, extradata: bytes) -> None:
         self._sps: dict[int, _Sps] = {}
         self._pps: dict[int, int] = {}  # pps id -> sps id
         self._fields = _Fields()
-        self._length_bytes = extradata[4] % 4 + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
-        for unit in _avcc_units(extradata) if self._length_bytes else marked_units(extradata):
+        self._length_bytes = _h264_length_bytes(extradata)
+        for unit in _avcc_units(extradata) if self._length_bytes else _marked_units(extradata):
             self._learn(unit)
 
     def __call__(self, packet: Any) -> Shows:
         if self._sps and all(sps.frames_only for sps in self._sps.values()) and not packet.is_keyframe:
             return Shows.FRAME  # without fields; new parameters come only with a keyframe
-        data = bytes(packet)
         pictures = new = 0
-        for unit in sized_units(data, self._length_bytes) if self._length_bytes else marked_units(data):
+        for unit in _units(packet, self._length_bytes):
             self._learn(unit)
-            if unit[0] & 31 in self._SLICES and len(unit) > 1 and unit[1] & 0x80:  # the first slice of a picture
+            if unit[0] & 31 in _H264_SLICES and len(unit) > 1 and unit[1] & 0x80:  # the first slice of a picture
                 pictures += 1
                 new += self._fields.begins_frame(*self._picture(unit))
         return Shows.MORE if pictures and not new else Shows.FRAME
 
     def _learn(self, unit: bytes) -> None:
         kind = unit[0] & 31 if unit else 0
-        if kind == self._SPS:
-            number, sps = _read_sps(_Bits(_unescaped(unit[1:_SPS_BYTES])))
+        if kind == _H264_SPS:
+            number, sps = _read_sps(_Bits(unit[1:_SPS_BYTES], escaped=True))
             self._sps[number] = sps
-        elif kind == self._PPS:
-            bits = _Bits(_unescaped(unit[1:_HEADER_BYTES]))
+        elif kind == _H264_PPS:
+            bits = _Bits(unit[1:_HEADER_BYTES], escaped=True)
             self._pps[bits.ue()] = bits.ue()
 
     def _picture(self, unit: bytes) -> tuple[bool | None, int]:
-        """Return (True for a bottom field, frame_num) of a slice; the first value is None for a whole frame."""
-        bits = _Bits(_unescaped(unit[1:_HEADER_BYTES]))
+        """Return (is it a bottom field, frame_num) of a slice; the first value is None for a whole frame."""
+        bits = _Bits(unit[1:_HEADER_BYTES], escaped=True)
         bits.ue()  # first_mb_in_slice
         bits.ue()  # slice_type
         sps = self._sps.get(self._pps.get(bits.ue(), -1))
@@ -205,9 +195,14 @@ def _read_sps(bits: _Bits) -> tuple[int, _Sps]:
         separate = chroma == 3 and bool(bits.u(1))
         bits.ue(), bits.ue(), bits.u(1)
         if bits.u(1):
-            for k in range(12 if chroma == 3 else 8):
-                if bits.u(1):
-                    _skip_scaling(bits, 16 if k < 6 else 64)
+            for k in range(12 if chroma == 3 else 8):  # the scaling lists
+                count = 16 if k < 6 else 64
+                last = following = 8
+                for _ in range(count if bits.u(1) else 0):
+                    if following:
+                        code = bits.ue()
+                        following = (last + (-(code // 2) if code % 2 == 0 else (code + 1) // 2)) % 256
+                    last = following or last
     frame_num_bits = bits.ue() + 4
     order = bits.ue()
     if order == 0:
@@ -220,20 +215,7 @@ def _read_sps(bits: _Bits) -> tuple[int, _Sps]:
     return number, _Sps(bool(bits.u(1)), separate, frame_num_bits)
 
 
-def _skip_scaling(bits: _Bits, count: int) -> None:
-    last = following = 8
-    for _ in range(count):
-        if following:
-            code = bits.ue()
-            following = (last + (-(code // 2) if code % 2 == 0 else (code + 1) // 2)) % 256
-        last = following or last
-
-
-def _unescaped(data: bytes) -> bytes:
-    return data.replace(b"\0\0\3", b"\0\0")
-
-
-def marked_units(data: bytes) -> Iterator[bytes]:
+def _marked_units(data: bytes) -> Iterator[bytes]:
     """Yield the beginning of each unit that follows a start code."""
     at = data.find(_MARK)
     while at >= 0:
@@ -242,8 +224,12 @@ def marked_units(data: bytes) -> Iterator[bytes]:
         at = data.find(_MARK, at + 3)
 
 
-def sized_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """Yield the beginning of each unit that follows its size."""
+def _units(packet: Any, length_bytes: int) -> Iterator[bytes]:
+    """Yield the beginning of each unit of a packet; `length_bytes` is 0 if units follow start codes, not their sizes."""
+    data = bytes(packet)
+    if not length_bytes:
+        yield from _marked_units(data)
+        return
     at = 0
     while at + length_bytes < len(data):
         size = int.from_bytes(data[at : at + length_bytes], "big")
@@ -251,6 +237,10 @@ def sized_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
         if size:
             yield data[at : at + min(size, _SPS_BYTES)]
         at += size
+
+
+def _h264_length_bytes(extradata: bytes) -> int:
+    return extradata[4] % 4 + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
 
 
 def _avcc_units(extradata: bytes) -> Iterator[bytes]:
@@ -267,9 +257,10 @@ def _avcc_units(extradata: bytes) -> Iterator[bytes]:
 
 
 def begins_intra(packet: Any) -> bool:
-    """Whether the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9): a decoder can begin there.
+    """Whether the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9).
 
-    The container's flag can be wrong in a damaged file: it describes the last picture that seems to be in the packet.
+    A decoder can begin at such a picture. In a damaged file, the container's flag can be wrong: it describes the last picture
+    that seems to be in the packet.
     """
     data = bytes(packet)
     at = data.find(b"\0\0\1\0")
@@ -297,10 +288,10 @@ class _Mpeg2:
 
 
 class _Mpeg4:
-    """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2.3 and 6.2.5): vop_coded = 0 means that the picture before stays.
+    """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2.3 and 6.2.5): vop_coded = 0 means that the previous picture stays.
 
     DivX packs two pictures into one packet. A packet without a coded picture follows, so that there are as many packets as
-    pictures. This second packet shows the second picture of the first.
+    pictures. This second packet shows the second picture of the first packet.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -317,7 +308,12 @@ class _Mpeg4:
         if at < 0:
             return Shows.FRAME  # no MPEG-4 picture: it counts as shown, and the decoder reports the damage
         while at >= 0:
-            coded += self._is_coded(data[at + 4 : at + _HEADER_BYTES])
+            bits = _Bits(data[at + 4 : at + _HEADER_BYTES])
+            bits.u(2)  # vop_coding_type
+            while bits.u(1):  # modulo_time_base
+                pass
+            bits.u(1 + self._increment_bits + 1)
+            coded += bits.u(1)
             at = data.find(b"\0\0\1\xb6", at + 4)
         shown = coded > 0 or self._packed
         self._packed = coded > 1 or (coded == 1 and self._packed)
@@ -325,17 +321,8 @@ class _Mpeg4:
             return Shows.FRAME_AND_NEXT
         return Shows.FRAME if shown else Shows.MORE
 
-    def _is_coded(self, header: bytes) -> bool:
-        bits = _Bits(header)
-        bits.u(2)  # vop_coding_type
-        for _ in range(len(header) * 8):  # modulo_time_base
-            if not bits.u(1):
-                break
-        bits.u(1 + self._increment_bits + 1)
-        return bool(bits.u(1))
-
     def _learn(self, data: bytes) -> None:
-        """Find out how many bits a time has. Do nothing if the data has no header of a video object layer."""
+        """Read how many bits a time has, if the data has the header of a video object layer."""
         at = data.find(_MARK)
         while at >= 0 and not (at + 3 < len(data) and 0x20 <= data[at + 3] <= 0x2F):
             at = data.find(_MARK, at + 3)
@@ -357,3 +344,57 @@ class _Mpeg4:
             bits.u(4)
         bits.u(1)
         self._increment_bits = max(1, (bits.u(16) - 1).bit_length())
+
+
+def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter | None:
+    """Return a new counter for one stream; None if frames of this codec are never left out. See `frame_counter`."""
+    data = extradata or b""
+    if codec == "hevc":
+        return _HevcReferences(data)
+    if codec == "h264":
+        length_bytes = _h264_length_bytes(data)
+        # ITU-T H.264, 7.4.1: nal_ref_idc is 0 if no other picture refers to this one.
+        return lambda packet: _agreed(
+            unit[0] >> 5 & 3 != 0 for unit in _units(packet, length_bytes) if unit[0] & 31 in _H264_SLICES
+        )
+    # In MPEG, no picture refers to a B picture.
+    if codec in ("mpeg1video", "mpeg2video"):  # ITU-T H.262, 6.3.9
+        return lambda packet: _agreed(
+            unit[2] >> 3 & 7 != _B_PICTURE_MPEG2 for unit in _units(packet, 0) if unit[0] == 0 and len(unit) > 2
+        )
+    if codec == "mpeg4":  # ISO/IEC 14496-2, 6.3.5
+        return lambda packet: _agreed(
+            unit[1] >> 6 != _B_PICTURE_MPEG4 for unit in _units(packet, 0) if unit[0] == 0xB6 and len(unit) > 1
+        )
+    return None
+
+
+class _HevcReferences:
+    """HEVC (ITU-T H.265, 7.4.2.2): pictures of the same sub-layer do not refer to a picture of an even type up to 14.
+
+    But pictures of a higher sub-layer may refer to it. So all frames that are left out must be in the highest sub-layer.
+    """
+
+    def __init__(self, extradata: bytes) -> None:
+        self._length_bytes = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
+        self._highest = 0
+        self._lowest_left_out = 8
+
+    def __call__(self, packet: Any) -> bool | None:
+        kinds = []
+        for unit in _units(packet, self._length_bytes):
+            kind, layer = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3 if len(unit) > 1 else 0
+            if kind > 31 or layer or len(unit) < 2:
+                continue
+            level = (unit[1] & 7) - 1
+            kinds.append(kind > 14 or kind % 2 == 1)
+            self._highest = max(self._highest, level)
+            if not kinds[-1]:
+                self._lowest_left_out = min(self._lowest_left_out, level)
+        return None if self._lowest_left_out < self._highest else _agreed(kinds)
+
+
+def _agreed(parts: Iterable[bool]) -> bool | None:
+    """Return the answer on which all parts of a packet agree; None if they differ. A packet without a picture is kept."""
+    said = set(parts)
+    return None if len(said) > 1 else said != {False}

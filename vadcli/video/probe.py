@@ -1,14 +1,14 @@
-"""Finds out what a video holds without decoding it: the time of every frame, size, rotation, frame rate.
+"""Describes a video without decoding it: the time of every frame, the size, the rotation and the frame rate.
 
-The packets of the video stream are read once, in file order. Packets that show nothing are left out (`headers`), and the times
-of the others are put into the order of presentation (`timeline`). The frames found must be those that
+The packets of the video stream are read once, in file order. Packets that show nothing are left out (`headers`). The times of
+the other packets are put into the order of presentation (`timeline`). The probe must find exactly the frames that
 `ffmpeg -i X -fps_mode passthrough` shows.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,23 +18,23 @@ import av
 import numpy as np
 
 from vadcli.errors import NoVideoStream, ProbeError
-from vadcli.types import IndexArray, VideoInfo
+from vadcli.types import VideoInfo
 from vadcli.video import container as media
 from vadcli.video.completeness import OtherStreams, Read, missing_end, missing_frames
-from vadcli.video.headers import Shows, begins_intra, frame_counter
+from vadcli.video.headers import Shows, begins_intra, frame_counter, reference_counter
 from vadcli.video.images import probe_folder
-from vadcli.video.references import can_skip, reference_counter
-from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, PacketTimes, Timeline, build_timeline
+from vadcli.video.sampling import can_skip
+from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, PacketTimes, build_timeline
 
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
 _SKIPPING = frozenset({"matroska", "avi", "asf", "asf_o", "flv", "live_flv", "nut", "ogg", "rm", "apng"})
 """Demuxers that skip damage and log an error. Others (MXF, MOV, MPEG-TS) also log errors about healthy files."""
-_LIVE_ENDS = "ended prematurely"  # a live recording declares no length, and may end anywhere
+_LIVE_ENDS = "ended prematurely"  # not an error: a live recording declares no length, and may end anywhere
 _MPEG = frozenset({"mpeg1video", "mpeg2video"})
 _LONGEST_PIXEL = 5.0  # longer side of a pixel / shorter side; larger ratios, such as 1000:1, are mistakes in the file
-_MOST_TRIES = 1 << 20  # calls of the demuxer that find no packet; after so many, a hole counts as the end of the file
-_ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
+_MOST_TRIES = 1 << 20  # after so many calls of the demuxer without a packet, a hole counts as the end of the file
+_ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second have steps of 33 and 34
 
 
 def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
@@ -42,7 +42,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
 
     Args:
         path: the file or the folder.
-        fps: frames per second of a folder of images (default 10); ignored for files, which state their own rate.
+        fps: frames per second of a folder of images (default 10). Ignored for a file, because files state their rate.
 
     Raises:
         UnsafeContainer: the file could make a decoder open other files or sockets.
@@ -58,7 +58,11 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
         others = OtherStreams(stream)
         with media.listening() as heard:
             packets = _read_packets(opened, stream, name, others)
-        packets.damage = packets.damage or _complaint(opened, complaints + heard) or missing_end(path, opened.format.name)
+        demuxer = opened.format.name
+        if not packets.damage and demuxer.split(",")[0] in _SKIPPING:
+            errors = [said for _, source, said in complaints + heard if source == demuxer and _LIVE_ENDS not in said]
+            packets.damage = f"the file is damaged: {errors[0].strip()}" if errors else ""
+        packets.damage = packets.damage or missing_end(path, demuxer)
         return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)
 
 
@@ -75,13 +79,13 @@ class _Packets:
     keyframe: bytearray = field(default_factory=bytearray)
     reference: bytearray = field(default_factory=bytearray)
     may_skip: bool = True  # frames that no other frame refers to can be left out safely
-    hidden_by_edit: int = 0
+    hidden_by_edit: int = 0  # packets that an edit list hides
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
     cut_off: int = 0  # frames that the file's index lists beyond the end of the file
-    begun: bool = False  # there was a keyframe
+    begun: bool = False  # a keyframe was read
     packed: bool = False  # some packets hold two frames, so that decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
-    read: int = 0  # all packets of the stream, also those that show nothing
+    read: int = 0  # all packets with data, also those that show nothing
     empty: int = 0  # packets without data
     damage: str = ""  # where the container could not be read, and why
 
@@ -95,26 +99,21 @@ class _Packets:
         self.keyframe.append(keyframe)
         self.begun = self.begun or keyframe
 
-    def times(self) -> PacketTimes:
-        """Return the times as arrays that share their memory with this object."""
-        pts, dts, duration = (np.frombuffer(each, np.int64) for each in (self.pts, self.dts, self.duration))
-        return PacketTimes(pts, dts, duration, np.frombuffer(self.keyframe, np.bool_))
-
     def prolong(self, packet: Any) -> None:
-        """Add the duration of a packet that shows nothing new to the frame before."""
+        """Make the last frame longer by the duration of a packet that shows nothing new."""
         self.one_frame_each = False
         if self.duration and self.duration[-1] > 0:
             self.duration[-1] += packet.duration or 0
 
     def note_damage(self, why: str) -> None:
-        """Note that the container cannot be read after the packets so far. Only the first such place is kept."""
+        """Note that the container cannot be read from here on. Only the first such place is kept."""
         self.damage = self.damage or f"the file is damaged after {self.read} packets: {why}"
 
 
 def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
-    """Yield the packets of all video streams, also those after a hole: a part of the file that has no packet.
+    """Yield the packets of all video streams, also the packets after a hole: a part of the file without a packet.
 
-    A demuxer that finds no packet for a while (MPEG-TS: in 64 kB) asks to be called again. ffmpeg calls it again, too.
+    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. ffmpeg does so, too.
     """
     tries = 0
     while tries < _MOST_TRIES:
@@ -139,7 +138,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
                 continue
             if packet.size == 0:
                 packets.empty += packet.dts is not None
-                if packet.dts is not None:  # a frame that the recorder dropped; at the end of the file, dts is None
+                if packet.dts is not None:  # the recorder dropped a frame; at the end of the file, dts is None
                     packets.prolong(packet)
                 continue
             packets.read += 1
@@ -162,39 +161,22 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
         packets.note_damage(str(error.strerror))
     if not packets.pts:
         raise NoVideoStream(f"{name}: the video stream has no frames", hint="the start of the recording may be missing")
-    packets.cut_off = _count_cut_off(opened, stream)
+    listed, size = stream.index_entries if demuxer == "mov" else (), opened.size
+    packets.cut_off = sum(entry.pos >= size and not entry.is_discard for entry in listed)
     if demuxer == "avi" and packets.read + packets.empty < len(stream.index_entries):
         packets.note_damage("not all of the frames in its index can be found")
     return packets
 
 
-def _complaint(opened: Any, heard: Sequence[tuple[int, str, str]]) -> str:
-    """Return the first error that the demuxer has logged. Many demuxers skip unreadable parts and only log this."""
-    if opened.format.name.split(",")[0] not in _SKIPPING:
-        return ""
-    errors = [said.strip() for _, source, said in heard if source == opened.format.name and _LIVE_ENDS not in said]
-    return f"the file is damaged: {errors[0]}" if errors else ""
-
-
-def _count_cut_off(opened: Any, stream: Any) -> int:
-    """Return how many frames an MP4's index lists beyond the end of the file; 0 if the file was not cut short."""
-    if not opened.format.name.startswith("mov"):
-        return 0
-    size = opened.size
-    return sum(entry.pos >= size and not entry.is_discard for entry in stream.index_entries)
-
-
 def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoInfo:
-    demuxer = opened.format.name.split(",")[0]
+    demuxer, codec = opened.format.name.split(",")[0], str(stream.codec_context.codec.canonical_name)
     time_base = Fraction(stream.time_base)
-    nominal = stream.average_rate or stream.guessed_rate or stream.base_rate
-    tick_rate = 1 / time_base
-    frame_ticks = max(1, round(tick_rate / nominal)) if nominal else max(1, round(tick_rate / Fraction(_DEFAULT_FPS)))
-    codec = str(stream.codec_context.codec.canonical_name)
-    times = packets.times()
-    pts, dts = times.pts, times.dts
+    nominal = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(_DEFAULT_FPS)
+    frame_ticks = max(1, round(1 / time_base / nominal))
+    # These arrays share their memory with `packets`.
+    pts, dts, duration = (np.frombuffer(times, np.int64) for times in (packets.pts, packets.dts, packets.duration))
     timeline = build_timeline(
-        times,
+        PacketTimes(pts, dts, duration, np.frombuffer(packets.keyframe, np.bool_)),
         frame_ticks=frame_ticks,
         longest_gap_ticks=max(round(LONGEST_GAP_S / time_base), frame_ticks),
         jump_ticks=round(CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,
@@ -204,10 +186,10 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         cut_off=packets.cut_off,
     )
     time_base /= timeline.finer
-    degrees = media.display_matrix_degrees(opened, stream.index)
-    rotation = _quarter_turn(degrees)
-    width, height = _display_size(stream, rotation)
-    duration_s = float((int(timeline.pts[-1]) - int(timeline.pts[0]) + timeline.last_ticks) * time_base)
+    width, height, rotation = _display_size(stream, media.display_matrix_degrees(opened, stream.index))
+    frames, span = len(timeline.pts), int(timeline.pts[-1]) - int(timeline.pts[0])
+    steps = np.diff(timeline.pts)
+    duration_s = float((span + timeline.last_ticks) * time_base)
     info = VideoInfo(
         path=path,
         demuxer=demuxer,
@@ -218,9 +200,9 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         rotation=rotation,
         time_base=time_base,
         pts=timeline.pts,
-        fps=_average_fps(timeline, time_base, nominal),
+        fps=float((frames - 1) / (span * time_base)) if span > 0 else float(nominal),
         duration_s=duration_s,
-        vfr=_is_vfr(timeline.pts, time_base),
+        vfr=frames > 2 and int(steps.max()) - int(steps.min()) > max(2.0, _ROUNDING_S / float(time_base)),
         edit_list=packets.hidden_by_edit > 0,
         shown_pts=timeline.shown_pts,
         keyframes=timeline.keyframes,
@@ -233,7 +215,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:
-    """Return the description with what was not read: frames after the end, frames of other streams, streams left out."""
+    """Return the description after adding the frames that are missing, the reason, and a note about other streams."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
     stated = np.frombuffer(packets.pts, np.int64)
@@ -242,7 +224,7 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
-    # If the camera's clock was set during the recording, the declared length contains this jump and says nothing.
+    # If the camera's clock was set during the recording, the declared length contains this jump, so it is useless.
     was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
     cut = 0 if was_set else missing_frames(opened, stream, info.path, read)
     if cut:
@@ -255,18 +237,11 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     )
 
 
-def _quarter_turn(degrees: float | None) -> int:
-    """Return 0, 90, 180 or 270. As in ffmpeg, an angle counts only if it is within one degree of a quarter turn."""
-    if degrees is None:
-        return 0
-    nearest = round(degrees / 90.0) * 90
-    return nearest % 360 if abs(degrees - nearest) < 1.0 else 0
+def _display_size(stream: Any, degrees: float | None) -> tuple[int, int, int]:
+    """Return width and height as a player shows the stored frame, and its rotation: 0, 90, 180 or 270 degrees.
 
-
-def _display_size(stream: Any, rotation: int) -> tuple[int, int]:
-    """Return (width, height) as a player shows the stored frame: with square pixels, and after rotation.
-
-    The width is stretched and the height stays, as in ffplay and VLC. The container's aspect ratio counts before the codec's.
+    Pixels become square and the frame is rotated. The width is stretched and the height stays, as in ffplay and VLC. The
+    container's aspect ratio counts before the codec's.
     """
     width, height = int(stream.codec_context.width), int(stream.codec_context.height)
     aspect = float(stream.sample_aspect_ratio or 1)
@@ -274,19 +249,7 @@ def _display_size(stream: Any, rotation: int) -> tuple[int, int]:
     by_rounding = abs(width * aspect - width) <= 1 or abs(height / aspect - height) <= 1
     if not by_rounding and 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
         width = max(1, round(width * aspect))
-    return (height, width) if rotation in (90, 270) else (width, height)
-
-
-def _average_fps(timeline: Timeline, time_base: Fraction, nominal: Fraction | None) -> float:
-    span = int(timeline.pts[-1]) - int(timeline.pts[0])
-    if span > 0:
-        return float((len(timeline.pts) - 1) / (span * time_base))
-    return float(nominal) if nominal else _DEFAULT_FPS
-
-
-def _is_vfr(pts: IndexArray, time_base: Fraction) -> bool:
-    if len(pts) < 3:
-        return False
-    steps = np.diff(pts)
-    slack = max(2.0, _ROUNDING_S / float(time_base))
-    return bool(int(steps.max()) - int(steps.min()) > slack)
+    rotation, nearest = 0, round((degrees or 0.0) / 90.0) * 90
+    if degrees is not None and abs(degrees - nearest) < 1.0:  # as in ffmpeg, other angles do not count
+        rotation = nearest % 360
+    return (height, width, rotation) if rotation in (90, 270) else (width, height, rotation)

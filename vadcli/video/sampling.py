@@ -1,15 +1,15 @@
-"""Says which frames of a video are sampled and which clips they form, and collects clips frame by frame. Reads no file.
+"""Computes which frames of a video are sampled and which clips they form; collects clips frame by frame. Reads no file.
 
-A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If only some frames are
-decoded, a list of rows says which are samples. A clip is T samples:
+A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If a decoder leaves out
+frames, a list of rows gives the samples. A clip is T samples:
 
     rows      0 1 2 3 4 5 6 7 8 9 ...        interval 2
     samples   0   1   2   3   4   ...
     clip 0    [0   1   2   3]                T = 4, overlap 1, stride 3: clip c starts at sample 3c
     clip 1                [3   4 ...         sample 3 is in both clips, but only clip 0 scores it
 
-The last clip of a video is moved back so that it ends on the last sample; a video shorter than a clip repeats its last
-frame. Each sampled frame that was decoded is `valid` in exactly one clip.
+The last clip of a video is moved back so that it ends on the last sample. If a video is shorter than a clip, its last frame is
+repeated. Each sampled frame that was decoded is `valid` in exactly one clip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, VideoInfo
-from vadcli.video.references import sampled_keyframes, sampled_references
+
+# If less than this share of the frames can be left out, all frames are decoded. This costs little more, and the samples are
+# evenly spaced.
+_SKIPPED_SHARE = 0.25
+_WIDEST = 2  # references may be at most this many sampling intervals apart
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class SamplingPlan:
     Attributes:
         frames: T, samples per clip.
         overlap: samples that a clip shares with the clip before.
-        interval: rows from one sample to the next; the mean, rounded, if `rows` is given.
+        interval: number of rows from one sample to the next; if `rows` is given, the rounded mean.
         rows: (S,) int64, the sampled rows in order; None if every `interval`-th row is sampled.
     """
 
@@ -46,7 +50,7 @@ class SamplingPlan:
 
     @classmethod
     def of(cls, needs: ClipNeeds, info: VideoInfo) -> SamplingPlan:
-        """Return the plan for a video. It depends only on these arguments, and not on how the video is decoded."""
+        """Return the plan for a video. It depends only on these arguments, and not on the decoder."""
         interval = needs.interval_for(info.fps)
         rows = None
         if needs.decode == "reference":
@@ -59,7 +63,7 @@ class SamplingPlan:
 
     @property
     def stride(self) -> int:
-        """Samples from the start of one clip to the start of the next."""
+        """Number of samples from the start of one clip to the start of the next."""
         return self.frames - self.overlap
 
     def samples(self, rows: int) -> int:
@@ -67,14 +71,14 @@ class SamplingPlan:
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """The row of a sample. If the video has fewer samples, this is a row after its end."""
+        """The row of a sample; a row after the end of the video if it has fewer samples."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
         return int(self.rows[-1]) + beyond * self.interval if beyond > 0 else int(self.rows[sample])
 
     def since(self, row: int) -> SamplingPlan:
-        """Return the plan of the part of the video that begins with this sampled row; its rows are counted from there."""
+        """Return the plan for the part of the video that begins at this sampled row. Its rows are counted from there."""
         if self.rows is None:
             return self
         later = self.rows[np.searchsorted(self.rows, row) :] - row
@@ -85,13 +89,13 @@ class SamplingPlan:
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
-        """The row after the last sample of the previous clip: a scan that resumes with this clip continues there."""
+        """The row after the last sample of the previous clip. A scan that resumes with this clip continues at this row."""
         return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
         """The first row to decode when a scan resumes with this clip; never after `first_row`.
 
-        It lies before the start of the clip, because the clip is moved back if it is the last one of the video.
+        This row is before the start of the clip, because the last clip of a video is moved back.
         """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
@@ -99,8 +103,8 @@ class SamplingPlan:
     def whole_clips(self, rows: int) -> int:
         """How many clips are complete after `rows` rows; a clip that is moved back or padded is not counted.
 
-        If a scan has stored `rows` rows, it resumes with the clip of this number and keeps the rows before the clip's
-        `first_row`.
+        A scan that has stored `rows` rows resumes with the clip of this number. It keeps the rows before `first_row` of the
+        clip.
         """
         return self.whole_clips_of(self.samples(rows))
 
@@ -132,8 +136,68 @@ class SamplingPlan:
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
 
 
+def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
+    """Return the rows to sample if only references are decoded: the reference that is nearest to each `interval`-th row.
+
+    Two samples are at least half the interval apart. None if all frames must be decoded: the file may be damaged, few frames
+    can be left out, or references are too far apart.
+    """
+    kept = np.flatnonzero(info.reference)
+    if interval == 1 or not len(kept) or info.missing or len(kept) > (1 - _SKIPPED_SHARE) * info.frames:
+        return None
+    apart = np.diff(kept, prepend=0, append=info.frames - 1)
+    if int(apart.max()) > _WIDEST * interval:
+        return None
+    places = np.arange(0, info.frames, interval)
+    after = np.clip(np.searchsorted(kept, places), 1, len(kept) - 1) if len(kept) > 1 else np.zeros(len(places), np.int64)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(kept[after] - places < places - kept[before], kept[after], kept[before])
+    once = nearest[np.diff(nearest, prepend=-1) > 0]  # `nearest` is in order
+    return _thinned(once, -(-interval // 2))
+
+
+def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
+    """Return the rows to sample if only keyframes are decoded, at least `interval` apart.
+
+    None if all frames are keyframes, or if the container names none.
+    """
+    return _thinned(info.keyframes, interval) if 0 < len(info.keyframes) < info.frames else None
+
+
+def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
+    """Return flags of the rows that must be decoded to get the images of `rows`, and True if the flags mark the keyframes.
+
+    The flags (N,) bool mark the keyframes if all of `rows` are keyframes. Otherwise they mark the references if all of `rows`
+    are references. None if all frames must be decoded: `rows` has other frames, or too few frames could be left out.
+    """
+    keys = rows_as_flags(info.keyframes, info.frames)
+    for flags, only_keys in ((keys, True), (info.reference, False)):
+        if len(info.reference) and not info.missing and flags[rows].all() and flags.mean() <= 1 - _SKIPPED_SHARE:
+            return flags, only_keys
+    return None, False
+
+
+def _thinned(rows: IndexArray, apart: int) -> IndexArray:
+    """Return the rows without those that follow the last kept row by less than `apart`."""
+    if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
+        return rows
+    kept = [int(rows[0])]
+    for row in rows[1:].tolist():
+        if row - kept[-1] >= apart:
+            kept.append(row)
+    return np.array(kept, np.int64)
+
+
+def can_skip(info: VideoInfo) -> bool:
+    """Whether a decoder may leave out frames of this video.
+
+    The times in the file must be exact. Otherwise the rows of the other frames could not be found.
+    """
+    return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
+
+
 def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
-    """Return flags (N,) bool, one per frame of the video; those of `rows` are True."""
+    """Return flags (N,) bool, one per frame of the video; the flags of `rows` are True."""
     flags = np.zeros(frames, np.bool_)
     flags[rows] = True
     return flags
@@ -179,9 +243,9 @@ class ClipParts:
 def fill_sources(lost: BoolArray) -> IndexArray:
     """Return the position (T,) of the image that each frame of a clip gets.
 
-    A frame gets its own image. If this image was lost, it gets the last image before. If the first frames are lost, they get
-    the first image of the clip, so that nothing seems to move. A clip never takes an image from another clip, so that a
-    resumed scan gives the same scores.
+    A frame gets its own image. If this image was lost, the frame gets the last image before it. If the first frames are lost,
+    they get the first image of the clip, so that nothing seems to move. A clip never takes an image from another clip, so that
+    a resumed scan gives the same scores.
 
     Args:
         lost: (T,) True if the frame has no image.
@@ -205,7 +269,7 @@ class ClipAssembler:
     Args:
         plan: the video's plan; `SamplingPlan.since(origin)` if only a part of the video is read.
         shape: (H, W, C) of an image.
-        start_clip: first clip wanted; the first row added must then be `plan.read_from(start_clip)`.
+        start_clip: first clip to collect. The first row to add is then `plan.read_from(start_clip)`.
         origin: sampled row at which clip 0 starts; 0 unless only a part of the video is read.
     """
 
@@ -244,7 +308,7 @@ class ClipAssembler:
             picture: image of a sampled row, H x W x C bytes; None if the image was lost. Ignored if the row is not sampled.
 
         Raises:
-            ValueError: the image does not have the size given at the start.
+            ValueError: the image has another shape than this object was made for.
         """
         row = self._row
         self._row += 1
@@ -264,11 +328,11 @@ class ClipAssembler:
         return row == self._wanted
 
     def end(self) -> bool:
-        """Call this when the video has ended. Returns True if some samples are not in any clip yet."""
+        """Return True if some samples are not in any clip yet. Call this when the video has ended."""
         return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
 
     def take(self, out: ByteArray) -> ClipParts:
-        """Write the clip's images into `out`, (T, H, W, C), and return everything else about the clip."""
+        """Write the clip's images into `out` (T, H, W, C), and return the rest of the clip."""
         plan = self._plan
         samples = plan.clip_samples(self._clip, self._row - self._origin)
         places = samples % plan.frames

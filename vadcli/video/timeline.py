@@ -2,13 +2,13 @@
 
 Times in files are often wrong: they are missing, repeat, jump or go back. The rules, in this order:
 
-- A frame's own time counts. A time that is odd for one frame never moves the rows after it.
-- A frame that repeats a time follows the frame before it at once. To make room, the time base becomes finer.
-- A few frames whose times are out of line with the frames around them are spread evenly between these.
+- A frame's own time counts. The odd time of a single frame never moves the rows after it.
+- If a frame has the same time as the previous one, its row gets the next tick. To make room, the time base becomes finer.
+- If the times of a few frames do not fit between those of their neighbours, these frames are spread evenly there.
 - If the clock restarts, or jumps forward by more than a day, the rows continue where the clock stopped: the rows count the time
   of the recording and not the time on the camera's clock. Shorter gaps are gaps of the recording and are kept.
-- If the file does not state the time of every frame, the times are guessed from decoding times and durations, and a decoder's
-  frames are matched with rows by order (`guessed`).
+- If the file does not state the time of every frame, the times are guessed from decoding times and durations. A decoder's
+  frames are then matched with rows by order (`guessed`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from vadcli.types import BoolArray, IndexArray
 NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a time that the container does not state."""
 CLOCK_JUMP_S = 0.25
-"""After a larger step back, the clock has restarted. A smaller step back is a mistake of the demuxer, which guessed a time."""
+"""After a larger step back, the clock has restarted. If a step back is smaller, the demuxer has guessed a wrong time."""
 LONGEST_GAP_S = 86_400.0
 """A longer step forward is not a gap of the recording: the camera's clock was set."""
 MOST_ODD = 8
-"""If more frames than this in a row are out of line, the clock has changed."""
+"""If more frames in succession than this have odd times, the clock has changed."""
 _DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after it was decoded
-_UNANNOUNCED_REORDER = 4  # packets; the same for streams whose header does not say that frames are reordered
+_UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not say that frames are reordered
 _FAR_STEPS = 32  # times that differ by more than this many steps are not near each other
 _MOST_REPEATS = 2  # if more frames before a keyframe have its time or a later one, the clock restarted at the keyframe
-_LONG_STEP = 4  # in frames; a longer step is compared with the frames after it
+_LONG_STEP = 4  # frames; after a longer step, the times of the next frames are compared too
 _FINER = 1000  # new ticks per tick if times repeat
 _LARGEST = 1 << 61  # so that differences of times fit into 64 bits
 
@@ -48,8 +48,8 @@ class Timeline:
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         last_ticks: duration of the last frame in the same ticks.
         finer: number of parts into which a tick was divided because times repeat; else 1.
-        guessed: True if the container does not state all times, or states odd ones: decoders may report other times.
-        order: (N,) int64, the packet of each row. Rows that the file lists but no longer contains are left out at the end.
+        guessed: True if the container does not state all times or has odd times, so decoders may report other times.
+        order: the packet of each row, int64; without the rows at the end that the file lists but no longer contains.
     """
 
     pts: IndexArray
@@ -63,7 +63,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class PacketTimes:
-    """What the container states about the packets that show a frame, in decoding order and in ticks.
+    """The times that the container states for the packets that show a frame, in decoding order and in ticks.
 
     Attributes:
         pts, dts: (N,) int64, NO_TIME for an unknown time.
@@ -93,7 +93,7 @@ def build_timeline(
     Args:
         packets: one entry per shown frame.
         frame_ticks: a frame's nominal duration, used if the container states none.
-        longest_gap_ticks: a longer step forward means that the clock was set; a shorter one is a gap of the recording.
+        longest_gap_ticks: a longer step forward means that the clock was set; a shorter step is a gap of the recording.
         jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if the format has no decoding
             times of its own.
         timed: False for elementary streams: they have no times, so frames are counted.
@@ -105,15 +105,23 @@ def build_timeline(
     pts, dts, keyframe = _bounded(packets.pts), _bounded(packets.dts), packets.keyframe
     lasting = np.where(packets.duration > 0, packets.duration, frame_ticks)
     guessed = not timed or bool(np.any(pts == NO_TIME))
-    packets = replace(packets, pts=pts, dts=dts)
-    times, order, begins = _times_in_order(packets, lasting, jump_ticks, timed=timed, reorders=reorders)
-    if needs_key and bool(keyframe.any()):
-        kept = _from_first_key(order, int(np.argmax(keyframe)))
+    order, begins = np.arange(len(pts)), np.zeros(len(pts), np.bool_)
+    if not timed or bool(np.all(pts == NO_TIME)):
+        times = _counted(pts, dts, lasting, timed)
+    elif guessed and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
+        times = steady
+    else:
+        times = _filled(pts, lasting)
+        order, begins = _presentation_order(times, replace(packets, pts=pts, dts=dts), jump_ticks, reorders)
+    if needs_key and bool(keyframe.any()):  # keep the frames that are decoded and shown from the first keyframe on
+        first_key = int(np.argmax(keyframe))
+        begin = int(np.flatnonzero(order == first_key)[0])
+        kept = begin + np.flatnonzero(order[begin:] >= first_key)
         order, begins = order[kept], begins[kept]
     shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
     lasting = np.concatenate([lasting[order], np.full(cut_off, frame_ticks)])
     increasing, finer, odd = _increasing(shown, lasting, longest_gap_ticks, frozenset(np.flatnonzero(begins).tolist()))
-    shown = _finer(shown, finer)
+    shown = np.clip(shown, -_LARGEST // finer, _LARGEST // finer) * finer
     return Timeline(
         pts=increasing,
         shown_pts=shown if np.any(shown != increasing) else shown[:0],
@@ -125,26 +133,15 @@ def build_timeline(
     )
 
 
-def _times_in_order(
-    packets: PacketTimes, lasting: IndexArray, jump_ticks: int | None, *, timed: bool, reorders: bool
-) -> tuple[IndexArray, IndexArray, BoolArray]:
-    """Return the time of each packet, the packets in the order of presentation, and where in this order the clock restarts."""
-    pts, dts = packets.pts, packets.dts
-    straight, nowhere = np.arange(len(pts)), np.zeros(len(pts), np.bool_)
-    if not timed or bool(np.all(pts == NO_TIME)):
-        return _counted(pts, dts, lasting, timed), straight, nowhere
-    if bool(np.any(pts == NO_TIME)) and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
-        return steady, straight, nowhere
-    times = _filled(pts, lasting)
-    return times, *_presentation_order(times, packets, jump_ticks, reorders)
-
-
 def _bounded(times: IndexArray) -> IndexArray:
     return np.where(times == NO_TIME, NO_TIME, np.clip(times, -_LARGEST, _LARGEST))
 
 
 def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
-    """Return times in presentation order for a stream that states none: those that the demuxer found, or durations added up."""
+    """Return times in presentation order for a stream that states none.
+
+    These are the times that the demuxer has found, or sums of durations.
+    """
     if timed and not bool(np.any(dts == NO_TIME)):
         return dts
     added = np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
@@ -156,11 +153,11 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return times in presentation order for packets that do not all have a time; None if they contradict the known times.
+    """Return times in presentation order if some packets have no time; None if the results contradict the known times.
 
-    At a constant frame rate, the frames are shown at the decoding times plus a constant, whatever the order of presentation.
+    At a constant frame rate, the frames are shown at the decoding times plus a constant, in any order of presentation.
     """
-    # A demuxer may give one time to two packets. It belongs to the second one: the first began before the time was stated.
+    # A demuxer may give one time to two packets. It belongs to the second packet: the first began before the time was stated.
     doubled = np.append(dts[1:] == dts[:-1], False)
     dts = np.where(doubled, NO_TIME, dts)
     known = np.flatnonzero((pts != NO_TIME) & (dts != NO_TIME))
@@ -175,7 +172,7 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
 
 def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Replace each missing time by the time of the frame before plus the duration of that frame."""
+    """Replace each missing time by the end of the previous frame: its time plus its duration."""
     times = stated.copy()
     missing = np.flatnonzero(stated == NO_TIME)
     for i in missing.tolist():
@@ -186,7 +183,7 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 def _presentation_order(
     times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
-    """Return the packets in the order of presentation, and at which positions in it the clock restarts, (P,) bool.
+    """Return the packets in the order of presentation, and flags (P,) bool of the positions at which the clock restarts.
 
     The parts before and after a restart are sorted separately.
     """
@@ -229,8 +226,8 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 def _restarts(times: IndexArray) -> list[int]:
     """Return the packets at which the clock has restarted.
 
-    The time of such a packet is earlier than the times of all `_DEEPEST_REORDER` packets right before it.
-    Packet 1 counts too if packet 0 has a far later time than the packets after it.
+    The time of such a packet is earlier than the times of all the `_DEEPEST_REORDER` packets before it.
+    Packet 1 counts too if packet 0 has a far later time than the next packets.
     """
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
@@ -241,7 +238,10 @@ def _restarts(times: IndexArray) -> list[int]:
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
-    """Return the keyframes at which the clock has restarted: several packets before them have their time or a later one."""
+    """Return the keyframes at which the clock has restarted.
+
+    Before such a keyframe, several packets have the same time or a later time.
+    """
     found, begin = [], 0
     for k in np.flatnonzero(keyframe).tolist():
         if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
@@ -251,14 +251,15 @@ def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
 
 
 def _far(times: IndexArray) -> int:
-    """Return how far apart the times of two packets can be if one is shown soon after the other."""
+    """Return the largest difference of time between two packets that are shown near each other."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
 
 def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: bool) -> int:
     """Return the position in `order` for a packet whose time is wrong.
 
-    It is the widest gap near the packet decoded before it. If there is no clear gap, it is right after that packet.
+    The packet is placed into the widest gap near the packet that was decoded before it. If no gap is clearly the widest, the
+    packet is placed directly after that packet.
     """
     before = int(np.flatnonzero(order == packet - 1)[0])
     if not reorders:
@@ -284,21 +285,18 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     return order if even and int(moved.max()) <= _UNANNOUNCED_REORDER else decoded
 
 
-def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
-    """Return the positions in `order` of the frames that are decoded and shown from the first keyframe on."""
-    begin = int(np.flatnonzero(order == first_key)[0])
-    return begin + np.flatnonzero(order[begin:] >= first_key)
-
-
 def _increasing(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Make times strictly increase; return them, the number of new ticks per tick, and whether odd times were replaced."""
+    """Return strictly increasing times, the number of new ticks per tick, and True if odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False
     times, odd = _in_line(shown.tolist(), lasting.tolist(), longest_gap, parts)
-    repeats = _repeats(times)
+    values = np.array(times, dtype=object)  # Python's integers, because a sum of times may need more than 64 bits
+    new = np.concatenate([[True], values[1:] != values[:-1]]).astype(bool)
+    rows = np.arange(len(new), dtype=np.int64)
+    repeats = rows - np.maximum.accumulate(np.where(new, rows, 0))  # how many rows before each row have the same time
     finer = 1
     if repeats.any():
         finer = _FINER
@@ -310,7 +308,7 @@ def _increasing(
 
 
 def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
-    """Return times that never fall, and whether odd times were replaced. After a restart of the clock, the time continues."""
+    """Return times that never fall, and True if odd times were replaced. After a restart of the clock, the time continues."""
     result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # `last` is the last time that is in line, before it is moved
     while i < len(shown):
@@ -328,7 +326,7 @@ def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, par
 
 
 def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row, from `i` on, whose time is in line with `last`; `i` if no row near it is in line."""
+    """Return the first row, from `i` on, whose time is in line with `last`; `i` if no near row is in line."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i
@@ -338,17 +336,5 @@ def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, 
     return i
 
 
-def _repeats(times: Sequence[int]) -> IndexArray:
-    """Return how many rows before each row have the same time."""
-    values = np.array(times, dtype=object)
-    new = np.concatenate([[True], values[1:] != values[:-1]]).astype(bool)
-    first = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
-    return np.arange(len(new), dtype=np.int64) - first
-
-
 def _in_range(times: Sequence[int] | IndexArray, finer: int) -> bool:
     return max(abs(int(times[0])), abs(int(times[-1]))) * finer < _LARGEST
-
-
-def _finer(shown: IndexArray, finer: int) -> IndexArray:
-    return np.clip(shown, -_LARGEST // finer, _LARGEST // finer) * finer

@@ -34,8 +34,7 @@ from vadcli.video.container import printable
 from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.images import ReadRequest
 from vadcli.video.processes import die_with_parent, private_mib
-from vadcli.video.references import can_skip, needed_for
-from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, rows_as_flags
+from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
 from vadcli.video.transport import GROUP_SIGNALS, Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
 
 
