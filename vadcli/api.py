@@ -77,15 +77,15 @@ def scan(
 
 
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
-    """Ask a multimodal model about the spans where a scan scored highest, and make the events again from scores and answers.
+    """Ask a multimodal model about the spans with the highest scores, and make the events again with its answers.
 
     Args:
         out: a scan's output folder.
         **options: the options of `vadcli verify`, such as `model`, `share`, `categories`.
 
     Returns:
-        `videos`, with their numbers of events; `audit`, an estimate of how much the scan misses; and `problems`, one line per
-        video that failed.
+        `videos`, with their numbers of events; `audit`, an estimate of how much the scan misses; and `problems`, one line
+        per failed video.
 
     Raises:
         UsageError: the folder does not exist, it has no scores, or an option can't be used.
@@ -117,7 +117,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
-    """Train a head on your own labels, test it on videos that it was not trained on, and write it to the folder `to` if given.
+    """Train a head on your own labels, test it on other videos, and write it to the folder `to`, if given.
 
     Args:
         out: a scan's output folder with stored vectors.
@@ -157,7 +157,7 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
-    """Cut events out of their footage without encoding. Yields one result per event, and per video that can't be cut.
+    """Cut events out of their footage without encoding. Yields one result per event and per video that failed.
 
     Args:
         out: a scan's output folder.
@@ -180,8 +180,8 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
         **options: the options of `vadcli prune`, such as `older_than`, `missing`, `dry_run`.
 
     Returns:
-        `removed`, one entry per video or file; `size`, the bytes that were freed; and `problems`, lines about results that were
-        kept although their videos may be gone, and about files that could not be read or removed.
+        `removed`, one entry per video or file; `size`, the freed bytes; and `problems`, one line per file that could not
+        be read or removed, and per result that was kept although its video may not exist.
 
     Raises:
         UsageError: the folder does not exist, or its footage can't be reached.
@@ -206,7 +206,7 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
-    """Render the videos below some paths, as `render` does. `watch` opens the progress display of each video."""
+    """Render the videos below these paths, like `render`. `watch` opens the progress display of a video."""
     from vadcli.engine.opening import may_be_empty
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.roots import OutsideRoot
@@ -285,7 +285,7 @@ def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
 
 
 def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list[Moment]:
-    """Find the moments of scanned videos that match a text or an image best; the best is first. No video is decoded.
+    """Return the moments of scanned videos that match a text or an image, best first. No video is decoded.
 
     Args:
         out: the output folder of a scan that stored vectors (`detector="concept"`).
@@ -302,7 +302,7 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
-    """Compare stored scores with ground truth. Returns one result per output folder; the first is the baseline of the others.
+    """Compare stored scores with ground truth. Returns one result per output folder. The first is the baseline.
 
     Args:
         outs: output folders of scans.
@@ -321,7 +321,7 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
 
 
 def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport | Comparison:
-    """Measure the speed and memory of LAVIDA, or of several detectors, on this machine, as `vadcli bench` does.
+    """Measure the speed and memory of LAVIDA or of several detectors on this machine, like `vadcli bench`.
 
     Args:
         paths: videos to read; if empty, a synthetic video is made.

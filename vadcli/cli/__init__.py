@@ -35,7 +35,7 @@ _COMMANDS = {
     "weights": "weights:weights_app",
     "categories": "categories:categories_app",
 }
-"""Command or group of commands -> its place in this package."""
+"""Command or group of commands -> module and name in this package."""
 
 
 def make_app(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
@@ -107,10 +107,10 @@ def main() -> None:
 
 
 def entry() -> None:
-    """Run `main`, then end the process at once with its exit code.
+    """Run `main`, then end the process at once with the exit code.
 
-    At this point, all results are written and all files are closed. While Python shuts down, a thread of a third-party
-    library could still abort the process and change its exit code. So the process ends here, without that shutdown.
+    All results are written now, and all files are closed. While Python shuts down, a thread of a third-party library could
+    still abort the process and change its exit code. So Python does not shut down here: the process just ends.
     """
     use_utf8_names()
     code: object = 0

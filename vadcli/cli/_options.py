@@ -1,4 +1,4 @@
-"""Makes a Typer option from each field of an option dataclass (`with_options`), and fills the dataclass when a command runs."""
+"""Options of commands: `with_options` makes a Typer option from each field of an option dataclass."""
 
 from __future__ import annotations
 
@@ -35,20 +35,19 @@ Profile = Annotated[
 
 
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds every option of an option set to a command.
+    """Return a decorator that adds every field of the option dataclass `kind` to a command.
 
-    The command receives its positional arguments by name, and `options`: an instance of `kind`, filled by `config.resolve`.
-
-    Args:
-        kind: the option dataclass.
-        section: the command's table in a TOML file.
+    The command receives its arguments by name, and an instance of `kind` as `options`. `config.resolve` fills this instance;
+    `section` names the command's table in a TOML file.
     """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "options"]
         takes_out = any(item.name in ("out", "outs") for item in own)
         own = [_without_default(item) if item.name == "out" else item for item in own]
-        made = [_parameter(item, hint) for item, hint in _typed_fields(kind)]
+        hints = typing.get_type_hints(kind)
+        ordered = sorted(fields(kind), key=lambda item: PANELS.index(item.metadata["panel"]))
+        made = [_parameter(item, hints[item.name]) for item in ordered]
         config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config)
         profile = inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Profile)
         parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + [*made, config, profile]
@@ -76,7 +75,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
 
 
 def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
-    """Fill in the output folders if the command line does not name them."""
+    """Set the output folders that the command line does not name to the default."""
     if "outs" in positional:
         positional["outs"] = positional["outs"] or [default]
         return
@@ -87,30 +86,31 @@ def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> Non
 
 
 def _without_default(item: inspect.Parameter) -> inspect.Parameter:
-    """Return the parameter of an output folder with the default None ("not given"). Its help still shows the old default."""
+    """Return the parameter with the default None, which means "not given". Its help still shows the old default."""
     base, shown = typing.get_args(item.annotation)
     shown = copy(shown)
     shown.show_default = str(item.default)
     return item.replace(default=None, annotation=Annotated[base | None, shown])
 
 
-def _typed_fields(kind: type[Any]) -> list[tuple[Field[Any], Any]]:
-    hints = typing.get_type_hints(kind)
-    ordered = sorted(fields(kind), key=lambda item: PANELS.index(item.metadata["panel"]))
-    return [(item, hints[item.name]) for item in ordered]
-
-
 def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
     meta = item.metadata
     flag = item.name.replace("_", "-")
     is_list = typing.get_origin(hint) is tuple
-    base = _plain(hint)
+    base = hint  # the type to which a value is converted: X for `X | None`, str for a Literal
+    if typing.get_origin(hint) is typing.Literal:
+        base = str
+    elif not is_list and typing.get_args(hint):
+        base = next(part for part in typing.get_args(hint) if part is not type(None))
     names = [f"--{flag}/--no-{flag}" if base is bool else f"--{flag}", *([meta["short"]] if meta["short"] else [])]
     default = default_of(item)
+    shown: str | bool = meta["default_text"] or ("on" if default is True else str(default))
+    if not meta["default_text"] and (default is None or default is False or default in ((), "")):
+        shown = False  # the help shows no default
     settings: dict[str, Any] = {
         "help": meta["help"],
         "rich_help_panel": meta["panel"],
-        "show_default": _default_text(default, meta["default_text"]),
+        "show_default": shown,
     }
     if meta["choices"]:
         choices = list(meta["choices"])
@@ -124,19 +124,3 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
         default=None,
         annotation=Annotated[annotation, typer.Option(*names, **settings)],
     )
-
-
-def _plain(hint: Any) -> Any:
-    """Return the type to which a command-line value is converted: X for `X | None`, str for a Literal."""
-    if typing.get_origin(hint) is typing.Literal:
-        return str
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
-    return parts[0] if parts and typing.get_origin(hint) is not tuple else hint
-
-
-def _default_text(default: Any, text: str) -> str | bool:
-    if text:
-        return text
-    if default is None or default is False or default in ((), ""):
-        return False
-    return "on" if default is True else str(default)

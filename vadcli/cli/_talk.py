@@ -1,8 +1,7 @@
-r"""Prints for all commands: data on stdout, and the log, errors and progress on stderr. It also handles signals.
+r"""Output of all commands: data on stdout; the log, errors and progress on stderr. It also handles signals.
 
-A terminal or a pipe may have an encoding that lacks a character of a video's name, such as cp1252 or ASCII. Such a character
-is written as `\uXXXX`, so that no name of a video causes an error. In JSON, such characters are only inside of strings, so the
-JSON still means the same. On a terminal, stderr has a progress bar; elsewhere it has lines.
+The encoding of a terminal or pipe, such as cp1252 or ASCII, may lack a character of a video's name. The character is then
+written as `\uXXXX`. Thus no name causes an error, and JSON means the same, because such characters are only in its strings.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ESCAPE = "vadcli_escape"
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""Return the text for characters that a stream can't encode: %XX for bytes of a path that are not text, else \uXXXX."""
+    r"""Return \uXXXX for a character that a stream can't encode, and %XX for a byte of a path that is not text."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     parts = []
@@ -52,7 +51,7 @@ codecs.register_error(ESCAPE, _escape)
 
 
 def set_up_streams() -> None:
-    """Make stdout and stderr accept any text. If the parent process has closed a stream, its text is thrown away."""
+    """Make stdout and stderr accept any text. Text for a stream that the parent process has closed is thrown away."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -61,9 +60,9 @@ def set_up_streams() -> None:
 
 
 def use_utf8_names() -> None:
-    """Start this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII or ISO 8859-1.
+    """Start this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII.
 
-    The names in an output folder are UTF-8. Without this mode, Python could not open them. stdout keeps its encoding.
+    Names in an output folder are UTF-8, and Python could not open them otherwise. stdout keeps its encoding.
     """
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1" or sys.stdout is None:
         return
@@ -93,14 +92,20 @@ class _StderrHandler(logging.Handler):
         """Write one log record."""
         from tqdm import tqdm
 
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[0] is not None and log.isEnabledFor(logging.DEBUG):
+            text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+        if record.levelno >= logging.WARNING and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            yellow, red = 33, 31
+            text = f"\x1b[{yellow if record.levelno == logging.WARNING else red}m{text}\x1b[0m"
         try:
-            tqdm.write(_painted(record), file=sys.stderr)
+            tqdm.write(text, file=sys.stderr)
         except (OSError, ValueError):
             self.handleError(record)
 
 
 def _one_line(text: str) -> str:
-    """Write control characters as %XX, so that a path with a line break stays on one line and can't control the terminal."""
+    """Return the text with control characters as %XX: a path could break the line or control the terminal."""
     return _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", text)
 
 
@@ -109,17 +114,8 @@ def _escaped(record: logging.LogRecord) -> bool:
     return True
 
 
-def _painted(record: logging.LogRecord) -> str:
-    text = record.getMessage()
-    if record.exc_info and record.exc_info[0] is not None and log.isEnabledFor(logging.DEBUG):
-        text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-    if os.environ.get("NO_COLOR") or not sys.stderr.isatty() or record.levelno < logging.WARNING:
-        return text
-    return f"\x1b[{33 if record.levelno == logging.WARNING else 31}m{text}\x1b[0m"
-
-
 def set_up_talk(options: TalkOptions) -> None:
-    """Send the log to stderr and, if the user asked for it, to a rotating file. The file gets all lines, even with --quiet.
+    """Send the log to stderr and to the file of --log-file. The file gets all lines, even with --quiet.
 
     Raises:
         UsageError: the log file can't be written.
@@ -144,7 +140,7 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """Print one line with the error, and a second line with its hint. A log file gets both lines, too."""
+    """Print the error on one line and its hint on the next. A log file gets both."""
     hint = f"  {_one_line(error.hint)}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {_one_line(error.message)}\n{hint}")
     for handler in log.handlers:
@@ -153,7 +149,7 @@ def say_error(error: VadcliError) -> None:
 
 
 def emit_json(document: Mapping[str, Any]) -> None:
-    """Print one JSON object as a line on stdout. It is flushed, so that a reader gets it at once."""
+    """Print one JSON object as one line on stdout, at once."""
     try:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
@@ -200,7 +196,13 @@ class ScanDisplay:
         if result.note:
             log.info("%s: %s", result.video, result.note)
         if result.is_lost:
-            self._lost(result)
+            reason = without_name(result.reason, result.video)
+            if result.stage == "write" and reason in self._refused:
+                self._refused[reason] += 1  # OUT can't be written: `close` reports the number of these videos
+                return
+            if result.stage == "write":
+                self._refused[reason] = 0
+            log.error("%s: %s: %s", result.video, result.status, reason)
         elif result.status is Status.SKIPPED:
             known = result.reason == "done" or result.is_unfinished  # the last line counts the unfinished videos
             log.log(logging.DEBUG if known else logging.INFO, "%s: left out: %s", result.video, result.reason)
@@ -209,28 +211,18 @@ class ScanDisplay:
             found, frames = counted(result.events, "event"), counted(result.decoded_frames, "frame")
             log.info("%s: %s, %s, scored in %.1f s%s", result.video, frames, found, result.seconds, moving)
 
-    def _lost(self, result: VideoResult) -> None:
-        """Report a video that failed. If OUT can't be written, later videos with the same reason are only counted."""
-        reason = without_name(result.reason, result.video)
-        if result.stage == "write" and reason in self._refused:
-            self._refused[reason] += 1
-            return
-        if result.stage == "write":
-            self._refused[reason] = 0
-        log.error("%s: %s: %s", result.video, result.status, reason)
-
     def summary(self) -> str:
-        """Return time and speed, like `22.1 s, 310 frames/s, 10.3x real time`; only the time if no frame was scored."""
+        """Return `22.1 s, 310 frames/s, 10.3x real time`, or only the time if no frame was scored."""
         spent = f"{self._spent_s():.1f} s"
         return f"{spent}, {self.rates()}" if self.progress.frames else spent
 
     def rates(self) -> str:
-        """Return the speed, like `310 frames/s, 10.3x real time`."""
+        """Return the speed: `310 frames/s, 10.3x real time`."""
         spent = self._spent_s()
         return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
     def close(self) -> None:
-        """Remove the bar, and report how many more videos failed for a reason that was reported only once."""
+        """Remove the bar. Report how many more videos failed for a reason that was reported only once."""
         self._bar.close()
         for reason, count in self._refused.items():
             if count:
@@ -283,7 +275,7 @@ class Progress:
 def on_signals(
     handler: Callable[[int], None], numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 ) -> Iterator[None]:
-    """Call `handler` with the number of each signal that arrives in the `with` block. Then restore the old handlers."""
+    """In the `with` block, call `handler` with the number of each signal that arrives. Restores the old handlers."""
     before = {number: signal.signal(number, lambda got, _: handler(got)) for number in numbers}
     try:
         yield

@@ -1,4 +1,4 @@
-"""The commands that learn: `vadcli embed` stores vectors, `learn` trains a head on them, and `train` trains LAVIDA."""
+"""`vadcli embed` stores vectors, `vadcli learn` trains a head on them, and `vadcli train` trains LAVIDA."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
     if options.json:
         emit_json({"type": "head", **asdict(learned.card), "untested": learned.untested or None})
     else:
-        _print(learned, options)
+        _print_head(learned, options)
     folder = write(learned, options)
     if folder is None:
         figures = learned.card.figures
@@ -56,7 +56,7 @@ Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable
 
 @with_options(EmbedOptions, section="embed")
 def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
-    """Store one vector per sampled frame of the videos in PATHS, for heads, search and your own programs. Stores no scores.
+    """Store one vector per sampled frame, for heads, search and your own programs. Stores no scores.
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
         raise typer.Exit(3)
 
 
-def _print(learned: Learned, options: LearnOptions) -> None:
+def _print_head(learned: Learned, options: LearnOptions) -> None:
     card, figures = learned.card, learned.card.figures
     noun = "event" if options.review is not None else "video"
     true, false, videos = how_many(card.true, f"true {noun}"), card.false, how_many(card.videos, "video")

@@ -6,8 +6,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,13 +24,13 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 SHARE_OF_TIME = 0.008
-"""Largest share of a core that `status --watch` may use. Run records that take long to read are read less often."""
+"""Share of a core that `status --watch` uses at most: run records that take long to read are read less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
 
 @with_options(StatusOptions, section="status")
 def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
-    """Report how far a running scan has come: videos, speed, time left, last events. It never disturbs the scan.
+    """Report how far a running scan has come: videos, speed, time left, last events. Does not disturb the scan.
 
     \b
     Examples:
@@ -40,7 +38,7 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
       vadcli status vadcli-out --watch
       vadcli status vadcli-out --json
     """  # noqa: D301
-    from vadcli.status import RunState, read_status
+    from vadcli.status import RunState, last_events, read_status
 
     set_up_talk(options)
     if not out.is_dir():
@@ -50,50 +48,38 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
     while True:
         began = time.process_time()
         runs = read_status(layout)
-        _tell(layout, runs, options)
+        events = last_events(layout, runs[-1])
+        if options.json:
+            for line in [*(run.to_json() for run in runs), *({"type": "event", **event} for event in events)]:
+                emit_json(line)
+        else:
+            lines = [line for run in runs for line in _run_lines(run)] + [_event_line(event) for event in events]
+            put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
         if not options.watch or all(run.state is not RunState.RUNNING for run in runs):
             return
         time.sleep(max(every_s, (time.process_time() - began) / SHARE_OF_TIME))
 
 
-def _tell(layout: OutputLayout, runs: list[RunStatus], options: StatusOptions) -> None:
-    from vadcli.status import last_events
-
-    events = last_events(layout, runs[-1])
-    if options.json:
-        for run in runs:
-            emit_json(run.to_json())
-        for event in events:
-            emit_json({"type": "event", **event})
-        return
-    lines = [line for run in runs for line in _lines(run)]
-    lines += [_event_line(event) for event in events]
-    put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
-
-
-def _lines(status: RunStatus) -> list[str]:
-    told = status.to_json()
-    counts = ", ".join(
-        f"{told[name]} {name}" for name in ("done", "partial", "failed", "skipped") if told[name] or name == "done"
-    )
-    speed = f"{told['frames_per_s']:.0f} frames/s"
-    if told["times_real_time"] is not None:
-        speed += f", {told['times_real_time']:.1f}x real time"
-    first = f"{told['run'].removesuffix('.json')}: {told['state']}"
-    if told["exit_code"] is not None:
-        first += f", exit code {told['exit_code']}"
-    eta = f", {clock(told['eta_s'])} to go" if told["eta_s"] is not None else ""
+def _run_lines(status: RunStatus) -> list[str]:
+    run = status.to_json()
+    shown = [name for name in ("done", "partial", "failed", "skipped") if run[name] or name == "done"]
+    counts = ", ".join(f"{run[name]} {name}" for name in shown)
+    speed = f"{run['frames_per_s']:.0f} frames/s"
+    if run["times_real_time"] is not None:
+        speed += f", {run['times_real_time']:.1f}x real time"
+    state = f"{run['run'].removesuffix('.json')}: {run['state']}"
+    if run["exit_code"] is not None:
+        state += f", exit code {run['exit_code']}"
+    eta = f", {clock(run['eta_s'])} to go" if run["eta_s"] is not None else ""
     lines = [
-        f"{first}, {clock(told['seconds'])}{eta}",
-        f"  {status.over}/{status.planned} videos: {counts}; {counted(told['events'], 'event')}; {speed}",
+        f"{state}, {clock(run['seconds'])}{eta}",
+        f"  {status.over}/{status.planned} videos: {counts}; {counted(run['events'], 'event')}; {speed}",
     ]
-    if len(told["nodes"]) > 1:
-        lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in told['nodes'].items())} videos")
-    if told["fitting"]:
-        lines.append(
-            f"  now: fitting camera {told['fitting']['camera'] or '.'} ({how_many(told['fitting']['frames'], 'frame')} read)"
-        )
-    return lines + [f"  now: {video['video']} ({how_many(video['frames'], 'frame')})" for video in told["running"]]
+    if len(run["nodes"]) > 1:
+        lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in run['nodes'].items())} videos")
+    if fitting := run["fitting"]:
+        lines.append(f"  now: fitting camera {fitting['camera'] or '.'} ({how_many(fitting['frames'], 'frame')} read)")
+    return lines + [f"  now: {video['video']} ({how_many(video['frames'], 'frame')})" for video in run["running"]]
 
 
 def _event_line(event: dict[str, Any]) -> str:
@@ -138,7 +124,7 @@ Paths = Annotated[
 
 @with_options(BenchOptions, section="bench")
 def bench(*, paths: Paths = None, options: BenchOptions) -> None:
-    """Measure speed and memory on this machine: of LAVIDA and a plain loop, or of several detectors. Stores nothing.
+    """Measure the speed and memory of LAVIDA and a plain loop, or of several detectors. Stores nothing.
 
     \b
     Examples:
@@ -150,26 +136,16 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     from vadcli.api import measure_speed
 
     set_up_talk(options)
-    with _scratch() as scratch:
-        report = measure_speed(paths or [], options, scratch=scratch)
-    if not options.json:
-        put(report.text(), nl=False)
-    for line in report.json_lines() if options.json else ():
-        emit_json(line)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """Yield a temporary folder that is always removed at the end. SIGINT and SIGTERM end the process at once.
-
-    A signal does not raise an exception: no work has to be finished, and after an exception a running thread could still hold a
-    lock. The decoders end together with this process.
-    """
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
+            # No exception: there is no work to finish, and a running thread could still hold a lock. The decoders end with us.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 
         with on_signals(end):
-            yield Path(folder)
+            report = measure_speed(paths or [], options, scratch=Path(folder))
+    if not options.json:
+        put(report.text(), nl=False)
+    for line in report.json_lines() if options.json else ():
+        emit_json(line)

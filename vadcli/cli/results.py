@@ -1,4 +1,4 @@
-"""The commands that work on an output folder: `vadcli events`, `render`, `report`, `search`, `eval`, `clips` and `prune`."""
+"""Commands that read an output folder: `vadcli events`, `render`, `report`, `search`, `eval`, `clips`, `prune`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from vadcli.options import (
 from vadcli.types.text import how_many, size_text, without_name
 
 if TYPE_CHECKING:
-    from vadcli.metrics import ThresholdChoice
-    from vadcli.rendering import OnFrame, RenderResult
+    from vadcli.rendering import OnFrame
     from vadcli.store.events import EventsDocument
 
 
@@ -49,16 +48,19 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
       vadcli events vadcli-out --init-truth > truth.csv
       vadcli events vadcli-out --validate
     """  # noqa: D301
-    from vadcli.engine.recut import recut_all, thresholds_from_review
+    from vadcli.engine.recut import recut_all, thresholds_from_review, validate_all
     from vadcli.export import export
     from vadcli.store import OutputLayout
 
     set_up_talk(options)
     if options.validate:
-        raise typer.Exit(_validate(out))
+        wrong = [_say(errors) for errors in validate_all(out)]
+        log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
+        raise typer.Exit(max(wrong, default=0))
     if options.calibrate is not None:
         choices, problems = thresholds_from_review(out, options)
-        _print_choices(choices, options)
+        rows = [asdict(choice) for choice in choices]
+        _print_rows("threshold", rows, options, text=json.dumps({"thresholds": rows}, indent=2))
         raise typer.Exit(_say(problems))
     if options.preview:
         raise typer.Exit(_preview(out, options))
@@ -90,57 +92,39 @@ def failure_text(document: EventsDocument) -> str:
 
 
 def _say(problems: list[str] | tuple[str, ...]) -> int:
+    """Log problems as errors. Returns the exit code."""
     for problem in problems:
         log.error("%s", problem)
     return 3 if problems else 0
 
 
-def _validate(out: Path) -> int:
-    from vadcli.engine.recut import validate_all
-
-    wrong = [_say(errors) for errors in validate_all(out)]
-    log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
-    return 3 if any(wrong) else 0
-
-
-def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> None:
-    rows = [asdict(choice) for choice in choices]
+def _print_rows(kind: str, rows: list[dict[str, float | None]], options: EventsOptions, *, text: str) -> None:
+    """Print rows of numbers as JSON objects of this type, as CSV (None is empty, True is 1), or as the given text."""
     if options.json:
         for row in rows:
-            emit_json({"type": "threshold", **row})
+            emit_json({"type": kind, **row})
     elif options.format == "csv":
-        _print_csv(rows)
+        lines = [",".join("" if value is None else f"{value:.6g}" for value in row.values()) for row in rows]
+        put("\n".join([",".join(rows[0]), *lines]))
     else:
-        put(json.dumps({"thresholds": rows}, indent=2))
-
-
-def _print_csv(rows: list[dict[str, float | None]]) -> None:
-    """Print numbers as CSV. A missing number is empty, and a truth value is 1 or 0."""
-    lines = [",".join("" if value is None else f"{value:.6g}" for value in row.values()) for row in rows]
-    put("\n".join([",".join(rows[0]), *lines]))
+        put(text)
 
 
 def _preview(out: Path, options: EventsOptions) -> int:
     from vadcli.engine.preview import preview
 
     found = preview(out, options)
-    rows = [asdict(row) for row in found.rows]
-    if options.json:
-        for row in rows:
-            emit_json({"type": "preview", **row})
-    elif options.format == "csv":
-        _print_csv(rows)
-    else:
-        put("threshold  events  events/hour  expected/hour in normal footage")
-        for one in found.rows:
-            expected = "-" if one.expected_per_hour is None else f"{one.expected_per_hour:.3g}"
-            mark = "  <- present" if one.present else ""
-            put(f"{one.threshold:9.4g}  {one.events:6d}  {one.events_per_hour:11.3g}  {expected:>13}{mark}")
+    lines = ["threshold  events  events/hour  expected/hour in normal footage"]
+    for row in found.rows:
+        expected = "-" if row.expected_per_hour is None else f"{row.expected_per_hour:.3g}"
+        mark = "  <- present" if row.present else ""
+        lines.append(f"{row.threshold:9.4g}  {row.events:6d}  {row.events_per_hour:11.3g}  {expected:>13}{mark}")
+    _print_rows("preview", [asdict(row) for row in found.rows], options, text="\n".join(lines))
     log.info("%s, %.3g hours of footage", how_many(found.videos, "video"), found.hours)
     return _say(found.problems)
 
 
-MOST_LISTED = 3
+MOST_LISTED = 3  # more files per video are shown as their number, the first and the last
 
 Paths = Annotated[
     list[Path] | None, typer.Argument(metavar="FOOTAGE...", readable=False, help="The files and folders that were scanned.")
@@ -169,28 +153,21 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
     incomplete = False
     for result in render_all(paths or [], options, watch=watch):
-        _say_rendered(result, options)
+        if result.skipped:
+            log.info("%s: rendered already (--force renders again)", result.video)
+            continue
+        files = [str(path) for path in result.files]
+        if options.json:
+            emit_json({"type": "rendered", "video": result.video, "files": files, "problems": list(result.problems)})
+        for problem in result.problems:
+            log.error("%s: %s", result.video, without_name(problem, result.video))
+        many = len(files) > MOST_LISTED
+        shown = f"{len(files)} files, {files[0]} to {Path(files[-1]).name}" if many else ", ".join(files)
+        if shown or not result.problems:
+            log.info("%s: %s", result.video, shown or "no events")
         incomplete |= bool(result.problems)
     if incomplete:
         raise typer.Exit(3)
-
-
-def _say_rendered(result: RenderResult, options: RenderOptions) -> None:
-    if result.skipped:
-        log.info("%s: rendered already (--force renders again)", result.video)
-        return
-    files = [str(path) for path in result.files]
-    if options.json:
-        emit_json({"type": "rendered", "video": result.video, "files": files, "problems": list(result.problems)})
-    for problem in result.problems:
-        log.error("%s: %s", result.video, without_name(problem, result.video))
-    if not result.problems or files:
-        log.info("%s: %s", result.video, _listed(files) if files else "no events")
-
-
-def _listed(files: list[str]) -> str:
-    """Return all file names; if there are many, their number, the first and the last."""
-    return ", ".join(files) if len(files) <= MOST_LISTED else f"{len(files)} files, {files[0]} to {Path(files[-1]).name}"
 
 
 @with_options(ReportOptions, section="report")
@@ -297,7 +274,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
 
 @with_options(ClipsOptions, section="clips")
 def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
-    """Cut every event out of its footage, in original quality and with sound. This is quick, because nothing is encoded.
+    """Cut every event out of its footage, in original quality and with sound. Nothing is encoded, so this is quick.
 
     \b
     Examples:

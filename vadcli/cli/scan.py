@@ -1,4 +1,4 @@
-"""`vadcli scan` and `vadcli verify`: run a detector or a second model, show the progress and print the results."""
+"""`vadcli scan` runs a detector, and `vadcli verify` a second model. Both show their progress and print results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,7 +46,11 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
     set_up_talk(options)
     keep_pandas_out()
-    verify = _verification(options)
+    verification = None
+    if options.verify:
+        from vadcli.verifying import verification_of, verify_options
+
+        verification = verification_of(options)
     run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
     for note in run.settings.plan.notes:
         log.info("%s", note)
@@ -60,34 +64,25 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         if options.detector == "auto":
             log.warning("to find them: %s", how_to_read_categories())
     if options.dry_run:
-        _list(run, options)
+        for video, need in run.preview():
+            if options.json:
+                emit_json({"type": "plan", "video": video, "need": need})
+            else:
+                put(f"{need}\t{video}")
         return
     with _signals(run.stop, " (send it again to stop now)"):
         _show(run, options)
-        result = verify(run) if verify is not None else None
-    raise typer.Exit(run.exit_code if result is None else _say_verified(run, result, options))
-
-
-def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Return the function that verifies the scan after its end; None if the options do not ask for it."""
-    if not options.verify:
-        return None
-    from vadcli.verifying import verification_of
-
-    return verification_of(options)
-
-
-def _say_verified(run: Scan, result: VerifyResult, options: ScanOptions) -> int:
-    """Print the result of the verification. Returns the exit code, for which only confirmed events count."""
-    from vadcli.verifying import verify_options
-
-    show_verified(result, verify_options(options))
-    if run.stop.signal is not None:
-        return run.exit_code
-    return options.exit_code(lost=bool(run.totals.lost or result.problems), events=bool(result.confirmed))
+        result = None if verification is None else verification(run)
+    code = run.exit_code
+    if result is not None:
+        _show_verified(result, verify_options(options))
+        if run.stop.signal is None:  # only confirmed events count
+            code = options.exit_code(lost=bool(run.totals.lost or result.problems), events=bool(result.confirmed))
+    raise typer.Exit(code)
 
 
 def _show(run: Scan, options: ScanOptions) -> None:
+    """Run the scan. Prints its progress, each result, and at the end the totals."""
     from vadcli.engine.hooks import NewEvent
 
     started = time.monotonic()
@@ -107,26 +102,17 @@ def _show(run: Scan, options: ScanOptions) -> None:
                 emit_json(line)
     if options.json:
         emit_json(_summary(run, time.monotonic() - started, code=run.exit_code))
-    _say_end(run, display, options)
-
-
-def _say_end(run: Scan, display: ScanDisplay, options: ScanOptions) -> None:
-    totals = run.totals
+    totals, found = run.totals, counted(run.totals.events, "event")
     counts = Counter(totals.by_status) - Counter(skipped=totals.unfinished)
-    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    if not run.stop.reason:
-        log.info("%s; %s; %s; results in %s", said, counted(totals.events, "event"), display.summary(), options.out)
-        if totals.frames or totals.by_status["skipped"]:
-            log.info("next: vadcli report %s", shlex.quote(str(options.out)))
+    videos = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    if run.stop.reason:
+        videos = ", ".join(filter(None, [videos, f"{totals.unfinished} not finished"]))
+        message = "stopped (%s): %s; %s; results in %s; the next run continues from here"
+        log.warning(message, run.stop.reason, videos, found, options.out)
         return
-    said = ", ".join(filter(None, [said, f"{totals.unfinished} not finished"]))
-    log.warning(
-        "stopped (%s): %s; %s; results in %s; the next run continues from here",
-        run.stop.reason,
-        said,
-        counted(totals.events, "event"),
-        options.out,
-    )
+    log.info("%s; %s; %s; results in %s", videos, found, display.summary(), options.out)
+    if totals.frames or totals.by_status["skipped"]:
+        log.info("next: vadcli report %s", shlex.quote(str(options.out)))
 
 
 def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
@@ -148,18 +134,9 @@ def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
     }
 
 
-def _list(run: Scan, options: ScanOptions) -> None:
-    """Print what a scan would do, one line per video."""
-    for video, need in run.preview():
-        if options.json:
-            emit_json({"type": "plan", "video": video, "need": need})
-        else:
-            put(f"{need}\t{video}")
-
-
 @contextmanager
 def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the run after its current clips. A second signal ends the process at once."""
+    """Make the first SIGINT or SIGTERM end the run after its current clips, and the second end the process at once."""
 
     def ask(number: int) -> None:
         if stop.signal is not None:
@@ -193,11 +170,11 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     with _signals(stop), closing(Progress("clips", " clips", options)) as display:
         result = verify_stored(out, options, stop=stop, told=display.advance, command=["vadcli", *sys.argv[1:]])
-    show_verified(result, options)
+    _show_verified(result, options)
     raise typer.Exit(result.exit_code)
 
 
-def show_verified(result: VerifyResult, options: VerifyOptions) -> None:
+def _show_verified(result: VerifyResult, options: VerifyOptions) -> None:
     """Print the result of each video, and an estimate of how much the scan misses."""
     for problem in result.problems:
         log.error("%s", problem)
@@ -211,8 +188,8 @@ def show_verified(result: VerifyResult, options: VerifyOptions) -> None:
     if options.dry_run:
         return
     numbers = result.events
-    told = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
-    log.info("%s, %d not asked; %s asked", told, numbers["not_asked"], how_many(result.asked, "clip"))
+    answers = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
+    log.info("%s, %d not asked; %s asked", answers, numbers["not_asked"], how_many(result.asked, "clip"))
     if numbers["not_asked"] and not result.left:
         log.info("to ask about all events, raise --share")
     if result.audit is not None:

@@ -1,14 +1,12 @@
-"""`vadcli weights`: lists, fetches, verifies, tests, finds and removes weights, and builds LAVIDA folders from them."""
+"""`vadcli weights`: list, fetch, verify, test, find and remove weights, and build LAVIDA folders from them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,10 +15,6 @@ from vadcli.cli._talk import emit_json, log, on_signals, put, say_error, set_up_
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 from vadcli.types.text import how_many, size_text
-
-if TYPE_CHECKING:
-    from vadcli.weights import Verified, WeightsStatus
-    from vadcli.weights_check import CheckResult
 
 weights_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, fetch, verify, test, find, remove and build weights."
@@ -55,8 +49,16 @@ def list_weights(*, options: TalkOptions) -> None:
     for item in weights.status():
         if options.json:
             emit_json(item.to_json())
-        else:
-            put(_line(item))
+            continue
+        entry = item.entry
+        size = size_text(item.bytes) if item.bytes is not None else ""
+        if not size and entry is not None and entry.download_gb is not None:
+            size = f"~{entry.download_gb:g} GB"
+        words = [item.trouble] if item.trouble else []
+        if entry is not None and not words:
+            also = f"also called {', '.join(entry.aliases)}" if entry.aliases else ""
+            words = [entry.purpose, also, entry.repo_id, entry.licence, entry.note]
+        put(f"{item.name:22} {item.state:9} {size:9} {'; '.join(word for word in words if word)}".rstrip())
 
 
 @weights_app.command()
@@ -77,7 +79,13 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
 
     set_up_talk(options)
     progress = sys.stderr.isatty() and not options.quiet
-    with _stopped_at_once():
+
+    def stop(number: int) -> None:
+        sys.stderr.write("vadcli: interrupted; the fetched part is kept: run the same command again to continue\n")
+        sys.stderr.flush()
+        os._exit(128 + number)  # with an exception, the hub's library would first finish its downloads
+
+    with on_signals(stop):
         pulled = weights.pull(name, update=options.update, progress=progress, say=log.info)
     for item in pulled:
         if options.json:
@@ -119,7 +127,11 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
         if options.json:
             emit_json({"name": name, **result.to_json()})
         else:
-            _print_verified(name, result)
+            for what in ("missing", "changed", "extra"):
+                for file in getattr(result, what):
+                    put(f"{what}\t{result.folder / file}")
+            state = "as it should be" if result.ok else "not what it should be"
+            log.info("%s: %s, %s", name, state, how_many(result.checked, "file"))
     if not wanted:
         log.info("no weights are installed, so there is nothing to verify")
     if bad:
@@ -154,7 +166,10 @@ def check(*, names: Testable, options: TalkOptions) -> None:
             if options.json:
                 emit_json({"weights": name, **result.to_json()})
             else:
-                put(_checked_line(result))
+                figures = (
+                    f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
+                )
+                put(f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}")
         failed = [result.name for result in results if not result.ok]
         bad = bad or bool(failed)
         if failed:
@@ -237,7 +252,7 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)
     dest = options.to or weights.home() / preset
     drawn, seed, force = options.random_weights, options.seed, options.force
-    with _tidied_on_sigterm():
+    with on_signals(lambda number: sys.exit(128 + number), (signal.SIGTERM,)):  # so that no half-built folder is left
         result = import_lavida(preset, dest, sources, random_weights=drawn, seed=seed, force=force, say=log.info)
     log.info("%s linked, %d copied", how_many(len(result.linked), "file"), len(result.copied))
     for note in result.notes:
@@ -248,56 +263,3 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
         emit_json(result.to_json())
     else:
         put(result.folder)
-
-
-@contextmanager
-def _stopped_at_once() -> Iterator[None]:
-    """Make SIGINT and SIGTERM end the process at once. Otherwise the hub's library would first finish its downloads.
-
-    Nothing is lost: the fetched part of a file is kept, and vadcli writes its own files completely or not at all.
-    """
-
-    def stop(number: int) -> None:
-        sys.stderr.write("vadcli: interrupted; the fetched part is kept: run the same command again to continue\n")
-        sys.stderr.flush()
-        os._exit(128 + number)
-
-    with on_signals(stop):
-        yield
-
-
-@contextmanager
-def _tidied_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM raise SystemExit, so that no half-built folder is left."""
-
-    def stop(number: int) -> None:
-        sys.exit(128 + number)
-
-    with on_signals(stop, (signal.SIGTERM,)):
-        yield
-
-
-def _line(item: WeightsStatus) -> str:
-    """Return one line with the name, state, size, purpose and notes of a model in columns."""
-    entry = item.entry
-    size = size_text(item.bytes) if item.bytes is not None else ""
-    if not size and entry is not None and entry.download_gb is not None:
-        size = f"~{entry.download_gb:g} GB"
-    words = [item.trouble] if item.trouble else []
-    if entry is not None and not words:
-        also = f"also called {', '.join(entry.aliases)}" if entry.aliases else ""
-        words = [entry.purpose, also, entry.repo_id, entry.licence, entry.note]
-    return f"{item.name:22} {item.state:9} {size:9} {'; '.join(word for word in words if word)}".rstrip()
-
-
-def _checked_line(result: CheckResult) -> str:
-    """Return one line with columns: the test's name, ok or FAILED, its figures, the number needed, and what was tested."""
-    figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
-    return f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}"
-
-
-def _print_verified(name: str, result: Verified) -> None:
-    for what in ("missing", "changed", "extra"):
-        for file in getattr(result, what):
-            put(f"{what}\t{result.folder / file}")
-    log.info("%s: %s, %s", name, "as it should be" if result.ok else "not what it should be", how_many(result.checked, "file"))
