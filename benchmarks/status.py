@@ -22,8 +22,7 @@ from _measure import VADCLI, WORK, machine
 
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.progress import RunProgress
-from vadcli.store.run_log import RunRecord
+from vadcli.store.run_log import RunProgress, RunRecord
 from vadcli.store.stored_run import RunInfo
 from vadcli.types import Status, VideoResult
 

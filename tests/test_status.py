@@ -29,8 +29,7 @@ from vadcli.reporting.facts import run_facts
 from vadcli.status import SILENT_S, RunState, read_status
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.progress import RunProgress
-from vadcli.store.run_log import RunRecord, read_live
+from vadcli.store.run_log import RunProgress, RunRecord, read_live
 from vadcli.store.stored_run import RunInfo
 from vadcli.types import Status, VideoResult
 
@@ -175,7 +174,7 @@ def test_all_is_done_when_every_video_is_over(pieces: list[tuple[str, float]]) -
 def test_the_time_left_does_not_take_learning_for_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three cameras of 1000 bytes each: 10 s to learn one, 20 s to score one."""
     now = 0.0
-    monkeypatch.setattr("vadcli.store.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("vadcli.store.run_log.time.monotonic", lambda: now)
     progress = RunProgress(dict.fromkeys("abc", 1000), {"a": "gate", "b": "yard", "c": "hall"})
     now = 5.0  # to start
     progress.fit("gate", frames=100)

@@ -32,8 +32,7 @@ from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events, write_events
-from vadcli.store.mask_files import refined_spans
-from vadcli.store.masks import MaskTrack
+from vadcli.store.masks import MaskTrack, refined_spans
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import StoredAnswers, read_answers
 from vadcli.types import Answer, CameraModel, Event, Thresholds

@@ -26,7 +26,7 @@ from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, how_many, without_name
 
 if TYPE_CHECKING:
-    from vadcli.store.progress import RunProgress
+    from vadcli.store.run_log import RunProgress
 
 
 ESCAPE = "vadcli_escape"

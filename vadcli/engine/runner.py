@@ -25,8 +25,7 @@ from vadcli.options import ExitOptions, ScanOptions, effective, parse_categories
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.progress import RunProgress
-from vadcli.store.run_log import RunRecord, read_live
+from vadcli.store.run_log import RunProgress, RunRecord, read_live
 from vadcli.store.stored_run import RunInfo
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
 from vadcli.types.text import shown

@@ -12,10 +12,10 @@ from vadcli.errors import UsageError
 from vadcli.reporting.stories import Stories, VideoStory, counted, read_all
 from vadcli.store import OutputLayout, printable, told_paths
 from vadcli.store.events import read_events
+from vadcli.store.footage import find_below
 from vadcli.store.stored_run import StoredRun
 from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
-from vadcli.types.text import may_exist
 
 MOST_VIDEOS = 10_000
 """A report about more videos than this lists only some events and failures, and has a table of cameras and no score curves."""
@@ -201,10 +201,7 @@ class Archive:
         """
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
-        below = [
-            name for name in told_paths(video) if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
-        ]
-        return next((path for base in roots for name in below if may_exist(path := base / name)), None)
+        return find_below(roots, video)
 
 
 def collect(

@@ -6,12 +6,11 @@
 - events: the events document of a video
 - verification: the answers of a second model about clips of a video, and the record of `vadcli verify`
 - regions: the user's file of hidden regions
-- mask_video, masks: the masks of a video, as a gray video or as run lengths; mask_files writes both
+- masks: the masks of a video, as run lengths or as a gray video (mask_video)
 - choices: a saved review of events, and the thresholds and review that `vadcli events --write` stores
-- progress: how far a run has come
-- run_log: writes the run record, and what a running scan reports every second
+- run_log: counts how far a run has come, and writes this and the results of the videos into files
 - stored_run: reads run records
-- footage: where stored videos are, whether they still exist, when they started, and the choice of events by time
+- footage: where stored videos are, whether they still exist, and when they started; chooses events by time
 - reported: the events that scans have reported
 """
 
@@ -37,27 +36,27 @@ _LONGEST_NAME_BYTES = 255
 _LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(f".{CHECKPOINT_SUFFIX}")
 _HASH_DIGITS = 8
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])")
-# Readers of Parquet data sets skip files and folders whose names begin with `_` or `.`, and read a folder called `video=1` as a
-# column. So the names of files in OUT have codes (%5F, %2E, %3D) in place of these characters. If the name of a video already
-# contains such a code, its percent sign becomes %25, so that two videos never get the same file.
+# Readers of Parquet data sets skip files and folders whose names begin with `_` or `.`. They read a folder called `video=1` as
+# a column. So the names of files in OUT have codes (%5F, %2E, %3D) in place of these characters. If the name of a video
+# already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of these characters, so every version names their files like the path itself. This quick test saves
-# minutes in an archive of a million videos.
+# Most paths have none of these characters. Every version names their files like the path itself. This quick test saves minutes
+# in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
 def encode_name(relative: str | bytes | PurePath) -> str:
     """Return a relative path in the form in which it is stored and shown: UTF-8, `/` separators, no control characters.
 
-    Control characters and bytes that are not UTF-8 become %XX. If a percent sign and the two characters after it look like
-    such a code, the percent sign becomes %25, so that two files never get the same name. Any other percent sign is kept, as in
-    "50% off" and "a%20b".
+    Control characters and bytes that are not UTF-8 become %XX. If the path already contains such a code, its percent sign
+    becomes %25, so that two files never get the same name. Any other percent sign is kept, as in "50% off" and "a%20b".
     """
     raw = os.fsencode(relative.as_posix() if isinstance(relative, PurePath) else relative)
     text = _LOOKS_ENCODED.sub(b"%25", raw).decode("utf-8", "surrogateescape")
-    return "".join(_encode_character(character) for character in printable(text))
+    return _CONTROL.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), printable(text))
 
 
 def printable(text: str) -> str:
@@ -66,20 +65,13 @@ def printable(text: str) -> str:
 
 
 def told_paths(text: str) -> list[str]:
-    """Return the paths that a stored text may mean: the text itself, and the text with %XX decoded."""
+    """Return the paths that a stored path may stand for: the path itself, and the path with %XX decoded."""
     return list(dict.fromkeys((text, os.fsdecode(unquote_to_bytes(text)))))
 
 
 def matches(video: str, globs: Collection[str]) -> bool:
     """True if a relative path matches one of these globs, or if there are no globs."""
     return not globs or any(fnmatchcase(video, glob) for glob in globs)
-
-
-def _encode_character(character: str) -> str:
-    code = ord(character)
-    if code < 0x20 or 0x7F <= code < 0xA0:
-        return "".join(f"%{byte:02X}" for byte in character.encode())
-    return character
 
 
 def _file_name(part: str) -> str:
@@ -109,21 +101,30 @@ def _is_plain(relative: str) -> bool:
     return not _UNUSUAL.search(relative) and 0 < 4 * len(relative) <= _LONGEST_STEM_BYTES
 
 
-def _mirrored(relative: str, name: Callable[[str], str] = _file_name) -> str:
-    if _is_plain(relative):
-        return relative
-    parts = [name(part) for part in relative.split("/") if part]
-    if not parts:
+@lru_cache(maxsize=4096)  # making a path is slow, and a scan uses the same paths often
+def _path(
+    out: Path,
+    kind: str,
+    relative: str,
+    suffix: str,
+    *,
+    hidden: bool = False,
+    name: Callable[[str], str] = _file_name,
+) -> Path:
+    if not _is_plain(relative):
+        relative = "/".join(name(part) for part in relative.split("/") if part)
+    if not relative:
         raise ValueError("an empty relative path has no output file")
-    return "/".join(parts)
+    path = Path(f"{out}/{kind}/{relative}{suffix}")
+    return path.with_name(f".{path.name}") if hidden else path
 
 
 @dataclass(frozen=True)
 class OutputLayout:
     """The paths of one output folder.
 
-    `video` and `camera` are relative paths as `encode_name` returns them. Earlier versions gave some files other names
-    (`_old_file_name`). A method returns the old path if a file exists there and no file exists at the new path.
+    `video` and `camera` are relative paths as `encode_name` returns them. Earlier versions gave some files other names. If only
+    the file with the earlier name exists, a method returns the path of that file.
 
     Attributes:
         out: the output folder.
@@ -140,10 +141,8 @@ class OutputLayout:
         return self._of("scores", video, ".parquet")
 
     def checkpoint(self, video: str) -> Path:
-        """The checkpoint of a video. The lock on this file is the claim on the video.
-
-        The file is hidden, so that tools that read all scores skip it.
-        """
+        """The checkpoint of a video. The lock on this file is the claim on the video."""
+        # The file is hidden, so that programs that read all scores skip it.
         return self._of("scores", video, CHECKPOINT_SUFFIX, hidden=True)
 
     def embeddings(self, video: str) -> Path:
@@ -238,19 +237,19 @@ class OutputLayout:
         return files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Rename the files of these videos and cameras that still have the names of an earlier version.
+        """Rename the files of these videos and cameras whose names come from an earlier version.
 
-        Other scans may do the same at the same time.
+        Several scans may call this method at the same time.
 
         Raises:
             OutputError: a file can't be renamed.
         """
         kinds = [("masks", ".mkv"), ("masks", ".parquet"), ("rendered", ".mp4"), ("embeddings", ".parquet")]
-        kinds += [("events", ".json"), ("scores", ".parquet")]  # the scores last: if they have the new name, all files have it
+        kinds += [("events", ".json"), ("scores", ".parquet")]  # scores are last: if they have the new name, all files have it
         named = [(kind, video, suffix) for video in videos if not _is_plain(video) for kind, suffix in kinds]
         named += [("cameras", camera, ".json") for camera in cameras if not _is_plain(camera)]
         for kind, relative, suffix in named:
-            path = self._path(kind, relative, suffix)
+            path = _path(self.out, kind, relative, suffix)
             old = self._of(kind, relative, suffix)
             if old != path:
                 with writing(path), suppress(FileNotFoundError):
@@ -260,29 +259,17 @@ class OutputLayout:
                     old.parent.rmdir()
 
     def _of(self, kind: str, relative: str, suffix: str, *, hidden: bool = False) -> Path:
-        path = self._path(kind, relative, suffix, hidden=hidden)
+        path = _path(self.out, kind, relative, suffix, hidden=hidden)
         if _is_plain(relative):
             return path
         if any(_LOOKS_PASSED_OVER.search(part) for part in relative.split("/")):
             return path  # its old path is the new path of another video, so a file there belongs to that video
-        old = self._path(kind, relative, suffix, hidden=hidden, name=_old_file_name)
+        old = _path(self.out, kind, relative, suffix, hidden=hidden, name=_old_file_name)
         return old if old != path and os.path.lexists(old) and not os.path.lexists(path) else path
-
-    def _path(
-        self, kind: str, relative: str, suffix: str, *, hidden: bool = False, name: Callable[[str], str] = _file_name
-    ) -> Path:
-        return _path_in(self.out, kind, relative, suffix, hidden=hidden, name=name)
-
-
-@lru_cache(maxsize=4096)
-def _path_in(out: Path, kind: str, relative: str, suffix: str, *, hidden: bool, name: Callable[[str], str]) -> Path:
-    """Return the path of a stored file. It is cached, because making a path is slow, and a scan uses the same paths often."""
-    path = Path(f"{out}/{kind}/{_mirrored(relative, name)}{suffix}")
-    return path.with_name(f".{path.name}") if hidden else path
 
 
 def files_under(folder: Path, suffix: str | tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files in a folder and below it whose names end with a suffix, folder by folder. Few are in memory at a time."""
+    """Yield the files below a folder whose names end with a suffix, in order. Only one folder is in memory at a time."""
     for base, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(base, name) for name in sorted(names) if name.endswith(suffix))
@@ -292,12 +279,12 @@ _EVENT_CLIP = re.compile(r"(.+)\.event-\d+")
 
 
 def event_clip(rendered: Path, event_id: int) -> Path:
-    """Return the path of the rendered file of one event. It is beside `rendered`, the path of the rendered whole video."""
+    """Return the path of the rendered file of one event; `rendered` is the rendered file of the whole video."""
     return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
 
 
 def rendered_video(path: Path) -> Path:
-    """Return the path of the rendered whole video; `path` is this file, or the rendered file of one of its events."""
+    """Return the rendered file of the whole video; `path` is this file, or the rendered file of one event."""
     found = _EVENT_CLIP.fullmatch(path.stem)
     return path.with_stem(found[1]) if found else path
 

@@ -1,7 +1,7 @@
-"""File locks that end when their process ends, and writes that leave either a complete file or no file.
+"""Locks files until their process ends, and writes files that are either complete or missing.
 
-The content is written to a temporary file, which is synced with fsync and then renamed. If a process is killed, the next
-process removes its temporary files.
+A file is first written under a temporary name, then synced with fsync, then renamed. If a process is killed, the next process
+removes its temporary files.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
-    """An exclusive lock on the file at `path`. Use `acquire` to get one.
-
-    Only the holder of the lock may delete the file. A forked child process closes its copy of the descriptor. Otherwise
-    the child would keep the lock after its parent process has ended.
+    """An exclusive lock on the file at `path`. Use `acquire` to get one. Only the holder of the lock may delete the file.
 
     Attributes:
         path: the locked file.
@@ -108,6 +105,7 @@ def _close_in_child() -> None:
         lock._close()
 
 
+# A forked child process closes its copies of the descriptors. Otherwise it would keep the locks after its parent has ended.
 os.register_at_fork(after_in_child=_close_in_child)
 
 
@@ -118,19 +116,20 @@ _OUTPUT_ERRORS = {
     errno.EFBIG: "the file would be larger than the system allows",
     errno.EROFS: "the file system is read-only",
 }
+_OUTPUT_HINTS = {
+    errno.EACCES: "make the folder writable or choose another with --out",
+    errno.EPERM: "make the folder writable or choose another with --out",
+    errno.EEXIST: "there is a file where a folder is needed: choose another place",
+    errno.ENOTDIR: "there is a file where a folder is needed: choose another place",
+    errno.EXDEV: "the output folder must lie on one file system",
+}
 _FSYNC_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error that says in one line why `path` can't be written."""
     reason = _OUTPUT_ERRORS.get(error.errno or 0) or (error.strerror or str(error)).lower()
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return OutputError(f"{path}: {reason}", hint="make the folder writable or choose another with --out")
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return OutputError(f"{path}: {reason}", hint="there is a file where a folder is needed: choose another place")
-    if error.errno == errno.EXDEV:
-        return OutputError(f"{path}: {reason}", hint="the output folder must lie on one file system")
-    return OutputError(f"{path}: {reason}")
+    return OutputError(f"{path}: {reason}", hint=_OUTPUT_HINTS.get(error.errno or 0, ""))
 
 
 @contextmanager
@@ -155,11 +154,10 @@ def remove(path: Path) -> None:
 class Scratch:
     """A context manager that makes a locked folder under OUT/.tmp for the temporary files of this process.
 
-    On entry it removes the folders of processes that have ended. On exit it removes its own folder, and also OUT/.tmp if
-    OUT/.tmp is then empty.
+    On entry, it removes the folders of processes that have ended. On exit, it removes its own folder.
 
     Args:
-        root: OUT/.tmp.
+        root: OUT/.tmp. It is removed on exit if it is empty.
     """
 
     def __init__(self, root: Path) -> None:
@@ -177,8 +175,16 @@ class Scratch:
 
     def __enter__(self) -> Scratch:
         with writing(self.root):
-            remove_abandoned(self.root)
-            self._folder, self._lock = _own_folder(self.root)
+            _remove_abandoned(self.root)
+            while self._lock is None:  # another process may remove a new folder before it is locked
+                self.root.parent.mkdir(parents=True, exist_ok=True)
+                folder = self.root / f"{os.getpid()}-{secrets.token_hex(4)}"
+                with suppress(FileExistsError):
+                    self.root.mkdir()
+                with suppress(FileNotFoundError):
+                    folder.mkdir()
+                    self._lock = FileLock.acquire(folder / _LOCK_NAME)
+            self._folder = folder
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -191,19 +197,28 @@ class Scratch:
 
     @contextmanager
     def replace(self, final: Path) -> Iterator[Path]:
-        """Yield the path of a temporary file, which becomes `final` at the end of the `with` block.
+        """Yield the path of a temporary file, which is renamed to `final` at the end of the `with` block.
 
-        After an error, the temporary file is removed instead. Both files have the same suffix. Missing folders are created.
+        After an error, the temporary file is removed instead. Both paths have the same suffix. Missing folders are created.
 
         Raises:
             OutputError: space or permission is missing, or the file system is read-only. `final` is unchanged.
         """
         temporary = self.folder / f"{next(self._numbers)}{final.suffix}"
         try:
-            with _output_errors(final, temporary):
+            try:
                 yield temporary
+            except OSError as error:
+                # The block may also read other files. Errors in reading them are raised unchanged.
+                ours = error.filename is not None and os.fsdecode(error.filename) == os.fspath(temporary)
+                if ours or error.errno in _OUTPUT_ERRORS:
+                    raise output_error(final, error) from error
+                raise
             with writing(final):
-                _move(temporary, final)
+                _fsync(temporary)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, final)
+                _fsync(final.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -218,25 +233,6 @@ class Scratch:
         self.write_bytes(final, text.encode())
 
 
-@contextmanager
-def _output_errors(final: Path, temporary: Path) -> Iterator[None]:
-    """Like `writing`, but the block may also read other files. Errors in reading them are raised unchanged."""
-    try:
-        yield
-    except OSError as error:
-        ours = error.filename is not None and os.fsdecode(error.filename) == os.fspath(temporary)
-        if ours or error.errno in _OUTPUT_ERRORS:
-            raise output_error(final, error) from error
-        raise
-
-
-def _move(temporary: Path, final: Path) -> None:
-    _fsync(temporary)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, final)
-    _fsync(final.parent)
-
-
 def _fsync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -248,21 +244,7 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
-def _own_folder(root: Path) -> tuple[Path, FileLock]:
-    """Return a new folder and its lock. Tries again if another process removes the folder before it is locked."""
-    while True:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
-        with suppress(FileExistsError):
-            root.mkdir()
-        with suppress(FileNotFoundError):
-            folder.mkdir()
-            lock = FileLock.acquire(folder / _LOCK_NAME)
-            if lock is not None:
-                return folder, lock
-
-
-def remove_abandoned(root: Path) -> None:
+def _remove_abandoned(root: Path) -> None:
     """Remove the folders of processes that have ended. Keeps folders of running processes and of other users."""
     try:
         folders = [entry for entry in root.iterdir() if entry.is_dir()]
@@ -276,14 +258,13 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
-    """Remove a folder that this process has locked. The lock file is deleted last, so that nobody can lock it too early."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != _LOCK_NAME:
             with suppress(OSError):
                 entry.unlink()
-    with suppress(OSError):
+    with suppress(OSError):  # the lock file is deleted last, so that no other process locks it too early
         lock.release(delete=True)
         folder.rmdir()
 

@@ -1,8 +1,8 @@
 """The checkpoint of a video that is being scanned: its raw scores so far, as one Arrow IPC stream.
 
-The file is in the folder of the finished scores, and the lock on it is the claim on the video. Every block of rows is appended
-in one write and has a checksum. If a process dies, the file therefore holds whole blocks, and after them at most one torn
-(incomplete) block. The next process removes the torn block and continues in the same file. At most one block is in memory.
+The file is in the folder of the finished scores, and the lock on it is the claim on the video. Blocks of rows are added at the
+end of the file; each has a checksum. If a process dies, the last block may be torn (incomplete). The next process removes the
+torn block and continues in the same file. At most one block is in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
 # Speed matters more than size: the masks are compressed while a device waits for clips.
 _MASK_CODEC, _MASK_LEVEL = "zstd", 1
-# If a length in the file is damaged, the reader may request far too much memory. This causes the last two errors.
+# The last two errors come from a damaged length in the file, for which the reader requests far too much memory.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
@@ -62,7 +62,7 @@ class CheckpointHeader:
             raise ValueError(f"channels ({self.channels}) and interval ({self.interval}) of a checkpoint must be at least 1")
 
     def to_bytes(self) -> bytes:
-        """Return the JSON that is stored in the stream's metadata."""
+        """Return the JSON that the stream's metadata contain."""
         return json.dumps({"version": CHECKPOINT_VERSION, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
@@ -87,12 +87,12 @@ class CheckpointBlock(RowTable):
         pts: (R,) int64.
         decode_ok: (R,) bool.
         sampled: (R,) bool.
-        raw: (R, K) float32. Only sampled rows are stored; the others read back as NaN.
+        raw: (R, K) float32; NaN in rows that are not sampled.
         bbox: (R, 4) int32 x, y, width, height in display pixels; the width is 0 if a row has no box.
-        mask: (R, h, w) uint8, round(255 × mask) on the detector's mask scale. Only sampled rows are stored; the others read
-            back as 0. None if no masks are stored or the reader did not ask for them.
-        embedding: (R, E) uint8, packed as by `Embeddings.pack`. Only sampled rows are stored; the others read back as 0. None
-            if none are stored or the reader did not ask for them.
+        mask: (R, h, w) uint8, round(255 × mask) on the detector's mask scale; 0 in rows that are not sampled. None if no masks
+            are stored, or if the reader did not ask for them.
+        embedding: (R, E) uint8, packed as by `Embeddings.pack`; 0 in rows that are not sampled. None if no embeddings are
+            stored, or if the reader did not ask for them.
     """
 
     frame_index: IndexArray
@@ -146,7 +146,7 @@ class CheckpointWriter:
                 self._write(self._schema.serialize().to_pybytes())
 
     def append(self, block: CheckpointBlock) -> None:
-        """Add rows after the stored rows. The rows survive the end of this process, and after the next fsync also a power cut.
+        """Add rows after the stored rows. They survive the end of this process, and after the next `flush` also a power cut.
 
         Raises:
             OutputError: the disk is full or was removed. The rows that were stored before are kept.
@@ -154,8 +154,18 @@ class CheckpointWriter:
         """
         if not len(block):
             return
-        self._check(block)
-        with writing(self._claim.path):
+        header, path = self.header, self._claim.path
+        if block.frame_index[0] <= self._last_row or np.any(np.diff(block.frame_index) <= 0):
+            raise ValueError(f"{path}: rows must be in order and start after row {self._last_row}")
+        if block.raw.shape[1] != header.channels:
+            raise ValueError(f"{path}: {block.raw.shape[1]} channels instead of {header.channels}")
+        shape = None if block.mask is None else block.mask.shape[1:]
+        if shape != header.mask_shape:
+            raise ValueError(f"{path}: masks of shape {shape} instead of {header.mask_shape}")
+        size = 0 if block.embedding is None else block.embedding.shape[1]
+        if size != header.embedding_bytes:
+            raise ValueError(f"{path}: embeddings of {size} bytes instead of {header.embedding_bytes}")
+        with writing(path):
             self._write(_to_arrow(block, self.header, self._schema).serialize().to_pybytes())
         self.rows += len(block)
         self._last_row = int(block.frame_index[-1])
@@ -167,18 +177,6 @@ class CheckpointWriter:
             with writing(self._claim.path):
                 os.fsync(self._claim.fd)
             self._synced_at = now
-
-    def _check(self, block: CheckpointBlock) -> None:
-        if block.frame_index[0] <= self._last_row or np.any(np.diff(block.frame_index) <= 0):
-            raise ValueError(f"{self._claim.path}: rows must be in order and start after row {self._last_row}")
-        if block.raw.shape[1] != self.header.channels:
-            raise ValueError(f"{self._claim.path}: {block.raw.shape[1]} channels instead of {self.header.channels}")
-        shape = None if block.mask is None else block.mask.shape[1:]
-        if shape != self.header.mask_shape:
-            raise ValueError(f"{self._claim.path}: masks of shape {shape} instead of {self.header.mask_shape}")
-        size = 0 if block.embedding is None else block.embedding.shape[1]
-        if size != self.header.embedding_bytes:
-            raise ValueError(f"{self._claim.path}: embeddings of {size} bytes instead of {self.header.embedding_bytes}")
 
     def _write(self, data: bytes) -> None:
         """Write all of the data. If that fails, remove the part that was written."""
@@ -223,8 +221,9 @@ class Checkpoint:
         """
         with self.path.open("rb") as file:
             try:
-                for batch in _batches(file, self.end):
-                    yield _from_arrow(batch, self.header, masks=masks, embeddings=embeddings)
+                stream = pa.ipc.open_stream(pa.PythonFile(file, "r"))
+                while file.tell() < self.end:
+                    yield _from_arrow(stream.read_next_batch(), self.header, masks=masks, embeddings=embeddings)
             except (*_UNREADABLE, StopIteration) as error:
                 raise DocumentError(
                     f"{self.path}: the checkpoint changed while it was read ({error})", hint="scan again"
@@ -239,25 +238,24 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     with suppress(OSError), path.open("rb") as file:
         try:
             stream = pa.ipc.open_stream(pa.PythonFile(file, "r"))
-            header = _header_of(stream.schema)
+            header = CheckpointHeader.from_bytes((stream.schema.metadata or {})[_HEADER_KEY])
+            if not stream.schema.equals(_schema_of(header)):
+                return None
         except (*_UNREADABLE, KeyError, TypeError):
             return None
         rows, last_row, end = 0, -1, file.tell()
         with suppress(*_UNREADABLE, StopIteration):
             while True:
                 batch = stream.read_next_batch()
-                first, last = _checked_rows(batch)
-                if first <= last_row:
+                batch.validate(full=True)
+                if not len(batch) or batch.column("checksum")[0].as_py() != _checksum(batch.columns[:-1]):
                     break
-                rows, last_row, end = rows + len(batch), last, file.tell()
+                frame_index = batch.column("frame_index")
+                if frame_index[0].as_py() <= last_row:
+                    break
+                rows, last_row, end = rows + len(batch), frame_index[-1].as_py(), file.tell()
         return Checkpoint(path, header, rows, last_row, end)
     return None
-
-
-def _batches(file: BinaryIO, end: int) -> Iterator[pa.RecordBatch]:
-    stream = pa.ipc.open_stream(pa.PythonFile(file, "r"))
-    while file.tell() < end:
-        yield stream.read_next_batch()
 
 
 def _schema_of(header: CheckpointHeader) -> pa.Schema:
@@ -275,21 +273,14 @@ def _schema_of(header: CheckpointHeader) -> pa.Schema:
     return pa.schema(fields, metadata={_HEADER_KEY: header.to_bytes()})
 
 
-def _header_of(schema: pa.Schema) -> CheckpointHeader:
-    """Read the header in a stream's schema.
-
-    Raises:
-        KeyError, TypeError, ValueError: there is no header, or the columns differ from those that the header asks for.
-    """
-    header = CheckpointHeader.from_bytes((schema.metadata or {})[_HEADER_KEY])
-    if not schema.equals(_schema_of(header)):
-        raise ValueError("the columns are not those of a checkpoint")
-    return header
-
-
 def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schema) -> pa.RecordBatch:
     """Return a block as it is stored: with compressed masks and a checksum in every row."""
     missing = ~block.sampled
+    masks: list[bytes | None] = [None] * len(block)
+    if block.mask is not None:
+        codec = pa.Codec(_MASK_CODEC, _MASK_LEVEL)
+        for row in np.flatnonzero(block.sampled):
+            masks[row] = codec.compress(np.ascontiguousarray(block.mask[row], np.uint8), asbytes=True)
     raw = np.ascontiguousarray(block.raw, np.float32).ravel()
     bbox = np.ascontiguousarray(block.bbox, np.int32).ravel()
     columns = [
@@ -299,21 +290,13 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
         pa.array(block.sampled, pa.bool_()),
         pa.FixedSizeListArray.from_arrays(pa.array(raw), header.channels, mask=pa.array(missing)),
         pa.FixedSizeListArray.from_arrays(pa.array(bbox), 4),
-        pa.array(_packed_masks(block), pa.binary()),
+        pa.array(masks, pa.binary()),
     ]
     if block.embedding is not None:
         given = zip(block.embedding, block.sampled, strict=True)
         columns.append(pa.array([vector.tobytes() if sampled else None for vector, sampled in given], pa.binary()))
     checksum = np.full(len(block), _checksum(columns), np.uint32)
     return pa.RecordBatch.from_arrays([*columns, pa.array(checksum)], schema=schema)
-
-
-def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
-    if block.mask is None:
-        return [None] * len(block)
-    masks = np.ascontiguousarray(block.mask, np.uint8)
-    codec = pa.Codec(_MASK_CODEC, _MASK_LEVEL)
-    return [codec.compress(mask, asbytes=True) if sampled else None for mask, sampled in zip(masks, block.sampled, strict=True)]
 
 
 def _checksum(columns: list[pa.Array]) -> int:
@@ -331,19 +314,6 @@ def _checksum(columns: list[pa.Array]) -> int:
         else:
             crc = zlib.crc32(column.to_numpy(zero_copy_only=False).tobytes(), crc)
     return crc
-
-
-def _checked_rows(batch: pa.RecordBatch) -> tuple[int, int]:
-    """Check a block and return the frame_index of its first and last row.
-
-    Raises:
-        ValueError: the checksum is wrong, or this is not a block.
-    """
-    batch.validate(full=True)
-    if not len(batch) or batch.column("checksum")[0].as_py() != _checksum(batch.columns[:-1]):
-        raise ValueError("the block is damaged")
-    frame_index = batch.column("frame_index")
-    return frame_index[0].as_py(), frame_index[-1].as_py()
 
 
 def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool, embeddings: bool) -> CheckpointBlock:

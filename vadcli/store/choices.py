@@ -1,4 +1,4 @@
-"""What the user decided about events: the review that the report page saves, and the choices of `vadcli events --write`.
+"""Reads the review that the report page saves; reads and writes the choices of `vadcli events --write`.
 
 A review is JSON or CSV. The choices are in OUT/choices.json. Scans make events with the thresholds in this file, and leave out
 the events that its review marks as false.
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from vadcli.types.codec import document_errors, read_document, structure
 from vadcli.types.text import error_text, read_text
 
 REVIEW_FORMAT_VERSION = 1
-_KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
+_KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")  # an apostrophe keeps spreadsheets from running a cell as a formula
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
@@ -34,44 +34,34 @@ def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
         DocumentError: the file can't be read, or an entry is not valid.
     """
     text = read_text(path)
-    entries = _rows(text) if path.suffix.lower() == ".csv" else _entries(path, text)
-    return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
-
-
-def _entries(path: Path, text: str) -> list[Any]:
-    hint = "give a file that the report page saved"
-    document = read_document(path, version=REVIEW_FORMAT_VERSION, what="a review", hint=hint, read=lambda _: text.encode())
-    entries = document.get("reviews")
-    if not isinstance(entries, list):
-        raise DocumentError(f"{path}: `reviews` is not a list", hint=hint)
-    return entries
-
-
-def _rows(text: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV text, without the apostrophes that keep spreadsheets from running a cell as a formula."""
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [
-        {
-            name: cell[1:] if _KEPT_FROM_RUNNING.match(cell) else cell
-            for name, cell in row.items()
-            if name and isinstance(cell, str)
-        }
-        for row in rows
-    ]
-
-
-def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> ReviewedEvent:
-    try:
-        return ReviewedEvent(
-            video=str(entry["video"]),
-            start_s=float(entry["start_s"]),
-            end_s=float(entry["end_s"]),
-            peak_score=float(entry["peak_score"]),
-            verdict=Verdict(str(entry["verdict"])),
-            note=str(entry.get("note") or ""),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DocumentError(f"{path}: entry {number}: {error_text(error)}") from error
+    entries: list[Any]
+    if path.suffix.lower() == ".csv":
+        entries = []
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            cells = {name: cell for name, cell in row.items() if name and isinstance(cell, str)}
+            entries.append({name: cell[1:] if _KEPT_FROM_RUNNING.match(cell) else cell for name, cell in cells.items()})
+    else:
+        hint = "give a file that the report page saved"
+        document = read_document(path, version=REVIEW_FORMAT_VERSION, what="a review", hint=hint, read=lambda _: text.encode())
+        entries = document.get("reviews", {})
+        if not isinstance(entries, list):
+            raise DocumentError(f"{path}: `reviews` is not a list", hint=hint)
+    reviewed = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            reviewed.append(
+                ReviewedEvent(
+                    video=str(entry["video"]),
+                    start_s=float(entry["start_s"]),
+                    end_s=float(entry["end_s"]),
+                    peak_score=float(entry["peak_score"]),
+                    verdict=Verdict(str(entry["verdict"])),
+                    note=str(entry.get("note") or ""),
+                )
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DocumentError(f"{path}: entry {number}: {error_text(error)}") from error
+    return tuple(reviewed)
 
 
 CHOICES_FORMAT_VERSION = 1
@@ -99,11 +89,11 @@ class Choices:
     """The thresholds and the review of an output folder.
 
     Attributes:
-        thresholds: the entries; if several fit a video, the last of them counts.
+        thresholds: the entries; if several entries fit a video, the last one counts.
         reviews: verdicts on events.
         head: folder of the head that judges events; "" for no head.
         head_threshold: an event is kept if the head gives it at least this score.
-        embeddings: more folders with vectors that the head reads.
+        embeddings: further folders with vectors that the head reads.
     """
 
     thresholds: tuple[ChosenThresholds, ...] = ()
@@ -126,8 +116,8 @@ class Choices:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
             new: the thresholds that these videos have now.
-            change: returns the thresholds of an earlier choice with the values that the user gave now. Raises UsageError if
-                these values contradict the earlier choice, which then stays as it is.
+            change: puts the values that the user gave now into the thresholds of an earlier choice. If it raises UsageError,
+                because the values contradict each other, the earlier choice stays as it is.
         """
         entries = list(self.thresholds)
         for place, old in enumerate(entries):

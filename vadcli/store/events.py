@@ -47,7 +47,7 @@ def describe_video(
         path: relative path.
         camera: the camera's name.
         info: the result of the probe; None if it failed.
-        frames: number of rows in the scores file; None stands for the number of frames that the probe found.
+        frames: number of rows in the scores file; None means the number of frames that the probe found.
         moving_camera: True if the detector found that the camera moves.
     """
     return {
@@ -172,6 +172,8 @@ class EventsDocument:
         """Read what `to_json` wrote. Check the document with `validate` first."""
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
         before = document.get("scan_events")
+        stored = scan["source"].items() if scan else ()
+        source = {sys.intern(name): _shared(value) if name == "root" else value for name, value in stored}
         return cls(
             video={name: video[name] for name in _VIDEO_FIELDS} | {"camera": _shared(video["camera"])},
             detector=sys.intern(document["detector"]),
@@ -179,7 +181,7 @@ class EventsDocument:
             thresholds=_thresholds(json.dumps(document["threshold"])),
             events=tuple(Event.from_json(event) for event in document["events"]),
             failure=Failure(failure["stage"], failure["error"]) if failure else None,
-            scan=ScanState(Status(scan["status"]), scan["fingerprint"], _source(scan["source"])) if scan else None,
+            scan=ScanState(Status(scan["status"]), scan["fingerprint"], source) if scan else None,
             generator=sys.intern(document["generator"]),
             start=StartTime.from_json(video),
             created=str(video.get("creation_time") or ""),
@@ -191,7 +193,7 @@ class EventsDocument:
         )
 
 
-# A command may keep the documents of a million videos, and most of them have the same values here. So they share the objects.
+# A command may keep the documents of a million videos. Most documents have the same values here, so they share the objects.
 @functools.lru_cache(maxsize=1024)
 def _thresholds(text: str) -> Thresholds:
     return Thresholds(**json.loads(text))
@@ -200,10 +202,6 @@ def _thresholds(text: str) -> Thresholds:
 @functools.lru_cache(maxsize=1024)
 def _texts(*texts: str) -> tuple[str, ...]:
     return texts
-
-
-def _source(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {sys.intern(name): _shared(value) if name == "root" else value for name, value in stored.items()}
 
 
 def _shared(value: Any) -> Any:
@@ -275,19 +273,23 @@ def schema() -> dict[str, Any]:
 def validate(document: Any, name: str) -> list[str]:
     """Return one line "name: where: what" per error; an empty list if the document is valid.
 
-    Checks the schema, and also what a schema can't express: rows and times must be in order and inside the video, and events
-    must not overlap.
+    The schema is checked first. A document that fits it is also checked for contradictions: rows and times must be in order and
+    inside the video, and events must not overlap.
 
     Args:
         document: a JSON value.
         name: the document's name in the messages, such as its path.
     """
-    if not _validator().is_valid(document):
-        errors = sorted(
-            _validator().iter_errors(document), key=lambda error: (list(map(str, error.instance_path)), error.message)
-        )
-        return [f"{name}: {_where(error.instance_path)}: {_shortened(error.message)}" for error in errors]
-    return [f"{name}: {where}: {what}" for where, what in _contradictions(document)]
+    if _validator().is_valid(document):
+        return [f"{name}: {where}: {what}" for where, what in _contradictions(document)]
+    lines = []
+    errors = _validator().iter_errors(document)
+    for error in sorted(errors, key=lambda error: (list(map(str, error.instance_path)), error.message)):
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+        what = " ".join(error.message.split())
+        short = what if len(what) <= 200 else f"{what[:120]} … {what[-60:]}"
+        lines.append(f"{name}: {where.lstrip('.') or 'document'}: {short}")
+    return lines
 
 
 @functools.cache
@@ -295,16 +297,6 @@ def _validator() -> Any:
     import jsonschema_rs
 
     return jsonschema_rs.validator_for(schema())
-
-
-def _where(path: Any) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.lstrip(".") or "document"
-
-
-def _shortened(message: str) -> str:
-    line = " ".join(message.split())
-    return line if len(line) <= 200 else f"{line[:120]} … {line[-60:]}"
 
 
 def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -320,27 +312,20 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("events", "scan_events"):
         listed = document.get(name) or []
         yield from _time_contradictions(document["video"], listed, name)
-        yield from _order_contradictions(document["video"], listed, name)
-
-
-def _order_contradictions(
-    video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], name: str
-) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the rows, times and numbers of the events in one list."""
-    end_frame, end_s = 0, 0.0
-    for index, event in enumerate(events):
-        yield from ((f"{name}[{index}]", what) for what in _event_contradictions(event, video))
-        if event["id"] != index + 1:
-            yield f"{name}[{index}].id", f"{event['id']} instead of {index + 1}"
-        if event["start_frame"] < end_frame or event["start_s"] < end_s:
-            yield f"{name}[{index}]", "starts before the previous event ends"
-        end_frame, end_s = event["end_frame"], event["end_s"]
+        end_frame, end_s = 0, 0.0
+        for index, event in enumerate(listed):
+            yield from ((f"{name}[{index}]", what) for what in _event_contradictions(event, document["video"]))
+            if event["id"] != index + 1:
+                yield f"{name}[{index}].id", f"{event['id']} instead of {index + 1}"
+            if event["start_frame"] < end_frame or event["start_s"] < end_s:
+                yield f"{name}[{index}]", "starts before the previous event ends"
+            end_frame, end_s = event["end_frame"], event["end_s"]
 
 
 def _time_contradictions(
     video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the wall-clock times. Old documents have no such times."""
+    """Yield the wall-clock times that do not fit the start of the video. Old documents have no such times."""
     try:
         start = StartTime.from_json(video)
     except ValueError as error:

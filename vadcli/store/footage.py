@@ -1,15 +1,14 @@
-"""Finds where the footage of stored results is and when it was recorded, and chooses events by time. No video is opened.
+"""Finds the videos of stored results and the times of their start, and chooses events by time. No video is opened.
 
-The folders come from the run records. A video that is not found is not always gone: perhaps a share is not mounted. The start
-of a video is stored in its document, or it is computed again from stored values. If an older version stored no start, the name
-or the modification time gives it.
+The folders of the videos come from the run records. If a video is not found, it may still exist: perhaps a share is not
+mounted.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
@@ -29,10 +28,12 @@ from vadcli.types.wall_clock import in_zone
 def stored_roots(layout: OutputLayout) -> Iterator[Path]:
     """Yield the roots in the run records of an output folder, the newest first, each once.
 
-    Today, an output folder has one root. Older versions took the common ancestor of each scan's paths, so an old folder may
-    have several roots. If a folder has no results, the roots of its ended runs are left out. Unreadable records are skipped.
+    Older versions stored one root per scan, so an old output folder may have several roots. If the folder has no results, the
+    roots of its ended runs are left out. Unreadable records are skipped.
     """
-    has_results = _has_results(layout)
+    cameras = layout.camera(".").parent
+    stored = (layout.iter_events(), layout.iter_checkpoints(), cameras.glob("**/*.json"))
+    has_results = any(next(files, None) for files in stored)
     seen: set[str] = set()
     for path in chain([layout.run_json], sorted(layout.iter_runs(), reverse=True)):
         with suppress(DocumentError):
@@ -40,12 +41,6 @@ def stored_roots(layout: OutputLayout) -> Iterator[Path]:
             if run.info.root and run.info.root not in seen and (has_results or run.end is None):
                 seen.add(run.info.root)
                 yield from map(Path, told_paths(run.info.root))
-
-
-def _has_results(layout: OutputLayout) -> bool:
-    cameras = layout.camera(".").parent
-    found = (next(files, None) for files in (layout.iter_events(), layout.iter_checkpoints(), cameras.glob("**/*.json")))
-    return any(found)
 
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -56,7 +51,7 @@ class Presence(Enum):
 
     HERE = "here"
     GONE = "gone"
-    UNKNOWN = "unknown"  # its folder is empty, is missing or can't be read: perhaps a share is not mounted
+    UNKNOWN = "unknown"  # the folder above it is empty, missing or can't be read: perhaps a share is not mounted
 
 
 class FootageFolders:
@@ -84,17 +79,17 @@ class FootageFolders:
 
     def find(self, document: EventsDocument) -> Path | None:
         """Return the path of a video; None if it is not found."""
-        return next((path for path in _below(self.roots(document), str(document.video["path"])) if may_exist(path)), None)
+        return find_below(self.roots(document), str(document.video["path"]))
 
     def judge(self, document: EventsDocument | None = None) -> str | None:
-        """Return the first root that exists, for `presence`, which looks there for a missing video. None if no root exists."""
+        """Return the first root that exists, or None. `presence` judges there whether a missing video is gone."""
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
         """Return whether a video or a camera folder exists.
 
-        A missing video counts as gone only if the closest existing folder above it, within the root, can be read and is not
-        empty. The reason: if a share is not mounted, the folder in which it is usually mounted is empty.
+        A missing video counts as gone only if the closest folder above it, within the root, can be read and is not empty. If a
+        share is not mounted, the folder in which it is usually mounted is empty.
         """
         for path in _below(self.roots(document), name):
             if is_remote(path):
@@ -113,11 +108,8 @@ class FootageFolders:
         return Presence.GONE if closest is not None and self._is_filled(str(closest)) else Presence.UNKNOWN
 
     def _is_filled(self, folder: str) -> bool:
-        """True if a folder is readable and not empty.
-
-        Hidden files do not count: the folder in which a missing share is usually mounted may hold some.
-        """
         if folder not in self._filled:
+            # Hidden files do not count: the folder in which a share is usually mounted may contain some without the share.
             try:
                 self._filled[folder] = any(not name.startswith(".") for name in os.listdir(folder))
             except OSError:
@@ -125,8 +117,13 @@ class FootageFolders:
         return self._filled[folder]
 
 
-def _below(roots: list[str], name: str) -> Iterator[Path]:
-    """Yield the paths that a stored name may mean. A name that leads out of the root gives no path."""
+def find_below(roots: Iterable[str | Path], name: str) -> Path | None:
+    """Return the path of a video in the first root that has it; None if no root has it."""
+    return next((path for path in _below(roots, name) if may_exist(path)), None)
+
+
+def _below(roots: Iterable[str | Path], name: str) -> Iterator[Path]:
+    """Yield the paths that a stored name may stand for. A name that leads out of the root gives no path."""
     for root in roots:
         for text in told_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:
@@ -136,12 +133,13 @@ def _below(roots: list[str], name: str) -> Iterator[Path]:
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     """Return the document with the start of its video.
 
-    If the user gave no rules, a stored start is kept. If a pattern of an earlier scan gave the stored start, and the rules have
-    no pattern, only its time zone is changed, because the earlier pattern is not stored.
+    If the user gave no rules, a stored start is kept. Otherwise, or if an older version stored no start, the start is computed
+    from the stored values of the video and its file.
     """
     if document.start is not None:
         if not rules.given:
             return document
+        # A pattern of an earlier scan gave the stored start. It is not stored itself, so only the time zone can be changed.
         if document.start.source is TimeSource.OPTION and rules.pattern is None:
             return replace(document, start=in_zone(document.start, rules.zone))
     source = document.scan.source if document.scan else {}
@@ -156,7 +154,7 @@ def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
 
 
 def choose(documents: Sequence[EventsDocument], when: When, categories: Collection[str] = ()) -> list[EventsDocument]:
-    """Return the documents with only the chosen events, which keep their numbers.
+    """Return the documents with only the chosen events. The events keep their numbers.
 
     Videos without a chosen event are left out, but failed videos are kept. Without a choice, nothing is left out.
 

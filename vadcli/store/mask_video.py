@@ -1,6 +1,6 @@
-"""Masks as a lossless gray video: FFV1 in Matroska, 0-255 = pixel score 0-1, in display orientation.
+"""Writes and reads masks as a lossless gray video: FFV1 in Matroska, 0-255 = pixel score 0-1, in display orientation.
 
-Usually the mask video has one frame per sampled row. If it has one frame for every row, its tag VADCLI_MASKS says so.
+Usually the mask video has one frame per sampled row. If it has one frame per row, its tag VADCLI_MASKS says so.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def mask_box(mask: ByteArray, level: int) -> Box | None:
 def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | None:
     """Return the `mask_box` of a mask (h, w) after it is enlarged to the display size.
 
-    To save time, only the part that may reach `level` is enlarged. Values very close to `level` may be rounded differently than
-    in `upsample_mask`. Then a side of the box is a few pixels off.
+    To save time, only the part that may reach `level` is enlarged. Because of rounding, a side of the box may be a few pixels
+    off.
     """
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
@@ -67,8 +67,8 @@ def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | 
 class MaskVideoWriter:
     """A context manager that writes the masks of one video, frame by frame.
 
-    Equal masks and times give equal bytes. The k-th frame always belongs to the k-th row that has a mask: rely on
-    this order and not on the times, because Matroska stores whole milliseconds and two rows may be closer than that.
+    Equal masks and times give equal bytes. The k-th frame belongs to the k-th row that has a mask. Rely on this order and not
+    on the times of the frames: Matroska stores whole milliseconds, and two rows may be closer than that.
 
     Args:
         path: the temporary file to write; the caller renames it.
@@ -91,8 +91,7 @@ class MaskVideoWriter:
         import av
         from av.codec.context import Flags
 
-        self.width = width
-        self.height = height
+        self.width, self.height = width, height
         self._last_ms = -1
         self._file = path.open("wb")
         try:
@@ -132,11 +131,7 @@ class MaskVideoWriter:
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
-        """Finish the file. Calling it again does nothing.
-
-        Raises:
-            OSError: the file can't be written.
-        """
+        """Finish the file; raise OSError if it can't be written. Calling this method again does nothing."""
         if self._file.closed:
             return
         try:
@@ -159,10 +154,7 @@ class MaskVideoWriter:
 
 def masked_rows(path: Path) -> MaskRows:
     """Return which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
-    try:
-        return MaskRows(_tag(path, _ROWS_TAG) or MaskRows.SAMPLED)
-    except ValueError:
-        return MaskRows.SAMPLED
+    return MaskRows.EVERY if _tag(path, _ROWS_TAG) == MaskRows.EVERY else MaskRows.SAMPLED
 
 
 def refined_tag(path: Path) -> str:

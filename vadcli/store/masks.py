@@ -1,15 +1,14 @@
-"""Masks as run lengths: a Parquet file with compressed run-length encoding (RLE) as in COCO.
+"""Writes and reads the masks of a video: as run lengths here, and as a gray video in `mask_video`.
 
-A mask marks the pixels whose score reaches the threshold at which the scan's events open. The file has one mask per sampled
-row, or one per row.
-
-This module also reads the stored masks of a video by row, from a file of either format: run lengths or mask video.
+The file of run lengths is Parquet with compressed run-length encoding (RLE) as in COCO. A mask marks the pixels whose score
+reaches the threshold at which the scan's events open. The file has one mask per sampled row, or one mask per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +22,9 @@ from pycocotools import mask as coco
 
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
+from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument
-from vadcli.store.mask_video import masked_rows, read_masks
+from vadcli.store.mask_video import MaskVideoWriter, mask_box, masked_rows, read_masks, refined_tag
 from vadcli.store.scores import parquet_errors, read_scores
 from vadcli.types import Box, ByteArray, IndexArray, MaskRows, ScoreTable, Thresholds, mask_level
 
@@ -41,10 +41,13 @@ SCHEMA = pa.schema(
 _ROWS_PER_GROUP = 1024
 _RESCAN = "scan the video again with --masks rle --force"
 _RESCAN_ANY = "scan the video again with --masks and --force"
+_NO_BOX = (0, 0, 0, 0)
+Spans = tuple[tuple[int, int], ...]
+"""The first row of each span, and the row after its last."""
 IN_RUN_LENGTHS = np.uint8(191)
-"""The value of marked pixels in masks that are read from run lengths: the middle of the range from 0.5 to 1."""
+"""The value of marked pixels in masks that are read from run lengths. It stands for a score of 0.75."""
 _IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels, so that resizing a mask does not move its outline
-_ALWAYS_BEFORE = 0.5  # the threshold of older files, which do not store it
+_OLD_THRESHOLD = 0.5  # of older files, which do not store their threshold
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ class MaskRow:
 
     def decode(self) -> ByteArray:
         """Return the mask (H, W) uint8: 1 for marked pixels, else 0."""
-        decoded: ByteArray = coco.decode(self.rle)
-        return decoded
+        return np.asarray(coco.decode(self.rle), np.uint8)
 
 
 class MaskRleWriter:
@@ -80,7 +82,7 @@ class MaskRleWriter:
         width, height: display size in pixels.
         rows: which rows have masks. It is stored in the metadata.
         threshold: pixels with at least this score are marked. It is stored in the metadata.
-        refined: a note about refined masks; see `refined_metadata`. It is stored in the metadata if it is not empty.
+        refined: a note about refined masks, as `refined_tag` returns it. It is stored in the metadata if it is not empty.
     """
 
     def __init__(
@@ -91,11 +93,10 @@ class MaskRleWriter:
         height: int,
         *,
         rows: MaskRows = MaskRows.SAMPLED,
-        threshold: float = _ALWAYS_BEFORE,
+        threshold: float = _OLD_THRESHOLD,
         refined: str = "",
     ) -> None:
-        self.width = width
-        self.height = height
+        self.width, self.height = width, height
         self._level = mask_level(threshold)
         self._rows: list[dict[str, Any]] = []
         metadata = {
@@ -141,11 +142,7 @@ class MaskRleWriter:
             self._write_rows()
 
     def close(self) -> None:
-        """Finish the file. Calling it again does nothing.
-
-        Raises:
-            OSError: the file can't be written.
-        """
+        """Finish the file; raise OSError if it can't be written. Calling this method again does nothing."""
         if self._file.closed:
             return
         try:
@@ -174,23 +171,15 @@ class MaskRleWriter:
 
 def rle_rows(path: Path) -> MaskRows:
     """Return which rows have a stored mask. If the file can't be read, returns the sampled rows."""
-    try:
-        return MaskRows(_metadata(path).get(b"vadcli.masks", b"sampled").decode())
-    except ValueError:
-        return MaskRows.SAMPLED
+    return MaskRows.EVERY if _metadata(path).get(b"vadcli.masks") == MaskRows.EVERY.encode() else MaskRows.SAMPLED
 
 
 def rle_threshold(path: Path) -> float:
     """Return the lowest pixel score that is marked in a file of run lengths; 0.5 if the file can't be read."""
     try:
-        return float(_metadata(path).get(b"vadcli.mask_threshold", _ALWAYS_BEFORE))
+        return float(_metadata(path).get(b"vadcli.mask_threshold", _OLD_THRESHOLD))
     except ValueError:
-        return _ALWAYS_BEFORE
-
-
-def refined_metadata(path: Path) -> str:
-    """Return the note of a file of run lengths about refined masks, in the same form as `refined_tag`."""
-    return _metadata(path).get(b"vadcli.refined", b"").decode()
+        return _OLD_THRESHOLD
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:
@@ -223,7 +212,7 @@ def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
     rows, boxes = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.int32)]
     for batch in _batches(path, ["frame_index", "bbox"]):
         rows.append(batch.column("frame_index").to_numpy())
-        boxes.append(np.array([box or (0, 0, 0, 0) for box in batch.column("bbox").to_pylist()], np.int32).reshape(-1, 4))
+        boxes.append(np.array([box or _NO_BOX for box in batch.column("bbox").to_pylist()], np.int32).reshape(-1, 4))
     return np.concatenate(rows), np.concatenate(boxes)
 
 
@@ -236,11 +225,83 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from parquet.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns, use_threads=False)
 
 
-class MaskTrack:
-    """Reads the masks of a video by row. One mask is in memory at a time.
+@dataclass(frozen=True)
+class MaskFiles:
+    """Writes the mask video of a video, its run lengths, or both.
 
-    If you ask for an earlier row than before, the file is read from its start again. Masks come from the mask video if it
-    exists, otherwise from the run lengths. If neither file exists, there are no masks.
+    Attributes:
+        layout, scratch: the folders for the files and for temporary files.
+        width, height: display size in pixels.
+        fps: frame rate of the mask video, for players.
+        rows: which rows have masks.
+        threshold: pixels with at least this score are marked in run lengths.
+        as_video, as_rle: the formats to write.
+        refined: the spans of events whose masks `--refine-masks` has refined.
+    """
+
+    layout: OutputLayout
+    scratch: Scratch
+    width: int
+    height: int
+    fps: float
+    rows: MaskRows
+    threshold: float
+    as_video: bool
+    as_rle: bool
+    refined: Spans = ()
+
+    def write(self, masks: Iterable[tuple[int, ByteArray]], table: ScoreTable, *, level: int) -> NDArray[np.int32]:
+        """Write the masks, and return the box around the pixels >= `level` of each mask, as (S, 4): x, y, width, height.
+
+        The width is 0 if a mask has no such pixel.
+
+        Args:
+            masks: (row, mask) in ascending order; a mask is (height, width) uint8 pixel scores.
+            table: the rows of the video, for their times; the scores are not used.
+            level: lowest pixel score inside a box.
+
+        Raises:
+            OutputError: a file can't be written.
+        """
+        boxes: list[Box] = []
+        last, box = None, _NO_BOX
+        size = self.width, self.height
+        told = json.dumps(self.refined) if self.refined else ""
+        with ExitStack() as stack:
+            # The run lengths are complete before the mask video: if both exist, masks are read from the mask video.
+            pixels = runs = None
+            if self.as_video:
+                path = stack.enter_context(self.scratch.replace(self.layout.mask_video(table.video)))
+                pixels = stack.enter_context(MaskVideoWriter(path, *size, fps=self.fps, rows=self.rows, refined=told))
+            if self.as_rle:
+                path = stack.enter_context(self.scratch.replace(self.layout.mask_rle(table.video)))
+                writer = MaskRleWriter(path, table.video, *size, rows=self.rows, threshold=self.threshold, refined=told)
+                runs = stack.enter_context(writer)
+            for row, mask in masks:
+                if mask is not last:
+                    last, box = mask, mask_box(mask, level) or _NO_BOX
+                if pixels:
+                    pixels.write(mask, float(table.timestamp[row]))
+                if runs:
+                    runs.write(mask, row, int(table.pts[row]))
+                boxes.append(box)
+        return np.array(boxes, np.int32).reshape(-1, 4)
+
+
+def refined_spans(layout: OutputLayout, video: str) -> Spans:
+    """Return the spans of events whose stored masks are refined; empty if no masks are refined."""
+    path = layout.mask_video(video)
+    told = refined_tag(path) if path.exists() else _metadata(layout.mask_rle(video)).get(b"vadcli.refined", b"").decode()
+    try:
+        return tuple((int(first), int(end)) for first, end in json.loads(told or "[]"))
+    except (TypeError, ValueError):
+        return ()
+
+
+class MaskTrack:
+    """Reads the masks of a video by row, from the mask video if it exists, otherwise from the run lengths.
+
+    One mask is in memory at a time. If you ask for an earlier row than before, the file is read from its start again.
 
     Args:
         table: the video's scores, which say which rows are sampled.
@@ -260,11 +321,10 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """Return the mask to show at a row: the mask of this row, or the last mask before it.
+        """Return the mask of a row, or the last mask before it: (H, W) uint8, 0–255 = pixel score 0–1; None without a mask.
 
-        Returns:
-            (H, W) uint8, 0–255 = pixel score 0–1. The array object stays the same until the mask changes. Masks from run
-            lengths have only the values 0 and `IN_RUN_LENGTHS`. None if there is no mask.
+        The array object stays the same until the mask changes. Masks from run lengths have only the values 0 and
+        `IN_RUN_LENGTHS`.
         """
         if row < self._row:
             self._restart()
@@ -276,10 +336,8 @@ class MaskTrack:
         return self._mask
 
     def level(self, thresholds: Thresholds) -> int:
-        """Return the lowest mask value that is drawn as a part of an event with these thresholds.
-
-        For run lengths, the thresholds do not matter, because the pixels were marked when the file was written.
-        """
+        """Return the lowest mask value that is drawn as a part of an event with these thresholds."""
+        # The pixels of run lengths were marked when the file was written, so these thresholds do not matter for them.
         return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, ByteArray]]:
@@ -307,7 +365,7 @@ class MaskTrack:
                 self.problems.append(error.message)
 
     def _read(self) -> Iterator[tuple[int, ByteArray]]:
-        stored: Iterator[tuple[int | None, ByteArray]]
+        stored: Iterator[tuple[int | None, ByteArray]]  # the row is None if the file does not store rows
         if self._video.exists():
             path, rows = self._video, masked_rows(self._video).of(self._sampled)
             stored = ((None, mask) for mask in read_masks(path))
@@ -316,43 +374,27 @@ class MaskTrack:
             stored = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
         else:
             return
-        yield from _paired(path, rows, stored)
-
-
-def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, ByteArray]]) -> Iterator[tuple[int, ByteArray]]:
-    """Yield pairs of a row and its mask: the k-th stored mask belongs to the k-th row that should have a mask.
-
-    Args:
-        path: the file that the error message names.
-        rows: (S,) the rows that should have a mask.
-        stored: pairs of (row according to the file, mask). The row is None if the file does not store rows.
-
-    Raises:
-        DocumentError: the number of masks or the row of a mask is wrong, so the masks belong to other scores.
-    """
-    count = 0
-    for told, mask in stored:
-        fits = count < len(rows) and told in (None, int(rows[count]))
-        count += 1
-        if not fits:
-            total = count + sum(1 for _ in stored)
-            if total == len(rows):
-                raise DocumentError(f"{path}: holds the mask of row {told} instead of row {rows[count - 1]}", hint=_RESCAN_ANY)
-            count = total
-            break
-        yield int(rows[count - 1]), mask
-    if count != len(rows):
-        raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN_ANY)
+        # The k-th mask belongs to the k-th row that should have a mask. If numbers or rows differ, the scores are not those of
+        # the masks.
+        count = 0
+        for told, mask in stored:
+            fits = count < len(rows) and told in (None, int(rows[count]))
+            count += 1
+            if not fits:
+                total = count + sum(1 for _ in stored)
+                if total == len(rows):
+                    expected = rows[count - 1]
+                    raise DocumentError(f"{path}: holds the mask of row {told} instead of row {expected}", hint=_RESCAN_ANY)
+                count = total
+                break
+            yield int(rows[count - 1]), mask
+        if count != len(rows):
+            raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN_ANY)
 
 
 def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:
-    """Return the masks of the video of an events document; None if there are no scores or no stored masks.
-
-    Raises:
-        DocumentError: the scores can't be read.
-    """
+    """Return the stored masks of a document's video; None if there are no masks or no scores."""
     video = str(document.video["path"])
     if not layout.scores(video).is_file() or not (layout.mask_video(video).exists() or layout.mask_rle(video).exists()):
         return None
-    table, _ = read_scores(layout.scores(video))
-    return MaskTrack(table, layout)
+    return MaskTrack(read_scores(layout.scores(video))[0], layout)

@@ -1,4 +1,4 @@
-"""Reads the hidden regions that users give: a JSON file with polygons per camera, or a mask image for all cameras."""
+"""Reads the user's file of hidden regions: JSON with polygons per camera, or a mask image for all cameras."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ FORMAT_VERSION = 1
 KINDS = ("ignore", "only")
 EVERY_CAMERA = "*"
 WHITE = 128
-_LARGEST_SIDE_PX = 512
-"""Mask images are stored with the results, so larger images are reduced to this size."""
+_LARGEST_SIDE_PX = 512  # larger mask images are reduced to this size, because they are stored with the results
 _CHECK_PX = 512
 _MOST_FAULTS = 10
 
@@ -31,7 +30,7 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
         kind: `ignore` or `only`, the meaning of the white pixels of an image. A JSON file names both kinds itself.
 
     Raises:
-        UsageError: the file can't be read. The message names every fault, up to ten.
+        UsageError: the file can't be read. The message names all faults, up to ten.
     """
     try:
         data = path.read_bytes()
@@ -39,9 +38,20 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
         raise UsageError(f"--{kind} {path}: can't be read: {error.strerror or error}") from error
     faults: list[str] = []
     if data.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] in (b"{", b"["):
-        found = dict(_cameras(_document(path, data), path, faults))
+        found = {}
+        for name, given in _cameras(path, data).items():
+            if not isinstance(given, dict):
+                faults.append(f"{_name(name)}: is not an object with `ignore` and `only`")
+                continue
+            faults += [f"{_name(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
+            ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
+            found[name] = Regions(ignore, only)
     else:
-        found = {EVERY_CAMERA: _of_image(path, kind)}
+        try:
+            region = (_image(path),)
+        except ValueError as error:
+            raise UsageError(f"--{kind} {path}: {error}", hint="give a regions file (JSON) or a mask image") from error
+        found = {EVERY_CAMERA: Regions(ignore=region) if kind == "ignore" else Regions(only=region)}
     faults += [
         f"{_name(name)}: the regions hide the whole picture"
         for name, one in found.items()
@@ -53,15 +63,8 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
     return CameraRegions(found)
 
 
-def _of_image(path: Path, kind: str) -> Regions:
-    try:
-        region = (_image(path),)
-    except ValueError as error:
-        raise UsageError(f"--{kind} {path}: {error}", hint="give a regions file (JSON) or a mask image") from error
-    return Regions(ignore=region) if kind == "ignore" else Regions(only=region)
-
-
-def _document(path: Path, data: bytes) -> Mapping[str, Any]:
+def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
+    """Return the JSON of each camera in a regions file."""
     try:
         document = json.loads(decode_text(data))
     except NotText as error:
@@ -76,16 +79,6 @@ def _document(path: Path, data: bytes) -> Mapping[str, Any]:
         )
     cameras: Mapping[str, Any] = document["cameras"]
     return cameras
-
-
-def _cameras(cameras: Mapping[str, Any], path: Path, faults: list[str]) -> Iterator[tuple[str, Regions]]:
-    for name, given in cameras.items():
-        if not isinstance(given, dict):
-            faults.append(f"{_name(name)}: is not an object with `ignore` and `only`")
-            continue
-        faults += [f"{_name(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
-        ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
-        yield name, Regions(ignore, only)
 
 
 def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) -> Iterator[Region]:

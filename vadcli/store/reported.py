@@ -1,8 +1,8 @@
-"""The list of the events that scans of an output folder have reported, so that each event is new only once.
+"""Keeps the list of the events that scans of an output folder have reported, so that each event is new only once.
 
 `reported.jsonl` has one JSON object per line. The first line has the format version. Every other line is an event: its video, a
-hash of the video's content, and its span. Lines are only added. Scans that run at the same time share the list; a lock is held
-while a process reads and adds lines.
+hash of the video's content, and its span. Lines are only added. Scans that run at the same time share the list. A process locks
+the list while it reads or adds lines.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class ReportedEvents:
         with self._locked() as fd:
             if os.fstat(fd).st_size == 0:
                 lines = [json.dumps({"format_version": REPORTED_FORMAT_VERSION}) + "\n"]
-                lines += [_line(*key, span) for key, span in _stored(layout)]
+                for document in filter(None, map(read_unchecked, layout.iter_events())):
+                    lines += [_line(*_key(document), (event.start_s, event.end_s)) for event in document.events]
                 _append(fd, "".join(lines))
                 self._read(fd)
 
@@ -106,7 +107,7 @@ def _append(fd: int, lines: str) -> None:
         lines = "\n" + lines
     left = memoryview(lines.encode())
     try:
-        while left:  # a disk that becomes full takes a part of them
+        while left:  # if the disk becomes full, a write adds only a part of them
             left = left[os.write(fd, left) :]
     except OSError:
         os.ftruncate(fd, size)
@@ -120,10 +121,3 @@ def _key(document: EventsDocument) -> tuple[str, str]:
 def _line(video: str, content: str, span: Span) -> str:
     entry: dict[str, Any] = {"video": video, "content": content, "start_s": span[0], "end_s": span[1]}
     return printable(json.dumps(entry, ensure_ascii=False)) + "\n"
-
-
-def _stored(layout: OutputLayout) -> Iterator[tuple[tuple[str, str], Span]]:
-    for path in layout.iter_events():
-        document = read_unchecked(path)
-        if document is not None:
-            yield from ((_key(document), (event.start_s, event.end_s)) for event in document.events)

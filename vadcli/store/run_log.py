@@ -1,9 +1,8 @@
-"""The log of a run: the run record with the result of each video, and the live file with the progress of a running scan.
+"""Counts how far a run has come, and writes the run record and the live file.
 
-The run record is `runs/<start>.json`; `run.json` is a copy of it. Because a record may be long, a running scan also writes a
-short live file every second, in its folder for temporary files. `vadcli status` reads the live file.
-
-`stored_run` reads the records.
+The run record, `runs/<start>.json`, has the result of each video; `run.json` is a copy of the newest record. A record may be
+long. So a running scan also writes a short live file every second, in its folder for temporary files. `vadcli status` reads
+the live file. `stored_run` reads the records.
 """
 
 from __future__ import annotations
@@ -11,34 +10,157 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
-from vadcli.store.progress import RunProgress
 from vadcli.store.stored_run import FILES_BEGIN, RUN_FORMAT_VERSION, RunInfo, result_of
 from vadcli.types import Status, VideoResult
 
 LAST_VIDEOS = 5
-"""The live file names this many videos: those with events that finished last."""
+"""The live file names at most this many videos: the videos with events that finished last."""
 _WRITE_EVERY_S = 1.0
-_SHARE_OF_TIME = 0.02
-"""At most this share of a run's time is spent on rewriting its record. So a long record is rewritten less often."""
+_SHARE_OF_TIME = 0.02  # writing the record takes at most this share of a run's time, so a long record is written less often
 MOST_SKIPPED = 10_000
 """If a run skips more videos than this because they are done, its record counts them and does not list them."""
 _LIVE_NAME = "live.json"
 _LIVE_PARTS = ("totals", "progress", "last_videos")
+_LEAST_SCORED_S = 1.0  # the remaining time is estimated only after a run has scored videos for so long
+
+
+class _Phase(StrEnum):
+    """The work of a run at a moment. Starting and fitting are timed apart: they say nothing about the speed of scoring."""
+
+    START = "start"
+    FIT = "fit"
+    SCORE = "score"
+
+
+def eta_s(seconds: float, progress: Mapping[str, Any]) -> float | None:
+    """Return the estimated seconds until a run ends; None if it is not known yet.
+
+    Args:
+        seconds: the time since the start of the run.
+        progress: the JSON that `RunProgress.to_json` returned, in this or an earlier version.
+    """
+    worked = progress.get("worked_bytes", 0)
+    if worked <= 0:
+        return None
+    scored_s = max(0.0, seconds - progress.get("setup_s", 0.0))
+    left = max(0, progress["planned_bytes"] - progress["done_bytes"])
+    return float(scored_s * left / worked + progress.get("setup_left_s", 0.0))
+
+
+class RunProgress:
+    """Counts how far a run has come, for its record, its progress bar and `vadcli status`.
+
+    Progress is measured in bytes of input, because the length of a video is not known before it is opened.
+
+    Args:
+        sizes: video -> size in bytes, for every video of the run.
+        cameras: video -> camera; empty if cameras are not counted.
+
+    Attributes:
+        planned: number of videos in the run.
+        total: size of these videos in bytes.
+        finished: number of finished videos, with any status.
+        frames, footage_s: rows and seconds of video scored in this run.
+        worked: bytes of input that were read in this run.
+        done: size of the finished videos in bytes, plus the bytes read so far from videos that are being scanned.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], cameras: Mapping[str, str] | None = None) -> None:
+        self._sizes = sizes
+        self._camera_of = cameras or {}
+        self._cameras_left = set(self._camera_of.values())
+        self._cameras = len(self._cameras_left)
+        self._spent_s = dict.fromkeys(_Phase, 0.0)
+        self._phase, self._since = _Phase.START, time.monotonic()
+        self.planned = len(sizes)
+        self.total = sum(sizes.values())
+        self.finished = self.frames = 0
+        self.footage_s = self.worked = self.done = 0.0
+        self._running: dict[str, tuple[int, float]] = {}
+        self._fitting: dict[str, Any] | None = None
+        self._nodes: Counter[str] = Counter()
+
+    def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
+        """Add work that was done on a video: rows, seconds of video, and bytes of input."""
+        self._fitting = None
+        self._enter(_Phase.SCORE)
+        self._cameras_left.discard(self._camera_of.get(video, ""))
+        before_frames, before = self._running.get(video, (0, 0.0))
+        self._running[video] = (before_frames + frames, before + size)
+        self.frames += frames
+        self.footage_s += video_s
+        self.worked += size
+        self.done += size
+
+    def fit(self, camera: str, *, frames: int) -> None:
+        """Count frames that were read to fit a camera model. The count is removed when the scoring of a video starts."""
+        self._enter(_Phase.FIT)
+        self._cameras_left.discard(camera)
+        before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
+        self._fitting = {"camera": camera, "frames": before + frames}
+
+    def finish(self, video: str, node: str = "") -> None:
+        """Count a video as finished, with any status. `node` is the machine of a cluster that worked on it."""
+        self.finished += 1
+        self._nodes.update([node] if node else [])
+        self._cameras_left.discard(self._camera_of.get(video, ""))
+        _, counted = self._running.pop(video, (0, 0.0))
+        self.done += self._sizes.get(video, 0) - counted
+
+    @property
+    def fitting(self) -> Mapping[str, Any] | None:
+        """The camera that is being fitted and the frames that were read for it; None if no camera is being fitted."""
+        return self._fitting
+
+    def eta_s(self) -> float | None:
+        """Return the estimated seconds until the end; None if it is not known yet."""
+        known = self._spent(_Phase.SCORE) >= _LEAST_SCORED_S
+        return eta_s(sum(map(self._spent, _Phase)), self.to_json()) if known else None
+
+    def _enter(self, phase: _Phase) -> None:
+        if phase is not self._phase:
+            self._spent_s[self._phase] = self._spent(self._phase)
+            self._phase, self._since = phase, time.monotonic()
+
+    def _spent(self, phase: _Phase) -> float:
+        return self._spent_s[phase] + (time.monotonic() - self._since if phase is self._phase else 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON that the record stores."""
+        fit_s, left = self._spent(_Phase.FIT), len(self._cameras_left)
+        nodes = {"nodes": dict(sorted(self._nodes.items()))} if self._nodes else {}
+        return {
+            "updated": datetime.now(UTC).isoformat(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "planned_videos": self.planned,
+            "planned_bytes": self.total,
+            "done_bytes": round(self.done),
+            "worked_bytes": round(self.worked),
+            "frames": self.frames,
+            "footage_s": round(self.footage_s, 3),
+            "running": [{"video": video, "frames": frames} for video, (frames, _) in self._running.items()],
+            "fitting": self._fitting,
+            "setup_s": round(self._spent(_Phase.START) + fit_s, 3),
+            "setup_left_s": round(fit_s * left / (self._cameras - left), 3) if left < self._cameras else 0.0,
+        } | nodes
 
 
 class _Totals:
-    """Totals of the results. They are updated with each result."""
+    """Sums over the results of a run, updated with each result."""
 
     def __init__(self) -> None:
         self._statuses = dict.fromkeys(map(str, Status), 0)
@@ -55,7 +177,6 @@ class _Totals:
         self._seconds += sign * result["seconds"]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON values that the record stores."""
         return {
             "videos": sum(self._statuses.values()),
             **self._statuses,
@@ -66,11 +187,11 @@ class _Totals:
 
 
 class RunRecord:
-    """Writes runs/<start>[-shard].json and its copy run.json, and also the live file if progress is counted.
+    """Writes runs/<start>[-shard].json and its copy run.json; also the live file if progress is counted.
 
-    Use it as a context manager. If an error ends the `with` block, the record is closed with the error's exit code, or with 1
-    if the error has no exit code. Each result is turned into JSON text once, when it is added, and kept in a temporary file. So
-    memory hardly grows with the number of videos. The record is rewritten every few seconds, each time atomically.
+    Use it as a context manager. If an error ends the `with` block, the record gets the error's exit code, or 1 if the error has
+    no exit code. The results are kept in a temporary file, so memory hardly grows with the number of videos. The record is
+    rewritten every few seconds. A reader always finds a complete record.
 
     Args:
         layout: the output folder.
@@ -100,7 +221,10 @@ class RunRecord:
         self._due = self._live_due = 0.0
         self._last_videos: deque[str] = deque(maxlen=LAST_VIDEOS)
         self._closed = False
-        self.path = self._free_path()
+        suffix = f"-{info.shard.replace('/', 'of')}" if info.shard else ""
+        while (path := layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json").exists():
+            self.start += timedelta(microseconds=1)  # another run started in the same microsecond
+        self.path = path
         self._write(end=None, exit_code=None)
 
     def add(self, result: VideoResult) -> None:
@@ -165,32 +289,8 @@ class RunRecord:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close(0 if error is None else getattr(error, "exit_code", 1))
 
-    def _free_path(self) -> Path:
-        """Return an unused path. If another run started in the same microsecond, this run's start is moved to the next."""
-        suffix = f"-{self.info.shard.replace('/', 'of')}" if self.info.shard else ""
-        while True:
-            path = self._layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json"
-            if not path.exists():
-                return path
-            self.start += timedelta(microseconds=1)
-
     def _write(self, *, end: datetime | None, exit_code: int | None) -> None:
         began = time.monotonic()
-        with self._scratch.replace(self.path) as temporary, temporary.open("wb") as file:
-            file.write(printable(self._head(end, exit_code)).encode() + FILES_BEGIN)
-            beginning = b"\n    "
-            for line in self._results.listed():
-                file.write(beginning + line)
-                beginning = b",\n    "
-            file.write(b"\n  ]\n}\n" if self._results.listed_count else b"]\n}\n")
-        if max(self._layout.iter_runs()) == self.path:
-            with self._scratch.replace(self._layout.run_json) as temporary:
-                shutil.copyfile(self.path, temporary)
-        now = time.monotonic()
-        self._due = now + max(self._write_every_s, (now - began) / _SHARE_OF_TIME)
-
-    def _head(self, end: datetime | None, exit_code: int | None) -> str:
-        """Return the JSON text of the record up to its list of files."""
         unlisted = {"unlisted": self._results.unlisted_count} if self._results.unlisted_count else {}
         head = {
             "format_version": RUN_FORMAT_VERSION,
@@ -201,13 +301,25 @@ class RunRecord:
             "totals": self._totals.to_json() | unlisted,
             "progress": self.progress.to_json() if self.progress else None,
         }
-        return json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}") + ","
+        text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}") + ","
+        with self._scratch.replace(self.path) as temporary, temporary.open("wb") as file:
+            file.write(printable(text).encode() + FILES_BEGIN)
+            beginning = b"\n    "
+            for line in self._results.listed():
+                file.write(beginning + line)
+                beginning = b",\n    "
+            file.write(b"]\n}\n" if beginning == b"\n    " else b"\n  ]\n}\n")
+        if max(self._layout.iter_runs()) == self.path:
+            with self._scratch.replace(self._layout.run_json) as temporary:
+                shutil.copyfile(self.path, temporary)
+        now = time.monotonic()
+        self._due = now + max(self._write_every_s, (now - began) / _SHARE_OF_TIME)
 
 
 class _Results:
     """The results of a run, as lines of JSON in a temporary file. A new result of a video replaces the earlier one.
 
-    Each line begins with a mark: `-` if the video was skipped because it is done, a space if the result was replaced, else `+`.
+    Each line begins with a mark: `-` if the video was skipped because it is done, a space if the result was replaced, or `+`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -221,14 +333,20 @@ class _Results:
         """How many results `listed` leaves out."""
         return self._skipped if self._skipped > MOST_SKIPPED else 0
 
-    @property
-    def listed_count(self) -> int:
-        """How many results `listed` yields."""
-        return len(self._begins) - self.unlisted_count
-
     def put(self, result: VideoResult) -> VideoResult | None:
         """Add a result; return the one that it replaces."""
-        before = self._take(result.video)
+        before = None
+        begin = self._begins.pop(result.video, None)
+        if begin is not None:
+            with writing(self._path):
+                self._file.flush()
+                with self._path.open("r+b") as file:
+                    file.seek(begin)
+                    old = file.readline()
+                    file.seek(begin)
+                    file.write(b" ")
+            before = result_of(old[1:])
+            self._skipped -= _is_skipped(before)
         text = printable(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
         line = f"{'-' if _is_skipped(result) else '+'}{text}\n".encode()
         with writing(self._path):
@@ -251,31 +369,13 @@ class _Results:
         with suppress(OSError):
             self._file.close()
 
-    def _take(self, video: str) -> VideoResult | None:
-        begin = self._begins.pop(video, None)
-        if begin is None:
-            return None
-        with writing(self._path):
-            self._file.flush()
-            with self._path.open("r+b") as file:
-                file.seek(begin)
-                line = file.readline()
-                file.seek(begin)
-                file.write(b" ")
-        before = result_of(line[1:])
-        self._skipped -= _is_skipped(before)
-        return before
-
 
 def _is_skipped(result: VideoResult) -> bool:
     return result.status is Status.SKIPPED and result.reason == "done"
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Return {name of the run record: content of the live file} for each scan that is running in an output folder.
-
-    Damaged files are skipped.
-    """
+    """Return {name of the run record: content of the live file} for each scan that is running; damaged files are skipped."""
     said = {}
     for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
         # A run may end after the folder was listed. Then its live file is gone.

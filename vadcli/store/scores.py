@@ -1,8 +1,8 @@
-"""The scores and the vectors of a video as Parquet. The metadata have the other values that later runs need.
+"""Writes and reads the scores and the vectors of a video as Parquet. The metadata have the other values that later runs need.
 
-A scores file has one row per frame. An embeddings file has one row per sampled frame. With these vectors, vadcli can score
-other categories and search the archive without decoding the videos again. A vector of D values takes D + 4 bytes: with 2
-sampled frames per second and D = 768, one hour of video takes 5.6 MB.
+A scores file has one row per frame, and an embeddings file has one row per sampled frame. From these vectors, vadcli can score
+other categories and search the archive without decoding the videos again. A vector of D values takes D + 4 bytes. With 2
+sampled frames per second and D = 768, this is 5.6 MB per hour of video.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _RESCAN = "scan the video again with --force"
 
 @contextmanager
 def parquet_errors(path: Path, what: str, hint: str) -> Iterator[None]:
-    """Turn an error of the `with` block, which reads a Parquet file, into a DocumentError that names the file.
+    """Turn an error that a damaged Parquet file causes in the `with` block into a DocumentError that names the file.
 
     Args:
         path: the file.
@@ -152,8 +152,8 @@ class _NoPandas:
 def keep_pandas_out() -> None:
     """Keep pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
 
-    pyarrow looks for pandas once, when it makes its first array. Call this only in a process that belongs to vadcli alone:
-    afterwards, an array made from a pandas series may have NaN in place of null.
+    pyarrow looks for pandas once, when it makes its first array. Call this function only if vadcli owns the process: later, an
+    array that is made from a pandas series may have NaN in place of null.
     """
     sys.meta_path.insert(0, _NoPandas)
     try:
@@ -190,7 +190,7 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
             pa.field(CATEGORY_COLUMN + printable(name), pa.float32(), nullable=False),
             pa.array(np.ascontiguousarray(table.category_scores[:, number]), pa.float32()),
         )
-    # Rows that are not sampled repeat the score before them. So Parquet's dictionary encoding makes these columns small.
+    # Rows that are not sampled repeat the score before them. So Parquet's dictionary encoding makes the columns small.
     repeated = ["video", *arrow.schema.names[len(SCHEMA) :]]
     with path.open("wb") as file:
         pq.write_table(arrow, file, compression="zstd", use_dictionary=repeated, column_encoding=_ENCODINGS)
@@ -206,7 +206,18 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
         parquet = pq.ParquetFile(file)
         metadata = ScoresMetadata.from_keys(_keys(parquet))
         own = [name for name in parquet.schema_arrow.names if name.startswith(CATEGORY_COLUMN)]
-        return _table(parquet.read(columns=[*SCHEMA.names, *own], use_threads=False)), metadata
+        arrow = parquet.read(columns=[*SCHEMA.names, *own], use_threads=False)
+        categories = arrow.drop_columns(SCHEMA.names)
+        arrow = arrow.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        videos = arrow.column("video").unique().to_pylist()
+        if len(videos) > 1:
+            raise ValueError(f"rows of {len(videos)} videos in one file")
+        columns = {name: arrow.column(name).to_numpy() for name in SCHEMA.names[1:]}
+        if own:
+            scores = np.stack([column.to_numpy() for column in categories.columns], axis=1)
+            columns["category_scores"] = scores.astype(np.float32)
+        names = tuple(name.removeprefix(CATEGORY_COLUMN) for name in own)
+        return ScoreTable(video=videos[0] if videos else "", category_names=names, **columns), metadata
 
 
 def read_metadata(path: Path) -> ScoresMetadata | None:
@@ -233,18 +244,15 @@ def has_fingerprint(path: Path, fingerprint: str) -> bool:
 
 
 def read_video(path: Path) -> str:
-    """Read only the name of the video in a scores file; empty if the file has no rows.
+    """Read only the name of the video in a scores file; "" if the file has no rows.
 
     Raises:
         DocumentError: the file is missing or damaged.
     """
-    try:
-        with path.open("rb") as file:
-            parquet = pq.ParquetFile(file)
-            names = parquet.read_row_group(0, columns=["video"]).column(0).unique() if parquet.num_row_groups else []
+    with parquet_errors(path, "a scores file of this version", _RESCAN), path.open("rb") as file:
+        parquet = pq.ParquetFile(file)
+        names = parquet.read_row_group(0, columns=["video"]).column(0).unique() if parquet.num_row_groups else []
         return str(names[0]) if len(names) else ""
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise DocumentError(f"{path}: not a scores file of this version: {error_text(error)}", hint=_RESCAN) from error
 
 
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
@@ -268,19 +276,6 @@ def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
 def _keys(parquet: pq.ParquetFile) -> dict[str, str]:
     raw = parquet.metadata.metadata or {}
     return {key.decode(): value.decode() for key, value in raw.items()}
-
-
-def _table(arrow: pa.Table) -> ScoreTable:
-    own = arrow.drop_columns(SCHEMA.names)
-    arrow = arrow.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-    videos = arrow.column("video").unique().to_pylist()
-    if len(videos) > 1:
-        raise ValueError(f"rows of {len(videos)} videos in one file")
-    columns = {name: arrow.column(name).to_numpy() for name in SCHEMA.names[1:]}
-    if own.num_columns:
-        columns["category_scores"] = np.stack([column.to_numpy() for column in own.columns], axis=1).astype(np.float32)
-    categories = tuple(name.removeprefix(CATEGORY_COLUMN) for name in own.column_names)
-    return ScoreTable(video=videos[0] if videos else "", category_names=categories, **columns)
 
 
 EMBEDDINGS_SCHEMA_VERSION = 1
@@ -367,8 +362,8 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         DocumentError: the file is missing or damaged, or is not an embeddings file of this version.
     """
     with parquet_errors(path, "an embeddings file of this version", _RESCAN):
-        # The file is read in one piece. To read it column by column and copy the vectors would take as long as the comparison
-        # of the vectors with a query.
+        # The file is read in one piece. Reading it column by column and copying the vectors would take as long as comparing the
+        # vectors with a query.
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
         metadata = _embeddings_metadata(table.schema.metadata)
         column = table.column("embedding")

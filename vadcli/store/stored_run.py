@@ -32,9 +32,9 @@ class RunInfo:
         roots: the absolute paths that the user gave.
         root: the folder that contains all `roots`. Relative paths start there.
         shard: the shard, such as "1/4"; None if the run is not sharded.
-        passed_over: suffix -> number of files with this unknown suffix, which were found and not scanned.
+        passed_over: unknown suffix -> number of files that were not scanned because they have this suffix.
         looked_for: the categories that the detector looks for; empty if it reads no categories, None in older records.
-        caveats: sentences of the detector that say why its scores deserve less trust than usual.
+        caveats: the detector's sentences that say why its scores deserve less trust than usual.
     """
 
     version: str
@@ -56,7 +56,7 @@ class StoredRun:
 
     Attributes:
         path: the file.
-        info: the facts that were known when the run started.
+        info: the facts that were known at the start.
         start: when the run started.
         end: when the run ended; None if it is still running or was killed.
         exit_code: the exit code; None if `end` is None.
@@ -83,7 +83,18 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
     """
     document = read_document(path, version=RUN_FORMAT_VERSION, what=_WHAT, read=_head if head else Path.read_bytes)
     with document_errors(path, _WHAT):
-        return _stored(path, document)
+        info = structure(RunInfo, document, extra=True)
+        end = document["end"]
+        return StoredRun(
+            path=path,
+            info=info,
+            start=datetime.fromisoformat(document["start"]),
+            end=datetime.fromisoformat(end) if end else None,
+            exit_code=document["exit_code"],
+            totals=document["totals"],
+            files=tuple(_result(entry) for entry in document["files"]),
+            progress=document.get("progress"),
+        )
 
 
 def _head(path: Path) -> bytes:
@@ -96,21 +107,6 @@ def _head(path: Path) -> bytes:
                 return text
             text += read
     return text[:found] + FILES_BEGIN + b"]}"
-
-
-def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
-    info = structure(RunInfo, document, extra=True)
-    end = document["end"]
-    return StoredRun(
-        path=path,
-        info=info,
-        start=datetime.fromisoformat(document["start"]),
-        end=datetime.fromisoformat(end) if end else None,
-        exit_code=document["exit_code"],
-        totals=document["totals"],
-        files=tuple(_result(entry) for entry in document["files"]),
-        progress=document.get("progress"),
-    )
 
 
 def result_lines(path: Path) -> Iterator[bytes]:

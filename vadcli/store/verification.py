@@ -1,4 +1,4 @@
-"""What `vadcli verify` stores: the answers of a second model about clips of a video, and the record of the newest run.
+"""Stores the answers of a second model about clips of a video, and the record of the newest run of `vadcli verify`.
 
 The answers are Parquet files with one row per clip and category. The record, `verify.json`, has the result of the audit.
 """
@@ -31,8 +31,9 @@ class Audit:
     """An estimate of how much the scan misses, from random clips that its scores did not propose.
 
     Attributes:
-        clips, confirmed: number of audited clips, and how many of them the model confirms.
-        low, high: 95 % confidence interval of the share that the model would confirm among all clips that were not proposed.
+        clips: number of audited clips.
+        confirmed: number of audited clips that the model confirms.
+        low, high: share of all clips that were not proposed and that the model would confirm, as a 95 % confidence interval.
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
     """
@@ -69,7 +70,8 @@ class VerificationRun:
         start, end: when the run began and ended, in ISO 8601; `end` is None if it is still running or was killed.
         exit_code: the exit code; None if `end` is None.
         stopped: why the run ended early; "" if it did not.
-        asked, left: number of clips about which this run asked the model, and of clips about which it must still ask.
+        asked: number of clips about which this run asked the model.
+        left: number of clips about which the model must still be asked.
         seconds: how long the model took.
         confirmed, rejected, not_asked: numbers of events.
         audit: an estimate of how much the scan misses; None if no clip was audited.
@@ -95,7 +97,7 @@ class VerificationRun:
 
     @property
     def text(self) -> str:
-        """A sentence with the results for the events, or that the run has not ended."""
+        """A sentence with the results for the events. If the run has not ended, the sentence says this."""
         if self.end is None:
             return "not ended: it is still running, or was killed"
         return f"{how_many(self.confirmed, 'event')} confirmed, {self.rejected} rejected, {self.not_asked} not asked"
@@ -148,12 +150,12 @@ class AnswersMetadata:
         video: relative path.
         camera: the camera's name.
         model: the model that answered, as the user named it.
-        key: hash of everything that changes an answer except the clip and the question: the model, and how frames are read.
+        key: hash of the model and of how frames are read. Answers with different keys can't be mixed.
         content: hash of the video's content, as in the scores file.
         frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
         questions: category -> hash of the question that was asked.
         categories: the categories of the newest run; the events are made from the answers about them.
-        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty until a run has ended.
+        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty until the first run ends.
         descriptions: clip -> the model's sentence about it.
         seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
         schema_version: the version of the file format.
@@ -263,16 +265,14 @@ def read_answers(path: Path) -> StoredAnswers:
         if document.get("schema_version") != ANSWERS_SCHEMA_VERSION:
             raise ValueError(f"schema version {document.get('schema_version')!r} instead of {ANSWERS_SCHEMA_VERSION}")
         metadata = structure(AnswersMetadata, document, extra=True)
-        return StoredAnswers(metadata, _answers(table.select(SCHEMA.names).cast(SCHEMA), list(metadata.questions)))
-
-
-def _answers(table: pa.Table, names: list[str]) -> Answers:
-    clips, first, rows = np.unique(table.column("clip").to_numpy(), return_index=True, return_inverse=True)
-    start, end, audit = (table.column(name).to_numpy()[first] for name in ("start", "end", "audit"))
-    log_odds = np.full((len(clips), len(names)), np.nan, np.float32)
-    places = [names.index(name) for name in table.column("category").to_pylist()]
-    log_odds[rows, places] = table.column("log_odds").to_numpy()
-    return Answers(clips, start, end, audit, log_odds)
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        clips, first, rows = np.unique(table.column("clip").to_numpy(), return_index=True, return_inverse=True)
+        start, end, audit = (table.column(name).to_numpy()[first] for name in ("start", "end", "audit"))
+        names = list(metadata.questions)
+        log_odds = np.full((len(clips), len(names)), np.nan, np.float32)
+        places = [names.index(name) for name in table.column("category").to_pylist()]
+        log_odds[rows, places] = table.column("log_odds").to_numpy()
+        return StoredAnswers(metadata, Answers(clips, start, end, audit, log_odds))
 
 
 def answers_or_none(path: Path) -> StoredAnswers | None:

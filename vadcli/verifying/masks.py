@@ -10,9 +10,8 @@ from vadcli.engine.refining import Refinement, rows_of, spans_of
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.mask_files import MaskFiles, Spans, refined_spans
 from vadcli.store.mask_video import masked_rows
-from vadcli.store.masks import MaskTrack, rle_rows, rle_threshold
+from vadcli.store.masks import MaskFiles, MaskTrack, Spans, refined_spans, rle_rows, rle_threshold
 from vadcli.store.scores import read_scores
 from vadcli.types import Answer, ByteArray, IndexArray, MaskRows
 from vadcli.verifying.asking import VideoJob
