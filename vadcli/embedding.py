@@ -1,9 +1,7 @@
-"""`vadcli embed`: stores one vector per sampled frame, and no scores. It also writes the arrays that published heads read."""
+"""`vadcli embed`: stores one vector per sampled frame, but no scores. It can also write arrays for published heads."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, encoder_size_px, load_encoder
-from vadcli.engine.job import source_of
+from vadcli.engine.job import digest, source_of
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.errors import NoVideoFound, VideoError
 from vadcli.options import EmbedOptions
@@ -84,20 +82,13 @@ def embed_all(paths: Sequence[Path], options: EmbedOptions) -> Iterator[EmbedRes
 
 @dataclass
 class _Embedding:
-    """A run of `vadcli embed`.
-
-    Attributes:
-        options: the options of the command.
-        layout: the output folder.
-        encoder: makes the vectors.
-        fingerprint: the fingerprint of the encoder.
-    """
+    """A run of `vadcli embed`. `fingerprint` is that of the encoder."""
 
     options: EmbedOptions
     layout: OutputLayout
     encoder: Encoder
     fingerprint: dict[str, object]
-    _told: dict[str, EmbeddingsMetadata] = field(default_factory=dict)
+    _metadata: dict[str, EmbeddingsMetadata] = field(default_factory=dict)
 
     def run(self, plan: Plan) -> Iterator[EmbedResult]:
         """Yield one result per video."""
@@ -110,46 +101,12 @@ class _Embedding:
             else:
                 fps = self.options.fps if unit.is_frames else None
                 requests.append(ClipRequest(unit.video, unit.path, fps=fps))
-        if requests:
-            yield from self._read(requests)
-
-    def _known(self, unit: WorkUnit) -> EmbedResult | None:
-        """Return the result of a video that needs no embedding or can't be read; None for any other video."""
-        key = hashlib.sha256(json.dumps([self.fingerprint, self.options.sample_fps], sort_keys=True).encode()).hexdigest()
-        try:
-            content = str(source_of(unit)["content"])
-        except VideoError as error:
-            return EmbedResult(unit.video, problem=str(error))
-        path, encoder = self.layout.embeddings(unit.video), encoder_key(self.fingerprint)
-        metadata = EmbeddingsMetadata(unit.video, unit.camera, self.options.encoder, encoder, key, content)
-        old = read_embeddings_metadata(path)
-        if old is not None and not self.options.force and self._is_same(old, metadata):
-            return EmbedResult(unit.video, self._export(unit.video), str(path), skipped=True)
-        self._told[unit.video] = metadata
-        return None
-
-    def _is_same(self, old: EmbeddingsMetadata, metadata: EmbeddingsMetadata) -> bool:
-        """True if this command would make the same vectors as the stored ones. A scan stores them with another key."""
-        if (old.encoder_key, old.content) != (metadata.encoder_key, metadata.content):
-            return False
-        scores = read_metadata(self.layout.scores(old.video))
-        if old.key == metadata.key or scores is None:
-            return old.key == metadata.key
-        steps = np.diff(read_embeddings(self.layout.embeddings(old.video)).frame_index)
-        return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
-
-    @property
-    def _needs(self) -> ClipNeeds:
-        area_px = encoder_size_px(self.options.encoder) ** 2 * 16 // 9
-        return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, SizeRule(area_px), PixelFormat.RGB)
-
-    def _read(self, requests: Sequence[ClipRequest]) -> Iterator[EmbedResult]:
-        """Decode and embed videos."""
-        options, layout = self.options, self.layout
+        if not requests:
+            return
         reading: dict[str, _Collected] = {}
         with (
-            ClipLoader(self._needs, loader_options(options, workers=options.workers)) as loader,
-            Scratch(layout.scratch) as scratch,
+            ClipLoader(self._needs, loader_options(self.options, workers=self.options.workers)) as loader,
+            Scratch(self.layout.scratch) as scratch,
         ):
             for item in loader.run(requests):
                 if isinstance(item, ClipReady):
@@ -162,6 +119,37 @@ class _Embedding:
                     problem = "" if item.error is None else str(item.error)
                     yield self._store(scratch, item.video, reading.pop(item.video, _Collected()), problem)
 
+    def _known(self, unit: WorkUnit) -> EmbedResult | None:
+        """Return the result of a video that needs no embedding or can't be read; None for any other video."""
+        key = digest([self.fingerprint, self.options.sample_fps])
+        try:
+            content = str(source_of(unit)["content"])
+        except VideoError as error:
+            return EmbedResult(unit.video, problem=str(error))
+        path, encoder = self.layout.embeddings(unit.video), encoder_key(self.fingerprint)
+        metadata = EmbeddingsMetadata(unit.video, unit.camera, self.options.encoder, encoder, key, content)
+        old = read_embeddings_metadata(path)
+        if old is not None and not self.options.force and self._is_same(old, metadata):
+            return EmbedResult(unit.video, self._export(unit.video), str(path), skipped=True)
+        self._metadata[unit.video] = metadata
+        return None
+
+    def _is_same(self, old: EmbeddingsMetadata, metadata: EmbeddingsMetadata) -> bool:
+        """True if the stored vectors equal those that this command would make."""
+        if (old.encoder_key, old.content) != (metadata.encoder_key, metadata.content):
+            return False
+        scores = read_metadata(self.layout.scores(old.video))
+        if old.key == metadata.key or scores is None:
+            return old.key == metadata.key
+        # A scan stores vectors under another key. They are the same if they are from every n-th frame, as here.
+        steps = np.diff(read_embeddings(self.layout.embeddings(old.video)).frame_index)
+        return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
+
+    @property
+    def _needs(self) -> ClipNeeds:
+        area_px = encoder_size_px(self.options.encoder) ** 2 * 16 // 9
+        return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, SizeRule(area_px), PixelFormat.RGB)
+
     def _store(self, scratch: Scratch, video: str, found: _Collected, problem: str) -> EmbedResult:
         if not found.vectors:
             return EmbedResult(video, problem=problem or "no frame could be decoded")
@@ -171,14 +159,14 @@ class _Embedding:
         path = self.layout.embeddings(video)
         rows, seconds = np.concatenate(found.frame_index), np.concatenate(found.timestamp)
         with scratch.replace(path) as temporary:
-            write_embeddings(temporary, StoredEmbeddings(self._told[video], rows, seconds, vectors))
+            write_embeddings(temporary, StoredEmbeddings(self._metadata[video], rows, seconds, vectors))
         return EmbedResult(video, self._export(video), str(path), problem=problem)
 
     def _export(self, video: str) -> int:
-        """Write the vectors of a video as .npy if the options ask for it. Returns the number of vectors.
+        """Write the vectors of a video as .npy if the options ask for it. Return the number of vectors.
 
-        VadCLIP and similar heads read (S, D) float32. RTFM and similar heads read (S, crops, D): each crop is another part of
-        the picture. Here the whole picture has one vector, so all crops get the same vector.
+        VadCLIP and similar heads read (S, D) float32. RTFM and similar heads read (S, crops, D). They have one vector per part
+        (crop) of the picture. Here the whole picture has one vector, so all crops get this vector.
         """
         vectors = read_embeddings(self.layout.embeddings(video)).embeddings.vectors()
         if self.options.npy is not None:

@@ -1,11 +1,12 @@
-"""The attributes and methods that a detector offers to the scan engine, and functions that load a detector.
+"""The protocols of a detector, and functions that load one. `vadcli.registry` lists the detectors by name.
 
-A detector gets arrays and returns arrays. It never opens a video or another media file; the scan engine contains no model.
-`vadcli.registry` lists the detectors by name.
+A detector gets arrays and returns arrays. It never opens a video or another media file. The scan engine contains no model.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Detector(Protocol):
-    """A detector turns clips into scores.
+    """A detector turns clips into scores. It may also have the attributes of `Traits`.
 
     The scores of a clip must not depend on the other clips of its batch or on earlier calls: the
     engine batches clips of several videos, scores videos in any order and resumes in the middle.
@@ -47,21 +48,15 @@ class Detector(Protocol):
     Attributes:
         name: its name in the registry.
         model_version: version of the camera models that it fits. If a stored model has another
-            version, the engine replaces it with a newly fitted one.
-        needs: what the loader must deliver, such as the clip length and the frame size.
+            version, the engine fits a new one.
+        needs: the clips that the loader must deliver, such as their length and the frame size.
         channels: names of the K raw scores that each frame gets.
         thresholds: default thresholds for events.
         calibration: how scores become events per hour; None if the scores are not calibrated.
         uses_categories: True if the scores depend on the user's categories.
-        categories: what the detector looks for; empty if it uses no categories.
-        weights: SHA-256 of the weights that it loads, by their name; empty if it loads none.
         fits_camera: True if `fit` returns a model; the engine then first reads a sample of each
             camera's videos.
         mask_scale: how the values of its masks become pixel scores.
-        batch_size: clips that one call of `score` should get; known after `prepare`.
-        parallel: how many threads may call `score` at the same time; known after `prepare`.
-
-    A detector may also have the attributes of `Traits`.
     """
 
     name: str
@@ -76,47 +71,38 @@ class Detector(Protocol):
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Described in the class docstring."""
-        ...
+        """The categories that the detector looks for; empty if it uses none."""
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """Described in the class docstring."""
-        ...
+        """SHA-256 of the weights that the detector loads, by their name; empty if it loads none."""
 
     @property
     def batch_size(self) -> int:
-        """Described in the class docstring."""
-        ...
+        """How many clips a call of `score` should get. Known after `prepare`."""
 
     @property
     def parallel(self) -> int:
-        """Described in the class docstring."""
-        ...
+        """How many threads may call `score` at the same time. Known after `prepare`."""
 
     def prepare(self) -> None:
-        """Load what `score` needs. The engine calls it once, before the first call of `score`.
+        """Load everything that `score` needs. The engine calls this once, before the first call of `score`.
 
         Raises:
             DeviceError, WeightsError: the device or the weights are missing or unsuitable.
         """
-        ...
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a model of one camera's usual footage; None if the detector can't fit one. Deterministic."""
-        ...
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Return the raw scores (B, T, K) and the masks of a batch. Deterministic; no clip changes the result of another."""
-        ...
 
     def finish(self, track: RawTrack) -> FrameScores:
         """Return the logits of one video: its raw scores, smoothed and calibrated."""
-        ...
 
     def fingerprint(self) -> dict[str, object]:
         """Return everything that changes the scores, such as options and weights, as JSON."""
-        ...
 
 
 @runtime_checkable
@@ -124,8 +110,7 @@ class Preparer(Protocol):
     """A detector that can begin the work on a clip before its camera has a model."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Compute a part of what `fit` and `score` need, and keep it for them. Threads may call it at the same time."""
-        ...
+        """Compute something that `fit` and `score` need, and keep it for them. Several threads may call this."""
 
 
 @runtime_checkable
@@ -134,50 +119,42 @@ class Attributor(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """The number of clips per call, as for `score`."""
-        ...
+        """How many clips a call should get, as for `score`."""
 
     @property
     def categories(self) -> tuple[str, ...]:
         """The C categories."""
-        ...
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
         """Return scores (B, T, C) float32 in [0, 1], one per frame and category. No category changes the score of another."""
-        ...
 
 
 @runtime_checkable
 class Embedder(Protocol):
     """A detector that can compute its raw scores from one stored vector per sampled frame.
 
-    The engine stores the vectors if the options ask for it. If only the categories change later, the engine scores the video
-    from the stored vectors and does not decode it again.
+    The engine can store the vectors. If only the categories change later, it scores the video from the stored vectors and does
+    not decode it again.
     """
 
     @property
     def encoder_name(self) -> str:
         """The encoder's name, for people."""
-        ...
 
     @property
     def encoder_key(self) -> str:
         """Hash of the encoder and its weights; vectors with the same key can be compared."""
-        ...
 
     @property
     def embedding_key(self) -> str:
         """Hash of everything that changes a vector, apart from the video."""
-        ...
 
     @property
     def keeps_embeddings(self) -> bool:
         """True if the engine should store the vectors."""
-        ...
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
         """Return the raw scores (S, K) of S vectors. They equal those of `score` bit for bit."""
-        ...
 
 
 @runtime_checkable
@@ -198,18 +175,20 @@ class Propagator(Protocol):
         Returns:
             (N, h, w) float32 on the same scale.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Facts about a detector. A detector has an attribute for each of these fields whose value is not the default.
+    """Facts about a detector. A detector that lacks one of these attributes has the default.
 
     Attributes:
+        caveats: reasons why its scores deserve less trust than usual, such as untrained weights; one sentence per reason.
+            Known before `prepare`.
         makes_masks: False if it never makes masks.
         uses_min_size, uses_motion_detail, uses_still: True if it uses the option --min-size, --motion-detail or --still.
     """
 
+    caveats: tuple[str, ...] = ()
     makes_masks: bool = True
     uses_min_size: bool = False
     uses_motion_detail: bool = False
@@ -217,7 +196,7 @@ class Traits:
 
     @classmethod
     def of(cls, detector: Detector) -> Traits:
-        """Return the traits of a detector, with the defaults for attributes that it lacks."""
+        """Return the traits of a detector."""
         return cls(**{one.name: getattr(detector, one.name) for one in fields(cls) if hasattr(detector, one.name)})
 
 
@@ -227,26 +206,20 @@ class ChecksModels(Protocol):
 
     def accepts(self, model: CameraModel) -> bool:
         """True if the stored model was fitted with these options. Otherwise the engine fits the camera again."""
-        ...
-
-
-@runtime_checkable
-class HasCaveats(Protocol):
-    """A detector that knows reasons why its scores deserve less trust than usual, such as untrained weights."""
-
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """One sentence per reason; empty if there is none. Known before `prepare`."""
-        ...
 
 
 def caveats_of(detector: Detector) -> tuple[str, ...]:
-    """Return the caveats of a detector; empty if it states none."""
-    return detector.caveats if isinstance(detector, HasCaveats) else ()
+    """Return the caveats of a detector; see `Traits`."""
+    return Traits.of(detector).caveats
+
+
+def digest(document: object) -> str:
+    """Return the SHA-256 of a JSON document."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def check_device(device: str) -> None:
-    """Check that a device exists. Does not load torch for `auto` and `cpu`.
+    """Check that a device exists. For `auto` and `cpu`, torch is not loaded.
 
     Raises:
         DeviceError: the device is missing.
@@ -265,15 +238,15 @@ def check_device(device: str) -> None:
 
 
 def keep_compiler_cache() -> None:
-    """Give torch's compiler a fixed folder. Call it before transformers is imported.
+    """Give torch's compiler a fixed folder. Call this before transformers is imported.
 
-    During that import, torch creates the folder, and it never removes it. Without this call, the folder is a temporary one.
+    During that import, torch creates a folder that it never removes. Without a fixed folder, this is a new temporary one.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
 
 
 def make_motion(options: DetectorOptions) -> Detector:
-    """Return the motion detector. Of the options, it uses only --min-size, --motion-detail and --still."""
+    """Return the motion detector. It uses only the options --min-size, --motion-detail and --still."""
     from vadcli.detectors.motion import MotionOptions
     from vadcli.detectors.motion.detector import MotionDetector
 

@@ -1,10 +1,7 @@
-"""Collects clips into batches, and scores the batches in threads.
+"""Collects clips into batches, and scores the batches in threads, while the caller reads and writes.
 
 Each pixel is copied once, from the loader's memory into the array of a batch. New memory is slow:
-the system clears it page by page, and a clip of eight HD frames has 22 MB. So the array of a batch
-is used again once the batch has its scores.
-
-Scoring has its own threads, so that devices compute while the caller reads and writes.
+the system clears it page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used again.
 """
 
 from __future__ import annotations
@@ -33,14 +30,14 @@ Ticket = TypeVar("Ticket")
 Found = TypeVar("Found")
 
 MOST_CAMERAS = 32
-"""A detector keeps the results that it computed from this many camera models, those that were used last."""
+"""A detector keeps its results for this many camera models: the ones that it used last."""
 
 SPARES = 4
 """At most this many pixel arrays are kept for later batches."""
 
 
 class PerCamera(Generic[Found]):
-    """Computes a result from a camera model, and keeps the results of the models that were used last."""
+    """Computes a result from a camera model, and keeps the results for the models that it used last."""
 
     def __init__(self, make: Callable[[CameraModel | None], Found]) -> None:
         self._make = make
@@ -62,18 +59,17 @@ class Worker(Protocol):
 
     @property
     def runner(self) -> Runner:
-        """Run the model's steps on the device."""
-        ...
+        """Runs the model's steps on the device."""
 
 
 W = TypeVar("W", bound=Worker)
 
 
 class Workers(Generic[W]):
-    """The workers of a detector, one per device. Lends an idle one to each thread that asks.
+    """The workers of a detector, one per device. Each thread that asks gets an idle one.
 
     Attributes:
-        all: empty before `start`.
+        all: the workers; empty before `start`.
     """
 
     def __init__(self) -> None:
@@ -81,7 +77,7 @@ class Workers(Generic[W]):
         self._idle: SimpleQueue[W] = SimpleQueue()
 
     def start(self, workers: Iterable[W]) -> None:
-        """Take the workers, and lend them from now on."""
+        """Add the workers."""
         self.all = tuple(workers)
         for worker in self.all:
             for _ in range(worker.runner.calls):
@@ -99,7 +95,7 @@ class Workers(Generic[W]):
 
     @contextmanager
     def idle(self) -> Iterator[W]:
-        """Lend a worker for the length of a `with` block; wait until one is idle."""
+        """Wait until a worker is idle, and reserve it during a `with` block."""
         worker = self._idle.get()
         try:
             yield worker
@@ -114,7 +110,7 @@ class GatheredBatch(Generic[Ticket]):
     Attributes:
         pixels: (N, T, H, W, C) uint8; the clips fill it from the start.
         clips: at most N; the frames of clip i are a view of `pixels[i]`.
-        tickets: one per clip: any object that the caller needs back with the clip.
+        tickets: one object of the caller per clip.
     """
 
     pixels: ByteArray
@@ -132,7 +128,7 @@ class GatheredBatch(Generic[Ticket]):
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Return a batch without the clips for which `dropped` is True. It uses this batch's memory, so this batch is lost."""
+        """Return a batch without the clips for which `dropped` is True. It takes over this batch's memory."""
         kept = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -140,7 +136,7 @@ class GatheredBatch(Generic[Ticket]):
         return kept
 
     def clip_batch(self, models: Callable[[Clip], CameraModel | None] = lambda clip: None) -> ClipBatch:
-        """Return the batch in the form that a detector takes. The pixels are not copied."""
+        """Return the batch as a detector expects it. The pixels are not copied."""
         return ClipBatch.of(self.clips, [models(clip) for clip in self.clips], frames=self.pixels[: len(self.clips)])
 
 
@@ -163,12 +159,18 @@ class ClipBatcher(Generic[Ticket]):
         """
         shape = clip.frames.shape
         if shape not in self._waiting:
-            self._waiting[shape] = GatheredBatch(self._pixels(shape), [], [])
+            fitting = next((number for number, spare in enumerate(self._spare) if spare.shape[1:] == shape), None)
+            if fitting is None:
+                pixels = np.empty((self.batch_size, *shape), np.uint8)
+            else:
+                pixels = self._spare[fitting]
+                del self._spare[fitting]
+            self._waiting[shape] = GatheredBatch(pixels, [], [])
         self._waiting[shape].add(clip, ticket)
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Return and forget the unfinished batches that contain clips of `video`; all of them if `video` is None."""
+        """Return the unfinished batches that contain clips of `video`, or all if `video` is None. They are then forgotten."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
@@ -178,27 +180,12 @@ class ClipBatcher(Generic[Ticket]):
         """Let new clips overwrite the pixels of a batch that nobody needs any more."""
         self._spare.append(batch.pixels)
 
-    def _pixels(self, shape: tuple[int, ...]) -> ByteArray:
-        for spare in self._spare:
-            if spare.shape[1:] == shape:
-                self._spare = deque((each for each in self._spare if each is not spare), maxlen=SPARES)
-                return spare
-        return np.empty((self.batch_size, *shape), np.uint8)
 
+class _Pool:
+    """Threads that call a detector. A context manager; at its end, calls that have not begun are cancelled."""
 
-class ScoringPool(Generic[Ticket]):
-    """Scores batches in threads; returns the scores in the order of submission. A context manager.
-
-    The pool scores as many batches at the same time as the detector allows. The same number of
-    batches may wait, so that a device gets its next batch at once. If there are more batches than
-    that, `submit` first returns older results.
-    """
-
-    def __init__(self, detector: Detector) -> None:
-        self._detector = detector
-        self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix="score")
-        self._running: deque[tuple[Ticket, Future[ClipScores]]] = deque()
-        self._most = 2 * detector.parallel
+    def __init__(self, detector: Detector, name: str) -> None:
+        self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix=name)
 
     def __enter__(self) -> Self:
         return self
@@ -206,14 +193,27 @@ class ScoringPool(Generic[Ticket]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
+
+class ScoringPool(_Pool, Generic[Ticket]):
+    """Scores batches in threads and returns the scores in the order of submission. A context manager.
+
+    The pool scores as many batches at the same time as the detector allows. The same number of
+    batches may wait, so that a device gets its next batch at once.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__(detector, "score")
+        self._detector = detector
+        self._running: deque[tuple[Ticket, Future[ClipScores]]] = deque()
+        self._most = 2 * detector.parallel
+
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
         """Submit a batch; yield the results that are ready, in the order in which the batches were submitted.
 
-        If more than 2 × `detector.parallel` batches are still without a yielded result, it waits for the oldest one.
+        If more than 2 × `detector.parallel` batches are in the pool, this method waits for the oldest one. It is a generator:
+        nothing is submitted before the caller iterates over it.
 
-        A result is a ticket and its scores. If scoring raised an exception, the result has the
-        exception instead of the scores. This method is a generator: nothing is submitted before the
-        caller iterates over it.
+        A result is a ticket and its scores. If scoring raised an exception, the result has the exception instead of the scores.
         """
         self._running.append((ticket, self._threads.submit(self._detector.score, batch)))
         while self._running and (len(self._running) > self._most or self._running[0][1].done()):
@@ -232,29 +232,23 @@ class ScoringPool(Generic[Ticket]):
             return ticket, error
 
 
-class PreparingPool:
+class PreparingPool(_Pool):
     """Lets a detector begin the work on clips, in threads, while more clips are read. A context manager.
 
-    It does nothing if the detector is not a `Preparer`. An error is not lost: it occurs again when the detector needs the clip.
+    It does nothing if the detector is not a `Preparer`. It ignores errors: they occur again when the detector needs the clip.
     """
 
     def __init__(self, detector: Detector) -> None:
+        super().__init__(detector, "prepare")
         self._prepare = detector.prepare_clip if isinstance(detector, Preparer) else None
-        self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix="prepare")
         self._running: list[Future[None]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
     def add(self, clip: Clip) -> None:
-        """Begin with a clip. Its memory must not be used again before `wait` returns."""
+        """Begin the work on a clip. Its memory must not be used again before `wait` returns."""
         if self._prepare is not None:
             self._running.append(self._threads.submit(self._prepare, clip))
 
     def wait(self) -> None:
-        """Wait until all added clips are done."""
+        """Wait until the work on all added clips is done."""
         wait(self._running)
         self._running.clear()

@@ -1,9 +1,9 @@
-"""Loads models with transformers. Writes no advice to stderr, turns errors into one line, and leaves no tensor random."""
+"""Loads models with transformers, without its output on stderr. An error has one line, and no tensor stays random."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,15 @@ def read_whole(
     extras_matter: bool = True,
     **options: Any,
 ) -> tuple[Any, bool]:
-    """Return a model whose tensors were all read from a folder's safetensors, and whether it lacks the optional tensors.
+    """Return the model of a folder of safetensors, and True if the optional tensors are missing.
 
-    If tensors are missing, transformers fills them with random numbers and only warns. This function raises an error.
+    If other tensors are missing, transformers would fill them with random numbers and only warn.
 
     Args:
         kind: a model class of transformers.
         folder: a transformers folder.
-        may_lack: returns the names of tensors of the model that may all be missing together.
-        extras_matter: if False, the files may also contain tensors that this model lacks, because they are from a larger model.
+        may_lack: returns the names of the model's optional tensors. Either all of them are missing or none.
+        extras_matter: False if the files may contain more tensors than this model has, because they are from a larger model.
         options: passed on to from_pretrained.
 
     Raises:
@@ -54,12 +54,17 @@ def read_whole(
     optional = may_lack(model) if may_lack else set()
     lacks = bool(optional) and optional <= missing
     missing -= optional if lacks else set()
-    _refuse(folder, [f"{name} is missing" for name in sorted(missing)], "tensors are missing")
-    wrong = [f"{name} has shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])]
-    _refuse(folder, wrong, "tensors have the wrong shape")
-    if extras_matter:
-        strange = [f"{name!r} is not part of this model" for name in sorted(info["unexpected_keys"])]
-        _refuse(folder, strange, "tensors are not part of it")
+    wrong = sorted(info["mismatched_keys"])
+    strange = sorted(info["unexpected_keys"]) if extras_matter else []
+    faults = {
+        "tensors are missing": [f"{name} is missing" for name in sorted(missing)],
+        "tensors have the wrong shape": [f"{name} has shape {tuple(own)}, not {tuple(shape)}" for name, own, shape in wrong],
+        "tensors are not part of it": [f"{name!r} is not part of this model" for name in strange],
+    }
+    for what, found in faults.items():
+        if found:
+            count = f" ({len(found)} {what})" if len(found) > 1 else ""
+            raise WeightsError(f"{folder}: {found[0]}{count}", hint=NOT_WHOLE)
     return model, lacks
 
 
@@ -67,13 +72,6 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> str:
     """Return FlashAttention if it is installed and can run, otherwise torch's own attention."""
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
     return "flash_attention_2" if usable else "sdpa"
-
-
-def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
-    """Raise WeightsError with the first fault and the number of faults, if there are any."""
-    if faults:
-        count = f" ({len(faults)} {what})" if len(faults) > 1 else ""
-        raise WeightsError(f"{folder}: {next(iter(faults))}{count}", hint=NOT_WHOLE)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Crisp masks: SAM2 finds the outline of the thing that a blob of high pixel scores marks.
 
-A blob is a connected set of pixels whose score reaches the threshold of events. SAM2 gets two prompts per blob: the point with
-the highest score, and the box around the blob. Of SAM2's three masks, the one that it rates best replaces the blob.
+A blob is a connected set of pixels whose scores reach the threshold of events. SAM2 gets two prompts per blob: the point with
+the highest score, and the box around the blob. SAM2 returns three masks. The one that it rates best replaces the blob.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REFINER_MODEL = "sam2.1-hiera-small"
 MOST_BLOBS = 8
-"""At most this many blobs of a frame are refined: those with the highest scores."""
+"""At most this many blobs of a frame are refined: the ones with the highest scores."""
 RULES_VERSION = 1
 """Increase this if the same frame and mask give another refined mask."""
 
@@ -31,16 +31,11 @@ Segment = Callable[[FloatArray], BoolArray]
 
 
 class Refiner(Protocol):
-    """A model that finds the outline of a thing that a point, or a point and a box, marks.
-
-    Attributes:
-        max_area_px: largest useful area of a frame in pixels; the model makes larger frames smaller.
-    """
+    """A model that finds the outline of a thing. A point marks the thing, or a point and a box."""
 
     @property
     def max_area_px(self) -> int:
-        """Described in the class docstring."""
-        ...
+        """Largest useful area of a frame in pixels. The model makes larger frames smaller."""
 
     def prepare(self) -> None:
         """Load the model. Later calls do nothing.
@@ -48,7 +43,6 @@ class Refiner(Protocol):
         Raises:
             DeviceError, WeightsError: the device or the weights are missing or unsuitable.
         """
-        ...
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:
         """Return one mask per prompt (K, height, width) bool. Deterministic.
@@ -59,18 +53,16 @@ class Refiner(Protocol):
                 the upper left and the lower right corner of a box.
             width, height: size of the masks.
         """
-        ...
 
     def fingerprint(self) -> dict[str, object]:
         """Return everything that changes the masks, as JSON. Loads no weights."""
-        ...
 
 
 def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
     """Return a mask in which outlines replace the blobs.
 
-    A refined blob has one value, the highest of the blob. A blob stays as it is if its outline does not touch it: then the
-    model has found something else. Pixels of a blob outside its outline get a value below `level`.
+    All pixels inside an outline get the highest value of the blob. Pixels of a blob outside its outline get a value below
+    `level`. If an outline does not touch its blob, the model has found another thing, and the blob stays as it is.
 
     Args:
         pixels: (H, W) uint8 pixel scores.
@@ -102,10 +94,8 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
 
 
 def _prompt(pixels: ByteArray, own: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
-    """Return x and y (3, 2) of three points: the pixel with the highest score, and two corners of the box.
-
-    If several pixels have the highest score, the point is the one that is nearest to their middle.
-    """
+    """Return x and y (3, 2) of the pixel with the highest score, and of two corners of the box."""
+    # If several pixels have the highest score, the one nearest to their middle is taken.
     rows, columns = np.nonzero(own & (pixels == peak))
     nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
     top, left, bottom, right = box[0].start, box[1].start, box[0].stop - 1, box[1].stop - 1
@@ -154,7 +144,7 @@ class Sam2Refiner:
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        # Read in float32, because the cast of TransformersMasks keeps the frequencies of position encodings exact.
+        # TransformersMasks keeps the frequencies of position encodings exact when it is cast, but transformers does not.
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
         self._prepared = model, precision, Runner(device)

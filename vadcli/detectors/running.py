@@ -1,8 +1,4 @@
-"""Runs a model on one device: copies data while the model computes, and fits batches into memory.
-
-If a batch does not fit, it is split and computed again, so that no result is lost. This file
-handles tensors and arrays only; it does not know about files and categories.
-"""
+"""Runs a model on one device: copies data while the model computes, and splits batches that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -25,17 +21,17 @@ MEMORY_SHARE = 0.85
 """Share of a device's free memory that batches may use."""
 MOST_CLIPS = 32
 MOST_SPANS = 8
-"""The number of spans of frames through which masks are propagated in parallel."""
+"""Masks are propagated through at most this many spans in parallel."""
 CPU_CLIPS = 2
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 WholeStep = Callable[[Tensor, int], Tensor]
 Clock = Callable[[str], AbstractContextManager[Any]]
-"""A function that gets the name of a stage of the work. The stage runs in the returned context, which can time it."""
+"""A function that gets the name of a stage. The stage runs in the returned context, which can measure its time."""
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
-    """A clock that measures nothing."""
+    """Measure nothing: the clock that a `Runner` has at first."""
     return nullcontext()
 
 
@@ -45,14 +41,12 @@ class Runner:
     Any number of threads may call it, but only one step runs at a time. While a step runs, the batch of
     another thread is copied to the device from pinned memory, on a separate CUDA stream.
 
-    Args:
-        device: where the steps run.
-
     Attributes:
+        device: where the steps run.
         limit: the largest number of clips that are computed at a time.
-        spans: the largest number of spans of frames through which masks are propagated in parallel.
-        calls: how many threads may call it with profit: two for a GPU, because one of them copies frames.
-        clock: times the stages `copy` (frames to the device) and `fetch` (results from it).
+        spans: the largest number of spans through which masks are propagated in parallel.
+        calls: how many threads should call it: two for a GPU, because one of them copies frames.
+        clock: times the stages `copy` (frames to the device) and `fetch` (results from the device).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -89,13 +83,15 @@ class Runner:
         with self.clock("copy"):
             clips, ready = self._upload(frames)
         with self._lock, torch.inference_mode():
-            self._await(clips, ready)
+            if ready is not None:
+                torch.cuda.current_stream(self.device).wait_event(ready)
+                clips.record_stream(torch.cuda.current_stream(self.device))
             outputs = step(clips)
         with self.clock("fetch"):
             return tuple(output.cpu().numpy() for output in outputs)
 
     def run_whole(self, step: WholeStep, frames: ByteArray) -> np.ndarray:
-        """Return the step's output for (N, …) uint8 frames that cannot be split.
+        """Return the step's output for (N, …) uint8 frames, which are not split.
 
         The step gets the frames and the number of spans to compute in parallel. If the device runs
         out of memory, that number is halved, also for later calls.
@@ -117,19 +113,16 @@ class Runner:
         """Return how many clips like `clip`, (T, H, W, 3), fit into memory; always CPU_CLIPS on a CPU."""
         if self.device.type != "cuda":
             return CPU_CLIPS
-        one, two = (self._peak(step, np.stack([clip] * count)) for count in (1, 2))
+        needed = []  # bytes that one clip and two clips need
+        for count in (1, 2):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self.run(step, np.stack([clip] * count))
+            needed.append(torch.cuda.max_memory_allocated(self.device) - before)
+            torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
-        return batch_for(free * MEMORY_SHARE, first=one, further=two - one)
-
-    def _peak(self, step: Step, frames: ByteArray) -> int:
-        """Return how many bytes a batch needs in addition to the memory that is already allocated."""
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        self.run(step, frames)
-        peak = torch.cuda.max_memory_allocated(self.device) - before
-        torch.cuda.empty_cache()
-        return peak
+        return batch_for(free * MEMORY_SHARE, first=needed[0], further=needed[1] - needed[0])
 
     def _upload(self, frames: ByteArray | FloatArray) -> tuple[Tensor, torch.cuda.Event | None]:
         clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
@@ -141,14 +134,10 @@ class Runner:
             ready.record(self._copies)
         return moved, ready
 
-    def _await(self, clips: Tensor, ready: torch.cuda.Event | None) -> None:
-        if ready is not None:
-            torch.cuda.current_stream(self.device).wait_event(ready)
-            clips.record_stream(torch.cuda.current_stream(self.device))
-
     def _halved(self, count: int, what: str, error: RuntimeError) -> int:
-        """Return half of `count` if `error` says that memory ran out; otherwise raises `error` again."""
-        if not is_out_of_memory(error):
+        """Return half of `count` if memory ran out; raise any other error again."""
+        # Libraries such as cuBLAS raise a plain RuntimeError when they get no memory.
+        if not (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
             raise error
         if count == 1:
             raise DeviceError(
@@ -161,23 +150,15 @@ class Runner:
         return count // 2
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True if the device ran out of memory, in torch's allocator or in a library such as cuBLAS."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-
-
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Return how many clips fit into `budget` bytes, at most MOST_CLIPS and at least 1.
-
-    The first clip needs `first` bytes, and each further clip needs `further` bytes.
-    """
+    """Return how many clips fit into `budget` bytes, from 1 to MOST_CLIPS; `first` and `further` are bytes per clip."""
     if further <= 0:
         return MOST_CLIPS
     return int(min(MOST_CLIPS, max(1, 1 + (budget - first) // further)))
 
 
 def devices_for(name: str) -> list[torch.device]:
-    """Return the devices that `name` stands for: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`."""
+    """Return the devices of a name: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -1,8 +1,7 @@
 """Heads: small models on top of stored embeddings, trained with the user's own labels. This file has their common parts.
 
-A head that learns from verdicts (`Labels.EVENTS`) judges the events of a detector. A head that learns from one label per video
-(`Labels.VIDEOS`, `Labels.CATEGORIES`) scores every sampled frame, and events are made from its scores. `vadcli.registry.HEADS`
-lists the heads.
+A head that learns from verdicts on events judges the events of a detector. A head that learns from one label per video scores
+every sampled frame, and events are made from its scores. `vadcli.registry.HEADS` lists the heads.
 
 Letters in shapes: S sampled frames, N examples, D width of a vector, C categories.
 """
@@ -27,7 +26,7 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """The kinds of labels that a head can learn from."""
+    """The kinds of labels from which a head can learn: a verdict per event, a label per video, or a category per video."""
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -62,7 +61,7 @@ class Examples:
         samples: N samples.
         positive: (N,) bool, True if something happens in the sample.
         mean: per encoder, the mean (D,) of all vectors of the training footage.
-        category: for each sample the number of its category; -1 if nothing happens in it, or the category is unknown.
+        category: (N,) the number of each sample's category; -1 if nothing happens in the sample or the category is unknown.
         texts: (C, D) unit vectors of the categories' names; (0, 0) if the head needs none.
     """
 
@@ -86,7 +85,7 @@ class Head(Protocol):
     """A trained head. The same examples and seed give the same head.
 
     Attributes:
-        labels: what the head learns from.
+        labels: the kind of labels from which the head learns.
         encoders: the number of encoders whose vectors the head reads.
     """
 
@@ -95,21 +94,17 @@ class Head(Protocol):
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """Return a head that is trained on the examples; both labels must occur, unless the head needs only one."""
-        ...
+        """Return a head that is trained on the examples. Both labels must occur, unless the head needs only one."""
 
     def score(self, sample: Sample) -> FloatArray:
         """Return the logits (S,) float32 of the frames; a higher logit means that an anomaly is more likely."""
-        ...
 
     def state(self) -> dict[str, FloatArray]:
-        """Return the arrays from which `of` makes the head again."""
-        ...
+        """Return the arrays of the head, for storage."""
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """Return the head that has these arrays; raises KeyError or ValueError if the arrays do not fit."""
-        ...
+        """Return the head of stored arrays; raises KeyError or ValueError if the arrays do not fit."""
 
 
 def pooled(head: Head, sample: Sample) -> float:
@@ -120,7 +115,7 @@ def pooled(head: Head, sample: Sample) -> float:
 
 @dataclass(frozen=True)
 class Scale:
-    """Brings the logits of two trainings of one network to the same scale, so that they can share a threshold.
+    """Makes the logits of two trainings of one network comparable, so that they can share a threshold.
 
     Attributes:
         centre: the logit that becomes 0.
@@ -132,7 +127,7 @@ class Scale:
 
     @classmethod
     def of(cls, head: Head, examples: Examples) -> Scale:
-        """Return the scale on which the median normal training video has -STRETCH, and the median abnormal one STRETCH.
+        """Return the scale on which the median normal video has -STRETCH and the median abnormal video has STRETCH.
 
         Heads that judge events keep their logits, because their training has only one solution.
         """
@@ -150,8 +145,7 @@ class Scale:
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
     """Return the differences of vectors from a mean as unit vectors, (S, D) float32.
 
-    The vectors of an image-text encoder all have roughly the same direction. Only the difference from this common direction is
-    specific to a frame.
+    All vectors of an image-text encoder have roughly the same direction. Frames differ only in the rest.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)

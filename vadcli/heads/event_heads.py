@@ -12,7 +12,7 @@ from vadcli.heads import LOGIT_LIMIT, Examples, Labels, Sample, centred
 from vadcli.types import FloatArray, TimeArray
 
 STRENGTH = 10.0
-"""The weight of the examples compared with that of the L2 penalty; scikit-learn calls it C. Not tuned on any footage."""
+"""The weight of the examples; the L2 penalty has the weight 1. scikit-learn calls it C. Not tuned on any footage."""
 LOGIT_SPREAD = 4.0
 """The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
 
@@ -27,10 +27,8 @@ class LogisticHead:
     choice of layers and attention heads, since an image-text encoder has one vector per frame; and their temporal localisation,
     since the detector has found the events.
 
-    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples.
-
-    An event's logit is the mean of its frames' logits. The model is linear, so the logit of the mean vector is the same. The
-    model was trained on mean vectors.
+    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples. The model is
+    trained on the mean vector of each event. It is linear, so the mean of an event's frame logits is the logit of its mean.
 
     Attributes:
         weights: (D + 1,) for the vector and the detector's logit.
@@ -69,14 +67,10 @@ class LogisticHead:
         return cls(state["weights"], float(state["bias"][0]), state["mean"])
 
 
-def scaled_logit(logit: FloatArray) -> FloatArray:
-    """Return the detector's logits, clipped to LOGIT_LIMIT and brought to the scale of a vector's numbers."""
-    return np.asarray(np.clip(logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
-
-
 def _features(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return the centred vector and the scaled detector's logit of each frame side by side, (S, D + 1)."""
-    return np.column_stack([centred(sample.vectors[0], mean), scaled_logit(sample.logit)])
+    """Return the centred vector and the detector's scaled logit of each frame, (S, D + 1)."""
+    logit = np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
+    return np.column_stack([centred(sample.vectors[0], mean), logit])
 
 
 def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
@@ -105,7 +99,7 @@ def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -
 
 
 SHARPNESS = 5.5
-"""How fast the influence of a labelled event falls with the distance: exp(-SHARPNESS (1 - cosine)), as in Tip-Adapter."""
+"""The influence of a labelled event is exp(-SHARPNESS (1 - cosine)), as in Tip-Adapter."""
 SHARE = 4.0
 """Weight of the similarities. If an event looks like a rejected one, its logit falls by about this much."""
 
@@ -120,9 +114,8 @@ class RetrievalHead:
     the cache and its search for the two constants on labelled data; NAGL's learned attention and its patches, since a frame has
     one vector here.
 
-    The head works from the first verdict on, because it does not need both confirmed and rejected events.
-
-    An event has one vector, the mean of its frames' vectors, so all its frames get the same logit.
+    One verdict is enough: the head does not need both confirmed and rejected events. An event has one vector, the mean of its
+    frames' vectors, so all its frames get the same logit.
 
     Attributes:
         confirmed, rejected: (N, D) unit vectors of events.
@@ -169,10 +162,7 @@ def _key(sample: Sample, mean: FloatArray) -> FloatArray:
 
 
 def _nearness(key: FloatArray, keys: FloatArray) -> float:
-    """Return the influence of the nearest keys, in [0, 1]; 0 without keys.
-
-    Tip-Adapter sums the influences of all keys of a class. This function takes the mean of the three nearest, because reviews
-    have far more false events than true ones.
-    """
+    """Return the mean influence of the three nearest keys, in [0, 1]; 0 without keys."""
+    # Tip-Adapter sums the influences of all keys of a class. But reviews have far more false events than true ones.
     influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
     return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

@@ -1,4 +1,4 @@
-"""Tests whether a head is better than the detector alone, with scores by heads that were trained without the scored video.
+"""Tests whether a head is better than the detector alone. A video is scored by a head that was trained without this video.
 
 The head and the detector are compared at the same recall: the threshold of each is set so that it keeps the same share of the
 true examples. The interval draws videos with replacement, because the events of one video depend on one another.
@@ -26,7 +26,7 @@ class Comparison:
     """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
-        recall: both keep at least this share of the true examples.
+        recall: the head and the detector keep at least this share of the true examples.
         detector_per_hour, head_per_hour: false alarms per hour.
         change_per_hour: the head's false alarms per hour minus the detector's.
         low, high: 95 % interval of the change.
@@ -46,18 +46,18 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """True if the whole interval lies below 0: fewer false alarms."""
+        """True if the whole interval is below 0: the head gives fewer false alarms."""
         return self.high < 0.0
 
 
 def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[IndexArray]:
-    """Return the rows of each fold. All rows of a group are in one fold; there are at most ten folds.
+    """Return the rows of each of at most ten folds. All rows of a group (a video) are in one fold.
 
-    The groups (videos) with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups
-    without positive rows come last, each to the fold with the fewest rows. So no fold has all rows of one label, if possible.
+    The groups with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups without
+    positive rows come last, each to the fold with the fewest rows. So, if possible, no fold has all rows of one label.
 
     Raises:
-        UsageError: if one of the folds is left out, the other rows do not have both labels.
+        UsageError: one fold has all rows of a label, so the rows of the other folds do not have both labels.
     """
     names = np.array(list(groups))
     unique = np.random.default_rng(seed).permutation(np.unique(names))
@@ -79,7 +79,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return the scaled logits (N,) of the examples, each by a head that was trained without the example's video.
+    """Return the scaled logits (N,) of the examples, by heads that were trained without the example's video.
 
     Raises:
         UsageError: as in `folds`.
@@ -140,8 +140,8 @@ def compare(
 def widening(videos: int) -> float:
     """Return the factor by which a percentile interval over this many videos is too narrow.
 
-    Resamples of n videos vary less than new videos would, by the factor sqrt((n - 1) / n). The spread itself is uncertain too,
-    so Student's t is used and not the normal distribution (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
+    Resamples of n videos vary less than new videos, by the factor sqrt((n - 1) / n). Student's t replaces the normal
+    distribution, because the spread itself is uncertain (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
     """
     from scipy.special import ndtri, stdtrit
 
@@ -156,9 +156,7 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return the number of false alarms (R,) in each resample.
-
-    The threshold of a resample keeps the share `recall` of its true examples.
+    """Return the number of false alarms (R,) in each resample, whose threshold keeps the share `recall` of its true examples.
 
     Args:
         scores: (N,).

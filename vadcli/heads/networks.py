@@ -1,8 +1,8 @@
 """The common parts of the heads that learn from one label per video: segments of time, training, storage of a small network.
 
-Such a head is a network on (B, N, D) segments; B videos, N segments, D numbers. A segment is the mean of the vectors of about
-two seconds. Papers cut every video into 32 segments; archives have videos of ten seconds and of an hour, in which 32 segments
-would mean different things.
+Such a head is a network on (B, N, D) segments: B videos, N segments, D numbers. A segment is the mean of the vectors of about
+two seconds. Papers cut every video into 32 segments. But an archive has videos of ten seconds and of an hour, so its segments
+would have very different lengths.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vadcli.types.text import error_text
 
 SEGMENT_S = 2.0
 MOST_SEGMENTS = 256
-"""The segments of a video become longer if it would have more of them than this."""
+"""If a video would have more segments than this, its segments become longer."""
 STEPS = 200
 VIDEOS_PER_STEP = 16
-"""Half of them are abnormal and half normal; a training set with fewer of one kind gives fewer."""
+"""Half of them are abnormal and half normal. If there are too few videos of one kind, all of that kind are used."""
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 TOP_SHARE = 8
@@ -50,7 +50,7 @@ class Bags:
 
 
 class NetworkHead(ABC):
-    """A base for heads that are networks. A subclass defines the network and its loss.
+    """The base of heads that are networks. A subclass defines the network and its loss.
 
     Args:
         network: maps (B, N, D) segments and the (B, N) mask of real segments to (B, N) logits.
@@ -138,30 +138,25 @@ def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArra
     return np.asarray(np.add.reduceat(vectors, starts, axis=0) / lengths[:, None], np.float32), rows
 
 
-def perceptron(width: int, hidden: int = 128) -> nn.Sequential:
+def perceptron(width: int) -> nn.Sequential:
     """Return the scorer of Sultani et al. with fewer units: D -> 128 -> 32 -> 1, with dropout."""
     return nn.Sequential(
-        nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.6), nn.Linear(hidden, 32), nn.Dropout(0.6), nn.Linear(32, 1)
+        nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.6), nn.Linear(128, 32), nn.Dropout(0.6), nn.Linear(32, 1)
     )
 
 
-def top(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the segments (B, K) with the highest values of each video, and which of them count (B, K) bool.
-
-    K fits the longest video, so fewer segments count in shorter videos.
+def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
+    """Return the mean (B,) of the values of each video's top segments.
 
     Args:
         values: (B, N).
         real: (B, N) bool.
+        by: (B, N), chooses the top segments: the ones where it is highest. None: `values` chooses.
     """
     count = (real.sum(dim=1) / TOP_SHARE).ceil().long()
-    rows = values.masked_fill(~real, float("-inf")).topk(int(count.max()), dim=1).indices
-    return rows, torch.arange(rows.shape[1]) < count[:, None]
-
-
-def top_mean(values: Tensor, real: Tensor) -> Tensor:
-    """Return the mean (B,) of the highest values of each video; see `top`."""
-    rows, counts = top(values, real)
+    by = (values if by is None else by).masked_fill(~real, float("-inf"))
+    rows = by.topk(int(count.max()), dim=1).indices  # (B, K); K fits the longest video
+    counts = torch.arange(rows.shape[1]) < count[:, None]  # fewer segments count in shorter videos
     return (values.gather(1, rows) * counts).sum(dim=1) / counts.sum(dim=1)
 
 

@@ -1,13 +1,13 @@
-"""What heads read and write: samples of stored vectors, and the folder of a head with its arrays and its card.
+"""Reads samples from stored vectors, and reads and writes the folder of a head.
 
-The arrays are safetensors. The card is JSON; it records the training data of the head and how good the head is.
+The folder has the arrays as safetensors, and a card as JSON. The card says how the head was trained and how good it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
 _AGAIN = "train it again with `vadcli learn`"
 ROOM = 1.5
-"""A video looks new if its distance from the training videos is larger than this number times `Card.reach`."""
+"""A video looks new if its distance from the training videos is larger than ROOM times `Card.reach`."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class CardEncoder:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known about a head.
+    """The training and the figures of a head.
 
     Attributes:
         kind: name in the registry of heads.
         heads_version: `HEADS_VERSION` when the head was trained.
         seed: seed of the training and of the folds.
-        labels: what the head learned from.
+        labels: the kind of labels from which the head learned.
         detector: the detector whose events the head judges.
         encoders: the encoders whose vectors the head reads, in order.
         cameras: the cameras of the training videos.
@@ -55,7 +55,7 @@ class Card:
         true, false: number of training examples.
         hours: length of the footage that the figures refer to.
         figures: the cross-validated figures; None if the head could not be tested.
-        scale: brings the logits of the head to the scale of the threshold.
+        scale: turns the head's logits into scaled logits.
         threshold: the scaled logit that becomes the score 0.5.
         categories: names of the categories, if the head learned from categories.
         reach: the largest distance of a training video from its nearest neighbour; see `reach_of`.
@@ -78,7 +78,7 @@ class Card:
     scale: Scale = field(default_factory=Scale)
     categories: tuple[str, ...] = ()
     reach: float = 0.0
-    generator: str = field(default=f"vadcli {__version__}")
+    generator: str = f"vadcli {__version__}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class StoredHead:
 
     Attributes:
         name: the name of its folder.
-        card: what is known about it.
+        card: its training and its figures.
         head: the head itself.
         centres: the mean vector (V, D) of each training video, by the first encoder.
         key: hash of card and arrays.
@@ -108,7 +108,7 @@ class StoredHead:
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return how far a video's mean vector is from the training videos; above 1, the video looks new.
+        """Return the distance of a video's mean vector from the training videos. Above 1, the video looks new.
 
         Args:
             centre: (D,) mean vector of the video, by the first encoder.
@@ -118,11 +118,7 @@ class StoredHead:
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return the largest distance of a training video from its nearest neighbour; 0 if there is only one video.
-
-    Args:
-        centres: (V, D) mean vectors.
-    """
+    """Return the largest distance of a training video from its nearest neighbour; 0 for one video. `centres` are (V, D)."""
     if len(centres) < 2:
         return 0.0
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -153,6 +149,9 @@ def read_head(folder: Path) -> StoredHead:
         DocumentError: a file is missing or damaged.
         WeightsError: the head was made by another version of vadcli, which would score differently.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     if not folder.is_dir():
         raise UsageError(f"--head {folder}: the folder does not exist", hint="name a folder that `vadcli learn --to` wrote")
     path, weights = folder / "card.json", folder / "head.safetensors"
@@ -163,7 +162,12 @@ def read_head(folder: Path) -> StoredHead:
         )
     with document_errors(path, _WHAT, _AGAIN):
         card = structure(Card, document, extra=True)
-    arrays = _arrays(weights)
+    try:
+        arrays: dict[str, FloatArray] = load(weights.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{weights}: can't be read: {error.strerror or error}", hint=_AGAIN) from error
+    except SafetensorError as error:
+        raise DocumentError(f"{weights}: not a safetensors file: {error}", hint=_AGAIN) from error
     kind = head_kind(card.kind)
     try:
         head = kind.of({name.removeprefix("head."): value for name, value in arrays.items() if name.startswith("head.")})
@@ -182,31 +186,12 @@ def head_kind(name: str) -> type[Head]:
     return found
 
 
-def _arrays(path: Path) -> Mapping[str, FloatArray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        arrays: dict[str, FloatArray] = load(path.read_bytes())
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_AGAIN) from error
-    except SafetensorError as error:
-        raise DocumentError(f"{path}: not a safetensors file: {error}", hint=_AGAIN) from error
-    return arrays
-
-
 def matching(card: Card, found: Sequence[CardEncoder]) -> str:
-    """Return why stored vectors cannot be read by a head, in one line; "" if they can.
-
-    Args:
-        card: the card of the head.
-        found: the encoders of the stored vectors, in order.
-    """
+    """Return why a head cannot read stored vectors, in one line; "" if it can. `found` are the encoders of the vectors."""
     for wanted, one in zip(card.encoders, found, strict=False):
         if wanted.key != one.key:
-            return f"it reads vectors of the encoder {wanted.name}, and the stored vectors are of {one.name}" + (
-                " with other weights" if wanted.name == one.name else ""
-            )
+            other = " with other weights" if wanted.name == one.name else ""
+            return f"it reads vectors of the encoder {wanted.name}, and the stored vectors are of {one.name}{other}"
     if len(found) < len(card.encoders):
         return f"it reads vectors of {len(card.encoders)} encoders ({', '.join(one.name for one in card.encoders)})"
     return ""
@@ -225,7 +210,7 @@ class VideoVectors:
         encoders: the encoders of the vectors.
         frame_index: (S,) int64 frames.
         timestamp: (S,) float64 seconds.
-        vectors: S vectors per encoder. The times are those of the first encoder; from every other encoder, each row has the
+        vectors: S vectors per encoder. The times are those of the first encoder. From the other encoders, each row has the
             vector that is nearest in time.
     """
 
@@ -240,7 +225,7 @@ class VideoVectors:
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames of its span that have vectors, or the nearest such frame.
+        """Return the sample of an event: the frames of its span that have vectors, or else the nearest frame that has one.
 
         Args:
             start_s, end_s: the span.
@@ -268,7 +253,7 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Read the vectors of a video from each output folder, one encoder per folder; None if a folder has none of this video.
+    """Read the vectors of a video from output folders, one encoder per folder. None if a folder has no vectors of the video.
 
     Raises:
         DocumentError: a file is damaged.

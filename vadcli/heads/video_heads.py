@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vadcli.heads import Labels
-from vadcli.heads.networks import STEPS, Bags, NetworkHead, perceptron, smooth_and_sparse, top, top_mean
+from vadcli.heads.networks import STEPS, Bags, NetworkHead, perceptron, smooth_and_sparse, top_mean
 from vadcli.types import FloatArray
 
 MIL_REGULARISATION = 8e-5
@@ -55,7 +55,7 @@ class MilHead(NetworkHead):
 RTFM_WIDTH = 128
 MARGIN = 10.0
 MAGNITUDE = 1e-2
-"""Weight of the magnitude loss. The paper has 1e-4 for a margin of 100, which has the same effect at the start of training."""
+"""Weight of the magnitude loss. At the start of training, it has the same effect as 1e-4 for a margin of 100 (the paper)."""
 RTFM_REGULARISATION = 8e-4
 
 
@@ -104,17 +104,12 @@ class RtfmHead(NetworkHead):
         assert isinstance(network, TemporalNetwork)
         features = network.features(bags.x, bags.real)
         logit = network.scorer(features)[..., 0]
-        length = features.norm(dim=-1)
-        rows, counts = top(length, bags.real)  # the longest vectors choose the segments that are scored
-
-        def mean(values: Tensor) -> Tensor:
-            return (values.gather(1, rows) * counts).sum(dim=1) / counts.sum(dim=1)
-
-        longest = mean(length)
+        score, length = torch.sigmoid(logit), features.norm(dim=-1)
+        longest = top_mean(length, bags.real)
         abnormal, normal = longest[bags.positive > 0], longest[bags.positive == 0]
         pull = (torch.relu(MARGIN - abnormal)[:, None] + normal[None]).square().mean()
-        classes = F.binary_cross_entropy(mean(torch.sigmoid(logit)).clamp(0.0, 1.0), bags.positive)
-        return classes + MAGNITUDE * pull + RTFM_REGULARISATION * smooth_and_sparse(torch.sigmoid(logit), bags)
+        classes = F.binary_cross_entropy(top_mean(score, bags.real, by=length).clamp(0.0, 1.0), bags.positive)
+        return classes + MAGNITUDE * pull + RTFM_REGULARISATION * smooth_and_sparse(score, bags)
 
 
 TOPK_WIDTH = 64
@@ -130,7 +125,7 @@ class TwoEncoders(nn.Module):
         self.scorer = perceptron(TOPK_WIDTH * len(widths))
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Return the logits (B, N) of segments (B, N, D + D'), which have the vectors of both encoders."""
+        """Return the logits (B, N) of segments (B, N, D + D') with the vectors of both encoders."""
         parts = torch.split(x, list(self.widths), dim=-1)
         joined = torch.cat([project(part) for project, part in zip(self.project, parts, strict=True)], dim=-1)
         logit: Tensor = self.scorer(joined)[..., 0]
@@ -159,17 +154,17 @@ class TopkHead(NetworkHead):
 
 
 WARM_UP = STEPS // 4
-"""Number of steps at the start without pseudo labels, because early peaks of the score mean little."""
+"""The first steps have no pseudo labels, because early peaks of the score mean little."""
 LOWEST_WIDTH = 0.5
 
 
 class GaussianHead(NetworkHead):
     """Multiple-instance learning (MIL) with pseudo labels: Gaussian kernels around the peaks of the score.
 
-    With these labels, the head learns from more than one segment per video. GS-MoE (D'Amicantonio et al., "Mixture of Experts
-    Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video Anomaly Detection", ICCV 2025). Left out:
-    the mixture of experts, one per category, and its gate; the UR-DMU encoder on I3D features. This class implements the
-    temporal Gaussian loss on a scorer of single segments.
+    With these labels, the head learns from more than one segment per video. This is the temporal Gaussian loss of GS-MoE
+    (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video
+    Anomaly Detection", ICCV 2025), with a scorer of single segments. Left out: the mixture of experts, one per category, and
+    its gate; the UR-DMU encoder on I3D features.
     """
 
     @classmethod
@@ -196,8 +191,8 @@ class GaussianHead(NetworkHead):
 def splat(score: Tensor) -> Tensor:
     """Return pseudo labels (N,) in [0, 1]: the highest of the Gaussian kernels around the peaks of the score.
 
-    A peak is a local maximum that is at least halfway from the video's mean score to its highest. The kernel of a peak has the
-    height 1. It is as wide as the run of segments around the peak that score at least half as high.
+    A peak is a local maximum that is at least halfway from the video's mean score to its highest score. The kernel of a peak
+    has the height 1. It is as wide as the segments around the peak that have at least half of its score.
 
     Args:
         score: (N,) in [0, 1].
@@ -295,7 +290,10 @@ class DualHead(NetworkHead):
         network.eval()
         with torch.no_grad():
             said = network.branches(bags.x, bags.real)
-            when, what = (_smooth(torch.sigmoid(one), bags.real) for one in (said[0], not_normal(said[1])))
+            real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
+            scores = [torch.sigmoid(logit) for logit in (said[0], not_normal(said[1]))]  # each (B, N)
+            # the mean score of each segment and its two neighbours
+            when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()
         abnormal = (bags.positive > 0)[:, None] & bags.real
         sure = abnormal & ((when > HIGH) | (when < LOW))
@@ -307,9 +305,3 @@ class DualHead(NetworkHead):
         if sure.any():
             loss = loss + F.binary_cross_entropy_with_logits(binary[sure], (what[sure] > HIGH).float())
         return loss
-
-
-def _smooth(score: Tensor, real: Tensor) -> Tensor:
-    """Return the mean score (B, N) of each segment and its two neighbours."""
-    total = F.avg_pool1d((score * real)[:, None], 3, 1, 1)[:, 0]
-    return total / F.avg_pool1d(real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)

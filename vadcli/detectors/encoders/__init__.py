@@ -75,19 +75,15 @@ class Encoder(Protocol):
 
         Pictures are squashed (stretched to a square S × S), not cropped.
         """
-        ...
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
         """Return the vectors (M, D) float32 of M sentences; raises UsageError if one has more than `max_tokens` tokens."""
-        ...
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
         """Return one vector per patch (N, h, w, D) float32 of squashed pictures; `frames` are (N, H, W, 3) uint8."""
-        ...
 
     def text_tokens(self, text: str) -> int:
         """Return the number of tokens of a sentence, including special tokens. Nothing is cut off."""
-        ...
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:

@@ -96,7 +96,6 @@ class MaskModel(Protocol):
 
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
         """Encode (N, 3, S, S) normalised pixels, `chunk` frames at a time, or all at once if `chunk` is None."""
-        ...
 
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
@@ -109,7 +108,6 @@ class MaskModel(Protocol):
             multimask: return three masks per frame.
             dense: (N, width, h, w), added to SAM2's embedding of "no mask".
         """
-        ...
 
 
 class TransformersMasks(nn.Module):
