@@ -1,4 +1,8 @@
-"""Cuts events out of their footage, in original quality and with sound. No frame is decoded or encoded."""
+"""Cuts events out of their footage, in original quality and with sound. No frame is decoded or encoded.
+
+An ffmpeg process copies the packets (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe
+at or before the requested time, or at an earlier keyframe if ffmpeg cannot find that one.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from vadcli.engine.job import check_unchanged
-from vadcli.errors import DocumentError, VideoError
+from vadcli.errors import DecodeError, DocumentError, VideoError
 from vadcli.options import ClipsOptions, parse_duration
 from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Scratch
@@ -21,10 +28,33 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.footage import FootageFolders, choose, timed
 from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
 from vadcli.types.text import clock, how_many, without_name
-from vadcli.video.cut import MUXERS, Cut, cut_file, plan_cut, why_uncuttable
+from vadcli.video.container import can_jump, has_times
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished, Opened, loader_options
 from vadcli.video.objects import local_copy
+from vadcli.video.pictures import clock_shifts, find_sound, run_ffmpeg, source_arguments
 
+MUXERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".3gp": "3gp",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".avi": "avi",
+    ".ts": "mpegts",
+    ".mts": "mpegts",
+    ".m2ts": "mpegts",
+    ".mpg": "mpeg",
+    ".mpeg": "mpeg",
+    ".flv": "flv",
+}
+"""Suffix -> ffmpeg's name of the container format."""
+
+# In containers other than MP4, ffmpeg seeks this much earlier if pictures are reordered (3/23 s in its source).
+_SEEKS_EARLIER_S = 3 / 23
+# In transport and program streams, ffmpeg seeks by decoding time, which is earlier than the time of presentation, and the copy
+# begins at the next keyframe. So ffmpeg must seek to a little before the keyframe.
+_DECODED_EARLIER_S = 0.1
 _LONGEST_PART = 60
 _FORBIDDEN = re.compile(r"[^\w.-]+")
 _NEEDS = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(64 * 64), pixel_format=PixelFormat.GRAY)
@@ -57,19 +87,27 @@ class ClipResult:
 
 
 def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
-    """Cut the chosen events out of their footage. Yields one result per event, and per video that can't be cut.
+    """Cut the chosen events out of their footage. Yields one result per event, and one per video that can't be cut.
 
     Raises:
         UsageError: the folder does not exist, or has no results of a scan.
         OutputError: a clip can't be written.
     """
-    layout = stored_layout(out)
-    return _clip_all(layout, options)
+    return _clip_all(stored_layout(out), options)
 
 
 def _clip_all(layout: OutputLayout, options: ClipsOptions) -> Iterator[ClipResult]:
-    documents, problems = _documents(layout, options)
-    yield from problems
+    documents, rules = [], options.time_rules()
+    for path in layout.iter_events():
+        try:
+            document = read_events(path)
+        except DocumentError as error:
+            yield ClipResult(path.relative_to(layout.out / "events").as_posix(), problem=str(error))
+            continue
+        video, camera = str(document.video["path"]), str(document.video["camera"] or "")
+        if matches(video, options.include) and matches(camera, options.camera):
+            documents.append(timed(document, rules))
+    documents = [one for one in choose(documents, options.when(), options.category) if one.events]
     folders, missing = FootageFolders(layout, options.footage), []
     to = options.to or layout.out / "clips"
     with Scratch(to / ".tmp") as scratch, ClipLoader(_NEEDS, loader_options(options, workers=1)) as loader:
@@ -79,9 +117,9 @@ def _clip_all(layout: OutputLayout, options: ClipsOptions) -> Iterator[ClipResul
             old = {event.id: cutter.existing(document, event, Path(video).suffix) for event in document.events}
             yield from (ClipResult(video, number, file, skipped=True) for number, file in old.items() if file is not None)
             wanted = [event for event in document.events if old[event.id] is None]
-            path = folders.find(document) if wanted else None
-            if path is not None:
-                yield from cutter.clips(document, path, wanted)
+            found = folders.find(document) if wanted else None
+            if found is not None:
+                yield from cutter.clips(document, found, wanted)
             elif wanted:
                 missing.append(video)
     if missing:
@@ -89,23 +127,6 @@ def _clip_all(layout: OutputLayout, options: ClipsOptions) -> Iterator[ClipResul
         more = f" and {how_many(len(missing) - 1, 'more video')}" if len(missing) > 1 else ""
         where = f"not found in {roots[0]}" if roots else "not found"
         yield ClipResult(missing[0], problem=f"{where}{more} (if the footage has moved, name its folder with --footage)")
-
-
-def _documents(layout: OutputLayout, options: ClipsOptions) -> tuple[list[EventsDocument], list[ClipResult]]:
-    """Return the documents with only the chosen events, and a result for each document that can't be read."""
-    documents, problems = [], []
-    rules = options.time_rules()
-    for path in layout.iter_events():
-        try:
-            document = read_events(path)
-        except DocumentError as error:
-            problems.append(ClipResult(path.relative_to(layout.out / "events").as_posix(), problem=str(error)))
-            continue
-        if matches(str(document.video["path"]), options.include) and matches(
-            str(document.video["camera"] or ""), options.camera
-        ):
-            documents.append(timed(document, rules))
-    return [one for one in choose(documents, options.when(), options.category) if one.events], problems
 
 
 class _Cutter:
@@ -134,21 +155,18 @@ class _Cutter:
         try:
             check_unchanged(document, path)
             with local_copy(path) as source:
-                yield from self._clips(document, self._probe(video, source), events)
+                info = self._probe(video, source)
+                if why := why_uncuttable(info):
+                    yield ClipResult(video, problem=f"not cut: {why} (`vadcli render --events-only` encodes it)")
+                    return
+                for event in events:
+                    yield self._cut(document, info, event)
         except VideoError as error:
             yield ClipResult(video, problem=without_name(str(error), video))
 
-    def _clips(self, document: EventsDocument, info: VideoInfo, events: Sequence[Event]) -> Iterator[ClipResult]:
-        video = str(document.video["path"])
-        if why := why_uncuttable(info):
-            yield ClipResult(video, problem=f"not cut: {why} (`vadcli render --events-only` encodes it)")
-            return
-        for event in events:
-            part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
-            yield self._cut(document, info, event, part)
-
-    def _cut(self, document: EventsDocument, info: VideoInfo, event: Event, part: Cut) -> ClipResult:
+    def _cut(self, document: EventsDocument, info: VideoInfo, event: Event) -> ClipResult:
         """Cut one event. If the container can't hold a codec, use Matroska. If that fails, too, leave out the sound."""
+        part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
         first: VideoError | None = None
@@ -171,7 +189,7 @@ class _Cutter:
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
     def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
-        """Return the path of a clip. Its name depends on the event, the content of the footage, and --before and --after."""
+        """Return the path of a clip. Its name depends on the event, the content of the footage, --before and --after."""
         video = str(document.video["path"])
         content = document.scan.source.get("content") if document.scan else None
         parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]
@@ -203,3 +221,90 @@ class _Cutter:
 def _part(text: str) -> str:
     """Return a text in a form that is allowed in file names."""
     return _FORBIDDEN.sub("-", text).strip("-._")[:_LONGEST_PART]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a video, in seconds from its first frame.
+
+    Attributes:
+        start_s: time of the keyframe at which the part begins.
+        end_s: time at which the part ends.
+    """
+
+    start_s: float
+    end_s: float
+
+
+def why_uncuttable(info: VideoInfo) -> str:
+    """Return the reason why a video cannot be cut without encoding; "" if it can be cut."""
+    if info.images:
+        return "a folder of images has no packets to copy"
+    if not has_times(info.demuxer):
+        return "a raw stream has no times by which it could be cut"
+    return "its clock restarts, so a time can be in several parts of the file" if clock_shifts(info) else ""
+
+
+def plan_cut(info: VideoInfo, start_s: float, end_s: float) -> Cut:
+    """Return the part of the video that contains all frames from `start_s` to `end_s` and begins at a keyframe."""
+    times = info.timestamps(info.pts)
+    keys = times[info.keyframes]
+    before = keys[keys <= max(start_s, 0.0) + 1e-6]
+    return Cut(float(before[-1]) if len(before) else 0.0, min(end_s, info.duration_s))
+
+
+def cut_file(
+    info: VideoInfo,
+    target: Path,
+    part: Cut,
+    *,
+    sound: bool = True,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    timeout_s: float = 60.0,
+) -> None:
+    """Copy a part of a video, with all its sound, into a file. The suffix of `target` chooses the container.
+
+    Args:
+        info: the probe of the video.
+        target: the file to write; its suffix is one of `MUXERS`.
+        part: the part to copy.
+        sound: False leaves out the sound.
+        tags: metadata to write. The metadata of the source is left out, because its times would be wrong.
+        timeout_s: the time limit in seconds, in addition to the length of the part.
+
+    Raises:
+        DecodeError: ffmpeg failed, perhaps because the container cannot hold the codec; the message has ffmpeg's first line.
+        DecoderHung: ffmpeg took too long.
+    """
+    zero_s, start_s = float(info.pts[0] * info.time_base), part.start_s
+    if start_s <= 0:
+        found = find_sound(info, timeout_s=timeout_s)
+        begin, begins_s = (
+            [],
+            min(0.0, found.earliest_s - zero_s) if found else 0.0,
+        )  # also copy the sound before the first frame
+    else:
+        begins_s = start_s - _DECODED_EARLIER_S
+        if not can_jump(info.demuxer) or info.demuxer == "flv":
+            little_s = 0.25 / info.fps  # times are rounded in some containers
+            keys = info.timestamps(info.pts)[info.keyframes]
+            later = keys[keys > start_s + little_s]
+            room_s = float(later[0]) - start_s if len(later) else np.inf
+            begins_s = start_s + little_s + (_SEEKS_EARLIER_S if room_s > _SEEKS_EARLIER_S + 2 * little_s else 0.0)
+        begin = ["-seek_timestamp", "1", "-ss", f"{zero_s + begins_s:.6f}"]
+    tagged = [word for name, value in tags.items() for word in ("-metadata", f"{name}={value}")]
+    apple = ["-tag:v", "hvc1"] if info.codec == "hevc" and target.suffix in (".mp4", ".mov", ".m4v") else []
+    arguments = [
+        *("-y", "-fflags", "+genpts", *begin),
+        *(word for name, value in info.look.items() for word in (f"-{name}", str(value))),
+        *source_arguments(info),
+        *("-map", f"0:{info.stream_index}", *(["-map", "0:a?"] if sound else [])),
+        *("-c", "copy", "-t", f"{part.end_s - begins_s:.6f}", "-avoid_negative_ts", "make_zero"),
+        *("-map_metadata", "-1", "-map_chapters", "-1", *tagged, *apple),
+        *(["-movflags", "+faststart"] if MUXERS[target.suffix] in ("mp4", "mov") else []),
+        *("-f", MUXERS[target.suffix], f"file:{target}"),
+    ]
+    done = run_ffmpeg(arguments, info, verbosity="error", timeout_s=timeout_s + part.end_s - part.start_s, what="cut nothing")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"ffmpeg ended with status {done.returncode}"]
+        raise DecodeError(f"{info.path}: can't be cut; ffmpeg reports: {lines[0]}")

@@ -1,4 +1,4 @@
-"""Renders scanned videos: frames with heat map, score curve, time and captions, as an MP4 that plays anywhere.
+"""Renders scanned videos: frames with heat map, score curve, time and captions, as an MP4 that every player can play.
 
 Scores, events and masks are read from the output folder; no model runs. Time 0 of a rendered file is its first frame. So if a
 whole video is rendered, the player shows the same times as the events document.
@@ -24,10 +24,10 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
-from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
+from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule
 from vadcli.types.text import without_name
 from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
-from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
+from vadcli.video.pictures import FrameFeed, add_sound, find_sound
 
 OnFrame = Callable[[int, int], None]
 """Called with the number of frames written so far and the number of all frames to write."""
@@ -43,7 +43,7 @@ class RenderSettings:
     Attributes:
         events_only: True to write one file per event, `<video>.event-001.mp4` and so on, instead of the whole video.
         pad_s: with events_only, seconds shown before and after an event.
-        most_s: with events_only, at most this many seconds of an event are shown, around its peak; None shows the whole event.
+        most_s: with events_only, at most this many seconds around the peak of an event are shown; None shows the whole event.
         side_by_side: True to show the original frame on the left and the annotated frame on the right.
         max_height_px: taller frames are scaled down to this height.
         fps: frame rate of folders of images; None uses the rate of the scan.
@@ -93,10 +93,10 @@ def render_video(
     scratch: Scratch,
     progress: OnFrame | None = None,
 ) -> RenderResult:
-    """Render one scanned video and return the files.
+    """Render one scanned video and return the written files.
 
-    Frames that can't be decoded, masks that end early and unreadable sound are named in the result. Everything else is
-    rendered. Files of events that no longer exist are removed.
+    The result names frames that can't be decoded, masks that end early and unreadable sound. Everything else is rendered. Files
+    of events that no longer exist are removed.
 
     Args:
         source: the video file or folder of images.
@@ -112,38 +112,35 @@ def render_video(
         OutputError: the output can't be written; files that are already complete are kept.
     """
     story = _Story.load(layout, video)
-    spans = _spans(story, settings, layout.rendered(video))
-    expected = sum(map(len, spans))
-    needs = clip_needs(*story.size, settings)
+    rendered = layout.rendered(video)
+    spans = _event_spans(story, settings, rendered) if settings.events_only else [_Span(0, len(story.table), rendered)]
+    expected = sum(span.last - span.first for span in spans)
+    stored = story.metadata.video
+    needs = clip_needs(int(stored["width"]), int(stored["height"]), settings)
+    written: list[Path] = []
+    failed: list[VideoError] = []
     with ClipLoader(needs, settings.decode) as loader:
-        feed = FrameFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=story.fps(settings))
+        fps = settings.fps or float(stored["fps"])
+        feed = FrameFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=fps)
         tell = (lambda written: progress(written, expected)) if progress else (lambda written: None)
         renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, tell)
-        written, failed = _write_all(spans, renderer, scratch)
+        for span in spans:
+            try:
+                with scratch.replace(span.final) as temporary:
+                    renderer.write(span, temporary)
+                written.append(span.final)
+            except VideoError as error:  # no frame of this span could be decoded
+                failed.append(error)
     if failed and not written:
         raise failed[0]
     if settings.events_only:
         kept = {span.final for span in spans}
         with suppress(FileNotFoundError):
-            for path in event_clips(layout.rendered(video)):
+            for path in event_clips(rendered):
                 if path not in kept:
                     path.unlink()
     problems = (*renderer.problems, *dict.fromkeys(error.message for error in failed))
     return RenderResult(video, tuple(written), renderer.written, expected, problems)
-
-
-def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tuple[list[Path], list[VideoError]]:
-    """Return the file of each span, and the errors of spans in which no frame could be decoded."""
-    written: list[Path] = []
-    failed: list[VideoError] = []
-    for span in spans:
-        try:
-            with scratch.replace(span.final) as temporary:
-                renderer.write(span, temporary)
-            written.append(span.final)
-        except VideoError as error:
-            failed.append(error)
-    return written, failed
 
 
 @dataclass(frozen=True)
@@ -169,22 +166,9 @@ class _Story:
         return cls(table, metadata, read_events(layout.events(video)))
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in px, in display orientation."""
-        return int(self.metadata.video["width"]), int(self.metadata.video["height"])
-
-    def fps(self, settings: RenderSettings) -> float:
-        """Return the frames per second that the settings give; if they give none, those of the scan."""
-        return settings.fps or float(self.metadata.video["fps"])
-
-    @property
     def end_s(self) -> float:
         """The time in seconds at which the last frame ends."""
         return max(float(self.metadata.video["duration_s"]), float(self.table.timestamp[-1]))
-
-    def end_of(self, row: int) -> float:
-        """Return the time in seconds at which the frame of this row ends."""
-        return float(self.table.timestamp[row + 1]) if row + 1 < len(self.table) else self.end_s
 
 
 @dataclass(frozen=True)
@@ -195,14 +179,8 @@ class _Span:
     last: int
     final: Path
 
-    def __len__(self) -> int:
-        return self.last - self.first
 
-
-def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
-    """Return the spans to render: the whole video, or one span per event."""
-    if not settings.events_only:
-        return [_Span(0, len(story.table), rendered)]
+def _event_spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
     timestamp, pad_s = story.table.timestamp, settings.pad_s
     spans = []
     for event in story.document.events:
@@ -216,7 +194,7 @@ def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Spa
 
 
 def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
-    """Return the start and end of the part of an event that is shown: all of it, or `most_s` with the peak near the middle."""
+    """Return the start and end of the shown part of an event: the whole event, or `most_s` with the peak near the middle."""
     if most_s is None or event.end_s - event.start_s <= most_s:
         return event.start_s, event.end_s
     start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
@@ -249,88 +227,67 @@ class _Renderer:
 
     def write(self, span: _Span, path: Path) -> None:
         """Render one file, with sound if the video has any."""
+        timeout_s = self._settings.decode.timeout_s
         with closing(self._feed.pictures(span.first, span.last)) as pictures:
             first = next(pictures)
-            info = self._feed.info
-            sound = self._find_sound(info)
-            silent = path.with_name(f"{path.stem}-silent.mp4") if sound else path
+            sound = None
             try:
-                last = self._write_pictures(chain([first], pictures), span.first, silent)
-                if sound:
-                    self._add_sound(silent, path, sound, span.first, last)
+                sound = find_sound(self._feed.info, timeout_s=timeout_s)
+                self.sound_problems += [sound.problem] if sound and sound.problem else []
+            except VideoError as error:
+                self.sound_problems.append(error.message)
+            if not sound:
+                self._write_pictures(chain([first], pictures), span.first, path)
+                return
+            silent = path.with_name(f"{path.stem}-silent.mp4")
+            try:
+                end_s = self._write_pictures(chain([first], pictures), span.first, silent)
+                start_s = float(self._story.table.timestamp[span.first])
+                times = {"start_s": start_s, "duration_s": end_s - start_s, "timeout_s": timeout_s}
+                try:
+                    add_sound(silent, path, info=self._feed.info, sound=sound, **times)
+                except VideoError as error:
+                    self.sound_problems.append(error.message)
+                    silent.replace(path)
             finally:
-                if silent != path:
-                    silent.unlink(missing_ok=True)
+                silent.unlink(missing_ok=True)
 
-    def _write_pictures(self, pictures: Iterable[tuple[int, ByteArray]], first: int, path: Path) -> int:
-        """Encode the frames; return the last row."""
-        pts = self._story.table.pts
-        row = first
+    def _write_pictures(self, pictures: Iterable[tuple[int, ByteArray]], first: int, path: Path) -> float:
+        """Encode the frames into a silent file. Return the time in seconds at which the last frame ends."""
+        story, settings, row = self._story, self._settings, first
         with ExitStack() as stack:
             writer: Mp4Writer | None = None
             for row, picture in pictures:
-                overlay = self._overlay_for(picture)
-                writer = writer or stack.enter_context(self._writer(path, overlay.geometry))
-                writer.write(overlay.draw(picture, row, self._masks.at(row)), int(pts[row] - pts[first]))
+                if self._overlay is None:
+                    self._overlay = Overlay(
+                        story.table,
+                        story.document,
+                        Geometry.of(picture.shape[1], picture.shape[0], side_by_side=settings.side_by_side),
+                        end_s=story.end_s,
+                        mask_level=self._masks.level(story.document.thresholds),
+                    )
+                if writer is None:
+                    opened = Mp4Writer(
+                        path,
+                        width=self._overlay.geometry.width,
+                        height=self._overlay.geometry.height,
+                        time_base=Fraction(story.metadata.time_base),
+                        fps=float(story.metadata.video["fps"]),
+                        crf=settings.crf,
+                        preset=settings.preset,
+                    )
+                    writer = stack.enter_context(opened)
+                pts = int(story.table.pts[row] - story.table.pts[first])
+                writer.write(self._overlay.draw(picture, row, self._masks.at(row)), pts)
                 self.written += 1
                 self._tell(self.written)
-        return row
-
-    def _writer(self, path: Path, canvas: Geometry) -> Mp4Writer:
-        metadata, settings = self._story.metadata, self._settings
-        return Mp4Writer(
-            path,
-            width=canvas.width,
-            height=canvas.height,
-            time_base=Fraction(metadata.time_base),
-            fps=float(metadata.video["fps"]),
-            crf=settings.crf,
-            preset=settings.preset,
-        )
-
-    def _overlay_for(self, picture: ByteArray) -> Overlay:
-        if self._overlay is None:
-            story = self._story
-            self._overlay = Overlay(
-                story.table,
-                story.document,
-                Geometry.of(picture.shape[1], picture.shape[0], side_by_side=self._settings.side_by_side),
-                end_s=story.end_s,
-                mask_level=self._masks.level(story.document.thresholds),
-            )
-        return self._overlay
-
-    def _find_sound(self, info: VideoInfo) -> Sound | None:
-        try:
-            sound = find_sound(info, timeout_s=self._settings.decode.timeout_s)
-            if sound and sound.problem:
-                self.sound_problems.append(sound.problem)
-            return sound
-        except VideoError as error:
-            self.sound_problems.append(error.message)
-            return None
-
-    def _add_sound(self, silent: Path, path: Path, sound: Sound, first: int, last: int) -> None:
-        start_s = float(self._story.table.timestamp[first])
-        try:
-            add_sound(
-                silent,
-                path,
-                info=self._feed.info,
-                sound=sound,
-                start_s=start_s,
-                duration_s=self._story.end_of(last) - start_s,
-                timeout_s=self._settings.decode.timeout_s,
-            )
-        except VideoError as error:
-            self.sound_problems.append(error.message)
-            silent.replace(path)
+        return float(story.table.timestamp[row + 1]) if row + 1 < len(story.table) else story.end_s
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
-    """Return the clips to request for rendering: every frame, in colour, at the largest size that the rendered video allows.
+    """Return the needs of rendering: every frame, in colour, at the largest size that the rendered video allows.
 
-    If the frames are large, the clips are shorter, so that memory stays limited.
+    If the frames are large, the clips are shorter. This limits the memory.
 
     Args:
         width, height: size of the video in px, in display orientation.
@@ -359,7 +316,7 @@ def render_settings(options: RenderOptions) -> RenderSettings:
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if a video was rendered after its events were computed, and no option requires rendering it again."""
+    """True if a video was rendered after its events were computed, and no option asks to render it again."""
     if options.force or options.events_only:
         return False
     try:

@@ -8,8 +8,8 @@ import av
 import pytest
 
 from tests.media import make_video, read_index, remux
+from vadcli.clipping import Cut, cut_file, plan_cut, why_uncuttable
 from vadcli.errors import DecodeError
-from vadcli.video.cut import Cut, cut_file, plan_cut, why_uncuttable
 from vadcli.video.probe import probe
 
 FRAMES, FPS, GOP = 100, 25, 20

@@ -51,7 +51,7 @@ def test_a_part_shows_each_row_once_and_a_lost_one_as_the_one_before(tmp_path: P
     assert shown == expected
     count = len([row for row in lost if part[0] <= row < part[1]])
     assert feed.problems() == (
-        [f"{how_many(count, 'frame')} could not be decoded; the frame before each is shown"] if count else []
+        [f"{how_many(count, 'frame')} could not be decoded; the previous frame is shown instead"] if count else []
     )
 
 

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from vadcli.types import ByteArray
 
-FINEST_PER_S = 1_000_000  # an MP4 stores times in 32-bit fields, which are too small for a finer time base
+FINEST_PER_S = 1_000_000  # the 32-bit times of an MP4 are too small for a finer time base
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
 KEYFRAME_EVERY_S = 2.0
 _HD_FROM_PX = 720  # players assume BT.601 colours in smaller pictures and BT.709 in larger ones
@@ -24,7 +24,7 @@ _SD_TAG, _HD_TAG = 6, 1  # the codes for SMPTE 170M and BT.709 in the standard H
 
 
 class Mp4Writer:
-    """A context manager that encodes RGB frames. After an exception the file is unusable, so write to a temporary file.
+    """A context manager that encodes RGB frames into a file. After an exception, the file is unusable: use a temporary file.
 
     Args:
         path: the file to write.
@@ -53,7 +53,7 @@ class Mp4Writer:
         if width % 2 or height % 2:
             raise ValueError(f"H.264 in 4:2:0 needs even sides, not {width}x{height}")
         self._time_base = time_base
-        self._kept = kept_time_base(time_base)
+        self._kept = time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE
         self._last: int | None = None
         self._reformatter = VideoReformatter()
         self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
@@ -61,7 +61,7 @@ class Mp4Writer:
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.sample_aspect_ratio = Fraction(1)  # square pixels, whatever those of the source were
+        context.sample_aspect_ratio = Fraction(1)  # square pixels
         context.time_base = self._kept
         context.gop_size = max(1, round(KEYFRAME_EVERY_S * fps))
         hd = height >= _HD_FROM_PX
@@ -99,8 +99,3 @@ class Mp4Writer:
             self._container.mux(self._stream.encode(None))
         finally:
             self._container.close()
-
-
-def kept_time_base(time_base: Fraction) -> Fraction:
-    """Return the time base of the file: the given time base, unless that is too fine for MP4."""
-    return time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE

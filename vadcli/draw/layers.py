@@ -1,6 +1,6 @@
 """Draws the score curve of a video, and the heat map of a mask over a frame.
 
-The curve is drawn in two ways: as a window around the current time, and as a strip for the whole video.
+The curve has two forms: a window around the current time, and a strip for the whole video.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LIMIT: Colour = (196, 204, 216)
 WHOLE_UP_TO_S = 45.0  # up to this length, the window shows the whole video
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
-_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced, so that its edges are smooth
+_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced: this smooths its edges
 
 
 class ScoreCurve:
-    """The score curve of one video. It is drawn in tiles when they are needed, so a long video does not need more memory.
+    """The score curve of one video. A tile is drawn only when it is needed, so a long video needs no more memory.
 
     Args:
         table: the scores.
@@ -61,7 +61,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Return a picture of the curve around a time, and the column of that time. The curve is dim after this column."""
+        """Return a picture of the curve around a time, and the column of this time. After this column, the curve is dim."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -92,28 +92,12 @@ class ScoreCurve:
     def _draw_tile(self, number: int) -> tuple[Image.Image, Image.Image]:
         """Return a normal and a dimmed picture of a tile; tile n starts at column n × width."""
         start_s = number * self.width * self.s_per_px
-        edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
-        value = column_maxima(self._timestamp, self._score, edges)
-        value[edges[:-1] > self.end_s] = np.nan
-        fill, line = _strokes(value, self.height)
-        in_event = self._event_columns(start_s)
-        ground = self._ground(start_s, in_event)
-        colour = np.where(in_event[:, None], EVENT, NORMAL).astype(np.float32)[None]
-        seen = _blend(_blend(ground, colour, 0.38 * fill), colour, line)
-        seen = self._mark_thresholds(seen, start_s)
-        to_come = seen * 0.6 + _TRACK * 0.4
-        return _image(seen), _image(to_come)
-
-    def _event_columns(self, start_s: float) -> BoolArray:
-        """Return which columns (width,) an event touches."""
-        columns = np.zeros(self.width, dtype=bool)
+        in_event = np.zeros(self.width, dtype=bool)  # columns that an event touches
         for event in self._events:
             left = int(np.floor((event.start_s - start_s) / self.s_per_px))
             right = int(np.ceil((event.end_s - start_s) / self.s_per_px))
-            columns[max(left, 0) : max(right, left + 1, 0)] = True
-        return columns
-
-    def _ground(self, start_s: float, in_event: BoolArray) -> NDArray[np.float32]:
+            in_event[max(left, 0) : max(right, left + 1, 0)] = True
+        # The background: a line per time step, and a tint during events.
         ground = np.empty((self.height, self.width, 3), dtype=np.float32)
         ground[:] = TRACK
         step_s = next((step for step in (1, 5, 10) if self.s_per_px * self.width / step <= 9), 10)
@@ -121,23 +105,28 @@ class ScoreCurve:
         columns = ((ticks - start_s) / self.s_per_px).astype(int)
         ground[:, columns[(columns > 0) & (columns < self.width)]] = GRID
         ground[:, in_event] += 0.16 * (_EVENT - ground[:, in_event])
-        return ground
-
-    def _mark_thresholds(self, picture: NDArray[np.float32], start_s: float) -> NDArray[np.float32]:
-        """Draw a dashed line at the high threshold and a dotted line at the low threshold; the dashes move with the curve."""
+        # The curve.
+        edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
+        value = column_maxima(self._timestamp, self._score, edges)
+        value[edges[:-1] > self.end_s] = np.nan
+        fill, line = _strokes(value, self.height)
+        colour = np.where(in_event[:, None], EVENT, NORMAL).astype(np.float32)[None]
+        seen = _blend(_blend(ground, colour, 0.38 * fill), colour, line)
+        # A dashed line at the high threshold and a dotted line at the low threshold; the dashes move with the curve.
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
         for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):
             dash = column % (thick * (on + off)) < thick * on
             y = round(level_y(level, self.height))
             y = min(max(y - thick // 2, 0), self.height - thick)
-            row = picture[y : y + thick, dash]
-            picture[y : y + thick, dash] = row + 0.75 * (_LIMIT - row)
-        return picture
+            row = seen[y : y + thick, dash]
+            seen[y : y + thick, dash] = row + 0.75 * (_LIMIT - row)
+        to_come = seen * 0.6 + _TRACK * 0.4
+        return _image(seen), _image(to_come)
 
 
 def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeArray) -> NDArray[np.float32]:
-    """Return the highest score within each column. The score of a frame lasts until the next frame.
+    """Return the highest score within each column. A frame keeps its score until the next frame.
 
     Args:
         timestamp: (N,) seconds, ascending.
@@ -162,7 +151,7 @@ def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeA
 
 
 def level_y(level: float, height: int) -> float:
-    """Return the position of a score in pixels from the top. Scores 0 and 1 are a small distance away from the edges."""
+    """Return the position of a score in pixels from the top. Scores 0 and 1 are at a small distance from the edges."""
     margin = max(1.0, height * 0.06)
     return margin + (1.0 - level) * (height - 1 - 2 * margin)
 
@@ -192,19 +181,26 @@ def _image(picture: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# The colours go from dark violet through red and orange to pale yellow. Their brightness always rises, so that the order can be
-# seen with any kind of colour blindness, and also in a grey print.
+# The colours go from dark violet through red and orange to pale yellow. Their brightness always rises. So people with any kind
+# of colour blindness can see the order, and it is visible in a grey print.
 RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75, (249, 142, 20)), (1.0, (255, 214, 92)))
 FAINT = 0.15  # below this pixel score nothing is drawn
 STRONG = 0.6  # from this pixel score on, the heat map has its highest opacity
 MOST_OPAQUE = 0.55
 OUTLINE_COLOUR = (255, 224, 130)
 
+_AT = np.linspace(0.0, 1.0, 256)
+_CHANNELS = [np.interp(_AT, [stop for stop, _ in RAMP], [colour[channel] for _, colour in RAMP]) for channel in range(3)]
+_COLOURS = [int(value) for value in np.stack(_CHANNELS, axis=1).round().ravel()]
+_RISE = np.clip((_AT - FAINT) / (STRONG - FAINT), 0.0, 1.0)
+_OPACITY = [int(value) for value in (_RISE * _RISE * (3.0 - 2.0 * _RISE) * MOST_OPAQUE * 255).round()]
+_VISIBLE = [255 if value else 0 for value in _OPACITY]
+
 
 class HeatLayer:
     """Draws masks over pictures of one size.
 
-    Between two sampled frames, the same mask is drawn several times. It is prepared once, and only blended again.
+    Between two sampled frames, the same mask is drawn several times. It is prepared once and blended every time.
 
     Args:
         width, height: size of the pictures in pixels.
@@ -244,7 +240,13 @@ class HeatLayer:
         colour = grey.copy()
         colour.putpalette(_COLOURS)
         rgb, opacity = colour.convert("RGB"), grey.point(_OPACITY)
-        outline = Image.fromarray(_outline(np.asarray(grey), self.line_px, self.level))
+        # The outline is the inner edge of the area; no edge is drawn where the area touches the border of the picture.
+        area = np.asarray(grey) >= self.level
+        inside, core = np.pad(area, self.line_px, mode="edge"), np.ones(area.shape, dtype=bool)
+        for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
+            y, x = down * self.line_px, right * self.line_px
+            core &= inside[y : y + area.shape[0], x : x + area.shape[1]]
+        outline = Image.fromarray((area & ~core).astype(np.uint8) * np.uint8(255))
         rgb.paste(OUTLINE_COLOUR, (0, 0), outline)
         opacity.paste(230, (0, 0), outline)
         return box, rgb, opacity
@@ -262,7 +264,7 @@ class HiddenLayer:
     """Darkens the parts of a picture that were hidden from the detector, and draws stripes over them.
 
     Args:
-        hidden: (H, W) bool, of the size of the pictures.
+        hidden: (H, W) bool, as large as the pictures.
         stripe_px: distance between two stripes.
     """
 
@@ -283,35 +285,3 @@ class HiddenLayer:
         """Mark the hidden parts of a (H, W, 3) uint8 picture, in place."""
         if self._layer is not None:
             _paste(picture, *self._layer)
-
-
-def _outline(grey: ByteArray, line_px: int, level: int) -> ByteArray:
-    """Return a picture (H, W) uint8 with 255 on the inner edge of the area whose pixel scores are >= `level`, otherwise 0.
-
-    No edge is drawn where the area touches the border of the picture.
-    """
-    inside = np.pad(grey >= level, line_px, mode="edge")
-    height, width = grey.shape
-    core = np.ones((height, width), dtype=bool)
-    for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        y, x = down * line_px, right * line_px
-        core &= inside[y : y + height, x : x + width]
-    return ((grey >= level) & ~core).astype(np.uint8) * 255
-
-
-def _colour_table() -> list[int]:
-    at = np.linspace(0.0, 1.0, 256)
-    stops = [stop for stop, _ in RAMP]
-    channels = [np.interp(at, stops, [colour[channel] for _, colour in RAMP]) for channel in range(3)]
-    return [int(value) for value in np.stack(channels, axis=1).round().ravel()]
-
-
-def _opacity_table() -> list[int]:
-    rise = np.clip((np.linspace(0.0, 1.0, 256) - FAINT) / (STRONG - FAINT), 0.0, 1.0)
-    smooth = rise * rise * (3.0 - 2.0 * rise)
-    return [int(value) for value in (smooth * MOST_OPAQUE * 255).round()]
-
-
-_COLOURS = _colour_table()
-_OPACITY = _opacity_table()
-_VISIBLE = [255 if value else 0 for value in _OPACITY]

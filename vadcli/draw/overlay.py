@@ -1,7 +1,7 @@
 """Draws the frames of a rendered video: the picture with its heat map, and below it a panel with time, caption and curve.
 
-Only two things are drawn on the picture itself: the heat map, and a border along its edges during events. So what the camera
-recorded stays visible, such as its own time stamp. `Lettering` draws text in every script for which this machine has a font.
+Only two things are drawn over the picture: the heat map, and a border along its edges during events. So the picture stays
+visible, for example the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
 """
 
 from __future__ import annotations
@@ -65,11 +65,15 @@ class Lettering:
 
     def __init__(self, size_px: int) -> None:
         self.size_px = size_px
-        self.face = _built_in_face(size_px)
+        built_in = ImageFont.load_default(size_px)
+        if not isinstance(built_in, ImageFont.FreeTypeFont):
+            hint = "reinstall it from a wheel: pip install --force-reinstall pillow"
+            raise OutputError("this build of Pillow has no scalable font", hint=hint)
+        self.face = built_in
         self.cap_px = -self.face.getbbox("H", anchor="ls")[1]
 
     def centred_baseline(self, height_px: int) -> int:
-        """Return the position of the baseline that centres capitals and digits in a line of this height."""
+        """Return the position of the baseline at which capitals and digits are centred in a line of this height."""
         return round((height_px + self.cap_px) / 2)
 
     def width_px(self, text: str) -> int:
@@ -77,13 +81,13 @@ class Lettering:
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """Return a font that has every letter of the text. If no font has them all, returns the built-in font."""
+        """Return a font that has every letter of the text; if there is none, the built-in font."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Return the text on one line. If no font has all its letters, accents are removed and other letters become "?"."""
+        """Return the text on one line. If no font has all letters, accents are removed and unknown letters become "?"."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -91,7 +95,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Return the text if it fits; otherwise its longest beginning that fits together with "…"; "" if none fits."""
+        """Return the text if it fits; otherwise the longest beginning that fits together with "…"; "" if none fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -107,15 +111,6 @@ class Lettering:
 def covers(face: ImageFont.FreeTypeFont, text: str) -> bool:
     """True if the font has a glyph for every letter of the text."""
     return all(_has_glyph(face, mark) for mark in set(text))
-
-
-def _built_in_face(size_px: int) -> ImageFont.FreeTypeFont:
-    face = ImageFont.load_default(size_px)
-    if not isinstance(face, ImageFont.FreeTypeFont):
-        raise OutputError(
-            "this build of Pillow has no scalable font", hint="reinstall it from a wheel: pip install --force-reinstall pillow"
-        )
-    return face
 
 
 @lru_cache(maxsize=4096)
@@ -140,9 +135,9 @@ MIN_CANVAS_PX = 240  # a narrower picture is enlarged by an integer factor
 MIN_TYPE_PX = 12
 MIN_SMALL_PX = 10
 MAX_SIDE_PX = 4096
-MAX_MACROBLOCKS = 36864  # blocks of 16×16 px: the limit of H.264 level 5.2, the highest level that common hardware plays
+MAX_MACROBLOCKS = 36864  # blocks of 16×16 px: the limit of H.264 level 5.2; common hardware plays no higher level
 _INK: Colour = (24, 18, 4)  # colour of text on the event colour
-_TIME_OF_DAY_EM = 40  # a narrower canvas has no room for the date and the time of day
+_TIME_OF_DAY_EM = 40  # on a narrower canvas there is no room for the date and the time of day
 _LINE_EM = 1.5  # height of a plate: the background of one line of text
 
 
@@ -153,7 +148,7 @@ class Geometry:
     Attributes:
         width, height: size of the canvas; both are even.
         enlarge: integer factor by which the picture is enlarged.
-        picture_x: left edge of each picture. There is one picture, or two side by side.
+        picture_x: left edge of each picture. There are one or two pictures.
         picture_width, picture_height: size of a picture after it is enlarged.
         type_px: size of the text.
         caption_below: True if the caption has a line of its own.
@@ -194,12 +189,11 @@ class Geometry:
 class Overlay:
     """Draws the frames of one video. The parts that all frames share are drawn only once.
 
-    Below the picture is the caption of the event, or, between events, the name of the video.
+    The caption below the picture names the event. Between events, it names the video.
 
     Args:
         table: the video's scores.
-        document: the video's events, the thresholds that opened and closed them, the hidden parts of the picture, and when the
-            video started.
+        document: the video's events with their thresholds, the hidden parts of the picture, and the start time of the video.
         geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
         end_s: end of the last frame.
         mask_level: masks are outlined at this value (0-255); None means the mask level of the document's thresholds.
@@ -234,8 +228,8 @@ class Overlay:
         Args:
             picture: (H, W, 3) uint8 RGB.
             row: the frame's row in the scores.
-            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None if no mask is stored. Pass the same array
-                object until the mask changes.
+            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None if no mask is stored. Give the same array object until the
+                mask changes.
 
         Returns:
             (geometry.height, geometry.width, 3) uint8 RGB.
@@ -258,8 +252,10 @@ class Overlay:
             self._hidden.draw(target)
         if mask is not None:
             self._heat.draw(target, mask)
-        if self._event_of_row[row] >= 0:
-            _border(target, 2 * self._line_px)
+        if self._event_of_row[row] >= 0:  # the border
+            thick = min(2 * self._line_px, tall, wide)
+            for edge in (target[:thick], target[-thick:], target[:, :thick], target[:, -thick:]):
+                edge[:] = EVENT
         if place.width - end == 1:
             canvas[:tall, -1] = canvas[:tall, -2]  # this extra column makes the width even
         canvas[tall:] = np.asarray(self._panel(row))
@@ -294,7 +290,13 @@ class Overlay:
         curve, playhead = self._curve.window(at_s)
         left, top = self._curve_at
         panel.paste(curve, self._curve_at)
-        self._label_thresholds(draw)
+        small = self._small
+        if small.size_px >= MIN_SMALL_PX:  # write the high threshold above its line
+            line = top + round(level_y(self._thresholds.high, curve.height))
+            above = line - 2 * self._line_px
+            at = (left + self._margin // 2, above if above - small.size_px > top else line + small.size_px + self._line_px)
+            level = f"{self._thresholds.high:.2f}"
+            draw.text(at, level, font=small.face, fill=LIMIT, anchor="ls", stroke_width=2, stroke_fill=TRACK)
         half = self._line_px // 2
         x = left + playhead - half
         draw.rectangle((x, top, x + self._line_px - 1, top + curve.height - 1), fill=TEXT)
@@ -305,22 +307,8 @@ class Overlay:
             draw.rectangle(box, fill=TEXT, outline=PANEL)
         return panel
 
-    def _label_thresholds(self, draw: ImageDraw.ImageDraw) -> None:
-        """Write the high threshold in small digits above its line, if the digits are large enough to read."""
-        small = self._small
-        if small.size_px < MIN_SMALL_PX:
-            return
-        left, top = self._curve_at
-        line = top + round(level_y(self._thresholds.high, self._curve.height))
-        above = line - 2 * self._line_px
-        y = above if above - small.size_px > top else line + small.size_px + self._line_px
-        at = (left + self._margin // 2, y)
-        draw.text(
-            at, f"{self._thresholds.high:.2f}", font=small.face, fill=LIMIT, anchor="ls", stroke_width=2, stroke_fill=TRACK
-        )
-
     def _draw_head(self, panel: Image.Image, draw: ImageDraw.ImageDraw, row: int, at_s: float) -> None:
-        """Draw the time on the left, the score on the right, and the event's caption or the title between them."""
+        """Draw the time on the left, the score on the right, and the caption between them."""
         place, kind = self.geometry, self._type
         em, face = place.type_px, kind.face
         baseline = self._head_y + kind.centred_baseline(round(_LINE_EM * em))
@@ -346,18 +334,15 @@ class Overlay:
         if place.caption_below:
             left, right, gap, top = self._margin, place.width - self._margin, 0, top + round((_LINE_EM + 0.15) * em)
         room = right - left - 2 * gap - em
-        caption, ground, ink = self._caption(row, number, room)
-        if caption:
-            panel.paste(self._plate(caption, ground, ink), (left + gap, top))
-
-    def _caption(self, row: int, number: int, room_px: int) -> tuple[str, Colour, Colour]:
-        """Return (text, background colour, text colour) of the caption. The text is "" if there is no room for it."""
         ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
         if not self._table.decode_ok[row]:
-            return self._type.fit("frame lost", room_px), ground, ink
-        if number >= 0:
-            return self._event_words(number, room_px), ground, ink
-        return self._fit_title(room_px), PANEL, DIM
+            caption = kind.fit("frame lost", room)
+        elif number >= 0:
+            caption = self._event_words(number, room)
+        else:
+            caption, ground, ink = self._fit_title(room), PANEL, DIM
+        if caption:  # "" if there is no room
+            panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _name_event(self, number: int, room_px: int) -> str:
         """Return the event's number, category and peak score. If there is little room, the category is cut first."""
@@ -383,9 +368,3 @@ class Overlay:
         baseline = kind.centred_baseline(size[1])
         ImageDraw.Draw(plate).text((inset, baseline), text, font=kind.face_for(text), fill=ink, anchor="ls")
         return plate
-
-
-def _border(picture: ByteArray, thick: int) -> None:
-    thick = min(thick, *picture.shape[:2])
-    for edge in (picture[:thick], picture[-thick:], picture[:, :thick], picture[:, -thick:]):
-        edge[:] = EVENT

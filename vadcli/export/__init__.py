@@ -30,8 +30,8 @@ class Exporter:
     Attributes:
         write: the function that writes the events of some videos to a file.
         suffix: suffix of the file names, if there is one file per video.
-        one_video: True if a file can hold only one video.
-        name: name of the file that holds all videos; empty if there is one file per video.
+        one_video: True if a file can contain only one video.
+        name: name of the file with all videos; empty if there is one file per video.
         beside: additional files for the whole export: file name -> the function that writes the file.
     """
 
@@ -42,7 +42,7 @@ class Exporter:
     beside: Mapping[str, Write] = field(default_factory=dict)
 
     def files(self, documents: Sequence[EventsDocument]) -> Iterator[ExportedFile]:
-        """Yield every file that an export to a folder consists of."""
+        """Yield every file that an export to a folder writes."""
         if not self.name:
             yield from ((f"{document.video['path']}{self.suffix}", self.write, [document]) for document in documents)
             return
@@ -65,7 +65,8 @@ def export(
 ) -> list[str]:
     """Write events in one format to a folder or an open file. Returns one line per problem.
 
-    Problems are stored masks that can't be read, and videos that the format can't hold: their files are left out.
+    There are two kinds of problem: stored masks that can't be read, and videos that the format can't represent. The files of
+    such videos are left out.
 
     Args:
         documents: the videos' events.
@@ -75,8 +76,8 @@ def export(
         file: an open text file. It is used only if `to` is None.
 
     Raises:
-        UsageError: the format does not exist or can't hold these events, or it can hold only one video and several would go
-            into one file.
+        UsageError: the format does not exist or can't represent these events, or several videos would go into a file that can
+            contain only one.
         OutputError: a file can't be written. The files before it are kept.
     """
     exporter = EXPORTERS.load(name)
@@ -101,7 +102,7 @@ def export(
                     problems.append(str(error))
     elif exporter.one_video and len(documents) > 1:
         hint = "name a folder with --to, or one video with --include"
-        raise UsageError(f"--format {name} can hold only one video, and there are {len(documents)}", hint=hint)
+        raise UsageError(f"--format {name} can contain only one video, and there are {len(documents)}", hint=hint)
     elif documents or not exporter.one_video:
         exporter.write(documents, masks, file)
     return problems + [problem for track in opened for problem in track.problems]

@@ -27,7 +27,7 @@ from vadcli.types import BoolArray, Box, Event
 
 
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
-    """Return the labels of all videos. Import them with the scanned folder as `data_path`.
+    """Return the labels of all videos for FiftyOne. Import them with the scanned folder as `data_path`.
 
     FiftyOne finds a video by its path without the suffix. It counts frames from 1, and the end of a span is its last frame.
 
@@ -45,36 +45,67 @@ def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
                 hint="export one of them with --include",
             )
         named[key] = path
-        labels[key] = [_detection(document, event) for event in document.events]
+        labels[key] = []
+        for event in document.events:
+            attributes: dict[str, Any] = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
+            if document.start is not None:
+                attributes["start_time"] = document.start.text_at(event.start_s)
+            if event.head_score is not None:
+                attributes["head_score"] = event.head_score
+            if event.verification is not None:
+                attributes["verification"] = event.verified
+            if event.description is not None:
+                attributes["description"] = event.described
+            labels[key].append(
+                {
+                    "label": label(event),
+                    "support": [event.start_frame + 1, event.end_frame],
+                    "confidence": event.peak_score,
+                    "attributes": attributes,
+                }
+            )
     classes = sorted({found["label"] for listed in labels.values() for found in listed})
     return json.dumps({"classes": classes, "labels": labels}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _detection(document: EventsDocument, event: Event) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
-    if document.start is not None:
-        attributes["start_time"] = document.start.text_at(event.start_s)
-    if event.head_score is not None:
-        attributes["head_score"] = event.head_score
-    if event.verification is not None:
-        attributes["verification"] = event.verified
-    if event.description is not None:
-        attributes["description"] = event.described
-    return {
-        "label": label(event),
-        "support": [event.start_frame + 1, event.end_frame],
-        "confidence": event.peak_score,
-        "attributes": attributes,
-    }
-
-
 LOCAL_FILES = "/data/local-files/?d="
-"""Label Studio serves local files under URLs that start with this. The path relative to the scanned folder follows."""
+"""Start of Label Studio's URLs of local files. The path relative to the scanned folder follows."""
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Return one task per video. A task has one timeline span per event, and the event's box if there is one."""
-    return json.dumps([_task(document) for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return one task per video. A task has one timeline span per event, and the event's box if there is one.
+
+    Label Studio counts frames from 1, and the end of a span is its last frame.
+    """
+    tasks = []
+    for document in documents:
+        video = document.video
+        results: list[dict[str, Any]] = []
+        for event in document.events:
+            said = [text for text in (event.verified, event.described) if text]
+            ranges = [{"start": event.start_frame + 1, "end": event.end_frame}]
+            span = {
+                "id": f"event-{event.id}",
+                "from_name": "event",
+                "to_name": "video",
+                "type": "timelinelabels",
+                "score": event.peak_score,
+                "value": {"ranges": ranges, "timelinelabels": [_label(event)]},
+            }
+            results.append({"meta": {"text": said}, **span} if said else span)
+            if event.bbox and video["width"] and video["height"]:
+                results.append(_box(event, event.bbox, document))
+        predictions = {
+            "model_version": f"{document.generator} {document.detector}",
+            "score": max((event.peak_score for event in document.events), default=0.0),
+            "result": results,
+        }
+        url = LOCAL_FILES + quote(str(video["path"]))
+        data = {"video": url, "fps": video["fps"], "path": video["path"], "camera": video["camera"]}
+        if document.start is not None:
+            data["start_time"] = document.start.text_at(0.0)
+        tasks.append({"data": data, "predictions": [predictions]})
+    return json.dumps(tasks, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def label_studio_config(documents: Iterable[EventsDocument]) -> str:
@@ -96,45 +127,8 @@ def _label(event: Event) -> str:
     return legal_in_xml(label(event))
 
 
-def _task(document: EventsDocument) -> dict[str, Any]:
-    video = document.video
-    results: list[dict[str, Any]] = []
-    for event in document.events:
-        results.append(_span(event))
-        if event.bbox and video["width"] and video["height"]:
-            results.append(_box(event, event.bbox, document))
-    predictions = {
-        "model_version": f"{document.generator} {document.detector}",
-        "score": max((event.peak_score for event in document.events), default=0.0),
-        "result": results,
-    }
-    data = {
-        "video": LOCAL_FILES + quote(str(video["path"])),
-        "fps": video["fps"],
-        "path": video["path"],
-        "camera": video["camera"],
-    }
-    if document.start is not None:
-        data["start_time"] = document.start.text_at(0.0)
-    return {"data": data, "predictions": [predictions]}
-
-
-def _span(event: Event) -> dict[str, Any]:
-    """Return the event's span. Label Studio counts frames from 1, and the end of a span is its last frame."""
-    said = [text for text in (event.verified, event.described) if text]
-    return {
-        **({"meta": {"text": said}} if said else {}),
-        "id": f"event-{event.id}",
-        "from_name": "event",
-        "to_name": "video",
-        "type": "timelinelabels",
-        "score": event.peak_score,
-        "value": {"ranges": [{"start": event.start_frame + 1, "end": event.end_frame}], "timelinelabels": [_label(event)]},
-    }
-
-
 def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
-    """Return the event's box in percent of the picture's size. It is shown in all frames of the event."""
+    """Return the event's box, in percent of the picture's size. The box is shown in all frames of the event."""
     video = document.video
     across, down = 100 / video["width"], 100 / video["height"]
     place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}
@@ -200,7 +194,7 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 
 
 def _said(event: Event) -> dict[str, str]:
-    """Return the second models' answers about the event, as attributes of its shapes."""
+    """Return the answers of the second models about the event, as attributes of its shapes."""
     said = {"verification": event.verified, "description": event.described}
     return {name: text for name, text in said.items() if text}
 
@@ -266,7 +260,16 @@ def _head(xml: XMLGenerator, document: EventsDocument) -> None:
         _open(xml, "label")
         _text(xml, "name", name)
         _text(xml, "type", "any")
-        _attributes(xml, said)
+        _open(xml, "attributes")  # texts that are the same in all frames of a track
+        for attribute in said:
+            _open(xml, "attribute")
+            _text(xml, "name", attribute)
+            _text(xml, "mutable", False)
+            _text(xml, "input_type", "text")
+            _text(xml, "default_value", "")
+            _text(xml, "values", "")
+            xml.endElement("attribute")
+        xml.endElement("attributes")
         xml.endElement("label")
     xml.endElement("labels")
     _open(xml, "original_size")
@@ -275,17 +278,6 @@ def _head(xml: XMLGenerator, document: EventsDocument) -> None:
     xml.endElement("original_size")
     xml.endElement("task")
     xml.endElement("meta")
-
-
-def _attributes(xml: XMLGenerator, names: Sequence[str]) -> None:
-    """Declare attributes of a label: texts that are the same in all frames of a track."""
-    _open(xml, "attributes")
-    for name in names:
-        _open(xml, "attribute")
-        for tag, content in (("name", name), ("mutable", False), ("input_type", "text"), ("default_value", ""), ("values", "")):
-            _text(xml, tag, content)
-        xml.endElement("attribute")
-    xml.endElement("attributes")
 
 
 def _text(xml: XMLGenerator, tag: str, content: object, **attributes: object) -> None:

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -30,21 +30,21 @@ def label(event: Event) -> str:
 
 
 def caption(event: Event) -> str:
-    """Return the event's label and peak score; then the head's score and the second model's answer, if it has them."""
+    """Return the event's label and peak score, and, if known, the head's score and the second model's answer."""
     judged = f", head {event.head_score:.2f}" if event.head_score is not None else ""
     said = f", {event.verified}" if event.verified else ""
     return f"{label(event)} {event.peak_score:.2f}{judged}{said}"
 
 
 def one_line(text: str) -> str:
-    """Return the text without line breaks, for formats that are read line by line."""
+    """Return the text on one line, for formats in which a line break ends an entry."""
     return " ".join(text.split())
 
 
 def recorded_at(document: EventsDocument, event: Event) -> str:
     """Return the wall-clock time at which the event starts, such as 2026-11-29 14:03:22.
 
-    Returns "" if the time is not known, or only known from the time of the file's last change.
+    Returns "" if the time is unknown, or if the only source is the time of the file's last change.
     """
     start = document.start
     return f"{start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if start and start.is_recorded else ""
@@ -54,7 +54,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Return the text after replacing the characters that XML does not allow, not even in escaped form."""
+    """Return the text after replacing the characters that XML does not allow even in escaped form."""
     return _NOT_XML.sub("\ufffd", text)
 
 
@@ -100,23 +100,20 @@ def to_csv(documents: Iterable[EventsDocument]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for document in documents:
-        writer.writerows(_csv_row(document, event, columns) for event in document.events)
+        for event in document.events:
+            values = {
+                "head_score": None,
+                "video": document.video["path"],
+                "camera": document.video["camera"],
+                **document.event_json(event),
+            }
+            values["verification"] = str(event.verification.answer) if event.verification else None
+            values["verified_by"] = event.verification.model if event.verification else None
+            values["description"] = event.description.text if event.description else None
+            values["time_source"] = str(document.start.source) if document.start else None
+            values.update(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), event.bbox or (None,) * 4, strict=True))
+            writer.writerow(["" if values[name] is None else values[name] for name in columns])
     return text.getvalue()
-
-
-def _csv_row(document: EventsDocument, event: Event, columns: Sequence[str]) -> list[object]:
-    values = {
-        "head_score": None,
-        "video": document.video["path"],
-        "camera": document.video["camera"],
-        **document.event_json(event),
-    }
-    values["verification"] = str(event.verification.answer) if event.verification else None
-    values["verified_by"] = event.verification.model if event.verification else None
-    values["description"] = event.description.text if event.description else None
-    values["time_source"] = str(document.start.source) if document.start else None
-    values.update(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), event.bbox or (None,) * 4, strict=True))
-    return ["" if values[name] is None else values[name] for name in columns]
 
 
 def to_vtt(document: EventsDocument) -> str:
@@ -129,13 +126,10 @@ def to_vtt(document: EventsDocument) -> str:
         start_ms = round(event.start_s * 1000)
         end_ms = max(round(event.end_s * 1000), start_ms + 1)
         span = " --> ".join(clock_ms(ms / 1000, hour_digits=2) for ms in (start_ms, end_ms))
-        lines = [str(event.id), span, _escaped(caption(event)), recorded_at(document, event)]
+        words = one_line(caption(event)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        lines = [str(event.id), span, words, recorded_at(document, event)]
         blocks.append("\n".join(line for line in lines if line))
     return "\n\n".join(blocks) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 JSON = Exporter(all_videos(to_json), ".json")
@@ -144,7 +138,7 @@ VTT = Exporter(each_video(to_vtt), ".vtt", one_video=True)
 
 
 _RECORD_START_S = 3600
-"""The edit list starts at this timecode: by convention, an edited programme starts at one hour."""
+"""The edit list starts at this timecode: by convention, edited videos start at one hour."""
 _DEFAULT_FPS = 25.0
 
 
@@ -156,17 +150,11 @@ def to_edl(document: EventsDocument) -> str:
     Raises:
         UsageError: the document has events but no frame rate.
     """
-    lines = [f"TITLE: {one_line(document.video['path'])}", "FCM: NON-DROP FRAME"]
-    if document.events:
-        fps = document.video["fps"]
-        if not fps:
-            hint = "scan the video again, or choose another --format"
-            raise UsageError(f"{document.video['path']}: an edit list needs the frame rate, which is not known", hint=hint)
-        lines.extend(_edits(document, float(fps)))
-    return "\n".join(lines) + "\n"
-
-
-def _edits(document: EventsDocument, fps: float) -> Iterator[str]:
+    name, fps = one_line(document.video["path"]), float(document.video["fps"] or 0.0)
+    if document.events and not fps:
+        hint = "scan the video again, or choose another --format"
+        raise UsageError(f"{document.video['path']}: an edit list needs the frame rate, which is not known", hint=hint)
+    lines = [f"TITLE: {name}", "FCM: NON-DROP FRAME"]
     nominal = max(1, round(fps))
     record = _RECORD_START_S * nominal
     for event in document.events:
@@ -174,12 +162,13 @@ def _edits(document: EventsDocument, fps: float) -> Iterator[str]:
         end = max(round(event.end_s * fps), start + 1)
         times = (start, end, record, record + end - start)
         codes = " ".join(_timecode(frames, nominal) for frames in times)
-        yield f"\n{event.id:03d}  AX       V     C        {codes}"
-        yield f"* FROM CLIP NAME: {one_line(document.video['path'])}"
-        yield f"* COMMENT: {one_line(caption(event))}"
+        lines.append(f"\n{event.id:03d}  AX       V     C        {codes}")
+        lines.append(f"* FROM CLIP NAME: {name}")
+        lines.append(f"* COMMENT: {one_line(caption(event))}")
         if recorded := recorded_at(document, event):
-            yield f"* COMMENT: recorded at {recorded}"
+            lines.append(f"* COMMENT: recorded at {recorded}")
         record += end - start
+    return "\n".join(lines) + "\n"
 
 
 def _timecode(frames: int, nominal: int) -> str:
@@ -192,8 +181,8 @@ def _timecode(frames: int, nominal: int) -> str:
 def to_otio(documents: Iterable[EventsDocument]) -> str:
     """Return an OpenTimelineIO timeline with one clip per event, for all videos.
 
-    Each clip has a marker at the event's peak. The clip refers to its video by the path relative to the scanned folder.
-    Everything else about the event is in the clip's metadata.
+    Each clip has a marker at the event's peak. It refers to its video by the path relative to the scanned folder. The clip's
+    metadata contains all other data of the event.
 
     Raises:
         UsageError: the opentimelineio package is not installed.
@@ -202,32 +191,30 @@ def to_otio(documents: Iterable[EventsDocument]) -> str:
         import opentimelineio as otio
     except ImportError as error:
         raise UsageError("--format otio needs the opentimelineio package", hint="pip install 'vadcli[otio]'") from error
+
+    def span(start: float, frames: float, fps: float) -> Any:
+        return otio.opentime.TimeRange(otio.opentime.RationalTime(start, fps), otio.opentime.RationalTime(frames, fps))
+
     track = otio.schema.Track(name="events", kind=otio.schema.TrackKind.Video)
     for document in documents:
-        track.extend([_otio_clip(otio, document, event) for event in document.events])
+        video = document.video
+        path, fps = video["path"], float(video["fps"] or _DEFAULT_FPS)
+        whole = span(0, video["frames"], fps) if video["frames"] else None
+        for event in document.events:
+            clip = otio.schema.Clip(
+                name=f"{path} #{event.id}",
+                media_reference=otio.schema.ExternalReference(target_url=quote(str(path)), available_range=whole),
+                source_range=span(event.start_frame, event.end_frame - event.start_frame, fps),
+                metadata={"vadcli": {**document.event_json(event), "video": path, "camera": video["camera"]}},
+            )
+            peak = span(event.peak_frame, 1, fps)
+            marker = otio.schema.Marker(name=caption(event), marked_range=peak, color=otio.schema.MarkerColor.RED)
+            marker.metadata["vadcli"] = {"category": label(event)}
+            clip.markers.append(marker)
+            track.append(clip)
     timeline = otio.schema.Timeline(name="vadcli events")
     timeline.tracks.append(track)
     return str(timeline.to_json_string(indent=2)) + "\n"
-
-
-def _otio_clip(otio: Any, document: EventsDocument, event: Event) -> Any:
-    video = document.video
-    fps = float(video["fps"] or _DEFAULT_FPS)
-
-    def span(start: float, frames: float) -> Any:
-        return otio.opentime.TimeRange(otio.opentime.RationalTime(start, fps), otio.opentime.RationalTime(frames, fps))
-
-    whole = span(0, video["frames"]) if video["frames"] else None
-    clip = otio.schema.Clip(
-        name=f"{video['path']} #{event.id}",
-        media_reference=otio.schema.ExternalReference(target_url=quote(str(video["path"])), available_range=whole),
-        source_range=span(event.start_frame, event.end_frame - event.start_frame),
-        metadata={"vadcli": {**document.event_json(event), "video": video["path"], "camera": video["camera"]}},
-    )
-    marker = otio.schema.Marker(name=caption(event), marked_range=span(event.peak_frame, 1), color=otio.schema.MarkerColor.RED)
-    marker.metadata["vadcli"] = {"category": label(event)}
-    clip.markers.append(marker)
-    return clip
 
 
 EDL = Exporter(each_video(to_edl), ".edl", one_video=True)

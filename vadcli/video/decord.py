@@ -1,9 +1,9 @@
-"""Decodes with decord, which is faster than ffmpeg on short clips because it starts no process.
+"""Decodes with decord, which is faster than ffmpeg on short videos because it starts no process.
 
 decord has four weaknesses. It ignores edit lists. It stops at a packet that it cannot decode. It conceals damage without saying
 in which frame. It detects the container itself, without an allow-list. So decord is used only for kinds of files that it is
-known to read like ffmpeg. The frames and times that it reports are compared with the probe's. If damage must be noticed, the
-whole clip is read first, and it is rejected if decord's libraries log an error.
+known to read like ffmpeg. Its frames and times are compared with those of the probe. If damage must be noticed, the whole video
+is read first, and it is rejected if decord's libraries log an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SIGNATURES = {
     "matroska": (0, (b"\x1a\x45\xdf\xa3",)),
     "avi": (0, (b"RIFF",)),
 }
-"""Demuxer -> (offset in the file, the bytes that may be there). A playlist has other bytes there."""
+"""Demuxer -> (offset in the file, bytes that are allowed there). A playlist has other bytes there."""
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
 _PTS_SLACK_S = 1e-3  # decord reports times as 32-bit floats
 _COMPLAINT = re.compile(rb"^\[(?:[^\]]* @ 0x[0-9a-f]+|\d\d:\d\d:\d\d)\] (.*)$")
@@ -42,15 +42,19 @@ def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
 
     Args:
         info: the probe's description of the file.
-        upright: True also refuses files with a display matrix. A matrix can mirror the image, but decord only rotates it by
+        upright: True also excludes files with a display matrix. A matrix can mirror the image, but decord only rotates it by
             quarter turns.
     """
     if info.codec not in _CODECS or info.demuxer not in _SIGNATURES or info.edit_list or len(info.shown_pts):
         return False
     if not info.one_frame_per_packet:  # decord counts packets
         return False
-    if not str(info.path).isprintable() or importlib.util.find_spec("decord") is None or not _has_signature(info):
+    if not str(info.path).isprintable() or importlib.util.find_spec("decord") is None:
         return False
+    offset, signatures = _SIGNATURES[info.demuxer]
+    with info.path.open("rb") as file:
+        if file.read(16)[offset : offset + 4] not in signatures:
+            return False
     if not upright:
         return True
     with open_media(info.path) as opened:
@@ -62,12 +66,6 @@ def is_short(info: VideoInfo) -> bool:
     return info.width * info.height * info.frames <= SHORT_CLIP_PX
 
 
-def _has_signature(info: VideoInfo) -> bool:
-    offset, signatures = _SIGNATURES[info.demuxer]
-    with info.path.open("rb") as file:
-        return file.read(16)[offset : offset + 4] in signatures
-
-
 class DecordFrames:
     """A Backend for one decord reader.
 
@@ -75,8 +73,8 @@ class DecordFrames:
         info: the probe's description of the file.
         request: what to read.
         threads: decoder threads; 0 lets decord choose.
-        checked: True is for short clips: the whole clip is read before the first frame is yielded, and refused if decord's
-            libraries log an error. With False, frames are read one by one, and damage that decord conceals is not noticed.
+        checked: True is for short videos: the whole video is read before the first frame is yielded, and rejected if decord's
+            libraries log an error. If False, frames are read one by one, and damage that decord conceals is not noticed.
 
     Raises:
         DecodeError: decord is not installed, cannot open the file, finds other frames than the probe, or (if `checked`) logs an
@@ -98,7 +96,7 @@ class DecordFrames:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the frames in order, until one cannot be decoded; `complaints` then says why."""
+        """Yield the frames in order. If a frame cannot be decoded, the iteration ends and `complaints` says why."""
         return self._frames or iter(())
 
     def close(self) -> None:
@@ -114,7 +112,12 @@ class DecordFrames:
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
                 # Not `skip_frames`: after it, decord continues at a wrong frame if the codec is HEVC or the frame rate varies.
                 picture = reader.next()
-                image = _delivered(picture, request) if selected else None
+                image: ByteArray | None = None
+                if selected:
+                    rgb: ByteArray = picture.asnumpy()
+                    if rgb.shape != (request.height, request.width, 3):  # in narrow images, decord takes padding for pixels
+                        raise DecodeError(f"decord cannot deliver images {request.width} px wide")
+                    image = rgb if request.pixel_format is PixelFormat.RGB else luma(rgb).reshape(request.shape)
                 yield DecodedFrame(int(self._info.pts[row]), True, selected, image)
         except (_decord_error(), RuntimeError, StopIteration) as error:
             self.complaints = f"decord: {_first_line(error)}"
@@ -139,16 +142,8 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
     return reader
 
 
-def _delivered(picture: Any, request: ReadRequest) -> ByteArray:
-    rgb: ByteArray = picture.asnumpy()
-    if rgb.shape != (request.height, request.width, 3):  # in narrow images, decord mistakes the padding of lines for pixels
-        raise DecodeError(f"decord cannot deliver images {request.width} px wide")
-    if request.pixel_format is PixelFormat.RGB:
-        return rgb
-    return luma(rgb).reshape(request.shape)
-
-
 _LUMA = np.array([19595, 38470, 7471], np.float32)
+_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")  # time and place in decord's source, at the start of a message
 
 
 def luma(rgb: ByteArray) -> ByteArray:
@@ -197,10 +192,6 @@ def _decord_error() -> type[Exception]:
 
     error: type[Exception] = decord.DECORDError
     return error
-
-
-_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")
-"""The time and the place in decord's source with which its messages begin."""
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,16 +3,15 @@
 The file has two parts: the search for the ffmpeg program, and the decoder `FfmpegFrames`.
 
 How the decoder learns the time of every frame: because of `-debug_ts`, ffmpeg writes a line to stderr for each frame that it
-has decoded, before the select filter runs. If ffmpeg concealed damage in the frame, the same thread writes one line earlier
-that the frame is corrupt. So the times and the damage of all frames are known, although only the selected frames are scaled and
-piped. A line may begin with half a line of another thread, because ffmpeg writes the description of its output in pieces while
-it decodes. If a file ends too early, ffmpeg still exits with 0; so the caller compares the frames that it got with those of the
-probe.
+has decoded, before the select filter runs. If ffmpeg has concealed damage in the frame, the line before says that the frame is
+corrupt. So the times and the damage of all frames are known, although only the selected frames are scaled and piped. A line may
+begin with half a line of another thread, because ffmpeg writes the description of its output in pieces while it decodes. If a
+file ends too early, ffmpeg still exits with 0. So the caller compares the frames that it got with the frames of the probe.
 
 Why one thread after damage: with several threads, a frame's damage flag may be copied before the thread that finds the damage
-has set it; and in streams of fields, ffmpeg 5.1 flags undamaged frames. But an error is always logged before its frame is
+has set the flag. And in streams of fields, ffmpeg 5.1 flags undamaged frames. But an error is always logged before its frame is
 shown. So a decoder with several threads stops at the first error or flag (`DamageFound`). The caller then continues with a
-decoder that has one thread; its flags are exact.
+decoder that has one thread. The flags of that decoder are exact.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,7 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# Before the first frame, a line may quote text from the file, so `_DECODED` must match at the start of the line. In later lines
+# Before the first frame, a line may quote text from the file. So `_DECODED` must match at the start of the line. In later lines
 # it may match anywhere.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)(?: .*\btime_base:(\d+)/(\d+))?")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
@@ -100,7 +100,7 @@ _BEFORE_FIRST_KEY = re.compile(
     rb"non-existing PPS|no frame!|Invalid frame dimensions 0x0|[PSV]PS.*(?:out of range|does not exist)"
 )
 _NEVER_FLAG_DAMAGE = frozenset({b"mjpeg", b"cinepak", b"msvideo1", b"gif", b"ffv1", b"zmbv"})
-"""Decoders that show damaged frames without a flag. They decode frame by frame, so an error is about the frame shown next."""
+"""Decoders that show damaged frames without a flag. They decode frame by frame, so an error belongs to the next frame shown."""
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _LISTENER_END_S = 1.0
@@ -115,7 +115,7 @@ _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
-    """A decoder with several threads met an error; only a decoder with one thread can say which frames are damaged."""
+    """A decoder with several threads found an error. Only a decoder with one thread can say which frames are damaged."""
 
 
 class FfmpegFrames:
@@ -170,7 +170,10 @@ class FfmpegFrames:
             kind = NotFinished if error.errno in _BUSY_ERRORS else ToolError
             raise kind(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pictures = cast(io.RawIOBase, self._process.stdout)
-        _widen(self._pictures)
+        with suppress(ImportError, OSError):  # a pipe that holds a few images: the two processes switch less often
+            import fcntl
+
+            fcntl.fcntl(self._pictures, _F_SETPIPE_SZ, _PIPE_BYTES)
         self._listener = threading.Thread(target=self._listen, args=(cast(io.RawIOBase, self._process.stderr),), daemon=True)
         self._listener.start()
 
@@ -231,26 +234,24 @@ class FfmpegFrames:
                         ok = not (corrupt or (failed and self._codec in _NEVER_FLAG_DAMAGE))
                         batch.append((self._ticks(decoded), ok, failed or corrupt))
                         begun, corrupt, failed = True, False, False
-                    elif _CORRUPT.match(line) or (begun and line.endswith(b"corrupt decoded frame")):
-                        corrupt = True
-                        if not self._exact:
-                            batch = self._stop(batch)
+                        continue
+                    damage = False
+                    if _CORRUPT.match(line) or (begun and line.endswith(b"corrupt decoded frame")):
+                        corrupt = damage = True
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
-                        self.complaints = _readable(complaints)
+                        text = "; ".join(each.decode(errors="replace") for each in complaints)
+                        self.complaints = re.sub(r" @ 0x[0-9a-f]+", "", text)  # addresses differ from run to run
                         waits = not begun and _BEFORE_FIRST_KEY.search(line)  # normal if a recording begins between keyframes
-                        damage = not waits and self._is_damage(line)
+                        error = _DECODER_ERROR.match(line)
+                        damage = not waits and error is not None and (error[1] == self._codec or error[1].startswith(b"lib"))
                         failed = failed or damage
-                        if damage and not self._exact:
-                            batch = self._stop(batch)
+                    if damage and not self._exact:  # pass on the frames before the damage, and end the iteration
+                        self._decoded.put(batch)
+                        self._decoded.put(DamageFound)
+                        batch = []
                 self._decoded.put(batch)
         self._decoded.put(None)
-
-    def _stop(self, batch: list[_Decoded]) -> list[_Decoded]:
-        """Pass on the frames before the damage, and end the iteration. Return a new, empty batch."""
-        self._decoded.put(batch)
-        self._decoded.put(DamageFound)
-        return []
 
     def _ticks(self, decoded: re.Match[bytes]) -> int | None:
         """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters.
@@ -266,10 +267,6 @@ class FfmpegFrames:
         down = int(decoded[3]) * self._time_base.numerator
         return pts if up == down else (2 * abs(pts) * up + down) // (2 * down) * (1 if pts >= 0 else -1)
 
-    def _is_damage(self, line: bytes) -> bool:
-        said = _DECODER_ERROR.match(line)
-        return said is not None and (said[1] == self._codec or said[1].startswith(b"lib"))
-
 
 def build_command(
     info: VideoInfo, shape: tuple[int, int, int], selection: Selection, *, seek_pts: int | None, threads: int, skip: str = ""
@@ -283,7 +280,7 @@ def build_command(
         **info.look,
         "threads": threads,
         "copyts": None,
-        # If the size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.
+        # If the frame size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.
         "reinit_filter": 0,
     }
     before |= {"skip_frame": skip} if skip else {}
@@ -304,7 +301,7 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Raise ToolError if ffmpeg cannot even decode a video of two gray frames. Call it if a video has given no frame.
+    """Raise ToolError if ffmpeg cannot even decode a video of two gray frames. Call this if a video has given no frame.
 
     Raises:
         ToolError: ffmpeg is missing or broken, so the video may be undamaged.
@@ -324,19 +321,3 @@ def check_ffmpeg() -> None:
     if not shown:
         text = f"{ffmpeg_path()} decodes nothing: {frames.complaints or 'no message'}"
         raise ToolError(text, hint=_INSTALL_HINT)
-
-
-def _widen(pipe: io.RawIOBase) -> None:
-    """Enlarge the pipe to hold a few images, so that the two processes switch less often. A failure is ignored."""
-    try:
-        import fcntl
-
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
-    except (ImportError, OSError):
-        pass
-
-
-def _readable(lines: deque[bytes]) -> str:
-    """Join messages, without the memory addresses that differ from run to run."""
-    text = "; ".join(line.decode(errors="replace") for line in lines)
-    return re.sub(r" @ 0x[0-9a-f]+", "", text)

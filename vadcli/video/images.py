@@ -1,4 +1,4 @@
-"""The types that all decoders share, and the decoder of folders of numbered images.
+"""Defines the types that all decoders share, and the decoder of folders of numbered images.
 
 A decoder (`Backend`) gets a `ReadRequest` and yields each frame that it decodes as a `DecodedFrame`. `FrameReader` matches
 these frames with the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
@@ -27,14 +27,14 @@ class ReadRequest:
     """Which rows of a video to read, and the size and pixel format of their images.
 
     Attributes:
-        start: first row (frame index) wanted; 0 is the beginning.
+        start: first row (frame index) to read; 0 is the beginning.
         interval: rows with index % interval == 0 come with an image.
         width, height: size of the images in pixels, in display orientation.
         pixel_format: gray or rgb.
-        stop: first row after the wanted ones; None reads to the end.
+        stop: the row before which reading stops; None reads to the end.
         sampled: (N,) bool, the rows that come with an image; if given, it replaces `interval`.
-        needed: (N,) bool, the rows that must be decoded. The others may be left out: they then come without an image, and
-            count as undamaged. None if all rows must be decoded.
+        needed: (N,) bool, the rows that must be decoded; None if all rows must be decoded. If the decoder leaves out another
+            row, this row has no image and counts as undamaged.
         only_keys: True if the needed rows are the keyframes, False if they are the reference frames.
     """
 
@@ -83,14 +83,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A frame as it comes from a decoder, before it is matched with a row.
+    """A frame from a decoder, before it is matched with a row.
 
     Attributes:
         pts: time that the decoder reports, in the time base of the probe; None if it reports no time.
         ok: False if the decoder concealed damage.
         selected: True if the decoder was asked for the image.
-        image: (H, W, C) uint8; None if not selected or not readable.
-        after_error: True if the decoder reported an error after the previous frame, so frames before this one may be lost.
+        image: (H, W, C) uint8; None if the frame is not selected or not readable.
+        after_error: True if the decoder reported an error after the previous frame, so frames in between may be lost.
     """
 
     pts: int | None
@@ -120,7 +120,7 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """Return the types of error that Pillow raises for an unreadable image. Pillow is imported here: few scans need it."""
+    """Return the types of error that Pillow raises for an unreadable image. Pillow is imported late: few scans need it."""
     from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError
@@ -133,13 +133,13 @@ def list_images(folder: Path) -> tuple[str, ...]:
         for entry in folder.iterdir()
         if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
     ]
-    return tuple(sorted(names, key=_natural))
 
+    def natural(name: str) -> tuple[tuple[tuple[bool, int, str], ...], str]:
+        parts = re.split(r"(\d+)", name)
+        key = tuple((True, int(part), "") if part.isdecimal() else (False, 0, part.casefold()) for part in parts if part)
+        return key, name
 
-def _natural(name: str) -> tuple[tuple[tuple[bool, int, str], ...], str]:
-    parts = re.split(r"(\d+)", name)
-    key = tuple((True, int(part), "") if part.isdecimal() else (False, 0, part.casefold()) for part in parts if part)
-    return key, name
+    return tuple(sorted(names, key=natural))
 
 
 def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
@@ -159,7 +159,18 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
         raise ProbeError(f"{name}: can't be read: {error.strerror}") from error
     if not names:
         raise NoVideoStream(f"{name}: the folder has no images")
-    width, height = _first_size(folder, names)
+    from PIL import Image
+
+    for first in names:
+        try:
+            with Image.open(folder / first) as image:
+                upright = image.getexif().get(_EXIF_ORIENTATION, 1) < 5  # orientations 5 to 8 are quarter turns
+                width, height = image.size if upright else (image.height, image.width)
+            break
+        except _unreadable():
+            continue
+    else:
+        raise ProbeError(f"{name}: none of its images can be read ({len(names)} found)")
     per_second = Fraction(rate).limit_denominator(100_000)
     return VideoInfo(
         path=folder,
@@ -178,21 +189,8 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
     )
 
 
-def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
-    from PIL import Image
-
-    for name in names:
-        try:
-            with Image.open(folder / name) as image:
-                upright = image.getexif().get(_EXIF_ORIENTATION, 1) < 5  # orientations 5 to 8 are quarter turns
-                return image.size if upright else (image.height, image.width)
-        except _unreadable():
-            continue
-    raise ProbeError(f"{printable(folder)}: none of its images can be read ({len(names)} found)")
-
-
 class ImageFrames:
-    """A Backend for a folder of images. If a row is not sampled, its file is not read; only the size of the file is checked."""
+    """A Backend for a folder of images. The file of a row that is not sampled is not read; only its size is checked."""
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:
         self.complaints = ""
@@ -200,7 +198,7 @@ class ImageFrames:
         self._request = request
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the images from the first wanted row on. If an image cannot be read, its frame has ok False and image None."""
+        """Yield the images from row `start` on. If an image cannot be read, its frame has ok False and image None."""
         request = self._request
         for row in range(request.start, self._info.frames):
             path = self._info.path / self._info.images[row]

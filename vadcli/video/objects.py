@@ -1,16 +1,16 @@
 """Lists footage in object stores, and keeps copies of the objects on this machine while they are read.
 
-A decoder needs a file in which it can seek. So each object is copied as a whole, when its video is read, into the folder
+A decoder needs a file in which it can seek. So if a video is read from a store, the whole object is copied into the folder
 `cache_folder()`. The rules of this cache:
 
 - Each object has a folder of its own, named after its URL and content. A copy that is not complete is called `.part`, and the
   next download continues it. A complete copy has the name of the object.
-- A process that reads a copy holds a shared lock on its folder; a process that downloads it holds an exclusive lock. The kernel
+- A process that reads a copy has a shared lock on its folder; a process that downloads it has an exclusive lock. The kernel
   releases the locks of a killed process. Only folders that nobody has locked are removed.
 - If all copies together are larger than `cache_bytes()`, copies are removed, the least recently used first. Copies in use stay,
   so the cache can exceed this limit by the size of the videos that are being read.
 
-The stores' packages take credentials from the environment. They are never logged or stored.
+The stores' packages take credentials from the environment. Credentials are never logged or stored.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PASSWORD = re.compile(r"[a-z0-9]+://[^/]*:[^/]*@")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _TIMES = ("LastModified", "updated", "mtime", "last_modified")
 _not_md5: set[str] = set()
-"""Buckets whose ETags look like an MD5 but are not one, for example because the store encrypts the objects."""
+"""Buckets whose ETags look like an MD5 but are none, for example because the store encrypts the objects."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def cache_bytes() -> int:
 
 
 def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
-    """Return {name below `path`: object}, in order of the names, and True if the path is itself an object.
+    """Return {name below `path`: object}, sorted by name, and True if the path itself is an object.
 
     Raises:
         UsageError: the path does not exist or cannot be read, or the store's package is not installed.
@@ -127,9 +127,9 @@ def check_store(path: Path) -> None:
 
 @contextmanager
 def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Yield the path of the local copy of an object; a path of this machine is yielded unchanged.
+    """Yield the path of an object's local copy; a path of this machine is yielded unchanged.
 
-    An object that is not in the cache is downloaded. Its copy stays in the cache during the `with` block.
+    If the object is not in the cache, it is downloaded. The copy stays in the cache during the `with` block.
 
     Args:
         path: a path of this machine, or of an object.
@@ -190,7 +190,7 @@ def _download(found: StoredObject, copy: Path, told: Callable[[], None]) -> None
 
 
 def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
-    """Download the bytes that an incomplete copy lacks."""
+    """Download the bytes that are missing in an incomplete copy."""
     with _asking(found.path, NotFinished):
         store, name = _store(found.path)
     with part.open("ab", buffering=0) as file:
@@ -203,14 +203,14 @@ def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
             if not block:
                 raise NotFinished(f"{shown(found.path)}: the store sent {have} of {found.size} bytes")
             try:
-                have += file.write(block)  # a disk that becomes full may take a part
+                have += file.write(block)  # if the disk becomes full, only a part may be written
             except OSError as error:
                 raise NotFinished(f"{shown(found.path)}: can't be copied to {cache_folder()}: {error.strerror}") from error
             told()
 
 
 def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
-    """Lock a folder and return its descriptor. Until it is closed, the lock lasts and the folder is not removed."""
+    """Lock a folder and return its descriptor. Until the descriptor is closed, the lock lasts and the folder stays."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _store(path: Path) -> tuple[Any, str]:
-    """Return the file system of a store, and the name that it gives to a path."""
+    """Return fsspec's file system for a store, and its name for a path."""
     from fsspec.core import url_to_fs
 
     found: tuple[Any, str] = url_to_fs(shown(path), use_listings_cache=False)

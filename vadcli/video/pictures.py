@@ -1,11 +1,11 @@
-"""Reads the frames and the sound of a video to be rendered.
+"""Reads the frames and the sound of a video that is rendered.
 
-`FrameFeed` has an image for every frame; a lost frame gets the image of the frame before it.
+`FrameFeed` yields an image for every frame; a lost frame gets the image of the previous frame.
 
 `add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
 the sound is missing. If a file was joined from several recordings, its clock restarts at the beginning of each part. The rows
-of the video continue where the clock stopped (see `vadcli.video.timeline`). The sound still has the times in the file, so each
-part of the sound is moved by as much as its frames.
+of the video continue where the clock stopped (see `vadcli.video.timeline`). But the sound still has the times in the file. So
+each part of the sound is moved by the same time as its frames.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return by how many seconds the rows of each part of a video are later than their times in the file.
+    """Return for each part of a video the number of seconds by which its rows are later than their times in the file.
 
     Empty if the clock neither restarts nor jumps. A few frames with odd times do not count as a part.
     """
@@ -50,30 +50,8 @@ def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
     return tuple(found) if len(found) > 1 or any(abs(shift) > CLOCK_JUMP_S for shift in found) else ()
 
 
-def sound_parts(info: VideoInfo) -> int:
-    """Return the number of parts of the first audio stream. A new part begins where the clock restarts."""
-    count, last = 1, None
-    with suppress(VideoError, av.error.FFmpegError), open_media(info.path) as opened:
-        for packet in opened.demux(opened.streams.audio[0]):
-            if packet.pts is None:
-                continue
-            at = float(packet.pts * packet.time_base)
-            if last is not None and not -CLOCK_JUMP_S <= at - last <= LONGEST_GAP_S:
-                count += 1
-            last = at
-    return count
-
-
-def shifting_filter(shifts: tuple[float, ...]) -> str:
-    """Return the ffmpeg filter that moves each part of the sound; `shifts` is in seconds, one per part."""
-    steps = np.diff(shifts).tolist()
-    restarted = f"gt(N,0)*max(lt(T,ld(1)-{CLOCK_JUMP_S}),gt(T,ld(1)+{LONGEST_GAP_S}))"
-    moved = "".join(f"+gte(ld(0),{part + 1})*{step:.6f}" for part, step in enumerate(steps))
-    return f"asetpts='st(0,ld(0)+{restarted});st(1,T);PTS+({shifts[0]:.6f}{moved})/TB'"
-
-
 JOINED_ROWS = 100
-"""If fewer frames than this lie between two requested frames, both are read in one span.
+"""If two requested frames are less than this apart, both are read in one span.
 
 This costs less than starting a decoder at a keyframe for each requested frame.
 """
@@ -83,8 +61,8 @@ class FrameFeed:
     """Yields the images of one video by frame number. A `ClipLoader` reads them.
 
     Args:
-        loader: must deliver every frame, in color.
-        clip_frames: how many frames its clips have.
+        loader: it must deliver every frame, in color.
+        clip_frames: how many frames the loader's clips have.
         source: the video file or folder of images.
         video: relative path of the video.
         frames: how many frames the video is known to have.
@@ -111,13 +89,15 @@ class FrameFeed:
 
     def problems(self) -> list[str]:
         """Return what went wrong so far, one line per problem."""
-        lost = [f"{how_many(self._lost, 'frame')} could not be decoded; the frame before each is shown"] if self._lost else []
+        lost = (
+            [f"{how_many(self._lost, 'frame')} could not be decoded; the previous frame is shown instead"] if self._lost else []
+        )
         return lost + self._ends
 
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each frame number in [first, last) with its image (H, W, 3); fewer frames if the video ends early.
 
-        An image is valid until the next one is requested. A lost frame gets the image of the frame before it.
+        An image is valid until the next image is requested. A lost frame gets the image of the previous frame.
 
         Raises:
             VideoError: no image could be decoded.
@@ -129,8 +109,17 @@ class FrameFeed:
                 if isinstance(item, Opened):
                     continue
                 if isinstance(item, Finished):
-                    if row < last:
-                        yield from self._rest(item, row, last, shown)
+                    if row < last and shown is None:
+                        raise item.error or DecodeError(f"{self._source}: no frame could be decoded from frame {row} on")
+                    if row < last:  # yield the frames up to the known end of the video
+                        whole = part and not item.error  # only a part was requested, and it was read to its end
+                        end = self.info.frames if whole else item.rows.first + len(item.rows)
+                        known = max(row, min(last, end))
+                        self._lost += known - row
+                        yield from ((gone, cast(ByteArray, shown)) for gone in range(row, known))
+                        if known < last:
+                            why = item.error.message if item.error else "the file now has fewer frames than were scored"
+                            self._ends.append(f"ends at frame {known} of {self._frames}: {why}")
                     continue
                 seen = False
                 for index, own, lost in _rows_of(item, row, last):
@@ -139,26 +128,15 @@ class FrameFeed:
                     picture = own if seen or shown is None else shown
                     yield from ((between, picture) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last and not part:  # a request for a part ends by itself, and its decoder process is kept
+                if row >= last and not part:  # a request for a part ends by itself, so its decoder process continues
                     return
                 if item.clip.valid.any():
                     shown = item.clip.frames[-1].copy()
 
-    def _rest(self, end: Finished, row: int, last: int, shown: ByteArray | None) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the frames after the last clip, up to the known end of the video."""
-        if shown is None:
-            raise end.error or DecodeError(f"{self._source}: no frame could be decoded from frame {row} on")
-        whole = last < self._frames and not end.error  # only a part was requested, and it was read to its end
-        known = max(row, min(last, self.info.frames if whole else end.rows.first + len(end.rows)))
-        self._lost += known - row
-        yield from ((lost, shown) for lost in range(row, known))
-        if known < last:
-            self._ends.append(self._early_end(known, end.error))
-
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield these frame numbers in order, each with its image (H, W, 3); lost frames are left out.
 
-        An image is valid until the next one is requested.
+        An image is valid until the next image is requested.
 
         Args:
             rows: frame numbers in order, each once.
@@ -186,10 +164,6 @@ class FrameFeed:
                 if isinstance(item, Opened):
                     self._info = item.info
                 yield item
-
-    def _early_end(self, row: int, error: VideoError | None) -> str:
-        reason = error.message if error else "the file now has fewer frames than were scored"
-        return f"ends at frame {row} of {self._frames}: {reason}"
 
 
 def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -223,7 +197,7 @@ class Sound:
     Attributes:
         codec: ffmpeg's name of the codec.
         earliest_s: time of the file's earliest packet; the sound starts there or later.
-        shifts_s: if the clock restarts in the file, by how many seconds each part of the sound must be moved.
+        shifts_s: the seconds by which each part of the sound must be moved, if the clock restarts in the file; else empty.
         problem: a message if a part of the sound can't be used; else empty.
     """
 
@@ -231,14 +205,6 @@ class Sound:
     earliest_s: float
     shifts_s: tuple[float, ...] = ()
     problem: str = ""
-
-    def can_be_copied(self, zero_s: float) -> bool:
-        """Whether the sound can be copied into a file that starts at `zero_s`. Otherwise it must be encoded again.
-
-        It can be copied if it is AAC, its clock does not restart, and almost nothing must be cut off. A copy still contains
-        the part that is cut off. An edit list hides this part, but some players ignore edit lists.
-        """
-        return self.codec == "aac" and not self.shifts_s and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
 
 
 def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
@@ -256,8 +222,19 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
     if not found:
         return None
     shifts, problem = clock_shifts(info), ""
-    if shifts and (parts := sound_parts(info)) != len(shifts):
-        problem = f"the sound is right only until the clock restarts: {len(shifts)} parts of the video, {parts} of the sound"
+    if shifts:
+        parts, last_s = 1, None
+        with suppress(VideoError, av.error.FFmpegError), open_media(info.path) as opened:
+            for packet in opened.demux(opened.streams.audio[0]):
+                if packet.pts is None:
+                    continue
+                at_s = float(packet.pts * packet.time_base)
+                parts += last_s is not None and not -CLOCK_JUMP_S <= at_s - last_s <= LONGEST_GAP_S
+                last_s = at_s
+        if parts != len(shifts):
+            problem = (
+                f"the sound is right only until the clock restarts: {len(shifts)} parts of the video, {parts} of the sound"
+            )
     return Sound(found[1], float(start[1]) if start else 0.0, shifts, problem)
 
 
@@ -285,10 +262,16 @@ def add_sound(
     zero_s = float(info.pts[0] * info.time_base) + start_s
     may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, a time can be in several parts
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if may_seek else []
+    # A copy still contains the sound that is cut off. An edit list hides this sound, but some players ignore edit lists.
+    may_copy = sound.codec == "aac" and not sound.shifts_s and zero_s - sound.earliest_s < _HIDDEN_AT_MOST_S
     # The filters pad or trim the sound so that it starts at time 0. So the encoded track needs no edit list.
     filters = "atrim=start=0,aresample=async=1:first_pts=0"
-    if sound.shifts_s:
-        filters = f"{shifting_filter(sound.shifts_s)},{filters}"
+    if sound.shifts_s:  # move each part of the sound
+        restarted = f"gt(N,0)*max(lt(T,ld(1)-{CLOCK_JUMP_S}),gt(T,ld(1)+{LONGEST_GAP_S}))"
+        steps = np.diff(sound.shifts_s).tolist()
+        moved = "".join(f"+gte(ld(0),{part + 1})*{step:.6f}" for part, step in enumerate(steps))
+        shifting = f"asetpts='st(0,ld(0)+{restarted});st(1,T);PTS+({sound.shifts_s[0]:.6f}{moved})/TB'"
+        filters = f"{shifting},{filters}"
     encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", filters]
     arguments = [
         *("-i", f"file:{pictures}"),
@@ -296,7 +279,7 @@ def add_sound(
         *("-itsoffset", f"{-zero_s:.6f}"),
         *source_arguments(info),
         *("-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"),
-        *(["-c:a", "copy"] if sound.can_be_copied(zero_s) else encode),
+        *(["-c:a", "copy"] if may_copy else encode),
         *("-copyts", "-t", f"{duration_s:.6f}", "-movflags", "+faststart", "-f", "mp4", f"file:{target}"),
     ]
     done = run_ffmpeg(["-y", *arguments], info, verbosity="error", timeout_s=timeout_s + duration_s)
@@ -320,7 +303,7 @@ def run_ffmpeg(
         info: the video, for messages.
         verbosity: ffmpeg's log level.
         timeout_s: the time limit.
-        what: for the message if the time is over: what ffmpeg has not done.
+        what: for the message at the time limit: what ffmpeg has not done.
 
     Raises:
         DecoderHung: ffmpeg took too long.

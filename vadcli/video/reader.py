@@ -1,12 +1,12 @@
 """Reads the frames of a video in order: with decord, with ffmpeg, or from a folder of images (`FrameReader`).
 
-How the decoder choice `auto` works: decord reads a short video if gray frames are wanted, the file is not damaged, and decord
+With the decoder choice `auto`, decord reads a short video if the caller needs gray frames, the file is not damaged, and decord
 is known to read files of this kind correctly (see `vadcli.video.decord`). The reason: decord needs no process. ffmpeg reads
 everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
 
-The rows are the same for every decoder: one row for each frame that a player shows, in presentation order, without gaps. Lost
-frames have rows too. `RowMatcher` finds the row of a decoded frame. It compares the frame's time with the times that the probe
-found. If the file's times are guessed, it counts frames instead.
+The rows are the same for every decoder: one row per frame that a player shows, in presentation order, without gaps. Lost frames
+have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe found.
+If the file's times are guessed, it counts frames instead.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Row:
 
 
 class SeekMissed(Exception):
-    """After a seek, a decoder began after the requested row, or at a time that belongs to no row."""
+    """After a seek, a decoder began after the requested row, or at a time that no row has."""
 
 
 class RowMatcher:
     """Finds the row of each shown frame; give it the frames of one decoder in order.
 
-    A frame belongs to the row with the same time, or with a time that differs by less than half a frame. If the times in the
-    file are guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then
-    frames count as lost only if the decoder reported an error.
+    A frame belongs to the row whose time is the same or differs by less than half a frame. If the times in the file are
+    guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then frames
+    count as lost only if the decoder reported an error.
 
-    A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of order:
-    if a frame comes after its row was counted as lost, the frame gets no row.
+    A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of order.
+    If a frame comes after its row was counted as lost, the frame gets no row.
 
     Args:
         info: the probe's description of the video.
@@ -79,15 +79,20 @@ class RowMatcher:
             after_error: True if the decoder reported an error after the previous frame.
 
         Raises:
-            SeekMissed: the decoder began after `sought`, or at a time that belongs to no row.
+            SeekMissed: the decoder began after `sought`, or at a time that no row has.
         """
         if not self._begun:
-            self._begin(pts)
+            self._begun = True
+            known = np.flatnonzero(self._expected == pts) if pts is not None else self._expected[:0]
+            if self._sought is not None:
+                if len(known) != 1 or known[0] > self._sought:
+                    raise SeekMissed
+                self._next = int(known[0])
+            elif pts is not None and (self._guessed or len(known) == 0):
+                self._shift = pts - int(self._expected[0])
         position = self._position(pts, after_error)
         if position is None:
-            ended = self._ends_with_repeat and self._next == len(self._expected)
-            late = pts is not None and self._is_late(pts - self._shift)
-            return [], None if ended or late else self._extra(pts)
+            return [], self._unforeseen(pts)
         lost = [self._foreseen(k) for k in range(self._next, position)]
         row = self._foreseen(position)
         self._next = position + 1
@@ -95,48 +100,38 @@ class RowMatcher:
             self._shift = pts - int(self._expected[position])
         return lost, row
 
-    def _begin(self, pts: int | None) -> None:
-        self._begun = True
-        known = np.flatnonzero(self._expected == pts) if pts is not None else self._expected[:0]
-        if self._sought is not None:
-            if len(known) != 1 or known[0] > self._sought:
-                raise SeekMissed
-            self._next = int(known[0])
-        elif pts is not None and (self._guessed or len(known) == 0):
-            self._shift = pts - int(self._expected[0])
-
     def _position(self, pts: int | None, after_error: bool) -> int | None:
         """Return the frame's position in the probe's frames, at or after `_next`; None if the probe did not find the frame."""
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following
         wanted = pts - self._shift
-        if self._monotone:
-            return self._nearest(wanted)
-        later = np.flatnonzero(self._expected[following:] == wanted)
-        return following + int(later[0]) if len(later) else following
-
-    def _nearest(self, wanted: int) -> int | None:
-        """Return the free position with the nearest time; None if this time differs by half a frame or more."""
-        if self._expected[self._next] == wanted:
-            return self._next
-        position = int(np.searchsorted(self._expected, wanted))
-        near = [k for k in (position - 1, position) if self._next <= k < len(self._expected)]
+        if self._expected[following] == wanted:
+            return following
+        if not self._monotone:
+            later = np.flatnonzero(self._expected[following:] == wanted)
+            return following + int(later[0]) if len(later) else following
+        after = int(np.searchsorted(self._expected, wanted))
+        near = [k for k in (after - 1, after) if following <= k < len(self._expected)]
         best = min(near, key=lambda k: abs(int(self._expected[k]) - wanted), default=None)
         return best if best is not None and 2 * abs(int(self._expected[best]) - wanted) < self._frame_ticks else None
-
-    def _is_late(self, wanted: int) -> bool:
-        return self._monotone and not self._guessed and bool(np.any(self._expected[: self._next] == wanted))
 
     def _foreseen(self, position: int) -> Row:
         return self._row(position + self._added, int(self._pts[position]))
 
-    def _extra(self, pts: int | None) -> Row:
+    def _unforeseen(self, pts: int | None) -> Row | None:
+        """Return a new row for a frame that the probe did not find; None if the frame repeats the last one or is too late."""
+        if self._ends_with_repeat and self._next == len(self._expected):
+            return None
+        time = None if pts is None else pts - self._shift
+        ordered = self._monotone and not self._guessed
+        if time is not None and ordered and bool(np.any(self._expected[: self._next] == time)):
+            return None
         index = self._next + self._added
         self._added += 1
-        if (pts is None or not self._monotone) and self._last_pts is not None:
+        if (time is None or not self._monotone) and self._last_pts is not None:
             return self._row(index, self._last_pts + self._frame_ticks)
-        return self._row(index, 0 if pts is None else pts - self._shift)
+        return self._row(index, time or 0)
 
     def _row(self, index: int, pts: int) -> Row:
         if self._last_pts is not None and pts <= self._last_pts:
@@ -150,15 +145,15 @@ class _Outcome(enum.Enum):
 
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
-    UNSAFE = enum.auto()  # a needed frame is damaged or missing, so from there on all frames are decoded
-    UNSELECTED = enum.auto()  # a sampled row came without an image, so rows and selection no longer agree
+    UNSAFE = enum.auto()  # a needed frame is damaged or missing; from this frame on, all frames must be decoded
+    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection no longer agree
 
 
 class FrameReader:
     """Iterates over the rows of a video from `request.start`, in order and without gaps.
 
-    The rows end where the file ends, so there may be fewer rows than `info.frames`. No row in between is left out. A reader is
-    not safe to share between threads. Close it, or use it in a `with` statement, because it may hold an ffmpeg process.
+    The rows end where the file ends, so there may be fewer rows than `info.frames`. No row before the end is left out. Do not
+    share a reader between threads. Close it, or use it in a `with` statement, because it may have an ffmpeg process.
 
     Attributes:
         decoder: the decoder that delivered the last frame.
@@ -177,7 +172,10 @@ class FrameReader:
         self.note = ""
         self._choice = decoder
         self._threads = threads
-        if decoder == "decord" or (decoder == "auto" and self._suits_decord()):
+        with_decord = decoder == "decord"
+        if decoder == "auto" and info.demuxer != "images" and request.pixel_format is PixelFormat.GRAY and is_short(info):
+            with_decord = can_read(info, upright=True)
+        if with_decord:
             self.decoder = DecoderName.DECORD  # set before decord is used, because decord may crash
         self._due = request.start  # the next row to yield
         self._last_pts: int | None = None
@@ -221,11 +219,6 @@ class FrameReader:
         else:
             yield from self._read_ffmpeg(threads=self._threads)
 
-    def _suits_decord(self) -> bool:
-        if self._info.demuxer == "images":
-            return False
-        return self._request.pixel_format is PixelFormat.GRAY and is_short(self._info) and can_read(self._info, upright=True)
-
     def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
         if not can_read(self._info):
             raise DecodeError(f"{printable(self._info.path)}: decord cannot read this kind of file", hint="use --decoder auto")
@@ -234,10 +227,10 @@ class FrameReader:
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
 
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
-        """Yield the next row and all later ones. ffmpeg is started again if seeking, selecting or threads turn out unsafe."""
+        """Yield the next row and all later rows. If seeking, selecting or threads prove unsafe, ffmpeg is started again."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
-        # Samples that are unevenly spaced are not selected by ffmpeg: most of the frames that it decodes are samples.
+        # If samples are unevenly spaced, ffmpeg does not select them: most of the frames that it decodes are samples.
         may_seek, every_image, skips = True, request.sampled is not None, request.needed is not None
         while True:
             row = seek_row(info, self._due) if may_seek else None
@@ -269,7 +262,7 @@ class FrameReader:
                 )
 
     def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Yield the rows of one decoder from row `_due` on; close the decoder at the end."""
+        """Yield the rows of one decoder from row `_due` on, then close the decoder."""
         outcome = _Outcome.NOTHING
         try:
             for frame in backend:
@@ -295,10 +288,10 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Like `_deliver`, for a decoder that leaves out frames: their rows count as undamaged.
+        """Like `_deliver`, but for a decoder that leaves out frames. The rows of these frames count as undamaged.
 
-        The outcome is UNSAFE if a row shows that the file is damaged; this row is not yielded. It does not depend on the number
-        of threads, because only a decoder with one thread yields frames after damage.
+        The outcome is UNSAFE if a row shows that the file is damaged. This row is not yielded. The outcome does not depend on
+        the number of threads, because only a decoder with one thread yields frames after damage.
         """
         request, info = self._request, self._info
         assert request.needed is not None
@@ -326,7 +319,7 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _left_out(self, end: int) -> Iterator[Frame]:
-        """Yield the rows before `end` that are due; the decoder left them out."""
+        """Yield the rows before `end` that were not yielded yet: the decoder left them out."""
         for index in range(self._due, end):
             self._due = index + 1
             yield Frame(index, int(self._info.pts[index]), True, None)
