@@ -25,7 +25,7 @@ from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of
-from vadcli.train.recipe import ExposureChoice
+from vadcli.train.recipe import ExposureOptions
 from vadcli.train.step import FeatureMemory
 
 WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=12)
@@ -279,7 +279,7 @@ def test_an_addition_that_there_is_none_is_named(start: Path) -> None:
 def test_one_world_can_be_in_the_mixture_twice_with_lists_of_their_own(start: Path) -> None:
     looks = {"name": "synthetic", "clips": 12, "patterns": ["pair"], "called": "looks"}
     motions = {"name": "synthetic", "clips": 12, "patterns": ["pair deed"], "called": "motions"}
-    recipe = replace(stages(start, data=[looks, motions])[-1], exposure=ExposureChoice(min_irrelevant=0))
+    recipe = replace(stages(start, data=[looks, motions])[-1], exposure=ExposureOptions(min_irrelevant=0))
     opened = partial(training.TinyTraining().open_data, recipe)
     samples = PlannedSamples(mixture_of(recipe, frames=8, opened=opened), epochs=1)
     lengths = [{len(name.split()) for name in samples[number].categories} for number in range(len(samples))]

@@ -22,8 +22,9 @@ from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train.datasets import DATA_SETS, ClipRule, DiskData, open_data
 from vadcli.train.datasets.base import decoded
 from vadcli.train.datasets.images import RefCoco
-from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions
+from vadcli.train.exposure import AnomalyExposureSampler
 from vadcli.train.materials import Mixture
+from vadcli.train.recipe import ExposureOptions
 from vadcli.train.samples import MAX_PIXELS, Reduction, Segmentation, read_frame, read_labels
 
 
@@ -247,10 +248,10 @@ def test_a_rule_checks_itself() -> None:
 
 
 def test_every_data_set_in_one_mixture_of_exposures(tmp_path: Path) -> None:
-    options = ExposureOptions(max_categories=4)
+    options = ExposureOptions()
     parts = []
     for name, weight in PAPER_MIX.items():
-        parts.append((AnomalyExposureSampler(opened(name, tmp_path / name, max_side=20), options, 3), weight))
+        parts.append((AnomalyExposureSampler(opened(name, tmp_path / name, max_side=20), options, 3, max_categories=4), weight))
     mixture = Mixture(parts, 60, 3)
     samples = [mixture.sample(draw) for draw in mixture.plan(0)]
     assert {sample.frames.shape[0] for sample in samples} == {1, 8}

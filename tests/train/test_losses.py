@@ -11,7 +11,6 @@ from torch import Tensor
 from vadcli.train.losses import (
     IGNORED,
     Losses,
-    LossWeights,
     anomaly_loss,
     answer_loss,
     dice_loss,
@@ -21,6 +20,7 @@ from vadcli.train.losses import (
     mask_losses,
     score_loss,
 )
+from vadcli.train.recipe import LossWeights
 
 LN2 = math.log(2)
 LN3 = math.log(3)  # sigmoid(ln 3) = 3/4, sigmoid(−ln 3) = 1/4

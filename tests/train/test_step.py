@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.train.small import WHOLE, sample, small_model
+from vadcli.detectors.lavida.text import build_prompt
 from vadcli.errors import UsageError
 from vadcli.train import state as parts
-from vadcli.train.losses import Losses, LossWeights
-from vadcli.train.recipe import PAPER_PARTS
+from vadcli.train.losses import Losses
+from vadcli.train.recipe import PAPER_PARTS, LossWeights
 from vadcli.train.step import LOSS_NAMES, ExposureStep, decoder_masks
 
 
@@ -144,7 +145,8 @@ def test_the_language_model_is_trained_at_the_answer_alone() -> None:
     with torch.no_grad():
         losses = step([sample()])
         seen = step.model.encode(torch.from_numpy(sample().frames)[None], training=True)
-        logits = step.model.mllm.answers(seen.visual, [step._prompt(sample())], len(ids)).logits
+        prompt = build_prompt(step.model.tokenizer, sample().categories, step.model.config.prompt)
+        logits = step.model.mllm.answers(seen.visual, [prompt], len(ids)).logits
     wanted = torch.stack([-logits[0, place].log_softmax(0)[token] for place, token in enumerate(ids)]).mean()
     torch.testing.assert_close(losses["lm"], wanted, atol=1e-5, rtol=1e-5)
 

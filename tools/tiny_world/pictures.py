@@ -27,7 +27,8 @@ from tools.tiny_world.truth import Facts
 from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, Pair
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import EncodedClips, Lavida
-from vadcli.train.losses import LossWeights, anomaly_loss
+from vadcli.train.losses import anomaly_loss
+from vadcli.train.recipe import LossWeights
 from vadcli.train.step import decoder_masks, texts_of
 from vadcli.types import BoolArray, ByteArray, FloatArray
 

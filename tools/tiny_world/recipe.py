@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tools.tiny_world.options import WorldOptions
 from vadcli.train.recipe import (
     DataChoice,
-    LossChoice,
+    LossWeights,
     ModelChoice,
     Recipe,
     ValidationChoice,
@@ -103,7 +103,7 @@ class BaseChoice:
 
 
 @dataclass(frozen=True)
-class TinyLossChoice(LossChoice):
+class TinyLossChoice(LossWeights):
     """The weight of each part of the loss.
 
     Attributes:

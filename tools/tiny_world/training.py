@@ -31,7 +31,7 @@ from vadcli.train import trainer
 from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import SegmentationData
 from vadcli.train.step import FeatureMemory
-from vadcli.train.training import PaperTraining, Work, configured, first_model, projector_options, weights_of, with_projector
+from vadcli.train.training import PaperTraining, Work, configured, first_model, projector_options, with_projector
 
 TIMED_CLIPS = 32
 
@@ -100,7 +100,7 @@ class TinyTraining(PaperTraining):
         if recipe.task == "pictures":
             if not model.config.projector.null_key:
                 raise UsageError("task 'pictures' needs a projector with a null key", hint="start from a preset that has one")
-            step: nn.Module = pictures.PictureStep(model, weights=weights_of(recipe), align=loss.align, cells=loss.cells)
+            step: nn.Module = pictures.PictureStep(model, weights=recipe.loss, align=loss.align, cells=loss.cells)
             return Work(step, samples, pictures.LOSS_NAMES, fingerprint, lambda sample: 0)
         if not (model.config.additions.sight and model.config.additions.pooling):
             raise UsageError("task 'questions' needs a model with sight and pooling", hint="start from a preset that has them")

@@ -1,14 +1,13 @@
 """Validation of a model during training, and the log of a training.
 
 Validation measures the frame AUC and the IoU of the masks on samples that are not used for training.
-Each sample has its own list of categories. The log has two CSV files, a progress bar on a terminal, and
-TensorBoard if it is installed.
+Each sample has its own list of categories. The log has two CSV files, a progress bar if stderr is a
+terminal, and TensorBoard if it is installed.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,8 +33,8 @@ class Validated:
 
     Attributes:
         frame_auc: ROC-AUC over all frames; None if all frames are of one class.
-        mask_iou: mean IoU over the frames that show an anomaly, even if their scores are low. Masks are
-            compared at the size of the frame. None if no frame shows an anomaly.
+        mask_iou: mean IoU over all frames that show an anomaly, at the size of the frame. None if no
+            frame shows an anomaly.
         frames: number of frames.
     """
 
@@ -84,9 +83,9 @@ VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 class TrainingLog:
     """The log of one training, which may continue after steps that an earlier run did.
 
-    Rows of steps after `start` are removed: an earlier run that was killed left them, and these
-    steps are computed again.
-    Numbers are written in full, so that two logs of the same training differ only in the seconds.
+    Rows of steps after `start` are removed, because these steps are computed again. Such rows are
+    left if an earlier run was killed. Numbers are written in full, so that two logs of the same
+    training differ only in the seconds.
 
     Args:
         out: folder of the CSV files.
@@ -151,19 +150,14 @@ def _begin(path: Path, columns: Sequence[str], start: int) -> None:
     temporary = path.with_name(f".{path.name}.new")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("".join(_line(row) for row in [list(columns), *rows]), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
         os.replace(temporary, path)
 
 
 def _append(path: Path, row: Sequence[str]) -> None:
     with writing(path), path.open("a", encoding="utf-8", newline="") as file:
-        file.write(_line(row))
-
-
-def _line(row: Sequence[str]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue()
+        csv.writer(file, lineterminator="\n").writerow(row)
 
 
 def _board(folder: Path, start: int) -> Any:

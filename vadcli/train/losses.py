@@ -3,11 +3,11 @@
 The mask, IoU and score terms follow SAM2's training loss. Shapes: B clips, N frames, M masks per
 frame, (h, w) the output size of the mask decoder. Two rules hold for every part:
 
-- It is computed in float32 (float64 stays float64), also under autocast.
+- It is computed in float32, or in float64 if its inputs are float64, also under autocast.
 - The loss of a batch is the mean over its frames, or over its clips for the language model. A frame
-  without an object adds 0 to the mask terms, but it is counted in the mean. So the weight of a frame
-  does not depend on the other frames of the batch. If micro-batches have equal sizes, the loss of a
-  batch is the mean of their losses.
+  without an object adds 0 to the mask terms, but the mean counts it. So the weight of a frame does
+  not depend on the other frames of the batch, and the loss of a batch is the mean of the losses of
+  its micro-batches if they have equal sizes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vadcli.train.recipe import LossWeights
+
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 IGNORED = -100
@@ -26,24 +28,12 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Weight of each part in the total; the defaults are the paper's."""
-
-    focal: float = 20.0
-    dice: float = 2.0
-    iou: float = 1.0
-    score: float = 2.0
-    lm: float = 1.0
-
-
-@dataclass(frozen=True)
 class Losses:
-    """The losses of a batch as scalars: each part without its weight, and the weighted total.
+    """The losses of a batch as scalars. The parts are without their weights.
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: loss of predicting which categories of the list a clip shows, see `names_loss`. The
-            paper does not have this loss; it is 0 if it is not used.
+        names: the result of `names_loss`, which is not in the paper; 0 if it is not used.
         total: sum of the parts weighted by `LossWeights`; training minimises the total.
     """
 
@@ -121,7 +111,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the IoU loss: |predicted − actual IoU|; trains only the IoU head, not the mask.
+    """Return the IoU loss: |predicted − actual IoU|. It trains only the IoU head, not the mask.
 
     Args:
         predicted: (…,) the estimate of the head, 0 to 1.

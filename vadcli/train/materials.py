@@ -1,14 +1,14 @@
-"""The samples of a training: data sets are opened, mixed by weight and read in a planned order.
+"""The samples of a training. Data sets are opened, mixed by weight and read in a planned order.
 
-`Mixture` decides which samples of each data set an epoch has and in which order. `mixture_of` and
-`ValidationSet` make the samples to train on and to validate on from a recipe.
+`Mixture` plans the samples of an epoch and their order. `mixture_of` makes the mixture of a recipe,
+and `ValidationSet` has the recipe's samples for validation.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from vadcli.options.config import cache_folder
 from vadcli.train.datasets import open_data
 from vadcli.train.datasets.base import ClipRule
-from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions, paper_options
+from vadcli.train.exposure import AnomalyExposureSampler
 from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import ExposureSample, SegmentationData
 
@@ -32,8 +32,8 @@ class Draw:
     Attributes:
         part: index of the data set in the mixture.
         index: index of the sample in the data set.
-        reading: number of earlier complete passes over the data set. The sampler uses this number
-            as the epoch, so that every pass differs.
+        reading: number of complete passes over the data set before this one. The sampler uses it as
+            the epoch, so that every pass differs.
     """
 
     part: int
@@ -44,9 +44,9 @@ class Draw:
 class Mixture:
     """Data sets mixed by weight.
 
-    The number of samples from each data set is the same in every epoch, as close to the weights as
-    whole numbers allow. A data set continues in the next epoch where it stopped, so each sample is
-    used once before any is used again.
+    Every epoch has the same number of samples from a data set, as close to its weight as whole numbers
+    allow. A data set continues in the next epoch where it stopped. So each sample is used once before
+    any sample is used again.
 
     Args:
         parts: (sampler, weight) pairs; the weights need not add up to 1.
@@ -63,14 +63,28 @@ class Mixture:
         names = [sampler.data.name for sampler in self.samplers]
         if len(set(names)) != len(names):
             raise ValueError(f"the mixture has a data set twice: {', '.join(names)}")
-        self.quotas = _quotas([weight for _, weight in parts], draws)
+        weights = np.array([weight for _, weight in parts], np.float64)
+        if not len(weights) or not (np.isfinite(weights) & (weights > 0)).all():
+            raise ValueError(f"mixture weights must be positive numbers, not {weights.tolist()}")
+        # All shares are rounded down. The samples that are left go to the largest remainders; if two
+        # are equal, to the first.
+        shares = weights / weights.sum() * draws
+        quotas = np.floor(shares + 1e-9).astype(np.int64)
+        quotas[np.argsort(-(shares - quotas), kind="stable")[: draws - int(quotas.sum())]] += 1
+        self.quotas = tuple(int(quota) for quota in quotas)
         for name, quota in zip(names, self.quotas, strict=True):
             if not quota:
                 raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove {name}")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
         """Return the samples of an epoch in order; every call returns the same samples."""
-        drawn = [draw for part in range(len(self.samplers)) for draw in self._from_part(part, epoch)]
+        drawn: list[Draw] = []
+        for part, (sampler, quota) in enumerate(zip(self.samplers, self.quotas, strict=True)):
+            first, last = epoch * quota, (epoch + 1) * quota
+            for reading in range(first // len(sampler), (last - 1) // len(sampler) + 1):
+                start = reading * len(sampler)
+                indices = sampler.plan(reading)[max(first - start, 0) : last - start]
+                drawn += [Draw(part, int(index), reading) for index in indices]
         order = np.random.default_rng([self.seed, epoch]).permutation(len(drawn))
         return tuple(drawn[place] for place in order)
 
@@ -86,32 +100,6 @@ class Mixture:
         """Return a hexadecimal hash that changes when the plan of any epoch changes."""
         parts = [(sampler.fingerprint(), quota) for sampler, quota in zip(self.samplers, self.quotas, strict=True)]
         return hashlib.sha256(repr((parts, self.draws, self.seed)).encode()).hexdigest()
-
-    def _from_part(self, part: int, epoch: int) -> list[Draw]:
-        sampler, quota = self.samplers[part], self.quotas[part]
-        first, last = epoch * quota, (epoch + 1) * quota
-        found: list[Draw] = []
-        for reading in range(first // len(sampler), (last - 1) // len(sampler) + 1):
-            start = reading * len(sampler)
-            indices = sampler.plan(reading)[max(first - start, 0) : last - start]
-            found += [Draw(part, int(index), reading) for index in indices]
-        return found
-
-
-def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
-    """Return the number of samples of each data set: `draws` divided by weight into whole numbers.
-
-    All shares are rounded down. The samples that are left go to the shares with the largest
-    remainders; of two equal remainders, the first in the list comes first.
-    """
-    shares = np.asarray(weights, np.float64)
-    if not len(shares) or not (np.isfinite(shares) & (shares > 0)).all():
-        raise ValueError(f"mixture weights must be positive numbers, not {list(weights)}")
-    shares = shares / shares.sum() * draws
-    quotas = np.floor(shares + 1e-9).astype(np.int64)
-    largest = np.argsort(-(shares - quotas), kind="stable")[: draws - int(quotas.sum())]
-    quotas[largest] += 1
-    return tuple(int(quota) for quota in quotas)
 
 
 def open_choice(item: DataChoice, frames: int) -> SegmentationData:
@@ -134,12 +122,18 @@ def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open 
         DocumentError: a file is damaged.
     """
     schedule = recipe.schedule
-    parts = [(_sampler(recipe, item, opened(item, frames)), item.weight) for item in recipe.data]
+    parts = [
+        (
+            AnomalyExposureSampler(opened(item, frames), recipe.exposure, recipe.seed, max_categories=item.max_categories),
+            item.weight,
+        )
+        for item in recipe.data
+    ]
     return Mixture(parts, schedule.steps * schedule.batch * schedule.accumulation * processes, recipe.seed)
 
 
 class ValidationSet(Sequence[ExposureSample]):
-    """The samples to validate on; they are read when they are accessed, and are the same in every run of a recipe.
+    """The samples to validate on, the same in every run of a recipe. A sample is read when it is accessed.
 
     Raises:
         UsageError: the folder does not hold this data set.
@@ -147,7 +141,9 @@ class ValidationSet(Sequence[ExposureSample]):
     """
 
     def __init__(self, recipe: Recipe, item: DataChoice, *, frames: int, opened: Open = open_choice) -> None:
-        self._sampler = _sampler(recipe, item, opened(item, frames))
+        self._sampler = AnomalyExposureSampler(
+            opened(item, frames), recipe.exposure, recipe.seed, max_categories=item.max_categories
+        )
         self._indices = [int(index) for index in self._sampler.plan(0)[: recipe.validation.clips]]
 
     def __len__(self) -> int:
@@ -200,18 +196,3 @@ class StepOrder:
         for step in range(self.first, self.total):
             start = (step * self.processes + self.rank) * self.per_process
             yield list(range(start, start + self.per_process))
-
-
-def _sampler(recipe: Recipe, item: DataChoice, data: SegmentationData) -> AnomalyExposureSampler:
-    chosen = recipe.exposure
-    options: ExposureOptions = replace(
-        paper_options(item.name),
-        probability=chosen.probability,
-        max_true=chosen.max_true,
-        min_irrelevant=chosen.min_irrelevant,
-        hard_share=chosen.hard_share,
-        held_out=frozenset(chosen.held_out),
-    )
-    if item.max_categories:
-        options = replace(options, max_categories=item.max_categories)
-    return AnomalyExposureSampler(data, options, recipe.seed)

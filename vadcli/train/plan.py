@@ -1,7 +1,7 @@
-"""The plan of a training, made before the training: sizes of parts, steps, data, memory and time.
+"""The plan of a training, before it starts: sizes of parts, steps, data, memory and time.
 
-The memory for weights is exact; the memory for activations is an estimate. Time is measured on a few real
-steps if the model is small; otherwise it is estimated from the number of operations.
+The memory for weights is exact; the memory for activations is an estimate. The time of a small model
+is measured with a few real steps. The time of a larger model is estimated from the number of operations.
 """
 
 from __future__ import annotations
@@ -36,58 +36,48 @@ RATE = 1e14
 def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
     """Return the time of all steps as text for a person."""
     recipe = plan.recipe
-    steps = recipe.schedule.total_steps
+    steps, samples = recipe.schedule.total_steps, recipe.schedule.batch * recipe.schedule.accumulation
     training = training or PaperTraining()
     brief = training.sample_recipe(recipe)
     if brief is not None and sum(size.total for size in plan.sizes) <= SMALL:
-        seconds = step_seconds(brief, training)
+        taken = []
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(brief, Path(folder), training=training)
+            for step in range(TRIED):
+                some = [trainer.work.samples[step * samples + place] for place in range(samples)]
+                began = time.perf_counter()
+                trainer.try_step(some)
+                taken.append(time.perf_counter() - began)
+        seconds = min(taken)
         return f"time:   {seconds:.2f} s per step here (fastest of {TRIED}), about {_long(seconds * steps)} in total\n"
-    operations = step_operations(recipe, training)
+    operations = _step_operations(recipe, training)
     told = f"time:   about {operations:.1e} operations per step and process, without data loading:"
     return f"{told}\n        {_long(operations * steps / RATE)} in total at 1e14 operations per second\n"
 
 
-def step_seconds(brief: Recipe, training: PaperTraining) -> float:
-    """Return the seconds of one optimiser step of this process: the fastest of a few measured steps.
-
-    Raises:
-        UsageError: as `Trainer`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(brief, Path(folder), training=training)
-        samples = brief.schedule.batch * brief.schedule.accumulation
-        taken = []
-        for step in range(TRIED):
-            some = [trainer.work.samples[step * samples + place] for place in range(samples)]
-            began = time.perf_counter()
-            trainer.try_step(some)
-            taken.append(time.perf_counter() - began)
-        return min(taken)
-
-
-def step_operations(recipe: Recipe, training: PaperTraining) -> float:
+def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
     """Return an estimate of the floating-point operations of one optimiser step of one process.
 
-    The operations of the image encoder are counted. For the language model and the vision tower,
-    a forward pass is estimated as two operations per weight and token. In the language model, three
-    other parts of a step need as many operations as a forward pass: the gradients of activations,
-    the gradients of trained weights, and the second forward pass of gradient checkpointing.
+    The operations of the image encoder are counted. A forward pass of the language model or the
+    vision tower is estimated as two operations per weight and token.
     """
-    model = laid_out(recipe, training).to("meta")
+    model = _laid_out(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
     with FlopCounterMode(display=False) as counter:
         model.masks.encode(torch.empty(frames, 3, side, side, device="meta"))
     visual = (frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
-    tower = 0 if model.mllm.sight is not None else 2 * _weights(model, "mllm.qwen.model.visual.") * 4 * visual
+
+    def weights(start: str) -> int:
+        return sum(value.numel() for name, value in model.named_parameters() if name.startswith(start))
+
+    tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual
     tokens = PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio)
+    # Each of these needs as many operations as a forward pass: the gradients of activations, the gradients
+    # of trained weights, and the second forward pass of gradient checkpointing.
     passes = 2 + ("language_model" in recipe.model.train) + recipe.running.gradient_checkpointing
-    language = 2 * passes * _weights(model, "mllm.qwen.model.language_model.layers.") * tokens
+    language = 2 * passes * weights("mllm.qwen.model.language_model.layers.") * tokens
     seen = counter.get_total_flops() * (3 if "image_encoder" in recipe.model.train else 1)
     return float((seen + tower + language) * recipe.schedule.batch * recipe.schedule.accumulation)
-
-
-def _weights(model: Lavida, start: str) -> int:
-    return sum(value.numel() for name, value in model.named_parameters() if name.startswith(start))
 
 
 def _long(seconds: float) -> str:
@@ -114,14 +104,14 @@ class PartSize:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training needs: the sizes of its parts, and memory.
+    """The sizes of a training's parts, and the memory that it needs.
 
     Attributes:
         recipe: recipe of the training.
         sizes: sizes of the parts, in the model's order.
         weights_bytes: memory for weights, gradients and AdamW's moments; exact.
-        activations_bytes: estimate of what the language model keeps per batch for the backward
-            pass. The encoders, the decoder and the libraries need additional memory.
+        activations_bytes: estimated memory for the language model's activations of one batch. The
+            encoders, the decoder and the libraries need additional memory.
     """
 
     recipe: Recipe
@@ -139,7 +129,7 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
         UsageError: the preset or a part does not exist.
         WeightsError: the folder to start from cannot be used.
     """
-    model = laid_out(recipe, training or PaperTraining())
+    model = _laid_out(recipe, training or PaperTraining())
     set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
     found: dict[str, list[int]] = {}
     for name, value in model.named_parameters():
@@ -149,7 +139,14 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
     sizes = tuple(PartSize(name, *counts) for name, counts in found.items())
     narrow = 4 if recipe.running.precision == "fp32" else 2
     weights = sum(size.trained * ADAM_BYTES + (size.total - size.trained) * narrow for size in sizes)
-    return TrainingPlan(recipe, sizes, weights, _activations(model, recipe, narrow))
+    config = model.mllm.qwen.config.text_config
+    visual = (model.config.sampling.frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
+    tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
+    # Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With gradient
+    # checkpointing, they are kept for one layer only, together with the input of every layer.
+    layer, layers = 16 * config.hidden_size + 3 * config.intermediate_size, int(config.num_hidden_layers)
+    kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
+    return TrainingPlan(recipe, sizes, weights, int(tokens * kept * narrow))
 
 
 def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
@@ -175,7 +172,7 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
+def _laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
     """Return the recipe's model; it takes no memory if it has the sizes of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
@@ -184,20 +181,3 @@ def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
         return training.start_model(recipe)
     config = replace(load_preset(name), random_gain=None)
     return configured(checkpoint.random_model(config, device="meta"), recipe)
-
-
-def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
-    """Return an estimate of the bytes of the activations that the language model keeps per batch.
-
-    Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With
-    gradient checkpointing, these vectors are kept for one layer only, together with the input of
-    every layer.
-    """
-    config = model.mllm.qwen.config.text_config
-    pairs = (model.config.sampling.frames + 1) // 2
-    visual = pairs * (model.config.pixels.train_max_px // QWEN_PX**2)
-    tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
-    layer = 16 * config.hidden_size + 3 * config.intermediate_size
-    layers = int(config.num_hidden_layers)
-    kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
-    return int(tokens * kept * narrow)

@@ -98,12 +98,21 @@ class DataChoice:
 
 
 @dataclass(frozen=True)
-class ExposureChoice:
-    """How clips become pseudo-anomalies; see `vadcli.train.exposure.ExposureOptions`.
+class ExposureOptions:
+    """How clips become pseudo-anomalies.
 
     Attributes:
-        probability, max_true, min_irrelevant, hard_share, held_out: as in `ExposureOptions`.
-        without_seg: share of the samples trained without `<SEG>`; see `step.ExposureStep`.
+        probability: probability that a sample is an anomaly.
+        max_true: largest number of true names in the list of an anomaly. The number is drawn
+            uniformly from 1 to max_true. It is smaller if the clip has fewer names or if the list has
+            no room for more.
+        min_irrelevant: smallest number of irrelevant names in the list of an anomaly; if it is
+            0, a list may consist of a single true name.
+        hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
+            the clip's names), if such names exist.
+        held_out: names that are never listed, neither as true nor as irrelevant. Names are compared
+            by `exposure.same_name`.
+        without_seg: share of the samples that are trained without `<SEG>`; see `step.ExposureStep`.
     """
 
     probability: float = 0.5
@@ -112,6 +121,12 @@ class ExposureChoice:
     hard_share: float = 0.0
     held_out: tuple[str, ...] = ()
     without_seg: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "hard_share"):
+            check(0 <= getattr(self, name) <= 1, f"[exposure] {name} is {getattr(self, name)}; it must be in 0-1")
+        check(self.max_true >= 1, f"[exposure] max_true is {self.max_true}; it must be 1 or more")
+        check(self.min_irrelevant >= 0, f"[exposure] min_irrelevant is {self.min_irrelevant}; it must not be negative")
 
 
 @dataclass(frozen=True)
@@ -159,11 +174,11 @@ class ScheduleChoice:
 
 
 @dataclass(frozen=True)
-class LossChoice:
-    """Weight of each part of the loss; see `vadcli.train.losses.LossWeights`.
+class LossWeights:
+    """Weight of each part of the loss; the defaults are the paper's.
 
     Attributes:
-        focal, dice, iou, score, lm: the parts in the paper, with the paper's weights.
+        focal, dice, iou, score, lm: the parts in the paper.
         names: loss of predicting which categories of the list a clip shows; not in the paper. Only
             models with name pooling make this prediction.
     """
@@ -249,9 +264,9 @@ class Recipe:
     task: Literal["exposure"] = "exposure"
     seed: int = 0
     lora: LoraChoice = field(default_factory=LoraChoice)
-    exposure: ExposureChoice = field(default_factory=ExposureChoice)
+    exposure: ExposureOptions = field(default_factory=ExposureOptions)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
-    loss: LossChoice = field(default_factory=LossChoice)
+    loss: LossWeights = field(default_factory=LossWeights)
     validation: ValidationChoice = field(default_factory=ValidationChoice)
     running: RunningChoice = field(default_factory=RunningChoice)
 

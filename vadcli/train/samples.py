@@ -1,7 +1,7 @@
 """The clips of a segmentation data set, and the training samples that are made from them.
 
-The Anomaly Exposure Sampler (`exposure`) turns a `Segmentation` into an `ExposureSample`. The
-functions at the end read images and label maps from disk and reduce them to the size for training.
+`exposure` turns a `Segmentation` into an `ExposureSample`. The functions at the end read images and
+label maps from disk and reduce them to the size for training.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vadcli.types import BoolArray, ByteArray, IndexArray
 class SegmentedObject:
     """One object of a clip, or one expression that refers to it.
 
-    If two expressions refer to one object, there are two `SegmentedObject`s with the same masks. If
-    a clip has two objects of one category, there are two `SegmentedObject`s with the same name.
+    Two expressions for one object are two `SegmentedObject`s with the same masks. Two objects of one
+    category are two `SegmentedObject`s with the same name.
 
     Attributes:
-        name: category or referring expression, as it is written in the prompt; never empty.
+        name: category or expression, as it is written in the prompt; never empty.
         masks: (T, H, W) bool, True where the object is visible; all False in frames without it.
     """
 
@@ -33,19 +33,20 @@ class SegmentedObject:
     masks: BoolArray
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        if not self.name or self.name != self.name.strip():
+            raise ValueError(f"the name of an object is {self.name!r}; it must have text and no spaces around it")
         if self.masks.dtype != np.bool_ or self.masks.ndim != 3:
             raise ValueError(f"masks of {self.name!r} are {self.masks.dtype} {self.masks.shape}, not bool (T, H, W)")
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """One clip of a segmentation data set, or one image (T = 1), with its objects.
+    """One clip of a segmentation data set with its objects. An image is a clip with T = 1.
 
     Attributes:
         key: unique in its data set and the same in every run.
         frames: (T, H, W, 3) uint8 RGB.
-        objects: the named objects. Other things may be visible too: the list need not be complete.
+        objects: the named objects; other objects may be visible too.
     """
 
     key: str
@@ -122,11 +123,6 @@ class ExposureSample:
             raise ValueError(f"{self.key}: categories must not be empty or repeat a name: {self.categories}")
 
 
-def _check_name(name: str) -> None:
-    if not name or name != name.strip():
-        raise ValueError(f"the name of an object is {name!r}; it must have text and no spaces around it")
-
-
 def _check_frames(key: str, frames: ByteArray) -> None:
     if not key:
         raise ValueError("a sample needs a key")
@@ -135,19 +131,19 @@ def _check_frames(key: str, frames: ByteArray) -> None:
 
 
 MAX_PIXELS = 80 * 10**6
-"""Largest number of pixels; no image of these data sets has more. A larger image is refused before it is decoded."""
+"""Largest number of pixels. Real images of these data sets have fewer; a larger one is not decoded."""
 
 UNPACK_AGAIN = "unpack the official archive again"
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """How an image is reduced from its size on disk to the size for training, which is never larger.
+    """The reduction of an image from its size on disk to the size for training, which is never larger.
 
     Attributes:
         height, width: size on disk in pixels.
-        rows: (H,) int64, for each row of the reduced image, the original row at its centre.
-        columns: (W,) int64, for each column of the reduced image, the original column at its centre.
+        rows: (H,) int64, the original row at the centre of each reduced row.
+        columns: (W,) int64, the original column at the centre of each reduced column.
     """
 
     height: int

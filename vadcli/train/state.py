@@ -1,4 +1,4 @@
-"""Prepares the parts of LAVIDA that a training changes, and stores the checkpoints of the training.
+"""Chooses and freezes the parts of LAVIDA for a training, and stores the training's checkpoints.
 
     OUT/checkpoints/step-00000100/
       lavida.safetensors, lora/   trained weights, as in a LAVIDA folder
@@ -6,8 +6,8 @@
       random.safetensors          states of the random generators, one row per process
       state.json                  progress of the training; fingerprints of its recipe and data
 
-A training that continues from a checkpoint gives the same result as a training that never stopped.
-A checkpoint appears complete or not at all. No file is a pickle.
+A training that continues from a checkpoint gives the same result as a training without interruption.
+A checkpoint gets its name when it is complete. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -68,21 +68,18 @@ def part_of(name: str) -> str:
 
 
 def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Collection[str] = ()) -> None:
-    """Prepare a model for training: add adapters, and freeze everything that is not trained.
-
-    Frozen encoders record nothing for the backward pass, since their parameters need no gradients.
-    Trained parameters that work on the encoders' output still get gradients, for example the mask
-    decoder's projections.
+    """Prepare a model for training: add adapters, and freeze all parameters that are not trained.
 
     Args:
         model: changed in place; weights of new adapters are drawn from torch's current generator.
         trained: names of the parts to train.
         masks: 3 trains the decoder's three masks, as in the paper; its single mask must already be
-            trained. 1 trains the single mask, and the decoder uses only this mask from then on.
+            trained. 1 trains the single mask, and makes the decoder always use it.
         freeze: dotted names of modules that stay frozen although their part is trained.
 
     Raises:
-        UsageError: a part or module does not exist, or both `lora` and `language_model` are given.
+        UsageError: a part or module does not exist, both `lora` and `language_model` are given, or
+            peft is not installed.
     """
     unknown = sorted(set(trained) - {*PARTS, LORA})
     if unknown:
@@ -90,7 +87,18 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
     if LORA in trained and "language_model" in trained:
         raise UsageError("lora and language_model cannot both be trained", hint="leave one of them out of `train`")
     if LORA in trained:
-        add_adapters(model)
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise UsageError("low-rank adapters need the peft package", hint="pip install 'vadcli[train]'") from error
+        lora = model.config.lora
+        rule = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=rf"model\.language_model\..*\.({'|'.join(map(re.escape, lora.targets))})",
+        )
+        inject_adapter_in_model(rule, model.mllm.qwen)
     for name, value in model.named_parameters():
         value.requires_grad_(part_of(name) in trained)
     modules = dict(model.named_modules())
@@ -99,7 +107,9 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
             raise UsageError(f"LAVIDA has no module {name!r} to freeze", hint="name one like projector.frame_semantics")
         modules[name].requires_grad_(False)
     if masks == 1:
-        use_single_mask(model)
+        sam2 = model.masks.sam2  # type: ignore[attr-defined]
+        sam2.mask_decoder.dynamic_multimask_via_stability = False
+        sam2.config.mask_decoder_config.dynamic_multimask_via_stability = False
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
@@ -107,35 +117,6 @@ def set_precision(model: Lavida, dtype: torch.dtype) -> None:
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
-
-
-def add_adapters(model: Lavida) -> None:
-    """Add low-rank adapters to the language model, as set in `model.config.lora`.
-
-    Their weights are drawn from torch's current generator.
-
-    Raises:
-        UsageError: peft is not installed.
-    """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise UsageError("low-rank adapters need the peft package", hint="pip install 'vadcli[train]'") from error
-    lora = model.config.lora
-    rule = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=rf"model\.language_model\..*\.({'|'.join(map(re.escape, lora.targets))})",
-    )
-    inject_adapter_in_model(rule, model.mllm.qwen)
-
-
-def use_single_mask(model: Lavida) -> None:
-    """Make the decoder always use its single mask, because its other three masks were never trained."""
-    sam2 = model.masks.sam2  # type: ignore[attr-defined]
-    sam2.mask_decoder.dynamic_multimask_via_stability = False
-    sam2.config.mask_decoder_config.dynamic_multimask_via_stability = False
 
 
 def checkpoint_activations(model: Lavida) -> None:
@@ -163,10 +144,10 @@ class TrainerState:
     """The progress of a training.
 
     Attributes:
-        step: number of steps done.
-        best: highest frame AUC of a validation so far; None before the first validation.
-        best_step: number of steps done at the validation with the highest AUC.
-        waited: number of validations since the one with the highest AUC.
+        step: number of completed steps.
+        best: highest frame AUC of all validations; None before the first validation.
+        best_step: `step` at the validation with the highest AUC.
+        waited: number of validations after the one with the highest AUC.
     """
 
     step: int = 0
@@ -186,7 +167,12 @@ def save_trained(model: Lavida, folder: Path) -> None:
     if adapters:
         (folder / ADAPTERS).mkdir(exist_ok=True)
         rule = model.mllm.qwen.peft_config["default"]
-        document = {key: _plain(value) for key, value in sorted(rule.to_dict().items())}
+        document: dict[str, Any] = {}
+        for key, value in sorted(rule.to_dict().items()):
+            if isinstance(value, set | frozenset):
+                document[key] = sorted(value)  # equal adapters give equal bytes
+            else:
+                document[key] = value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
         (folder / ADAPTERS / "adapter_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         _save(adapters, folder / ADAPTERS / ADAPTER_FILE, {"format": "pt"})
     weights.share(folder)
@@ -213,9 +199,9 @@ def load_trained(model: Lavida, folder: Path) -> None:
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` to fill a folder; the folder appears under its name only when it is complete.
+    """Call `write` to fill a folder, which gets its name when it is complete and on disk.
 
-    An existing folder of that name is replaced.
+    An existing folder with this name is replaced.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -226,7 +212,12 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        _sync(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -236,12 +227,12 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one training; all but the newest few are removed.
+    """The checkpoints of one training. Only the newest few are kept.
 
     Args:
         folder: folder of all checkpoints.
         keep: number of checkpoints to keep.
-        identity: fingerprints of recipe and data. A training continues only if they are equal.
+        identity: fingerprints of recipe and data; `load` checks that the checkpoint has the same ones.
     """
 
     def __init__(self, folder: Path, *, keep: int, identity: Mapping[str, str]) -> None:
@@ -264,7 +255,12 @@ class Checkpoints:
 
         def write(folder: Path) -> None:
             save_trained(model, folder)
-            _save(_moments(model, optimizer), folder / "optimizer.safetensors", {})
+            moments = {
+                f"{key}/{name}": moment
+                for name, value in trained_parameters(model)
+                for key, moment in optimizer.state.get(value, {}).items()
+            }
+            _save(moments, folder / "optimizer.safetensors", {})
             _save({"random": random}, folder / "random.safetensors", {})
             document = {"progress": asdict(progress), "scaler": dict(scaler), **self.identity}
             (folder / STATE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -296,7 +292,17 @@ class Checkpoints:
                 hint = f"use another output folder, or the {name} of this checkpoint"
                 raise DocumentError(f"{path}: was made with another {name}", hint=hint)
         load_trained(model, path)
-        _put_moments(model, optimizer, _load(path / "optimizer.safetensors"))
+        state: dict[int, dict[str, Tensor]] = {}
+        places = {name: place for place, (name, _) in enumerate(trained_parameters(model))}
+        for key, moment in _load(path / "optimizer.safetensors").items():
+            kind, _, name = key.partition("/")
+            if name not in places:
+                raise DocumentError(
+                    f"the checkpoint has an optimizer state for {name!r}, which is not trained",
+                    hint="was the checkpoint made with another recipe?",
+                )
+            state.setdefault(places[name], {})[kind] = moment
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return progress, _load(path / "random.safetensors")["random"], dict(document["scaler"])
 
 
@@ -317,7 +323,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return two groups of tensors to store: the model's by state-dict name, and the adapters' by peft's name."""
+    """Return the tensors to store: those of the model by parameter name, and those of the adapters by peft's name."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
@@ -330,28 +336,6 @@ def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return own, adapters
 
 
-def _moments(model: Lavida, optimizer: Any) -> dict[str, Tensor]:
-    found = {}
-    for name, value in trained_parameters(model):
-        for key, moment in optimizer.state.get(value, {}).items():
-            found[f"{key}/{name}"] = moment
-    return found
-
-
-def _put_moments(model: Lavida, optimizer: Any, moments: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    places = {name: place for place, (name, _) in enumerate(trained_parameters(model))}
-    for key, moment in moments.items():
-        kind, _, name = key.partition("/")
-        if name not in places:
-            raise DocumentError(
-                f"the checkpoint has an optimizer state for {name!r}, which is not trained",
-                hint="was the checkpoint made with another recipe?",
-            )
-        state.setdefault(places[name], {})[kind] = moment
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, metadata=metadata)
 
@@ -362,20 +346,3 @@ def _load(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise DocumentError(f"{path}: cannot be read: {error}", hint="remove this checkpoint") from error
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Return the JSON value of a peft option; sets are sorted, so that equal adapters give equal bytes."""
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
-
-
-def _sync(folder: Path) -> None:
-    """Force all files of a folder to disk, so that its final name never shows partial data."""
-    for path in [*folder.rglob("*"), folder]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

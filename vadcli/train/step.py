@@ -5,10 +5,10 @@
     category names                 → CLIP text       → text features
     F, F_s0, F_s1, h_seg, text     → projector → mask decoder → mask, IoU and score losses
 
-F, F_s0 and F_s1 are SAM2's image features at three resolutions, h_seg is the language model's output
-at `<SEG>`. Every sample has its own prompt and list of categories. The mask gate is for inference
-only and is not applied here. `FeatureMemory` keeps the features of a frozen image encoder between
-epochs.
+F, F_s0 and F_s1 are SAM2's image features at three resolutions, and h_seg is the language model's
+output at `<SEG>`. Every sample has its own prompt and list of categories. The mask gate is only for
+inference, so it is not used here. `FeatureMemory` keeps the features of a frozen image encoder
+between epochs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from vadcli.detectors.lavida.masks import ImageFeatures
 from vadcli.detectors.lavida.model import EncodedClips, Lavida, LavidaOutput
 from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.text import TextEncoder, build_prompt
-from vadcli.detectors.mllm.qwen import PromptTokens, VisualTokens
+from vadcli.detectors.mllm.qwen import VisualTokens
 from vadcli.errors import UsageError
-from vadcli.train.losses import IGNORED, Losses, LossWeights, anomaly_loss, answer_loss, names_loss
+from vadcli.train.losses import IGNORED, Losses, anomaly_loss, answer_loss, names_loss
+from vadcli.train.recipe import LossWeights
 from vadcli.train.samples import ExposureSample
 from vadcli.train.state import part_of
 from vadcli.types import ByteArray
@@ -40,12 +41,12 @@ class FeatureMemory:
     """Features of a frozen image encoder by clip key, so that each clip is encoded once.
 
     The features are kept in half precision. Each clip is encoded by itself, and its features are
-    rounded before their first use. So the result depends neither on the batch nor on what is in memory.
+    rounded before their first use. So the result is the same for every batch and every state of the memory.
 
     Args:
-        model: holds the image encoder. The projections of its high-resolution features are frozen,
+        model: has the image encoder. The projections of its high-resolution features become frozen,
             because the memory keeps their output.
-        most_bytes: largest total size. Clips that no longer fit are encoded every time.
+        most_bytes: largest total size. Clips that do not fit are encoded every time.
 
     Raises:
         UsageError: the image encoder is trained.
@@ -63,13 +64,26 @@ class FeatureMemory:
         self._read: dict[str, VisualTokens] = {}
         self._position: Tensor | None = None
 
+    @torch.no_grad()
     def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
         """Return the image features of `clips`, concatenated in their order.
 
         Args:
             clips: key and frames (T, H, W, 3) uint8 of each clip.
         """
-        found = [self._of(key, frames) for key, frames in clips]
+        found = []
+        for key, frames in clips:
+            parts = self._kept.get(key)
+            if parts is None:
+                device = next(self.model.parameters()).device
+                image = self.model.encode_images(torch.from_numpy(frames)[None].to(device))
+                self._position = image.position
+                parts = (image.embedding.half(), image.high[0].half(), image.high[1].half())
+                size = sum(part.numel() * part.element_size() for part in parts)
+                if self.bytes + size <= self.most_bytes:
+                    self.bytes += size
+                    self._kept[key] = parts
+            found.append(parts)
         embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*found, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
@@ -89,20 +103,6 @@ class FeatureMemory:
                 (self._read[key],) = self.model.visual_from(image[row * frames : (row + 1) * frames], frames)
         return [self._read[key] for key in keys]
 
-    @torch.no_grad()
-    def _of(self, key: str, frames: ByteArray) -> tuple[Tensor, Tensor, Tensor]:
-        if key not in self._kept:
-            device = next(self.model.parameters()).device
-            image = self.model.encode_images(torch.from_numpy(frames)[None].to(device))
-            self._position = image.position
-            parts = (image.embedding.half(), image.high[0].half(), image.high[1].half())
-            size = sum(part.numel() * part.element_size() for part in parts)
-            if self.bytes + size > self.most_bytes:
-                return parts
-            self.bytes += size
-            self._kept[key] = parts
-        return self._kept[key]
-
 
 Seg = Literal["own", "next", "none"]
 
@@ -116,9 +116,8 @@ class ExposureStep(nn.Module):
         masks: 3 or 1, the number of masks per prompt that are trained.
         memory: features by clip; only for a model whose visual tokens are made from SAM2's features
             (shared sight). If None, each clip is encoded every time.
-        names: weight of the `names` loss, see `losses.Losses`; not in the paper.
-        without_seg: share of the samples in which zeros replace the output at `<SEG>`. From
-            these samples the model learns to find a name in the frame alone if that is enough. Not in the paper.
+        without_seg: share of the samples in which zeros replace the output at `<SEG>`. So the model
+            also learns to find a name in the frame alone. Not in the paper.
     """
 
     def __init__(
@@ -128,7 +127,6 @@ class ExposureStep(nn.Module):
         weights: LossWeights | None = None,
         masks: int = 3,
         memory: FeatureMemory | None = None,
-        names: float = 0.0,
         without_seg: float = 0.0,
     ) -> None:
         super().__init__()
@@ -138,7 +136,6 @@ class ExposureStep(nn.Module):
         self.weights = weights or LossWeights()
         self.masks = masks
         self.memory = memory
-        self.names = names
         self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
@@ -167,7 +164,7 @@ class ExposureStep(nn.Module):
             answer=answer,
             weights=self.weights,
         )
-        return replace(losses, names=names, total=losses.total + self.names * names)
+        return replace(losses, names=names, total=losses.total + self.weights.names * names)
 
     @torch.no_grad()
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
@@ -177,9 +174,9 @@ class ExposureStep(nn.Module):
 
         Args:
             samples: all with the same number of frames.
-            seg: `own` is the normal use. The other values measure what `<SEG>` contributes: with
-                `next` each sample gets the `<SEG>` of the next sample in the batch, which has
-                another list and clip; with `none` all samples get zeros.
+            seg: `own` is the normal use. The other values are for measuring the effect of `<SEG>`:
+                `next` gives each sample the `<SEG>` of the next sample in the batch, and `none`
+                gives all samples zeros.
         """
         encoded = self._encode(samples, training=False)
         prompts, *_ = self._read(encoded, samples, seg=seg)
@@ -217,33 +214,37 @@ class ExposureStep(nn.Module):
             )
             for rows in groups.values()
         ]
-        return encoded[0] if len(encoded) == 1 else _in_order(encoded, [row for rows in groups.values() for row in rows])
+        if len(encoded) == 1:
+            return encoded[0]
+        rows = [row for rows in groups.values() for row in rows]  # row i of the joined groups belongs to sample rows[i]
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        visual = [clip for part in encoded for clip in part.visual]
+        image = ImageFeatures.cat([part.image for part in encoded])
+        t = encoded[0].frames
+        index = torch.tensor([place * t + frame for place in order for frame in range(t)], device=image.embedding.device)
+        return EncodedClips([visual[place] for place in order], image[index], t)
 
     def _read(
         self, encoded: EncodedClips, samples: Sequence[ExposureSample], *, seg: Seg = "own"
     ) -> tuple[Prompts, Tensor, Tensor]:
-        """Return the prompts of the mask decoder, the loss (B,) of the answer, and the loss of the names."""
-        asked = [self._prompt(sample) for sample in samples]
+        """Return the mask decoder's prompts, the loss (B,) of the answer, and the loss of the names."""
+        asked = [build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt) for sample in samples]
+        if any(tokens.after[-len(self.answer) :] != self.answer for tokens in asked):
+            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has different tokens at the end of the prompt")
         read = self.model.mllm.answers(encoded.visual, asked, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
         text, counts = texts_of(self.model.text, [sample.categories for sample in samples])
         names = read.seg.new_zeros(())
-        if read.names and self.names:
+        if read.names and self.weights.names:
             names = names_loss(read.names, [[name in sample.true for name in sample.categories] for sample in samples])
         hidden = {"own": read.seg, "next": read.seg.roll(-1, dims=0), "none": torch.zeros_like(read.seg)}[seg]
         if self.without_seg and self.training:
             hidden = hidden * (torch.rand(len(samples), 1, device=self.device) >= self.without_seg)
         return self.model.prompts(encoded, hidden, text, counts), answer_loss(read.logits, labels), names
 
-    def _prompt(self, sample: ExposureSample) -> PromptTokens:
-        tokens = build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt)
-        if tokens.after[-len(self.answer) :] != self.answer:
-            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has different tokens at the end of the prompt")
-        return tokens
-
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Return the zero-padded text features (B, C, D) of B lists of names, and a mask (B, C), False for padding."""
+    """Return the text features (B, C, D) of B lists of names, and a mask (B, C); padding is 0 and False."""
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -262,9 +263,9 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
+    """Return masks at the size of the mask decoder. A pixel is True if at least half of it is covered.
 
-    If a mask is too thin or small for that, its most covered pixels are True, so that every labelled
+    If a mask covers no pixel that much, its most covered pixels are True, so that every labelled
     frame has a target.
 
     Args:
@@ -279,13 +280,3 @@ def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     most = coverage.amax(dim=(1, 2), keepdim=True)
     lost = (most > 0) & ~found.any(dim=(1, 2), keepdim=True)
     return torch.where(lost, coverage >= most, found)
-
-
-def _in_order(parts: list[EncodedClips], rows: list[int]) -> EncodedClips:
-    """Return the parts joined into one batch; clip i of the joined parts gets the position `rows[i]`."""
-    frames = parts[0].frames
-    order = sorted(range(len(rows)), key=rows.__getitem__)
-    visual = [clip for part in parts for clip in part.visual]
-    image = ImageFeatures.cat([part.image for part in parts])
-    index = torch.tensor([place * frames + frame for place in order for frame in range(frames)], device=image.embedding.device)
-    return EncodedClips([visual[place] for place in order], image[index], frames)

@@ -7,15 +7,15 @@
     OUT/model/           the LAVIDA folder; appears when the training is done
 
 With several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
-from the model of the stage before it. A killed training continues from its newest checkpoint and
-gives the same bytes, because a step depends only on the recipe, the number of the step and the checkpoint.
+from the model of the stage before it. A killed training continues from its newest checkpoint. It gives
+the same bytes as without the interruption, because a step depends only on the recipe, its number and the checkpoint.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vadcli.errors import UsageError, VadcliError
-from vadcli.train.logs import TrainingLog, Validated
+from vadcli.train.logs import TrainingLog
 from vadcli.train.materials import StepOrder
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import (
@@ -115,13 +115,13 @@ class Trainer:
             best = self.out / "best"
             if self.progress.best is not None and best.is_dir():
                 load_trained(self.model, best)
-            sources = {"data": self.work.fingerprint, **self._figures()}
-            write_whole(model, lambda folder: self._write(folder, sources))
+            sources: dict[str, Any] = {"data": self.work.fingerprint, "steps": self.progress.step}
+            if self.progress.best is not None:
+                sources |= {"steps": self.progress.best_step, "validation_frame_auc": self.progress.best}
+            start = self.training.start_model
+            write_whole(model, lambda folder: write_model(self.model, self.recipe, folder, sources, start=start))
         self.accelerator.wait_for_everyone()
         return model
-
-    def _write(self, folder: Path, sources: Mapping[str, Any]) -> None:
-        write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
         """Run one optimiser step on any samples, to measure its time; return the losses by name."""
@@ -132,17 +132,16 @@ class Trainer:
         patience = self.recipe.validation.patience
         return bool(patience) and self.progress.waited >= patience
 
-    def _figures(self) -> dict[str, Any]:
-        progress = self.progress
-        if progress.best is None:
-            return {"steps": progress.step}
-        return {"steps": progress.best_step, "validation_frame_auc": progress.best}
-
     def _train(self, samples: Sequence[Any], rate: float) -> dict[str, float]:
         """Run one optimiser step; return the mean losses, in which every sample has the same weight."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        parts = list(_batches(samples, self.recipe.schedule.batch, self.work.kind))
+        batch, parts = self.recipe.schedule.batch, list[list[Any]]()
+        for start in range(0, len(samples), batch):
+            groups: dict[int, list[Any]] = {}  # images and clips never share a batch
+            for sample in samples[start : start + batch]:
+                groups.setdefault(self.work.kind(sample), []).append(sample)
+            parts += groups.values()
         names = self.work.names
         sums = torch.zeros(len(names), device=self.accelerator.device)
         for place, part in enumerate(parts):
@@ -162,7 +161,7 @@ class Trainer:
         return found
 
     def _samples(self) -> Iterator[list[Any]]:
-        """Yield the samples of this process for each step that is left."""
+        """Yield the samples of this process for each remaining step."""
         schedule = self.recipe.schedule
         order = StepOrder(
             first=self.progress.step,
@@ -184,12 +183,15 @@ class Trainer:
         )
 
     def _validate(self, log: TrainingLog) -> None:
-        """Validate if a validation is due at this step, and store the weights if they are the best so far."""
+        """Validate if this step has a validation, and store the weights if they are the best so far."""
         chosen, progress = self.recipe.validation, self.progress
         if self.work.validate is None or progress.step % chosen.every:
             return
+        from accelerate.utils import broadcast_object_list
+
         with self.accelerator.autocast():
-            found = self._agreed(self.work.validate())
+            # All processes use the results of the main process, so that they stop at the same step.
+            (found,) = broadcast_object_list([self.work.validate()])
         self.work.module.train()
         log.validation(progress.step, found)
         figure = found.frame_auc
@@ -200,14 +202,6 @@ class Trainer:
                 write_whole(self.out / "best", lambda folder: save_trained(self.model, folder))
         else:
             self.progress = replace(progress, waited=progress.waited + 1)
-
-    def _agreed(self, found: Validated) -> Validated:
-        """Return the main process's results in all processes, so that they stop at the same step."""
-        from accelerate.utils import broadcast_object_list
-
-        (agreed,) = broadcast_object_list([found])
-        told: Validated = agreed
-        return told
 
     def _save(self) -> None:
         own = random_state(self.accelerator.device).to(self.accelerator.device)
@@ -229,31 +223,16 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(scaler)
 
 
-def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Yield batches of at most `batch` consecutive samples; images and clips never share a batch."""
-    for start in range(0, len(samples), batch):
-        groups: dict[int, list[Any]] = {}
-        for sample in samples[start : start + batch]:
-            groups.setdefault(kind(sample), []).append(sample)
-        yield from groups.values()
-
-
-def _forget_precision() -> None:
-    """Reset accelerate, which would keep the precision of an earlier training in this process."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-
-
 def _accelerator(recipe: Recipe, device: str | None) -> Any:
     if device not in (None, "cpu"):
         raise UsageError(f"cannot train on {device!r}", hint="give cpu, or choose GPUs with CUDA_VISIBLE_DEVICES")
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
     except ImportError as error:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
-    _forget_precision()
+    AcceleratorState._reset_state()  # otherwise it keeps the precision of an earlier training in this process
     # Several CPU processes train together only if accelerate gets cpu=True; otherwise each process
     # would train alone.
     cpu = device == "cpu" or not torch.cuda.is_available()

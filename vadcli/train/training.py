@@ -1,4 +1,4 @@
-"""Provides what the training loop runs: the model to start with, a module with its losses, and the samples.
+"""Provides the starting model, the module with the losses, and the samples of a training.
 
 `PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
 starting model or another task; `tools/tiny_world` has one. `write_model` stores the result.
@@ -24,7 +24,6 @@ from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import ProjectorOptions, build_projector
 from vadcli.errors import UsageError
 from vadcli.train.logs import Validated, validate
-from vadcli.train.losses import LossWeights
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of, open_choice
 from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import SegmentationData
@@ -34,14 +33,14 @@ from vadcli.train.step import LOSS_NAMES, ExposureStep, FeatureMemory
 
 @dataclass(frozen=True)
 class Work:
-    """What one training run computes.
+    """The module, the samples and the validation of one training run.
 
     Attributes:
-        module: takes samples that may share a batch, and returns losses by name; one is `total`.
-        samples: all samples, in the order in which they are used.
+        module: takes a batch of samples of the same kind, and returns losses by name; one is `total`.
+        samples: all samples, in the order of their use.
         names: names of the losses in the log.
         fingerprint: fingerprint of the samples.
-        kind: returns the kind of a sample; only samples of the same kind may share a batch.
+        kind: returns the kind of a sample.
         held: the samples to validate on; None without validation.
         validate: measures the model on `held`; None without validation.
     """
@@ -85,7 +84,7 @@ class PaperTraining:
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return what a training with this recipe computes; the model must be prepared by `state.set_up`.
+        """Return the work of a training with this recipe. `state.set_up` must have prepared the model.
 
         Raises:
             UsageError: a folder does not hold its data set, or the model lacks a part to train.
@@ -99,10 +98,9 @@ class PaperTraining:
         mixture = mixture_of(recipe, frames=frames, processes=processes, opened=opened)
         step = ExposureStep(
             model,
-            weights=weights_of(recipe),
+            weights=recipe.loss,
             masks=recipe.model.masks,
             memory=FeatureMemory(model) if recipe.running.remember else None,
-            names=recipe.loss.names,
             without_seg=recipe.exposure.without_seg,
         ).train()
         held = ValidationSet(recipe, self.held_data(recipe), frames=frames, opened=opened) if chosen.every else None
@@ -111,14 +109,8 @@ class PaperTraining:
         return Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames), held, check)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return a short recipe with which steps can be timed; None if opening its data takes long."""
+        """Return a short recipe for timing a step; None if opening its data takes long."""
         return None
-
-
-def weights_of(recipe: Recipe) -> LossWeights:
-    """Return the weights of the losses of masks, IoU, score and answer."""
-    loss = recipe.loss
-    return LossWeights(loss.focal, loss.dice, loss.iou, loss.score, loss.lm)
 
 
 def first_model(recipe: Recipe) -> Lavida:
@@ -150,16 +142,16 @@ def first_model(recipe: Recipe) -> Lavida:
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the model's projector options; the recipe's kind and number of queries replace them if they are set."""
+    """Return the model's projector options with the recipe's kind and number of queries, if it sets them."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 
 
 def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
-    """Return the model, with a projector that has these options.
+    """Return the model after giving it a projector with these options.
 
     If the recipe sets a kind or a number of queries, the weights are drawn from the recipe's seed.
-    Otherwise the weights of the old projector are kept as far as they fit.
+    Otherwise the weights of the old projector are kept if they fit.
     """
     drawn = bool(recipe.model.projector or recipe.model.queries)
     if wanted == model.config.projector and not drawn:
@@ -178,13 +170,13 @@ def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> L
 
 def configured(model: Lavida, recipe: Recipe) -> Lavida:
     """Put the recipe's name, compression, adapters and frame areas into the model's config."""
-    chosen, config, lora = recipe.model, model.config, recipe.lora
+    chosen, config = recipe.model, model.config
     low, high = chosen.train_px or (config.pixels.train_min_px, config.pixels.train_max_px)
     model.config = replace(
         config,
         name=recipe.name,
         compression=replace(config.compression, ratio=chosen.compression, method=chosen.method),
-        lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, lora.targets),
+        lora=LoraOptions(**vars(recipe.lora)),
         pixels=replace(config.pixels, train_min_px=low, train_max_px=high),
     )
     return model
@@ -202,8 +194,7 @@ def write_model(
         model: the model after training, with its adapters.
         recipe: the recipe of the training.
         folder: folder to write to.
-        sources: facts about the training to store in config.json together with the recipe; they
-            are appended to the facts about earlier stages.
+        sources: facts about the training, which config.json stores after those of earlier stages.
         start: function that makes the model from which the training started.
     """
     before = model.config.sources
@@ -219,15 +210,11 @@ def write_model(
     else:
         checkpoint.save(start(recipe), folder, trained=False)
     save_trained(model, folder)
-    _keep_choice_of_mask(model, folder / "sam2" / "config.json")
+    path = folder / "sam2" / "config.json"
+    sam2 = json.loads(path.read_text(encoding="utf-8"))
+    decoder = model.masks.sam2.config.mask_decoder_config  # type: ignore[attr-defined]
+    sam2.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = decoder.dynamic_multimask_via_stability
+    path.write_text(json.dumps(sam2, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     document = {**model.config.to_json(), "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     weights.write_checksums(folder)
-
-
-def _keep_choice_of_mask(model: Lavida, path: Path) -> None:
-    """Store in SAM2's config whether the decoder always uses its single mask."""
-    chosen = model.masks.sam2.config.mask_decoder_config.dynamic_multimask_via_stability  # type: ignore[attr-defined]
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = chosen
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

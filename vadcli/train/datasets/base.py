@@ -1,6 +1,6 @@
 """The base of all data sets on disk: reads annotations, decodes COCO masks, cuts videos into clips.
 
-Annotation files are not trusted: they have a size limit, names in them cannot lead outside the data
+Annotation files are not trusted. They have a size limit, names in them cannot lead outside the data
 set's folder, pickles can only build plain values, and masks are checked before they are decoded.
 Every error is one line that names the file.
 """
@@ -8,6 +8,7 @@ Every error is one line that names the file.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from abc import ABC, abstractmethod
@@ -85,12 +86,9 @@ def read_pickle(path: Path) -> object:
     Raises:
         DocumentError: the file cannot be read, is damaged or holds other types.
     """
-    _read_size(path)
+    data = _read(path)
     try:
-        with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
+        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DocumentError(f"{path}: not a pickle of plain values: {_line(error)}", hint=UNPACK_AGAIN) from error
 
@@ -144,19 +142,11 @@ class _PlainUnpickler(pickle.Unpickler):
 _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
 
 
-def _read_size(path: Path) -> int:
+def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
-    if not path.is_file() or size > MAX_DOCUMENT_BYTES:
-        raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=UNPACK_AGAIN)
-    return size
-
-
-def _read(path: Path) -> bytes:
-    _read_size(path)
-    try:
+        if not path.is_file() or size > MAX_DOCUMENT_BYTES:
+            raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=UNPACK_AGAIN)
         return path.read_bytes()
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
@@ -172,13 +162,13 @@ def _short(value: object) -> str:
 
 
 _LONGEST = 40
-"""Largest number of bits in the length of one run; a longer run would not fit into any image."""
+"""Largest number of bits in the length of a run. A longer run does not fit into any image."""
 _FARTHEST = 10**5
 """Largest coordinate of a polygon's corner, in pixels; real corners are inside their image."""
 
 
 def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
-    """Return the mask (height, width) bool of a run length code or a list of polygons.
+    """Return the mask (height, width) bool that a run length code or a list of polygons describes.
 
     Args:
         path: the document, for the error message.
@@ -192,41 +182,34 @@ def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolA
     height, width = shape
     try:
         if isinstance(code, list):
-            return _polygons(code, height, width)
-        return _filled(_runs(code, height, width), height, width)
+            polygons = [[float(number) for number in part] if isinstance(part, list) else [] for part in code]
+            for corners in polygons:
+                if len(corners) < 6 or len(corners) % 2 or not all(abs(number) <= _FARTHEST for number in corners):
+                    raise ValueError(f"a polygon needs three corners or more near the image, not {len(corners)} coordinates")
+            if not polygons:
+                return np.zeros((height, width), np.bool_)
+            return np.asarray(coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))), np.bool_)
+        if not isinstance(code, dict) or list(code.get("size", [])) != [height, width]:
+            raise ValueError(f"its size is {code.get('size') if isinstance(code, dict) else None}")
+        counts = code["counts"]
+        runs = [int(run) for run in counts] if isinstance(counts, list) else _runs(counts)
+        if any(run < 0 for run in runs) or sum(runs) != height * width:
+            raise ValueError("its runs do not fill the image")
+        shown = np.arange(len(runs)) % 2 == 1  # the runs are False and True in turn, column by column
+        return np.repeat(shown, runs).reshape(width, height).T
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = " ".join(str(error).split())
         raise DocumentError(f"{path}: {where}: not a mask of {width} x {height} pixels: {what}", hint=UNPACK_AGAIN) from error
 
 
-def _polygons(parts: list[object], height: int, width: int) -> BoolArray:
-    if not parts:
-        return np.zeros((height, width), np.bool_)
-    codes = coco.frPyObjects([_corners(part) for part in parts], height, width)
-    return np.asarray(coco.decode(coco.merge(codes)), np.bool_)
+def _runs(text: str) -> list[int]:
+    """Return the lengths of the runs in COCO's text form.
 
-
-def _corners(part: object) -> list[float]:
-    corners = [float(number) for number in part] if isinstance(part, list) else []
-    if len(corners) < 6 or len(corners) % 2 or not all(abs(number) <= _FARTHEST for number in corners):
-        raise ValueError(f"a polygon needs three corners or more near the image, not {len(corners)} coordinates")
-    return corners
-
-
-def _runs(code: object, height: int, width: int) -> list[int]:
-    if not isinstance(code, dict) or list(code.get("size", [])) != [height, width]:
-        raise ValueError(f"its size is {code.get('size') if isinstance(code, dict) else None}")
-    counts = code["counts"]
-    return [int(run) for run in counts] if isinstance(counts, list) else _spelled(counts)
-
-
-def _spelled(text: str) -> list[int]:
-    """Return the lengths of the runs that COCO's text form holds.
-
-    The code of each character, minus 48, holds five bits of a number, lowest first. Its bit 32 is set if the number continues
-    in the next character. Numbers are in two's complement. From the fourth run on, they are differences from the run two places
-    before. pycocotools reads this form too, but it leaves pixels unset if the runs are too short.
+    The code of a character minus 48 has five bits of a number, lowest first. Its bit 32 is set if the
+    number continues in the next character. Numbers are in two's complement. From the fourth on, a
+    number is the difference from the run two places before.
     """
+    # pycocotools reads this form too, but it leaves pixels unset if the runs are too short.
     runs: list[int] = []
     value = shift = 0
     for sign in text:
@@ -244,27 +227,19 @@ def _spelled(text: str) -> list[int]:
     return runs
 
 
-def _filled(runs: list[int], height: int, width: int) -> BoolArray:
-    """Return the mask (height, width) of alternating False and True runs, column by column."""
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError("its runs do not fill the image")
-    turns = np.arange(len(runs)) % 2 == 1
-    return np.repeat(turns, runs).reshape(width, height).T
-
-
 Mark = Hashable
 """The identity of an object in a clip's annotations: a label number or annotation ids."""
 
 
 @dataclass(frozen=True)
 class ClipRule:
-    """How videos are cut into clips, and to what size images are reduced.
+    """The length of clips, the distance of their frames, and the largest size of images.
 
     Attributes:
         frames: T, frames per clip of a video; a still image is a clip with one frame.
-        every: distance in the video from one frame of a clip to the next, in frames; None uses the
+        every: distance in the video from one frame of a clip to the next, in frames; None is the
             data set's default, which gives 6 to 8 frames per second.
-        max_side: longest side in pixels; larger images are reduced to this.
+        max_side: longest side in pixels; larger images are reduced to it.
     """
 
     frames: int = 8
@@ -315,7 +290,7 @@ class DiskData(ABC):
         name: name of the data set.
         root: folder of the data set.
         entries: clips of the data set; clips without an object are left out.
-        rule: to what size images are reduced.
+        rule: its `max_side` is the longest side of the images.
 
     Raises:
         UsageError: no clip has an object.
@@ -342,9 +317,20 @@ class DiskData(ABC):
             DocumentError: a file is missing, damaged or of another size than the others.
         """
         item = self.entries[index]
-        frames, reduction = self._frames(item)
-        masks = self.masks(item, reduction)
-        return Segmentation(item.key, frames, tuple(SegmentedObject(name, masks[mark]) for name, mark in item.objects))
+        frames: dict[str, ByteArray] = {}
+        first: Reduction | None = None
+        for name in item.frames:
+            if name in frames:
+                continue
+            frames[name], reduction = read_frame(self.root / name, max_side=self.rule.max_side)
+            first = first or reduction
+            if (reduction.height, reduction.width) != (first.height, first.width):
+                raise wrong_size(self.root / name, (reduction.height, reduction.width), first)
+        if first is None:
+            raise ValueError(f"{item.key} has no frames")
+        masks = self.masks(item, first)
+        objects = tuple(SegmentedObject(name, masks[mark]) for name, mark in item.objects)
+        return Segmentation(item.key, np.stack([frames[name] for name in item.frames]), objects)
 
     def fingerprint(self) -> str:
         """Return a hash of the clips' file names, objects and size, but not of the pixels."""
@@ -360,20 +346,6 @@ class DiskData(ABC):
         Raises:
             DocumentError: an annotation is missing, damaged or of another size than its image.
         """
-
-    def _frames(self, item: ClipEntry) -> tuple[ByteArray, Reduction]:
-        frames: dict[str, ByteArray] = {}
-        first: Reduction | None = None
-        for name in item.frames:
-            if name in frames:
-                continue
-            frames[name], reduction = read_frame(self.root / name, max_side=self.rule.max_side)
-            first = first or reduction
-            if (reduction.height, reduction.width) != (first.height, first.width):
-                raise wrong_size(self.root / name, (reduction.height, reduction.width), first)
-        if first is None:
-            raise ValueError(f"{item.key} has no frames")
-        return np.stack([frames[name] for name in item.frames]), first
 
 
 class LabelMapData(DiskData):

@@ -1,7 +1,7 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
-The first three have one label map per image. Reading all maps takes minutes, so a file can cache which label numbers each
-map contains. RefCOCO has expressions for single objects. The docstring of each class shows its files.
+The first three have one label map per image. Reading all maps takes minutes, so a file can cache the
+numbers in each map. RefCOCO has expressions for single objects. The docstring of each class shows its files.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ Known = dict[str, tuple[int, int, tuple[int, ...]]]
 class SemanticData(LabelMapData):
     """Images with label maps; all pixels of a category are one object.
 
-    Opening reads every map, which takes minutes for the larger data sets. With `cache`, only maps that changed are read again.
+    Opening reads every map. With `cache`, only changed maps are read again.
 
     Args:
         name: name of the data set.
         root: folder of the data set.
         pairs: (image, map), both relative to the root; an image's path is its key.
         labels: category of each number; other numbers are ignored.
-        rule: to what size images are reduced.
+        rule: its `max_side` is the longest side of the images.
         cache: folder for the file with the numbers of each map; None for no file.
 
     Raises:
@@ -90,28 +90,42 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
         maps: paths of the label maps, relative to `root`.
         file: cache of the numbers. A map is read again if its size or time changed; a damaged cache is written again.
     """
-    known = _load(file) if file else {}
-    stamps = {name: _stamp(root / name) for name in maps}
+    known: Known = {}
+    if file:
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            told = json.loads(file.read_text(encoding="utf-8"))
+            if told["version"] == _VERSION:
+                known = {name: (int(size), int(ns), tuple(map(int, found))) for name, (size, ns, found) in told["maps"].items()}
+    stamps = {}
+    for name in maps:
+        try:
+            state = (root / name).stat()
+        except OSError as error:
+            raise DocumentError(f"{root / name}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
+        stamps[name] = (state.st_size, state.st_mtime_ns)
     unread = [name for name in maps if known.get(name, ())[:2] != stamps[name]]
     with ThreadPoolExecutor(_READERS) as readers:  # decoding releases the GIL
-        for name, numbers in zip(unread, readers.map(lambda name: _numbers(root / name), unread), strict=True):
-            known[name] = (*stamps[name], numbers)
+        for name, labels in zip(unread, readers.map(lambda name: np.unique(read_labels(root / name)), unread), strict=True):
+            known[name] = (*stamps[name], tuple(labels.tolist()))
     if file and unread:
-        _store(file, known)
+        with Scratch(file.parent / ".tmp") as scratch:
+            scratch.write_text(file, json.dumps({"version": _VERSION, "maps": known}))
     return [known[name][2] for name in maps]
 
 
-def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[tuple[str, str]]:
-    """Return the (image, label map) pairs that have the same file name in two folders, sorted by name.
+def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suffix: str = ".png") -> list[tuple[str, str]]:
+    """Return the (image, label map) pairs whose file names without suffix are equal, sorted by name.
 
     Raises:
         DocumentError: an image has no map.
     """
-    pairs = [(f"{images}/{name}{suffix}", f"{maps}/{name}.png") for name in names_in(root / images, suffix)]
-    there = set(names_in(root / maps, ".png"))
-    for image, label_map in pairs:
-        if Path(label_map).stem not in there:
+    pairs = []
+    there = set(names_in(root / maps, map_suffix))
+    for name in names_in(root / images, suffix):
+        image, label_map = f"{images}/{name}{suffix}", f"{maps}/{name}{map_suffix}"
+        if name not in there:
             raise DocumentError(f"{root / label_map}: is missing; it is the map of {Path(image).name}", hint=UNPACK_AGAIN)
+        pairs.append((image, label_map))
     return pairs
 
 
@@ -125,32 +139,6 @@ def names_in(folder: Path, suffix: str) -> Iterable[str]:
         return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as error:
         raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
-
-
-def _numbers(path: Path) -> tuple[int, ...]:
-    counts = np.bincount(read_labels(path).ravel(), minlength=256)
-    return tuple(int(number) for number in np.flatnonzero(counts))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
-    return found.st_size, found.st_mtime_ns
-
-
-def _load(file: Path) -> Known:
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if told["version"] == _VERSION:
-            return {name: (int(size), int(time), tuple(map(int, found))) for name, (size, time, found) in told["maps"].items()}
-    return {}
-
-
-def _store(file: Path, known: Known) -> None:
-    with Scratch(file.parent / ".tmp") as scratch:
-        scratch.write_text(file, json.dumps({"version": _VERSION, "maps": known}))
 
 
 _INNER = "ADEChallengeData2016"
@@ -169,7 +157,7 @@ class Ade20k(SemanticData):
     Args:
         root: the unpacked archive.
         split: `training` or `validation`; they may be written as `train` and `val`.
-        rule: to what size images are reduced.
+        rule: its `max_side` is the longest side of the images.
         cache: folder to cache the numbers of each map in.
     """
 
@@ -242,24 +230,18 @@ class Cityscapes(SemanticData):
     Args:
         root: the folder that holds `leftImg8bit` and `gtFine`.
         split: `train` or `val`.
-        rule: to what size images are reduced.
+        rule: its `max_side` is the longest side of the images.
         cache: folder to cache the numbers of each map in.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None) -> None:
         for folder in ("leftImg8bit", "gtFine"):
             needed(root, f"{folder}/{split}", name="Cityscapes")
-        super().__init__("cityscapes", root, list(_pairs(root, split)), CATEGORIES, rule=rule, cache=cache)
-
-
-def _pairs(root: Path, split: str) -> Iterator[tuple[str, str]]:
-    for city in sorted(item.name for item in os.scandir(root / "leftImg8bit" / split) if item.is_dir()):
-        there = set(names_in(root / "gtFine" / split / city, "_gtFine_labelIds.png"))
-        for name in names_in(root / "leftImg8bit" / split / city, "_leftImg8bit.png"):
-            label_map = f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png"
-            if name not in there:
-                raise DocumentError(f"{root / label_map}: is missing; it is the map of {name}", hint=UNPACK_AGAIN)
-            yield f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", label_map
+        pairs: list[tuple[str, str]] = []
+        for city in sorted(item.name for item in os.scandir(root / "leftImg8bit" / split) if item.is_dir()):
+            images, maps = f"leftImg8bit/{split}/{city}", f"gtFine/{split}/{city}"
+            pairs += paired(root, images, maps, suffix="_leftImg8bit.png", map_suffix="_gtFine_labelIds.png")
+        super().__init__("cityscapes", root, pairs, CATEGORIES, rule=rule, cache=cache)
 
 
 VERSIONS = ("v2.0", "v1.2")
@@ -273,7 +255,7 @@ class Mapillary(SemanticData):
     Args:
         root: the unpacked archive.
         split: `training` or `validation`; they may be written as `train` and `val`.
-        rule: to what size images are reduced.
+        rule: its `max_side` is the longest side of the images.
         cache: folder to cache the numbers of each map in.
     """
 
@@ -327,7 +309,7 @@ class RefCoco(DiskData):
     Args:
         root: the folder that holds `refcoco`, `refcoco+`, `refcocog` and the images.
         split: `train`, `val`, `testA`, `testB` or `test`, if the refs have this split.
-        rule: to what size images are reduced.
+        rule: its `max_side` is the longest side of the images.
         sets: which of the three data sets to use; an image of several sets gives one clip per set.
     """
 

@@ -1,8 +1,8 @@
 """Data sets of videos: YouTube-VOS, Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
 
 YouTube-VOS names objects by category, the others by expressions. MeViS stores masks as COCO run
-length codes, the others as label maps whose pixels hold the objects' ids. The docstring of each
-class shows its files.
+length codes, the others as label maps with the ids of the objects. The docstring of each class shows
+its files.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class YouTubeVos(LabelMapData):
         ROOT/train/JPEGImages/VIDEO/00000.jpg     ROOT/train/meta.json
         ROOT/train/Annotations/VIDEO/00000.png
 
-    `meta.json` has each object's category and the frames that show it. The layout is that of the
-    challenge's archives, as ReferFormer's data page describes it.
+    `meta.json` has each object's category and the frames that show it. This is the layout of the
+    challenge's archives on ReferFormer's data page.
 
     Args:
         root: the folder that holds `train`.
@@ -127,7 +127,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the name, place and JSON entry of every video that has frames. Messages use the place, "video NAME"."""
+    """Yield the name, the place for messages ("video NAME") and the JSON entry of every video with frames."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         told = expect(path, where, value, dict)
@@ -136,7 +136,7 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and JSON entry of each expression. Messages use the place, "expression NUMBER of video NAME"."""
+    """Yield the place for messages ("expression NUMBER of video NAME") and the JSON entry of each expression."""
     for number, value in entry(path, where, told, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
@@ -213,14 +213,13 @@ class RefDavis(LabelMapData):
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
         rule = rule or ClipRule()
-        clips = _converted(root, split, rule) if (root / "meta_expressions").is_dir() else _official(root, split, rule)
+        if (root / "meta_expressions").is_dir():
+            folder = "valid" if split == "val" else split
+            videos = with_expressions(root, folder, "Ref-DAVIS17")
+            clips: Iterator[ClipEntry] = (clip for video in videos for clip in video.clips(folder, rule, every=EVERY))
+        else:
+            clips = _official(root, split, rule)
         super().__init__("ref-davis", root, clips, rule)
-
-
-def _converted(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
-    folder = "valid" if split == "val" else split
-    for video in with_expressions(root, folder, "Ref-DAVIS17"):
-        yield from video.clips(folder, rule, every=EVERY)
 
 
 def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
@@ -273,8 +272,8 @@ class MeVis(DiskData):
 
     `meta_expressions.json` has the frames of each video and the annotation ids of each expression.
     `mask_dict.json` has one COCO run length code per id and frame, or null if the object is not
-    visible. The codes stay in memory and take some hundred MB for the official data. The layout is
-    the one that the MeViS repository's loader reads.
+    visible. The codes stay in memory and take some hundred MB for the official data. The loader in the
+    MeViS repository reads the same layout.
 
     Args:
         root: the folder that holds `train`.
@@ -290,17 +289,20 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(told, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the union (T, H, W) of each mark's annotations. A mark is the tuple of the annotations' ids."""
+        """Return the union (T, H, W) of the annotations of each mark; a mark is a tuple of annotation ids."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
-        return {ids: np.stack([self._union(ids, place, reduction) for place in item.places]) for ids in marks}
-
-    def _union(self, ids: tuple[str, ...], place: int, reduction: Reduction) -> BoolArray:
-        whole = np.zeros((reduction.height, reduction.width), np.bool_)
-        for number in ids:
-            code = self._codes[number][place]
-            if code is not None:
-                whole |= decoded(self._path, f"annotation {number}, frame {place}", code, whole.shape)
-        return reduction.mask(whole)
+        found: dict[Mark, BoolArray] = {}
+        for ids in marks:
+            masks = []
+            for place in item.places:
+                whole = np.zeros((reduction.height, reduction.width), np.bool_)
+                for number in ids:
+                    code = self._codes[number][place]
+                    if code is not None:
+                        whole |= decoded(self._path, f"annotation {number}, frame {place}", code, whole.shape)
+                masks.append(reduction.mask(whole))
+            found[ids] = np.stack(masks)
+        return found
 
     def _clips(self, path: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
         for video, where, told in videos(path):
