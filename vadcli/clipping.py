@@ -1,4 +1,4 @@
-"""Cuts events out of their footage, in original quality and with sound. No frame is decoded or encoded.
+"""Cuts events out of their footage, in original quality and with sound. Nothing is encoded.
 
 An ffmpeg process copies the packets (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe
 at or before the requested time, or at an earlier keyframe if ffmpeg cannot find that one.
@@ -87,7 +87,7 @@ class ClipResult:
 
 
 def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
-    """Cut the chosen events out of their footage. Yields one result per event, and one per video that can't be cut.
+    """Cut the chosen events out of their footage. Yields one result per event or video that can't be cut.
 
     Raises:
         UsageError: the folder does not exist, or has no results of a scan.
@@ -165,7 +165,7 @@ class _Cutter:
             yield ClipResult(video, problem=without_name(str(error), video))
 
     def _cut(self, document: EventsDocument, info: VideoInfo, event: Event) -> ClipResult:
-        """Cut one event. If the container can't hold a codec, use Matroska. If that fails, too, leave out the sound."""
+        """Cut one event. If this fails, write Matroska. If that fails, too, leave out the sound."""
         part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
@@ -189,7 +189,7 @@ class _Cutter:
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
     def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
-        """Return the path of a clip. Its name depends on the event, the content of the footage, --before and --after."""
+        """Return the path of a clip. Other footage or another length gives another name."""
         video = str(document.video["path"])
         content = document.scan.source.get("content") if document.scan else None
         parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]
@@ -246,7 +246,7 @@ def why_uncuttable(info: VideoInfo) -> str:
 
 
 def plan_cut(info: VideoInfo, start_s: float, end_s: float) -> Cut:
-    """Return the part of the video that contains all frames from `start_s` to `end_s` and begins at a keyframe."""
+    """Return the part that contains all frames from `start_s` to `end_s` and begins at a keyframe."""
     times = info.timestamps(info.pts)
     keys = times[info.keyframes]
     before = keys[keys <= max(start_s, 0.0) + 1e-6]
@@ -262,7 +262,7 @@ def cut_file(
     tags: Mapping[str, str] = MappingProxyType({}),
     timeout_s: float = 60.0,
 ) -> None:
-    """Copy a part of a video, with all its sound, into a file. The suffix of `target` chooses the container.
+    """Copy a part of a video into a file. The suffix of `target` chooses the container.
 
     Args:
         info: the probe of the video.

@@ -1,4 +1,4 @@
-"""Renders scanned videos: frames with heat map, score curve, time and captions, as an MP4 that every player can play.
+"""Renders scanned videos as MP4: frames with heat map, score curve, time and captions.
 
 Scores, events and masks are read from the output folder; no model runs. Time 0 of a rendered file is its first frame. So if a
 whole video is rendered, the player shows the same times as the events document.
@@ -153,7 +153,7 @@ class _Story:
 
     @classmethod
     def load(cls, layout: OutputLayout, video: str) -> _Story:
-        """Read the results; raise DocumentError if the video was not scanned, its scan failed, or a file is damaged."""
+        """Read the results; DocumentError if there are none or a file is damaged."""
         if not layout.scores(video).exists():
             if not layout.events(video).exists():
                 raise DocumentError(f"{video}: not scanned into {layout.out}", hint="scan it first")
@@ -194,7 +194,7 @@ def _event_spans(story: _Story, settings: RenderSettings, rendered: Path) -> lis
 
 
 def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
-    """Return the start and end of the shown part of an event: the whole event, or `most_s` with the peak near the middle."""
+    """Return the start and end of the shown part of an event: all of it, or `most_s` around the peak."""
     if most_s is None or event.end_s - event.start_s <= most_s:
         return event.start_s, event.end_s
     start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
@@ -285,7 +285,7 @@ class _Renderer:
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
-    """Return the needs of rendering: every frame, in colour, at the largest size that the rendered video allows.
+    """Return the needs of rendering: every frame, in colour, at the largest size that H.264 allows.
 
     If the frames are large, the clips are shorter. This limits the memory.
 

@@ -1,4 +1,4 @@
-"""Draws rendered videos: the score curve, the heat map of masks, the overlay of a frame, and the MP4 file.
+"""Draws rendered videos: the score curve, the heat map, the overlay of a frame, and the MP4 file.
 
 Every player can play the MP4 file: it is H.264 with 4:2:0 colours and even sides. Each frame keeps its own time. The index is
 at the start of the file.
@@ -24,7 +24,9 @@ _SD_TAG, _HD_TAG = 6, 1  # the codes for SMPTE 170M and BT.709 in the standard H
 
 
 class Mp4Writer:
-    """A context manager that encodes RGB frames into a file. After an exception, the file is unusable: use a temporary file.
+    """Encodes RGB frames into a file, as a context manager.
+
+    After an exception, the file is unusable. So write to a temporary file.
 
     Args:
         path: the file to write.

@@ -33,7 +33,9 @@ _SMOOTH = 3  # the curve is drawn larger by this factor and then reduced: this s
 
 
 class ScoreCurve:
-    """The score curve of one video. A tile is drawn only when it is needed, so a long video needs no more memory.
+    """The score curve of one video.
+
+    Tiles of the curve are drawn when they are needed. So a long video needs no more memory.
 
     Args:
         table: the scores.
@@ -61,7 +63,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Return a picture of the curve around a time, and the column of this time. After this column, the curve is dim."""
+        """Return a picture of the curve around a time, and the column of this time. Later columns are dim."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -151,7 +153,7 @@ def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeA
 
 
 def level_y(level: float, height: int) -> float:
-    """Return the position of a score in pixels from the top. Scores 0 and 1 are at a small distance from the edges."""
+    """Return the position of a score in pixels from the top, with a small margin at both edges."""
     margin = max(1.0, height * 0.06)
     return margin + (1.0 - level) * (height - 1 - 2 * margin)
 

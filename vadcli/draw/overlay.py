@@ -1,4 +1,4 @@
-"""Draws the frames of a rendered video: the picture with its heat map, and below it a panel with time, caption and curve.
+"""Draws the frames of a rendered video: the picture with its heat map, and a panel below it.
 
 Only two things are drawn over the picture: the heat map, and a border along its edges during events. So the picture stays
 visible, for example the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
@@ -73,7 +73,7 @@ class Lettering:
         self.cap_px = -self.face.getbbox("H", anchor="ls")[1]
 
     def centred_baseline(self, height_px: int) -> int:
-        """Return the position of the baseline at which capitals and digits are centred in a line of this height."""
+        """Return the baseline at which capitals and digits are centred in a line of this height."""
         return round((height_px + self.cap_px) / 2)
 
     def width_px(self, text: str) -> int:
@@ -87,7 +87,7 @@ class Lettering:
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Return the text on one line. If no font has all letters, accents are removed and unknown letters become "?"."""
+        """Return the text on one line, without accents and unknown letters if no font has all letters."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -95,7 +95,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Return the text if it fits; otherwise the longest beginning that fits together with "…"; "" if none fits."""
+        """Return the text, or its longest beginning with "…" that fits; "" if nothing fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -345,7 +345,7 @@ class Overlay:
             panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _name_event(self, number: int, room_px: int) -> str:
-        """Return the event's number, category and peak score. If there is little room, the category is cut first."""
+        """Return the event's number, category and peak score. If there is little room, cut the category."""
         event, kind = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "

@@ -1,4 +1,4 @@
-"""Events for annotation tools: labels.json for FiftyOne, predictions for Label Studio, and `CVAT for video 1.1`.
+"""Writes events for the annotation tools FiftyOne, Label Studio and CVAT.
 
 A FiftyOneTemporalDetectionDataset reads labels.json. Label Studio needs two files: the tasks to import, and the labelling
 configuration that shows them. A CVAT file has the masks of each event, or the box of the event if no masks are stored.
@@ -73,7 +73,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Return one task per video. A task has one timeline span per event, and the event's box if there is one.
+    """Return one task per video: a timeline span per event, and the event's box if there is one.
 
     Label Studio counts frames from 1, and the end of a span is its last frame.
     """
@@ -128,7 +128,7 @@ def _label(event: Event) -> str:
 
 
 def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
-    """Return the event's box, in percent of the picture's size. The box is shown in all frames of the event."""
+    """Return the event's box, in percent of the picture's size, for all frames of the event."""
     video = document.video
     across, down = 100 / video["width"], 100 / video["height"]
     place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}

@@ -1,4 +1,4 @@
-"""Reads videos: what a file holds (`probe`), its frames (`reader`), and its clips from child processes (`loader`).
+"""Reads videos: `probe` describes a file, `reader` reads its frames, `loader` its clips.
 
 Imports only types, options and errors of vadcli. Nothing here scores a frame, writes outputs or knows a detector.
 """

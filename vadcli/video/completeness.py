@@ -1,4 +1,4 @@
-"""Finds out why a video is not complete: the file is cut short, some of its streams are left out, or the machine is at fault.
+"""Finds out why a video is not complete: its file is cut short, or the machine is at fault.
 
 Containers declare their length in different ways: as a number of frames (AVI, IVF), as the duration of the video stream (the
 tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and FLV without tags). Headers are
@@ -85,7 +85,7 @@ class OtherStreams:
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
 
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
-        """Return how many frames of other streams come before or after the read stream, and a message about them.
+        """Return how many frames of other streams come before or after this stream, and a message.
 
         Args:
             read: the extent of the stream.
@@ -110,7 +110,7 @@ class OtherStreams:
 
 
 def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
-    """Return how many more frames the file declares than were read; 0 if it is complete or declares nothing."""
+    """Return how many frames are missing at the end, according to the length that the file declares."""
     demuxer = opened.format.name.split(",")[0]
     frames = stream.frames or 0
     if demuxer == "ivf":
@@ -137,7 +137,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
-    """Return how many frames are missing between the end that was read and the declared end; 0 if the gap is usual."""
+    """Return how many frames are missing before the declared end; 0 if the difference is usual."""
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:
@@ -148,7 +148,7 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds (0 if none is declared), and True if it belongs to this stream alone."""
+    """Return the declared duration in seconds, or 0, and True if it belongs to this stream alone."""
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
@@ -181,7 +181,7 @@ def is_cut(path: Path, demuxer: str) -> bool:
 
 
 def missing_end(path: Path, demuxer: str) -> str:
-    """Return a message about the missing part of a GIF, APNG or Ogg file; "" if nothing is missing, and for other formats.
+    """Return a message if the end of a GIF, APNG or Ogg file is missing; "" otherwise.
 
     These three formats declare no length. But GIF and APNG mark the end of the file, and Ogg numbers its pages.
     """
@@ -195,7 +195,7 @@ def missing_end(path: Path, demuxer: str) -> str:
 
 
 def _gif_end(file: BinaryIO, size: int) -> str:
-    """GIF89a: a file is a sequence of blocks and ends with a trailer. A block is a sequence of parts of up to 255 bytes."""
+    """GIF89a: blocks, then a trailer. A block is a sequence of parts of up to 255 bytes."""
     file.seek(10)
     _skip_palette(file, file.read(1)[0])
     file.seek(2, os.SEEK_CUR)
@@ -291,7 +291,7 @@ _ASF_LIVE = 1
 
 
 def _asf_s(path: Path) -> float:
-    """Return the play duration in seconds that an ASF file's header gives; 0 for a live recording, or if it gives none."""
+    """Return the play duration in an ASF header, in seconds; 0 if there is none, or in a live recording."""
     with suppress(OSError, struct.error), path.open("rb") as file:
         _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
         if found:
@@ -317,7 +317,7 @@ _SCARCE_BYTES = 256 << 20
 
 
 def check_machine(path: Path, said: str) -> None:
-    """Raise NotFinished if a video could not be read completely because of the machine, and not because of the video.
+    """Raise NotFinished if the machine is the reason why a video could not be read completely.
 
     Args:
         path: the file, or the folder of images.

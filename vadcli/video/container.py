@@ -1,4 +1,4 @@
-"""Opens a media file safely, and chooses which of its frames ffmpeg delivers. No frame is decoded here.
+"""Opens a media file safely, and chooses which of its frames ffmpeg delivers. Decodes nothing.
 
 Opening: ffmpeg's libraries follow references in a file. If a concat script, an HLS or DASH playlist or an SDP text is named
 .mp4, they open other files and sockets. Two options prevent this. With `format_whitelist`, the detected format must be in a
@@ -81,9 +81,9 @@ def printable(path: Path) -> str:
 
 
 def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -> Any:
-    """Return the opened media file, an `av.container.InputContainer` that the caller closes.
+    """Return an opened `av.container.InputContainer`; the caller closes it.
 
-    ffmpeg's log messages are appended to `heard`, in the same form as from `listening`.
+    ffmpeg's messages are appended to `heard`.
 
     Raises:
         UnsafeContainer: the file is not a plain container but, for example, a playlist, script or session description.
@@ -112,7 +112,7 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
 
 
 def longer_look(container: Any) -> dict[str, str]:
-    """Return the options of `_LONGER_LOOK` that were needed to open a container; empty if it was opened without them."""
+    """Return the options of `_LONGER_LOOK` that were needed to open a container; else empty."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -122,7 +122,7 @@ def _open(path: Path, more: Mapping[str, str] = MappingProxyType({}), *, demuxer
 
 
 def _is_known(container: Any) -> bool:
-    """Whether ffmpeg has read enough. If False, reading more of the file may find a video stream or its size."""
+    """Whether ffmpeg has read enough: there is a video stream, and its size is known."""
     videos = [stream for stream in container.streams if stream.type == "video"]
     if not videos:
         return container.format.name not in _JUMPING and bool(len(container.streams))
@@ -130,7 +130,7 @@ def _is_known(container: Any) -> bool:
 
 
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
-    """Try again to open a file that ffmpeg did not recognize. If this also fails, raise an error with the reason."""
+    """Try again to open a file that ffmpeg did not recognize. Else raise an error with the reason."""
     heard = list(heard)  # a copy: the next tries log messages, too
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
@@ -153,10 +153,7 @@ def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Seque
 
 @contextmanager
 def listening(level: int = av.logging.ERROR) -> Iterator[list[tuple[int, str, str]]]:
-    """Collect the log messages of ffmpeg's libraries inside the `with` block, as (level, source, message).
-
-    Messages that are less severe than `level` are left out.
-    """
+    """Collect messages of ffmpeg's libraries inside the `with` block, as (level, source, message)."""
     with _log_level:
         before = av.logging.get_level()
         av.logging.set_level(level)
@@ -168,9 +165,9 @@ def listening(level: int = av.logging.ERROR) -> Iterator[list[tuple[int, str, st
 
 
 def pick_stream(container: Any, name: str) -> Any:
-    """Return the video stream that ffmpeg would pick.
+    """Return the video stream that ffmpeg would pick; never a cover picture.
 
-    This is the stream with the most pixels; the default stream gets a bonus. Cover pictures are never picked.
+    It has the most pixels; the default stream gets a bonus.
 
     Raises:
         NoVideoStream: the file has no video stream.
@@ -194,10 +191,7 @@ def pick_stream(container: Any, name: str) -> Any:
 
 
 def video_packets(container: Any) -> Iterator[Any]:
-    """Yield the packets of all video streams in file order, also of streams that begin in the middle of the file.
-
-    Sound, subtitles, data and cover pictures are skipped, which costs little time.
-    """
+    """Yield the packets of all video streams in file order, also of streams that begin later."""
     unread = set()
     for stream in container.streams:
         if stream.type != "video" or stream.disposition & av.stream.Disposition.attached_pic:
@@ -211,7 +205,7 @@ def video_packets(container: Any) -> Iterator[Any]:
 
 
 def unlisted_streams(container: Any) -> int:
-    """Return how many video streams have begun in the middle of the file and are not among `container.streams`."""
+    """Return how many video streams have begun inside the file and are not listed in the container."""
     with listening(av.logging.INFO):
         described = container.dumps_format()
     listed = re.findall(r"^  Stream #0:(\d+)\b.*?: Video:", described, re.MULTILINE)
@@ -238,12 +232,9 @@ def recording_start(container: Any, stream: Any, duration_s: float) -> str:
 
 
 def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
-    """Return the clockwise rotation in degrees that the stream's display matrix asks for; None if it has no matrix.
-
-    PyAV gives no direct access to the matrix, so it is read from the text in which ffmpeg describes the file.
-    """
+    """Return the stream's clockwise rotation in degrees; None if it has no display matrix."""
     with listening(av.logging.INFO):
-        described = container.dumps_format()
+        described = container.dumps_format()  # PyAV gives no direct access to the matrix
     section = re.search(rf"Stream #0:{stream_index}\b(.*?)(?=\n  Stream #|\Z)", described, re.DOTALL)
     matrix = re.search(r"display ?matrix: rotation of (\S+) degrees", section[1], re.IGNORECASE) if section else None
     if not matrix:
@@ -259,9 +250,7 @@ _SAFE_ROUNDING = 0.4  # in rows; near 0.5, two machines could round to different
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects frames by their pts, in a video with a constant frame rate.
-
-    A frame's row is computed from its pts, so a lost frame does not shift the rows of other frames.
+    """Selects frames by their pts, if the frame rate is constant. Lost frames do not shift other rows.
 
     Attributes:
         origin: pts of row 0.
@@ -282,12 +271,7 @@ class TimeGrid:
         return f"gte(pts,{self.first_pts})*not(mod({row},{self.interval}))"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """Whether ffmpeg selects the frame; call it once per frame, in order.
-
-        Args:
-            shown: how many frames were shown before this one.
-            pts: time of the frame; None if unknown.
-        """
+        """Whether ffmpeg selects the frame after `shown` frames. Call it for each frame, in order."""
         if pts is None or pts < self.first_pts:
             return False
         return math.floor((pts - self.origin) * self.rows_per_tick + 0.5) % self.interval == 0
@@ -317,7 +301,7 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects frames by their number, counted from a given time. The expression stores the count in ffmpeg's variable 0.
+    """Selects frames by their number, counted from a given time, in variable 0 of the expression.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.
@@ -351,7 +335,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
     """Return the selection with which ffmpeg delivers the sampled rows.
 
     Args:
-        info: the video.
+        info: the probe of the video.
         interval: rows with index % interval == 0 are sampled.
         start: first row to deliver.
         sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
@@ -369,10 +353,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 
 
 def seek_row(info: VideoInfo, start: int) -> int | None:
-    """Return the row of the last keyframe at or before `start`; decoding can begin there.
-
-    None if decoding must begin at the start of the file (see `can_seek`). Both ways give the same rows from `start` on.
-    """
+    """Return the last keyframe at or before `start`; None if decoding must begin at the start."""
     if not can_seek(info) or start == 0:
         return None
     before = info.keyframes[info.keyframes <= min(start, info.frames - 1)]
@@ -380,6 +361,6 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def can_seek(info: VideoInfo) -> bool:
-    """Whether decoding can begin at a keyframe: the file has an index, keyframes reset the decoder, and times are exact."""
+    """Whether decoding can begin at a keyframe: the file has an index, and its times are exact."""
     is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
     return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times

@@ -96,7 +96,7 @@ class DecordFrames:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the frames in order. If a frame cannot be decoded, the iteration ends and `complaints` says why."""
+        """Yield the frames in order, up to a frame that cannot be decoded; `complaints` then says why."""
         return self._frames or iter(())
 
     def close(self) -> None:

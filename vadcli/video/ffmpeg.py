@@ -49,7 +49,7 @@ _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """Return the path of ffmpeg: VADCLI_FFMPEG, else the system's ffmpeg, else the one in the package imageio-ffmpeg.
+    """Return the path of ffmpeg: from VADCLI_FFMPEG, of the system, or of the package imageio-ffmpeg.
 
     Raises:
         ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.
@@ -73,11 +73,7 @@ def ffmpeg_path() -> str:
 
 @functools.cache
 def ffmpeg_version() -> tuple[int, int]:
-    """Return (major, minor) of `ffmpeg_path()`; a build from git without a number counts as the newest.
-
-    Raises:
-        ToolError: ffmpeg does not run.
-    """
+    """Return (major, minor) of ffmpeg; a build without a number is the newest. ToolError if it fails."""
     path = ffmpeg_path()
     try:
         said = subprocess.run([path, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True).stdout
@@ -115,7 +111,7 @@ _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
-    """A decoder with several threads found an error. Only a decoder with one thread can say which frames are damaged."""
+    """A decoder with several threads found an error; it can't say which frames are damaged."""
 
 
 class FfmpegFrames:
@@ -219,7 +215,7 @@ class FfmpegFrames:
         return image
 
     def _listen(self, stderr: io.RawIOBase) -> None:
-        """Read stderr until ffmpeg ends. This runs in a separate thread, so that ffmpeg never blocks on a full pipe."""
+        """Read stderr until ffmpeg ends, in a separate thread. So ffmpeg never blocks on a full pipe."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
         begun = corrupt = failed = False
         unfinished = b""
@@ -254,10 +250,7 @@ class FfmpegFrames:
         self._decoded.put(None)
 
     def _ticks(self, decoded: re.Match[bytes]) -> int | None:
-        """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters.
-
-        A decoder may report times in another time base.
-        """
+        """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters."""
         if decoded[1] == b"NOPTS":
             return None
         pts = int(decoded[1])
@@ -301,11 +294,7 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Raise ToolError if ffmpeg cannot even decode a video of two gray frames. Call this if a video has given no frame.
-
-    Raises:
-        ToolError: ffmpeg is missing or broken, so the video may be undamaged.
-    """
+    """Raise ToolError if ffmpeg cannot even decode two gray frames: then the video may be undamaged."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
         path.write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3 // 2)))

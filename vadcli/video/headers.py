@@ -119,7 +119,7 @@ class _Bits:
 
 
 class _Fields:
-    """Pairs fields. Two fields in succession are one frame if they have opposite parity and the same number."""
+    """Pairs fields. Two fields are one frame if they have opposite parity and the same number."""
 
     def __init__(self) -> None:
         self._waiting: tuple[bool, int] | None = None  # parity and number of a first field; its second field must follow
@@ -225,7 +225,7 @@ def _marked_units(data: bytes) -> Iterator[bytes]:
 
 
 def _units(packet: Any, length_bytes: int) -> Iterator[bytes]:
-    """Yield the beginning of each unit of a packet; `length_bytes` is 0 if units follow start codes, not their sizes."""
+    """Yield the beginning of each unit of a packet. If `length_bytes` is 0, units follow start codes."""
     data = bytes(packet)
     if not length_bytes:
         yield from _marked_units(data)
@@ -288,7 +288,7 @@ class _Mpeg2:
 
 
 class _Mpeg4:
-    """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2.3 and 6.2.5): vop_coded = 0 means that the previous picture stays.
+    """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2.3, 6.2.5): if vop_coded is 0, the previous picture stays.
 
     DivX packs two pictures into one packet. A packet without a coded picture follows, so that there are as many packets as
     pictures. This second packet shows the second picture of the first packet.
@@ -347,7 +347,7 @@ class _Mpeg4:
 
 
 def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter | None:
-    """Return a new counter for one stream; None if frames of this codec are never left out. See `frame_counter`."""
+    """Return a new counter for one stream; None if frames of this codec are never left out."""
     data = extradata or b""
     if codec == "hevc":
         return _HevcReferences(data)
@@ -370,7 +370,7 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 class _HevcReferences:
-    """HEVC (ITU-T H.265, 7.4.2.2): pictures of the same sub-layer do not refer to a picture of an even type up to 14.
+    """HEVC (ITU-T H.265, 7.4.2.2): no picture of the same sub-layer refers to an even type up to 14.
 
     But pictures of a higher sub-layer may refer to it. So all frames that are left out must be in the highest sub-layer.
     """
@@ -395,6 +395,6 @@ class _HevcReferences:
 
 
 def _agreed(parts: Iterable[bool]) -> bool | None:
-    """Return the answer on which all parts of a packet agree; None if they differ. A packet without a picture is kept."""
+    """Return the answer of all parts of a packet; None if they differ; True if there is no part."""
     said = set(parts)
     return None if len(said) > 1 else said != {False}

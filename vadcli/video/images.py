@@ -120,14 +120,14 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """Return the types of error that Pillow raises for an unreadable image. Pillow is imported late: few scans need it."""
+    """Return the errors that Pillow raises for unreadable images. Few scans need to import Pillow."""
     from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError
 
 
 def list_images(folder: Path) -> tuple[str, ...]:
-    """Return the names of a folder's images in natural order (frame2 before frame10), without hidden files."""
+    """Return the names of a folder's images in natural order: frame2 before frame10."""
     names = [
         entry.name
         for entry in folder.iterdir()
@@ -143,7 +143,7 @@ def list_images(folder: Path) -> tuple[str, ...]:
 
 
 def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
-    """Describe a folder of numbered images as a video of `fps` frames per second (default 10); pts are 0 … N-1.
+    """Describe a folder of numbered images as a video of `fps` frames per second (default 10).
 
     Raises:
         NoVideoStream: the folder has no images.
@@ -190,7 +190,7 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
 
 
 class ImageFrames:
-    """A Backend for a folder of images. The file of a row that is not sampled is not read; only its size is checked."""
+    """A Backend for a folder of images. If a row is not sampled, only the size of its file is read."""
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:
         self.complaints = ""
@@ -198,7 +198,7 @@ class ImageFrames:
         self._request = request
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the images from row `start` on. If an image cannot be read, its frame has ok False and image None."""
+        """Yield the images from row `start` on. A frame that can't be read has ok False and no image."""
         request = self._request
         for row in range(request.start, self._info.frames):
             path = self._info.path / self._info.images[row]

@@ -73,11 +73,7 @@ def cache_folder() -> Path:
 
 
 def cache_bytes() -> int:
-    """Return how many bytes all copies together may have.
-
-    Raises:
-        UsageError: the value of VADCLI_FOOTAGE_CACHE_GB is not a number.
-    """
+    """Return the size limit of the cache; UsageError if VADCLI_FOOTAGE_CACHE_GB is not a number."""
     text = os.environ.get(SIZE_VARIABLE, "") or str(DEFAULT_GB)
     try:
         size = float(text) * 1e9
@@ -108,11 +104,9 @@ def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
 
 
 def object_of(path: Path) -> StoredObject:
-    """Return the store's description of an object.
+    """Return the store's description of an object; FileChanged if it does not exist any more.
 
-    Raises:
-        NotFinished: the object cannot be read at the moment.
-        FileChanged: the object no longer exists.
+    NotFinished if it can't be read at the moment.
     """
     with _asking(path, NotFinished):
         store, name = _store(path)
@@ -210,7 +204,7 @@ def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
 
 
 def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
-    """Lock a folder and return its descriptor. Until the descriptor is closed, the lock lasts and the folder stays."""
+    """Lock a folder and return its descriptor. Close the descriptor to release the lock."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +223,7 @@ def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
 
 
 def _make_room(size: int) -> None:
-    """Remove copies that nobody reads, the least recently used first, until there is room for `size` more bytes."""
+    """Make room for `size` more bytes: remove copies that nobody reads, the least recently used first."""
     known: list[tuple[float, int, Path]] = []
     for folder in cache_folder().glob("*/"):
         with suppress(OSError):

@@ -34,7 +34,7 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return for each part of a video the number of seconds by which its rows are later than their times in the file.
+    """Return for each part of a video by how many seconds its rows are later than their times in the file.
 
     Empty if the clock neither restarts nor jumps. A few frames with odd times do not count as a part.
     """
@@ -78,11 +78,7 @@ class FrameFeed:
 
     @property
     def info(self) -> VideoInfo:
-        """The probe's description of the video; known after the first image.
-
-        Raises:
-            RuntimeError: no image was read yet.
-        """
+        """The probe's description of the video; RuntimeError before the first image is read."""
         if self._info is None:
             raise RuntimeError("no image was read yet")
         return self._info
@@ -95,12 +91,10 @@ class FrameFeed:
         return lost + self._ends
 
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each frame number in [first, last) with its image (H, W, 3); fewer frames if the video ends early.
+        """Yield each frame number in [first, last) with its image (H, W, 3), up to the end of the video.
 
-        An image is valid until the next image is requested. A lost frame gets the image of the previous frame.
-
-        Raises:
-            VideoError: no image could be decoded.
+        An image is valid until the next one is requested. A lost frame gets the image of the previous frame. Raises VideoError
+        if no image could be decoded.
         """
         part = last < self._frames
         row, shown = first, None
@@ -134,15 +128,9 @@ class FrameFeed:
                     shown = item.clip.frames[-1].copy()
 
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield these frame numbers in order, each with its image (H, W, 3); lost frames are left out.
+        """Yield these ordered frame numbers, each with its image (H, W, 3); lost frames are left out.
 
-        An image is valid until the next image is requested.
-
-        Args:
-            rows: frame numbers in order, each once.
-
-        Raises:
-            VideoError: the video failed before the first image.
+        An image is valid until the next one is requested. Raises VideoError if the video failed before the first image.
         """
         wanted, found = set(rows), False
         with closing(self._items(spans=join_rows(rows))) as items:
@@ -210,10 +198,8 @@ class Sound:
 def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
     """Return the first audio stream according to the file's header; None if the video has no sound.
 
-    If the clock restarts in the file (recordings that were joined), the whole file is read to find the parts of the sound.
-
-    Raises:
-        DecoderHung: the header could not be read within the time limit.
+    If the clock restarts in the file, the whole file is read to find the parts of the sound. Raises DecoderHung if the header
+    could not be read within the time limit.
     """
     if info.images:
         return None
@@ -296,17 +282,9 @@ def source_arguments(info: VideoInfo) -> list[str]:
 def run_ffmpeg(
     arguments: list[str], info: VideoInfo, *, verbosity: str, timeout_s: float, what: str = "read no sound"
 ) -> subprocess.CompletedProcess[str]:
-    """Run ffmpeg on a video until it ends, and return its exit code and messages.
+    """Run ffmpeg with these arguments on a video, and return its exit code and messages.
 
-    Args:
-        arguments: the arguments after the global options.
-        info: the video, for messages.
-        verbosity: ffmpeg's log level.
-        timeout_s: the time limit.
-        what: for the message at the time limit: what ffmpeg has not done.
-
-    Raises:
-        DecoderHung: ffmpeg took too long.
+    Raises DecoderHung if ffmpeg took longer than `timeout_s`. The message then says what ffmpeg has not done (`what`).
     """
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", verbosity, *arguments]
     try:

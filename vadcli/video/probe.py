@@ -1,4 +1,4 @@
-"""Describes a video without decoding it: the time of every frame, the size, the rotation and the frame rate.
+"""Describes a video without decoding it: the times of its frames, size, rotation and frame rate.
 
 The packets of the video stream are read once, in file order. Packets that show nothing are left out (`headers`). The times of
 the other packets are put into the order of presentation (`timeline`). The probe must find exactly the frames that
@@ -111,7 +111,7 @@ class _Packets:
 
 
 def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
-    """Yield the packets of all video streams, also the packets after a hole: a part of the file without a packet.
+    """Yield the packets of all video streams, also after a hole: a part of the file without a packet.
 
     If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. ffmpeg does so, too.
     """
@@ -215,7 +215,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:
-    """Return the description after adding the frames that are missing, the reason, and a note about other streams."""
+    """Add the missing frames, the reason, and a note about other streams to the description."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
     stated = np.frombuffer(packets.pts, np.int64)
@@ -238,7 +238,7 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
 
 
 def _display_size(stream: Any, degrees: float | None) -> tuple[int, int, int]:
-    """Return width and height as a player shows the stored frame, and its rotation: 0, 90, 180 or 270 degrees.
+    """Return width and height as a player shows them, and the rotation: 0, 90, 180 or 270 degrees.
 
     Pixels become square and the frame is rotated. The width is stretched and the height stays, as in ffplay and VLC. The
     container's aspect ratio counts before the codec's.

@@ -1,4 +1,4 @@
-"""Reads the frames of a video in order: with decord, with ffmpeg, or from a folder of images (`FrameReader`).
+"""Reads the frames of a video in order, with decord, ffmpeg or Pillow (`FrameReader`).
 
 With the decoder choice `auto`, decord reads a short video if the caller needs gray frames, the file is not damaged, and decord
 is known to read files of this kind correctly (see `vadcli.video.decord`). The reason: decord needs no process. ffmpeg reads
@@ -72,7 +72,7 @@ class RowMatcher:
         self._last_pts: int | None = None
 
     def place(self, pts: int | None, *, after_error: bool = False) -> tuple[list[Row], Row | None]:
-        """Return the rows that were lost before this frame, and the row of the frame (None if the frame comes too late).
+        """Return the rows that were lost before this frame, and its row; None if the frame comes too late.
 
         Args:
             pts: time of the frame in the probe's time base; None if unknown.
@@ -101,7 +101,7 @@ class RowMatcher:
         return lost, row
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the frame's position in the probe's frames, at or after `_next`; None if the probe did not find the frame."""
+        """Return the frame's position in the probe's frames, from `_next` on; None if it is not there."""
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following
@@ -120,7 +120,7 @@ class RowMatcher:
         return self._row(position + self._added, int(self._pts[position]))
 
     def _unforeseen(self, pts: int | None) -> Row | None:
-        """Return a new row for a frame that the probe did not find; None if the frame repeats the last one or is too late."""
+        """Return a new row for a frame that the probe did not find; None for a repeated or late frame."""
         if self._ends_with_repeat and self._next == len(self._expected):
             return None
         time = None if pts is None else pts - self._shift
@@ -227,7 +227,7 @@ class FrameReader:
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
 
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
-        """Yield the next row and all later rows. If seeking, selecting or threads prove unsafe, ffmpeg is started again."""
+        """Yield all rows from the next one on. If a fast way proves unsafe, ffmpeg is started again."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
         # If samples are unevenly spaced, ffmpeg does not select them: most of the frames that it decodes are samples.
@@ -288,7 +288,7 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Like `_deliver`, but for a decoder that leaves out frames. The rows of these frames count as undamaged.
+        """Like `_deliver`, but for a decoder that leaves out frames. Their rows count as undamaged.
 
         The outcome is UNSAFE if a row shows that the file is damaged. This row is not yielded. The outcome does not depend on
         the number of threads, because only a decoder with one thread yields frames after damage.

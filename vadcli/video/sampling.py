@@ -1,4 +1,4 @@
-"""Computes which frames of a video are sampled and which clips they form; collects clips frame by frame. Reads no file.
+"""Computes which frames are sampled and which clips they form; collects clips frame by frame.
 
 A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If a decoder leaves out
 frames, a list of rows gives the samples. A clip is T samples:
@@ -29,7 +29,7 @@ _WIDEST = 2  # references may be at most this many sampling intervals apart
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Computes which rows of a video are samples, and which samples form each clip.
+    """Tells which rows of a video are samples, and which samples form each clip.
 
     Attributes:
         frames: T, samples per clip.
@@ -78,7 +78,7 @@ class SamplingPlan:
         return int(self.rows[-1]) + beyond * self.interval if beyond > 0 else int(self.rows[sample])
 
     def since(self, row: int) -> SamplingPlan:
-        """Return the plan for the part of the video that begins at this sampled row. Its rows are counted from there."""
+        """Return the plan for the part of the video from this sampled row on. Rows count from there."""
         if self.rows is None:
             return self
         later = self.rows[np.searchsorted(self.rows, row) :] - row
@@ -89,27 +89,20 @@ class SamplingPlan:
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
-        """The row after the last sample of the previous clip. A scan that resumes with this clip continues at this row."""
+        """The row at which a scan continues with this clip: after the last sample of the previous clip."""
         return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
-        """The first row to decode when a scan resumes with this clip; never after `first_row`.
-
-        This row is before the start of the clip, because the last clip of a video is moved back.
-        """
+        """The first row to decode for this clip: early enough to move the clip back if it is the last."""
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
 
     def whole_clips(self, rows: int) -> int:
-        """How many clips are complete after `rows` rows; a clip that is moved back or padded is not counted.
-
-        A scan that has stored `rows` rows resumes with the clip of this number. It keeps the rows before `first_row` of the
-        clip.
-        """
+        """How many clips are complete after `rows` rows: a scan continues with the next clip."""
         return self.whole_clips_of(self.samples(rows))
 
     def whole_clips_of(self, samples: int) -> int:
-        """How many clips are complete after this many samples."""
+        """How many clips are complete after these samples; moved or padded clips are not counted."""
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
@@ -118,26 +111,19 @@ class SamplingPlan:
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
-        """Return the samples (T,) of a clip in a video with `rows` rows.
-
-        If the video ends within the clip, the clip is moved back. If the video is shorter than a clip, the last sample is
-        repeated.
-        """
+        """Return the samples (T,) of a clip in a video with `rows` rows, moved back or padded at its end."""
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the first row of a clip that starts at `position`, a fraction of the video.
-
-        If the video ends within the clip, the clip is moved back.
-        """
+        """Return the first row of a clip at `position`, a fraction of the video; moved back at the end."""
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
 
 
 def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
-    """Return the rows to sample if only references are decoded: the reference that is nearest to each `interval`-th row.
+    """Return the rows to sample if only references are decoded: those nearest to each `interval`-th row.
 
     Two samples are at least half the interval apart. None if all frames must be decoded: the file may be damaged, few frames
     can be left out, or references are too far apart.
@@ -157,15 +143,12 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
-    """Return the rows to sample if only keyframes are decoded, at least `interval` apart.
-
-    None if all frames are keyframes, or if the container names none.
-    """
+    """Return keyframes at least `interval` rows apart; None if no keyframe is known, or all frames are."""
     return _thinned(info.keyframes, interval) if 0 < len(info.keyframes) < info.frames else None
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return flags of the rows that must be decoded to get the images of `rows`, and True if the flags mark the keyframes.
+    """Return flags of the rows to decode for the images of `rows`, and True if these are keyframes.
 
     The flags (N,) bool mark the keyframes if all of `rows` are keyframes. Otherwise they mark the references if all of `rows`
     are references. None if all frames must be decoded: `rows` has other frames, or too few frames could be left out.
@@ -189,10 +172,7 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 
 
 def can_skip(info: VideoInfo) -> bool:
-    """Whether a decoder may leave out frames of this video.
-
-    The times in the file must be exact. Otherwise the rows of the other frames could not be found.
-    """
+    """Whether a decoder may leave out frames. With exact times, the other frames still find their rows."""
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 
 
@@ -223,14 +203,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class ClipParts:
-    """Everything about a clip except its pixels.
+    """All data of a clip except its pixels.
 
     Attributes:
         index: number of the clip in its video.
         frame_index: (T,) int64 row of each frame.
         pts: (T,) int64 time of each frame in the stream's time base.
         valid: (T,) bool, True if this clip scores the frame.
-        rows: all rows from the end of the previous clip up to and including this clip's last sample.
+        rows: the rows after the previous clip, up to and including this clip's last sample.
     """
 
     index: int
@@ -241,17 +221,10 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return the position (T,) of the image that each frame of a clip gets.
+    """Return the position (T,) of the image that each frame gets; all -1 if every frame is lost.
 
-    A frame gets its own image. If this image was lost, the frame gets the last image before it. If the first frames are lost,
-    they get the first image of the clip, so that nothing seems to move. A clip never takes an image from another clip, so that
-    a resumed scan gives the same scores.
-
-    Args:
-        lost: (T,) True if the frame has no image.
-
-    Returns:
-        (T,) positions in the clip; all -1 if the clip has no image.
+    A lost frame gets the last image before it. If the first frames are lost, they get the first image of the clip, so that
+    nothing seems to move. A clip never takes an image from another clip, so that a resumed scan gives the same scores.
     """
     own = np.where(lost, -1, np.arange(len(lost)))
     filled = np.maximum.accumulate(own)
@@ -262,7 +235,7 @@ def fill_sources(lost: BoolArray) -> IndexArray:
 
 
 class ClipAssembler:
-    """Takes a video's rows one by one and reports when a clip is complete; never holds more than T images.
+    """Takes a video's rows one by one and reports when a clip is complete. It stores at most T images.
 
     If `add` or `end` returns True, call `take` before anything else.
 
@@ -305,10 +278,7 @@ class ClipAssembler:
         Args:
             pts: time of the row.
             ok: False if the decoder skipped the frame or concealed damage in it.
-            picture: image of a sampled row, H x W x C bytes; None if the image was lost. Ignored if the row is not sampled.
-
-        Raises:
-            ValueError: the image has another shape than this object was made for.
+            picture: image of a sampled row, H x W x C bytes; None if it was lost. Ignored if the row is not sampled.
         """
         row = self._row
         self._row += 1

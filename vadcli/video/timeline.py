@@ -1,4 +1,4 @@
-"""Computes the times of rows from the times of packets (`build_timeline`). This is arithmetic over arrays; no file is read.
+"""Computes the times of rows from the times of packets (`build_timeline`). Reads no file.
 
 Times in files are often wrong: they are missing, repeat, jump or go back. The rules, in this order:
 
@@ -63,7 +63,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class PacketTimes:
-    """The times that the container states for the packets that show a frame, in decoding order and in ticks.
+    """The times of the packets that show a frame, in decoding order and in ticks.
 
     Attributes:
         pts, dts: (N,) int64, NO_TIME for an unknown time.
@@ -138,10 +138,7 @@ def _bounded(times: IndexArray) -> IndexArray:
 
 
 def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
-    """Return times in presentation order for a stream that states none.
-
-    These are the times that the demuxer has found, or sums of durations.
-    """
+    """Return times for a stream that states none: the demuxer's times, or sums of durations."""
     if timed and not bool(np.any(dts == NO_TIME)):
         return dts
     added = np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
@@ -153,7 +150,7 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return times in presentation order if some packets have no time; None if the results contradict the known times.
+    """Return times if some packets have no pts; None if they contradict the known pts.
 
     At a constant frame rate, the frames are shown at the decoding times plus a constant, in any order of presentation.
     """
@@ -183,7 +180,7 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 def _presentation_order(
     times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
-    """Return the packets in the order of presentation, and flags (P,) bool of the positions at which the clock restarts.
+    """Return the packets in presentation order, and flags (P,) bool where the clock restarts.
 
     The parts before and after a restart are sorted separately.
     """
@@ -224,9 +221,8 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return the packets at which the clock has restarted.
+    """Return where the clock has restarted: packets with an earlier time than the 16 packets before them.
 
-    The time of such a packet is earlier than the times of all the `_DEEPEST_REORDER` packets before it.
     Packet 1 counts too if packet 0 has a far later time than the next packets.
     """
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
@@ -238,10 +234,7 @@ def _restarts(times: IndexArray) -> list[int]:
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
-    """Return the keyframes at which the clock has restarted.
-
-    Before such a keyframe, several packets have the same time or a later time.
-    """
+    """Return the keyframes at which the clock has restarted: several packets before have later times."""
     found, begin = [], 0
     for k in np.flatnonzero(keyframe).tolist():
         if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
@@ -288,7 +281,7 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
 def _increasing(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Return strictly increasing times, the number of new ticks per tick, and True if odd times were replaced."""
+    """Return increasing times, the number of new ticks per tick, and True if odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False
@@ -308,7 +301,7 @@ def _increasing(
 
 
 def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
-    """Return times that never fall, and True if odd times were replaced. After a restart of the clock, the time continues."""
+    """Return times that never fall, and True if odd times were replaced. Restarts are removed."""
     result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # `last` is the last time that is in line, before it is moved
     while i < len(shown):
