@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 QUOTED = """\
-These figures are copied from the tables of the LAVIDA paper, in percent. Nothing of it was run here. No interval was
-published for any of these rows.
+These figures are copied from the tables of the LAVIDA paper, in percent. None of them was measured here. The paper has
+no intervals.
 
-Its Table 2, pixel ROC-AUC on UCSD Ped2: masks at 158×238, every frame scored (interval 1), the whole test set of 12
-clips. The nearest column above is "pixel ROC-AUC at 158×238"; it is over {count} clips.
+Table 2: pixel ROC-AUC on UCSD Ped2, masks at 158×238, every frame scored (interval 1), the whole test set of 12 clips.
+The nearest column above is "pixel ROC-AUC at 158×238", over {count} clips.
 
 | method | training | pixel ROC-AUC |
 |---|---|---|
@@ -19,11 +19,11 @@ clips. The nearest column above is "pixel ROC-AUC at 158×238"; it is over {coun
 | TAO | fine-tuned | 75.11 |
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
-Its Table 1 has frame figures on other data sets, which are not measured above. They are over all frames of the test set
-together. Every 4th frame of UBnormal is sampled, every 2nd of ShanghaiTech, and every 128th of UCF-Crime and XD-Violence;
-a score is carried forward to the next sampled frame. The published evaluator appends artificial end points (0, 0) and
-(1, 1) to labels and scores; `vadcli eval` does this only with `--endpoints`. On XD-Violence, the published evaluator
-computes ROC-AUC, but the table says AP.
+Table 1: frame figures on other data sets, over all frames of the test set together. Every 4th frame of UBnormal is
+sampled, every 2nd of ShanghaiTech, and every 128th of UCF-Crime and XD-Violence; a score is carried forward to the next
+sampled frame. The published evaluator appends artificial end points (0, 0) and (1, 1) to labels and scores;
+`vadcli eval` does this only with `--endpoints`. On XD-Violence, the published evaluator computes ROC-AUC; the table says
+AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|
@@ -49,20 +49,19 @@ computes ROC-AUC, but the table says AP.
 | EventVAD (ACM 2025) | zero-shot | – | – | 82.03 | 64.04 |
 | LAVIDA, the paper itself | zero-shot | 76.45 | 85.28 | 82.18 | 90.62 |
 
-The paper's own tables differ on the full model: ShanghaiTech is 85.28 in Tables 1 and 4, 85.02 in Table 3 and 80.64
+The tables of the paper differ on the full model: ShanghaiTech is 85.28 in Tables 1 and 4, 85.02 in Table 3 and 80.64
 in Table 5.
 """
 
 PAGE = """\
 # Accuracy
 
-Written by `python benchmarks/accuracy.py`; don't edit. Figures with their 95 % intervals from 1,000 resamples of the clips.
+Written by `python benchmarks/accuracy.py`; do not edit. The 95 % intervals come from 1,000 resamples of the clips.
 
 ## UCSD Ped2, measured here
 
 {count} test clips ({clips}), {frames} frames of 360×240 at 10 per second. No row has seen a label or a training clip.
-Every figure comes from `vadcli eval`. The last column is the difference from the first row; each resample draws the
-same clips for both rows.
+Every figure comes from `vadcli eval`. In the last column, each resample draws the same clips for both rows.
 
 | what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row's |
 |---|---|---|---|---|---|---|
@@ -70,29 +69,29 @@ same clips for both rows.
 
 {verdict}
 
-The box of 21×21 pixels is about what the motion detector averages over (a Gaussian of 8 pixels); the one of 5×5
-pixels is the usual "plain frame difference". With {count} clips the intervals are wide. In Ped2 most anomalies
-are fast, so methods that give fast things a high score do well; expect less elsewhere. The scales of flow and difference
-do not carry over to another camera. Both know nothing of cuts, light or a camera that moves, and cannot say how often a
-value is usual. ROC-AUC does not measure any of this.
+The box of 21×21 pixels is about as large as the mean of the motion detector (a Gaussian of 8 pixels); the one of 5×5
+pixels is the usual "plain frame difference". With {count} clips the intervals are wide. Most anomalies of Ped2 are
+fast, so methods that give fast things a high score do well; expect lower figures on other footage. ROC-AUC does not
+measure these weaknesses of flow and difference: their values mean nothing for another camera, they do not handle cuts,
+light or a camera that moves, and they do not say how often a value occurs.
 
 ## How each row came about
 
 PED2 stands for the data set's folder.
 
 - **`motion`**: all clips scanned together, as frame folders of one camera, which is fitted on these same clips.
-- **its channels alone**: the same camera model, read back from the output's `cameras/`; *speed* is
-  how fast each cell moves, *disorder* how much of that goes in different directions. Both are means over space and
-  time, here over the whole clip at once; a frame's score is its highest cell.
-- **frame difference**: the change of a pixel to the frame before, averaged over a box; a frame's score is its highest
-  box, or the mean of the whole frame if the row says so. The score of a pixel is that of its box, or its own change.
+- **its speed or disorder alone**: the same camera model. *Speed* is how fast each cell moves, *disorder* how much of
+  that goes in different directions. Both are means over space and time, here over the whole clip at once. The score of
+  a frame is that of its highest cell.
+- **frame difference**: the change of a pixel to the frame before, averaged over a box. The score of a frame is that of
+  its highest box, or the mean of the whole frame. The score of a pixel is that of its box, or its own change.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
 - **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as common motion scanners use it; it
-  sees all clips once before it scores them. A frame's score is the share of foreground; pixels are foreground or not,
-  which lowers its pixel figures.
+  reads all clips once before it scores them. The score of a frame is the share of foreground. A pixel is foreground or
+  not, which lowers the pixel figures.
 
 The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s); pixel scores are masks of 8 bits.
-`python benchmarks/accuracy.py` runs the scan below and writes the other rows' outputs as a scan writes them. Then
+`python benchmarks/accuracy.py` runs the scan below, and writes the outputs of the other rows in the same format. Then
 two commands per row give its figures:
 
 ```

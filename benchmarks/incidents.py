@@ -138,9 +138,8 @@ def page_text(found: list[Found], command: str) -> str:
     before = (
         f"`{command}` makes this page. DIR is a folder with the clips that the script lists. They are from public data sets and"
         " test suites; `vadcli` does not include them. Each clip is a camera of its own, and the threshold is the detector's"
-        " default. A detector that learns from 1 to 35 seconds cannot know what is usual. With days of footage, expect other"
-        " figures."
-        " [motion.md](motion.md) has figures on UCSD Ped2."
+        " default. Clips of 1 to 35 seconds do not show what is usual. With days of footage, expect other figures."
+        " [motion.md](motion.md#how-well-it-does) has figures on UCSD Ped2."
     )
     words = (
         "The intervals were found by eye. An incident is *touched* if an event overlaps it. All other events are false alarms."

@@ -218,11 +218,11 @@ ABOUT = (
     "`python benchmarks/miniature.py --start training/7-exposure/model`",
     "",
     f"Each cell was trained for {STEPS} more steps of the first exposure stage of recipes/lavida-tiny.toml, on 2,000",
-    f"clips. It starts from what that stage made with reverse attention at a ratio of 0.2. Then {CLIPS} new clips were",
+    f"clips. It starts from the result of that stage with reverse attention at a ratio of 0.2. Then {CLIPS} new clips were",
     "scored. The columns are: frame AUC, as the mean over the seeds and their range; tokens per clip after compression;",
     "seconds per clip until its tokens are compressed. Other work ran on the machine at the same time, so the seconds are",
-    "only orders of magnitude. Short trainings favour what the start was trained with: a new projector begins from random",
-    "weights, and so does two_way. [The benchmarks' page](README.md) sums up what the tables say.",
+    "only orders of magnitude. So short a training favours the settings of the start. All projectors, also two_way, begin",
+    "from random weights. [The benchmarks' page](README.md#the-papers-tables-in-miniature) has the conclusions.",
 )
 
 

@@ -38,19 +38,21 @@ EXCHANGED = (
 
 ABOUT = (
     "The clips come from the test split of the synthetic world, with a seed that no training used. Half of their objects",
-    "have a pair of colour and shape that training never showed or named. Each clip in which a question can be asked is",
-    "scored with two lists: one has a true name, the other has none. 30 % of the false names differ in one word from",
-    "something in the clip. The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames",
-    "that show what is named, whatever their score. The intervals are 95 % intervals; the resamples draw clips.",
+    "have a pair of colour and shape that training never showed or named. A clip is scored with two lists of names: one",
+    'contains a true name, the other does not. In the rows "a motion that another object like it has", two objects have the',
+    "same colour and shape: the true name is the motion of one, and a false name is a motion of neither. 30 % of the false",
+    "names differ in one word from a true one. The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are",
+    "over the frames that show the true name, with any score. The intervals are 95 % intervals; the resamples draw clips.",
 )
 
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
     "This model starts from the same ninth stage and was trained for 1,500 steps of exposure by",
-    "`recipes/lavida-tiny-exact.toml`. It has none of the parts that the paper does not have: no key for nowhere, no",
-    "presence logit, no mask prompt, no pooled `<SEG>`, and no loss of its own for the names. The language model and the",
-    "whole projector are trained. What replaces the base models stays: the convolutional trunk and the shared sight.",
+    "`recipes/lavida-tiny-exact.toml`. It has none of the parts that the paper's model does not have: no key for nowhere,",
+    "no presence logit, no mask prompt, no pooled `<SEG>`, and no loss for single names. The language model and the whole",
+    "projector are trained. The replacements of the base models stay: the convolutional trunk, and visual tokens from",
+    "SAM2's features.",
 )
 
 
@@ -128,7 +130,7 @@ def report(
     models = f"--model {chosen.model}" + (f" --exact {chosen.exact}" if chosen.exact is not None else "")
     command = f"`python benchmarks/tiny.py {models} --clips {chosen.clips} --seed {chosen.seed}`"
     lines = [
-        "# The small checkpoint on fresh clips",
+        "# The small checkpoint on new clips",
         "",
         f"{command}, {seconds:.0f} s.",
         "",
@@ -147,7 +149,7 @@ def _tables(groups: Sequence[Group], found: Mapping[Asked, Marks]) -> list[str]:
         "|---|---|---|---|---|---|---|",
         *(line(group, found[group, "own"]) for group in groups),
         "",
-        "What `<SEG>` is good for: frame AUC with each list's own embedding, with another clip's and list's, with none.",
+        "The effect of `<SEG>`: frame AUC with its own embedding, with that of another clip and list, and with none.",
         "",
         "| question | own | another's | none |",
         "|---|---|---|---|",

@@ -40,10 +40,9 @@ INTERVAL = 4  # a scan samples every 4th frame of videos with 30 frames per seco
 
 
 ABOUT = (
-    "The videos come from the test split of the synthetic world: 12 s at 30 frames per second. In seven of ten videos,",
-    "something appears that the list names. They were written as MP4, scanned with `--masks video` and evaluated with",
-    "commands. For comparison, the trainer's own code judged the same frames without files. The frame AUC is over all",
-    "frames.",
+    "The videos come from the test split of the synthetic world: 12 s at 30 frames per second. Seven of ten videos show",
+    "one of the categories. They were written as MP4, scanned with `--masks video`, and evaluated with `vadcli eval`.",
+    "For comparison, the trainer's own code scored the same frames without files. The frame AUC is over all frames.",
 )
 
 
