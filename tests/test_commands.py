@@ -1,4 +1,4 @@
-"""Forks that tests use for commands: they get what a process of its own gets."""
+"""The forks that tests use as commands behave like processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_fork_has_its_own_streams_environment_folder_and_end(tmp_path: Path) -
     assert json.loads(failed.stdout)["own"] is None
 
 
-def test_what_is_read_when_python_starts_gets_a_process_of_its_own(tmp_path: Path) -> None:
+def test_variables_that_python_reads_at_its_start_need_a_new_process(tmp_path: Path) -> None:
     assert LIGHT.fits({**os.environ, "VADCLI_OUT": "x"})
     for name in PYTHON:
         assert not LIGHT.fits({**os.environ, f"{name}X": "x"})

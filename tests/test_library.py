@@ -1,4 +1,4 @@
-"""The library does what the command line does, and docs/library.md is true."""
+"""The library does the same as the commands, and the examples of docs/library.md run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two small videos and their truth, in the working folder."""
+    """Two small videos and their ground truth, in the working folder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "footage"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""`vadcli bench` as a shell sees it: real processes."""
+"""`vadcli bench` in processes of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = (*RANDOM, "--device", "cpu", "--ratios", "0.5", "--batch-sizes", "2", "--
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A home without weights and a temporary folder of its own, so that what is left there shows."""
+    """A home without weights, and a temporary folder of its own, in which remaining files are found."""
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
     home = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "home")}
@@ -51,7 +51,9 @@ def test_figures_are_data_and_nothing_is_left(tmp_path: Path, environment: dict[
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "home", "tmp"]
 
 
-def test_detectors_are_compared_and_one_without_weights_stops_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_detectors_are_compared_and_one_without_weights_does_not_stop_the_others(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     video = make_video(tmp_path / "a.mp4", frames=40, fps=10)
     chosen = ("--detectors", "motion, ask", "--clips", "1", "--rounds", "1", "--workers", "1", "--json")
     done = vadcli("bench", video, *chosen, cwd=tmp_path, forks=WITH_TORCH, **environment)
@@ -66,7 +68,7 @@ def test_detectors_are_compared_and_one_without_weights_stops_nothing(tmp_path: 
     assert list((tmp_path / "tmp").glob("vadcli-*")) == []
 
 
-def test_without_weights_it_says_how_to_do_without(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_without_weights_it_names_the_option_for_random_weights(tmp_path: Path, environment: dict[str, str]) -> None:
     done = vadcli("bench", "--model", "lavida-2b", cwd=tmp_path, forks=WITH_TORCH, **environment)
     assert done.returncode == 4
     assert done.stdout == ""
@@ -78,7 +80,7 @@ def test_without_weights_it_says_how_to_do_without(tmp_path: Path, environment: 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
-    """In this process, where no machine is too large for it."""
+    """Runs in this process: as a process, it would depend on the memory of the machine."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vadcli.bench.usage.free_bytes", lambda device: 10**6)
@@ -106,13 +108,13 @@ def test_bad_input_is_one_line(tmp_path: Path, environment: dict[str, str], argu
 
 
 @pytest.mark.parametrize(("number", "code", "made"), [(signal.SIGTERM, 143, True), (signal.SIGINT, 130, False)])
-def test_an_interrupted_measurement_takes_its_footage_and_decoders_along(
+def test_an_interrupted_measurement_leaves_no_footage_and_no_decoders(
     tmp_path: Path, environment: dict[str, str], number: signal.Signals, code: int, made: bool
 ) -> None:
     named = [] if made else [make_video(tmp_path / "a.mp4", frames=40, fps=10)]
     arguments = ["vadcli", "bench", *map(str, named), *TINY, "--seconds", "60"]
     given = {**os.environ, **environment}
-    del given[decoder_forks.SERVER]  # its decoders shall be its children
+    del given[decoder_forks.SERVER]  # so that its decoders are its children
     process = WITH_TORCH.start(f"{__name__}:with_short_footage", arguments, cwd=tmp_path, environment=given, stdin=None)
     children: list[psutil.Process] = []
     ready: Callable[[], bool] = lambda: bool(_measuring(tmp_path, process.pid, children))  # noqa: E731
@@ -126,13 +128,13 @@ def test_an_interrupted_measurement_takes_its_footage_and_decoders_along(
 
 
 def with_short_footage() -> None:
-    """Runs in the process: what it makes takes less time to draw."""
+    """Runs `vadcli bench` in this process with shorter generated footage."""
     bench.footage_of = partial(bench.footage_of, seconds=1)
     entry()
 
 
 def _measuring(folder: Path, pid: int, children: list[psutil.Process]) -> list[psutil.Process]:
-    """The decoders, once scores are being stored."""
+    """Return the decoder processes when scores are being stored."""
     if not list(folder.glob("tmp/*/scores.arrows")):
         return []
     children[:] = psutil.Process(pid).children(recursive=True)

@@ -1,4 +1,4 @@
-"""`vadcli clips` as a user meets it: which files it makes, and what it says when it cannot."""
+"""`vadcli clips`: the files that it makes, and its messages if a clip cannot be cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVENTS = ((45, 50), (90, 98))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scanned videos of 10 s, in each of which two events are put by hand."""
+    """Scanned videos of 10 s, with two planted events each."""
     folder = tmp_path_factory.mktemp("clips")
     nvr = folder / "nvr"
     (nvr / "gate" / "north").mkdir(parents=True)
@@ -44,7 +44,7 @@ def made_event(number: int, first: int, last: int) -> dict[str, Any]:
 
 
 def seen(path: Path) -> tuple[int, int, bool]:
-    """The numbers of the first and the last frame, and whether there is sound."""
+    """Return the numbers of the first and the last frame, and whether there is sound."""
     with av.open(str(path)) as container:
         has_sound = bool(container.streams.audio)
         numbers = [read_index(frame.to_ndarray(format="gray")) for frame in container.decode(video=0)]
@@ -64,7 +64,7 @@ def test_every_event_is_cut_once(folder: Path) -> None:
         "2024-11-30_01-00-04_yard_0.90",
         "2024-11-30_01-00-09_yard_0.90_fire",
     ]
-    assert [Path(name).suffix for name in names] == [".mp4", ".mp4", ".mkv", ".mkv"]  # MP4 does not hold VP8
+    assert [Path(name).suffix for name in names] == [".mp4", ".mp4", ".mkv", ".mkv"]  # MP4 cannot contain VP8
     for name, (start, end) in zip(names, EVENTS * 2, strict=True):
         begins, ends, has_sound = seen(clips / name)
         assert begins == (start - 10) // 20 * 20
@@ -95,8 +95,8 @@ def test_filters_containers_and_time_of_day(folder: Path) -> None:
     assert vadcli("clips", folder / "out", "--container", "gif").returncode == 2
 
 
-def test_footage_that_is_gone_or_has_changed_is_not_cut(folder: Path) -> None:
-    """It is the last test of the file, because it changes the footage."""
+def test_missing_or_changed_footage_is_not_cut(folder: Path) -> None:
+    """This is the last test of the file, because it changes the footage."""
     path = folder / "nvr" / "gate" / "north" / "20241129_142345.mp4"
     to = folder / "other"
     os.utime(path)  # the same content at another time is the same footage

@@ -1,4 +1,4 @@
-"""`vadcli eval` as a shell sees it: real processes on stored outputs, from figures to exit codes."""
+"""`vadcli eval` on stored outputs: figures, formats and exit codes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def truth(tmp_path: Path) -> Path:
 
 
 def clips(root: Path) -> Path:
-    """Ped2 in small: two clips with frame labels and masks, and no footage."""
+    """Two clips in the layout of Ped2, with frame labels and masks, and no footage."""
     lines = ["clip,frame_index0,label"]
     for clip in ("01", "02"):
         (root / "test_masks" / clip).mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_the_same_figures_in_every_format_and_in_the_stored_document(out: Path, 
     assert rf"frame ROC-AUC, all frames & {shown} \\" in vadcli("eval", out, "--root", truth, *options, "latex").stdout
 
 
-def test_a_narrower_run_keeps_the_other_groups_while_nothing_else_changes(tmp_path: Path, out: Path, truth: Path) -> None:
+def test_a_run_with_fewer_groups_keeps_the_others_if_nothing_else_changes(tmp_path: Path, out: Path, truth: Path) -> None:
     stored = out / "eval" / "csv.json"
 
     def kept(*options: object) -> dict:
@@ -106,7 +106,7 @@ def test_a_narrower_run_keeps_the_other_groups_while_nothing_else_changes(tmp_pa
     assert list(kept("--metrics", "frame", "--endpoints")["metrics"]) == ["frame"]  # another protocol
     everything = kept()
     assert list(everything["metrics"]) == ["frame", "event", "range", "category"]
-    assert kept("--metrics", "frame") == everything  # same figures, and of all groups still
+    assert kept("--metrics", "frame") == everything  # the same figures, still of all groups
     write_truth(truth, ["cam/a.mp4,2,4,fight", "cam/b.mp4,1,2,fight", "cam/c.mp4,,,"])
     assert list(kept("--metrics", "frame")["metrics"]) == ["frame"]  # another truth
     kept("--metrics", "event")
@@ -132,7 +132,7 @@ def test_a_template_corrected_by_hand_is_a_truth(tmp_path: Path, out: Path) -> N
     assert report["metrics"]["event"]["false_alarms_per_hour"]["value"] == 0.0
 
 
-def test_frame_labels_become_seconds_that_say_the_same(tmp_path: Path) -> None:
+def test_frame_labels_become_seconds_with_the_same_figures(tmp_path: Path) -> None:
     out = write_scan(tmp_path / "out", {clip: np.linspace(0, 1, ROWS) for clip in ("01", "02")})
     root = clips(tmp_path / "ped2")
     table = vadcli("eval", out, "--dataset", "ped2", "--root", root, "--from-frames")
@@ -160,7 +160,7 @@ def test_runs_are_compared_in_pairs(tmp_path: Path, out: Path, truth: Path) -> N
     assert f"({lost['value']:+.4f} [{lost['ci_low']:+.4f}, {lost['ci_high']:+.4f}])" in table.stdout
 
 
-def test_nothing_is_written_with_no_save_and_pictures_go_where_they_are_asked(tmp_path: Path, out: Path, truth: Path) -> None:
+def test_no_save_writes_nothing_and_plots_writes_pictures(tmp_path: Path, out: Path, truth: Path) -> None:
     before = written(tmp_path)
     done = vadcli("eval", out, "--root", truth, "--metrics", "frame", "--bootstrap", "100", "--no-save")
     assert done.returncode == 0, done.stderr
@@ -197,7 +197,7 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
         (("out", "--root", "truth.csv", "--init", "--from-frames"), 2, "--init and --from-frames"),
     ],
 )
-def test_what_can_not_be_evaluated_is_one_clear_line(
+def test_an_error_is_one_clear_line(
     tmp_path: Path, out: Path, truth: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     write_truth(tmp_path / "other.csv", ["cam/a.mp4,2,4,", "cam/c.mp4,,,"])

@@ -1,4 +1,4 @@
-"""What scripts, cron and people at a terminal rely on: exit codes, new events, settings, the log, signals, the progress bar."""
+"""Habits of scripts, cron and terminals: exit codes, new events, settings, the log, signals, the progress bar."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_command_runs_once_per_new_event(footage: Path, tmp_path: Path) -> Non
     assert [json.loads(line)["end_s"] for line in told.read_text().splitlines()[2:]] == [1.4]
 
 
-def test_events_that_only_a_cut_finds_and_old_events(footage: Path, tmp_path: Path) -> None:
+def test_events_of_another_threshold_and_old_events(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert vadcli("scan", footage, "-o", out, *NONE, "-q").returncode == 0
     recut = vadcli("scan", footage, "-o", out, *ALL, "--json", "-q")
@@ -127,7 +127,7 @@ def test_a_command_that_fails_or_hangs_is_logged_and_stops_nothing(footage: Path
 
 
 def test_an_old_file_that_cannot_be_removed_is_one_line(footage: Path, tmp_path: Path) -> None:
-    """The machine has the fault and not the video: nothing is stored, so that the next scan tries again."""
+    """This is a fault of the machine and not of the video: nothing is stored, so that the next scan tries again."""
     (footage / "broken.avi").write_text("not a video")
     out = tmp_path / "out"
     layout = OutputLayout(out)
@@ -143,7 +143,7 @@ def test_an_old_file_that_cannot_be_removed_is_one_line(footage: Path, tmp_path:
 
 
 def test_a_stopped_scan_reports_the_remaining_events_later(footage: Path, tmp_path: Path) -> None:
-    """Events whose command did not start when the scan was killed are reported by the next scan, and only these."""
+    """The next scan reports only the events whose command had not started when the scan was killed."""
     for number in range(6):
         (footage / f"c{number}.avi").write_bytes((footage / "a.avi").read_bytes())
     told, out = tmp_path / "told", tmp_path / "out"
@@ -189,7 +189,7 @@ def test_the_output_folder_is_set_once_for_every_command(footage: Path, tmp_path
     assert "nowhere: the folder does not exist" in other.stderr
 
 
-def test_the_log_file_holds_what_quiet_does_not_say_and_a_night_may_be_quiet(footage: Path, tmp_path: Path) -> None:
+def test_the_log_file_gets_all_lines_with_quiet_and_an_empty_list_is_no_error(footage: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     night = ("scan", "--files-from", "-", "-o", tmp_path / "out", *ALL, "--quiet", "--log-file", log, "--json")
     first = vadcli(*night, stdin=f"{footage}/a.avi\n")

@@ -1,4 +1,4 @@
-"""Messages that a user reads: each says what is wrong once, in plain words, and how to mend it."""
+"""Messages: each says once what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_footage_that_is_not_there(here: Path) -> None:
     assert "the footage of 1 video with events is not below neither" in other.stderr
 
 
-def test_settings_are_refused_in_words(here: Path) -> None:
+def test_wrong_settings_are_refused_in_plain_words(here: Path) -> None:
     for text, said in [
         ("out = 3", "3 is not a path"),
         ('workers = "x"', "'x' is not a whole number"),

@@ -1,4 +1,4 @@
-"""The command line as a user's shell sees it: real processes, exit codes, signals, kills, full disks, misbehaving decoders."""
+"""Commands as processes: exit codes, signals, kills, full disks, misbehaving decoders."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def assert_same_rows(left: Path, right: Path, video: str) -> None:
 
 
 def litter(out: Path) -> list[str]:
-    """What must not be left of a scan that ended: temporaries, claims, checkpoints."""
+    """Return files that must not exist after a scan: temporary files, locks, checkpoints."""
     return [path.name for path in out.rglob("*") if path.name == ".tmp" or path.suffix in (".part", ".tmp")]
 
 
 def named_memory(family: list[psutil.Process]) -> list[str]:
-    """Shared memory of these processes that has a name, and so would outlive them if they are killed."""
+    """Return named shared memory of these processes, which would stay after they are killed."""
     maps = [item.path for process in family for item in getattr(process, "memory_maps", list)()]
     return [path for path in maps if path.startswith("/dev/shm/") and os.path.exists(path)]
 
@@ -76,7 +76,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video that takes some seconds to scan, behind a short one."""
+    """A short video, and one that takes some seconds to scan."""
     folder = tmp_path_factory.mktemp("long")
     make_video(folder / "a.mp4", frames=20, fps=10)
     make_video(folder / "long.mp4", frames=LONG, fps=10, size=(320, 240))
@@ -103,7 +103,7 @@ def test_a_scan_talks_to_stderr_and_keeps_stdout_for_data(footage: Path, tmp_pat
     assert lines[-1]["done"] == 2
 
 
-def test_a_scan_goes_on_when_nobody_reads_stdout(footage: Path, tmp_path: Path) -> None:
+def test_a_scan_continues_when_nobody_reads_stdout(footage: Path, tmp_path: Path) -> None:
     command = " ".join([*VADCLI, "scan", str(footage), "-o", str(tmp_path / "out"), "--json"])
     shell = subprocess.run(
         ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=WAIT_S, check=False
@@ -132,7 +132,7 @@ def test_a_command_ends_quietly_when_the_reader_of_its_output_has_stopped(tmp_pa
     assert shell.stderr.count("\n") == 1  # the root of the names
 
 
-def test_categories_are_said_to_be_ignored_in_one_line(footage: Path, tmp_path: Path) -> None:
+def test_one_line_says_that_categories_are_ignored(footage: Path, tmp_path: Path) -> None:
     done = vadcli("scan", footage, "-o", tmp_path / "out", "--categories", "fight,@ucf-crime")
     assert len([line for line in done.stderr.splitlines() if "categories" in line and "ignores" in line]) == 1
 
@@ -184,7 +184,7 @@ def test_a_list_on_stdin_and_the_environment(footage: Path, tmp_path: Path) -> N
     assert (tmp_path / "elsewhere" / "scores" / "a.mp4.parquet").exists()
 
 
-def test_kill_9_costs_at_most_a_checkpoint(long_footage: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_after_kill_9_the_scan_resumes_from_its_checkpoint(long_footage: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     running = start("scan", long_footage, "-o", out, "--masks", "video")
     checkpoint = out / "scores" / ".long.mp4.parquet.part"
@@ -277,7 +277,7 @@ esac
     ],
     ids=["hangs", "segfaults", "returns short", "returns nothing"],
 )
-def test_a_misbehaving_decoder_costs_that_file_alone(footage: Path, tmp_path: Path, misbehave: str, words: str) -> None:
+def test_a_misbehaving_decoder_fails_only_its_file(footage: Path, tmp_path: Path, misbehave: str, words: str) -> None:
     real = ffmpeg_exe()
     fake = tmp_path / "ffmpeg"
     fake.write_text(FAKE_FFMPEG.format(real=real, misbehave=misbehave.format(real=real)))
@@ -302,7 +302,7 @@ def test_a_misbehaving_decoder_costs_that_file_alone(footage: Path, tmp_path: Pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 kB, where this user may make one."""
+    """A file system of 300 kB, if this user may make one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False)
@@ -312,7 +312,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_line_a_file_and_nothing_is_half_written(long_footage: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_one_line_per_file_and_no_file_is_incomplete(long_footage: Path, small_disk: Path) -> None:
     out = small_disk / "out"
     done = vadcli("scan", long_footage, "-o", out, "--masks", "video")
     assert done.returncode in (1, 3), done.stderr
@@ -348,7 +348,7 @@ def test_a_read_only_output_is_one_line(footage: Path, tmp_path: Path) -> None:
     ],
     ids=["hls", "concat", "url", "dash"],
 )
-def test_a_playlist_dressed_as_a_video_opens_nothing_else(footage: Path, tmp_path: Path, text: str) -> None:
+def test_a_playlist_with_the_name_of_a_video_opens_no_other_file(footage: Path, tmp_path: Path, text: str) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()
     (folder / "bait.mp4").write_bytes((footage / "a.mp4").read_bytes())
@@ -363,7 +363,7 @@ def test_a_playlist_dressed_as_a_video_opens_nothing_else(footage: Path, tmp_pat
     assert not (tmp_path / "out" / "scores" / "dressed.mp4.parquet").exists()
 
 
-def test_a_file_that_vanishes_is_named(footage: Path, tmp_path: Path) -> None:
+def test_a_file_that_vanishes_is_reported(footage: Path, tmp_path: Path) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()
     (folder / "a.mp4").write_bytes((footage / "a.mp4").read_bytes())
@@ -374,7 +374,7 @@ def test_a_file_that_vanishes_is_named(footage: Path, tmp_path: Path) -> None:
     assert len(rows(tmp_path / "out", "a.mp4")["pts"]) == 20
 
 
-def test_events_are_cut_anew_exported_and_checked(footage: Path, tmp_path: Path) -> None:
+def test_events_are_made_again_exported_and_checked(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     vadcli("scan", footage, "-o", out)
     cut = vadcli("events", out, "--threshold", "0", "--low", "0", "--format", "csv")
@@ -394,7 +394,7 @@ def test_events_are_cut_anew_exported_and_checked(footage: Path, tmp_path: Path)
     assert "a.mp4.json" in broken.stderr
 
 
-def test_events_are_exported_to_the_tools_of_others_whole_or_not_at_all(footage: Path, tmp_path: Path) -> None:
+def test_exports_for_other_tools_are_written_completely_or_not_at_all(footage: Path, tmp_path: Path) -> None:
     out, to = tmp_path / "out", tmp_path / "exported"
     vadcli("scan", footage, "-o", out, "--masks", "rle")
     everything = ("events", out, "--threshold", "0", "--low", "0", "--format")
@@ -433,14 +433,14 @@ def test_render_after_scan(footage: Path, tmp_path: Path) -> None:
     assert litter(out) == []
 
 
-def test_the_log_file_keeps_what_quiet_does_not_say(footage: Path, tmp_path: Path) -> None:
+def test_the_log_file_gets_the_lines_that_quiet_hides(footage: Path, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "night.log"
     done = vadcli("scan", footage, "-o", tmp_path / "out", "--log-file", log)
     assert done.returncode == 0
     assert "INFO a.mp4: 20 frames" in log.read_text()
 
 
-def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
+def test_doctor_reports_each_part(tmp_path: Path) -> None:
     done = vadcli("doctor", "--json", "--out", tmp_path)
     checks = {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0

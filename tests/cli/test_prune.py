@@ -1,4 +1,4 @@
-"""`vadcli prune` as a user meets it: what it removes, and what it leaves because a share may not be mounted."""
+"""`vadcli prune`: the results that it removes, and those that it keeps because a share may not be mounted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vadcli.store import OutputLayout
 
 
 def results(out: Path) -> set[str]:
-    """The files of results, without the run records."""
+    """Return the files of results, without the run records."""
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     return {name for name in files if not name.startswith("run")}
 
@@ -41,7 +41,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nvr(scanned: Path) -> Path:
-    """The footage, whole again after each test."""
+    """The footage, which is restored after each test."""
     kept = scanned / "kept"
     if not kept.exists():
         shutil.copytree(scanned / "nvr", kept, copy_function=shutil.copy2)
@@ -52,7 +52,7 @@ def nvr(scanned: Path) -> Path:
     return scanned / "nvr"
 
 
-def test_results_of_videos_that_are_gone_are_removed(nvr: Path) -> None:
+def test_results_of_missing_videos_are_removed(nvr: Path) -> None:
     out = nvr.parent / "out"
     before = results(out)
     nothing = vadcli("prune", out)
@@ -91,11 +91,11 @@ def test_results_of_videos_that_are_gone_are_removed(nvr: Path) -> None:
     assert vadcli("report", out, "--format", "json").returncode == 0
 
 
-def test_a_share_that_is_not_mounted_empties_nothing(nvr: Path) -> None:
+def test_results_of_a_share_that_is_not_mounted_stay(nvr: Path) -> None:
     out, before = nvr.parent / "out", results(nvr.parent / "out")
     hall = nvr.parent / "hall"
     (nvr / "hall").rename(hall)
-    (nvr / "hall").mkdir()  # where one camera's share is mounted
+    (nvr / "hall").mkdir()  # the mount point of one camera's share
     (nvr / "gate" / "a.mp4").unlink()
     one = vadcli("prune", out, "--dry-run")
     assert one.returncode == 3

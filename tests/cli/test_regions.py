@@ -1,4 +1,4 @@
-"""Parts of the picture that are hidden, as a user meets them: what a scan finds, stores, skips and says."""
+"""Hidden parts of the picture: events, stored files, skipped videos and messages of a scan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLINKS, CROSSES = slice(40, 60), slice(90, 110)
 
 
 def street(index: int, width: int, height: int) -> np.ndarray:
-    """A still picture. Something jumps about at the top left for two seconds; later, something crosses at the bottom right."""
+    """A still picture. A thing jumps at the top left for two seconds; later, another crosses at the bottom right."""
     texture = np.random.default_rng(7).integers(70, 110, (height // 4, width // 4))
     shown = texture.repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
     if BLINKS.start <= index < BLINKS.stop:
@@ -59,7 +59,7 @@ def starts(out: Path) -> list[float]:
     return [event["start_s"] for event in json.loads((out / "events/gate/a.mp4.json").read_text())["events"]]
 
 
-def test_what_is_hidden_has_no_score_and_no_mask(footage: Path, tmp_path: Path) -> None:
+def test_hidden_parts_have_no_score_and_no_mask(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert vadcli("scan", footage, "--out", out, *CUT, "--masks", "video").returncode == 0
     first = starts(out)
@@ -83,7 +83,7 @@ def test_what_is_hidden_has_no_score_and_no_mask(footage: Path, tmp_path: Path) 
     assert document["regions"] == {"ignore": [CLOCK], "only": []}
     assert json.loads((out / "run.json").read_text())["config"]["ignore"] == str(regions)
     assert vadcli("events", out, "--validate").returncode == 0
-    regions.unlink()  # what was hidden stands in OUT
+    regions.unlink()  # OUT stores the regions
     assert vadcli("render", footage / "gate", "--out", out).returncode == 0
     with av.open(str(out / "rendered/gate/a.mp4.mp4")) as film:
         first = next(film.decode(video=0)).to_ndarray(format="gray")
@@ -96,7 +96,7 @@ def test_what_is_hidden_has_no_score_and_no_mask(footage: Path, tmp_path: Path) 
     assert need(footage, out)["gate/a.mp4"] == "scan"
 
 
-def test_an_image_hides_what_is_white_or_with_only_what_is_black(footage: Path, tmp_path: Path) -> None:
+def test_an_image_hides_its_white_pixels_or_with_only_its_black_ones(footage: Path, tmp_path: Path) -> None:
     image = np.zeros((30, 40), np.uint8)
     image[:15, :20] = 255
     Image.fromarray(image).save(tmp_path / "clock.png")
@@ -155,7 +155,7 @@ def test_every_fault_is_named_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_small_things_are_left_out_by_the_detector_that_can(footage: Path, tmp_path: Path) -> None:
+def test_small_things_are_left_out(footage: Path, tmp_path: Path) -> None:
     for percent, said in ((0, "--min-size 0 is outside 0-100"), (100, "--min-size 100 is outside 0-100")):
         done = vadcli("scan", footage, "--out", tmp_path / "out", "--min-size", percent)
         assert (done.returncode, said in done.stderr) == (2, True)

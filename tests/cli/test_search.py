@@ -59,7 +59,7 @@ def test_json_csv_and_a_page(out: Path, tmp_path: Path) -> None:
 
 
 def test_moments_are_chosen_by_time_of_day(out: Path) -> None:
-    """The videos have no time in their name, so they begin 12 s before their last change, a few minutes ago at most."""
+    """Names without a time: the videos begin 12 s before their last change, at most a few minutes ago."""
     found = [json.loads(line) for line in vadcli("search", out, "a red car", "--top", "9", "--json").stdout.splitlines()]
     starts = [datetime.fromisoformat(one["start_time"]) for one in found]
     assert all(timedelta(0) < datetime.now(UTC) - start < timedelta(hours=2) for start in starts)
@@ -99,7 +99,7 @@ def test_changed_encoder_is_refused(out: Path, encoder: Path) -> None:
     assert library.search(out, "a red car")
 
 
-def test_a_damaged_file_is_named_and_the_others_are_searched(out: Path) -> None:
+def test_a_damaged_file_is_reported_and_the_others_are_searched(out: Path) -> None:
     path = out / "embeddings" / "a.mp4.parquet"
     whole = path.read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""stdout and stderr of any encoding: no name ends a command, and what is printed can be read back."""
+"""stdout and stderr of any encoding: no name causes an error, and printed names can be read back."""
 
 from __future__ import annotations
 

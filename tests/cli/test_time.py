@@ -1,4 +1,4 @@
-"""Wall-clock time through processes: from the file and its name to events, exports, the report and the filters."""
+"""Wall-clock time: from the file and its name to events, exports, the report and the filters."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def starts(*arguments: object) -> dict[str, tuple[str | None, str | None]]:
 
 
 def jumping(number: int, width: int, height: int) -> Any:
-    """A picture in which much moves for half a second, two seconds after the start."""
+    """A picture with much motion for half a second, two seconds after the start."""
     return picture(255 if 20 <= number < 25 and number % 2 else 0, width, height)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scanned videos of 4 s; for each source of the start there is one."""
+    """Scanned videos of 4 s: one per source of the start."""
     folder = tmp_path_factory.mktemp("time")
     nvr = folder / "nvr"
     for name in ("2024-11-29/14", "gate"):
@@ -81,7 +81,7 @@ def test_a_scan_stores_when_each_video_started(out: Path) -> None:
 
 
 def low(*more: object) -> tuple[object, ...]:
-    """A threshold at which every video has one event from its first frame to its last."""
+    """A threshold with which every video has one event from its first frame to its last."""
     return ("--threshold", 0, "--low", 0, *more)
 
 
@@ -97,7 +97,7 @@ def test_events_are_chosen_by_time(out: Path) -> None:
     assert events_of(out) == everything
     assert events_of(out, "--between", "15:00-15:30") == {"VID-20241129-WA0003.mp4"}
     assert events_of(out, "--between", "22:00-06:00") == {"20200101_000000.mp4", "20241129_235958.mkv"}
-    assert events_of(out, "--between", "00:00-06:00") == {"20241129_235958.mkv"}  # it goes on after midnight
+    assert events_of(out, "--between", "00:00-06:00") == {"20241129_235958.mkv"}  # it continues after midnight
     assert events_of(out, "--since", "2024-11-29T23:00", "--time-zone", "Europe/Berlin") == {
         "20200101_000000.mp4",
         "20241129_235958.mkv",
@@ -110,7 +110,7 @@ def test_events_are_chosen_by_time(out: Path) -> None:
 
 
 def test_times_are_corrected_without_the_footage(out: Path) -> None:
-    """Nothing is stored unless --write says so; a time of the container stays the same moment, a time of a name does not."""
+    """Only --write stores times. A time of the container stays the same moment; a time of a name does not."""
     new_york = vadcli("events", out, "--time-zone", "America/New_York", code=3)
     corrected = {one["video"]["path"]: one["video"]["start_time"] for one in json.loads(new_york.stdout)}
     assert corrected == {
@@ -129,8 +129,8 @@ def test_times_are_corrected_without_the_footage(out: Path) -> None:
     }
 
 
-def test_a_scan_of_before_is_skipped_and_gets_times(tmp_path: Path) -> None:
-    """The options of time do not change fingerprints, and documents of older versions have no times."""
+def test_videos_of_an_older_version_are_skipped_and_get_times(tmp_path: Path) -> None:
+    """Options of time do not change fingerprints. Documents of older versions have no times."""
     (tmp_path / "nvr").mkdir()
     make_video(tmp_path / "nvr" / "20241129_142345.mp4", frames=20, fps=10)
     out = tmp_path / "out"

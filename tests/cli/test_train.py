@@ -1,4 +1,4 @@
-"""`vadcli train` as a shell sees it; the training itself is tested in tests/train."""
+"""`vadcli train`: options and messages. tests/train tests the training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return commands.vadcli("train", *arguments, forks=commands.WITH_TORCH)
 
 
-def test_a_dry_run_of_the_papers_recipe_counts_what_it_takes(tmp_path: Path) -> None:
+def test_a_dry_run_of_the_papers_recipe_prints_parts_memory_and_time(tmp_path: Path) -> None:
     text = (ROOT / "recipes" / "lavida-7b.toml").read_text()
     paper = tmp_path / "paper.toml"
     paper.write_text(text.replace('folder = "weights/lavida-7b"', 'preset = "lavida-7b"'))
@@ -24,7 +24,7 @@ def test_a_dry_run_of_the_papers_recipe_counts_what_it_takes(tmp_path: Path) -> 
     assert "operations per step and process" in done.stdout
 
 
-def test_a_recipe_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path) -> None:
     missing = vadcli("--config", tmp_path / "none.toml")
     assert missing.returncode in (1, 2)
     assert str(tmp_path / "none.toml") in missing.stderr

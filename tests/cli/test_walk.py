@@ -1,4 +1,4 @@
-"""What a scan finds, seen from the shell: folders without permission, odd suffixes, lists, dates, and the root of the names."""
+"""Folders and files that commands find: permissions, suffixes, lists, dates, odd names, and the root of the names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def site(tmp_path: Path, video: Path) -> Path:
     return tmp_path / "site"
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_scanned(site: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_and_the_rest_is_scanned(site: Path, tmp_path: Path) -> None:
     before: list[str] = []
     if os.geteuid() == 0:
         if not shutil.which("setpriv"):
@@ -109,7 +109,7 @@ def test_suffixes_that_are_not_scanned_are_counted(site: Path, tmp_path: Path) -
 def test_a_video_from_the_future_is_scanned_and_named(site: Path, tmp_path: Path) -> None:
     os.utime(site / "gate" / "a.mp4", (2_200_000_000, 2_200_000_000))  # 2039
     done = vadcli("scan", site, "--out", tmp_path / "out", "--min-age", "10m", "--dry-run")
-    assert planned(done) == ["gate/a.mp4"]  # the other one has just been made
+    assert planned(done) == ["gate/a.mp4"]  # the other one was made just now
     assert "gate/a.mp4 is dated in the future" in done.stderr
 
 
@@ -138,7 +138,7 @@ def test_streams_are_not_read(site: Path, tmp_path: Path) -> None:
     assert cameras(tmp_path / "out") == ["."]
 
 
-def test_a_root_stays(site: Path, tmp_path: Path) -> None:
+def test_the_root_of_the_first_scan_stays(site: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = vadcli("scan", site / "gate", "--root", site, "--out", out)
     assert first.returncode == 0, first.stderr
@@ -162,7 +162,7 @@ def test_without_a_root_the_first_scan_chooses_it(site: Path, tmp_path: Path) ->
     assert f"names of videos and cameras are relative to {site}/gate (--root)\n" in first.stderr
     second = vadcli("scan", site / "yard", "--out", out)
     assert second.returncode == 2
-    assert second.stderr.count("\n") == 2  # what is wrong, and how to mend it
+    assert second.stderr.count("\n") == 2  # the error and its hint
     assert f"{site}/yard: not below {site}/gate" in second.stderr
     assert f"--root {site}\n" in second.stderr
     assert cameras(out) == ["."]
@@ -175,7 +175,7 @@ def test_without_a_root_the_first_scan_chooses_it(site: Path, tmp_path: Path) ->
     assert json.loads(mended.stdout.splitlines()[-1])["skipped"] == 1
 
 
-def test_the_root_of_a_running_scan_counts_and_that_of_one_without_results_does_not(site: Path, tmp_path: Path) -> None:
+def test_the_root_of_a_running_scan_is_used_but_not_that_of_a_scan_without_results(site: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.mp4").write_bytes(b"")
@@ -188,7 +188,7 @@ def test_the_root_of_a_running_scan_counts_and_that_of_one_without_results_does_
 
 
 def test_an_older_output_folder_with_two_roots_works_as_before(site: Path, tmp_path: Path) -> None:
-    """Older versions took the common ancestor of each scan's paths."""
+    """In older versions, the root was the common ancestor of each scan's paths."""
     out = tmp_path / "out"
     assert vadcli("scan", site / "gate", "--out", out).returncode == 0
     newest = record(out)
@@ -204,3 +204,36 @@ def test_an_older_output_folder_with_two_roots_works_as_before(site: Path, tmp_p
         path.write_text(json.dumps(later))
     done = vadcli("scan", site / "gate", "--out", out, "--json")
     assert json.loads(done.stdout.splitlines()[-1])["skipped"] == 1
+
+
+def test_report_and_render_find_the_footage_of_the_scan(tmp_path: Path) -> None:
+    root, out = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "out"
+    (root / "cam1").mkdir(parents=True)
+    make_video(root / "cam1" / "a.mp4", frames=40, fps=10)
+    make_video(root / "cam2.mp4", frames=10, fps=10)
+    scanned = vadcli("scan", root, "--out", out, "--threshold", "0")
+    assert scanned.returncode == 0, scanned.stderr
+    made = vadcli("report", out)
+    assert made.returncode == 0, made.stderr
+    assert "footage of" not in made.stderr  # "can't be found"
+    assert "data:image/webp" in (out / "report.html").read_text()
+    drawn = vadcli("render", root / "cam1", "--out", out)
+    assert drawn.returncode == 0, drawn.stderr
+    assert [path.suffix for path in (out / "rendered" / "cam1").iterdir()] == [".mp4"]
+
+
+def test_a_folder_with_control_characters_stays_one_line_of_the_log(tmp_path: Path) -> None:
+    root = tmp_path / "a\nb\x1b[31m"
+    root.mkdir()
+    make_video(root / "a.mp4", frames=10, fps=10)
+    scanned = vadcli("scan", root, "--out", tmp_path / "out", "--log-file", tmp_path / "log")
+    assert scanned.returncode == 0, scanned.stderr
+    first = scanned.stderr.splitlines()[0]
+    assert first.endswith("a%0Ab%1B[31m (--root)")
+    assert b"\x1b" not in (tmp_path / "log").read_bytes()
+
+
+def test_a_folder_with_control_characters_stays_one_line_of_an_error(tmp_path: Path) -> None:
+    failed = vadcli("report", tmp_path / "a\nb\x1b[31m")
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[0] == f"vadcli: error: {tmp_path}/a%0Ab%1B[31m: the folder does not exist"

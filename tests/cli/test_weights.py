@@ -1,4 +1,4 @@
-"""`vadcli weights` as a shell sees it: real processes, exit codes, data on stdout and talk on stderr."""
+"""`vadcli weights` in processes of its own: exit codes, data on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Weights = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Weights:
-    """`vadcli weights …` with a home and a hub's cache of its own, and no way to a real hub."""
+    """Run `vadcli weights …` with its own home and cache, and without a real hub."""
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         own = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Weights:
 
 
 def one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """One line of what is wrong and one of what to do, and no traceback."""
+    """Check that the output is a line with the error and a line with its hint, without a traceback."""
     lines = done.stderr.strip().splitlines()
     assert lines[0].startswith("vadcli: error: ")
     assert len(lines) == 2, done.stderr
@@ -43,7 +43,7 @@ def one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in done.stderr
 
 
-def test_list_says_what_is_here_and_that_nobody_has_published_lavida(run: Weights) -> None:
+def test_list_shows_installed_weights_and_that_nobody_has_published_lavida(run: Weights) -> None:
     done = run("list", "--json")
     items = {item["name"]: item for item in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0
@@ -98,7 +98,7 @@ def test_import_path_and_verify(run: Weights, tmp_path: Path) -> None:
         (("import", "lavida-9b"), 2, "no preset is called"),
     ],
 )
-def test_what_goes_wrong_is_one_line(run: Weights, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_an_error_is_one_line(run: Weights, arguments: tuple[str, ...], code: int, words: str) -> None:
     done = run(*arguments, "--quiet")
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
@@ -131,7 +131,7 @@ def test_pull_from_a_hub_and_again_without_it(run: Weights) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_pull_ends_at_once_and_goes_on_next_time(
+def test_an_interrupted_pull_ends_at_once_and_continues_next_time(
     run: Weights, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     with serve() as hub:

@@ -1,4 +1,4 @@
-"""A camera with little footage, as a user meets it: what commands print, what the report says, what the next night does."""
+"""A camera with little footage: messages, the report, and the next scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALONE = "The camera was learned from a single video of 2 s, so anything that las
 
 
 def crossing(index: int, width: int, height: int) -> np.ndarray:
-    """A still picture that a bar crosses again and again."""
+    """A still picture that a bar crosses repeatedly."""
     shown = np.full((height, width), 90, np.uint8)
     left = 6 * index % width
     shown[10:40, left : left + 12] = 230

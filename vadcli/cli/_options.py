@@ -1,4 +1,4 @@
-"""Options of commands: `with_options` makes a Typer option from each field of an option dataclass."""
+"""Makes the options of commands: `with_options` turns each field of an option dataclass into a Typer option."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
 
 
 def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
-    """Set the output folders that the command line does not name to the default."""
+    """Use the default output folder if the command line names none."""
     if "outs" in positional:
         positional["outs"] = positional["outs"] or [default]
         return
@@ -97,7 +97,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
     meta = item.metadata
     flag = item.name.replace("_", "-")
     is_list = typing.get_origin(hint) is tuple
-    base = hint  # the type to which a value is converted: X for `X | None`, str for a Literal
+    base = hint  # a value is converted to this type: X for `X | None`, str for a Literal
     if typing.get_origin(hint) is typing.Literal:
         base = str
     elif not is_list and typing.get_args(hint):

@@ -1,7 +1,7 @@
 r"""Output of all commands: data on stdout; the log, errors and progress on stderr. It also handles signals.
 
 The encoding of a terminal or pipe, such as cp1252 or ASCII, may lack a character of a video's name. The character is then
-written as `\uXXXX`. Thus no name causes an error, and JSON means the same, because such characters are only in its strings.
+written as `\uXXXX`, so that no name causes an error. JSON keeps its meaning, because it has such characters only in strings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ codecs.register_error(ESCAPE, _escape)
 
 
 def set_up_streams() -> None:
-    """Make stdout and stderr accept any text. Text for a stream that the parent process has closed is thrown away."""
+    """Make stdout and stderr accept any text. Replaces a closed stream by one that throws its text away."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

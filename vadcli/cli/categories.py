@@ -1,4 +1,4 @@
-"""`vadcli categories`: prints the category lists that come with vadcli, shows one list, and checks a user's own file."""
+"""`vadcli categories`: list the category lists that come with vadcli, show one list, and check files of a user."""
 
 from __future__ import annotations
 

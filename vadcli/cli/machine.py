@@ -139,7 +139,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
-            # No exception: there is no work to finish, and a running thread could still hold a lock. The decoders end with us.
+            # After an exception, Python could wait for a running thread. The decoders end with this process.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 

@@ -66,8 +66,8 @@ def list_weights(*, options: TalkOptions) -> None:
 def pull(*, name: Name, options: WeightsPullOptions) -> None:
     """Fetch a public encoder or base model into the hub's cache, and compare every file with the hub's checksum.
 
-    For the name of a LAVIDA model, fetches the base models that it is built from. Fetches only safetensors, JSON and text
-    files. Reads HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+    For the name of a LAVIDA model, fetches its base models. Fetches only safetensors, JSON and text files. Reads HF_HOME,
+    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     \b
     Examples:
@@ -234,9 +234,9 @@ def path(*, name: Named, options: TalkOptions) -> None:
 @weights_app.command("import")
 @with_options(WeightsImportOptions, section="weights-import")
 def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
-    """Build a LAVIDA folder for `--model` from base models on this machine and trained weights of LAVIDA's own part.
+    """Build a LAVIDA folder for `--model` from base models on this machine and trained weights of LAVIDA.
 
-    If you do not name a base model, it is taken from the cache of `vadcli weights pull`. Nothing is fetched.
+    A base model that you do not name comes from the cache of `vadcli weights pull`. Nothing is fetched.
 
     \b
     Examples:

@@ -1,10 +1,11 @@
-"""`vadcli events` beside a failed video, and what `--write` leaves for the next scan."""
+"""`vadcli events`: the preview of thresholds, failed videos, and choices that later scans use."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,75 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.commands import vadcli
+from tests.evaluate.outputs import write_scan
 from tests.media import make_video
 from vadcli.cli import app
 from vadcli.registry import EXPORTERS
+from vadcli.store import OutputLayout
+from vadcli.store.scores import read_scores, write_scores
+
+VIDEO_S = 360.0
+
+
+def waves(*heights: float) -> np.ndarray:
+    """Return 10 scores per second: one second of each height, far apart."""
+    scores = np.full(round(10 * VIDEO_S), 0.05)
+    for number, height in enumerate(heights, 1):
+        scores[number * 300 : number * 300 + 10] = height
+    return scores
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of six minutes whose events were made at 0.5; 0.5 stands for one alarm per hour."""
+    videos = {"a": waves(0.25, 0.45, 0.55, 0.95), "b": waves(0.45, 0.65)}
+    folder = write_scan(tmp_path_factory.mktemp("preview") / "out", videos)
+    for video in videos:
+        path = OutputLayout(folder).scores(video)
+        table, metadata = read_scores(path)
+        write_scores(path, table, replace(metadata, calibration={"r0_per_hour": 1.0, "temperature": 3.0}))
+    return folder
+
+
+def test_preview_counts_the_events_of_each_threshold(out: Path) -> None:
+    done = vadcli("events", out, "--preview")
+    assert (done.returncode, done.stderr.strip()) == (0, "2 videos, 0.2 hours of footage")
+    head, *rows = (line.split() for line in done.stdout.splitlines())
+    assert head[:3] == ["threshold", "events", "events/hour"]
+    assert [row[:2] for row in rows] == [
+        ["0.2", "6"],
+        ["0.3", "5"],
+        ["0.4", "5"],
+        ["0.5", "3"],
+        ["0.6", "2"],
+        ["0.7", "1"],
+        ["0.8", "1"],
+        ["0.9", "1"],
+    ]
+    assert rows[2][2:] == ["25", "3.38"] or rows[2][2:] == ["25", "3.37"]
+    assert rows[3][2:] == ["15", "1", "<-", "present"]
+
+
+def test_preview_as_csv_and_json_has_a_row_for_the_given_threshold(out: Path) -> None:
+    asked = ("events", out, "--preview", "--alarms-per-hour", "0.2", "--include", "b", "-q")
+    table = list(csv.DictReader(io.StringIO(vadcli(*asked, "--format", "csv").stdout)))
+    objects = [json.loads(line) for line in vadcli(*asked, "--json").stdout.splitlines()]
+    assert len(table) == len(objects) == 9
+    for row, found in zip(table, objects, strict=True):
+        assert found.pop("type") == "preview"
+        assert [float(value) for value in row.values()] == pytest.approx([float(found[name]) for name in row], rel=1e-5)
+    asked_row = next(found for found in objects if found["expected_per_hour"] == pytest.approx(0.2))
+    assert (asked_row["events"], asked_row["present"]) == (1, False)
+    cut = json.loads(vadcli("events", out, "--threshold", asked_row["threshold"], "--include", "b", "--json").stdout)
+    assert len(cut["events"]) == 1
+
+
+def test_preview_refuses_options_that_write_and_needs_no_calibration(tmp_path: Path, out: Path) -> None:
+    refused = vadcli("events", out, "--preview", "--write")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--preview can't be used with --write" in refused.stderr
+    plain = vadcli("events", write_scan(tmp_path / "out", {"a": waves(0.45)}), "--preview")
+    assert plain.stdout.splitlines()[3].split() == ["0.4", "1", "10", "-"]
 
 
 def passing(number: int, width: int, height: int) -> np.ndarray:
@@ -64,7 +131,7 @@ def test_a_failed_video_is_named_and_the_others_are_printed(scanned: Path) -> No
         assert done.stderr.startswith("gate/broken.mp4: failed, so it has no events: ")
         rows = list(csv.DictReader(io.StringIO(done.stdout)))
         assert {row["video"] for row in rows} == {"gate/a.mp4", "yard/a.mp4"}, arguments
-    one = vadcli("events", out, "--format", "vtt", "--include", "gate/*")  # a format of one video: the failed one is none
+    one = vadcli("events", out, "--format", "vtt", "--include", "gate/*")  # one file per video, but none for the failed video
     assert (one.returncode, one.stdout.startswith("WEBVTT\n\n1\n")) == (3, True)
     assert vadcli("events", out, "--include", "yard/*", "--format", "edl").returncode == 0
     contradiction = vadcli("events", out, "--low", "0.9")
@@ -83,7 +150,7 @@ def test_every_format_is_written_beside_a_failed_video(scanned: Path, tmp_path: 
         assert named == (form == "json")
 
 
-def test_the_truth_that_events_begins_is_read_by_eval(scanned: Path, tmp_path: Path) -> None:
+def test_eval_reads_the_truth_of_init_truth(scanned: Path, tmp_path: Path) -> None:
     begun = vadcli("events", scanned / "out", "--init-truth")
     (tmp_path / "truth.csv").write_text(begun.stdout)
     assert begun.stdout == vadcli("eval", scanned / "out", "--init").stdout
@@ -93,7 +160,7 @@ def test_the_truth_that_events_begins_is_read_by_eval(scanned: Path, tmp_path: P
 
 
 def test_written_thresholds_and_a_review_last(scanned: Path) -> None:
-    """It is the last test of the file, because it changes the footage."""
+    """This is the last test of the file, because it changes the footage."""
     night = scanned
     out = night / "out"
     first = stored(night)["gate/a.mp4"]["events"]
@@ -129,7 +196,7 @@ def test_written_thresholds_and_a_review_last(scanned: Path) -> None:
     refused = vadcli("events", out, "--keep-false", "--write")
     assert (refused.returncode, "--forget" in refused.stderr) == (2, True)
 
-    # What a scan is told counts for this scan; it says so.
+    # Options of a scan are used for this scan, and its log says so.
     assert "except for --threshold of this scan" in scan(night, "--threshold", "0.06")
     assert set(highs(night).values()) == {0.06}
     assert stored(night)["yard/a.mp4"]["threshold"]["min_duration_s"] == 0.1
