@@ -1,8 +1,8 @@
 """Measures LAVIDA on this machine: throughput, time per stage and memory.
 
-Each round runs every setting and also the baseline, a simple loop without batches or compression. So a change in the
-machine's speed affects all settings alike. Then each compression ratio is measured in detail: time and memory per stage,
-and GPU use.
+Each round runs every setting and the baseline, which is a simple loop without batches or compression.
+So a change in the machine's speed affects all settings alike. After the rounds, time and memory per
+stage and GPU use are measured for each compression ratio.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from vadcli.bench.report import BenchReport, Setting, Stages, Throughput
-from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round
+from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round, wake
 from vadcli.bench.usage import (
     BenchVideos,
     BusyMeter,
@@ -31,7 +31,7 @@ from vadcli.detectors.running import dtype_for, untimed
 from vadcli.errors import VideoError
 from vadcli.types import Clip, ClipBatch
 from vadcli.types.text import how_many
-from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions, core_count
+from vadcli.video.loader import ClipLoader, ClipReady, Finished, LoaderOptions, core_count
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +52,13 @@ WHOLE = 1.0
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """The settings of a benchmark, and how long each of them is measured.
+    """The settings of a benchmark, and the length of each measurement.
 
     Attributes:
-        ratios: compression ratios, each the share of visual tokens that is kept.
+        ratios: compression ratios; each is the kept share of the visual tokens.
         batch_sizes: numbers of clips per batch.
-        bound: when a round ends.
-        rounds: how often each setting is run.
+        bound: the end of a round.
+        rounds: number of rounds per setting.
         frame_px: area of a frame for the language model, in pixels; None keeps the model's own.
         workers: decoder processes; None means one per core.
     """
@@ -105,9 +105,12 @@ class Bench:
             sample, words = self._sample(loader)
             held = held_bytes(self.detector.devices)
             measured = self._throughput(loader, workers, sample, held)
-            looks = [self._look_closer(ratio, loader, workers, sample) for ratio in self.plan.ratios]
+            stages = [self._stages(ratio, loader, workers, sample) for ratio in self.plan.ratios]
+        options, config, device = self.detector.options, self.detector.config, self.detector.devices[0]
+        weights = "random weights" if self.detector.folder is None else "" if config.trained else "never trained"
+        dtype = str(dtype_for(options.precision, device)).removeprefix("torch.")
         return BenchReport(
-            model=self._model(),
+            model=", ".join(part for part in (config.name, weights, f"{dtype} on {device.type}") if part),
             machine=machine(self.detector.devices),
             footage=self.footage.words,
             sampling=words,
@@ -115,53 +118,58 @@ class Bench:
             found_batch=self.detector.batch_size,
             baseline=measured[0],
             settings=measured[1:],
-            stages=looks,
+            stages=stages,
         )
-
-    def _model(self) -> str:
-        options, config = self.detector.options, self.detector.config
-        weights = "random weights" if self.detector.folder is None else "" if config.trained else "never trained"
-        dtype = str(dtype_for(options.precision, self.detector.devices[0])).removeprefix("torch.")
-        return ", ".join(part for part in (config.name, weights, f"{dtype} on {self.detector.devices[0].type}") if part)
 
     def _throughput(
         self, loader: ClipLoader, workers: int, sample: list[Clip], held: dict[torch.device, int]
     ) -> list[Throughput]:
-        """Return the throughput of the baseline and of all settings; each round runs all of them."""
-        found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, self.plan.settings)]
-        for number in range(self.plan.rounds):
+        """Return the throughput of the baseline and of all settings. Each round runs all of them."""
+        plan = self.plan
+        found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, plan.settings)]
+        for number in range(plan.rounds):
             for each in found:
+                size = each.setting.batch_size
                 self._configure(each.setting.ratio)
-                self.detector.score(ClipBatch.of(_as_many(sample, each.setting.batch_size)))  # warm-up
-                self._wake(loader, workers)
+                self.detector.score(ClipBatch.of(_as_many(sample, size)))  # warm-up
+                wake(loader, self.footage, workers)
                 forget_peak(self.detector.devices)
-                self._one_round(each, loader)
-                each.computed = min(each.setting.batch_size, self.detector.largest_step)
+                with self._store() as store, HostMemory() as memory:
+                    if each.setting.is_baseline:
+                        done = naive_round(self.detector, self.footage, bound=plan.bound, store=store)
+                    else:
+                        done = scan_round(self.detector, loader, self.footage, batch_size=size, bound=plan.bound, store=store)
+                each.rounds.append(done)
+                each.host_bytes = max(each.host_bytes, memory.peak_bytes)
+                each.computed = min(size, self.detector.largest_step)
                 peak = peak_over(held)
                 each.device_bytes = None if peak is None else max(each.device_bytes or 0, peak)
-                log.info("round %d/%d: %s: %.2f clips/s", number + 1, self.plan.rounds, _shown(each.setting), each.rates()[-1])
+                shown = f"ratio {each.setting.ratio:g}, {how_many(size, 'clip')} per batch"
+                shown = each.setting.name if each.setting.is_baseline else shown
+                log.info("round %d/%d: %s: %.2f clips/s", number + 1, plan.rounds, shown, each.rates()[-1])
         return found
 
-    def _one_round(self, each: Throughput, loader: ClipLoader) -> None:
-        with self._store() as store, HostMemory() as memory:
-            if each.setting.is_baseline:
-                done = naive_round(self.detector, self.footage, bound=self.plan.bound, store=store)
-            else:
-                size = each.setting.batch_size
-                done = scan_round(self.detector, loader, self.footage, batch_size=size, bound=self.plan.bound, store=store)
-        each.rounds.append(done)
-        each.host_bytes = max(each.host_bytes, memory.peak_bytes)
-
-    def _look_closer(self, ratio: float, loader: ClipLoader, workers: int, sample: list[Clip]) -> Stages:
+    def _stages(self, ratio: float, loader: ClipLoader, workers: int, sample: list[Clip]) -> Stages:
         """Return stage times, token counts and GPU use of a compression ratio at the largest batch size."""
         self._configure(ratio)
         size = max(self.plan.batch_sizes)
         batch = ClipBatch.of(_as_many(sample, size))
         tokens, kept = self.detector.count_tokens(batch)
         decode_ms = self._decode_ms()
-        clock = self._timed(batch)
+        clock = StageClock(self.detector.devices)
+        self.detector.time_stages(clock)
+        try:
+            with self._store() as store:
+                for number in range(TIMED_BATCHES + 1):
+                    if number == 1:  # the first batch is a warm-up
+                        clock.reset()
+                    scores = self.detector.score(batch)
+                    with clock("write"):
+                        store.add(scores)
+        finally:
+            self.detector.time_stages(untimed)
         ms = {name: 1000 * seconds / (TIMED_BATCHES * size) for name, seconds in clock.seconds.items()}
-        self._wake(loader, workers)
+        wake(loader, self.footage, workers)
         bound = replace(self.plan.bound, seconds=min(BUSY_S, self.plan.bound.seconds))
         busy = BusyMeter(self.detector.devices)
         if held_bytes(self.detector.devices):
@@ -169,26 +177,10 @@ class Bench:
                 scan_round(self.detector, loader, self.footage, batch_size=size, bound=bound, store=store, steady=busy)
         return Stages(ratio, size, tokens, kept, {"decode": decode_ms, **ms}, dict(clock.added_bytes), busy.share)
 
-    def _timed(self, batch: ClipBatch) -> StageClock:
-        """Return the stage times of `TIMED_BATCHES` batches, after one warm-up batch."""
-        clock = StageClock(self.detector.devices)
-        self.detector.time_stages(clock)
-        try:
-            with self._store() as store:
-                for number in range(TIMED_BATCHES + 1):
-                    if number == 1:
-                        clock.reset()
-                    scores = self.detector.score(batch)
-                    with clock("write"):
-                        store.add(scores)
-        finally:
-            self.detector.time_stages(untimed)
-        return clock
-
     def _decode_ms(self) -> float:
         """Return the milliseconds per clip of a single decoder process."""
         with ClipLoader(self.detector.needs, LoaderOptions(workers=1)) as loader:
-            self._wake(loader, 1)
+            wake(loader, self.footage, 1)
             started, clips = time.perf_counter(), 0
             for item in loader.run(self.footage.requests()):
                 clips += isinstance(item, ClipReady)
@@ -197,7 +189,7 @@ class Bench:
             return 1000 * (time.perf_counter() - started) / clips
 
     def _sample(self, loader: ClipLoader) -> tuple[list[Clip], str]:
-        """Return one or more clips of the same frame size to score, and a description of the sampling."""
+        """Return clips of the same frame size, at least one, and a description of the sampling."""
         wanted = max(self.plan.batch_sizes)
         clips: list[Clip] = []
         once = islice(self.footage.requests(), len(self.footage.videos))
@@ -220,19 +212,9 @@ class Bench:
             config = replace(config, pixels=replace(config.pixels, min_px=self.plan.frame_px, max_px=self.plan.frame_px))
         self.detector.reconfigure(config)
 
-    def _wake(self, loader: ClipLoader, workers: int) -> None:
-        """Start every decoder process and wait until all are idle."""
-        for item in loader.run([ClipRequest(f"warm-up/{number}", self.footage.warm_up) for number in range(workers)]):
-            if isinstance(item, Finished) and item.error is not None:
-                raise item.error
-
     def _store(self) -> ScoreStore:
         return ScoreStore(self.footage.scratch, channels=len(self.detector.channels))
 
 
 def _as_many(clips: list[Clip], count: int) -> list[Clip]:
     return list(islice(cycle(clips), count))
-
-
-def _shown(setting: Setting) -> str:
-    return setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {how_many(setting.batch_size, 'clip')} per batch"

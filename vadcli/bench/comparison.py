@@ -1,4 +1,4 @@
-"""Compares detectors on this machine: each one scores the same videos in a separate process.
+"""Compares detectors on this machine. Each detector scores the same videos in a separate process.
 
 The processes are separate so that the memory of one detector is not counted for the next one.
 """
@@ -13,17 +13,17 @@ from multiprocessing import get_context
 from typing import Any
 
 from vadcli.bench.report import MIB, table_lines
-from vadcli.bench.rounds import Bound, Round, ScoreStore, scan_round
+from vadcli.bench.rounds import Bound, Round, ScoreStore, scan_round, wake
 from vadcli.bench.usage import BenchVideos, HostMemory, cuda_of, forget_peak, machine, peak_over
 from vadcli.detectors import load
 from vadcli.detectors.running import devices_for
 from vadcli.errors import VadcliError
 from vadcli.options import DetectorOptions
 from vadcli.types.text import clock
-from vadcli.video.loader import ClipLoader, ClipRequest, Finished, LoaderOptions, core_count
+from vadcli.video.loader import ClipLoader, LoaderOptions, core_count
 
 COMPARED_S = 40
-"""Length of a generated video for a comparison. If clips last several seconds, a shorter video would have too few of them."""
+"""Length of a generated video for a comparison. A shorter video has too few clips if clips last several seconds."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures of all detectors that were compared. `footage` is a description of the videos that they scored."""
+    """The figures of all compared detectors, and a description of the videos that they scored."""
 
     footage: str
     measured: tuple[Measured, ...]
@@ -131,29 +131,24 @@ def compare(
 
 def measure(candidate: Candidate, footage: BenchVideos, *, bound: Bound, rounds: int, workers: int | None) -> Measured:
     """Return the speed and memory of one detector, measured in this process."""
+    workers = workers or core_count()
+    done, host_bytes = [], 0
     try:
-        return _measured(candidate, footage, bound=bound, rounds=rounds, workers=workers or core_count())
+        detector = load(candidate.name, candidate.options)
+        detector.prepare()
+        devices = devices_for(candidate.options.device) if detector.weights else []
+        size = candidate.options.batch_size or detector.batch_size
+        with ClipLoader(detector.needs, LoaderOptions(workers=workers)) as loader:
+            wake(loader, footage, workers)
+            for number in range(rounds + 1):  # the first round is only a warm-up: one batch
+                ends = bound if number else Bound(bound.seconds, size)
+                forget_peak(devices)
+                with ScoreStore(footage.scratch, channels=len(detector.channels)) as store, HostMemory() as memory:
+                    one = scan_round(detector, loader, footage, batch_size=size, bound=ends, store=store)
+                host_bytes = max(host_bytes, memory.peak_bytes)
+                done += [one] if number else []
     except VadcliError as error:
         return Measured(candidate.name, trouble=f"{error.message}; {error.hint}" if error.hint else error.message)
-
-
-def _measured(candidate: Candidate, footage: BenchVideos, *, bound: Bound, rounds: int, workers: int) -> Measured:
-    detector = load(candidate.name, candidate.options)
-    detector.prepare()
-    devices = devices_for(candidate.options.device) if detector.weights else []
-    done, host_bytes = [], 0
-    size = candidate.options.batch_size or detector.batch_size
-    with ClipLoader(detector.needs, LoaderOptions(workers=workers)) as loader:
-        for item in loader.run([ClipRequest(f"warm-up/{number}", footage.warm_up) for number in range(workers)]):
-            if isinstance(item, Finished) and item.error is not None:
-                raise item.error
-        for number in range(rounds + 1):  # the first round is only a warm-up: one batch
-            ends = bound if number else Bound(bound.seconds, size)
-            forget_peak(devices)
-            with ScoreStore(footage.scratch, channels=len(detector.channels)) as store, HostMemory() as memory:
-                one = scan_round(detector, loader, footage, batch_size=size, bound=ends, store=store)
-            host_bytes = max(host_bytes, memory.peak_bytes)
-            done += [one] if number else []
     return Measured(
         candidate.name,
         tuple(detector.weights),

@@ -18,7 +18,7 @@ class Setting:
     """A compression ratio and a batch size that are measured together.
 
     Attributes:
-        ratio: share of the visual tokens that is kept.
+        ratio: kept share of the visual tokens.
         batch_size: clips per batch.
         is_baseline: True for the simple loop without batches or compression.
     """
@@ -39,10 +39,10 @@ class Throughput:
 
     Attributes:
         setting: the setting that was measured.
-        rounds: results of the rounds, in the order in which they were run.
+        rounds: results of the rounds, in their order.
         device_bytes: peak device memory without the weights; None without a GPU.
         host_bytes: peak resident memory of all processes.
-        computed: clips that the device computed at a time; fewer than `batch_size` if memory was too small.
+        computed: clips that the device computed at a time, fewer than `batch_size` if memory was short.
     """
 
     setting: Setting
@@ -86,7 +86,7 @@ class Throughput:
         )
 
     def of(self, other: Throughput) -> float:
-        """Return the ratio of this speed to the speed of `other`: the median of the ratios in the single rounds."""
+        """Return the ratio of this speed to the speed of `other`, as the median of the rounds."""
         return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
 
 
@@ -95,10 +95,10 @@ class Stages:
     """Details of one compression ratio.
 
     Attributes:
-        ratio: share of the visual tokens that is kept.
+        ratio: kept share of the visual tokens.
         batch_size: clips per batch.
         tokens: L, visual tokens per clip.
-        kept: M, visual tokens per clip that are kept.
+        kept: M, kept visual tokens per clip.
         ms: milliseconds per clip, by stage.
         added_bytes: device memory that each stage added, by stage; empty without a GPU.
         busy: share of a scan's time in which the device works; None without a GPU.
@@ -147,9 +147,9 @@ class BenchReport:
         model: name, weights and number format.
         machine: devices, processor and versions.
         footage: a description of the videos.
-        sampling: a description of how frames were sampled.
-        weights_bytes: device memory that the weights take; None without a GPU.
-        found_batch: clips per batch that a scan would choose.
+        sampling: a description of the sampling of frames.
+        weights_bytes: device memory of the weights; None without a GPU.
+        found_batch: clips per batch in a scan without `--batch-size`.
         baseline: the straightforward loop's rounds.
         settings: the rounds of the other settings.
         stages: the details of each ratio.
@@ -215,7 +215,7 @@ class BenchReport:
             "",
             *table_lines(self._throughput_rows()),
             "",
-            f"Time per stage in ms per clip, measured separately in batches of {size}: the clock waits for the",
+            f"Time per stage in ms per clip, measured separately in batches of {size}. The clock waits for the",
             "device after every stage, so that nothing overlaps. `decode` is a single decoder process;",
             "`write` stores scores and masks in a checkpoint.",
             "",

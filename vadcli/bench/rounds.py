@@ -1,4 +1,4 @@
-"""One timed round from video files to stored scores, by a scan or by a simple loop.
+"""Times one round from video files to stored scores, of a scan or of a simple loop.
 
 The loop is the baseline: it decodes in this process and scores one clip at a time.
 """
@@ -22,7 +22,7 @@ from vadcli.errors import DecodeError
 from vadcli.store.atomic import Claim
 from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter
 from vadcli.types import ByteArray, Clip, ClipBatch, ClipNeeds, ClipScores
-from vadcli.video.loader import ClipLoader, ClipReady, Item, Opened
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
 NAIVE_FPS = 25.0
 """Frame rate of files that do not state one."""
@@ -68,11 +68,11 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """When a round ends: after a number of clips or seconds, whichever comes first.
+    """The end of a round. No clip is taken after this time, or after this number of clips.
 
     Attributes:
-        seconds: no clip is taken after this time.
-        clips: the largest number of clips that are taken; None for no limit.
+        seconds: time since the start of the round.
+        clips: largest number of clips; None for no limit.
     """
 
     seconds: float
@@ -145,20 +145,29 @@ class ScoreStore:
     def add(self, scores: ClipScores) -> None:
         """Append the scores and masks of a batch of clips, with one row per frame."""
         for row, raw in enumerate(scores.raw):
-            self._append(raw, None if scores.mask is None else np.rint(scores.mask[row] * 255).astype(np.uint8))
+            count = len(raw)
+            mask = None if scores.mask is None else np.rint(scores.mask[row] * 255).astype(np.uint8)
+            if self._writer is None:
+                shape = None if mask is None else (int(mask.shape[1]), int(mask.shape[2]))
+                header = CheckpointHeader(fingerprint="bench", interval=1, channels=self._channels, mask_shape=shape, video={})
+                self._writer = CheckpointWriter(self._claim, header)
+            index = np.arange(self._next, self._next + count, dtype=np.int64)
+            self._next += count
+            seen = np.ones(count, np.bool_)
+            block = CheckpointBlock(index, index, seen, seen, raw.astype(np.float32), np.zeros((count, 4), np.int32), mask)
+            self._writer.append(block)
+            self._writer.flush()
 
-    def _append(self, raw: np.ndarray, mask: np.ndarray | None) -> None:
-        count = len(raw)
-        if self._writer is None:
-            shape = None if mask is None else (int(mask.shape[1]), int(mask.shape[2]))
-            header = CheckpointHeader(fingerprint="bench", interval=1, channels=self._channels, mask_shape=shape, video={})
-            self._writer = CheckpointWriter(self._claim, header)
-        index = np.arange(self._next, self._next + count, dtype=np.int64)
-        self._next += count
-        seen = np.ones(count, np.bool_)
-        block = CheckpointBlock(index, index, seen, seen, raw.astype(np.float32), np.zeros((count, 4), np.int32), mask)
-        self._writer.append(block)
-        self._writer.flush()
+
+def wake(loader: ClipLoader, footage: BenchVideos, workers: int) -> None:
+    """Start every decoder process and wait until all are idle.
+
+    Raises:
+        VideoError: the warm-up video cannot be read.
+    """
+    for item in loader.run([ClipRequest(f"warm-up/{number}", footage.warm_up) for number in range(workers)]):
+        if isinstance(item, Finished) and item.error is not None:
+            raise item.error
 
 
 def scan_round(
@@ -178,9 +187,9 @@ def scan_round(
         loader: reads the clips.
         footage: the videos to read.
         batch_size: clips per batch.
-        bound: when to take no more clips.
+        bound: the end of the round.
         store: stores the scores.
-        steady: a context that is entered at the first scores and left at the bound, so that it measures only full speed.
+        steady: a context that measures the time of full speed, from the first scores to the bound.
 
     Raises:
         VideoError: a video cannot be read.
@@ -199,7 +208,7 @@ def scan_round(
             running.close()
             for _, scores in pool.drain():
                 _keep(store, scores)
-        seconds = time.perf_counter() - started  # measured here: the time to stop the decoders does not count
+        seconds = time.perf_counter() - started  # measured before the decoders stop, which does not count
     return tally.after(seconds)
 
 

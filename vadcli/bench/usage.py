@@ -1,7 +1,7 @@
 """Provides the videos that a benchmark reads, and measures the time and memory that a run takes.
 
 The videos are the user's own or temporary test videos. `need_memory` raises an error if a model
-does not fit, before its weights are created; otherwise the system would kill the process. The other
+does not fit. Without it, the system would kill the process when the weights are created. The other
 parts measure time and memory per stage, memory of all processes, and GPU use.
 """
 
@@ -68,7 +68,7 @@ class BenchVideos:
 def footage_of(
     videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE, seconds: int = MADE_S
 ) -> BenchVideos:
-    """Return the given videos; without any, return test videos of `size` and `seconds` that are made in `scratch`.
+    """Return the given videos. If there are none, make test videos in `scratch` and return them.
 
     Raises:
         VadcliError: ffmpeg cannot make the test videos.
@@ -108,10 +108,10 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def need_memory(detector: LavidaDetector) -> None:
-    """Raise an error if a detector has random weights that do not fit on one of its devices. Takes < 1 s.
+    """Check in less than 1 s that the random weights of a detector fit on its devices.
 
     Raises:
-        DeviceError: the weights are larger than the free memory; the hint names what would fit.
+        DeviceError: the weights are larger than the free memory; the hint names smaller choices.
     """
     if detector.folder is not None:
         return
@@ -165,16 +165,16 @@ LOOK_EVERY_S = 0.5
 
 
 class StageClock:
-    """Measures time and added memory of the stages that run inside it.
+    """Measures time and added memory of stages.
 
-    It waits for the devices after each stage. So stages do not overlap, and all of them together take longer than in a scan.
+    It waits for the devices after each stage. So stages do not overlap, and their sum is longer than in a scan.
 
     Args:
         devices: where the stages compute.
 
     Attributes:
         seconds: total time of each stage.
-        added_bytes: the most device memory that a call of each stage added; empty without CUDA.
+        added_bytes: largest device memory that a call of each stage added; empty without CUDA.
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
@@ -189,7 +189,10 @@ class StageClock:
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Measure the code in the `with` block as one call of `stage`."""
-        before = self._begin()
+        wait_for(self._cuda)
+        for device in self._cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        before = {device: torch.cuda.memory_allocated(device) for device in self._cuda}
         started = time.perf_counter()
         yield
         wait_for(self._cuda)
@@ -197,12 +200,6 @@ class StageClock:
         for device, held in before.items():
             added = torch.cuda.max_memory_allocated(device) - held
             self.added_bytes[stage] = max(self.added_bytes[stage], added)
-
-    def _begin(self) -> dict[torch.device, int]:
-        wait_for(self._cuda)
-        for device in self._cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-        return {device: torch.cuda.memory_allocated(device) for device in self._cuda}
 
 
 class HostMemory:
@@ -230,16 +227,13 @@ class HostMemory:
     def _look(self) -> None:
         me = psutil.Process()
         while True:
-            self.peak_bytes = max(self.peak_bytes, sum(map(_resident, process_trees([me])[0])))
+            resident = 0
+            for process in process_trees([me])[0]:
+                with suppress(psutil.Error):  # the process has ended
+                    resident += int(process.memory_info().rss)
+            self.peak_bytes = max(self.peak_bytes, resident)
             if self._over.wait(LOOK_EVERY_S):
                 return
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 class BusyMeter:
@@ -308,13 +302,13 @@ def held_bytes(devices: Sequence[torch.device]) -> dict[torch.device, int]:
 
 
 def forget_peak(devices: Sequence[torch.device]) -> None:
-    """Start a new memory peak. Memory that the allocator only caches is neither counted nor freed."""
+    """Reset the peak of device memory to the present use, without the allocator's cache."""
     for device in cuda_of(devices):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_over(held: dict[torch.device, int]) -> int | None:
-    """Return the most memory that a device used beyond `held`; None without a CUDA device."""
+    """Return the largest device memory in use since `forget_peak`, minus `held`; None without a CUDA device."""
     return max((torch.cuda.max_memory_allocated(device) - before for device, before in held.items()), default=None)
 
 
@@ -322,12 +316,9 @@ def machine(devices: Sequence[torch.device]) -> str:
     """Return a description of the machine: GPUs, cores, processor, Python and torch."""
     names = [torch.cuda.get_device_name(device) for device in cuda_of(devices)]
     where = ", ".join(dict.fromkeys(f"{names.count(name)} x {name}" for name in names)) or "no GPU"
-    return f"{where}; {core_count()} cores of {_processor()}; Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        processor = platform.processor() or platform.machine()
+    return f"{where}; {core_count()} cores of {processor}; Python {platform.python_version()}, torch {torch.__version__}"
