@@ -20,9 +20,8 @@ import pytest
 from tests.patience import PATIENCE_S
 from tools.tiny_world import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
 from tools.tiny_world import world as world_module
-from tools.tiny_world.course import Course
-from tools.tiny_world.picture import compressed, paint
-from tools.tiny_world.scene import Film, Light, Paint, Role, Scene, Sway, Thing
+from tools.tiny_world.painting import compressed, paint
+from tools.tiny_world.scene import Course, Film, Light, Paint, Role, Scene, Sway, Thing
 from tools.tiny_world.silhouettes import silhouettes
 from tools.tiny_world.truth import Answer, observe
 from tools.tiny_world.videos import VideoOptions, draw_video, write_videos

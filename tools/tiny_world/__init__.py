@@ -1,11 +1,11 @@
 """The synthetic world: clips of moving coloured shapes, with exact masks and all true names.
 
-    words ─ options, shapes, course ─> scene ─ casting ─> silhouettes ─┬─> truth (names)
-                                                                       └─> picture (pixels)
-    truth, picture ─> world (a data set), videos (files)
+    words ─ options ─> scene ─ casting ─> silhouettes ─┬─> truth (names)
+                                                       └─> painting (pixels)
+    truth, painting ─> world (a data set), videos (files)
 
 Everything is computed, so that training, tests and demonstrations need no download. `words` lists
-the names, and `truth` defines what each one means. The clips do not look like real videos.
+the names, and `truth` defines their meaning. The clips do not look like real videos.
 """
 
 from tools.tiny_world.options import WorldOptions

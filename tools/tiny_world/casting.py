@@ -8,9 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from tools.tiny_world.course import Course, course
 from tools.tiny_world.options import WorldOptions
-from tools.tiny_world.scene import Colour, Film, Light, Paint, Role, Scene, Sway, Thing
+from tools.tiny_world.scene import Colour, Course, Film, Light, Paint, Role, Scene, Sway, Thing, course
 from tools.tiny_world.truth import BRIEF_FRAMES
 from tools.tiny_world.words import COLOURS, DIRECTIONS, MOTIONS, SIZES, Pair
 
@@ -24,7 +23,7 @@ _PLACES_TRIED = 12
 
 @dataclass(frozen=True)
 class Palette:
-    """What may be drawn.
+    """The pairs and motions of random objects.
 
     Attributes:
         pairs: pairs of a colour and a shape.
@@ -51,7 +50,7 @@ class Palette:
 def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator) -> tuple[Scene, bool]:
     """Return a random scene for a clip, and whether it must contain a twin.
 
-    Some of its objects may be hidden or unrecognisable; `truth.observe` reports that.
+    Some of its objects may be hidden or unrecognisable; `truth.observe` finds them.
     """
     hard = bool(rng.random() < options.hard) and options.objects[1] > 1
     count = max(int(rng.integers(options.objects[0], options.objects[1] + 1)), 1 + hard)
@@ -59,7 +58,11 @@ def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator)
     planned = _pick(_PLANS, rng) if rng.random() < options.interactions else ""
     planned = planned if count >= 2 + hard else ""  # the twin does not take part in the plan
     roles = _arranged(roles, planned, palette, rng)
-    roles = _with_twin(roles, palette, rng) if hard else roles
+    if hard:  # the last object gets the look of the first object but another motion
+        first = roles[0]
+        motion = palette.motion(rng, other_than=first.motion)
+        size = "" if motion in _UNSIZED else first.size or _pick(SIZES, rng)
+        roles = [*roles[:-1], Role(first.pair, size, motion)]
     middle_s = (options.frames - 1) / 2 / options.rate_hz
     cast = [_enter(role, options, rng) for role in roles]
     placed: list[Thing] = []
@@ -122,8 +125,13 @@ def surround(cast: Sequence[Thing], options: WorldOptions, *, middle_s: float, r
         quality if rng.random() < options.compressed else None,
     )
     light = Light((red, green, blue), (slope_x, slope_y), flicker)
+    # The camera shakes in three waves per direction: large slow ones and a small fast one.
+    widths = np.array([0.5, 0.3, 0.2]) * (options.shake * float(rng.random()))
+    hz = rng.uniform([0.2, 0.8, 2.5], [0.6, 1.8, 6.0], (2, 3))
+    phases = rng.uniform(0, 2 * np.pi, (2, 3))
+    sway = Sway(*(tuple(map(tuple, values.tolist())) for values in (np.stack([widths, widths]), hz, phases)))
     things = (*behind, *among, *front)
-    return Scene(things, ground, options.texture, _sway(rng, options.shake), light, film, int(rng.integers(2**32)))
+    return Scene(things, ground, options.texture, sway, light, film, int(rng.integers(2**32)))
 
 
 def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.random.Generator) -> Thing:
@@ -131,14 +139,6 @@ def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.r
     moves = course(motion, (float(rng.random()), float(rng.random())), middle_s=middle_s, rng=rng)
     paint = _grey(rng, 0.15 * options.texture)
     return Thing("lump", moves, float(rng.uniform(0.05, 0.12)), paint, tall=float(rng.uniform(0.6, 1.0)))
-
-
-def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """Return the roles; the last object gets the look of the first object but another motion."""
-    first = roles[0]
-    motion = palette.motion(rng, other_than=first.motion)
-    size = "" if motion in _UNSIZED else first.size or _pick(SIZES, rng)
-    return [*roles[:-1], Role(first.pair, size, motion)]
 
 
 def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
@@ -233,16 +233,6 @@ def _muted(rng: np.random.Generator, low: float, high: float) -> Colour:
     grey = rng.uniform(low, high)
     red, green, blue = (float(np.clip(grey + part, 0, 255)) for part in rng.uniform(-14, 14, 3))
     return red, green, blue
-
-
-def _sway(rng: np.random.Generator, most: float) -> Sway:
-    """Return three random waves per direction: large slow ones and a small fast one."""
-    strength = most * float(rng.random())
-    parts = np.array([0.5, 0.3, 0.2]) * strength
-    hz = rng.uniform([0.2, 0.8, 2.5], [0.6, 1.8, 6.0], (2, 3))
-    phases = rng.uniform(0, 2 * np.pi, (2, 3))
-    rows = tuple(tuple(map(float, row)) for row in np.stack([parts, parts]))
-    return Sway(rows, tuple(tuple(map(float, row)) for row in hz), tuple(tuple(map(float, row)) for row in phases))
 
 
 def _pick(pool: Sequence[T], rng: np.random.Generator) -> T:

@@ -2,7 +2,7 @@
 
     FOLDER/frames.npy   (N, T, H, W, 3) uint8
     FOLDER/masks.npy    (N, K, T, H, W / 8) uint8: masks of at most K objects, one bit per pixel
-    FOLDER/facts.json   what is true of each clip
+    FOLDER/facts.json   the facts about each clip
 
 The folder gets its name only when it is complete.
 """
@@ -72,11 +72,17 @@ class PaintedWorld(SyntheticWorld):
 
     def facts(self, index: int) -> Facts:
         """Return the stored facts of clip `index`."""
-        return _facts_of(self._facts[self._checked(index)])
+        told = self._facts[self._checked(index)]
+        return Facts(
+            tuple(Role((colour, shape), size, motion, presence) for colour, shape, size, motion, presence in told["roles"]),
+            tuple(dict(zip(DEEDS, map(Answer, verdicts), strict=True)) for verdicts in told["deeds"]),
+            {(relation, one, other): Answer(verdict) for relation, one, other, verdict in told["relations"]},
+            tuple(told["evident"]),
+        )
 
 
 def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None) -> PaintedWorld:
-    """Return the world from its folder in `cache`; paints it first if there is none.
+    """Return the world from its folder in `cache`. If there is no folder, paint it first.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -140,23 +146,11 @@ def _begin(world: SyntheticWorld) -> None:
 
 def _paint(index: int) -> tuple[ByteArray, ByteArray, dict[str, Any]]:
     assert _painting is not None
-    masks = np.packbits(_painting.masks(index), axis=-1)
-    return _painting.frames(index), masks, _told(_painting.facts(index))
-
-
-def _told(facts: Facts) -> dict[str, Any]:
-    return {
+    facts = _painting.facts(index)
+    told = {
         "roles": [[*role.pair, role.size, role.motion, role.presence] for role in facts.roles],
         "deeds": [[int(verdicts[deed]) for deed in DEEDS] for verdicts in facts.deeds],
         "relations": [[*key, int(verdict)] for key, verdict in facts.relations.items()],
         "evident": list(facts.evident),
     }
-
-
-def _facts_of(told: dict[str, Any]) -> Facts:
-    return Facts(
-        tuple(Role((colour, shape), size, motion, presence) for colour, shape, size, motion, presence in told["roles"]),
-        tuple(dict(zip(DEEDS, map(Answer, verdicts), strict=True)) for verdicts in told["deeds"]),
-        {(relation, one, other): Answer(verdict) for relation, one, other, verdict in told["relations"]},
-        tuple(told["evident"]),
-    )
+    return _painting.frames(index), np.packbits(_painting.masks(index), axis=-1), told

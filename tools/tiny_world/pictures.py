@@ -4,9 +4,9 @@
                               └─ lists of names ─ projector (no h_seg) ─ mask decoder
                                                                        ─ mask, IoU, score losses
 
-Colours, shapes and pairs are asked separately, so that the meaning of a pair follows from its two
-words and the model can find pairs that were never shown. Some names get a random deed, which does
-not change the answer: only a whole clip can show deeds, and `questions` trains them later.
+Colours, shapes and pairs are asked separately. So the meaning of a pair follows from its two words,
+and the model can find pairs that were never shown. Some names get a random deed, which does not change
+the answer, because a still cannot show deeds. `questions` trains them later.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.tiny_world.naming import NameList, Naming
-from tools.tiny_world.recipe import BaseChoice
+from tools.tiny_world.recipe import BaseChoice, TinyLossWeights
 from tools.tiny_world.truth import Facts
 from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, Pair
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import EncodedClips, Lavida
 from vadcli.train.losses import anomaly_loss
-from vadcli.train.recipe import LossWeights
 from vadcli.train.step import decoder_masks, texts_of
 from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")
 WORDS = (*(f"something {colour}" for colour in COLOURS), *SHAPES)
-"""The names for which every still is asked where they are."""
+"""The names whose position is asked for every still."""
 COVERED = 0.15
-"""A name counts as being in a cell if it covers more than this share of the cell."""
+"""A name is in a cell if its objects cover more than this share of the cell."""
 FILLED = 0.4
 """An object fills a cell if it covers more than this share of the cell."""
 GAIN, LIFT = (0.7, 1.25), 20.0
@@ -55,7 +54,7 @@ class PictureSample:
         words: for each of `WORDS`, the indices of the objects that the word means.
         asked: other names whose position is asked.
         lists: lists of names whose masks and presence are asked.
-        shapes_only: the colours were changed, and only shapes are asked.
+        shapes_only: whether the colours were changed. Then only shapes are asked.
     """
 
     frame: ByteArray
@@ -106,7 +105,8 @@ class PictureSamples(Sequence[PictureSample]):
             )
             for _ in range(chosen.lists)
         )
-        asked = NameList(tuple(_perhaps_doing(name, rng) for name in asked.names), asked.meant)
+        said = (f"{name} {DEEDS[int(rng.integers(len(DEEDS)))]}" if rng.random() < DEED_SHARE else name for name in asked.names)
+        asked = NameList(tuple(said), asked.meant)
         return PictureSample(frame, np.ascontiguousarray(masks), tuple(words), asked, lists)
 
     def _changed(self, frame: ByteArray, facts: Facts, lot: float, rng: np.random.Generator) -> ByteArray | None:
@@ -115,36 +115,26 @@ class PictureSamples(Sequence[PictureSample]):
             grey: ByteArray = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
             return grey
         if lot < self.chosen.grey + self.chosen.recoloured:
-            matrix = recolouring(facts, self._unspoken, rng)
+            options = self.world.options
+            matrix = recolouring(facts, {*options.held_out_pairs, *options.validation_pairs}, rng)
             return None if matrix is None else np.clip(frame @ matrix.T, 0, 255).astype(np.uint8)
         return None
 
-    @property
-    def _unspoken(self) -> frozenset[Pair]:
-        options = self.world.options
-        return frozenset((*options.held_out_pairs, *options.validation_pairs))
-
 
 def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
-    """Return a (3, 3) rotation of all colours that makes no object look like an `unspoken` pair.
+    """Return a (3, 3) rotation of all colours about the grey axis; None if none was found.
 
-    Return None if no such rotation was found.
+    It makes no object look like an `unspoken` pair.
     """
     for _ in range(TURNS_TRIED):
-        matrix = _turn(float(rng.uniform(0.1, 0.9)) * 2 * np.pi)
+        angle = float(rng.uniform(0.1, 0.9)) * 2 * np.pi
+        third, side = (1 - np.cos(angle)) / 3, np.sin(angle) / np.sqrt(3)
+        same, before, after = np.cos(angle) + third, third - side, third + side
+        matrix: FloatArray = np.array([[same, before, after], [after, same, before], [before, after, same]], np.float32)
         looks = ((_called(matrix @ np.array(COLOURS[role.pair[0]])), role.pair[1]) for role in facts.roles)
         if not any(pair in unspoken for pair in looks):
             return matrix
     return None
-
-
-def _turn(angle: float) -> FloatArray:
-    """Return the (3, 3) rotation of colours about the grey axis."""
-    third, side = (1 - np.cos(angle)) / 3, np.sin(angle) / np.sqrt(3)
-    same = np.cos(angle) + third
-    before, after = third - side, third + side
-    matrix: FloatArray = np.array([[same, before, after], [after, same, before], [before, after, same]], np.float32)
-    return matrix
 
 
 def _called(colour: FloatArray) -> str:
@@ -163,13 +153,12 @@ class PictureStep(nn.Module):
 
     Args:
         model: prepared for training.
-        weights: weights of the mask, IoU and score losses.
-        align, cells: weights of the two losses of positions.
+        weights: weights of the losses.
     """
 
-    def __init__(self, model: Lavida, *, weights: LossWeights, align: float, cells: float) -> None:
+    def __init__(self, model: Lavida, weights: TinyLossWeights) -> None:
         super().__init__()
-        self.model, self.weights, self.align, self.cells = model, weights, align, cells
+        self.model, self.weights = model, weights
 
     def forward(self, samples: Sequence[PictureSample]) -> dict[str, Tensor]:
         """Return the losses by `LOSS_NAMES`."""
@@ -177,19 +166,16 @@ class PictureStep(nn.Module):
         frames = torch.stack([torch.from_numpy(sample.frame) for sample in samples])[:, None]  # (B, 1, H, W, 3)
         image = model.encode_images(frames)
         h, w = image.embedding.shape[-2:]
-        cover = [_cover(sample.masks, (h, w)) for sample in samples]
         names = [(*WORDS, *sample.asked.names) for sample in samples]
         text, counts = texts_of(model.text, names)
         look: Any = model.projector.frame_semantics
         where: Tensor = look.where(text, image.embedding[:, None], image.position).float()  # (B, A, h·w + 1)
         counts[torch.tensor([sample.shapes_only for sample in samples]), : len(COLOURS)] = False
-        wanted = torch.from_numpy(
-            np.stack([_wanted(sample, one, text.shape[1]) for sample, one in zip(samples, cover, strict=True)])
-        )
+        wanted = torch.from_numpy(np.stack([_wanted(sample, (h, w), text.shape[1]) for sample in samples]))
         align = align_loss(where, wanted, counts)
         cells = cells_loss(where[:, : len(WORDS), :-1], wanted[:, : len(WORDS)])
         masks = self._lists(samples, EncodedClips([], image, 1))
-        total = self.align * align + self.cells * cells + masks["total"]
+        total = self.weights.align * align + self.weights.cells * cells + masks["total"]
         return {"align": align, "cells": cells, **masks, "total": total}
 
     def _lists(self, samples: Sequence[PictureSample], seen: EncodedClips) -> dict[str, Tensor]:
@@ -254,22 +240,13 @@ def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
     return loss
 
 
-def _cover(masks: BoolArray, size: tuple[int, int]) -> FloatArray:
-    """Return (K, cells): the share of each cell that an object covers."""
-    height, width = masks.shape[1] // size[0], masks.shape[2] // size[1]
-    blocks = masks.reshape(len(masks), size[0], height, size[1], width)
-    cover: FloatArray = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(masks), -1)
-    return cover
-
-
-def _wanted(sample: PictureSample, cover: FloatArray, names: int) -> FloatArray:
+def _wanted(sample: PictureSample, size: tuple[int, int], names: int) -> FloatArray:
     """Return (A, cells): the share of each cell that each asked name covers, padded with zeros."""
+    masks = sample.masks
+    blocks = masks.reshape(len(masks), size[0], masks.shape[1] // size[0], size[1], masks.shape[2] // size[1])
+    cover = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(masks), -1)  # (K, cells)
     wanted = np.zeros((names, cover.shape[1]), np.float32)
     for row, objects in enumerate((*sample.words, *sample.asked.meant)):
         if objects:
             wanted[row] = cover[list(objects)].max(axis=0)
     return wanted
-
-
-def _perhaps_doing(name: str, rng: np.random.Generator) -> str:
-    return f"{name} {DEEDS[int(rng.integers(len(DEEDS)))]}" if rng.random() < DEED_SHARE else name

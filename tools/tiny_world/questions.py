@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.tiny_world.naming import NameList, Naming
-from tools.tiny_world.recipe import BaseChoice
+from tools.tiny_world.recipe import BaseChoice, TinyLossWeights
 from tools.tiny_world.words import COLOURS, MOTIONS, SHAPES
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
@@ -87,14 +87,13 @@ class QuestionStep(nn.Module):
 
     Args:
         model: prepared for training, with sight and pooling, and with a frozen image encoder.
+        weights: weights of the losses.
         memory: keeps the features of the image encoder.
-        tokens, names: weights of the two losses.
     """
 
-    def __init__(self, model: Lavida, *, memory: FeatureMemory, tokens: float, names: float) -> None:
+    def __init__(self, model: Lavida, weights: TinyLossWeights, *, memory: FeatureMemory) -> None:
         super().__init__()
-        self.model, self.memory = model, memory
-        self.tokens, self.names = tokens, names
+        self.model, self.weights, self.memory = model, weights, memory
 
     def forward(self, samples: Sequence[QuestionSample]) -> dict[str, Tensor]:
         """Return the losses by `LOSS_NAMES`."""
@@ -116,28 +115,25 @@ class QuestionStep(nn.Module):
                     truth.append(one.true)
         read = model.mllm.answers(clips, asked, 1)
         names = names_loss(read.names, truth)
-        return {"tokens": told, "names": names, "total": self.tokens * told + self.names * names}
+        return {"tokens": told, "names": names, "total": self.weights.tokens * told + self.weights.names * names}
 
     def _told(self, tokens: Tensor, samples: Sequence[QuestionSample], size: tuple[int, int]) -> Tensor:
-        """Return the cross-entropy of each filled cell's words.
+        """Return the cross-entropy of the words of each filled cell.
 
-        The logits are the products of the cell's token with the embeddings of the words.
+        The logits are the products of the cell's token and the embeddings of the words.
         """
+        table = self.model.mllm.qwen.model.language_model.embed_tokens
         labels = torch.from_numpy(np.stack([_labels(sample, size) for sample in samples]))  # (B, L, 3)
         filled = labels[..., 0] >= 0
         seen, labels = tokens[filled].float(), labels[filled]
         loss = seen.new_zeros(())
         for column, words in enumerate(VOCABULARIES):
             if len(seen):
-                logits = seen @ self._embedded(words).T / seen.shape[1] ** 0.5
+                ids = [self.model.tokenizer(f" {phrase}", add_special_tokens=False)["input_ids"] for phrase in words]
+                means = [table(torch.tensor(one, device=table.weight.device)).mean(dim=0) for one in ids]
+                logits = seen @ torch.stack(means).float().T / seen.shape[1] ** 0.5
                 loss = loss + F.cross_entropy(logits, labels[:, column])
         return loss
-
-    def _embedded(self, words: Sequence[str]) -> Tensor:
-        """Return (W, D): the mean embedding of each phrase's tokens, spelled as inside a list."""
-        table = self.model.mllm.qwen.model.language_model.embed_tokens
-        ids = [self.model.tokenizer(f" {phrase}", add_special_tokens=False)["input_ids"] for phrase in words]
-        return torch.stack([table(torch.tensor(one, device=table.weight.device)).mean(dim=0) for one in ids]).float()
 
 
 def _labels(sample: QuestionSample, size: tuple[int, int]) -> np.ndarray:

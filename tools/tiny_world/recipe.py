@@ -28,10 +28,10 @@ model's pooling."""
 
 @dataclass(frozen=True)
 class TinyModelChoice(ModelChoice):
-    """What is trained.
+    """The model to train, and which of its parts are trained.
 
     Attributes:
-        mask_prompt: give the projector a mask prompt if it has none; it has no effect at first. See
+        mask_prompt: gives the projector a mask prompt, which has no effect before it is trained. See
             `ProjectorOptions`.
         without: parts to remove before training, to measure their use; any of `REMOVABLE`.
     """
@@ -52,8 +52,8 @@ class TinyDataChoice(DataChoice):
     Attributes:
         clips: how many clips the synthetic world has.
         patterns: allowed kinds of names, keys of `naming.PATTERNS`; an empty list allows all kinds.
-        called: name of this choice, if the synthetic world occurs several times with different
-            patterns. One list of names never mixes two choices.
+        called: name of this choice, needed if the synthetic world occurs several times with different
+            patterns. A list of names is always of a single choice.
         painted: paint the synthetic world once, into the cache folder, and read it from there.
     """
 
@@ -74,7 +74,7 @@ class TinyDataChoice(DataChoice):
 
 @dataclass(frozen=True)
 class BaseChoice:
-    """What the tasks `pictures` and `questions` ask.
+    """The questions of the tasks `pictures` and `questions`.
 
     Attributes:
         patterns: kinds of names, keys of `naming.PATTERNS`, equally likely.
@@ -103,14 +103,12 @@ class BaseChoice:
 
 
 @dataclass(frozen=True)
-class TinyLossChoice(LossWeights):
-    """The weight of each part of the loss.
+class TinyLossWeights(LossWeights):
+    """Weight of each part of the loss.
 
     Attributes:
-        align, cells: weights for the positions of names in stills, and for the content of each cell; used
-            by the task `pictures`.
-        tokens: weight for the content of each cell in the language model's words; used by the task
-            `questions`.
+        align, cells: the positions of names in stills, and the content of each cell; for the task `pictures`.
+        tokens: the content of each cell in the language model's words; for the task `questions`.
     """
 
     align: float = 3.0
@@ -136,7 +134,7 @@ class TinyRecipe(Recipe):
     Attributes:
         task: `exposure` is the paper's training; `pictures` and `questions` make its base models.
         world: the synthetic world.
-        base: what the tasks `pictures` and `questions` ask.
+        base: the questions of the tasks `pictures` and `questions`.
     """
 
     model: TinyModelChoice
@@ -144,7 +142,7 @@ class TinyRecipe(Recipe):
     task: Literal["exposure", "pictures", "questions"] = "exposure"  # type: ignore[assignment]  # a wider choice
     world: WorldOptions = field(default_factory=WorldOptions)
     base: BaseChoice = field(default_factory=BaseChoice)
-    loss: TinyLossChoice = field(default_factory=TinyLossChoice)
+    loss: TinyLossWeights = field(default_factory=TinyLossWeights)
     validation: TinyValidationChoice = field(default_factory=TinyValidationChoice)
 
 

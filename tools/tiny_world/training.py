@@ -1,9 +1,9 @@
 """Trains small models on the synthetic world: base models first, then the paper's training.
 
-Two tasks replace the pretraining of the public base models; the paper's own training follows.
+Two tasks replace the pretraining of the public base models:
 
-    pictures    SAM2's image encoder and mask decoder, CLIP's text model: what is where in a still
-    questions   Qwen2-VL's part: whether a clip shows what a name says
+    pictures    SAM2's image encoder and mask decoder, CLIP's text model: which thing is where in a still
+    questions   Qwen2-VL's part: whether a name is true of a clip
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from tools.tiny_world import pictures, questions
 from tools.tiny_world.naming import SpokenWorld
 from tools.tiny_world.painted import painted
 from tools.tiny_world.recipe import SYNTHETIC, TinyDataChoice, TinyRecipe
-from tools.tiny_world.start import draw
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
@@ -34,22 +33,22 @@ from vadcli.train.step import FeatureMemory
 from vadcli.train.training import PaperTraining, Work, configured, first_model, projector_options, with_projector
 
 TIMED_CLIPS = 32
+PLACE_STD = 0.02
+IMAGE_GAIN = 2.5  # an untrained image encoder returns small values
+WORD_STD = 0.5
 
 
 class TinyTraining(PaperTraining):
     """Trains by a `TinyRecipe`."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Return the model to train.
-
-        For the task `pictures`, a preset gets random weights with which small models learn.
-        """
+        """Return the model to train. For the task `pictures`, a preset gets random weights that suit small models."""
         recipe = cast(TinyRecipe, recipe)
         chosen, model = recipe.model, first_model(recipe)
         if recipe.task == "pictures" and not chosen.folder:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(recipe.seed)
-                draw(model)
+                _draw_start(model)
         if "pooling" in chosen.without:
             model.mllm.pooling = None
             model.config = replace(model.config, additions=replace(model.config.additions, pooling=False))
@@ -92,7 +91,7 @@ class TinyTraining(PaperTraining):
         if len(recipe.data) != 1 or recipe.data[0].name != SYNTHETIC:
             raise UsageError(f"task {recipe.task!r} trains only on the synthetic world", hint="give one [[data]], synthetic")
         world = world_of(recipe, recipe.data[0], frames=model.config.sampling.frames)
-        chosen, loss, schedule = recipe.base, recipe.loss, recipe.schedule
+        chosen, schedule = recipe.base, recipe.schedule
         kind = pictures.PictureSamples if recipe.task == "pictures" else questions.QuestionSamples
         total = schedule.total_steps * schedule.batch * schedule.accumulation * processes
         samples: Sequence[Any] = kind(world, seed=recipe.seed, total=total, chosen=chosen)
@@ -100,11 +99,11 @@ class TinyTraining(PaperTraining):
         if recipe.task == "pictures":
             if not model.config.projector.null_key:
                 raise UsageError("task 'pictures' needs a projector with a null key", hint="start from a preset that has one")
-            step: nn.Module = pictures.PictureStep(model, weights=recipe.loss, align=loss.align, cells=loss.cells)
+            step: nn.Module = pictures.PictureStep(model, recipe.loss)
             return Work(step, samples, pictures.LOSS_NAMES, fingerprint, lambda sample: 0)
         if not (model.config.additions.sight and model.config.additions.pooling):
             raise UsageError("task 'questions' needs a model with sight and pooling", hint="start from a preset that has them")
-        step = questions.QuestionStep(model, memory=FeatureMemory(model), tokens=loss.tokens, names=loss.names)
+        step = questions.QuestionStep(model, recipe.loss, memory=FeatureMemory(model))
         return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
@@ -114,6 +113,42 @@ class TinyTraining(PaperTraining):
             return None
         data = tuple(replace(item, painted=False, clips=TIMED_CLIPS) for item in recipe.data)
         return replace(recipe, data=data, validation=replace(recipe.validation, every=0))
+
+
+@torch.no_grad()
+def _draw_start(model: Lavida) -> None:
+    """Draw weights for a model without any training, from torch's current generator.
+
+    The default weights of the libraries are made for large models and long trainings. They are too
+    small here: almost no gradient passes through several narrow layers.
+    """
+    # The embedding of a name is the sum of its words, with large values and equal weights. So a pair of words
+    # that is never shown has a meaning from the start.
+    text, tokenizer = model.text.clip, model.text.tokenizer
+    nn.init.normal_(text.embeddings.token_embedding.weight)
+    text.embeddings.token_embedding.weight[[tokenizer.bos_token_id, tokenizer.eos_token_id]] = 0
+    nn.init.normal_(text.embeddings.position_embedding.weight, std=PLACE_STD)
+    attention = text.encoder.layers[0].self_attn
+    for part in (attention.q_proj, attention.k_proj):
+        nn.init.zeros_(part.weight)  # every token attends to all tokens equally
+    for part in (attention.v_proj, attention.out_proj):
+        nn.init.eye_(part.weight)
+    # Names and image positions get clearly different similarities.
+    look: Any = model.projector.frame_semantics
+    for linear, gain in ((look.text, 1.0), (look.image, IMAGE_GAIN), (look.attention.q, 1.0), (look.attention.k, 1.0)):
+        nn.init.normal_(linear.weight, std=gain / linear.in_features**0.5)
+    # The language model's layers keep the size of their input. A layer that adds to the residual stream is
+    # scaled down by the number of such layers.
+    language = model.mllm.qwen.model.language_model
+    nn.init.normal_(language.embed_tokens.weight, std=WORD_STD)
+    for layer in language.layers:
+        for name, linear in layer.named_modules():
+            if isinstance(linear, nn.Linear):
+                adds = name.endswith(("o_proj", "down_proj"))
+                shrink = (2 * len(language.layers)) ** 0.5 if adds else 1.0
+                nn.init.normal_(linear.weight, std=1 / (shrink * linear.in_features**0.5))
+    if model.mllm.sight is not None:
+        nn.init.normal_(model.mllm.sight.token.weight, std=1 / model.mllm.sight.token.in_features**0.5)
 
 
 def world_of(recipe: TinyRecipe, item: TinyDataChoice, *, frames: int) -> SyntheticWorld:

@@ -23,7 +23,7 @@ all frames in which such an object is seen are labelled, because a deed belongs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -103,13 +103,16 @@ class Facts:
     def of(self, name: Name, index: int) -> Answer:
         """Return whether the name means object `index`."""
         role = self.roles[index]
-        verdict = _is(not name.colour or name.colour == role.pair[0], not name.shape or name.shape == role.pair[1])
+        looks = name.colour in ("", role.pair[0]) and name.shape in ("", role.pair[1])
+        verdict = Answer.TRUE if looks else Answer.FALSE
         if name.size and name.size != role.size:
             verdict = min(verdict, Answer.FALSE if role.size else Answer.ARGUABLE)
         if name.deed:
             verdict = min(verdict, self.deeds[index][name.deed])
         if name.relation:
-            verdict = min(verdict, self._related(name, index))
+            others = [other for other, role in enumerate(self.roles) if other != index and role.pair == name.other]
+            related_to = (self.relations[name.relation, index, other] for other in others)
+            verdict = min(verdict, max(related_to, default=Answer.FALSE))
         return verdict
 
     def answer(self, name: Name) -> Answer:
@@ -122,7 +125,13 @@ class Facts:
 
     def names(self) -> tuple[str, ...]:
         """Return all true names, each once."""
-        return tuple(dict.fromkeys(str(name) for index in range(len(self.roles)) for name in self._names_of(index)))
+        found: list[Name] = []
+        for index, role in enumerate(self.roles):
+            found += forms(role.size, role.pair, tuple(deed for deed in DEEDS if self.deeds[index][deed] is Answer.TRUE))
+            for (relation, one, other), verdict in self.relations.items():
+                if one == index and verdict is Answer.TRUE:
+                    found += related(role.pair, relation, self.roles[other].pair)
+        return tuple(dict.fromkeys(map(str, found)))
 
     @property
     def twins(self) -> bool:
@@ -132,18 +141,6 @@ class Facts:
             for place, one in enumerate(self.roles)
             for other in self.roles[:place]
         )
-
-    def _related(self, name: Name, index: int) -> Answer:
-        others = (other for other, role in enumerate(self.roles) if other != index and role.pair == name.other)
-        return max((self.relations[name.relation, index, other] for other in others), default=Answer.FALSE)
-
-    def _names_of(self, index: int) -> Iterator[Name]:
-        role = self.roles[index]
-        deeds = tuple(deed for deed in DEEDS if self.deeds[index][deed] is Answer.TRUE)
-        yield from forms(role.size, role.pair, deeds)
-        for (relation, one, other), verdict in self.relations.items():
-            if one == index and verdict is Answer.TRUE:
-                yield from related(role.pair, relation, self.roles[other].pair)
 
 
 def fits(role: Role, name: Name) -> Answer:
@@ -265,7 +262,3 @@ _RELATIONS: dict[str, Callable[[list[Sighting], list[FloatArray], int, int], Ans
     "in front of": _in_front,
     "appearing before": _appearing_before,
 }
-
-
-def _is(*holds: bool) -> Answer:
-    return Answer.TRUE if all(holds) else Answer.FALSE

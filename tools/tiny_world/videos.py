@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.tiny_world.casting import Palette, distractor, draw_role, embody, place, surround
-from tools.tiny_world.options import WorldOptions
-from tools.tiny_world.picture import paint
+from tools.tiny_world.painting import paint
 from tools.tiny_world.scene import Role, Scene, Thing
 from tools.tiny_world.silhouettes import silhouettes
 from tools.tiny_world.truth import Answer, fits
@@ -37,14 +36,14 @@ from vadcli.types import BoolArray, ByteArray, TimeArray
 TRUTH_FILE = "ground_truth.csv"
 _STREAM = 1_000  # makes the random numbers of videos differ from those of clips
 _TRIES = 200
-_STAY_S = 3.2  # how long a thing exists on average
-# How long a thing with this motion exists before and after the middle of its time, s.
+_STAY_S = 3.2  # average time for which a thing exists
+# Seconds for which a thing with this motion exists before and after the middle of its time.
 _SPANS_S = {"growing": (0.9, 0.9), "shrinking": (0.9, 0.9), "falling": (0.5, 1.5)}
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How videos are made.
+    """The length, frame rate and objects of videos.
 
     Attributes:
         seconds: length of each video.
@@ -92,7 +91,12 @@ def write_videos(
         OutputError: the folder cannot be written.
     """
     options = options or VideoOptions()
-    names = [_category(world, text) for text in categories]
+    names = [parsed(text) for text in categories]
+    for text, name in zip(categories, names, strict=True):
+        if name.kind not in ("appearance", "size", "motion"):
+            raise UsageError(f"{text!r} can't be a category of a video", hint="use a look, a size or a motion")
+        if not world.allows(text):
+            raise UsageError(f"{text!r} is held out from {world.split}", hint="use the split that shows it")
     if not names:
         raise UsageError("videos need at least one category", hint="such as 'red star' or 'something falling'")
     with writing(folder):
@@ -105,17 +109,19 @@ def write_videos(
             with scratch.replace(folder / video) as temporary:
                 seen = _write(temporary, scene, names, world.options.size_px, options)  # (C, frames)
             found = [
-                (video, _seconds(start, options), _seconds(end, options), text)
+                (video, f"{start / options.fps:.6f}", f"{end / options.fps:.6f}", text)
                 for text, flags in zip(categories, seen, strict=True)
                 for start, end in runs(flags)
             ]
             rows += found or [(video, "", "", "")]
-        scratch.write_text(folder / TRUTH_FILE, _table(rows))
+        table = io.StringIO(newline="")
+        csv.writer(table, lineterminator="\n").writerows(rows)
+        scratch.write_text(folder / TRUTH_FILE, table.getvalue())
     return folder / TRUTH_FILE
 
 
 def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options: VideoOptions) -> Scene:
-    """Return the random scene of a video; unless it is a normal one, some objects fit the names."""
+    """Return the random scene of a video. Some objects fit the names, but not in a normal video."""
     stated = [*("".join(map(str, names)).encode())]
     rng = np.random.default_rng([world.seed, _STREAM, *world.split.encode(), index, *stated])
     normal = rng.random() < options.normal
@@ -131,7 +137,15 @@ def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options
         there = [thing for thing in cast if thing.from_s < middle_s < thing.until_s]
         thing = place(embody(role, texture=world.options.texture, rng=rng), there, middle_s=middle_s, rng=rng)
         cast.append(replace(thing, from_s=middle_s - before, until_s=middle_s + after))
-    things = _disturbed(cast, world.options, options, rng)
+    # Distractors come among the objects, about as many at a time as in a clip.
+    things = list(cast)
+    for _ in range(rng.integers(round(world.options.distractors * options.seconds / _STAY_S) + 1)):
+        motion = str(rng.choice(MOTIONS))
+        middle_s = float(rng.random()) * options.seconds
+        before, after = _span(motion, rng)
+        thing = distractor(motion, world.options, middle_s=middle_s, rng=rng)
+        thing = replace(thing, from_s=middle_s - before, until_s=middle_s + after)
+        things.insert(int(rng.integers(len(things) + 1)), thing)
     return surround(things, replace(world.options, distractors=0), middle_s=options.seconds / 2, rng=rng)
 
 
@@ -164,15 +178,6 @@ def _write(path: Path, scene: Scene, names: Sequence[Name], size_px: int, option
     return np.concatenate(seen, axis=1)
 
 
-def _category(world: SyntheticWorld, text: str) -> Name:
-    name = parsed(text)
-    if name.kind not in ("appearance", "size", "motion"):
-        raise UsageError(f"{text!r} can't be a category of a video", hint="use a look, a size or a motion")
-    if not world.allows(text):
-        raise UsageError(f"{text!r} is held out from {world.split}", hint="use the split that shows it")
-    return name
-
-
 def _role_of(name: Name, palette: Palette, rng: np.random.Generator) -> Role:
     """Return a random role that the name means."""
     size = name.size or str(rng.choice(SIZES))
@@ -197,34 +202,11 @@ def _other_role(names: Sequence[Name], palette: Palette, rng: np.random.Generato
     raise UsageError(f"every object would fit the categories {', '.join(map(str, names))[:80]}; use fewer")
 
 
-def _disturbed(cast: Sequence[Thing], world: WorldOptions, options: VideoOptions, rng: np.random.Generator) -> list[Thing]:
-    """Return the objects with distractors among them, about as many at a time as in a clip."""
-    among = list(cast)
-    for _ in range(rng.integers(round(world.distractors * options.seconds / _STAY_S) + 1)):
-        motion = str(rng.choice(MOTIONS))
-        middle_s = float(rng.random()) * options.seconds
-        before, after = _span(motion, rng)
-        thing = distractor(motion, world, middle_s=middle_s, rng=rng)
-        thing = replace(thing, from_s=middle_s - before, until_s=middle_s + after)
-        among.insert(int(rng.integers(len(among) + 1)), thing)
-    return among
-
-
 def _span(motion: str, rng: np.random.Generator) -> tuple[float, float]:
-    """Return how long a thing exists before and after the middle of its time, s."""
+    """Return the seconds for which a thing exists before and after the middle of its time."""
     if motion.endswith("fast"):
         return 3.2, 3.2  # long enough to cross the frame from outside to outside
     if motion in _SPANS_S:
         return _SPANS_S[motion]
     half = float(rng.uniform(1.0, 2.2))
     return half, half
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _seconds(frame: int, options: VideoOptions) -> str:
-    return f"{frame / options.fps:.6f}"

@@ -1,6 +1,6 @@
 """The language of the synthetic world: words, names, and the pairs that training never sees.
 
-A name means those objects of which all of its parts are true.
+A name means the objects for which all of its parts are true.
 
     star, something red, red star, something large, large red star   appearance and size
     <head> <deed>                            motion, order and duration within a clip
@@ -56,11 +56,11 @@ IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {motion: (motion.rsplit(" ", 1)[0],) for motion in MOTIONS if motion.startswith("moving ")}
     | {"falling": ("moving down",), "showing briefly": ("appearing", "disappearing")}
 )
-"""For a deed, the other deeds that are always true with it."""
+"""For a deed, the other deeds that are true whenever it is true."""
 ARGUABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("growing", "shrinking", "blinking"), ("standing still",)) | {"falling": ("moving down fast",)}
 )
-"""For a motion, the other deeds of which people would disagree whether they are true with it."""
+"""For a motion, other deeds that some people would call true and others false."""
 DEEDS = tuple(dict.fromkeys((*MOTIONS, *(other for deed in MOTIONS for other in IMPLIED.get(deed, ())), *PRESENCES)))
 
 HELD_OUT_PAIRS: tuple[Pair, ...] = (
@@ -84,12 +84,11 @@ VALIDATION_PAIRS: tuple[Pair, ...] = (
     ("blue", "cross"),
     ("pink", "crescent"),
 )
-"""Pairs that only the validation split shows and names, so that early stopping by unseen pairs does
-not use those of the test split."""
+"""Pairs that only the validation split shows and names. So early stopping uses no pair of the test split."""
 
 
 def performs(motion: str) -> frozenset[str]:
-    """Return the deeds that are true of something with this motion or presence."""
+    """Return the deeds that are true of an object with this motion or presence."""
     return frozenset({motion, *IMPLIED.get(motion, ())})
 
 
@@ -138,7 +137,11 @@ class Name:
 @cache
 def name_table() -> Mapping[str, Name]:
     """Return all names (about 20,000) as written, with their parts, in a fixed order."""
-    return MappingProxyType({str(name): name for name in _all_names()})
+    pairs = tuple(product(COLOURS, SHAPES))
+    names = [name for size, pair in product(SIZES, pairs) for name in forms(size, pair, DEEDS)]
+    for pair, relation, other in product(pairs, RELATIONS, pairs):
+        names += related(pair, relation, other)
+    return MappingProxyType({str(name): name for name in names})
 
 
 def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
@@ -160,11 +163,3 @@ def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
 def related(pair: Pair, relation: str, other: Pair) -> tuple[Name, Name]:
     """Return the names of an object by its relation to another one."""
     return Name(relation=relation, other=other), Name("", *pair, "", relation, other)
-
-
-def _all_names() -> Iterator[Name]:
-    pairs = tuple(product(COLOURS, SHAPES))
-    for size, pair in product(SIZES, pairs):
-        yield from forms(size, pair, DEEDS)
-    for pair, relation, other in product(pairs, RELATIONS, pairs):
-        yield from related(pair, relation, other)

@@ -1,6 +1,6 @@
 """The synthetic world as a data set.
 
-A clip depends only on options, seed, split and index, not on what was read before.
+A clip depends only on options, seed, split and index, in whatever order clips are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from tools.tiny_world.casting import Palette, draw_clip
 from tools.tiny_world.options import WorldOptions
-from tools.tiny_world.picture import paint
+from tools.tiny_world.painting import paint
 from tools.tiny_world.scene import Scene
 from tools.tiny_world.silhouettes import Silhouette, silhouettes, visible
 from tools.tiny_world.truth import Answer, Facts, observe
@@ -28,7 +28,7 @@ from vadcli.types import BoolArray, ByteArray, TimeArray
 Split = Literal["train", "validation", "test"]
 
 WORLD_VERSION = 1
-"""Increased whenever an index gives another clip or other names than before."""
+"""Must be increased when an index gives another clip or other names than before."""
 _TAKES = 50
 _SLIVER = 0.0006  # share of the frame; a smaller part of an object is not in its mask
 _CACHED = 64
@@ -86,7 +86,7 @@ class SyntheticWorld:
         return self.length
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Return clip `index` with one object per true name: the union of what the name means."""
+        """Return clip `index` with one `SegmentedObject` per true name."""
         objects = tuple(SegmentedObject(query.name, query.masks) for query in self.queries(index))
         return Segmentation(f"{self.name}/{self.split}/{self.seed}/{index}", self.frames(index), objects)
 
@@ -120,11 +120,11 @@ class SyntheticWorld:
         return object_masks(self._shapes(scene), self.options.size_px)
 
     def scene(self, index: int) -> Scene:
-        """Return the things of which clip `index` is made."""
+        """Return the scene of clip `index`."""
         return self._clip(self._checked(index))[0]
 
     def facts(self, index: int) -> Facts:
-        """Return what is true of clip `index`."""
+        """Return the facts about clip `index`."""
         return self._clip(self._checked(index))[1]
 
     def is_true(self, index: int, name: str) -> bool:
@@ -154,7 +154,7 @@ class SyntheticWorld:
         return tuple(text for text, name in near.items() if text in self.vocabulary and facts.answer(name) is Answer.FALSE)
 
     def allows(self, name: str) -> bool:
-        """Return whether this split may use a name; a held-out name only in the split that shows it.
+        """Return whether this split may use a name. Only the split that shows a held-out name may use it.
 
         Raises:
             UsageError: the world has no such name.
@@ -209,7 +209,7 @@ class SyntheticWorld:
     def _draw(self, index: int) -> tuple[Scene, Facts]:
         """Draw scenes from the index's random numbers until all named objects can be recognised.
 
-        If that never happens, the last scene loses the objects that cannot be recognised.
+        After `_TAKES` scenes, the last one loses the objects that cannot be recognised.
         """
         rng = np.random.default_rng([self.seed, get_args(Split).index(self.split), index])
         for _ in range(_TAKES):
@@ -217,13 +217,10 @@ class SyntheticWorld:
             facts = observe(scene, self.times_s)
             if all(facts.evident) and facts.twins >= hard:
                 return scene, facts
-        return self._pruned(scene)
-
-    def _pruned(self, scene: Scene) -> tuple[Scene, Facts]:
-        """Return the scene without the objects that cannot be recognised as they are named."""
-        while not all((facts := observe(scene, self.times_s)).evident):
+        while not all(facts.evident):
             unseen = {id(thing) for thing, evident in zip(scene.cast, facts.evident, strict=True) if not evident}
             scene = replace(scene, things=tuple(thing for thing in scene.things if id(thing) not in unseen))
+            facts = observe(scene, self.times_s)
         return scene, facts
 
 

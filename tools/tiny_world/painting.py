@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from tools.tiny_world.scene import Film, Light, Scene
+from tools.tiny_world.scene import Film, Scene
 from tools.tiny_world.silhouettes import Silhouette
 from vadcli.types import ByteArray, FloatArray, TimeArray
 
@@ -47,23 +47,22 @@ def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: i
     """
     frames = _ground(scene, times_s, size_px)
     for shape in shapes:
-        surface = _surface(shape)
+        look = shape.thing.paint
+        contrast, number, angle = look.stripes
+        factor = 1 + np.float32(look.shade[0]) * shape.x + np.float32(look.shade[1]) * shape.y
+        if contrast:
+            along = np.float32(number * np.cos(angle)) * shape.x + np.float32(number * np.sin(angle)) * shape.y
+            factor += np.float32(contrast) * np.sin(along)
+        surface = factor[..., None] * np.array(look.colour, np.float32)  # (T, b, c, 3)
         for frame, here, there in shape.windows(size_px):
             window = frames[frame][here]
             window += shape.alpha[frame][there][..., None] * (surface[frame][there] - window)
-    _light(frames, scene.light, times_s)
+    light, steps = scene.light, np.linspace(-1, 1, size_px)
+    over_picture = 1 + light.slope[0] * steps[None, :] + light.slope[1] * steps[:, None]
+    lit = (over_picture[..., None] * np.array(light.tint)).astype(np.float32)  # (H, W, 3)
+    for frame, brightness in enumerate(light.over_time(times_s)):
+        frames[frame] *= lit * np.float32(brightness)
     return _develop(frames, scene.film, np.random.default_rng([scene.grain_seed, 1, take]))
-
-
-def _surface(shape: Silhouette) -> FloatArray:
-    """Return the colours of a thing, (T, b, c, 3)."""
-    look = shape.thing.paint
-    contrast, number, angle = look.stripes
-    factor = 1 + np.float32(look.shade[0]) * shape.x + np.float32(look.shade[1]) * shape.y
-    if contrast:
-        along = np.float32(number * np.cos(angle)) * shape.x + np.float32(number * np.sin(angle)) * shape.y
-        factor += np.float32(contrast) * np.sin(along)
-    return factor[..., None] * np.array(look.colour, np.float32)
 
 
 def _ground(scene: Scene, times_s: TimeArray, size_px: int) -> FloatArray:
@@ -119,16 +118,6 @@ def _between(side_px: int, knots: int) -> FloatArray:
     weights[np.arange(side_px), near] = 1 - part
     weights[np.arange(side_px), near + 1] = part
     return weights
-
-
-def _light(frames: FloatArray, light: Light, times_s: TimeArray) -> None:
-    """Brighten and tint the frames in place."""
-    size_px = frames.shape[1]
-    steps = np.linspace(-1, 1, size_px)
-    over_picture = 1 + light.slope[0] * steps[None, :] + light.slope[1] * steps[:, None]
-    lit = (over_picture[..., None] * np.array(light.tint)).astype(np.float32)  # (H, W, 3)
-    for frame, factor in enumerate(light.over_time(times_s)):
-        frames[frame] *= lit * np.float32(factor)
 
 
 def _develop(frames: FloatArray, film: Film, rng: np.random.Generator) -> ByteArray:
