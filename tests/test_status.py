@@ -25,7 +25,7 @@ from vadcli.cli import app
 from vadcli.errors import UsageError
 from vadcli.options import ReportOptions
 from vadcli.reporting import read_archive
-from vadcli.reporting.facts import run_facts
+from vadcli.reporting.archive import run_facts
 from vadcli.status import SILENT_S, RunState, read_status
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch

@@ -34,7 +34,7 @@ YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
 
 @dataclass
 class _Collected:
-    """The examples that were read so far. Videos are read one after the other."""
+    """The examples that have been read so far, video by video."""
 
     samples: list[Sample] = field(default_factory=list)
     positive: list[bool] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Learned:
     """A trained head that is not written yet.
 
     Attributes:
-        card: the data that the head was trained on, and its figures. The figures are None if it could not be tested.
+        card: the training data of the head, and its figures; the figures are None if the head could not be tested.
         head: the head.
         centres: mean vectors (V, D) of the training videos, or of MOST_CENTRES of them.
         notes: lines that the user should read.
@@ -117,7 +117,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents.values()) / 3600.0
     detectors = [documents[video].detector for video in found.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    # Heads multiply only small matrices. With several threads, this takes longer: ten times on a busy machine.
+    # Heads multiply only small matrices. Several threads make this slower: ten times on a busy machine.
     with threadpool_limits(1):
         return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 

@@ -1,7 +1,7 @@
 """Searches stored vectors for the moments of an archive that fit a sentence or a picture best. No video is decoded.
 
-A vector's similarity to the query is compared with the usual similarity of its camera. Otherwise a camera that always shows
-something similar would fill the list. One video is in memory at a time.
+A vector's similarity to the query is compared with the usual similarity of its camera, because a camera that always shows
+something similar would otherwise fill the list. The vectors of one video are in memory at a time.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ NEIGHBOURS_S = 10.0
 EDGE = 1.0
 """A moment ends where the similarity is this many standard deviations (spreads) below its peak."""
 SPREAD_FLOOR = 0.005
-"""The spread (standard deviation) of the cosines of a camera is assumed to be at least this."""
+"""Smallest spread (standard deviation) of the cosines of a camera."""
 CHUNK = 256
-"""Number of vectors that are compared at a time. They fit into the processor's cache; 4,096 would take four times as long."""
+"""Number of vectors that are compared at a time, so that they fit into the processor's cache; 4,096 take four times as long."""
 READ_AHEAD = 4
 DAY_S = 86400.0
 
@@ -146,8 +146,8 @@ def find(
         encoder_key: key of the encoder; vectors of other encoders are left out.
         top: number of moments.
         keep: called with the names of a video and its camera; False leaves the video out.
-        rows: called with the name of a video and the timestamps (S,) of its frames. Returns which frames may be the peak of a
-            moment, (S,) bool; None if all may be. It is called only for videos that may have one of the best moments.
+        rows: called with the name of a video and the timestamps (S,) of its frames, for videos that may have one of the best
+            moments. Returns which frames may be the peak of a moment, (S,) bool; None if all frames may.
         problems: one line is added per file that could not be read.
     """
     usual = CameraUsual(layout, query)
@@ -181,8 +181,8 @@ def find(
 class CameraUsual:
     """Measures how similar the vectors of each camera usually are to the query.
 
-    The sample of vectors in the camera model is used. If the camera has no such model, the vectors of its first video that is
-    read are used.
+    It uses the sample of vectors in the camera model. If there is no such sample, it uses the vectors of the first video that
+    is read.
 
     Args:
         layout: the output folder.
@@ -197,22 +197,17 @@ class CameraUsual:
         """Return the distribution of the similarities to the query at the camera of a video."""
         camera = stored.metadata.camera
         if camera not in self._known:
-            sample, seconds = self._sample(camera, stored.embeddings.values.shape[1])
-            if not len(sample):
-                sample, seconds = stored.embeddings, float(stored.timestamp[-1] - stored.timestamp[0])
+            sample, seconds = stored.embeddings, float(stored.timestamp[-1] - stored.timestamp[0])
+            try:
+                document = read_document(self._layout.camera(camera), version=1, what="a camera model")
+                model = CameraModel.from_json(document)
+                fitted = Embeddings(model.arrays["values"], model.arrays["scale"])
+                if len(fitted) and fitted.values.shape[1] == stored.embeddings.values.shape[1]:
+                    sample, seconds = fitted, float(model.values["seconds"])
+            except (DocumentError, KeyError, TypeError, ValueError, zlib.error):
+                log.debug("%s: no usable camera model", camera, exc_info=True)
             self._known[camera] = fit_bell_tail(similarities(sample, self._query), seconds=seconds, floor=SPREAD_FLOOR)
         return self._known[camera]
-
-    def _sample(self, camera: str, width: int) -> tuple[Embeddings, float]:
-        try:
-            document = read_document(self._layout.camera(camera), version=1, what="a camera model")
-            model = CameraModel.from_json(document)
-            sample = Embeddings(model.arrays["values"], model.arrays["scale"])
-            if sample.values.shape[1] == width:
-                return sample, float(model.values["seconds"])
-        except (DocumentError, KeyError, TypeError, ValueError, zlib.error):
-            log.debug("%s: no usable camera model", camera, exc_info=True)
-        return Embeddings(np.zeros((0, width), np.int8), np.zeros(0, np.float32)), 0.0
 
 
 def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
@@ -229,8 +224,8 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started. If this is not known, `when.between` includes no frame, but `when.since` alone includes
-            all.
+        start: when the video started; None if this is not known. Then `when.between` includes no frame, and `when.since` alone
+            includes all frames.
         when: the choice.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):
@@ -261,7 +256,11 @@ def _moments(
         if free[peak] == -np.inf:
             return
         high = cosines >= cosines[peak] - EDGE * usual.spread
-        first, last = _run(high, peak)
+        low = np.flatnonzero(~high)
+        place = int(np.searchsorted(low, peak))
+        # The indices of the uninterrupted high values around the peak.
+        first = int(low[place - 1]) + 1 if place > 0 else 0
+        last = int(low[place]) - 1 if place < len(low) else len(high) - 1
         yield Moment(
             video=stored.metadata.video,
             camera=stored.metadata.camera,
@@ -278,15 +277,6 @@ def _moments(
 
 def _score(usual: BellTail, cosine: np.float32) -> float:
     return round(float(sigmoid(logit_of(usual.log_rarity(np.array([cosine]))))[0]), 6)
-
-
-def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
-    """Return the first and last index of the uninterrupted True values around index `peak`."""
-    low = np.flatnonzero(~high)
-    place = int(np.searchsorted(low, peak))
-    first = int(low[place - 1]) + 1 if place > 0 else 0
-    last = int(low[place]) - 1 if place < len(low) else len(high) - 1
-    return first, last
 
 
 def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: list[str]) -> Iterator[T]:

@@ -16,7 +16,7 @@ from tests.report.archives import make_archive
 from tests.report.test_browser import browser, playwright
 from tests.report.test_report import report
 from vadcli.reporting.archive import collect
-from vadcli.reporting.camera_frames import camera_frames
+from vadcli.reporting.pictures import camera_frames
 from vadcli.store.events import read_events, write_events
 from vadcli.store.regions import read_regions
 from vadcli.types import Regions

@@ -28,8 +28,7 @@ from vadcli.errors import UsageError
 from vadcli.options import ReportOptions
 from vadcli.reporting import archive as archive_module
 from vadcli.reporting import make_report
-from vadcli.reporting.archive import Counts, collect
-from vadcli.reporting.facts import no_events_text
+from vadcli.reporting.archive import Counts, collect, no_events_text
 from vadcli.reporting.html import to_json, to_markdown
 from vadcli.reporting.pictures import LEVELS, NO_SCORE, InPage, outlined, pack, peaks, points_for, rows_of
 from vadcli.reporting.stories import moment

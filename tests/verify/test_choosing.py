@@ -10,7 +10,7 @@ from vadcli.engine.verified import ClipGrid
 from vadcli.metrics.intervals import share_interval
 from vadcli.store.verification import Audit
 from vadcli.types import ScoreTable
-from vadcli.verifying.proposals import SAMPLE_CLIPS, Candidates, choose_clips, spread_sample
+from vadcli.verifying.survey import SAMPLE_CLIPS, Candidates, choose_clips, spread_sample
 from vadcli.video.sampling import SamplingPlan
 
 

@@ -22,8 +22,7 @@ from vadcli.store.events import read_events
 from vadcli.store.verification import read_answers, read_verification
 from vadcli.verifying import VerifyResult, cluster, verify_all, verify_options
 from vadcli.verifying.cluster import Part, VerifyWork, VideoAsked, VideoPart
-from vadcli.verifying.masks import unrefined_rows
-from vadcli.verifying.steps import Step
+from vadcli.verifying.steps import Step, unrefined_rows
 from vadcli.verifying.survey import Survey
 
 ENTRY_POINTS = "[vadcli.askers]\nplanted = tests.verify.planted:load_planted\nmortal = tests.verify.planted:load_mortal\n"

@@ -1,15 +1,14 @@
 """Makes reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
 
-`stories` reads the results of the scans, `archive` counts them and chooses what a report lists, `facts` writes sentences
-about them, `pictures` makes score curves and thumbnails that are small enough for a page, `camera_frames` makes one picture per
-camera, and `html` writes the page and the digests. `search_page` writes the results of a search.
+`stories` reads the results of the scans. `archive` counts them, chooses those that a report lists, and writes sentences about
+them. `pictures` makes score curves, thumbnails and one picture per camera that are small enough for a page. `html` writes the
+page and the digests. `search_page` writes the results of a search.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,9 @@ from pathlib import Path
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ReportOptions, parse_duration
 from vadcli.rendering import RenderSettings, render_video
-from vadcli.reporting.archive import Archive, collect
-from vadcli.reporting.camera_frames import camera_frames
+from vadcli.reporting.archive import Archive, check_footage, collect
 from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
-from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_curves, strips
+from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, camera_frames, packed_curves, strips
 from vadcli.reporting.stories import VideoStory
 from vadcli.store import OutputLayout, event_clip, printable
 from vadcli.store.atomic import Scratch, writing
@@ -64,12 +62,6 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
     return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
 
 
-def check_footage(folder: Path | None) -> None:
-    """Raise UsageError if --footage names a folder that does not exist."""
-    if folder is not None and not os.path.isdir(folder):
-        raise UsageError(f"--footage {folder}: the folder does not exist", hint="name the folder that holds the footage now")
-
-
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
     """Return the page or digest of an archive, after writing it to `options.to`.
 
@@ -82,7 +74,15 @@ def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(archive.layout.scratch))
         folder = None if options.assets is None else stack.enter_context(InFolder(options.assets, to))
-        text = _page(archive, folder, scratch, options) if options.format == "html" else _digest(archive, options)
+        if options.format == "html":
+            text = _page(archive, folder, scratch, options)
+        elif options.format == "json":
+            text = json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        elif options.format == "email":
+            subject = printable(options.title)
+            text = to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=subject)
+        else:
+            text = to_markdown(archive)
         if to != STDOUT:
             _write(text, to, archive, scratch)
         if folder is not None:
@@ -101,17 +101,7 @@ def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
             beside.write_text(to, text)
 
 
-def _digest(archive: Archive, options: ReportOptions) -> str:
-
-    if options.format == "json":
-        return json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-    if options.format == "email":
-        return to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=printable(options.title))
-    return to_markdown(archive)
-
-
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
-
     decode = loader_options(options)
     problems: list[str] = []
     room = int(options.max_mb * 1e6)

@@ -1,7 +1,12 @@
-"""Collects the results that a report shows. Of a large archive, it keeps counts, the highest events, and some failures."""
+"""Collects the results that a report shows, and writes sentences about them.
+
+Of a large archive, it keeps counts, the highest events, and some failures.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -9,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.reporting.stories import Stories, VideoStory, counted, read_all
+from vadcli.reporting.stories import Stories, VideoStory, counted, lasting, read_all
 from vadcli.store import OutputLayout, printable, told_paths
 from vadcli.store.events import read_events
 from vadcli.store.footage import find_below
@@ -18,7 +23,7 @@ from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
 
 MOST_VIDEOS = 10_000
-"""A report about more videos than this lists only some events and failures, and has a table of cameras and no score curves."""
+"""A report about more videos lists only some events and failures, and has a table of cameras instead of score curves."""
 MOST_EVENTS = 10_000
 """Such a report lists this many events: those with the highest peak scores."""
 MOST_FAILURES = 1_000
@@ -26,6 +31,13 @@ MOST_FAILURES = 1_000
 MOST_CAMERAS = 1_000
 """Largest number of rows in the table of cameras."""
 ROOT_CAMERA = "."
+_SHORT_HASH = 12
+SOURCES = {
+    TimeSource.OPTION: "the pattern of --time-from",
+    TimeSource.CONTAINER: "the creation time in the file",
+    TimeSource.NAME: "the file's name",
+    TimeSource.MODIFIED: "the file's last change",
+}
 
 
 @dataclass
@@ -64,6 +76,16 @@ class Share:
     cameras: set[str]
     first: tuple[str, str]
 
+    def text(self, scored: int) -> str:
+        """Return a short description of the videos; `scored` is the number of all videos with scores."""
+        if self.videos == scored:
+            return "all videos" if scored > 1 else self.first[1]
+        count = counted(self.videos, "video")
+        if len(self.cameras) > 1:
+            return f"{count} of {len(self.cameras)} cameras"
+        (camera,) = self.cameras
+        return f"{count} in the root folder" if camera == ROOT_CAMERA else f"camera {camera}, {count}"
+
 
 @dataclass
 class Counts:
@@ -72,7 +94,7 @@ class Counts:
     Attributes:
         total: the numbers of all videos.
         cameras: camera -> its numbers; "" stands for failed videos without a camera.
-        caveats: caveat of the scores -> the videos that it concerns.
+        caveats: caveat of the scores -> the videos that the caveat concerns.
         thresholds: the thresholds that opened events.
         sources: source of the date and time -> number of videos with scores.
         zones: the time zones of the videos with scores.
@@ -186,7 +208,7 @@ class Archive:
     def caveats(self) -> list[str]:
         """One line per caveat of the scores, with the videos that it concerns. The caveat of the most videos is first."""
         found = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
-        return [f"{caveat} ({_concerned(share, self.counts.total.scored)})" for caveat, share in found]
+        return [f"{caveat} ({share.text(self.counts.total.scored)})" for caveat, share in found]
 
     @property
     def newest(self) -> StoredRun | None:
@@ -196,9 +218,9 @@ class Archive:
     def footage(self, video: str, root: Path | None = None) -> Path | None:
         """Return the path of a video's file; None if it is not found.
 
-        The file is searched below `root`, or, without `root`, below the root of each run, the newest run first. In stored
-        names, bytes that are not UTF-8 are written as %XX. So each name is tried as it is, and with %XX decoded.
+        The file is searched below `root`, or, without `root`, below the root of each run, from the newest to the oldest run.
         """
+        # In stored names, bytes that are not UTF-8 are written as %XX. So each name is tried as it is, and with %XX decoded.
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
         return find_below(roots, video)
@@ -212,16 +234,7 @@ def collect(
     between: DayWindow | None = None,
     rules: TimeRules = DEFAULT_RULES,
 ) -> Archive:
-    """Return the stored results of an output folder.
-
-    Args:
-        layout: the folder.
-        since: a time like 2026-11-27T06:00, or how long ago ("24h"): keep only events that happened since then, and videos that
-            ended since then. Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them
-            since then. "last-run" keeps the videos that the last run worked on. None keeps all videos.
-        include: globs of relative paths; empty for all videos.
-        between: keep only events in this part of a day; None keeps all events.
-        rules: how the start of a video is found.
+    """Return the stored results of an output folder. The arguments are those of `Stories`.
 
     Raises:
         UsageError: the folder has no results of a scan, or `since` is not understood.
@@ -285,15 +298,95 @@ def _in_order(story: VideoStory) -> tuple[str, str]:
     return story.camera, story.video
 
 
-def _concerned(share: Share, scored: int) -> str:
-    """Return a short description of a caveat's videos: all, some of a camera, or some of several cameras.
+def check_footage(folder: Path | None) -> None:
+    """Raise UsageError if --footage names a folder that does not exist."""
+    if folder is not None and not os.path.isdir(folder):
+        raise UsageError(f"--footage {folder}: the folder does not exist", hint="name the folder that holds the footage now")
 
-    `scored` is the number of all videos with scores.
+
+def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[tuple[str, str]]]:
+    """Return a sentence that says why there are no events, and pairs (command, what it does) that may show some.
+
+    Args:
+        archive: an archive without events.
+        highest: the highest score of its videos; None if there are no scores.
     """
-    if share.videos == scored:
-        return "all videos" if scored > 1 else share.first[1]
-    count = counted(share.videos, "video")
-    if len(share.cameras) > 1:
-        return f"{count} of {len(share.cameras)} cameras"
-    (camera,) = share.cameras
-    return f"{count} in the root folder" if camera == ROOT_CAMERA else f"camera {camera}, {count}"
+    thresholds = archive.counts.thresholds
+    if not archive.counts.total.scored:
+        return "There are no events, because no video has scores.", []
+    out = shlex.quote(printable(str(archive.layout.out)))
+    preview = (f"vadcli events {out} --preview", "prints how many events and alarms per hour other thresholds give.")
+    if not archive.is_whole:
+        return "There are no events.", [preview]
+    if highest is None or highest >= min(thresholds):
+        reasons = "did so too briefly, outside the chosen times, or in events that a review marks as false"
+        return f"There are no events: the scores that reached the threshold {reasons}.", [preview]
+    needed = f"the threshold is {min(thresholds):.2f}{' or more' if len(thresholds) > 1 else ''}"
+    lower = f"vadcli events {out} --threshold {max(0.01, int(highest * 20) / 20):.2f} --write"
+    told = f"There are no events: the highest score is {highest:.2f}, and {needed}."
+    return told, [preview, (lower, "stores the events of a lower threshold. Then make the report again.")]
+
+
+def time_sources(archive: Archive) -> str:
+    """Return a sentence about the source of the dates and times of the videos; "" if no video has a date."""
+    found, zones = archive.counts.sources, archive.counts.zones
+    if not found:
+        return ""
+    parts = [f"{SOURCES[source]} ({counted(number, 'video')})" for source, number in found.most_common()]
+    if unknown := archive.counts.total.scored - found.total():
+        parts.append(f"unknown for {counted(unknown, 'video')}")
+    zone = f", in the time zone {next(iter(zones))}" if len(zones) == 1 and "" not in zones else ""
+    copied = " The last change of a copied file may be the time of the copy." if TimeSource.MODIFIED in found else ""
+    return f"Dates and times are from {', '.join(parts)}{zone}.{copied}"
+
+
+def run_facts(archive: Archive) -> list[tuple[str, str]]:
+    """Return facts about the newest run of `archive.runs`, as (name, value) pairs."""
+    run = archive.newest
+    if run is None:
+        return [("Run", "no run record is stored")]
+    ending = "not ended: it is still running, or was killed"
+    if run.end is not None:
+        ending = f"{lasting((run.end - run.start).total_seconds())}, exit code {run.exit_code}"
+    facts = [
+        ("Detector", str(run.info.detector.get("name", "?"))),
+        ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),
+        ("Run", f"{when(run.start)}, {ending}"),
+        ("Speed", speed(run) or "not known"),
+        ("Footage from", run.info.root),
+        ("Command", shlex.join(run.info.command)),
+        ("Version", f"vadcli {run.info.version}"),
+    ]
+    if looked_for := _looked_for(run):
+        facts.insert(2, ("Looked for", looked_for))
+    if verified := archive.verification:
+        facts += [("Verified by", f"{verified.model}, {when(datetime.fromisoformat(verified.start))}: {verified.text}")]
+        facts += [("Audit", verified.audit.text)] if verified.audit else []
+    if len(nodes := (run.progress or {}).get("nodes") or {}) > 1:
+        facts.append(("Nodes", ", ".join(f"{node} ({counted(videos, 'video')})" for node, videos in nodes.items())))
+    others = len(archive.runs) - 1
+    return [*facts, ("Earlier runs", str(others))] if others else facts
+
+
+def _looked_for(run: StoredRun) -> str:
+    """Return the categories that the detector read; "" if it reads none.
+
+    Records of older versions have only the categories that the user gave, and the motion detector reads none.
+    """
+    given = str(run.info.config.get("categories") or "")
+    if run.info.looked_for is None:
+        return "" if run.info.detector.get("name") == "motion" else given
+    return given or ", ".join(run.info.looked_for) if run.info.looked_for else ""
+
+
+def speed(run: StoredRun) -> str:
+    """Return text like `310 frames/s`; "" if the run has not ended or has decoded no frames."""
+    frames = int(run.totals.get("decoded_frames", 0))
+    if run.end is None or not frames:
+        return ""
+    return f"{frames / max(1e-3, (run.end - run.start).total_seconds()):.0f} frames/s"
+
+
+def when(moment: datetime) -> str:
+    """Return a time as text, in UTC and without seconds."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

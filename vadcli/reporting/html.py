@@ -11,7 +11,7 @@ import hashlib
 import json
 import shlex
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.headerregistry import Address
@@ -20,15 +20,13 @@ from email.utils import formatdate, make_msgid
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from vadcli import __version__
-from vadcli.reporting.archive import MOST_VIDEOS, Archive
-from vadcli.reporting.facts import SOURCES, no_events_text, run_facts, time_sources
+from vadcli.reporting.archive import MOST_VIDEOS, SOURCES, Archive, no_events_text, run_facts, time_sources
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
 from vadcli.reporting.stories import VideoStory, counted, lasting
 from vadcli.store import printable
-from vadcli.store.verification import VerificationRun
 from vadcli.types import Event
 from vadcli.types.text import clock
 
@@ -75,11 +73,15 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     data = _data(archive, shown, assets)
     script = "\n".join(map(asset, SCRIPTS))
     style = "\n".join(map(asset, STYLES))
-    environment = Environment(
-        loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"clock": clock, "counted": counted, "lasting": lasting}
-    return environment.get_template("page.html.j2").render(
+    layout, ranked = archive.layout, by_importance(archive)
+    first, learn = None, ""
+    if ranked:
+        video, event = ranked[0]
+        places = [(other.video, its.id) for other in archive.videos for its in other.events]
+        first = {"video": video, "event": event, "place": places.index((video.video, event.id))}
+    if next(layout.iter_embeddings(), None) is not None:  # the command learns from a review, in any folder
+        learn = f"vadcli learn {shlex.quote(str(layout.out.absolute()))} --review review.json --to my-head"
+    return template("page.html.j2").render(
         archive=archive,
         title=title or archive.name,
         made=datetime.now(UTC),
@@ -87,15 +89,15 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         facts=run_facts(archive),
         problems=[*archive.problems, *problems],
         caveats=archive.caveats,
-        first=_first(archive),
+        first=first,
         no_events=None if archive.events else no_events_text(archive, highest_score(shown.curves.values())),
         time_sources=time_sources(archive),
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         verified=any(event.verification for video in archive.videos for event in video.events),
         most_videos=MOST_VIDEOS,
         cameras=None if archive.is_whole else archive.busiest,
-        out=shlex.quote(printable(str(archive.layout.out))),
-        learn=_learn_command(archive),
+        out=shlex.quote(printable(str(layout.out))),
+        learn=learn,
         libraries=LIBRARIES,
         policy=policy(script, style, beside=assets.beside),
         script=script,
@@ -104,117 +106,86 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     )
 
 
-def _learn_command(archive: Archive) -> str:
-    """Return the command, for any folder, that learns from a review of these events; "" if no vectors are stored."""
-    layout = archive.layout
-    if next(layout.iter_embeddings(), None) is None:
-        return ""
-    return f"vadcli learn {shlex.quote(str(layout.out.absolute()))} --review review.json --to my-head"
-
-
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
     """Return pairs of a video and an event, for all events. The event with the highest peak score is first."""
     events = [(video, event) for video in archive.videos for event in video.events]
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
 
 
-def _first(archive: Archive) -> dict[str, Any] | None:
-    """Return the first event of the list, its video, and its place in the events of `_data`; None if there are no events."""
-    if not archive.listed_events:
-        return None
-    video, event = by_importance(archive)[0]
-    places = [(other.video, its.id) for other in archive.videos for its in other.events]
-    return {"video": video, "event": event, "place": places.index((video.video, event.id))}
-
-
 def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
-    number = {video.video: place for place, video in enumerate(archive.videos)}
-    pictures = {(video.video, event.id): _pictures(video, event, shown, assets) for video, event in by_importance(archive)}
+    """Return the data for the page's scripts."""
+    pictures: dict[EventKey, tuple[Any, str | None]] = {}
+    for video, event in by_importance(archive):  # in this order, because the page may have no room for all of them
+        key = (video.video, event.id)
+        strip, clip = shown.strips.get(key), shown.clips.get(key)
+        thumbnails = None
+        if strip:
+            urls = [assets.put(frame, "image/webp") for frame in strip.frames]
+            if all(urls):
+                thumbnails = [strip.width, strip.height, [round(second, 2) for second in strip.seconds], urls]
+        pictures[key] = thumbnails, assets.put(clip, "video/mp4") if clip else None
+    events = [
+        [
+            place,
+            event.id,
+            event.start_frame,
+            event.end_frame,
+            round(event.start_s, 3),
+            round(event.end_s, 3),
+            round(event.peak_s, 3),
+            event.peak_score,
+            event.head_score,
+            event.category,
+            video.start.text_at(event.start_s) if video.start else None,
+            event.verified,
+            event.described,
+            *pictures[video.video, event.id],
+        ]
+        for place, video in enumerate(archive.videos)
+        for event in video.events
+    ]
+    # The browser stores a review under this key. All reports of a folder have the same key.
+    key_text = f"{archive.layout.out.absolute()}\0{archive.newest.info.root if archive.newest else ''}"
     return {
-        "archive": _identity(archive),
+        "archive": hashlib.sha256(key_text.encode(errors="surrogateescape")).hexdigest()[:16],
         "generator": f"vadcli {__version__}",
         "videos": [[video.video, video.camera, video.start and video.start.source] for video in archive.videos],
         "time_sources": SOURCES,
         **({} if archive.is_whole else {"no_curves": True}),
-        "cameras": [
-            _camera(place, name, videos, number=number, curves=shown.curves, assets=assets)
-            | _drawing(videos, shown.frames.get(name), assets)
-            for place, (name, videos) in enumerate(archive.cameras.items())
-        ],
+        "cameras": _cameras(archive, shown, assets),
         "fields": EVENT_FIELDS,
-        "events": [
-            _event(number[video.video], video, event, pictures[video.video, event.id])
-            for video in archive.videos
-            for event in video.events
-        ],
+        "events": events,
     }
 
 
-def _camera(
-    place: int,
-    name: str,
-    videos: Iterable[VideoStory],
-    *,
-    number: Mapping[str, int],
-    curves: Mapping[str, str],
-    assets: AssetStore,
-) -> dict[str, Any]:
-    """Return the data of a camera: its videos in order, and their curves.
-
-    If assets are stored in a folder, the curves are a script in this folder.
-    """
-    at, spans, packed = 0.0, [], []
-    for video in videos:
-        spans.append([number[video.video], round(at, 3), round(video.duration_s, 3), video.thresholds.high])
-        packed.append(curves.get(video.video, ""))
-        at += video.duration_s
-    camera: dict[str, Any] = {"name": name, "spans": spans, "end_s": round(at, 3)}
-    if assets.beside:
-        script = f"vadcli.curves({place},{json.dumps(packed)})\n"
-        return {**camera, "script": assets.put(script.encode(), "text/javascript")}
-    return {**camera, "curves": packed}
+def _cameras(archive: Archive, shown: Shown, assets: AssetStore) -> list[dict[str, Any]]:
+    """Return the data of each camera: its videos in order, their curves, a frame, and the regions of its last video."""
+    number = {video.video: place for place, video in enumerate(archive.videos)}
+    cameras = []
+    for place, (name, videos) in enumerate(archive.cameras.items()):
+        at, spans, packed = 0.0, [], []
+        for video in videos:
+            spans.append([number[video.video], round(at, 3), round(video.duration_s, 3), video.thresholds.high])
+            packed.append(shown.curves.get(video.video, ""))
+            at += video.duration_s
+        camera: dict[str, Any] = {"name": name, "spans": spans, "end_s": round(at, 3)}
+        if assets.beside:
+            camera["script"] = assets.put(f"vadcli.curves({place},{json.dumps(packed)})\n".encode(), "text/javascript")
+        else:
+            camera["curves"] = packed
+        frame = shown.frames.get(name)
+        camera["frame"] = assets.put(frame, "image/webp") if frame else None
+        cameras.append({**camera, "regions": videos[-1].regions.to_json()})
+    return cameras
 
 
-def _drawing(videos: Sequence[VideoStory], frame: bytes | None, assets: AssetStore) -> dict[str, Any]:
-    """Return the URL of a camera's frame, or None if it has no frame, and the regions of its last video."""
-    return {"frame": assets.put(frame, "image/webp") if frame else None, "regions": videos[-1].regions.to_json()}
-
-
-def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:
-    """Return the data of an event's thumbnails (None without thumbnails), and the URL of its clip (None without a clip)."""
-    key = (video.video, event.id)
-    strip, clip = shown.strips.get(key), shown.clips.get(key)
-    told = None
-    if strip:
-        urls = [assets.put(frame, "image/webp") for frame in strip.frames]
-        if all(urls):
-            told = [strip.width, strip.height, [round(second, 2) for second in strip.seconds], urls]
-    return told, assets.put(clip, "video/mp4") if clip else None
-
-
-def _event(place: int, video: VideoStory, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
-    return [
-        place,
-        event.id,
-        event.start_frame,
-        event.end_frame,
-        round(event.start_s, 3),
-        round(event.end_s, 3),
-        round(event.peak_s, 3),
-        event.peak_score,
-        event.head_score,
-        event.category,
-        video.start.text_at(event.start_s) if video.start else None,
-        event.verified,
-        event.described,
-        *pictures,
-    ]
-
-
-def _identity(archive: Archive) -> str:
-    """Return the key under which the browser stores a review. All reports of a folder have the same key."""
-    root = archive.newest.info.root if archive.newest else ""
-    return hashlib.sha256(f"{archive.layout.out.absolute()}\0{root}".encode(errors="surrogateescape")).hexdigest()[:16]
+def template(name: str, *, trim_blocks: bool = True) -> Template:
+    """Return a template of the folder `page`; undefined names are errors."""
+    environment = Environment(
+        loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=trim_blocks
+    )
+    environment.filters |= {"clock": clock, "counted": counted, "lasting": lasting}
+    return environment.get_template(name)
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
@@ -258,7 +229,11 @@ def headline(archive: Archive) -> str:
 
 def to_json(archive: Archive) -> dict[str, Any]:
     """Return the listed events and failures as JSON values. The event with the highest peak score is first."""
-    newest = archive.newest
+    newest, verified, verification = archive.newest, archive.verification, None
+    if verified:
+        names = ("model", "start", "end", "confirmed", "rejected", "not_asked")
+        verification = {name: getattr(verified, name) for name in names}
+        verification["audit"] = vars(verified.audit) if verified.audit else None
     return {
         "format_version": DIGEST_FORMAT_VERSION,
         "generator": f"vadcli {__version__}",
@@ -270,7 +245,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
         }
         if newest
         else None,
-        "verification": _verification(archive.verification) if archive.verification else None,
+        "verification": verification,
         "videos": archive.counts.total.videos,
         "footage_s": round(archive.footage_s, 3),
         "events": [
@@ -292,13 +267,8 @@ def to_json(archive: Archive) -> dict[str, Any]:
     }
 
 
-def _verification(run: VerificationRun) -> dict[str, Any]:
-    names = ("model", "start", "end", "confirmed", "rejected", "not_asked")
-    return {**{name: getattr(run, name) for name in names}, "audit": vars(run.audit) if run.audit else None}
-
-
 def _times(video: VideoStory, event: Event) -> dict[str, str | None]:
-    """Return the wall-clock times of an event. They are None if they are unknown."""
+    """Return the wall-clock times of an event; None if the start of its video is unknown."""
     if video.start is None:
         return {"start_time": None, "end_time": None, "time_source": None}
     times = {"start_time": video.start.text_at(event.start_s), "end_time": video.start.text_at(event.end_s)}
@@ -348,9 +318,8 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     message["Message-ID"] = make_msgid("vadcli", domain=domain if domain.isascii() else "localhost")
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(_text(archive))
-    environment = Environment(loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined)
     shown = by_importance(archive)[:MOST_EVENTS]
-    page = environment.get_template("mail.html.j2").render(
+    page = template("mail.html.j2", trim_blocks=False).render(
         headline=headline(archive),
         events=[_cells(video, event) for video, event in shown],
         more=" ".join(_more(archive.events - len(shown), "event")),

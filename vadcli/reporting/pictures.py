@@ -1,7 +1,7 @@
 """Makes a page's score curves and thumbnails, and stores its assets in the page or in a folder.
 
-A curve has one byte per span of a video, for the highest score in the span. A thumbnail is a frame of an event, with the
-outline of the frame's mask.
+A curve has one byte per span of a video: the highest score in the span. A thumbnail is a frame of an event, with the outline
+of its mask.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -29,10 +31,9 @@ from vadcli.reporting.stories import VideoStory
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack
-from vadcli.store.scores import read_scores
+from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import (
     NO_REGIONS,
-    BoolArray,
     ByteArray,
     ClipNeeds,
     Event,
@@ -49,7 +50,7 @@ from vadcli.video.pictures import FrameFeed
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
-_PLACE_BYTES = 32  # the page stores at most this much in addition to each data URL, such as the time of the picture
+_PLACE_BYTES = 32  # with each data URL, the page stores at most this much more, such as the time of the picture
 _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
@@ -60,25 +61,18 @@ class AssetStore(Protocol):
     """True if assets are files beside the page. Then the page loads the curves from these files."""
 
     def put(self, data: bytes, media_type: str) -> str | None:
-        """Store a file and return its URL; None if no room is left.
-
-        Args:
-            data: the whole file.
-            media_type: one of `SUFFIXES`.
+        """Store a file and return its URL; None if no room is left. The media type is a key of `SUFFIXES`.
 
         Raises:
             OutputError: the file can't be written.
         """
-        ...
 
 
 class InPage:
     """Stores assets inside the page, as data URLs.
 
-    Args:
-        room: number of bytes that the assets may add to the page.
-
     Attributes:
+        room: number of bytes that more assets may add to the page.
         refused: number of files for which there was no room.
     """
 
@@ -102,11 +96,11 @@ class InPage:
 class InFolder:
     """A context manager that stores assets in a folder. Their URLs are relative.
 
-    The name of a file is the hash of its content. So an earlier page keeps its files while a new page is made, and several
-    pages can share the folder. `pages.json` lists the pages. `settle` removes the files that no page uses.
+    A file's name is the hash of its content. So an earlier page keeps its files while a new page is made, and several pages can
+    share the folder. `pages.json` lists the pages. `settle` removes the files that no page uses.
 
     Args:
-        folder: the folder to store the files in.
+        folder: the folder of the files.
         page: the HTML file that uses the assets.
     """
 
@@ -153,7 +147,7 @@ class InFolder:
         Raises:
             OutputError: `pages.json` can't be written.
         """
-        if not self._page.is_file():  # a page in a pipe can't be read again, so it is not known which files it uses
+        if not self._page.is_file():  # a page in a pipe can't be read again to find the files that it uses
             return
         ours = Path(os.path.relpath(self._page, self._folder)).as_posix()
         pages = sorted({page for page in self._pages() if (self._folder / page).is_file()} | {ours})
@@ -187,10 +181,7 @@ LEVELS = 254
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Return the number of curve points of each video.
-
-    The number is in proportion to the video's length, but at least `FEWEST_POINTS`.
-    """
+    """Return each video's number of curve points: in proportion to its length, but at least `FEWEST_POINTS`."""
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
@@ -208,7 +199,7 @@ def peaks(table: ScoreTable, duration_s: float, points: int) -> FloatArray:
 
 
 def pack(values: FloatArray) -> str:
-    """Return scores in [0, 1] as base64, with one byte per score: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
+    """Return scores in [0, 1] as base64, one byte per score: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
     levels = np.where(np.isnan(values), NO_SCORE, np.rint(np.nan_to_num(values) * LEVELS))
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
 
@@ -225,9 +216,8 @@ def packed_curves(
 ) -> dict[str, str]:
     """Return the packed curve of each video with scores. Errors in reading scores are added to `problems`."""
     videos = [video for some in cameras.values() for video in some]
-    shares = points_for([video.duration_s for video in videos], budget)
     found = {}
-    for video, points in zip(videos, shares, strict=True):
+    for video, points in zip(videos, points_for([video.duration_s for video in videos], budget), strict=True):
         try:
             table, _ = read_scores(layout.scores(video.video))
         except DocumentError as error:
@@ -239,6 +229,8 @@ def packed_curves(
 
 AREA_PX = 192 * 108
 QUALITY = 62
+CAMERA_AREA_PX, CAMERA_QUALITY = 640 * 360, 50
+TRIES = 5  # number of a camera's videos that are tried; if none of them can be read, the others most likely can't either
 _STRIPE_PX = 6
 
 EventKey = tuple[str, int]
@@ -260,12 +252,9 @@ class Strip:
     width: int
     height: int
 
-    def __len__(self) -> int:
-        return sum(map(len, self.frames))
-
 
 def rows_of(event: Event, count: int) -> list[int]:
-    """Return the rows of an event that its thumbnails show, in order: evenly spread rows, one of which is the peak."""
+    """Return the rows of an event that its thumbnails show, in order: evenly spread rows and the peak."""
     last = event.end_frame - 1
     spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
     if count == 1:
@@ -287,11 +276,8 @@ def strips(
     """Yield the thumbnails of each event whose footage is found, video by video.
 
     Args:
-        archive: the archive from which footage and masks are read.
-        events: the events to show.
         count: thumbnails per event.
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
-        decode: options for the decoders.
         problems: one line is added per video that can't be decoded.
     """
     by_video: dict[str, list[tuple[VideoStory, Event]]] = {}
@@ -345,6 +331,33 @@ def _strips_of(
             yield (video, number), Strip(tuple(made[row] for row in seen), seconds, width, height)
 
 
+def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
+    """Return one frame of each camera as WebP data, from the middle of the camera's last readable video.
+
+    The reader of the page can draw regions on these frames.
+
+    Args:
+        most: largest number of cameras that get a frame.
+        root: the folder that holds the footage now; None if the footage is still where it was scanned.
+    """
+    size = SizeRule(CAMERA_AREA_PX)
+    needs = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=size, pixel_format=PixelFormat.RGB)
+    found: dict[str, bytes] = {}
+    with ClipLoader(needs, decode) as loader:
+        for camera, videos in list(archive.cameras.items())[:most]:
+            paths = ((video, archive.footage(video.video, root)) for video in reversed(videos) if video.frames)
+            for video, source in islice(((video, path) for video, path in paths if path is not None), TRIES):
+                with suppress(DocumentError, VideoError):  # the page names damaged videos elsewhere
+                    metadata = read_metadata(archive.layout.scores(video.video))
+                    fps = float(metadata.video["fps"]) if metadata else 1.0
+                    feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
+                    for _, picture in feed.at_rows([video.frames // 2]):
+                        found[camera] = webp(picture, CAMERA_QUALITY)
+                if camera in found:
+                    break
+    return found
+
+
 def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Regions = NO_REGIONS) -> ByteArray:
     """Return a copy of a frame with the outline of its mask, and with marks on its hidden parts.
 
@@ -360,17 +373,11 @@ def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Re
     if mask is None or not (mask >= level).any():
         return drawn
     height, width = picture.shape[:2]
-    small = Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)
-    drawn[_edge(np.asarray(small) >= level)] = EVENT
-    return drawn
-
-
-def _edge(inside: BoolArray) -> BoolArray:
-    """Return the marked pixels that have an unmarked neighbour."""
+    inside = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)) >= level
     padded = np.pad(inside, 1, constant_values=True)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: BoolArray = inside & ~core
-    return edge
+    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    drawn[inside & ~surrounded] = EVENT
+    return drawn
 
 
 def webp(picture: ByteArray, quality: int) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,19 +13,18 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import SearchOptions
-from vadcli.reporting.archive import Archive, Counts
-from vadcli.reporting.html import asset, policy
+from vadcli.reporting.archive import Archive, Counts, check_footage
+from vadcli.reporting.html import asset, policy, template
 from vadcli.reporting.pictures import read_picture, strips
 from vadcli.reporting.stories import Stories, VideoStory
 from vadcli.searching import Moment, at_times, encoders_in, find, query_vector, rows_in
 from vadcli.store import OutputLayout, matches
 from vadcli.store.events import read_events
-from vadcli.types import BoolArray, Event, TimeArray, When
+from vadcli.types import BoolArray, Event, TimeArray
 from vadcli.types.text import clock
 from vadcli.video.loader import LoaderOptions
 
@@ -56,8 +54,6 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     Raises:
         UsageError, WeightsError: as in `vadcli.search`.
     """
-    from vadcli.reporting import check_footage
-
     if bool(text) == (options.image is not None):
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
     if not out.is_dir():
@@ -80,6 +76,10 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
             return chooser.of(read_events(layout.events(video)))
         return None
 
+    def rows_of(video: str, timestamp: TimeArray) -> BoolArray | None:
+        story = story_of(video)  # None if the video is not chosen, or its document can't be read
+        return np.zeros(len(timestamp), np.bool_) if story is None else rows_in(timestamp, story.start, when)
+
     asked = ((name, key) for name, key in chain([first], stored) if options.encoder in ("", name))
     name, key = next(asked, (options.encoder, ""))
     picture = None if options.image is None else read_picture(options.image)
@@ -90,21 +90,13 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         encoder_key=key,
         top=options.top,
         keep=lambda video, camera: matches(video, options.include) and matches(camera, options.camera),
-        rows=lambda video, timestamp: _rows(story_of(video), timestamp, when),
+        rows=rows_of,
         problems=problems,
     )
     found = {one.video: story for one in moments if (story := story_of(one.video))}
     moments = [at_times(one, found[one.video].start) for one in moments]
     archive = Archive(layout, chooser.runs, tuple(found.values()), Counts(), ())
     return Found(text or str(options.image), archive, moments, problems)
-
-
-def _rows(story: VideoStory | None, timestamp: TimeArray, when: When) -> BoolArray | None:
-    """Return which frames (N,) of a video `when` chooses.
-
-    No frame is chosen if `story` is None, because the video is not chosen or its document can't be read.
-    """
-    return np.zeros(len(timestamp), np.bool_) if story is None else rows_in(timestamp, story.start, when)
 
 
 def to_table(found: Found) -> str:
@@ -138,7 +130,22 @@ def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
     """
-    wanted = [(_story(found.archive.videos, one.video), _event(number, one)) for number, one in enumerate(found.moments, 1)]
+    stories = {story.video: story for story in found.archive.videos}
+    wanted = []
+    for number, one in enumerate(found.moments, 1):
+        # Thumbnails are made from events: here, an event of one frame.
+        peak = Event(
+            id=number,
+            start_frame=one.peak_frame,
+            end_frame=one.peak_frame + 1,
+            start_s=one.peak_s,
+            end_s=one.peak_s,
+            peak_frame=one.peak_frame,
+            peak_s=one.peak_s,
+            peak_score=one.score,
+            mean_score=one.score,
+        )
+        wanted.append((stories[one.video], peak))
     made = dict(strips(found.archive, wanted, count=1, root=root, decode=decode, problems=found.problems))
     style = asset("page.css") + asset("search.css")
     cards = []
@@ -153,35 +160,11 @@ def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
                 "size": (strip.width, strip.height) if strip else (0, 0),
             }
         )
-    environment = Environment(
-        loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["clock"] = clock
-    return environment.get_template("search.html.j2").render(
+    return template("search.html.j2").render(
         found=found,
         cards=cards,
         made=datetime.now(UTC),
         version=__version__,
         style=style,
         policy=policy("", style, beside=False),
-    )
-
-
-def _story(videos: Sequence[VideoStory], name: str) -> VideoStory:
-    return next(story for story in videos if story.video == name)
-
-
-def _event(number: int, moment: Moment) -> Event:
-    """Return the peak of a moment as an event of one frame, because thumbnails are made from events."""
-    peak = moment.peak_frame
-    return Event(
-        id=number,
-        start_frame=peak,
-        end_frame=peak + 1,
-        start_s=moment.peak_s,
-        end_s=moment.peak_s,
-        peak_frame=peak,
-        peak_s=moment.peak_s,
-        peak_score=moment.score,
-        mean_score=moment.score,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options.mixins import LAST_RUN, parse_since
@@ -53,7 +53,7 @@ class VideoStory:
         events: the events in order of time.
         start: when the video started; None if this is unknown.
         caveats: sentences that say why its scores deserve less trust than usual.
-        regions: the parts of its picture that were hidden.
+        regions: the hidden parts of its picture.
     """
 
     video: str
@@ -76,9 +76,9 @@ class Stories:
 
     Args:
         layout: the output folder.
-        since: a time like 2026-11-27T06:00, or how long ago ("24h"): keep only events that happened since then, and videos that
-            ended since then. Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them
-            since then. "last-run" keeps the videos that the last run worked on. None keeps all videos.
+        since: a time like 2026-11-27T06:00 or an age like "24h": keep only events since then, and videos that ended since then.
+            Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them since then.
+            "last-run" keeps the videos that the last run worked on. None keeps all videos.
         include: globs of relative paths; empty for all videos.
         between: keep only events in this part of a day; None keeps all events.
         rules: how the start of a video is found.
@@ -119,40 +119,32 @@ class Stories:
             return None
         document = timed(document, self._rules)
         story = _story(document, self._partial.get(str(document.video["path"])))
-        if self.begin is not None and not _is_recent(story, self._when.since, self._worked):
-            return None
-        return replace(story, events=_chosen(story, self._when)) if self._when else story
+        since, when = self._when.since, self._when
+        if self.begin is not None:
+            undated = since is None or story.start is None or story.status is not Status.DONE
+            ended = story.start.at(story.duration_s) if story.start else None
+            if not (undated and story.video in self._worked) and (since is None or ended is None or ended < since):
+                return None
+        if not when:
+            return story
+        if story.start is None:
+            return replace(story, events=()) if when.between else story
+        chosen = tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
+        return replace(story, events=chosen)
 
     def _read_results(self, run: StoredRun) -> None:
-        """Read a run record, and keep the results of partial videos and, of a chosen run, the videos that it worked on."""
+        """Keep the results of a run's partial videos, and the names of the videos that a chosen run worked on."""
         chosen = self.begin is not None and run.start >= self.begin
         with document_errors(run.path, "a run record"):
             for line in result_lines(run.path):
-                if chosen and _concerns(entry := json.loads(line)):
-                    self._worked.add(entry["video"])
+                if chosen:
+                    entry = json.loads(line)
+                    # A skipped video has a stage if it is still failed or partial.
+                    if entry["status"] != Status.SKIPPED or entry["stage"]:
+                        self._worked.add(entry["video"])
                 if b'"status": "partial"' in line:
                     result = result_of(line)
                     self._partial[result.video] = result
-
-
-def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
-    """True if a video ended at `since` or later.
-
-    A video on which a run worked is also recent if `since` is None, its start is unknown, or it is not done.
-    """
-    if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
-        return True
-    return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
-
-
-def _chosen(story: VideoStory, when: When) -> tuple[Event, ...]:
-    """Return the chosen events of a video.
-
-    If the video's start is unknown, these are all events, or no events if a part of the day is chosen.
-    """
-    if story.start is None:
-        return () if when.between else story.events
-    return tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
 
 
 def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
@@ -198,21 +190,23 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
             problems.append(printable(error.message))
 
 
-def _concerns(result: Mapping[str, Any]) -> bool:
-    """True if a run worked on the video, or reported it as still failed or partial."""
-    return result["status"] != Status.SKIPPED or bool(result["stage"])
-
-
 def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
-    reason = document.failure.error if document.failure else result.reason if result and status is not Status.DONE else ""
+    reason = document.failure.error if document.failure else result.reason if result else ""
+    reason = without_name(reason, str(video["path"]))
+    if status is Status.DONE:
+        reason = ""
+    elif not reason:
+        reason = "frames are missing; the run record with the reason was deleted"
+    elif lost and not reason.startswith(f"{lost} of "):
+        reason = f"{reason}; {counted(lost, 'frame')} lost"
     return VideoStory(
         video=str(video["path"]),
         camera=str(video["camera"] or ""),
         status=status,
-        reason=_reason(without_name(reason, str(video["path"])), status, lost),
+        reason=reason,
         duration_s=float(video["duration_s"] or 0.0),
         frames=int(video["frames"] or 0),
         lost_frames=lost,
@@ -223,15 +217,6 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         caveats=document.caveats,
         regions=document.regions,
     )
-
-
-def _reason(reason: str, status: Status, lost: int) -> str:
-    """Return why a video is not done; "" if it is done. The number of lost frames is added if the reason lacks it."""
-    if status is Status.DONE:
-        return ""
-    if not reason:
-        return "frames are missing; the run record with the reason was deleted"
-    return f"{reason}; {counted(lost, 'frame')} lost" if lost and not reason.startswith(f"{lost} of ") else reason
 
 
 def lasting(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`vadcli verify`: a second, slower model judges the clips that a scan scored high. Events are made from both.
+"""`vadcli verify`: a second, slower model judges the clips with high scores. Events are made from both models.
 
 A run has three parts. It chooses clips by all stored scores. It asks about the chosen clips that have no answer yet. Then it
 calibrates the model for each camera, and makes the events of every video again.
@@ -32,9 +32,8 @@ from vadcli.types import Answer, IndexArray, VideoResult
 from vadcli.types.text import how_many
 from vadcli.verifying.asking import Told, asker_of
 from vadcli.verifying.cluster import ClusterCrew
-from vadcli.verifying.masks import has_masks, unrefined_rows
 from vadcli.verifying.settling import Settled, settle
-from vadcli.verifying.steps import NO_CLIPS, Crew, Here, Step, Wanted
+from vadcli.verifying.steps import NO_CLIPS, Crew, Here, Step, Wanted, has_masks, unrefined_rows
 from vadcli.verifying.survey import Survey, limited
 
 __all__ = [
@@ -60,8 +59,8 @@ class VerifiedVideo:
 
     Attributes:
         video: relative path.
-        asked: clips that this run asked about, or would ask about if it is a dry run.
-        answered: clips with an answer, from this run or an earlier one.
+        asked: clips that this run asked about; after a dry run, clips that it would ask about.
+        answered: clips with an answer from this run or an earlier run.
         confirmed, rejected, not_asked: numbers of events.
         problem: why the video could not be verified completely; "" if nothing is wrong.
     """
@@ -84,13 +83,13 @@ class VerifyResult:
     """The result of a run of `vadcli verify`.
 
     Attributes:
-        videos: one entry for each video that can be verified, and for each video whose results cannot be read.
+        videos: one entry per video that can be verified, and per video whose results cannot be read.
         model: the model that was asked.
         audit: how much the first stage misses; None if nothing was audited.
         asked: clips that this run asked about.
         left: clips that are still to be asked: all of them after a dry run.
         seconds: how long the model took for the clips of `asked`; after a dry run, how long it would take for those of `left`.
-        stopped: why the run ended early; "" if it did not.
+        stopped: why the run ended early; "" if it did not end early.
         exit_code: the exit code of the command; only confirmed events count as events.
     """
 
@@ -173,7 +172,7 @@ def verify_all(
         asker: the model.
         refiner: refines the masks of confirmed events; None if masks stay as they are.
         stop: ends the run early.
-        told: called after each batch with two numbers: the clips that were answered, and all clips to ask.
+        told: called after each batch with the number of answered clips and the number of all clips to ask.
         command: the command line, for the record.
 
     Raises:
@@ -234,9 +233,9 @@ class _Tally:
     """Counts the clips that were answered, and reports the progress.
 
     Attributes:
-        told: called with the number of clips that were answered, and with `expected`.
+        told: called with the number of answered clips, and with `expected`.
         expected: the number of all clips to ask.
-        clips, seconds: the number of clips that were answered, and the seconds that the model took for them.
+        clips, seconds: the number of answered clips, and the seconds that the model took for them.
     """
 
     told: Callable[[int, int], None]
@@ -268,21 +267,18 @@ def _verified(
         if any(map(len, rows)):
             crew.do(Step.REFINE, rows)
             settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
-    if options.describe and (to_describe := _undescribed(survey)) and not stop():
-        crew.do(Step.DESCRIBE, [to_describe.get(video.video, NO_CLIPS) for video in survey.videos])
-        settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
-    return settled
-
-
-def _undescribed(survey: Survey) -> dict[str, IndexArray]:
-    """Return for each video the clips to describe: those at the peaks of its confirmed events without a description."""
-    found = {}
+    if not options.describe:
+        return settled
+    to_describe = []
     for video in survey.videos:
         events = [event for event in video.document.events if event.verification and event.description is None]
         peaks = [event.peak_s for event in events if event.verification and event.verification.answer is Answer.CONFIRMED]
-        if peaks and video.is_included:
-            found[video.video] = np.unique(cell_of(video.edges, np.array(peaks)))
-    return found
+        chosen = peaks and video.is_included
+        to_describe.append(np.unique(cell_of(video.edges, np.array(peaks))) if chosen else NO_CLIPS)
+    if any(map(len, to_describe)) and not stop():
+        crew.do(Step.DESCRIBE, to_describe)
+        settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
+    return settled
 
 
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
@@ -344,18 +340,8 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
 def verify_options(options: ScanOptions) -> VerifyOptions:
     """Return the options of the verification. Options that both commands have are copied from the scan."""
     own = {"model": options.verify, "categories": options.categories}
-    shared = (
-        "device",
-        "precision",
-        "decoder",
-        "decode_timeout",
-        "decode_memory",
-        "checkpoint_every",
-        "refine_masks",
-        "json",
-        "quiet",
-        "verbose",
-    )
+    decoding = ("device", "precision", "decoder", "decode_timeout", "decode_memory")
+    shared = (*decoding, "checkpoint_every", "refine_masks", "json", "quiet", "verbose")
     # A runner of another package can't verify, so this machine does.
     cluster = ("runner", "ray_address", "ray_cpus", "ray_gpus") if options.runner == "ray" else ()
     known = {item.name for item in fields(VerifyOptions)}

@@ -1,7 +1,7 @@
 """Reads clips out of videos and asks a model about them. Only the frames of these clips are read.
 
-Answers are written while a video is in progress, so that a run that is killed loses little. A lock on the video keeps scans and
-other runs away from it.
+Answers are written while a video is in progress, so that a killed run loses little. A lock on the video keeps scans and other
+runs away from it.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class VideoJob:
         path, fps: the path of the video, and its frame rate if it is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
-        audited: (C,) bool, True for the clips that the first stage does not propose.
+        audited: (C,) bool, True for clips that the first stage does not propose.
         stored: the answers so far.
         claim: the lock on the video; None until it is read.
         regions: the hidden parts of the picture.
-        may_seek: False if every part is decoded from the start of the file. Then the video is read in one go.
-        error: why clips are missing; "" if none are.
-        answered: how many of the clips were answered.
+        may_seek: False if every part is decoded from the start of the file. Then the video is read without a break.
+        error: why clips are missing; "" if no clip is missing.
+        answered: the number of answered clips.
     """
 
     video: str
@@ -108,14 +108,14 @@ ReadClip = tuple[VideoJob, int, ByteArray]
 def read_clips(
     loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[ReadClip | VideoJob]:
-    """Yield the clips of each job in order, and then the job. Several jobs are read at a time, so their clips are mixed.
+    """Yield the clips of each job in order, and then the job. Clips of several jobs are mixed, because they are read together.
 
     A lost frame is replaced as in a scan. A clip without any frame is left out.
 
     Args:
         loader: delivers single frames.
         jobs: a job is requested when a decoder process is idle.
-        stopped: returns True when reading must end. Jobs whose clips are not all read are then not yielded.
+        stopped: returns True when reading must end. Then jobs with unread clips are not yielded.
     """
     open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
 
@@ -194,7 +194,12 @@ class Interview:
                     job = item if isinstance(item, VideoJob) else item[0]
                     jobs[job.video] = job
                     if not isinstance(item, VideoJob):
-                        self._hold(item, pool)
+                        job, clip, frames = item
+                        key = (frames.shape, *self.missing(job, clip))
+                        self._held.setdefault(key, []).append(item)
+                        job.waiting += 1
+                        if len(self._held[key]) >= self._asker.batch_size:
+                            self._submit(key, pool)
                     yield from self._finished(jobs)
                 for key in list(self._held):
                     self._submit(key, pool)
@@ -220,30 +225,23 @@ class Interview:
             write_answers(path, job.stored)
 
     def missing(self, job: VideoJob, clip: int) -> list[int]:
-        """Return the indices of the questions that were not answered about a clip."""
+        """Return the indices of the questions about a clip that have no answer."""
         places = np.flatnonzero(job.stored.answers.clip == clip)
         known = job.stored.of(tuple(question.category for question in self._questions))[places]
         return [place for place in range(len(self._questions)) if not len(known) or np.isnan(known[0, place])]
-
-    def _hold(self, item: ReadClip, pool: ThreadPoolExecutor) -> None:
-        job, clip, frames = item
-        key = (frames.shape, *self.missing(job, clip))
-        self._held.setdefault(key, []).append(item)
-        job.waiting += 1
-        if len(self._held[key]) >= self._asker.batch_size:
-            self._submit(key, pool)
 
     def _submit(self, key: tuple[object, ...], pool: ThreadPoolExecutor) -> None:
         batch, places = self._held.pop(key), cast(list[int], list(key[1:]))
         questions = [self._questions[place] for place in places]
         frames = np.stack([frames for _, _, frames in batch])
-        self._running.append((batch, places, pool.submit(self._timed, frames, questions)))
-        while len(self._running) > self._asker.parallel:  # one batch waits, so that the next clips are read meanwhile
-            self._take()
 
-    def _timed(self, frames: ByteArray, questions: Sequence[Question]) -> tuple[FloatArray, float]:
-        started = time.monotonic()
-        return self._asker.ask(frames, questions), time.monotonic() - started
+        def timed() -> tuple[FloatArray, float]:
+            started = time.monotonic()
+            return self._asker.ask(frames, questions), time.monotonic() - started
+
+        self._running.append((batch, places, pool.submit(timed)))
+        while len(self._running) > self._asker.parallel:  # the next clips are read while one batch waits
+            self._take()
 
     def _take(self) -> None:
         """Wait for the oldest batch, and give its answers to the videos."""
@@ -268,7 +266,7 @@ class Interview:
 
 
 def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-    """Let the model write a sentence about each clip. Yields each video when its sentences are in its `stored` answers."""
+    """Let the model write a sentence about each clip. Yields each video when all its sentences are in `stored`."""
     for item in read:
         if isinstance(item, VideoJob):
             yield item

@@ -1,7 +1,7 @@
-"""`vadcli verify --runner ray`: hands the videos of a verification to the workers of a Ray cluster.
+"""`vadcli verify --runner ray`: the workers of a Ray cluster do the steps of a verification.
 
-A worker gets the survey of a few videos, asks with its own model, and writes the answers to OUT. The driver chooses the clips
-before, and calibrates the model and makes the events afterwards, because both need the videos of a whole camera.
+A worker gets the survey of a few videos, asks with its own model, and writes the answers to OUT. Only the driver chooses clips,
+calibrates the model and makes events, because this needs all videos of a camera.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from vadcli.store.footage import FootageFolders
 from vadcli.types import IndexArray
 from vadcli.types.text import is_remote
 from vadcli.verifying.asking import Told, asker_of
-from vadcli.verifying.proposals import Choice
 from vadcli.verifying.steps import Here, Step, Wanted
-from vadcli.verifying.survey import Survey, Surveyed, clip_needs
+from vadcli.verifying.survey import Choice, Survey, Surveyed, clip_needs
 
 
 class VideoPart(NamedTuple):
@@ -45,7 +44,7 @@ class VideoPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The order that a worker gets for a chunk."""
+    """The task of a worker for a chunk."""
 
     step: Step
     layout: OutputLayout
@@ -61,7 +60,7 @@ class Answered(NamedTuple):
 
 
 class VideoAsked(NamedTuple):
-    """The end of a step for one video: the number of clips that were asked about, and what went wrong."""
+    """The end of a step for one video: the number of clips that were asked about, and the problem, or ""."""
 
     video: str
     asked: int
@@ -93,8 +92,8 @@ class VerifyWork:
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
-    """Return the wanted clips that are not done yet, or all wanted rows, because `refine_stored` omits refined rows itself."""
-    if step is Step.REFINE:
+    """Return the wanted clips that are not done yet, or all wanted rows."""
+    if step is Step.REFINE:  # `refine_stored` leaves out refined rows itself
         return part.wanted
     with suppress(DocumentError):  # the step reports answers that can't be read
         if step is Step.ASK:
@@ -129,7 +128,19 @@ class ClusterCrew:
         units = [WorkUnit(video, Path(), "", len(part.wanted), 0) for video, part in parts.items() if len(part.wanted)]
         if not units or self.stop():
             return
-        workers = self._workers or self._hire()
+        if self._workers is None:
+            roots = FootageFolders(self.survey.layout, self.options.footage).roots()
+            seen = next((Path(root) for root in roots if is_remote(Path(root)) or os.path.isdir(root)), None)
+            crew = hired(
+                self.options,
+                self.scratch,
+                seen,
+                lambda cpus: VerifyWork(self.options),
+                wants_gpu=self.options.device != "cpu",
+                stop=self.stop,
+            )
+            self._workers = self._stack.enter_context(crew)
+        workers = self._workers
         work = Worklist(units, units, by_cameras=False, workers=len(workers.slots))
 
         def order_of(chunk: Chunk) -> Part:
@@ -150,21 +161,3 @@ class ClusterCrew:
     def close(self) -> None:
         """Stop the workers, and disconnect."""
         self._stack.close()
-
-    def _hire(self) -> Workers:
-        self._workers = self._stack.enter_context(
-            hired(
-                self.options,
-                self.scratch,
-                _root(FootageFolders(self.survey.layout, self.options.footage).roots()),
-                lambda cpus: VerifyWork(self.options),
-                wants_gpu=self.options.device != "cpu",
-                stop=self.stop,
-            )
-        )
-        return self._workers
-
-
-def _root(roots: list[str]) -> Path | None:
-    """Return the folder of footage that this machine sees; None if it sees none."""
-    return next((Path(root) for root in roots if is_remote(Path(root)) or os.path.isdir(root)), None)

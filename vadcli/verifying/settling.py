@@ -20,10 +20,9 @@ from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
 from vadcli.store.events import EventsDocument
 from vadcli.store.verification import Audit, StoredAnswers, write_answers
-from vadcli.types import Answer, BoolArray, FloatArray, Thresholds
+from vadcli.types import Answer, BoolArray, FloatArray
 from vadcli.types.text import without_name
-from vadcli.verifying.proposals import FEWEST, Choice, spread_sample
-from vadcli.verifying.survey import HOP_S, Survey, Surveyed
+from vadcli.verifying.survey import FEWEST, HOP_S, Choice, Survey, Surveyed, spread_sample
 
 SPREAD_FLOOR = 0.25
 """Smallest spread of a camera's log-odds, as in the detector `ask`."""
@@ -47,7 +46,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class _Known:
-    """The answers about one video that count: those of clips that were asked about all current categories."""
+    """The answers about one video that count: those with all current categories."""
 
     video: Surveyed
     choice: Choice
@@ -92,7 +91,7 @@ def settle(survey: Survey, scratch: Scratch, *, seconds_per_clip: float) -> Sett
 
 
 def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
-    """Return the answers about a video. There may be no answers. Returns None if they cannot be read."""
+    """Return the answers about a video, perhaps none; None if they cannot be read."""
     try:
         stored = survey.usable(video)
     except DocumentError as error:
@@ -106,8 +105,8 @@ def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
 def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryTails]:
     """Return tails for each camera, which say how the model usually answers about it.
 
-    A camera with fewer random clips than FEWEST gets the tails of all cameras together. If all cameras together have too few
-    random clips, too, nothing is known about how the model usually answers, and its log-odds count as they are.
+    A camera with too few random clips gets the tails of all cameras together. If these are too few, too, the usual answers are
+    not known, and log-odds count as they are.
     """
     cameras: dict[str, list[_Known]] = {}
     for one in known:
@@ -126,7 +125,7 @@ def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryT
 
 
 def _sample(own: Sequence[_Known]) -> FloatArray | None:
-    """Return log-odds (n, C) that stand for all footage of some videos; None if too few of their clips are random clips."""
+    """Return log-odds (n, C) that represent all footage of some videos; None if too few of their clips are random."""
     rest = sum(int((~one.choice.proposed).sum()) for one in own)
     sampled = [one.flags(one.choice.sampled) for one in own]
     if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:
@@ -145,7 +144,8 @@ class _Audited:
 
     def add(self, one: _Known, usual: CategoryTails) -> None:
         """Count the clips of one video."""
-        high = usual.logits(one.log_odds).max(axis=1) >= _logit(one.video.document.thresholds)
+        opens = min(max(one.video.document.thresholds.high, 1e-6), 1 - 1e-6)
+        high = usual.logits(one.log_odds).max(axis=1) >= np.log(opens / (1 - opens))
         audited, proposed = one.flags(one.choice.audited), one.flags(one.choice.proposed)
         self.clips += int(audited.sum())
         self.confirmed += int((audited & high).sum())
@@ -162,12 +162,6 @@ class _Audited:
             return None
         low, high = share_interval(self.confirmed, self.clips)
         return Audit(self.clips, self.confirmed, low, high, left_out_s=sum(rest), found_s=self.found_s)
-
-
-def _logit(thresholds: Thresholds) -> float:
-    """Return the logit of the score at which an event opens."""
-    high = min(max(thresholds.high, 1e-6), 1 - 1e-6)
-    return float(np.log(high / (1 - high)))
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""The steps of a verification that read videos: ask, refine masks and describe. This file does them on this machine.
+"""The steps of a verification that read videos: ask, refine masks and describe, on this machine.
 
 Each step writes its results to OUT, and notes the problems of a video in the survey.
 """
@@ -17,33 +17,34 @@ import numpy as np
 
 from vadcli.detectors.refining import Refiner
 from vadcli.engine.job import check_unchanged
-from vadcli.engine.refining import Refinement
+from vadcli.engine.refining import Refinement, rows_of, spans_of
 from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.verified import ClipGrid
 from vadcli.errors import DocumentError, VadcliError, VideoError
 from vadcli.options import parse_duration
 from vadcli.options.results import VerifyOptions
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.footage import FootageFolders
+from vadcli.store.mask_video import masked_rows
+from vadcli.store.masks import MaskFiles, MaskTrack, Spans, refined_spans, rle_rows, rle_threshold
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import write_answers
-from vadcli.types import IndexArray, VideoInfo
+from vadcli.types import Answer, ByteArray, IndexArray, MaskRows, VideoInfo
 from vadcli.types.text import how_many, without_name
 from vadcli.verifying.asking import Interview, ReadClip, Told, VideoJob, describe, read_clips
-from vadcli.verifying.masks import refine_stored
-from vadcli.verifying.proposals import Choice
 from vadcli.verifying.settling import ELSEWHERE
 from vadcli.verifying.survey import Survey, Surveyed
 from vadcli.video.container import can_seek
-from vadcli.video.loader import ClipLoader, loader_options
+from vadcli.video.loader import ClipLoader, ClipRequest, loader_options
 
 log = logging.getLogger("vadcli")
 
 NO_CLIPS = np.zeros(0, np.int64)
 
 Wanted = Sequence[IndexArray]
-"""The work of a step: the numbers of the clips or rows that it must read, one array per video of the survey."""
+"""The work of a step: the numbers of the clips or rows to read, one array per video of the survey."""
 
 
 class Step(StrEnum):
@@ -104,7 +105,7 @@ class Here:
         self._read(wanted, interview.ask)
 
     def _read(self, wanted: Wanted, use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]) -> list[VideoJob]:
-        """Read the wanted clips of each video and hand them to `use`; returns the videos that are complete."""
+        """Read the wanted clips of each video and pass them to `use`; returns the videos that are complete."""
         known = {video.video: video for video in self.survey.videos}
         taken: list[VideoJob] = []
         done = []
@@ -133,7 +134,7 @@ class Here:
                     refine_stored(self.survey.layout, self.scratch, known[job.video], job, refinement)
                 except (DocumentError, VideoError) as error:
                     known[job.video].problem = without_name(str(error), job.video)
-                except (VadcliError, Interrupted, OSError):  # the video is not the cause: the next one would fail, too
+                except (VadcliError, Interrupted, OSError):  # not an error of this video: the next video would fail, too
                     raise
                 except Exception as error:
                     log.debug("%s: the masks can't be refined", job.video, exc_info=True)
@@ -143,7 +144,7 @@ class Here:
                     _release(job)
 
     def _jobs(self, wanted: Wanted, taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
-        """Yield the videos to read, each with its lock. If a video cannot be read, the reason becomes its `problem`."""
+        """Yield the videos to read, each with its lock. The reason why a video cannot be read becomes its `problem`."""
         folders = FootageFolders(self.survey.layout, self.options.footage)
         for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
             if not len(clips):
@@ -153,33 +154,105 @@ class Here:
                 video.problem = ELSEWHERE
                 continue
             try:
-                job = self._job(video, clips, choice, folders)
+                path = folders.find(video.document)
+                if path is None:
+                    raise VideoError("not found", hint="if the footage has moved, name its folder with --footage")
+                check_unchanged(video.document, path)
+                table, metadata = read_scores(self.survey.layout.scores(video.video))
+                info = VideoInfo.from_json(metadata.video, path, table.pts)
+                job = VideoJob(
+                    video=video.video,
+                    path=path,
+                    grid=ClipGrid.of(video.plan, table.timestamp, shown_s(table, metadata.video)),
+                    clips=clips,
+                    audited=~choice.proposed,
+                    stored=self.survey.usable(video),
+                    fps=info.fps if path.is_dir() else None,
+                    claim=claim,
+                    regions=video.document.regions,
+                    may_seek=path.is_dir() or can_seek(info),
+                )
             except (DocumentError, VideoError) as error:
                 video.problem = without_name(str(error), video.video)
                 claim.release(delete=False)
                 continue
-            job.claim = claim
             taken.append(job)
             yield job
 
-    def _job(self, video: Surveyed, clips: IndexArray, choice: Choice, folders: FootageFolders) -> VideoJob:
-        path = folders.find(video.document)
-        if path is None:
-            raise VideoError("not found", hint="if the footage has moved, name its folder with --footage")
-        check_unchanged(video.document, path)
-        table, metadata = read_scores(self.survey.layout.scores(video.video))
-        info = VideoInfo.from_json(metadata.video, path, table.pts)
-        return VideoJob(
-            video=video.video,
-            path=path,
-            grid=ClipGrid.of(video.plan, table.timestamp, shown_s(table, metadata.video)),
-            clips=clips,
-            audited=~choice.proposed,
-            stored=self.survey.usable(video),
-            fps=info.fps if path.is_dir() else None,
-            regions=video.document.regions,
-            may_seek=path.is_dir() or can_seek(info),
-        )
+
+def has_masks(layout: OutputLayout, video: str) -> bool:
+    """True if masks of the video are stored."""
+    return layout.mask_video(video).exists() or layout.mask_rle(video).exists()
+
+
+def unrefined_rows(layout: OutputLayout, video: Surveyed) -> IndexArray:
+    """Return the rows of confirmed events whose stored masks are not refined yet."""
+    confirmed = _confirmed(video)
+    if not confirmed or not has_masks(layout, video.video):
+        return np.zeros(0, np.int64)
+    table, _ = read_scores(layout.scores(video.video))
+    masked, done = _rows(layout, video.video).of(table.sampled), refined_spans(layout, video.video)
+    return np.setdiff1d(rows_of(masked, confirmed, len(table)), rows_of(masked, done, len(table)))
+
+
+def refine_stored(layout: OutputLayout, scratch: Scratch, video: Surveyed, job: VideoJob, refinement: Refinement) -> None:
+    """Replace the masks of `unrefined_rows` by refined masks. The caller must hold the lock of the video.
+
+    Raises:
+        DocumentError: the stored masks cannot be read.
+        Interrupted: the run must end; the stored masks stay as they are.
+        OutputError: a file cannot be written.
+    """
+    table, metadata = read_scores(layout.scores(video.video))
+    rows, document = unrefined_rows(layout, video), video.document
+    as_video, as_rle = layout.mask_video(video.video).exists(), layout.mask_rle(video.video).exists()
+    width, height = int(metadata.video["width"]), int(metadata.video["height"])
+    kept, fps, level = _rows(layout, video.video), float(metadata.video["fps"]), document.thresholds.mask_level
+    files = MaskFiles(
+        layout,
+        scratch,
+        width,
+        height,
+        fps=fps if kept is MaskRows.EVERY else fps / int(metadata.extra.get("interval", 1)),
+        rows=kept,
+        threshold=rle_threshold(layout.mask_rle(video.video)) if as_rle else document.thresholds.high,
+        as_video=as_video,
+        as_rle=as_rle,
+        refined=tuple(sorted({*refined_spans(layout, video.video), *_confirmed(video)})),
+    )
+    request = ClipRequest(
+        job.video,
+        job.path,
+        fps=job.fps,
+        spans=spans_of(rows, _confirmed(video), may_seek=job.may_seek),
+        regions=job.regions,
+    )
+    hidden = job.regions.hidden(width, height) if job.regions else None
+    masks = _stored(MaskTrack(table, layout), len(table), binary=not as_video)
+    files.write(refinement.refined(masks, rows, request, level=level, hidden=hidden), table, level=level)
+
+
+def _confirmed(video: Surveyed) -> Spans:
+    events = video.document.events
+    return tuple(
+        (one.start_frame, one.end_frame)
+        for one in events
+        if one.verification is not None and one.verification.answer is Answer.CONFIRMED
+    )
+
+
+def _rows(layout: OutputLayout, video: str) -> MaskRows:
+    """Return which rows have a stored mask."""
+    path = layout.mask_video(video)
+    return masked_rows(path) if path.exists() else rle_rows(layout.mask_rle(video))
+
+
+def _stored(track: MaskTrack, frames: int, *, binary: bool) -> Iterator[tuple[int, ByteArray]]:
+    """Yield each row with its mask. If masks are run lengths (`binary`), their pixels get 255, to reach every threshold."""
+    for row, mask in track.between(0, frames):
+        yield row, (np.minimum(mask, 1) * np.uint8(255) if binary else mask)
+    for problem in track.problems:
+        raise DocumentError(problem)
 
 
 def _release(job: VideoJob) -> None:

@@ -1,7 +1,13 @@
-"""Collects what a run can ask: the videos of an output folder, the questions, and the stored answers of earlier runs."""
+"""Finds the videos and questions of a run, and chooses the clips to ask about: proposals, an audit, and a sample per camera.
+
+Proposals are the clips around the highest scores of the first stage. The audit is drawn at random from all other clips, so that
+it shows how much the first stage misses. All choices are functions of the scores, the videos and a seed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -17,13 +23,79 @@ from vadcli.store import OutputLayout, matches
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import Answers, AnswersMetadata, StoredAnswers, answers_or_none
-from vadcli.types import ClipNeeds, IndexArray, PixelFormat, SizeRule, TimeArray
+from vadcli.types import BoolArray, ClipNeeds, FloatArray, IndexArray, PixelFormat, ScoreTable, SizeRule, TimeArray
 from vadcli.types.text import without_name
-from vadcli.verifying.proposals import Candidates, Choice, choose_clips
 from vadcli.video.sampling import SamplingPlan
 
 HOP_S = 4.0
 """Seconds from one clip to the next, as in a scan with the detector `ask`."""
+GROW_S = 5.0
+"""The score of a clip is the highest score within this many seconds of its middle, or in its cell if that is longer."""
+SAMPLE_CLIPS = 8
+"""The model is asked about this many random clips per camera, to learn how it usually answers there."""
+SAMPLE_PART = 5
+"""With few proposals, one random clip per this many proposals is enough. So a short archive is not asked as a whole."""
+FEWEST = 2
+"""Every camera needs at least this many random clips, even if it has few proposals."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The clips of one video about which the model can be asked.
+
+    Attributes:
+        video: relative path.
+        camera: the camera's name.
+        score: (C,) float32, the highest logit of the first stage close to each clip.
+        start, end: (C,) float64 seconds, the span that each clip shows.
+        length_s: (C,) float64 seconds, the length of each clip's cell; see `ClipGrid`.
+        draw: (C,) float64 in [0, 1), a random number per clip; clips with the lowest numbers are drawn first.
+    """
+
+    video: str
+    camera: str
+    score: FloatArray
+    start: TimeArray
+    end: TimeArray
+    length_s: TimeArray
+    draw: TimeArray
+
+    @classmethod
+    def of(cls, camera: str, table: ScoreTable, grid: ClipGrid, *, content: str, seed: int) -> Candidates:
+        """Return the clips of a scanned video. Equal content and seed give equal random numbers."""
+        digest = hashlib.sha256(f"{seed} {content}".encode()).digest()
+        draw = np.random.default_rng(int.from_bytes(digest[:8])).random(len(grid))
+        first = np.searchsorted(table.timestamp, np.minimum(grid.middle - GROW_S, grid.edges[:-1]), "right") - 1
+        last = np.searchsorted(table.timestamp, np.maximum(grid.middle + GROW_S, grid.edges[1:]), "left")
+        first = first.clip(0, len(table) - 1)
+        score = np.maximum.reduceat(np.append(table.logit, -np.inf), np.stack([first, last], axis=1).ravel())[::2]
+        return cls(table.video, camera, score.astype(np.float32), grid.start, grid.end, grid.length_s, draw)
+
+    def shown_s(self, clips: BoolArray) -> float:
+        """Return how many seconds of the video the given clips show. Seconds that two clips show count once."""
+        start, end = self.start[clips], self.end[clips]
+        before = np.append(0.0, end[:-1])
+        return float((end - np.maximum(start, before)).sum())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The clips of one video to ask about; each attribute is (C,) bool.
+
+    Attributes:
+        proposed: the first stage proposes the clip.
+        audited: the clip was drawn from the clips of all cameras that are not proposed.
+        sampled: the clip was drawn from the clips of its camera that are not proposed. All audited clips are sampled, too.
+    """
+
+    proposed: BoolArray
+    audited: BoolArray
+    sampled: BoolArray
+
+    @property
+    def asked(self) -> BoolArray:
+        """Flags (C,), True for every clip to ask about."""
+        return self.proposed | self.sampled
 
 
 @dataclass
@@ -90,18 +162,17 @@ class Survey:
         if not found.videos:
             first = next((f": {video}: {problem}" for video, problem in found.problems.items()), "")
             raise UsageError(f"{layout.out}: no video has scores{first}", hint="scan first")
-        found.questions = questions_for(options.categories) if options.categories else found._questions_of_scan()
+        if options.categories:
+            found.questions = questions_for(options.categories)
+        else:
+            documents = [video.document for video in found.videos if video.is_included]
+            names = [name for document in documents for name in document.categories]
+            own = [category for document in documents for category in document.own_categories]
+            found.questions = questions_about(described_categories(names, own)) or questions_for("")
         candidates = [video.candidates for video in found.videos]
         share, audit = parse_share(options.share, "share"), parse_share(options.audit, "audit")
         found.choices = choose_clips(candidates, share=share, audit=audit)
         return found
-
-    def _questions_of_scan(self) -> tuple[Question, ...]:
-        """Return the questions about the categories of the scan. If it has none, return the default questions."""
-        documents = [video.document for video in self.videos if video.is_included]
-        names = [name for document in documents for name in document.categories]
-        own = [category for document in documents for category in document.own_categories]
-        return questions_about(described_categories(names, own)) or questions_for("")
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -115,11 +186,15 @@ class Survey:
             DocumentError: the stored answers are damaged or of another version.
         """
         keys = {question.category: digest(asdict(question)) for question in self.questions}
+        needs, regions = self.needs, video.document.regions
+        # Everything that changes an answer, apart from the clip and the question.
+        key = [self.asker.fingerprint(), needs.frames, needs.overlap, needs.rate_hz, needs.size.max_area_px]
+        key += [str(needs.pixel_format), regions.sha256 if regions else ""]
         metadata = AnswersMetadata(
             video=video.video,
             camera=video.candidates.camera,
             model=self.asker.name,
-            key=self._key(video.document),
+            key=digest(key),
             content=video.content,
             frames=video.plan.frames,
             overlap=video.plan.overlap,
@@ -144,7 +219,7 @@ class Survey:
         return StoredAnswers(metadata, replace(old.answers, log_odds=np.concatenate(columns, axis=1)))
 
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
-        """Return the chosen clips of a video that are not answered yet; none if the options leave the video out."""
+        """Return the chosen clips of a video without an answer; empty if the options leave the video out."""
         if not video.is_included:
             return np.zeros(0, np.int64)
         usable = self.usable(video)
@@ -152,7 +227,7 @@ class Survey:
         return np.setdiff1d(np.flatnonzero(choice.asked), done)
 
     def _scored(self, options: VerifyOptions) -> Iterator[Surveyed]:
-        """Yield the videos that have scores; a video whose results cannot be read becomes a problem."""
+        """Yield the videos that have scores; results that cannot be read are added to `problems`."""
         for path in self.layout.iter_events():
             name = path.relative_to(self.layout.out / "events").as_posix().removesuffix(".json")
             try:
@@ -174,15 +249,9 @@ class Survey:
             candidates = Candidates.of(metadata.camera, table, grid, content=content, seed=options.seed)
             yield Surveyed(document, candidates, plan, grid.edges, content, matches(name, options.include))
 
-    def _key(self, document: EventsDocument) -> str:
-        """Return the hash of everything that changes an answer, apart from the clip and the question."""
-        needs = self.needs
-        clips = [needs.frames, needs.overlap, needs.rate_hz, needs.size.max_area_px, str(needs.pixel_format)]
-        return digest([self.asker.fingerprint(), *clips, document.regions.sha256 if document.regions else ""])
-
 
 def clip_needs(asker: Asker) -> ClipNeeds:
-    """Return the needs for the clips that a model is asked about. The clips are the same as those of the detector `ask`."""
+    """Return the length, rate and frame size of the clips that a model is asked about, as in the detector `ask`."""
     rate_hz = asker.clip_frames / asker.clip_s
     return ClipNeeds(
         frames=asker.clip_frames,
@@ -206,3 +275,71 @@ def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> 
     kept[np.argsort(np.concatenate(ranks), kind="stable")[:limit]] = True
     parts = np.split(kept, np.cumsum([len(clips) for clips in wanted])[:-1])
     return [clips[part] for clips, part in zip(wanted, parts, strict=True)]
+
+
+def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) -> list[Choice]:
+    """Return the choice for each video.
+
+    Args:
+        videos: all videos of an output folder.
+        share: the proposed clips show this share of each camera's footage.
+        audit: this share of all other clips is audited.
+    """
+    proposed = [np.zeros(len(video.score), np.bool_) for video in videos]
+    sampled = [np.zeros(len(video.score), np.bool_) for video in videos]
+    cameras = sorted({video.camera for video in videos})
+    places = {camera: [place for place, video in enumerate(videos) if video.camera == camera] for camera in cameras}
+    for own in places.values():
+        for place, flags in zip(own, _highest([videos[place] for place in own], share), strict=True):
+            proposed[place] = flags
+    rest = [~part for part in proposed]
+    everywhere = np.sort(np.concatenate([video.draw[part] for video, part in zip(videos, rest, strict=True)] or [np.zeros(0)]))
+    count = math.ceil(audit * len(everywhere))
+    limit = everywhere[count - 1] if count else -1.0
+    audited = [part & (video.draw <= limit) for video, part in zip(videos, rest, strict=True)]
+    for own in places.values():
+        count = sum(int(proposed[place].sum()) for place in own)
+        least = min(SAMPLE_CLIPS, max(FEWEST, count // SAMPLE_PART)) if audit else 0
+        draws = np.sort(np.concatenate([videos[place].draw[rest[place]] for place in own]))
+        own_limit = max(limit, draws[min(least, len(draws)) - 1] if len(draws) and least else -1.0)
+        for place in own:
+            sampled[place] = rest[place] & (videos[place].draw <= own_limit)
+    return [Choice(*parts) for parts in zip(proposed, audited, sampled, strict=True)]
+
+
+def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
+    """Return flags (C,) for the clips of each video of one camera, True for the proposed clips.
+
+    Clips are taken by falling score, as long as they show at most `share` of the camera's footage. At least one clip is taken.
+    Of clips with equal scores, the clip with the lowest random number (`draw`) is taken first.
+    """
+    order = np.lexsort((np.concatenate([video.draw for video in videos]), -np.concatenate([video.score for video in videos])))
+    ends = np.cumsum([len(video.score) for video in videos])[:-1]
+
+    def first(count: int) -> list[BoolArray]:
+        flags = np.zeros(len(order), np.bool_)
+        flags[order[:count]] = True
+        return np.split(flags, ends)
+
+    allowed = share * sum(video.shown_s(np.ones(len(video.score), np.bool_)) for video in videos) + 1e-6
+    low, high = 1, len(order)  # the largest count that is allowed lies between them
+    while low < high:
+        middle = (low + high + 1) // 2
+        shown = sum(video.shown_s(flags) for video, flags in zip(videos, first(middle), strict=True))
+        low, high = (middle, high) if shown <= allowed else (low, middle - 1)
+    return first(low)
+
+
+def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
+    """Return log-odds (n, C) of C categories that represent all clips of a camera.
+
+    The random clips represent all clips that were not proposed. So each random clip is repeated, to get about `rest` clips.
+
+    Args:
+        log_odds: (A, C), the answers about A clips.
+        proposed: (A,) bool, True if the first stage proposes the clip.
+        sampled: (A,) bool, True for random clips.
+        rest: number of clips of the camera that were not proposed.
+    """
+    times = max(1, round(rest / max(1, int(sampled.sum()))))
+    return np.concatenate([log_odds[proposed], np.repeat(log_odds[sampled], times, axis=0)])
