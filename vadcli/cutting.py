@@ -1,7 +1,4 @@
-"""Makes events from scores: applies hysteresis, merges close events, drops short ones and pads the rest.
-
-This needs only numpy: no files and no detector.
-"""
+"""Makes events from scores: applies hysteresis, merges close events, drops short events and pads the others."""
 
 from __future__ import annotations
 
@@ -43,24 +40,26 @@ class EventBoxes:
 def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
     """Return the events of one video, in order and without overlap.
 
-    An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Then three
-    steps follow. Events with at most `merge_gap_s` between them become one. Events shorter than `min_duration_s` are dropped.
-    Each event is extended by `pad_s` on both sides, rounded outwards to whole frames; events that then touch become one.
-    A frame lasts until the timestamp of the next frame; the last frame lasts until `duration_s`.
+    1. An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`.
+    2. Events with at most `merge_gap_s` between them become one event.
+    3. Events shorter than `min_duration_s` are dropped.
+    4. Events are extended by `pad_s` on both sides, to whole frames. Events that then touch become one event.
 
     Args:
         table: one row per frame; frames that are not sampled repeat the score of the last sampled frame.
         thresholds: how scores become events.
         duration_s: end of the last frame, in seconds from the first pts.
-        boxes: mask boxes, from which the bounding boxes of events are made; a box is valid until the next sampled frame.
+        boxes: mask boxes, from which the boxes of events are made; a box is valid until the next sampled frame.
     """
     if not len(table):
         return []
-    edges = _edges(table.timestamp, duration_s)
+    # (N + 1,) seconds: frame i lasts from edge i to edge i + 1.
+    edges = np.append(table.timestamp, max(duration_s, float(table.timestamp[-1])))
     spans = _hysteresis(table.score, high=thresholds.high, low=thresholds.low)
-    spans = _merge(spans, _gaps_s(spans, edges) <= thresholds.merge_gap_s + TIME_TOLERANCE_S)
-    lengths = edges[spans[:, 1]] - edges[spans[:, 0]]
-    spans = spans[lengths >= thresholds.min_duration_s - TIME_TOLERANCE_S]
+    gaps_s = edges[spans[1:, 0]] - edges[spans[:-1, 1]]
+    spans = _merge(spans, gaps_s <= thresholds.merge_gap_s + TIME_TOLERANCE_S)
+    lengths_s = edges[spans[:, 1]] - edges[spans[:, 0]]
+    spans = spans[lengths_s >= thresholds.min_duration_s - TIME_TOLERANCE_S]
     if thresholds.pad_s > 0:
         spans = _pad(spans, edges, thresholds.pad_s)
         spans = _merge(spans, spans[1:, 0] <= spans[:-1, 1])
@@ -70,8 +69,8 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
     """Return the events with their scores per category, and with the category that has the highest score.
 
-    The score of a category is its highest score in the sampled frames of the event. If the table has no scores per category,
-    the events are unchanged.
+    The score of a category is its highest score in the sampled frames of the event. Without scores per category, the events are
+    returned unchanged.
     """
     if table.category_scores is None or not len(table):
         return list(events)
@@ -92,14 +91,24 @@ def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories from the old events.
+    """Return the `new` events; each gets the category of the `old` event that shares the most frames with it.
 
-    A new event gets the category of the old event that shares the most frames with it. If two share the same number of frames,
-    the earlier one counts. Both lists must be in order and without overlap, as `cut_events` returns them.
+    If two old events share the same number of frames, the earlier event counts. Both lists must be in order and without
+    overlap, as `cut_events` returns them.
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
-    return [_inherit(event, old, starts, ends) for event in new]
+    found = []
+    for event in new:
+        first = int(np.searchsorted(ends, event.start_frame, "right"))
+        last = int(np.searchsorted(starts, event.end_frame, "left"))
+        if first >= last:
+            found.append(replace(event, category=None, category_scores={}))
+            continue
+        shared = np.minimum(ends[first:last], event.end_frame) - np.maximum(starts[first:last], event.start_frame)
+        best = old[first + int(shared.argmax())]
+        found.append(replace(event, category=best.category, category_scores=dict(best.category_scores)))
+    return found
 
 
 def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
@@ -121,21 +130,6 @@ def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
     return found
 
 
-def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: IndexArray) -> Event:
-    first = int(np.searchsorted(ends, event.start_frame, "right"))
-    last = int(np.searchsorted(starts, event.end_frame, "left"))
-    if first >= last:
-        return replace(event, category=None, category_scores={})
-    shared = np.minimum(ends[first:last], event.end_frame) - np.maximum(starts[first:last], event.start_frame)
-    best = old[first + int(shared.argmax())]
-    return replace(event, category=best.category, category_scores=dict(best.category_scores))
-
-
-def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
-    """Return the edges of N frames in seconds, (N + 1,): frame i lasts from edge i to edge i + 1."""
-    return np.append(timestamp, max(duration_s, float(timestamp[-1])))
-
-
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
     """Return the longest spans of scores >= `low` that contain at least one score >= `high`."""
     stays = score >= np.float32(low)
@@ -143,11 +137,6 @@ def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
     spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
     opens = np.append(0, np.cumsum(score >= np.float32(high)))
     return spans[opens[spans[:, 1]] > opens[spans[:, 0]]]
-
-
-def _gaps_s(spans: Spans, edges: TimeArray) -> TimeArray:
-    """Return the seconds between the end of each event and the start of the next, (E - 1,)."""
-    return edges[spans[1:, 0]] - edges[spans[:-1, 1]]
 
 
 def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
@@ -171,7 +160,12 @@ def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
 def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBoxes | None) -> list[Event]:
     if not len(spans):
         return []
-    peaks = _first_highest(spans, score)
+    top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
+    steps = np.zeros(len(score) + 1, np.int8)
+    steps[spans[:, 0]], steps[spans[:, 1]] = 1, -1
+    rows = np.flatnonzero(np.cumsum(steps[:-1], dtype=np.int8))  # the frames of all events, in order
+    highest = rows[score[rows] == top]
+    peaks = highest[np.searchsorted(highest, spans[:, 0])]  # the first frame with the highest score of each event
     means = _reduce(np.add, score.astype(np.float64), spans) / (spans[:, 1] - spans[:, 0])
     means = np.minimum(means, score[peaks])  # the mean of equal values may round up to more than the peak
     columns = zip(
@@ -208,15 +202,6 @@ def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[
     return reduced
 
 
-def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
-    """Return the first frame with the highest score of each event, as (E,)."""
-    top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
-    rows = np.flatnonzero(_inside(spans, len(score)))
-    at_top = rows[score[rows] == top]
-    first: IndexArray = at_top[np.searchsorted(at_top, spans[:, 0])]
-    return first
-
-
 def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
     """Return the smallest box around all boxes of each event; None for an event without boxes."""
     unions: list[Box | None] = [None] * len(spans)
@@ -243,14 +228,6 @@ def _corners(boxes: NDArray[np.int32]) -> IndexArray:
     corners = boxes.astype(np.int64)
     corners[:, 2:] += corners[:, :2]
     return corners
-
-
-def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
-    """Return which of N frames are in a span, (N,) bool."""
-    steps = np.zeros(frames + 1, np.int8)
-    steps[spans[:, 0]] = 1
-    steps[spans[:, 1]] = -1
-    return np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_)
 
 
 def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:

@@ -1,8 +1,7 @@
 """Removes the results of videos that are gone or too old, and files that belong to no video.
 
-A share that is not mounted looks like an archive whose videos are gone. So a video counts as gone only if its folder, or the
-closest folder above it, is not empty (`FootageFolders.presence`). And results are removed only if some of the footage, or a
-folder of it, still exists.
+If a share is not mounted, it looks as if its videos were gone. So a video counts as gone only if its folder, or the closest
+folder above it, is not empty (`FootageFolders.presence`). And results are removed only if some of the footage still exists.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SUFFIXES = {
     "scores": (".parquet",),
     "events": (".json",),
 }
-_LONGEST_WHOLE_BYTES = 220  # a longer part of a file name may be a shortened one; then the name of the video is not known
+_LONGEST_WHOLE_BYTES = 220  # a longer file name may have been shortened, so that the name of its video is not known
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Pruned:
     """Results that were removed, or would be removed without --dry-run.
 
     Attributes:
-        name: the name of the video, or the path in OUT of a file that belongs to no video.
+        name: the name of the video. If the file belongs to no video, its path in OUT.
         why: the reason, in words.
         files: number of files.
         size: their total size in bytes.
@@ -106,10 +105,17 @@ class _Pruning:
     is_whole: bool = True  # False if a document can't be read, so that not all videos are known
 
     def run(self) -> PruneResult:
-        """Remove what the options ask for."""
         self.folders = FootageFolders(self.layout, self.options.footage)
         self.is_busy = bool(read_live(self.layout))
-        documents = dict(self._documents())
+        documents: dict[str, EventsDocument] = {}
+        for path in self.layout.iter_events():
+            try:
+                # The documents of perhaps a million videos are kept, so unneeded parts are left out.
+                document = replace(read_events(path), events=(), scan_events=None, caveats=())
+                documents[_key(path, self.layout.out / "events", ".json")] = document
+            except DocumentError as error:
+                self.is_whole = False
+                self.problems.append(str(error))
         chosen = {key: one for key, one in documents.items() if matches(str(one.video["path"]), self.options.include)}
         reasons = {**(self._missing(chosen) if self.options.missing else {}), **self._old(chosen)}
         for key, why in sorted(reasons.items()):
@@ -121,19 +127,8 @@ class _Pruning:
             self._remove_leftovers({key: one for key, one in documents.items() if key not in reasons})
         return PruneResult(tuple(self.removed), tuple(self.problems), tuple(self.notes))
 
-    def _documents(self) -> Iterator[tuple[str, EventsDocument]]:
-        """Yield (name of the video's files, its document) for each video."""
-        for path in self.layout.iter_events():
-            try:
-                # All documents are kept, of perhaps a million videos, so what is not needed is left out.
-                document = replace(read_events(path), events=(), scan_events=None, caveats=())
-                yield _key(path, self.layout.out / "events", ".json"), document
-            except DocumentError as error:
-                self.is_whole = False
-                self.problems.append(str(error))
-
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return why to remove each video that no longer exists, by the name of its files in OUT.
+        """Return {name of a video's files in OUT: reason} for each video that no longer exists.
 
         Raises:
             UsageError: no part of the footage can be reached.
@@ -160,7 +155,7 @@ class _Pruning:
         return {key: "no longer exists" for key, presence in found.items() if presence is Presence.GONE}
 
     def _why_not(self, root: str | None, lost: Sequence[str], keys: Sequence[str], documents: dict[str, EventsDocument]) -> str:
-        """Return the reason why no result of the videos below this root is removed; "" if the footage can be reached."""
+        """Return why no result of the videos below this root may be removed; "" if the footage can be reached."""
         if root is None:
             told = next(iter(self.folders.roots(documents[keys[0]])), "the root of the scans")
             return f"{told}: the folder of the footage can't be reached, so nothing is removed"
@@ -172,22 +167,24 @@ class _Pruning:
         return f"{root}: neither its {how_many(len(keys), 'video')} nor their folders exist, so nothing is removed"
 
     def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return why to remove each video that is too old for the options, by the name of its files in OUT."""
+        """Return {name of a video's files in OUT: reason} for each video that is too old for the options."""
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))
-        why = f"older than {self.options.older_than}"
-        return {key: why for key, document in documents.items() if self._time(key, document) < before}
-
-    def _time(self, key: str, document: EventsDocument) -> datetime:
-        """Return the time when a video started, or when it was scanned if the start is not known."""
-        if (start := timed(document, DEFAULT_RULES).start) is not None:
-            return start.at(0.0)
-        stored = [self.layout.out / "scores" / f"{key}.parquet", self.layout.out / "events" / f"{key}.json"]
-        return datetime.fromtimestamp(next(path for path in stored if path.exists()).stat().st_mtime, UTC)
+        found = {}
+        for key, document in documents.items():
+            start = timed(document, DEFAULT_RULES).start
+            if start is not None:
+                moment = start.at(0.0)
+            else:  # the time when the video was scanned
+                stored = [self.layout.out / "scores" / f"{key}.parquet", self.layout.out / "events" / f"{key}.json"]
+                moment = datetime.fromtimestamp(next(path for path in stored if path.exists()).stat().st_mtime, UTC)
+            if moment < before:
+                found[key] = f"older than {self.options.older_than}"
+        return found
 
     def _remove(self, key: str, video: str, why: str) -> bool:
-        """Remove all results of one video. Returns False if this fails or if a scan works on the video."""
+        """Remove all results of one video. Returns False if this fails, or if a scan works on the video."""
         if self.options.dry_run:
             return self._delete(video, why, list(_files_of(self.layout, key)))
         checkpoint = _checkpoint(self.layout, key)
@@ -200,7 +197,11 @@ class _Pruning:
             return self._delete(video, why, [*unfinished, *_files_of(self.layout, key)])
         finally:
             claim.release(delete=True)
-            self._remove_empty_folders(key)
+            if not self.is_busy:  # a scan may just have made a folder in which it will write
+                for kind in KINDS:
+                    with suppress(OSError):  # this ends at the first folder that is not empty
+                        for folder in list(Path(key).parents)[:-1]:
+                            (self.layout.out / kind / folder).rmdir()
 
     def _delete(self, name: str, why: str, files: list[Path]) -> bool:
         size = 0
@@ -217,44 +218,31 @@ class _Pruning:
         self.removed.append(Pruned(name, why, len(files), size))
         return True
 
-    def _remove_empty_folders(self, key: str) -> None:
-        if self.is_busy:  # a scan may just have made a folder in which it will write
-            return
-        for kind in KINDS:
-            with suppress(OSError):  # this ends at the first folder that is not empty
-                for folder in list(Path(key).parents)[:-1]:
-                    (self.layout.out / kind / folder).rmdir()
-
     def _remove_leftovers(self, kept: dict[str, EventsDocument]) -> None:
-        """Remove files that belong to no video: other results without events and scores, old checkpoints, old camera models."""
+        """Remove files that belong to no video: results without events and scores, checkpoints and camera models."""
+        out = self.layout.out
         for kind in ("rendered", "masks", "embeddings", "verify"):
-            for path in files_under(self.layout.out / kind, SUFFIXES[kind]):
-                if path.is_file() and not self._is_known(_result_key(path, self.layout, kind)):
+            for path in files_under(out / kind, SUFFIXES[kind]):
+                key = _key(rendered_video(path) if kind == "rendered" else path, out / kind, path.suffix)
+                signs = (out / "events" / f"{key}.json", out / "scores" / f"{key}.parquet", _checkpoint(self.layout, key))
+                if path.is_file() and not any(sign.exists() for sign in signs):
                     self._delete_file(path, "belongs to no video")
         if not self.options.missing or not self.is_whole:
             return
         for path in list(self.layout.iter_checkpoints()):
-            key = _key(path.with_name(path.name[1:]), self.layout.out / "scores", CHECKPOINT_SUFFIX)
+            key = _key(path.with_name(path.name[1:]), out / "scores", CHECKPOINT_SUFFIX)
             if _is_whole_name(key) and self.folders.presence(key) is Presence.GONE:
-                self._remove_checkpoint(path)
+                claim = None if self.options.dry_run else Claim.acquire(path)
+                if claim is not None or self.options.dry_run:
+                    self._delete_file(path, "the video of this unfinished scan no longer exists")
+                if claim is not None:
+                    claim.release(delete=True)
         used = {self.layout.camera(str(document.video["camera"])) for document in kept.values() if document.video["camera"]}
-        cameras = self.layout.out / "cameras"
+        cameras = out / "cameras"
         for path in sorted(cameras.rglob("*.json")):
             camera = _key(path, cameras, ".json")
             if path not in used and _is_whole_name(camera) and self.folders.presence(camera) is Presence.GONE:
                 self._delete_file(path, "the camera no longer exists")
-
-    def _is_known(self, key: str) -> bool:
-        events, scores = self.layout.out / "events" / f"{key}.json", self.layout.out / "scores" / f"{key}.parquet"
-        return events.exists() or scores.exists() or _checkpoint(self.layout, key).exists()
-
-    def _remove_checkpoint(self, path: Path) -> None:
-        claim = None if self.options.dry_run else Claim.acquire(path)
-        if claim is None and not self.options.dry_run:
-            return
-        self._delete_file(path, "the video of this unfinished scan no longer exists")
-        if claim is not None:
-            claim.release(delete=True)
 
     def _delete_file(self, path: Path, why: str) -> None:
         name = path.relative_to(self.layout.out)
@@ -267,10 +255,6 @@ class _Pruning:
 def _key(path: Path, folder: Path, suffix: str) -> str:
     """Return the name of a video's files: the path without its folder and suffix."""
     return path.relative_to(folder).as_posix().removesuffix(suffix)
-
-
-def _result_key(path: Path, layout: OutputLayout, kind: str) -> str:
-    return _key(rendered_video(path) if kind == "rendered" else path, layout.out / kind, path.suffix)
 
 
 def _checkpoint(layout: OutputLayout, key: str) -> Path:

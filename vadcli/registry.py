@@ -1,8 +1,7 @@
-"""The lists of detectors, runners, exporters, data sets, encoders, heads and second models. No other module has such a list.
+"""The lists of detectors, runners, exporters, data sets, encoders, heads and second models.
 
-An entry is a name and the place of its code, which is imported at its first use.
-
-Another package can add an entry to each list, with an entry point in its pyproject.toml:
+An entry is a name and the place of its code, which is imported at its first use. Another package can add an entry to each list,
+with an entry point in its pyproject.toml:
 
     [project.entry-points."vadcli.detectors"]
     still = "their_package:make_detector"
@@ -25,16 +24,14 @@ from vadcli.errors import UsageError
 REINSTALL = "reinstall or remove the package that ships it"
 
 
-@cache
-def _installed() -> Any:
-    return entry_points()  # cached, because it reads the metadata of every installed package
+_installed = cache(entry_points)  # it reads the metadata of every installed package
 
 
 class Registry(Mapping[str, str]):
     """Name -> place of its code, as "module:attribute". Names from other packages come after vadcli's own names.
 
     Args:
-        kind: what a name stands for, in words for messages.
+        kind: the kind of the entries, as messages name it.
         group: the group of the entry points in other packages.
         own: the names that come with vadcli. Other packages can't replace them.
     """
@@ -75,10 +72,7 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False, because another package ships a wrong object under this name.
-
-        `what` says in words what is wrong with the object.
-        """
+        """Raise UsageError if `ok` is False: another package ships a wrong object. `what` says in words what is wrong."""
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 
@@ -106,11 +100,11 @@ DETECTOR_OPTIONS = Registry(
 )
 """The options class of a detector, under the detector's name. It is a subclass of `vadcli.options.DetectorOptions`.
 
-Importing it must not load a model. If the class has a method `is_ready()`, `--detector auto` may take the detector: it takes
-the first detector in this list that is ready.
+Importing the class must not load a model. `--detector auto` takes the first detector in this list whose options class has a
+method `is_ready()` that returns True.
 """
 FALLBACK = "motion"
-"""The detector that `--detector auto` takes if no other one is ready."""
+"""The detector that `--detector auto` takes if no other detector is ready."""
 
 RUNNERS = Registry(
     "runner",

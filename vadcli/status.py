@@ -1,13 +1,14 @@
 """Reports which scans are running in an output folder, and the result of the newest run.
 
-It reads the first part of each run record (without the list of videos), and the live files of running scans.
+The sources are the run records, without their lists of videos, and the live files of running scans.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -43,10 +44,10 @@ class RunStatus:
 
     Attributes:
         run: the run record.
-        state: "died" if its process is gone but the record has no end.
-        seconds: from the start to the end of the run, to now if it is still running, or to its last report if it died.
+        state: running, ended or died.
+        seconds: duration of the run so far; of a run that died, until its last report.
         eta_s: estimated seconds until the end; None if this is not yet known or if the run has ended.
-        last_videos: the videos with events that finished last; None if only the complete run record names them.
+        last_videos: the videos with events that finished last; None if only the list of videos in the run record names them.
     """
 
     run: StoredRun
@@ -57,7 +58,7 @@ class RunStatus:
 
     @classmethod
     def of(cls, run: StoredRun, now: datetime, said: Mapping[str, Any] | None = None) -> RunStatus:
-        """Return the status at the time `now`, from the run record and the live file (`said`) of a running scan."""
+        """Return the status at the time `now`. `said` is the live file of the run if it is still running."""
         if said is not None and run.end is None:
             run = replace(run, totals=said["totals"], progress=said["progress"])
             return replace(cls.of(run, now), last_videos=tuple(said["last_videos"]))
@@ -109,7 +110,7 @@ class RunStatus:
 
 
 def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[RunStatus]:
-    """Return the newest run, and every other recent run that is still running; the oldest is first.
+    """Return the recent runs that are still running, oldest first, and at the end the newest run in any state.
 
     Raises:
         UsageError: the folder has no run record.
@@ -121,7 +122,12 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
     moment = now or datetime.now(UTC)
     said = read_live(layout)
     newest = RunStatus.of(_head(paths[-1]), moment, said.get(paths[-1].name))
-    return [*(one for one in _others(paths[:-1], moment, said) if one.state is RunState.RUNNING), newest]
+    running = []
+    for path in paths[:-1]:
+        with suppress(DocumentError):
+            status = RunStatus.of(_head(path), moment, said.get(path.name))
+            running.extend([status] if status.state is RunState.RUNNING else [])
+    return [*running, newest]
 
 
 def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]:
@@ -140,14 +146,6 @@ def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]
             continue
         events += [{"video": video, **event.to_json()} for event in document.events]
     return events[-LAST_VIDEOS:]
-
-
-def _others(paths: list[Path], now: datetime, said: Mapping[str, Mapping[str, Any]]) -> Iterator[RunStatus]:
-    for path in paths:
-        try:
-            yield RunStatus.of(_head(path), now, said.get(path.name))
-        except DocumentError:
-            continue
 
 
 def _head(path: Path) -> StoredRun:

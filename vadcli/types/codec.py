@@ -6,7 +6,6 @@ field. Files that vadcli writes have a `format_version`; `read_document` refuses
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import types
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vadcli.errors import DocumentError
-from vadcli.types.text import error_text
+from vadcli.types.text import did_you_mean, error_text
 
 T = TypeVar("T")
 
@@ -34,10 +33,11 @@ WORDS: dict[Any, str] = {
     Mapping: "a table",
 }
 """Types in words, for error messages."""
+_type_hints = cache(typing.get_type_hints)
 
 
 class FieldError(ValueError):
-    """A field is missing, unknown, or has a value of the wrong type. `hint` says how to fix it, if that is known."""
+    """A field is missing, unknown, or has a value of the wrong type. `hint` says how to fix it; it may be empty."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class FieldError(ValueError):
 def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = False) -> T:
     """Return a dataclass made from the plain values of a JSON or TOML object; missing fields get their defaults.
 
-    If the field needs it, a list becomes a tuple, a text becomes an enum, and a whole number becomes a float.
+    Values take the type of their field: a list becomes a tuple, a text an enum, and a whole number a float.
 
     Args:
         kind: a dataclass; its fields may be dataclasses, tuples, mappings, literals, enums and optional values.
@@ -62,23 +62,15 @@ def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = Fals
     label = where or "the file"
     if not isinstance(values, Mapping):
         raise FieldError(f"{label} is {_short(values)}, not a table")
-    hints = _hints(typing.cast(Any, kind))
+    hints: dict[str, Any] = _type_hints(typing.cast(Any, kind))
     for key in () if extra else values:
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            raise FieldError(
-                f"{label} has no key {key!r}", f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}"
-            )
+            raise FieldError(f"{label} has no key {key!r}", did_you_mean(str(key), hints) or f"it has {', '.join(hints)}")
     for item in fields(kind):  # type: ignore[arg-type]
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise FieldError(f"{label} has no {item.name}")
     prefix = f"{where}." if where else ""
     return kind(**{key: value_of(hints[key], value, prefix + key) for key, value in values.items() if key in hints})
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def value_of(hint: Any, value: Any, where: str) -> Any:
@@ -95,17 +87,13 @@ def value_of(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         return structure(typing.cast(type[Any], hint), value, where)
     if origin is tuple:
-        return _tuple(args, value, where)
+        if not isinstance(value, list | tuple):
+            raise FieldError(f"{where} is {_short(value)}, not a list")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise FieldError(f"{where} has {len(value)} values, not {len(kinds)}")
+        return tuple(value_of(kind, part, where) for kind, part in zip(kinds, value, strict=True))
     return value if hint is Any else _plain(origin or hint, value, where)
-
-
-def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise FieldError(f"{where} is {_short(value)}, not a list")
-    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-    if len(kinds) != len(value):
-        raise FieldError(f"{where} has {len(value)} values, not {len(kinds)}")
-    return tuple(value_of(kind, part, where) for kind, part in zip(kinds, value, strict=True))
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:

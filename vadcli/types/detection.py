@@ -1,7 +1,7 @@
 """The values that go into a detector and come out of it.
 
-In shapes, B is the number of clips per batch, T the number of frames per clip, K the number of raw channels and S the
-number of sampled frames of a video. (H, W) is the size of the delivered frames, and (h, w) is the size of the detector's masks.
+In shapes, B is the number of clips per batch, T the number of frames per clip, K the number of raw channels, and S the number
+of sampled frames of a video. (H, W) is the size of the delivered frames, and (h, w) is the size of the detector's masks.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from vadcli.types.media import BoolArray, ByteArray, Clip, FloatArray, IndexArray, TimeArray, VideoInfo
 
 MASK_LOGIT_LIMIT = 8.0
-"""Stored pixel logits are limited to ± this value. This corresponds to pixel scores from 0.0003 to 0.9997."""
+"""Stored pixel logits lie between minus and plus this value: pixel scores from 0.0003 to 0.9997."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a calibrated score translates to r events per hour: logit = ln(r0 / r) / temperature.
+    """Translates a score to r events per hour and back: logit = ln(r0 / r) / temperature.
 
     Attributes:
         r0_per_hour: r0, the events per hour at a score of 0.5.
-        temperature: if the logit rises by 1, events become exp(temperature) times rarer.
+        temperature: if the logit rises by 1, there are exp(temperature) times fewer events.
     """
 
     r0_per_hour: float
@@ -60,9 +60,9 @@ class Footage:
 
     Attributes:
         videos: number of videos that could be read.
-        seconds: their total length. It is an estimate if there was too much footage to read all of it.
-        bytes: total size of the camera's videos at that time. Damaged videos are counted. Videos that could not be read because
-            the machine failed are not counted, because a later run may read them.
+        seconds: their total length; an estimate if not all of them were read.
+        bytes: total size of the camera's videos at that time, with damaged videos, but without videos that could not be read
+            because the machine failed.
     """
 
     videos: int
@@ -75,13 +75,13 @@ class Footage:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Footage:
-        """Read what `to_json` wrote; raise KeyError, TypeError or ValueError if it is something else."""
+        """Return the footage that `to_json` stored; raise KeyError, TypeError or ValueError if the document is damaged."""
         return cls(int(document["videos"]), float(document["seconds"]), int(document["bytes"]))
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """What a detector learned about one camera: named arrays and values that only this detector understands.
+    """The knowledge of a detector about one camera: named arrays and values that only this detector understands.
 
     Attributes:
         camera: the camera's name. This is the relative path of a folder; "." is the root.
@@ -89,8 +89,8 @@ class CameraModel:
         version: the detector's model version; a model of another version is fitted again.
         arrays: name -> array.
         values: name -> JSON value.
-        footage: the footage on which the model was fitted; the engine fills this in. None in models of older versions.
-        regions: hash of the regions that were hidden in the sample; the engine fills this in. "" if no region was hidden.
+        footage: the footage on which the model was fitted, set by the engine; None in models of older versions.
+        regions: hash of the regions that were hidden in the sample, set by the engine; "" if no region was hidden.
     """
 
     camera: str
@@ -102,14 +102,18 @@ class CameraModel:
     regions: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON stored in cameras/; arrays are little-endian, zlib-compressed and base64-encoded."""
+        """Return the JSON that is stored in OUT/cameras."""
         known = {"footage": self.footage.to_json()} if self.footage else {}
         hidden = {"regions": self.regions} if self.regions else {}
         return {**self._scoring_json(), **known, **hidden}
 
     def _scoring_json(self) -> dict[str, Any]:
         """Return the part of the JSON that changes scores."""
-        arrays = {name: _pack(array) for name, array in sorted(self.arrays.items())}
+        arrays = {}
+        for name, array in sorted(self.arrays.items()):
+            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            data = base64.b64encode(zlib.compress(little.tobytes(), 6)).decode()
+            arrays[name] = {"dtype": little.dtype.str, "shape": list(little.shape), "data": data}
         return {
             "format_version": 1,
             "camera": self.camera,
@@ -126,7 +130,10 @@ class CameraModel:
         Raises:
             KeyError, TypeError, ValueError: the document is not a camera model.
         """
-        arrays = {name: _unpack(packed) for name, packed in document["arrays"].items()}
+        arrays = {}
+        for name, packed in document["arrays"].items():
+            raw = zlib.decompress(base64.b64decode(packed["data"]))
+            arrays[name] = np.frombuffer(raw, np.dtype(packed["dtype"])).reshape(packed["shape"]).copy()
         footage = Footage.from_json(document["footage"]) if document.get("footage") else None
         version, regions = int(document["version"]), str(document.get("regions", ""))
         return cls(document["camera"], document["detector"], version, arrays, document["values"], footage, regions)
@@ -136,17 +143,6 @@ class CameraModel:
         """Hash of all parts of the model that change scores."""
         text = json.dumps(self._scoring_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _pack(array: NDArray[Any]) -> dict[str, Any]:
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    data = base64.b64encode(zlib.compress(little.tobytes(), 6)).decode()
-    return {"dtype": little.dtype.str, "shape": list(little.shape), "data": data}
-
-
-def _unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
-    raw = zlib.decompress(base64.b64decode(packed["data"]))
-    return np.frombuffer(raw, dtype=np.dtype(packed["dtype"])).reshape(packed["shape"]).copy()
 
 
 @dataclass(frozen=True)
@@ -215,10 +211,10 @@ class ClipBatch:
 
 
 class MaskScale(StrEnum):
-    """What the stored mask values of a detector mean: pixel scores or pixel logits.
+    """The scale of a detector's stored mask values: pixel scores or pixel logits.
 
     Masks are enlarged to the frame's size before they are converted to scores. Enlarged logits keep an edge sharp; enlarged
-    probabilities blur it.
+    scores blur it.
     """
 
     SCORE = "score"
@@ -238,14 +234,14 @@ class MaskScale(StrEnum):
 
 
 EXACT_FLOAT32 = 2**24
-"""Sums of whole numbers below this are exact in float32, in any order."""
+"""float32 computes sums of whole numbers exactly, in any order, if they stay below this number."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
     """Unit vectors, stored as whole numbers with one scale per vector: vector = values · scale.
 
-    Vectors are stored and scored in the same form. So the scores from stored vectors equal those of the scan bit for bit.
+    A scan scores vectors in this form, too. So stored vectors give exactly the scores of the scan.
 
     Attributes:
         values: (..., D) int8.
@@ -271,7 +267,7 @@ class Embeddings:
 
     @classmethod
     def unpack(cls, packed: ByteArray) -> Embeddings:
-        """Read what `pack` wrote."""
+        """Return the vectors of the bytes that `pack` returned."""
         scale = np.ascontiguousarray(packed[..., :4]).view("<f4")[..., 0]
         return cls(np.ascontiguousarray(packed[..., 4:]).view(np.int8), scale.astype(np.float32))
 
@@ -293,7 +289,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class ClipScores:
-    """What a detector returns for a batch.
+    """The result of a detector for a batch.
 
     Attributes:
         raw: (B, T, K) float32, the detector's own channels; finite.

@@ -1,4 +1,4 @@
-"""Array types, a probed video (`VideoInfo`), what a detector needs (`ClipNeeds`), and clips with their times (`Clip`).
+"""Array types, a probed video (`VideoInfo`), the needs of a detector (`ClipNeeds`), and clips with their times (`Clip`).
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
 """
@@ -41,7 +41,7 @@ DecodingChoice = Literal["auto", "all", "reference", "key"]
 
 
 class DecoderName(StrEnum):
-    """Which decoder read a video."""
+    """The decoder that read a video."""
 
     DECORD = "decord"
     FFMPEG = "ffmpeg"
@@ -60,27 +60,26 @@ class VideoInfo:
         demuxer: ffmpeg's name of the container format; "images" for a folder.
         codec: ffmpeg's decoder name, e.g. "h264".
         stream_index: the stream that ffmpeg would pick.
-        width, height: display size in square pixels, after rotation. If the stored pixels are not square, frames are delivered
-            in this shape, too.
+        width, height: display size in square pixels, after rotation. Frames are delivered in this shape.
         rotation: the clockwise angle in degrees (0, 90, 180, 270) by which a player turns the stored frame.
         time_base: seconds per unit of pts.
-        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. If the
-            container does not store them, this is an estimate until the video has been decoded.
+        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. They are an estimate
+            until the video has been decoded if the container does not store them.
         fps: average frames per second, > 0.
         duration_s: seconds from the first pts to the end of the last frame.
         vfr: True if the frame rate varies: the time between frames changes by more than rounding errors.
         edit_list: True if an edit list hides packets of the stream.
         images: file names of a frame folder in order; empty for a file.
-        shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
+        shown_pts: (N,) int64, the times that a decoder reports. They may repeat or decrease. Empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         created: when the recording was made according to the container, in ISO 8601; "" if the container does not say it.
         guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
-        look: options with which ffmpeg reads more of the file, if this is needed to find the streams; usually empty.
-        missing: number of frames that the file should have but does not have: it ends early, or another stream takes over.
+        look: ffmpeg's options for reading more of the file if this is needed to find the streams; usually empty.
+        missing: number of frames that the file should have but does not have: it ends early, or another stream continues.
         missing_reason: a text that says why frames are missing; empty if `missing` is 0.
-        note: a text that says what else of the file is left out; empty if nothing is left out.
-        one_frame_per_packet: False if a packet may hold two frames, half a frame, or only a command to repeat a frame.
-        reference: (N,) bool, False if no other frame refers to the frame, so that a decoder can skip it. Empty if this is
+        note: a text that says which other parts of the file are left out; empty if nothing is left out.
+        one_frame_per_packet: False if a packet may contain two frames, half a frame, or only a command to repeat a frame.
+        reference: (N,) bool, False if no other frame needs the frame, so that a decoder can skip it. Empty if this is
             not known, or if it is not safe to skip frames of this file.
     """
 
@@ -130,13 +129,13 @@ class VideoInfo:
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that is stored with the scores. It has no pts, because the scores have a pts column."""
+        """Return the JSON that is stored with the scores, without the pts, because the scores have a column of pts."""
         names = (*_STREAM_FIELDS, "time_base", "fps", "duration_s", "frames", "vfr", "edit_list")
         return {name: getattr(self, name) for name in names} | {"time_base": str(self.time_base)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
-        """Return the `VideoInfo` of a stored probe. The path and the pts, which are not in the document, come from the caller.
+        """Return the video of a stored probe; `path` and `pts` are not in the document.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.
@@ -152,7 +151,7 @@ class SizeRule:
     Frames are never enlarged and keep their aspect ratio. Sides over 2 px are made even.
 
     Attributes:
-        max_area_px: the largest width × height; larger frames are shrunk to it.
+        max_area_px: the largest width × height; larger frames are shrunk to this area.
     """
 
     max_area_px: int
@@ -179,8 +178,8 @@ class ClipNeeds:
         size: the delivered size.
         pixel_format: gray (one channel) or rgb.
         interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
-        decode: which frames are decoded: all frames, only reference frames (if a video has enough of them), or only keyframes.
-            Only decoded frames can be sampled.
+        decode: all frames are decoded, only reference frames (if a video has enough of them), or only keyframes. Only
+            decoded frames can be sampled.
         whole_bursts: True if a camera must be fitted on clips of T frames; False if shorter clips are good enough.
     """
 
@@ -243,5 +242,5 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Return the clip with its own copy of the pixels. The loader reuses the memory of the original for its next item."""
+        """Return the clip with a copy of the pixels. The loader uses the memory of the original for its next item."""
         return replace(self, frames=self.frames.copy())

@@ -1,4 +1,4 @@
-"""Finds in a path when the recording started. A table lists the names that recorders, cameras and phones give to their files.
+"""Finds the start time of a recording in its path. A table lists how recorders, cameras and phones name their files.
 
 `time_in_path` tries the rows of the table from top to bottom. `compile_time_pattern` reads the user's own pattern
 (`--time-from`). docs/time.md shows the table.
@@ -29,8 +29,7 @@ class NamePattern:
 
     Attributes:
         examples: maker -> the path of a recording that started on 29 November 2026, 14:23:45 in Berlin (13:23:45 UTC).
-        regex: its named groups are the parts of the time, see `_moment`. It is searched in the path without the suffix. The
-            path begins with `/`.
+        regex: finds the time in a path that begins with `/` and has no suffix. The named groups are the parts of the time.
         utc: True if these names are in UTC; otherwise they are in the time zone of the camera.
     """
 
@@ -122,6 +121,9 @@ PATTERNS: tuple[NamePattern, ...] = (
 )
 
 
+_compiled = functools.cache(re.compile)  # not at import, because most commands read no time from a path
+
+
 def time_in_path(path: str) -> datetime | None:
     """Return the time in the path of a recording; None if the path has no time.
 
@@ -131,16 +133,11 @@ def time_in_path(path: str) -> datetime | None:
         path: the path. Its folders are searched, too, because some recorders put the date there.
     """
     stem = "/" + re.sub(r"\.[A-Za-z0-9]{0,4}[A-Za-z][A-Za-z0-9]{0,4}$", "", path.replace("\\", "/")).lstrip("/")
-    for regex, utc in _compiled():
-        for match in regex.finditer(stem):
-            if (moment := _moment(match, utc=utc)) is not None:
+    for row in PATTERNS:
+        for match in _compiled(row.regex).finditer(stem):
+            if (moment := _moment(match, utc=row.utc)) is not None:
                 return moment
     return None
-
-
-@functools.cache
-def _compiled() -> tuple[tuple[re.Pattern[str], bool], ...]:
-    return tuple((re.compile(row.regex), row.utc) for row in PATTERNS)
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
@@ -153,7 +150,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
-    """Return the time that the named groups of a match give; None if the day does not exist, such as 31 February."""
+    """Return the time in the named groups of a match; None if the time does not exist, such as 31 February."""
     part = {name: text for name, text in match.groupdict().items() if text}
     try:
         if epoch := part.get("epoch"):
@@ -201,18 +198,9 @@ FIELDS = {
 """Field of `--time-from`, named as in strptime -> the regular expression that it stands for."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
-"""Fields that may have fewer digits -> their expression beside other digits, which requires all digits.
+"""Field -> its expression beside other digits. It requires all digits, because 2026111 would have two meanings."""
 
-Otherwise 2026111 would have two meanings.
-"""
-
-_NEEDED = (
-    ("year", "year2"),
-    ("month", "month_name"),
-    ("day",),
-    ("hour", "hour12"),
-    ("minute",),
-)
+_NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour12"), ("minute",))
 
 
 def compile_time_pattern(text: str) -> re.Pattern[str]:
@@ -263,5 +251,5 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """Return True if a part of a pattern is a field of digits, or if the character at its `end` is a digit."""
+    """True if a part of a pattern is a field of digits, or if the character at its `end` is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()

@@ -1,4 +1,4 @@
-"""The regions of a camera's picture that are hidden from the detector: polygons and mask images, and the pixels that they hide.
+"""The regions of a camera's picture that are hidden from the detector: polygons and mask images.
 
 Coordinates are shares of the display width and height; (0, 0) is the top left corner. So regions fit frames of any size.
 """
@@ -19,20 +19,14 @@ import numpy as np
 from vadcli.types.media import BoolArray, ByteArray
 
 FEWEST_POINTS = 3
-_SAMPLES_PER_SIDE = 4
-"""A pixel is tested at this many places per side, because a region may hide only a part of it."""
-_FINE_PX = 2048
-"""In large pictures, pixels are tested at fewer places (at least one), so that about this many are along the longer side."""
-_SHOWN_SAMPLES = 4096
-"""The median brightness of the visible pixels is computed from about this many of them."""
+_SAMPLES_PER_SIDE = 4  # a pixel is tested at so many places per side, because a region may hide only a part of the pixel
+_FINE_PX = 2048  # in large pictures, pixels are tested at fewer places, so that about this many are along the longer side
+_SHOWN_SAMPLES = 4096  # the median brightness of the visible pixels is computed from about so many of these pixels
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A polygon.
-
-    If it crosses itself, the even-odd rule decides: a point is inside if a line from it to the border of the picture crosses an
-    odd number of edges.
+    """A polygon. A point is inside if a line from the point to the border of the picture crosses an odd number of edges.
 
     Attributes:
         points: at least three points (x, y), each coordinate in [0, 1].
@@ -121,19 +115,18 @@ def region_from_json(value: Any) -> Region:
             raise ValueError("is not a mask image with `size` and `bits`") from error
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"{json.dumps(value)[:40]} is not a list of points")
-    return Polygon(tuple(_point(point) for point in value))
-
-
-def _point(value: Any) -> tuple[float, float]:
-    fits = isinstance(value, Sequence) and len(value) == 2
-    if not fits or not all(isinstance(part, int | float) and not isinstance(part, bool) for part in value):
-        raise ValueError(f"{json.dumps(value)[:40]} is not a point [x, y]")
-    return float(value[0]), float(value[1])
+    points = []
+    for point in value:
+        fits = isinstance(point, Sequence) and len(point) == 2
+        if not fits or not all(isinstance(part, int | float) and not isinstance(part, bool) for part in point):
+            raise ValueError(f"{json.dumps(point)[:40]} is not a point [x, y]")
+        points.append((float(point[0]), float(point[1])))
+    return Polygon(tuple(points))
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of one camera. The object is false in a condition if it has no region, so that nothing is hidden.
+    """The regions of one camera. The object is false in a condition if it has no region.
 
     Attributes:
         ignore: these parts of the picture are hidden.
@@ -151,16 +144,19 @@ class Regions:
         return Regions(tuple(dict.fromkeys(self.ignore + other.ignore)), tuple(dict.fromkeys(self.only + other.only)))
 
     def hidden(self, width: int, height: int) -> BoolArray:
-        """Return which pixels are hidden, at least in part, (height, width) bool."""
+        """Return which pixels are hidden, completely or in part, (height, width) bool."""
         fine = max(1, min(_SAMPLES_PER_SIDE, _FINE_PX // max(width, height)))
         wide, tall = width * fine, height * fine
-        found = ~_union(self.only, wide, tall) if self.only else np.zeros((tall, wide), np.bool_)
-        found |= _union(self.ignore, wide, tall)
+        found = np.full((tall, wide), bool(self.only))
+        for region in self.only:
+            found &= ~region.inside(wide, tall)
+        for region in self.ignore:
+            found |= region.inside(wide, tall)
         return np.asarray(found.reshape(height, fine, width, fine).any(axis=(1, 3)))
 
     @property
     def sha256(self) -> str:
-        """Hash of the regions; their order does not matter. "" if there are no regions."""
+        """Hash of the regions; "" if there are no regions. Their order does not matter."""
         if not self:
             return ""
         parts = [sorted(json.dumps(region.to_json(), sort_keys=True) for region in some) for some in (self.ignore, self.only)]
@@ -174,7 +170,7 @@ class Regions:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any] | None) -> Regions:
-        """Read what `to_json` wrote; raise ValueError if it is something else."""
+        """Return the regions that `to_json` stored; raise ValueError if the document does not describe regions."""
         if document is None:
             return NO_REGIONS
         ignore, only = (tuple(map(region_from_json, document.get(name, ()))) for name in ("ignore", "only"))
@@ -182,13 +178,6 @@ class Regions:
 
 
 NO_REGIONS = Regions()
-
-
-def _union(regions: Iterable[Region], width: int, height: int) -> BoolArray:
-    found = np.zeros((height, width), np.bool_)
-    for region in regions:
-        found |= region.inside(width, height)
-    return found
 
 
 @dataclass(frozen=True)
@@ -227,8 +216,8 @@ def _fits(name: str, camera: str) -> bool:
 class Blanker:
     """Hides regions in clips of one size.
 
-    Hidden pixels get the median brightness of the visible pixels of the same frame. So they show nothing, and if the light
-    changes, they change like the rest of the frame.
+    Hidden pixels get the median brightness of the visible pixels of the same frame. So hidden pixels change with the light like
+    the rest of the frame.
 
     Args:
         regions: the regions to hide.

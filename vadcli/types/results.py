@@ -15,17 +15,14 @@ SCORES_SCHEMA_VERSION = 1
 EVENTS_FORMAT_VERSION = 1
 
 NOT_FINISHED = "not finished"
-"""The reason of a video begins with these words if the run was stopped before it finished the video."""
+"""If a run was stopped before it finished a video, the reason of the video begins with these words."""
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in display pixels."""
 
 
 class RowTable:
-    """A base for frozen dataclasses whose arrays are columns with one entry per row.
-
-    `table[rows]` is a table with only these rows.
-    """
+    """A base for frozen dataclasses whose arrays have one entry per row. `table[rows]` is a table with only these rows."""
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the columns by name; fields that are not arrays are left out."""
@@ -107,16 +104,14 @@ class MaskRows(StrEnum):
 
 
 def mask_level(score: float) -> int:
-    """Return the value (0-255, at least 1) that stands for a pixel score in stored masks.
-
-    It is computed in the same way as the stored masks. So a pixel that reaches the score never has a lower value.
-    """
+    """Return the value of a pixel score in stored masks, 1-255. A pixel that reaches the score has at least this value."""
+    # Computed in float32, like the stored masks: another rounding would leave out pixels that reach the score.
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How scores become events: by hysteresis; then close events are merged, short ones are dropped, and the rest is padded.
+    """How scores become events. Close events are merged, then short events are dropped, then the others are padded.
 
     Attributes:
         high: an event opens when the score reaches this value, in [0, 1].
@@ -140,7 +135,7 @@ class Thresholds:
 
     @property
     def mask_level(self) -> int:
-        """The lowest value (0-255) in stored masks that counts as reaching `high`. Outlines and boxes are drawn around it."""
+        """The lowest value (0-255) in stored masks that reaches `high`. Outlines and boxes are drawn around such pixels."""
         return mask_level(self.high)
 
     def to_json(self) -> dict[str, float]:
@@ -196,12 +191,12 @@ class Event:
         id: number in its video, from 1.
         start_frame, end_frame: first row, and the row after the last.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
-        peak_frame, peak_s, peak_score: row, time and score of the frame with the highest score; the first if there are several.
+        peak_frame, peak_s, peak_score: row, time and score of the first frame with the highest score.
         mean_score: the mean score of the event's rows.
-        category, category_scores: filled in if the detector reads categories.
-        bbox: the box around all mask pixels of the event that reach its high threshold; None if there are no such pixels.
+        category, category_scores: the category with the highest score, and all scores; None and empty without categories.
+        bbox: the box around all mask pixels of the event that reach the threshold `high`; None if there are no such pixels.
         head_score: the score that a head gave the event; None if no head judged it.
-        verification: what a second model says about the event; None if the video was not verified.
+        verification: the answer of a second model about the event; None if the video was not verified.
         description: a model's sentence about the event; None if no model wrote one.
     """
 
@@ -259,7 +254,7 @@ class Event:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
-        """Read what `to_json` wrote, and ignore unknown fields."""
+        """Return the event that `to_json` stored. Unknown fields are ignored."""
         values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
         if said := values.get("verification"):
@@ -271,7 +266,7 @@ class Event:
 
 @dataclass(frozen=True)
 class HeadMark:
-    """Which head judged the events of a video.
+    """The head that judged the events of a video.
 
     Attributes:
         name: the name of its folder.
@@ -285,7 +280,7 @@ class HeadMark:
 
 
 class Verdict(StrEnum):
-    """What a reviewer says about an event."""
+    """The judgement of a reviewer about an event."""
 
     TRUE = "true"
     FALSE = "false"
@@ -323,11 +318,11 @@ class VideoResult:
     """The result of scanning one video: one line of `--json`, and one entry of the run record.
 
     Attributes:
-        stage, reason: the stage at which the video failed or lost frames, and the reason; empty if the status is done.
+        stage, reason: the step at which the video failed or lost frames, and the reason; empty if the status is done.
         seconds: wall time spent on the video.
         events: number of events found.
         new_events: number of these events that no earlier scan reported.
-        note: what else the user should know, such as other video streams, or a decoder that crashed and was replaced.
+        note: other facts for the user, such as other video streams, or a decoder that crashed and was replaced.
         caveats: sentences that say why the scores deserve less trust than usual.
         node: the machine of a cluster that worked on the video; empty if there is only one.
     """
@@ -355,7 +350,7 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if the video failed or lost frames. If this run skipped the video, the result of the earlier run counts."""
+        """True if the video failed or lost frames, in this run or in an earlier run after which it was skipped."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""How messages write times, sizes, numbers and paths, and how the text files of users are decoded.
+"""Writes times, sizes, numbers and paths for messages, and decodes the text files of users.
 
-All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. A path of footage in
-an object store is `Path("s3:/bucket/a.mp4")` for `s3://bucket/a.mp4`, because pathlib drops a slash. Users' files may be in
-UTF-8, and also in UTF-8 with a byte order mark and in UTF-16, which Windows programs write.
+All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. The path of a video
+in an object store, `s3://bucket/a.mp4`, is `Path("s3:/bucket/a.mp4")`, because pathlib drops a slash. A user's file may be
+UTF-8, or UTF-8 with a byte order mark or UTF-16, which Windows programs write.
 """
 
 from __future__ import annotations
 
 import codecs
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from vadcli.errors import DocumentError
@@ -35,8 +37,14 @@ def error_text(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the known name that is most similar to a wrong name; "" if no name is similar."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
 def without_name(reason: str, video: str) -> str:
-    """Return the reason without the path of the video in it, for a line that already names the video."""
+    """Return the reason without the path of the video, for a line that already names the video."""
     at = reason.find(f"{video}: ")
     start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
     folder = reason[start : max(0, at)]
@@ -72,7 +80,7 @@ def shown(path: Path) -> str:
 
 
 def may_exist(path: Path) -> bool:
-    """True if a file exists. Also True if it is in an object store, because the store is not asked."""
+    """True if a file exists, or if it is in an object store, because the store is not asked."""
     return is_remote(path) or os.path.exists(path)
 
 
@@ -80,15 +88,15 @@ SAVE_AS = "save it as UTF-8"
 """The hint for a file that is not text."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the beginning of this one
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, because this mark begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
-# At least this share of the characters must be Latin (a zero byte each) if a text without a line end is to count as UTF-16.
+# A Latin character of UTF-16 has one zero byte. A text without a line end counts as UTF-16 if this share of it is Latin.
 _PLAIN_SHARE = 0.7
-# Zero bytes in the other places must be fewer than this share. They are the low bytes of characters such as U+4E00.
+# Zero bytes in the other places are low bytes of characters such as U+4E00. Their share of all zero bytes is at most this.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
@@ -101,7 +109,7 @@ def text_encoding(data: bytes) -> str:
     """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
 
     UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are in odd places, or nearly all are in
-    even places. So a list of paths that are separated by NUL still counts as UTF-8.
+    even places. In a list of paths that are separated by NUL, this is not so.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -145,7 +153,7 @@ def read_text(path: Path, *, hint: str = "") -> str:
 
     Args:
         path: the file.
-        hint: how to fix a file that can't be read; "" for the hint that such errors usually have.
+        hint: how to fix a file that can't be read; "" for no hint.
 
     Raises:
         DocumentError: the file can't be read, or is not text.

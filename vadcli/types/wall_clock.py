@@ -1,4 +1,4 @@
-"""Wall-clock time: finds when a video started and from which source this is known (`TimeRules`), and chooses by time (`When`).
+"""Finds the time when a video started (`TimeRules`), and chooses events by wall-clock time (`When`).
 
 All arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that the
 clock skips in spring counts as the time one hour later. A time that comes twice in autumn counts as the first one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from enum import StrEnum
@@ -20,7 +20,7 @@ from vadcli.types.name_times import time_by_pattern, time_in_path
 EARLIEST = datetime(2000, 1, 2, 12, tzinfo=UTC)
 """Earlier times are not believed: a camera whose clock was never set says 1904, 1970, 1980 or 1 January 2000.
 
-At this moment, 1 January 2000 has ended in every time zone.
+This is noon of 2 January 2000, when 1 January has ended in every time zone.
 """
 CLOCK_ERROR = timedelta(minutes=10)
 """A time that is further in the future than this is not believed."""
@@ -28,7 +28,7 @@ _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d\d)?", re.IGNORECASE)
 
 
 class TimeSource(StrEnum):
-    """The source from which the start time of a video is known."""
+    """The source of the start time of a video."""
 
     OPTION = "option"
     CONTAINER = "container"
@@ -42,7 +42,7 @@ class StartTime:
 
     Attributes:
         moment: the start, with its time zone.
-        source: the source from which it is known.
+        source: the source of this time.
         zone: name of the time zone, like `Europe/Berlin` or `+01:00`; "" if only the offset at the start is known.
     """
 
@@ -52,7 +52,7 @@ class StartTime:
 
     @property
     def is_recorded(self) -> bool:
-        """False if only the time of the file's last change is known, which a copy of the file may not keep."""
+        """False if the start comes from the time of the file's last change, which copying the file may change."""
         return self.source is not TimeSource.MODIFIED
 
     def at(self, seconds: float) -> datetime:
@@ -69,7 +69,7 @@ class StartTime:
 
     @classmethod
     def from_json(cls, video: Mapping[str, Any]) -> StartTime | None:
-        """Read what `to_json` wrote; None if the start is unknown.
+        """Return the start that `to_json` stored; None if the start is unknown.
 
         Raises:
             ValueError: the time or the source is not valid.
@@ -89,7 +89,7 @@ class StartTime:
 def iso(moment: datetime) -> str:
     """Return a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
     odd = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
-    # The sum is made in UTC: in local time, 02:30 comes twice in autumn, and the sum would lose which of them is meant.
+    # The sum is made in UTC: in local time, 02:30 comes twice in autumn, and the sum would always give the first one.
     rounded = (moment.astimezone(UTC) + odd).astimezone(moment.tzinfo)
     return rounded.isoformat(timespec="milliseconds" if rounded.microsecond else "seconds")
 
@@ -133,7 +133,7 @@ class TimeRules:
         zone: name of the time zone of the cameras; "" for the local zone of this machine.
         first: the source that is tried before the others.
         local_container: True if containers store local time instead of UTC.
-        pattern: how to read a time from a path, see `compile_time_pattern`; None if only the table of known names is used.
+        pattern: finds a time in a path, see `compile_time_pattern`; None if only the table of known names is used.
         given: True if the user gave any of these values; then stored times are computed again.
     """
 
@@ -151,22 +151,9 @@ class TimeRules:
         Args:
             path: the path of the video, with its folders.
             created: creation time as the container says it, ISO 8601.
-            modified_s: time of the file's last change in seconds since 1970. It is assumed that the recording ended then.
+            modified_s: time of the file's last change in seconds since 1970; taken as the end of the recording.
             duration_s: the video's length; needed with `modified_s`.
         """
-        name = self.zone or local_zone_name()
-        now = datetime.now(UTC)
-        for source, told in self._sources(path, created, modified_s, duration_s):
-            moment = None if told is None else _in_zone(told, zone_named(name))
-            if moment is not None and EARLIEST <= moment <= now + CLOCK_ERROR:
-                return StartTime(moment, source, name)
-        return None
-
-    def _sources(
-        self, path: str, created: str, modified_s: float | None, duration_s: float | None
-    ) -> Iterator[tuple[TimeSource, datetime | None]]:
-        if self.pattern is not None:
-            yield TimeSource.OPTION, time_by_pattern(path, self.pattern)
         container = parse_created(created)
         if container is not None and self.local_container:
             container = container.replace(tzinfo=None)
@@ -175,7 +162,16 @@ class TimeRules:
         if modified_s is not None and duration_s is not None and 0 <= modified_s - duration_s < 2**37:
             modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=modified_s - duration_s)
         found = {TimeSource.CONTAINER: container, TimeSource.NAME: time_in_path(path), TimeSource.MODIFIED: modified}
-        yield from sorted(found.items(), key=lambda item: item[0] is not self.first)
+        sources = sorted(found.items(), key=lambda item: item[0] is not self.first)
+        if self.pattern is not None:
+            sources.insert(0, (TimeSource.OPTION, time_by_pattern(path, self.pattern)))
+        name = self.zone or local_zone_name()
+        now = datetime.now(UTC)
+        for source, told in sources:
+            moment = None if told is None else _in_zone(told, zone_named(name))
+            if moment is not None and EARLIEST <= moment <= now + CLOCK_ERROR:
+                return StartTime(moment, source, name)
+        return None
 
 
 DEFAULT_RULES = TimeRules()
@@ -188,9 +184,9 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Return a moment in a time zone; a moment without a zone counts as a time in this zone.
+    """Return a moment in a time zone, or in this machine's zone if `zone` is None; None if it is out of datetime's range.
 
-    If `zone` is None, this machine's zone is used. Returns None if the result is outside the range of datetime.
+    A moment without a zone is a time in the target zone.
     """
     try:
         if moment.tzinfo is None and zone is not None:
@@ -201,7 +197,7 @@ def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
 
 
 def parse_created(text: str) -> datetime | None:
-    """Return a container's creation time; it has no zone if the text has none. None if the text is not a time."""
+    """Return a container's creation time, with a zone if the text has one; None if the text is not a time."""
     fixed = re.sub(r"^(\d{4})[:/](\d\d)[:/](\d\d)", r"\1-\2-\3", text.strip())
     try:
         return datetime.fromisoformat(fixed) if len(fixed) > 10 else None
@@ -211,7 +207,7 @@ def parse_created(text: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A part of every day, from `begin` up to but not including `end`. If `end` is earlier, the part contains midnight."""
+    """A part of every day, from `begin` to just before `end`. If `end` is earlier than `begin`, the part contains midnight."""
 
     begin: time
     end: time
@@ -275,15 +271,12 @@ class When:
         return self.since is not None or self.between is not None
 
     def takes(self, start: StartTime | None, start_s: float, end_s: float) -> bool:
-        """True if this choice includes an event of a video with this start.
-
-        If the start is unknown, a choice by time does not include the event.
-        """
+        """True if this choice includes an event of a video with this start."""
         if not self:
             return True
         if start is None:
             return False
         begin, end = start.at(start_s), start.at(end_s)
-        # Compared in UTC: Python compares times of the same zone by their clock time, which in autumn comes twice for an hour.
+        # Python compares times of one zone by their clock time, which comes twice in autumn. So they are compared in UTC.
         recent = self.since is None or end.astimezone(UTC) >= self.since.astimezone(UTC)
         return recent and (self.between is None or self.between.overlaps(begin, end))
