@@ -106,7 +106,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_clip() -> None:
     code = (
         "from tests.tiny_world.test_synthetic import digest, train\n"
         "world = train()\n"
-        "print(digest(world, 1), '|'.join(world.hard_negatives(1)))"
+        "print(digest(world, 1), '|'.join(world.names(1)))"
     )
     root = Path(__file__).resolve().parents[2]
     said = [
@@ -340,20 +340,8 @@ def test_a_clip_says_all_that_is_true_and_nothing_else() -> None:
         assert len(both) > 0.9 * len(usual().vocabulary)
 
 
-def test_hard_negatives_are_false_near_and_speakable() -> None:
-    for index in range(30):
-        words = {word for name in usual().names(index) for word in name.split()} - {"something", "the"}
-        negatives = usual().hard_negatives(index)
-        assert len(negatives) > 10
-        assert len(set(negatives)) == len(negatives)
-        for name in negatives:
-            assert usual().is_false(index, name)
-            assert name in usual().vocabulary
-            assert words & set(name.split())
-
-
 def test_some_clips_can_only_be_told_by_motion() -> None:
-    hard = [index for index in range(MANY) if usual().is_hard(index)]
+    hard = [index for index in range(MANY) if usual().facts(index).twins]
     assert abs(len(hard) / MANY - WorldOptions().hard) < 4 * np.sqrt(0.4 * 0.6 / MANY)
     told = 0
     for index in hard[:20]:
@@ -364,11 +352,9 @@ def test_some_clips_can_only_be_told_by_motion() -> None:
         deeds = [queries[name].masks for name in queries if name.startswith(" ".join(twin)) and parsed(name).kind == "motion"]
         assert all((alike | masks == alike).all() for masks in deeds)
         told += any(masks.sum() < alike.sum() for masks in deeds)
-        apart = {name for name in usual().hard_negatives(index) if name.startswith(" ".join(twin)) and parsed(name).deed}
-        assert apart
     assert told == len(hard[:20])
     easy = train(replace(WorldOptions(), hard=0, objects=(1, 1)))
-    assert not any(easy.is_hard(index) for index in range(40))
+    assert not any(easy.facts(index).twins for index in range(40))
 
 
 def pair_of(relation: str, *, wanted: int = 4) -> list[tuple[BoolArray, BoolArray]]:
@@ -493,7 +479,7 @@ def shown(world: SyntheticWorld, count: int = MANY) -> tuple[set[tuple[str, str]
     roles, names = [], set()
     for index in range(count):  # one clip after another: a world keeps only the newest
         roles += world.facts(index).roles
-        names.update(world.names(index), world.hard_negatives(index) if index < count // 5 else ())
+        names.update(world.names(index))
     return {role.pair for role in roles}, {role.motion for role in roles}, names
 
 

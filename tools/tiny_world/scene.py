@@ -149,7 +149,7 @@ class Thing:
     """Anything that stands or moves in front of the ground.
 
     Attributes:
-        outline: one of `shapes.OUTLINES`.
+        outline: one of the outlines of `silhouettes.distance`.
         course: where the thing is at any time.
         radius: in sides of the frame.
         paint: surface of the thing.

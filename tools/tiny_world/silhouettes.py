@@ -1,108 +1,63 @@
-"""Silhouettes of things, with soft edges, and their visible parts.
-
-An outline is a signed distance in units of the shape's radius: positive outside, negative inside. x
-points to the right, y points down.
-"""
+"""Silhouettes of things, with soft edges, and their visible parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tools.tiny_world.scene import Scene, Thing
-from tools.tiny_world.words import SHAPES
 from vadcli.types import FloatArray, TimeArray
-
-Outline = Callable[[FloatArray, FloatArray], FloatArray]
-
-
-def _circle(x: FloatArray, y: FloatArray) -> FloatArray:
-    outside: FloatArray = np.hypot(x, y) - np.float32(0.92)
-    return outside
-
-
-def _square(x: FloatArray, y: FloatArray) -> FloatArray:
-    outside: FloatArray = np.maximum(np.abs(x), np.abs(y)) - np.float32(0.8)
-    return outside
-
-
-def _triangle(x: FloatArray, y: FloatArray) -> FloatArray:
-    flank = np.float32(0.867) * np.abs(x) - np.float32(0.499) * (y + 1)
-    outside: FloatArray = np.maximum(flank, y - np.float32(0.65))
-    return outside
-
-
-def _star(x: FloatArray, y: FloatArray) -> FloatArray:
-    fifth, notch = np.float32(2 * np.pi / 5), 0.45
-    # All ten half tips of the star are folded onto one: tip at angle 0 and radius 1, notch at fifth / 2.
-    angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
-    radius = np.hypot(x, y)
-    across, along = notch * np.sin(np.pi / 5), 1 - notch * np.cos(np.pi / 5)
-    scale = np.hypot(across, along)
-    tip = (radius * np.cos(angle) - 1) * np.float32(across / scale)
-    outside: FloatArray = tip + radius * np.sin(angle) * np.float32(along / scale)
-    return outside
-
-
-def _cross(x: FloatArray, y: FloatArray) -> FloatArray:
-    x, y = np.abs(x), np.abs(y)
-    long, thick = np.float32(0.95), np.float32(0.33)
-    outside: FloatArray = np.minimum(np.maximum(x - long, y - thick), np.maximum(x - thick, y - long))
-    return outside
-
-
-def _ring(x: FloatArray, y: FloatArray) -> FloatArray:
-    outside: FloatArray = np.abs(np.hypot(x, y) - np.float32(0.7)) - np.float32(0.25)
-    return outside
-
-
-def _heart(x: FloatArray, y: FloatArray) -> FloatArray:
-    x = np.abs(x)
-    lobes = np.hypot(x - np.float32(0.48), y + np.float32(0.36)) - np.float32(0.52)
-    tip = np.maximum(np.float32(0.758) * x + np.float32(0.653) * (y - np.float32(0.98)), -np.float32(0.15) - y)
-    core = np.hypot(x, y + np.float32(0.02)) - np.float32(0.46)  # fills the gap in the middle
-    outside: FloatArray = np.minimum(np.minimum(lobes, tip), core)
-    return outside
-
-
-def _crescent(x: FloatArray, y: FloatArray) -> FloatArray:
-    outside: FloatArray = np.maximum(np.hypot(x, y) - np.float32(0.95), np.float32(0.78) - np.hypot(x - np.float32(0.45), y))
-    return outside
-
-
-def _box(x: FloatArray, y: FloatArray) -> FloatArray:
-    outside: FloatArray = np.maximum(np.abs(x), np.abs(y)) - 1
-    return outside
-
-
-def _lump(x: FloatArray, y: FloatArray) -> FloatArray:
-    angle = np.arctan2(y, x)
-    outside: FloatArray = (
-        np.hypot(x, y) - np.float32(0.72) - np.float32(0.16) * np.sin(2 * angle) - np.float32(0.1) * np.cos(5 * angle)
-    )
-    return outside
-
-
-OUTLINES: Mapping[str, Outline] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-    "ring": _ring,
-    "heart": _heart,
-    "crescent": _crescent,
-    "box": _box,
-    "lump": _lump,
-}
-"""The named shapes, and `box` and `lump` for things without a name. All are within 1.15 radii."""
-
-assert set(SHAPES) < set(OUTLINES)
 
 _MARGIN = 1.15  # radii; no outline reaches further from its centre
 Window = tuple[slice, slice]
+
+
+def distance(outline: str, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the signed distance to an outline in radii of the shape: positive outside, negative inside.
+
+    Args:
+        outline: one of `words.SHAPES`, or `box` or `lump` for things without a name. All are within 1.15 radii.
+        x, y: position in radii; x points to the right, y points down.
+    """
+    f = np.float32
+    match outline:
+        case "circle":
+            found = np.hypot(x, y) - f(0.92)
+        case "square":
+            found = np.maximum(np.abs(x), np.abs(y)) - f(0.8)
+        case "triangle":
+            found = np.maximum(f(0.867) * np.abs(x) - f(0.499) * (y + 1), y - f(0.65))
+        case "star":
+            fifth, notch = f(2 * np.pi / 5), 0.45
+            # All ten half tips are folded onto one: its tip is at angle 0 and radius 1, its notch at fifth / 2.
+            angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
+            radius = np.hypot(x, y)
+            across, along = notch * np.sin(np.pi / 5), 1 - notch * np.cos(np.pi / 5)
+            scale = np.hypot(across, along)
+            found = (radius * np.cos(angle) - 1) * f(across / scale) + radius * np.sin(angle) * f(along / scale)
+        case "cross":
+            x, y, long, thick = np.abs(x), np.abs(y), f(0.95), f(0.33)
+            found = np.minimum(np.maximum(x - long, y - thick), np.maximum(x - thick, y - long))
+        case "ring":
+            found = np.abs(np.hypot(x, y) - f(0.7)) - f(0.25)
+        case "heart":
+            x = np.abs(x)
+            lobes = np.hypot(x - f(0.48), y + f(0.36)) - f(0.52)
+            tip = np.maximum(f(0.758) * x + f(0.653) * (y - f(0.98)), -f(0.15) - y)
+            core = np.hypot(x, y + f(0.02)) - f(0.46)  # fills the gap in the middle
+            found = np.minimum(np.minimum(lobes, tip), core)
+        case "crescent":
+            found = np.maximum(np.hypot(x, y) - f(0.95), f(0.78) - np.hypot(x - f(0.45), y))
+        case "box":
+            found = np.maximum(np.abs(x), np.abs(y)) - 1
+        case "lump":
+            angle = np.arctan2(y, x)
+            found = np.hypot(x, y) - f(0.72) - f(0.16) * np.sin(2 * angle) - f(0.1) * np.cos(5 * angle)
+        case _:
+            raise ValueError(f"there is no outline {outline!r}")
+    return np.asarray(found, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +149,6 @@ def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int)
     across = np.asarray((east * cos + south * sin) / thing.wide, np.float32)
     down = np.asarray((south * cos - east * sin) / thing.tall, np.float32)
     px = (radius * min(thing.wide, thing.tall)).astype(np.float32)[:, None, None]
-    alpha: FloatArray = np.clip(0.5 - OUTLINES[thing.outline](across, down) * px, 0, 1)
+    alpha: FloatArray = np.clip(0.5 - distance(thing.outline, across, down) * px, 0, 1)
     alpha *= shown[:, None, None]
     return Silhouette(thing, alpha, across, down, top.tolist(), left.tolist())

@@ -1,7 +1,7 @@
-"""What is true of a scene, from its courses and its silhouettes in small frames, without painting.
+"""Finds the true names of a scene from courses and silhouettes in small frames, without painting.
 
 A name is true, false or arguable. People would disagree about an arguable name, such as the size of
-a growing object; it is used neither as a true nor as a false name.
+a growing object. An arguable name is never used.
 
     moving d slowly, fast    0.12 to 0.18 or 0.42 to 0.58 frame sides per second, at most 12° off d
     moving d                 slowly or fast; `moving down` also if it falls
@@ -17,8 +17,8 @@ a growing object; it is used neither as a true nor as a false name.
     A in front of the B      A is nearer to the camera and covers part of B
     A appearing before the B both appear, A at least two frames earlier
 
-A name with a relation means A only. The masks are the visible parts of the objects that are meant;
-all frames in which such an object is seen are labelled, because a deed belongs to the whole clip.
+A name with a relation means A only. Masks are the visible parts of the objects that a name means. All
+frames that show such an object are labelled, because a deed belongs to the whole clip.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from tools.tiny_world.scene import Role, Scene, Thing
-from tools.tiny_world.silhouettes import Silhouette, alone, silhouettes, visible
+from tools.tiny_world.scene import Role, Scene
+from tools.tiny_world.silhouettes import alone, silhouettes, visible
 from tools.tiny_world.words import (
     ARGUABLE,
     DEEDS,
@@ -52,10 +52,7 @@ _LEAST_WAY = 0.045
 
 
 class Answer(IntEnum):
-    """Whether a name is true of an object (the minimum over the name's parts) or of a clip.
-
-    For a clip, it is the maximum over the objects.
-    """
+    """Whether a name is true. The minimum over its parts is for an object, the maximum over objects for a clip."""
 
     FALSE = 0
     ARGUABLE = 1
@@ -64,11 +61,10 @@ class Answer(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """What is seen of one object.
+    """The frames and positions in which one object is seen.
 
     Attributes:
-        role: what the object is and does.
-        thing: the object.
+        role: role of the object.
         seen: (T,) bool, whether enough of the object is visible.
         shown: (T,) bool, whether the object exists and blinking does not hide it.
         x, y: (T,) centre of the object, in sides of the frame.
@@ -76,7 +72,6 @@ class Sighting:
     """
 
     role: Role
-    thing: Thing
     seen: BoolArray
     shown: BoolArray
     x: TimeArray
@@ -86,13 +81,13 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known about the names of a scene.
+    """The answers for the names of a scene.
 
     Attributes:
         roles: roles of the named objects, far ones first.
-        deeds: for each object, the answer for every deed.
-        relations: for (relation, i, j), whether object i has that relation to object j.
-        evident: for each object, whether its role can be recognised; the answers assume that it can.
+        deeds: per object, the answer for every deed.
+        relations: for (relation, i, j), whether object i has this relation to object j.
+        evident: per object, whether its role can be recognised. The other answers assume that it can.
     """
 
     roles: tuple[Role, ...]
@@ -149,11 +144,16 @@ def fits(role: Role, name: Name) -> Answer:
 
 
 def observe(scene: Scene, times_s: TimeArray) -> Facts:
-    """Return all that is true of a scene at these evenly spaced times."""
+    """Return the facts about a scene at these evenly spaced times."""
     shapes = silhouettes(scene, times_s, COARSE_PX)
     cast = [shape for shape in shapes if shape.thing.role is not None]
     parts = visible(shapes, COARSE_PX).sum(axis=(2, 3)) if cast else np.zeros((0, len(times_s)), np.float32)
-    sightings = [_sighting(shape, part, times_s) for shape, part in zip(cast, parts, strict=True)]
+    sightings = []
+    for shape, part in zip(cast, parts, strict=True):
+        role, course = shape.thing.role, shape.thing.course
+        assert role is not None
+        seen, shown = part >= np.maximum(SEEN_PART * shape.area, 1.5), shape.thing.shown(times_s)
+        sightings.append(Sighting(role, seen, shown, *course.at(times_s), shape.thing.radius * course.scale(times_s)))
     covers = [alone(shape, COARSE_PX) for shape in cast] if len(cast) > 1 else []
     relations = {
         (relation, i, j): _RELATIONS[relation](sightings, covers, i, j)
@@ -168,14 +168,6 @@ def observe(scene: Scene, times_s: TimeArray) -> Facts:
         relations,
         tuple(_evident(sighting) for sighting in sightings),
     )
-
-
-def _sighting(shape: Silhouette, part: FloatArray, times_s: TimeArray) -> Sighting:
-    role, course = shape.thing.role, shape.thing.course
-    assert role is not None
-    seen = part >= np.maximum(SEEN_PART * shape.area, 1.5)
-    x, y = course.at(times_s)
-    return Sighting(role, shape.thing, seen, shape.thing.shown(times_s), x, y, shape.thing.radius * course.scale(times_s))
 
 
 def _evident(one: Sighting) -> bool:

@@ -6,7 +6,6 @@ A clip depends only on options, seed, split and index, in whatever order clips a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
@@ -20,7 +19,7 @@ from tools.tiny_world.painting import paint
 from tools.tiny_world.scene import Scene
 from tools.tiny_world.silhouettes import Silhouette, silhouettes, visible
 from tools.tiny_world.truth import Answer, Facts, observe
-from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, SIZES, Kind, Name, Pair, name_table, performs, related
+from tools.tiny_world.words import COLOURS, SHAPES, Kind, Name, Pair, name_table, performs
 from vadcli.errors import UsageError
 from vadcli.train.samples import Segmentation, SegmentedObject
 from vadcli.types import BoolArray, ByteArray, TimeArray
@@ -136,22 +135,12 @@ class SyntheticWorld:
         return self.facts(index).answer(parsed(name)) is Answer.TRUE
 
     def is_false(self, index: int, name: str) -> bool:
-        """Return whether a name is clearly false of clip `index`, so that nobody would disagree.
+        """Return whether a name is clearly false of clip `index`, and not arguable.
 
         Raises:
             UsageError: the world has no such name.
         """
         return self.facts(index).answer(parsed(name)) is Answer.FALSE
-
-    def is_hard(self, index: int) -> bool:
-        """Return whether two objects of clip `index` look alike and move differently."""
-        return self.facts(index).twins
-
-    def hard_negatives(self, index: int) -> tuple[str, ...]:
-        """Return clearly false names of clip `index` that differ from a true name in one word."""
-        facts = self.facts(index)
-        near = {str(name): name for name in _near(facts)}
-        return tuple(text for text, name in near.items() if text in self.vocabulary and facts.answer(name) is Answer.FALSE)
 
     def allows(self, name: str) -> bool:
         """Return whether this split may use a name. Only the split that shows a held-out name may use it.
@@ -246,20 +235,3 @@ def parsed(name: str) -> Name:
     if name not in name_table():
         raise UsageError(f"the synthetic world has no name {name!r}", hint="tools.tiny_world.words lists all of them")
     return name_table()[name]
-
-
-def _near(facts: Facts) -> Iterable[Name]:
-    """Yield names that differ in one word from a name of an object."""
-    for index, role in enumerate(facts.roles):
-        colour, shape = role.pair
-        pairs = [(other, shape) for other in COLOURS] + [(colour, other) for other in SHAPES]
-        yield from (Name(colour=one, shape=other) for one, other in pairs)
-        yield from (Name(size=size, colour=colour, shape=shape) for size in SIZES)
-        yield from (Name(colour=colour, shape=shape, deed=deed) for deed in DEEDS)
-        done = [deed for deed, verdict in facts.deeds[index].items() if verdict is Answer.TRUE]
-        yield from (Name(colour=one, shape=other, deed=deed) for one, other in pairs for deed in done)
-    for (relation, one, other), verdict in facts.relations.items():
-        if verdict is Answer.TRUE:
-            mine, its = facts.roles[one].pair, facts.roles[other].pair
-            yield from related(its, relation, mine)
-            yield from (Name("", mine[0], mine[1], "", relation, (colour, its[1])) for colour in COLOURS)

@@ -96,7 +96,15 @@ class Trainer:
             OutputError: the folder cannot be written.
         """
         model = self.out / "model"
-        self._resume()
+        found = self.checkpoints.load(self.model, self.optimizer.optimizer)
+        if found is not None:
+            self.progress, random, scaler = found
+            if len(random) != self.processes:
+                started = len(random)
+                raise UsageError(f"{self.out}: was started with {started} processes, not {self.processes}; use {started}")
+            set_random_state(random[self.process], self.accelerator.device)
+            if scaler:
+                self.accelerator.scaler.load_state_dict(scaler)
         total = self.recipe.schedule.total_steps
         with TrainingLog(self.out, names=self.work.names, total=total, start=self.progress.step, main=self.main) as log:
             for samples in self._samples():
@@ -210,17 +218,6 @@ class Trainer:
         if self.main:
             self.checkpoints.save(self.model, self.optimizer.optimizer, progress=self.progress, random=random, scaler=scaler)
         self.accelerator.wait_for_everyone()
-
-    def _resume(self) -> None:
-        found = self.checkpoints.load(self.model, self.optimizer.optimizer)
-        if found is None:
-            return
-        self.progress, random, scaler = found
-        if len(random) != self.processes:
-            raise UsageError(f"{self.out}: was started with {len(random)} processes, not {self.processes}; use {len(random)}")
-        set_random_state(random[self.process], self.accelerator.device)
-        if scaler:
-            self.accelerator.scaler.load_state_dict(scaler)
 
 
 def _accelerator(recipe: Recipe, device: str | None) -> Any:

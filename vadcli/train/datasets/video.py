@@ -307,7 +307,17 @@ class MeVis(DiskData):
     def _clips(self, path: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
         for video, where, told in videos(path):
             frames = sorted(plain(path, f"a frame of {where}", frame) for frame in entry(path, where, told, "frames", list))
-            named = list(self._named(path, where, told, len(frames)))
+            named = []  # expressions with their annotation ids
+            for place, said in expressions(path, where, told):
+                ids = tuple(str(number) for number in entry(path, place, said, "anno_id", list))
+                for number in ids:
+                    codes = expect(self._path, f"annotation {number} (used in {place})", self._codes.get(number), list)
+                    if len(codes) != len(frames):
+                        what = f"annotation {number} has {len(codes)} masks, but {where} has {len(frames)} frames"
+                        raise DocumentError(f"{self._path}: {what}", hint=UNPACK_AGAIN)
+                text = spoken(path, place, said.get("exp", ""))
+                if text and ids:
+                    named.append((text, ids))
             for places in rule.cut(len(frames), every=1):
                 seen = [(name, ids) for name, ids in named if any(self._codes[one][place] for one in ids for place in places)]
                 yield ClipEntry(
@@ -316,16 +326,3 @@ class MeVis(DiskData):
                     tuple(seen),
                     places=places,
                 )
-
-    def _named(self, path: Path, where: str, told: dict[str, Any], length: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield each expression with its annotation ids; expressions without annotations are left out."""
-        for place, said in expressions(path, where, told):
-            ids = tuple(str(number) for number in entry(path, place, said, "anno_id", list))
-            for number in ids:
-                codes = expect(self._path, f"annotation {number} (used in {place})", self._codes.get(number), list)
-                if len(codes) != length:
-                    what = f"{self._path}: annotation {number} has {len(codes)} masks, but {where} has {length} frames"
-                    raise DocumentError(what, hint=UNPACK_AGAIN)
-            text = spoken(path, place, said.get("exp", ""))
-            if text and ids:
-                yield text, ids
