@@ -37,9 +37,9 @@ class Check:
     """The result of one check.
 
     Attributes:
-        name: what was checked.
+        name: name of the check.
         ok: True if the check passed.
-        found: what was found.
+        found: the version, size or device that was found.
         advice: what to do; empty if there is nothing to do.
         required: False if vadcli works without it.
     """

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from tests.train.small import sample, small_model
-from tools.tiny_world.recipe import parse_tiny_recipe
+from tools.tiny_world.recipe import TinyRecipe
 from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.train import state as parts
-from vadcli.train.recipe import Recipe
+from vadcli.train.recipe import Recipe, parse_recipe
 from vadcli.train.step import ExposureStep
 
 
 def recipe_of(start: Path, precision: str, *, steps: int, batch: int) -> Recipe:
-    return parse_tiny_recipe(
+    return parse_recipe(
         {
             "name": "small",
             "model": {"folder": str(start), "masks": 3, "compression": 0.5},
@@ -30,7 +30,8 @@ def recipe_of(start: Path, precision: str, *, steps: int, batch: int) -> Recipe:
             "world": {"size_px": 64},
             "schedule": {"epochs": 1, "steps": steps, "batch": batch, "accumulation": 2, "rate": 1e-3, "warm_up_steps": 2},
             "running": {"checkpoint_every": 2, "precision": precision, "gradient_checkpointing": True},
-        }
+        },
+        TinyRecipe,
     )
 
 

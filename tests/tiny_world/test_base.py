@@ -18,14 +18,14 @@ from tests.train.small import scratch_folder
 from tools.tiny_world import SyntheticWorld, WorldOptions, training
 from tools.tiny_world.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
 from tools.tiny_world.questions import VOCABULARIES, QuestionSamples
-from tools.tiny_world.recipe import REMOVABLE, BaseChoice, TinyRecipe, parse_tiny_stages
+from tools.tiny_world.recipe import REMOVABLE, BaseChoice, TinyRecipe
 from tools.tiny_world.training import tiny_trainer
 from tools.tiny_world.words import COLOURS, SHAPES
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of
-from vadcli.train.recipe import ExposureOptions
+from vadcli.train.recipe import ExposureOptions, parse_stages
 from vadcli.train.step import FeatureMemory
 
 WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=12)
@@ -55,7 +55,7 @@ def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[TinyRecipe, ...
     questions = {"task": "questions", "model": {"train": ["sight", "pooling", "tokens", "language_model"]}}
     exposure = {"model": {"train": ["pooling", "language_model", "projector"]}, "loss": {"names": 0.5}}
     exposure["running"] = {"remember": True}
-    return parse_tiny_stages({**common, "stage": [pictures, questions, exposure], **more})
+    return parse_stages({**common, "stage": [pictures, questions, exposure], **more}, TinyRecipe)
 
 
 # Losses
@@ -223,8 +223,9 @@ def test_pictures_are_learned(start: Path, tmp_path: Path) -> None:
 
 def test_a_task_refuses_a_model_that_lacks_its_parts(tmp_path: Path) -> None:
     for task, lacking in (("pictures", "null key"), ("questions", "sight and pooling")):
-        (recipe,) = parse_tiny_stages(
-            {"name": "x", "task": task, "model": {"preset": "lavida-tiny"}, "data": [{"name": "synthetic", "clips": 4}]}
+        (recipe,) = parse_stages(
+            {"name": "x", "task": task, "model": {"preset": "lavida-tiny"}, "data": [{"name": "synthetic", "clips": 4}]},
+            TinyRecipe,
         )
         AcceleratorState._reset_state(True)
         with pytest.raises(UsageError, match=lacking):
@@ -238,14 +239,15 @@ def test_two_processes_paint_once_and_train_one_model_in_stages(start: Path, tmp
     questions = {"train": ["sight", "pooling", "language_model"]}
     common = {"name": "small", "model": chosen, "world": {"size_px": 64}, "schedule": schedule}
     common["data"] = [{"name": "synthetic", "clips": 12, "painted": True}]
-    found = parse_tiny_stages(
+    found = parse_stages(
         {
             **common,
             "stage": [
                 {"task": "pictures"},
                 {"task": "questions", "model": questions, "running": {"precision": "bf16"}},
             ],
-        }
+        },
+        TinyRecipe,
     )
     children = train_together(*found, out=tmp_path / "out", XDG_CACHE_HOME=str(tmp_path / "cache"))
     done = [child.wait() for child in children]

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from tests.commands import WITH_TORCH, Fork
-from tools.tiny_world.recipe import parse_tiny_recipe
-from vadcli.train.recipe import Recipe
+from tools.tiny_world.recipe import TinyRecipe
+from vadcli.train.recipe import Recipe, parse_recipe
 
 
 def train(*stages: Recipe, out: Path, **environment: str) -> Fork:
@@ -36,7 +36,7 @@ def run() -> None:
 
     torch.set_num_threads(1)
     out, *stages = sys.argv
-    recipes = tuple(parse_tiny_recipe(json.loads(stage)) for stage in stages)
+    recipes = tuple(parse_recipe(json.loads(stage), TinyRecipe) for stage in stages)
     if len(recipes) > 1:
         training.train(recipes, Path(out), device="cpu")
     else:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.train.small import PAPER_MIX, WHOLE
-from tools.tiny_world.recipe import parse_tiny_recipe, parse_tiny_stages, read_tiny_recipes
+from tools.tiny_world.recipe import TinyRecipe, read_tiny_recipes
 from vadcli.errors import UsageError
 from vadcli.train.plan import plan_of, plan_text
-from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, read_recipes
+from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, parse_recipe, parse_stages, read_recipes
 from vadcli.train.state import OPTIONAL_PARTS
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -86,7 +86,7 @@ def test_the_checkpoint_says_by_which_stages_of_the_recipe_it_was_trained() -> N
 )
 def test_what_can_not_be_used_is_named(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        parse_tiny_recipe(document(**changes))
+        parse_recipe(document(**changes), TinyRecipe)
 
 
 @pytest.mark.parametrize("text", ["name = ", 'name = "x"\n'])
@@ -100,15 +100,15 @@ def test_an_error_names_the_file(tmp_path: Path, text: str) -> None:
 def test_a_recipe_survives_its_json() -> None:
     for path in RECIPES.glob("*.toml"):
         for recipe in read_tiny_recipes(path):
-            assert parse_tiny_recipe(recipe.to_json()) == recipe
+            assert parse_recipe(recipe.to_json(), TinyRecipe) == recipe
 
 
 def test_the_fingerprint_is_of_what_is_computed() -> None:
-    recipe = parse_tiny_recipe(document())
+    recipe = parse_recipe(document(), TinyRecipe)
     assert changed(recipe, schedule=replace(recipe.schedule, rate=2e-5))
     assert changed(recipe, seed=1)
     assert not changed(recipe, running=replace(recipe.running, workers=3, keep=5))
-    moved = [parse_tiny_recipe(document(data=[{"name": "mevis", "root": root}])).fingerprint() for root in ("/a", "/b")]
+    moved = [parse_recipe(document(data=[{"name": "mevis", "root": root}]), TinyRecipe).fingerprint() for root in ("/a", "/b")]
     assert moved[0] == moved[1] != recipe.fingerprint()
 
 
@@ -149,7 +149,7 @@ def test_the_plan_of_the_7b_recipe_needs_no_memory_and_no_data() -> None:
 
 def test_the_plan_of_a_model_made_from_nothing() -> None:
     model = {"preset": "lavida-tiny", "train": list(WHOLE), "masks": 1}
-    plan = plan_of(parse_tiny_recipe(document(model=model)))
+    plan = plan_of(parse_recipe(document(model=model), TinyRecipe))
     for size in plan.sizes:
         assert size.trained == (0 if size.name == "rest" else size.total)
     without = plan_of(replace(plan.recipe, running=replace(plan.recipe.running, gradient_checkpointing=True)))
@@ -159,11 +159,11 @@ def test_the_plan_of_a_model_made_from_nothing() -> None:
 
 def test_a_stage_is_the_recipe_with_its_own_values_over_it() -> None:
     common = document(schedule={"steps": 5, "batch": 3}, exposure={"probability": 0.25})
-    first, second = parse_tiny_stages({**common, "stage": [{"task": "pictures"}, {"schedule": {"steps": 7}, "seed": 4}]})
+    first, second = parse_stages({**common, "stage": [{"task": "pictures"}, {"schedule": {"steps": 7}, "seed": 4}]}, TinyRecipe)
     assert (first.task, first.schedule.steps, first.schedule.batch, first.seed) == ("pictures", 5, 3, 0)
     assert (second.task, second.schedule.steps, second.schedule.batch, second.seed) == ("exposure", 7, 3, 4)
     assert first.exposure == second.exposure
-    assert parse_tiny_stages(common) == (parse_tiny_recipe(common),)
+    assert parse_stages(common, TinyRecipe) == (parse_recipe(common, TinyRecipe),)
 
 
 @pytest.mark.parametrize(
@@ -176,4 +176,4 @@ def test_a_stage_is_the_recipe_with_its_own_values_over_it() -> None:
 )
 def test_stages_that_are_none_are_named(stage: Any, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        parse_tiny_stages(document(stage=stage))
+        parse_stages(document(stage=stage), TinyRecipe)

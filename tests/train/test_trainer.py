@@ -19,12 +19,12 @@ from tests.patience import PATIENCE_S
 from tests.train import miniatures
 from tests.train.processes import train, train_together
 from tests.train.small import PAPER_MIX, WHOLE, small_model
-from tools.tiny_world.recipe import parse_tiny_recipe, read_tiny_recipes
+from tools.tiny_world.recipe import TinyRecipe, read_tiny_recipes
 from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train.logs import validate
-from vadcli.train.recipe import PAPER_PARTS, Recipe, read_recipes
+from vadcli.train.recipe import PAPER_PARTS, Recipe, parse_recipe, read_recipes
 from vadcli.train.state import TrainerState
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
@@ -56,7 +56,7 @@ def recipe_of(
     patience: int = 0,
     seed: int = 0,
 ) -> Recipe:
-    return parse_tiny_recipe(
+    return parse_recipe(
         {
             "name": "small",
             "seed": seed,
@@ -78,7 +78,8 @@ def recipe_of(
             },
             "validation": {"clips": 4, "every": every, "patience": patience},
             "running": {"checkpoint_every": 2},
-        }
+        },
+        TinyRecipe,
     )
 
 

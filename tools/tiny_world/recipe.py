@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tools.tiny_world.options import WorldOptions
 from vadcli.train.recipe import (
@@ -15,8 +14,6 @@ from vadcli.train.recipe import (
     Recipe,
     ValidationChoice,
     check,
-    parse_recipe,
-    parse_stages,
     read_recipes,
 )
 
@@ -149,13 +146,3 @@ class TinyRecipe(Recipe):
 def read_tiny_recipes(path: Path) -> tuple[TinyRecipe, ...]:
     """Return the stages of a recipe file; raises UsageError as `read_recipes`."""
     return read_recipes(path, TinyRecipe)
-
-
-def parse_tiny_stages(document: Mapping[str, Any]) -> tuple[TinyRecipe, ...]:
-    """Return the stages from a parsed TOML document."""
-    return parse_stages(document, TinyRecipe)
-
-
-def parse_tiny_recipe(document: Mapping[str, Any]) -> TinyRecipe:
-    """Return the recipe of one stage from a parsed TOML document."""
-    return parse_recipe(document, TinyRecipe)

@@ -67,7 +67,7 @@ class Measured:
         return statistics.median(one.video_s / one.seconds for one in self.rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli bench --detectors --json` prints."""
+        """Return the JSON object that `vadcli bench --detectors --json` prints."""
         return {
             "type": "detector",
             "detector": self.detector,
@@ -113,12 +113,12 @@ class Comparison:
 def compare(
     candidates: Sequence[Candidate], footage: BenchVideos, *, bound: Bound, rounds: int, workers: int | None
 ) -> Comparison:
-    """Return the speed and memory of detectors. If a detector cannot be measured, its entry has the reason.
+    """Return the speed and memory of each detector, or the reason why it could not be measured.
 
     Args:
         candidates: the detectors, measured in this order.
         footage: the videos to read.
-        bound: when a round ends.
+        bound: the end of a round.
         rounds: number of rounds per detector.
         workers: decoder processes; None means one per core.
     """

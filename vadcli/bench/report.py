@@ -56,7 +56,7 @@ class Throughput:
         return [one.clips / one.seconds for one in self.rounds]
 
     def to_json(self, baseline: Throughput) -> dict[str, Any]:
-        """Return what `vadcli bench --json` prints."""
+        """Return the JSON object that `vadcli bench --json` prints."""
         rates = self.rates()
         return {
             "type": "throughput",
@@ -76,7 +76,7 @@ class Throughput:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Throughput:
-        """Read what `to_json` returned."""
+        """Return the object with this result of `to_json`."""
         return cls(
             Setting(line["ratio"], line["batch_size"], line["baseline"]),
             [Round(**one) for one in line["rounds"]],
@@ -113,7 +113,7 @@ class Stages:
     busy: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli bench --json` prints."""
+        """Return the JSON object that `vadcli bench --json` prints."""
         return {
             "type": "stages",
             "ratio": self.ratio,
@@ -127,7 +127,7 @@ class Stages:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Stages:
-        """Read what `to_json` returned."""
+        """Return the object with this result of `to_json`."""
         return cls(
             line["ratio"],
             line["batch_size"],
@@ -185,7 +185,7 @@ class BenchReport:
 
     @classmethod
     def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> BenchReport:
-        """Read what `json_lines` yielded."""
+        """Return the report with these results of `json_lines`."""
         *measured, summary = lines
         baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
         return cls(

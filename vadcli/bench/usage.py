@@ -1,8 +1,7 @@
-"""Provides the videos that a benchmark reads, and measures the time and memory that a run takes.
+"""Provides the videos of a benchmark, and measures time, memory and GPU use.
 
 The videos are the user's own or temporary test videos. `need_memory` raises an error if a model
-does not fit. Without it, the system would kill the process when the weights are created. The other
-parts measure time and memory per stage, memory of all processes, and GPU use.
+does not fit. Without it, the system would kill the process when the weights are created.
 """
 
 from __future__ import annotations
@@ -237,7 +236,7 @@ class HostMemory:
 
 
 class BusyMeter:
-    """Measures with torch's profiler how much of the time CUDA devices are busy.
+    """Measures the share of time in which CUDA devices are busy, with torch's profiler.
 
     Args:
         devices: where the work runs; nothing is recorded if none is a CUDA device.
@@ -308,7 +307,7 @@ def forget_peak(devices: Sequence[torch.device]) -> None:
 
 
 def peak_over(held: dict[torch.device, int]) -> int | None:
-    """Return the largest device memory in use since `forget_peak`, minus `held`; None without a CUDA device."""
+    """Return the peak of device memory since `forget_peak`, minus `held`; None without a CUDA device."""
     return max((torch.cuda.max_memory_allocated(device) - before for device, before in held.items()), default=None)
 
 

@@ -140,7 +140,7 @@ class AnomalyExposureSampler:
             raise LookupError(f"{self.data.name}: sample {index} has no allowed name or too few irrelevant names")
         rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
         anomalous = rng.random() < options.probability
-        # Normal samples draw the number of true names too. So the length is distributed as for anomalies.
+        # Normal samples draw the number of true names too, so that lengths are equally probable for both kinds.
         longest = min(self.max_categories, spare)  # the list of a normal sample cannot be longer
         room = max(1, longest - options.min_irrelevant)
         shown = min(int(rng.integers(1, options.max_true + 1)), len(own), room)
@@ -208,9 +208,9 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Return a function from a name to its hard negatives: the `names` that share a word with the name.
+    """Return a function from a name to its hard negatives: all `names` that share a word with it.
 
-    The hard negatives include the name itself. Articles and other common words do not count.
+    A name is among its own hard negatives. Articles and other common words do not count.
     """
     by_word: dict[str, list[str]] = {}
     for name in names:

@@ -46,10 +46,10 @@ class Validated:
 def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: int) -> Validated:
     """Return the frame AUC and the mask IoU of samples that are scored as in a scan.
 
-    Leaves the model in evaluation mode. Draws no random numbers, so that validation does not change the training.
+    Leaves the model in evaluation mode. Draws no random numbers, so that the training stays the same.
 
     Args:
-        step: holds the model.
+        step: has the model.
         samples: read one batch at a time.
         batch: samples per batch.
     """
@@ -59,8 +59,8 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
         some = [samples[place] for place in range(start, min(start + batch, len(samples)))]
         for count in sorted({len(sample.frames) for sample in some}):
             alike = [sample for sample in some if len(sample.frames) == count]
-            verdict = step.judge(alike)
-            for sample, logit, mask in zip(alike, verdict.object_logit, verdict.mask_logit, strict=True):
+            output = step.judge(alike)
+            for sample, logit, mask in zip(alike, output.object_logit, output.mask_logit, strict=True):
                 scores.append(logit.float().cpu().numpy())
                 labels.append(sample.labels)
                 ious += _ious(mask, sample)
@@ -81,7 +81,7 @@ VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 
 
 class TrainingLog:
-    """The log of one training, which may continue after steps that an earlier run did.
+    """The log of one training, which may continue an earlier run.
 
     Rows of steps after `start` are removed, because these steps are computed again. Such rows are
     left if an earlier run was killed. Numbers are written in full, so that two logs of the same
@@ -91,7 +91,7 @@ class TrainingLog:
         out: folder of the CSV files.
         names: names of the losses.
         total: steps of the whole training.
-        start: steps that are done already.
+        start: number of steps that are done already.
         main: whether this is the main process; the other processes log nothing.
     """
 
@@ -125,7 +125,7 @@ class TrainingLog:
         self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
     def validation(self, step: int, found: Validated) -> None:
-        """Log one validation; the cell of a measure that cannot be computed stays empty."""
+        """Log one validation. A cell stays empty if its measure is None."""
         if not self.main:
             return
         figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}

@@ -69,7 +69,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
         logits: (…, h, w).
         targets: (…, h, w) 0 to 1 or bool.
         alpha: weight of a positive pixel; a negative pixel has the weight 1 − alpha.
-        gamma: a higher value gives less weight to pixels that are already right.
+        gamma: the higher it is, the less weight have pixels that are already right.
 
     Returns:
         (…,), one value per mask.
@@ -139,8 +139,8 @@ def score_loss(logits: Tensor, present: Tensor) -> Tensor:
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of the language model, the mean over the answer tokens of each clip.
 
-    Only the logits of the answer are converted to float32: the logits of a whole prompt, over the
-    full vocabulary, would not fit into memory.
+    Only the logits of the answer are converted to float32, because those of a whole prompt would not
+    fit into memory.
 
     Args:
         logits: (B, L, V), at each position the logits of the next token.
@@ -157,9 +157,7 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
-    """Return the binary cross-entropy of predicting which of the listed names a clip shows.
-
-    The value is the mean over all names of all lists.
+    """Return the mean binary cross-entropy over all names of all lists.
 
     Args:
         logits: one (C,) tensor per list, with one logit per name.
@@ -172,14 +170,14 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
     """Return the mask terms of frames that all show an object.
 
-    Only one of the M masks is trained: the mask with the lowest weighted sum of focal and Dice loss
-    (the first one if several are equal). All IoU heads are trained.
+    Only one of the M masks is trained: the first with the lowest weighted sum of focal and Dice loss.
+    All IoU heads are trained.
 
     Args:
         logits: (P, M, h, w).
         iou: (P, M) estimated IoU of each mask.
         targets: (P, h, w).
-        weights: weights of the focal and Dice loss when a mask is chosen; the paper's if None.
+        weights: weights of the focal and Dice loss in this sum; the paper's if None.
     """
     weights = weights or LossWeights()
     wanted = targets.unsqueeze(1).expand_as(logits)  # (P, M, h, w)

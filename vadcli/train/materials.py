@@ -112,13 +112,13 @@ def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open 
     """Return the training mixture; an epoch has as many samples as its steps need.
 
     Args:
-        recipe: names the data sets, and how clips become pseudo-anomalies.
+        recipe: names the data sets and the options of exposure.
         frames: T, frames per clip of a video.
         processes: number of processes that train together, each with its own batches.
         opened: opens each data set.
 
     Raises:
-        UsageError: a folder does not hold its data set.
+        UsageError: a folder does not have its data set.
         DocumentError: a file is damaged.
     """
     schedule = recipe.schedule
@@ -136,7 +136,7 @@ class ValidationSet(Sequence[ExposureSample]):
     """The samples to validate on, the same in every run of a recipe. A sample is read when it is accessed.
 
     Raises:
-        UsageError: the folder does not hold this data set.
+        UsageError: the folder has no such data set.
         DocumentError: a file is damaged.
     """
 
@@ -168,7 +168,7 @@ class PlannedSamples(Sequence[ExposureSample]):
         self._plan = lru_cache(maxsize=2)(mixture.plan)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Leave the cached plans out of the pickle; each worker process makes the plans again."""
+        """Pickle without the cached plans; each worker process makes them again."""
         return (PlannedSamples, (self.mixture, self.epochs))
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""The recipe of a training: what is trained, on which data, how and for how long.
+"""The recipe of a training: the model, the data, the options and the length, from a TOML file.
 
-It is read from a TOML file, which describes one stage or several. Unknown keys and values of a
-wrong type are errors. This module does not load torch.
+A file describes one stage or several. Unknown keys and values of a wrong type are errors. This module
+does not load torch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class ModelChoice:
         folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
         train: names of the parts to train, as in `vadcli.train.state`; by default those of the paper.
         freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as in the paper; 1 trains its single mask, as
-            a decoder with random weights needs.
-        compression: compression ratio to train with; it is stored in the model. The authors train
-            with 0.5.
+        masks: 3 trains the decoder's three masks, as in the paper. 1 trains its single mask, which is
+            for a decoder with random weights.
+        compression: compression ratio of the training, which the model stores. The authors use 0.5.
         method: compression method: the paper's or one of its baselines; see `CompressionOptions`.
         projector: kind of a new projector with random weights; empty keeps the starting model's kind.
         queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
-        train_px: smallest and largest frame area in pixels for Qwen2-VL; empty keeps the starting model's areas.
+        train_px: smallest and largest frame area for Qwen2-VL, in pixels; empty keeps those of the
+            starting model.
     """
 
     preset: str = ""
@@ -104,14 +104,11 @@ class ExposureOptions:
     Attributes:
         probability: probability that a sample is an anomaly.
         max_true: largest number of true names in the list of an anomaly. The number is drawn
-            uniformly from 1 to max_true. It is smaller if the clip has fewer names or if the list has
-            no room for more.
-        min_irrelevant: smallest number of irrelevant names in the list of an anomaly; if it is
-            0, a list may consist of a single true name.
+            uniformly from 1 to max_true, but is limited by the clip's names and the list's length.
+        min_irrelevant: smallest number of irrelevant names in the list of an anomaly.
         hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
             the clip's names), if such names exist.
-        held_out: names that are never listed, neither as true nor as irrelevant. Names are compared
-            by `exposure.same_name`.
+        held_out: names that are never listed. `exposure.same_name` compares them.
         without_seg: share of the samples that are trained without `<SEG>`; see `step.ExposureStep`.
     """
 
@@ -139,10 +136,10 @@ class ScheduleChoice:
         batch: samples per batch and process.
         accumulation: batches per step.
         rate: AdamW's learning rate after the warm-up.
-        betas, decay: AdamW's betas and weight decay. The authors' settings file has 0.9/0.95 and
-            1e-5, but their code ignores these values and uses the values that are the defaults here.
-        warm_up_steps: steps in which the rate rises from 0; after them it falls linearly to 0.
-        clip: largest norm of the gradient of a step; a longer gradient is scaled down to it.
+        betas, decay: AdamW's betas and weight decay. The defaults are the values in the authors' code,
+            which ignores the 0.9/0.95 and 1e-5 of their settings file.
+        warm_up_steps: steps in which the rate rises from 0. After them, it falls linearly to 0.
+        clip: largest norm of a step's gradient; a longer gradient is scaled down to it.
     """
 
     epochs: int = 8
@@ -179,8 +176,7 @@ class LossWeights:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: loss of predicting which categories of the list a clip shows; not in the paper. Only
-            models with name pooling make this prediction.
+        names: weight of `losses.names_loss`, for models with name pooling; not in the paper.
     """
 
     focal: float = 20.0
@@ -193,13 +189,13 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """How the best weights are chosen: by the frame AUC on a split that is used neither for training nor for tests.
+    """The choice of the best weights, by the frame AUC on a split that is not for training or tests.
 
     Attributes:
         name, root, split: a data set, as in `DataChoice`.
         clips: number of samples; every validation uses the same ones.
         every: steps between validations; 0 never validates and keeps the last weights.
-        patience: training ends after this many validations without improvement; 0 never ends it early.
+        patience: number of validations without improvement after which training ends; 0 for no such limit.
         batch: samples per batch.
     """
 
@@ -293,7 +289,7 @@ class Recipe:
         return document
 
     def fingerprint(self) -> str:
-        """Return a hexadecimal hash that changes with everything that affects the result, but not with paths."""
+        """Return a hexadecimal hash of all values that affect the result; paths do not."""
         document = self.told()
         del document["running"]["keep"], document["running"]["workers"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
@@ -326,10 +322,10 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """Return one recipe per [[stage]]: the values of the stage replace the values of the document.
+    """Return one recipe per [[stage]], whose values replace the values of the document.
 
-    Each stage starts from the result of the stage before it. So the preset or folder to start from
-    is read only from the first stage.
+    Only the first stage starts from its preset or folder. Each other stage starts from the result of
+    the stage before it.
 
     Raises:
         UsageError: a key or value is not valid.
@@ -341,7 +337,7 @@ def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
 
 
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two tables merged, with the tables inside them; values of `over` replace values of `under`."""
+    """Return the values of both tables, and merge inner tables too. Values of `over` replace those of `under`."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -350,7 +346,7 @@ def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
-    """Return the recipe that the tables of a document describe.
+    """Return the recipe in the tables of a document.
 
     Raises:
         UsageError: a key or value is not valid.

@@ -98,8 +98,8 @@ class ExposureSample:
         frames: (T, H, W, 3) uint8 RGB.
         categories: the list for the prompt, shuffled, without repetition.
         masks: (T, H, W) bool, union of the masks of the listed objects; all False in a normal sample.
-        labels: (T,) bool, whether the mask of a frame has any pixel.
-        anomalous: whether the list has true categories. Frames of an anomalous clip may be normal.
+        labels: (T,) bool, whether the mask of a frame has a pixel.
+        anomalous: whether the list has true categories. Some frames of an anomalous clip may be normal.
         true: the categories that the clip shows; empty in a normal sample.
     """
 
@@ -172,9 +172,9 @@ class Reduction:
 
 
 def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
-    """Return an image (H, W, 3) uint8 RGB at the size for training, and how it was reduced.
+    """Return an image (H, W, 3) uint8 RGB at the size for training, and its reduction.
 
-    EXIF rotation is ignored, because the masks are not rotated either.
+    EXIF rotation is ignored, because the masks have none.
 
     Raises:
         DocumentError: the file is missing, damaged or too large.
@@ -193,7 +193,7 @@ def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
 
 
 def read_labels(path: Path) -> ByteArray:
-    """Return a label map (height, width) uint8 of palette indices or grey values, in its size on disk.
+    """Return a label map (height, width) uint8 of palette indices or grey values, at its size on disk.
 
     Raises:
         DocumentError: the file is missing, damaged, too large, or has colours instead of numbers.

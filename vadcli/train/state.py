@@ -53,11 +53,11 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pooling": ("mllm.pooling.",),
     }
 )
-"""Prefixes of the parameter names of each part; the first match counts. Adapters (`lora`) have no entry here."""
+"""Prefixes of the parameter names of each part; the first match counts. Adapters (`lora`) are not listed."""
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
 REST = "rest"
-"""The name for parameters of no part: SAM2's video memory, and the parts of its prompt encoder that LAVIDA does not use."""
+"""The name for all other parameters: SAM2's video memory, and the unused ones of its prompt encoder."""
 
 
 def part_of(name: str) -> str:
@@ -113,7 +113,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and all other parameters that scoring uses to `dtype`."""
+    """Convert trained parameters to fp32, and the other parameters for scoring to `dtype`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
@@ -129,14 +129,14 @@ def checkpoint_activations(model: Lavida) -> None:
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the name and value of each trained parameter, in the model's order; a shared one comes once."""
+    """Yield the name and value of each trained parameter once, in the model's order."""
     yield from ((name, value) for name, value in model.named_parameters() if value.requires_grad)
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
 STATE = "state.json"
 OWN_PARTS = ("projector", "sight", "pooling")
-"""Parts that no base model has; a LAVIDA folder always stores them itself."""
+"""Parts that no base model has."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,9 @@ class TrainerState:
 
 
 def save_trained(model: Lavida, folder: Path) -> None:
-    """Write the trained weights only: `lavida.safetensors`, and lora/ if there are adapters.
+    """Write `lavida.safetensors` with the trained weights, and lora/ if there are adapters.
 
-    The parts that no base model has are always written, because a LAVIDA folder needs them.
+    `OWN_PARTS` are written even if they are not trained, because a LAVIDA folder needs them.
     """
     own, adapters = _trained(model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Load weights from `save_trained` into a model that is prepared for the same training.
+    """Load a folder that `save_trained` wrote into a model that is prepared for the same training.
 
     Raises:
         DocumentError: the files are damaged or belong to another training.

@@ -7,8 +7,8 @@
     OUT/model/           the LAVIDA folder; appears when the training is done
 
 With several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
-from the model of the stage before it. A killed training continues from its newest checkpoint. It gives
-the same bytes as without the interruption, because a step depends only on the recipe, its number and the checkpoint.
+from the model of the stage before it. A killed training continues from its newest checkpoint and gives
+the same bytes as without interruption: a step depends only on the recipe, its number and the checkpoint.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Trainer:
 
     Raises:
         UsageError: accelerate, peft, or something that the recipe names is missing.
-        DocumentError: the folder holds another training, or a file is damaged.
+        DocumentError: the folder has another training, or a file is damaged.
     """
 
     def __init__(self, recipe: Recipe, out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> None:
@@ -132,7 +132,7 @@ class Trainer:
         return model
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
-        """Run one optimiser step on any samples, to measure its time; return the losses by name."""
+        """Run one optimiser step for timing; return the losses by name."""
         return self._train(samples, self.recipe.schedule.rate_at(0))
 
     @property
@@ -141,7 +141,7 @@ class Trainer:
         return bool(patience) and self.progress.waited >= patience
 
     def _train(self, samples: Sequence[Any], rate: float) -> dict[str, float]:
-        """Run one optimiser step; return the mean losses, in which every sample has the same weight."""
+        """Run one optimiser step; return the losses as means over the samples."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch, parts = self.recipe.schedule.batch, list[list[Any]]()
@@ -242,7 +242,7 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
 def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> Path:
     """Train all stages; return the LAVIDA folder.
 
-    Stages that are done are skipped, so an interrupted training continues where it stopped.
+    Complete stages are skipped, so an interrupted training continues where it stopped.
 
     Args:
         recipes: the stages in order.

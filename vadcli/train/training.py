@@ -72,7 +72,7 @@ class PaperTraining:
         """Open one data set of a recipe, with `frames` frames per clip.
 
         Raises:
-            UsageError: the folder does not hold this data set.
+            UsageError: the folder has no such data set.
             DocumentError: a file is damaged.
         """
         return open_choice(item, frames)
@@ -87,7 +87,7 @@ class PaperTraining:
         """Return the work of a training with this recipe. `state.set_up` must have prepared the model.
 
         Raises:
-            UsageError: a folder does not hold its data set, or the model lacks a part to train.
+            UsageError: a folder does not have its data set, or the model lacks a part to train.
             DocumentError: a file is damaged.
         """
         frames, chosen = model.config.sampling.frames, recipe.validation
@@ -187,8 +187,8 @@ def write_model(
 ) -> None:
     """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
 
-    For a model with adapters, the base parts of the starting model are copied, and the trained
-    weights are written over them. A model without adapters is written as a whole.
+    If the model has adapters, the base parts of the starting model are copied, and the trained weights
+    are added. A model without adapters is written as a whole.
 
     Args:
         model: the model after training, with its adapters.

@@ -6,10 +6,9 @@ This file finds and checks such folders. `entries` reads the manifest of known w
 compares files with their hashes, `hub` fetches public base models and encoders, and `cache` finds and
 deletes fetched models.
 
-The first pull compares the download with what the hub declares (commit, sizes, SHA-256 of large
-files, git object ids of small files). It writes the commit and the hashes to a lock file, and later
-pulls and checks require the same bytes. Only safetensors, JSON and text files are fetched, never a
-pickle. Only `pull` uses the network, and a scan never calls it.
+The first pull compares the files with the sizes and hashes on the hub. It writes the commit and the
+hashes to a lock file, and later pulls and checks require the same bytes. Only safetensors, JSON and
+text files are fetched, never a pickle. Only `pull` uses the network, and a scan never calls it.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ class WeightsStatus:
         is_toy: True if a LAVIDA folder was trained only on the synthetic world.
         bytes: size on this machine; None if the weights are not here.
         commit: the commit of a base model that was pulled.
-        entry: the entry in the manifest, if there is one.
+        entry: the entry in the manifest; None if there is none.
         trouble: why the weights cannot be used; empty if they can be used.
     """
 
@@ -176,7 +175,7 @@ def share(folder: Path) -> None:
 def find(name: str) -> Path:
     """Return the folder with this path or name: a LAVIDA folder, a base model or an encoder.
 
-    Does not check the contents of a LAVIDA folder or of a path.
+    Checks only that base models and encoders are complete.
 
     Raises:
         WeightsError: the folder is not on this machine, or a base model or encoder is not complete.

@@ -1,8 +1,8 @@
-"""Finds, verifies and deletes base models in the cache of huggingface_hub. Only `snapshot` can use the network.
+"""Finds, verifies and deletes base models in the cache of huggingface_hub.
 
 HF_HOME and HF_HUB_CACHE say where the cache is. `home()/.locks` has one lock file per pulled model,
 with the commit and the size and hash of every file. `remove` deletes only the revision in the lock
-file. Other revisions, files that another program fetched, LAVIDA folders and a user's own folders stay.
+file, and no file of the user or of another program. Only `snapshot` can use the network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vadcli.weights.checksums import PICKLE_SUFFIXES, FileSum, Verified, compare
 from vadcli.weights.entries import Entry, entry, home, known, manifest
 
 OWN_FOLDER = "delete the folder yourself if you no longer need it"
-# The tokenizers used here read tokenizer.json, or vocab.json and merges.txt. SigLIP 2's tokenizer.model is not needed.
+# The tokenizers need tokenizer.json, or vocab.json and merges.txt, but not SigLIP 2's tokenizer.model.
 PATTERNS: Mapping[str, Any] = {
     "allow_patterns": ["*.safetensors", "*.json", "*.txt", "LICENSE*"],
     "ignore_patterns": [f"*{suffix}" for suffix in PICKLE_SUFFIXES],
@@ -102,7 +102,7 @@ def read_lock(item: Entry) -> Lock | None:
 
 
 def lock_paths(item: Entry) -> list[Path]:
-    """Return the possible paths of a model's lock file. The first uses the main name; older versions used an alias."""
+    """Return the possible paths of a model's lock file, the present one first; older versions used aliases."""
     return [home() / ".locks" / f"{name}.json" for name in item.names]
 
 
@@ -167,7 +167,7 @@ class Removed:
     Attributes:
         name: the model's main name in the manifest.
         commit: the commit whose files were deleted.
-        freed_bytes: freed disk space. A file that a LAVIDA folder shares by a hard link frees nothing.
+        freed_bytes: freed disk space, without files that a LAVIDA folder shares by a hard link.
         kept_bytes: size of the files of other revisions of the same repository, which stay in the cache.
     """
 
@@ -177,7 +177,7 @@ class Removed:
     kept_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli weights remove --json` prints."""
+        """Return the JSON object that `vadcli weights remove --json` prints."""
         return dict(vars(self))
 
 
@@ -223,7 +223,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
 
 
 def _delete_revision(repo_id: str, folder: Path, commit: str) -> tuple[int, int]:
-    """Delete one revision of a repository from the hub's cache. Returns how many bytes were freed and how many stay.
+    """Delete one revision of a repository from the hub's cache, and return the freed and the kept bytes.
 
     Args:
         repo_id: repository on the hub.

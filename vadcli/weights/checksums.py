@@ -1,4 +1,4 @@
-"""Checks files of weights without loading tensors: hashes, safetensors headers, and that no file is a pickle."""
+"""Checks hashes and safetensors headers of weights without loading tensors, and refuses pickles."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FileSum:
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of comparing a folder with its checksums. File names are relative to the folder, with `/`.
+    """The differences between a folder and its checksums. File names are relative, with `/`.
 
     Attributes:
         folder: the folder that was checked.
@@ -70,7 +70,7 @@ class Verified:
         return not (self.missing or self.changed or self.extra)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli weights verify --json` prints."""
+        """Return the JSON object that `vadcli weights verify --json` prints."""
         return {
             "folder": str(self.folder),
             "ok": self.ok,
@@ -86,8 +86,8 @@ class Header:
     """The header of a safetensors file.
 
     Attributes:
-        metadata: texts by name.
-        tensors: name of a tensor -> (dtype in the spelling of safetensors, shape).
+        metadata: name -> text.
+        tensors: name -> (dtype in safetensors' spelling, shape).
     """
 
     metadata: Mapping[str, str]
@@ -218,7 +218,7 @@ def refuse_pickles(folder: Path) -> None:
     """Check the name of every file, and the header of every .safetensors file.
 
     Raises:
-        WeightsError: a name or its contents look like a pickle, or `read_header` raises an error.
+        WeightsError: a file looks like a pickle, or a .safetensors file is not in this format.
     """
     for name in file_names(folder):
         if name.lower().endswith(PICKLE_SUFFIXES):
@@ -230,7 +230,7 @@ def refuse_pickles(folder: Path) -> None:
 def file_names(folder: Path) -> list[str]:
     """Return the relative, sorted names of all files except checksums.json and hidden files.
 
-    Links to folders are followed, except a link to a folder that contains the link.
+    Links to folders are followed if they do not form a loop.
     """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:

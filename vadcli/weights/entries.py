@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         name: the main name in `weights pull` and `--model`.
         kind: a public base model, an image-text encoder (for the detector `concept`), or a LAVIDA folder.
-        purpose: what the weights are for.
+        purpose: use of the weights, in words.
         licence: the licence of the weights.
         repo_id: repository on the hub; empty for a LAVIDA folder.
         revision: branch, tag or commit in this repository; None means its default branch.

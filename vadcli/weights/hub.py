@@ -27,7 +27,7 @@ DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 @dataclass(frozen=True)
 class Declared:
-    """What the hub declares about a file: its length, and its SHA-256 (large files) or git object id (small files)."""
+    """The length of a file on the hub, and its SHA-256 (large files) or git object id (small files)."""
 
     bytes: int | None
     sha256: str | None
@@ -63,17 +63,17 @@ class Pulled:
     fetched: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli weights pull --json` prints."""
+        """Return the JSON object that `vadcli weights pull --json` prints."""
         return {**vars(self), "folder": str(self.folder)}
 
 
 def pull(
     name: str, *, update: bool = False, progress: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> tuple[Pulled, ...]:
-    """Fetch a base model, or every base model that a LAVIDA folder is built from.
+    """Fetch a base model, or all base models of a LAVIDA folder.
 
-    Files that are already here are verified, and fetched again only if they are damaged. An
-    interrupted download continues where it stopped.
+    Files that are already here are verified, and are fetched again if they are damaged. An interrupted
+    download continues where it stopped.
 
     Args:
         name: a name of the manifest.
@@ -82,8 +82,8 @@ def pull(
         say: is called with one line per step.
 
     Raises:
-        WeightsError: the name is unknown, the entry has nothing to fetch, the repository does not exist
-            or this user has no access to it, or files differ from what the hub declares.
+        WeightsError: the name is unknown, there is nothing to fetch, the repository does not exist or
+            this user has no access to it, or files have wrong hashes.
         VadcliError: the network does not work, or the disk is full.
     """
     wanted = entry(name)
@@ -154,7 +154,7 @@ def _one_line(item: Entry) -> Iterator[None]:
 
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Return the model from the cache; only without a lock file, because its files cannot be verified."""
+    """Return a model that has no lock file from the cache, without a check."""
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
@@ -165,7 +165,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Return the commit to fetch, and its files as the lock or, without a lock, the hub declares them."""
+    """Return the commit to fetch and its declared files, from the lock or else from the hub."""
     if lock is not None:
         return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
     from huggingface_hub import HfApi

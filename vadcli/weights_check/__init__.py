@@ -51,7 +51,7 @@ class CheckResult:
         value: value of the measure.
         right: number of right answers.
         count: number of answers.
-        needed: how many answers have to be right.
+        needed: smallest number of right answers with which the test passes.
     """
 
     name: str
@@ -68,7 +68,7 @@ class CheckResult:
         return self.right >= self.needed
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `vadcli weights check --json` prints about one test."""
+        """Return the JSON object that `vadcli weights check --json` prints about one test."""
         return {
             "test": self.name,
             "what": self.what,
@@ -83,7 +83,7 @@ class CheckResult:
 
 
 def check(name: str) -> list[CheckResult]:
-    """Return the results of all tests of the weights with this name.
+    """Run all tests of the weights with this name and return the results.
 
     Args:
         name: a name of `vadcli weights list`, or a transformers folder.
@@ -108,7 +108,7 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Return the result of each question, and of two tests that look only at vectors.
+    """Return the results of all questions, and of two tests of the vectors alone.
 
     Args:
         encoder: any image-text encoder. It encodes about fifty pictures and a hundred sentences.

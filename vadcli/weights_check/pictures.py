@@ -38,7 +38,7 @@ class Question:
         pictures: (N, SIDE_PX, SIDE_PX, 3) uint8.
         answers: per picture, the index of the right answer in `sentences`.
         sentences: per answer, several wordings. The mean of their embeddings is compared with the picture.
-        needed: how many pictures have to be right.
+        needed: smallest number of right answers.
     """
 
     name: str
@@ -137,7 +137,7 @@ def _words() -> Question:
 
 
 def _day_and_night() -> Question:
-    # There are six answers and not two, because random weights would be right about half of two answers by chance.
+    # With two answers instead of six, random weights would be right in half of the cases.
     scenes = {"street": "a street with houses", "hills": "hills with a tree", "sea": "a boat on the sea"}
     pictures = [drawn(partial(_scene, kind=kind, night=night), WHITE) for kind in scenes for night in (False, True)]
     wordings = (("{} by day", "{} in bright daylight"), ("{} at night", "{} in the dark of the night"))

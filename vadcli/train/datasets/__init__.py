@@ -32,8 +32,8 @@ def open_data(
         name: one of `DATA_SETS`.
         root: folder of the data set, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
-        rule: how videos are cut into clips, and to what size images are reduced.
-        cache: folder to cache the label numbers of each map in; only data sets of images use it.
+        rule: the length of clips and the largest size of images.
+        cache: folder to cache the numbers of each label map in; only data sets with one map per image use it.
 
     Raises:
         UsageError: the name is unknown, or the folder has another layout.

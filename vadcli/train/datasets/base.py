@@ -46,10 +46,10 @@ def needed(root: Path, relative: str, *, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        DocumentError: the file cannot be read or holds something else.
+        DocumentError: the file cannot be read, or it has no JSON object.
     """
     try:
         found = json.loads(decode_text(_read(path)))
@@ -84,7 +84,7 @@ def read_pickle(path: Path) -> object:
     """Return the plain values in a pickle: numbers, texts, lists, dicts. Code in the pickle is not run.
 
     Raises:
-        DocumentError: the file cannot be read, is damaged or holds other types.
+        DocumentError: the file cannot be read, is damaged or has other types.
     """
     data = _read(path)
     try:
@@ -118,7 +118,7 @@ def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[K
 
 
 def plain(path: Path, where: str, name: object) -> str:
-    """Return a name from a document, after checking that it is safe as a file or folder name.
+    """Return a name in a document after checking that it is safe as a file or folder name.
 
     Raises:
         DocumentError: the name is empty or leads to another folder.
@@ -168,7 +168,7 @@ _FARTHEST = 10**5
 
 
 def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
-    """Return the mask (height, width) bool that a run length code or a list of polygons describes.
+    """Return the mask (height, width) bool of a run length code or a list of polygons.
 
     Args:
         path: the document, for the error message.
@@ -349,7 +349,7 @@ class DiskData(ABC):
 
 
 class LabelMapData(DiskData):
-    """A data set whose masks are label maps; a mark is a number in the map."""
+    """A data set with label maps; a mark is a number in the map."""
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
         """Return one mask per mark: True where the label map has this number."""

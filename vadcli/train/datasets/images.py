@@ -48,7 +48,7 @@ Known = dict[str, tuple[int, int, tuple[int, ...]]]
 class SemanticData(LabelMapData):
     """Images with label maps; all pixels of a category are one object.
 
-    Opening reads every map. With `cache`, only changed maps are read again.
+    Opening reads every map. If there is a `cache`, only changed maps are read again.
 
     Args:
         name: name of the data set.
@@ -88,7 +88,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
     Args:
         root: the data set's folder.
         maps: paths of the label maps, relative to `root`.
-        file: cache of the numbers. A map is read again if its size or time changed; a damaged cache is written again.
+        file: cache of the numbers; a map is read again if its size or time changed.
     """
     known: Known = {}
     if file:
@@ -114,7 +114,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suffix: str = ".png") -> list[tuple[str, str]]:
-    """Return the (image, label map) pairs whose file names without suffix are equal, sorted by name.
+    """Return the pairs (image, label map) of two folders by file name without suffix, sorted by name.
 
     Raises:
         DocumentError: an image has no map.
@@ -152,13 +152,11 @@ class Ade20k(SemanticData):
         ROOT/annotations/training/ADE_train_00000001.png
 
     The number 0 in a map means no category. ROOT is the folder ADEChallengeData2016 of the archive,
-    or the folder that holds it.
+    or the folder that contains it.
 
     Args:
         root: the unpacked archive.
-        split: `training` or `validation`; they may be written as `train` and `val`.
-        rule: its `max_side` is the longest side of the images.
-        cache: folder to cache the numbers of each map in.
+        split: `training` or `validation`, or their short forms `train` and `val`.
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -174,7 +172,7 @@ class Ade20k(SemanticData):
 def read_ade20k_categories(path: Path) -> dict[int, str]:
     """Return the category of each number in `objectInfo150.txt`.
 
-    A line has a number, statistics and names, separated by tabs. Names are separated by commas; the first name is used.
+    A line has a number, statistics and names, separated by tabs. The first of several names is used.
 
     Raises:
         DocumentError: a line has another form.
@@ -219,19 +217,17 @@ CATEGORIES: Mapping[int, str] = MappingProxyType(
 
 
 class Cityscapes(SemanticData):
-    """Cityscapes with fine label maps and the 19 categories that are evaluated.
+    """Cityscapes with fine label maps and the 19 evaluated categories.
 
         ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
         ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
 
-    The files come from the archives leftImg8bit_trainvaltest and gtFine_trainvaltest. The numbers in a map are the ids of
-    cityscapesScripts; ids without a category here (ego vehicle, static, parking, …) are ignored.
+    The files come from the archives leftImg8bit_trainvaltest and gtFine_trainvaltest. The numbers in a map are
+    the ids of cityscapesScripts. Ids that are not evaluated (ego vehicle, static, parking, …) are ignored.
 
     Args:
-        root: the folder that holds `leftImg8bit` and `gtFine`.
+        root: the folder that contains `leftImg8bit` and `gtFine`.
         split: `train` or `val`.
-        rule: its `max_side` is the longest side of the images.
-        cache: folder to cache the numbers of each map in.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -254,9 +250,7 @@ class Mapillary(SemanticData):
 
     Args:
         root: the unpacked archive.
-        split: `training` or `validation`; they may be written as `train` and `val`.
-        rule: its `max_side` is the longest side of the images.
-        cache: folder to cache the numbers of each map in.
+        split: `training` or `validation`, or their short forms `train` and `val`.
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -303,14 +297,13 @@ class RefCoco(DiskData):
         ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
         (or ROOT/images/train2014, or ROOT/train2014)
 
-    This is the layout of the `refer` repository. A ref is one object with several sentences that
-    describe it; each ref belongs to one split. A clip is an image with all its expressions.
+    This is the layout of the `refer` repository. A ref is one object with several sentences; each ref
+    belongs to one split. A clip is an image with all its sentences.
 
     Args:
-        root: the folder that holds `refcoco`, `refcoco+`, `refcocog` and the images.
+        root: the folder that contains `refcoco`, `refcoco+`, `refcocog` and the images.
         split: `train`, `val`, `testA`, `testB` or `test`, if the refs have this split.
-        rule: its `max_side` is the longest side of the images.
-        sets: which of the three data sets to use; an image of several sets gives one clip per set.
+        sets: the data sets to use; an image of several sets gives one clip per set.
     """
 
     def __init__(

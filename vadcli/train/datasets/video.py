@@ -42,7 +42,7 @@ class Video:
         name: name of its folder.
         frames: names of its images without suffix, in order.
         objects: name and id of each object; an object with several names occurs several times.
-        shown: id -> the frames that show the object; an id is missing if its frames are not known.
+        shown: id of an object -> the frames that show it; without the ids whose frames are unknown.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Video:
     shown: dict[int, frozenset[str]]
 
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
-        """Yield the clips of the video, each with the objects that are shown in the clip."""
+        """Yield the clips of the video, each with the objects that it shows."""
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
             seen = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
@@ -74,9 +74,8 @@ class YouTubeVos(LabelMapData):
     challenge's archives on ReferFormer's data page.
 
     Args:
-        root: the folder that holds `train`.
+        root: the folder that contains `train`.
         split: a folder with annotations; the challenge has annotations only for `train`.
-        rule: how videos are cut.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
@@ -92,9 +91,8 @@ class RefYouTubeVos(LabelMapData):
     The files are those of YouTube-VOS and ROOT/meta_expressions/train/meta_expressions.json.
 
     Args:
-        root: the folder that holds `train` and `meta_expressions`.
+        root: the folder that contains `train` and `meta_expressions`.
         split: a folder with annotations.
-        rule: how videos are cut.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
@@ -200,15 +198,14 @@ class RefDavis(LabelMapData):
         ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png
         ROOT/davis_text_annotations/Davis17_annot1.txt, …
 
-    A line of the text files is: VIDEO ID "EXPRESSION". There are up to four files: each of two
-    annotators has one for the first frame and one for the whole video. ReferFormer's data page
-    describes this layout. ReferFormer's conversion to the layout of Ref-YouTube-VOS is read too.
+    A line of the text files is: VIDEO ID "EXPRESSION". Two annotators each wrote one file for the
+    first frame and one for the whole video. ReferFormer's data page describes this layout.
+    ReferFormer's conversion to the layout of Ref-YouTube-VOS is read too.
 
     Args:
-        root: the folder that holds `DAVIS` and `davis_text_annotations`, or, if converted,
-            `train` and `meta_expressions`.
+        root: the folder that contains `DAVIS` and `davis_text_annotations`, or `train` and
+            `meta_expressions` after the conversion.
         split: `train` or `val`.
-        rule: how videos are cut.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
@@ -276,9 +273,8 @@ class MeVis(DiskData):
     MeViS repository reads the same layout.
 
     Args:
-        root: the folder that holds `train`.
+        root: the folder that contains `train`.
         split: a folder with annotations: `train` or `valid_u`.
-        rule: how videos are cut.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
