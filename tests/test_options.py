@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,34 @@ from vadcli.options import (
     parse_categories,
     parse_duration,
     parse_shard,
+    scan,
 )
 from vadcli.options.config import out_folder, resolve
+from vadcli.options.groups import HOW, DetectorOptions, option, with_detector_options
+from vadcli.registry import Registry
 from vadcli.types import Calibration, Thresholds
+
+
+@dataclass(frozen=True)
+class StillOptions(DetectorOptions):
+    patience: int = option(3, "Number of frames.", panel=HOW)
+
+
+@dataclass(frozen=True)
+class CalmOptions(StillOptions):
+    calm: bool = option(True, "Is calm.", panel=HOW)
+
+
+def test_detectors_may_share_an_options_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {
+        "first": f"{__name__}:StillOptions",
+        "second": f"{__name__}:StillOptions",
+        "third": f"{__name__}:CalmOptions",
+        "fourth": "vadcli.options:DetectorOptions",
+    }
+    monkeypatch.setattr("vadcli.options.groups.DETECTOR_OPTIONS", Registry("option set", "vadcli.tests", named))
+    made = with_detector_options(scan.ScanOptions)(patience=5, calm=False)
+    assert (made.patience, made.calm, made.detector) == (5, False, "auto")
 
 
 def test_layers_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

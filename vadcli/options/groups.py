@@ -36,14 +36,14 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def check_durations(options: Any, *names: str) -> None:
-    """Raise UsageError if one of these options is given and is not a duration."""
+    """Raise UsageError if one of these options has a value that is not a duration."""
     for name in names:
         if getattr(options, name) is not None:
             parse_duration(getattr(options, name), name)
 
 
 def check_counts(options: Any, *names: str) -> None:
-    """Raise UsageError if one of these options is given and is below 1."""
+    """Raise UsageError if one of these options has a value below 1."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -51,7 +51,7 @@ def check_counts(options: Any, *names: str) -> None:
 
 
 def check_above_zero(options: Any, *names: str) -> None:
-    """Raise UsageError if one of these options is given and is not above 0."""
+    """Raise UsageError if one of these options has a value that is 0 or less."""
     for name in names:
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -102,8 +102,8 @@ def option(
 ) -> Any:
     """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
-    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if another command has an option of
-    the same name that means something else. Then the variable of `vadcli events --format` is `VADCLI_EVENTS_FORMAT`.
+    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if the option has another meaning in
+    another command. Then the variable contains the command, as in `VADCLI_EVENTS_FORMAT`.
     """
     metadata = {
         "help": text,
@@ -153,7 +153,7 @@ DEFAULT_MODEL = "lavida-7b"
 
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """How scores become events. None means the detector's own default."""
+    """The thresholds and durations of events. None means the detector's own default."""
 
     threshold: float | None = option(
         None, "An event starts when the score reaches this value, 0-1.", panel=EVENTS, default_text="the detector's own"
@@ -193,8 +193,8 @@ class ThresholdOptions:
         """Return the thresholds with which events are made from scores.
 
         Args:
-            default: these values are used if the user does not give a threshold; usually the detector's own.
-            calibration: how the scores translate to alarms per hour; None if they are not calibrated.
+            default: the values of options that the user does not give; usually the detector's own.
+            calibration: translates scores to alarms per hour; None if the scores are not calibrated.
 
         Raises:
             UsageError: the scores are not calibrated, or the thresholds contradict each other.
@@ -219,7 +219,7 @@ class ThresholdOptions:
 
 @dataclass(frozen=True)
 class TalkOptions:
-    """How much is reported, and where. Data goes to stdout, and all messages go to stderr."""
+    """The amount and place of messages. Data goes to stdout, and all messages go to stderr."""
 
     json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK)
     quiet: bool = option(False, "Report only warnings, errors and failed files.", panel=TALK, short="-q")
@@ -281,7 +281,7 @@ class FindOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How frames are decoded."""
+    """The decoder and its limits."""
 
     decoder: DecoderChoice = option("auto", "Decoder to use.", panel=RUNNING, choices=get_args(DecoderChoice))
     decode_timeout: str = option(
@@ -302,7 +302,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """The detector, its categories, and how it computes. A detector adds its own options in a subclass."""
+    """The detector, its categories, model and device. A detector adds its own options in a subclass."""
 
     categories: str = option(
         "",
@@ -344,11 +344,13 @@ class DetectorOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Return `kind` with the options of every detector added. If both have the same option, that of `kind` counts."""
-    own = []
+    """Return a subclass of `kind` with the options of every detector. If both have an option, that of `kind` counts."""
+    named: list[type[Any]] = []
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the package is broken: the error is reported when this detector is used
-            own.append(DETECTOR_OPTIONS.load(name))
+            named.append(DETECTOR_OPTIONS.load(name))
+    # Several detectors may name one class, or a class and its subclass. Python refuses such bases; the subclass is enough.
+    own = [one for one in dict.fromkeys(named) if not any(issubclass(other, one) and other is not one for other in named)]
 
     def check(self: Any) -> None:
         for part in (kind, *own):
