@@ -1,9 +1,8 @@
 """The options of every command, as frozen dataclasses. Each option is declared only once.
 
 The metadata of a field has its help text and choices. The command line and the reference page are made from this metadata.
-`config.resolve` fills an option set from the command line, the environment and TOML files.
-
-`ScanOptions` also has the options of each detector in the registry.
+`config.resolve` fills an option set from the command line, the environment and TOML files. `ScanOptions` also has the options
+of each detector in the registry.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Reads the categories that the user looks for: their names, and sentences for and against each category.
+"""Reads the categories that the user looks for, and the sentences for and against each category.
 
 `--categories` takes parts separated by commas. A part is a word, `@NAME` for a list that comes with vadcli, `@FILE` for the
 user's own list, or a category with its sentences, such as `fight: two people punching; someone kicked on the ground`.
@@ -7,7 +7,6 @@ docs/categories.md describes the files.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -22,17 +21,17 @@ from typing import Any
 
 from vadcli.errors import UsageError
 from vadcli.types.codec import FieldError, structure
-from vadcli.types.text import SAVE_AS, NotText, decode_text
+from vadcli.types.text import SAVE_AS, NotText, decode_text, did_you_mean
 
 FORMAT_VERSION = 1
 DEFAULT_LIST = "general"
 FEWEST_NORMAL = 5
 MOST_WORDS = 20
-"""Maximum number of words in a sentence. A sentence of this length fits into the text encoders, which read 64 to 77 tokens."""
+"""Maximum number of words in a sentence. Text encoders read 64 to 77 tokens, which are enough for so many words."""
 MOST_BYTES = 1_000_000
 """Largest size of a category file. Without this limit, `@video.mp4` would be read to its end."""
 MOST_SHOWN = 80
-"""Maximum number of characters of a name or sentence that an error message shows."""
+"""An error message shows at most this many characters of a name or sentence."""
 FORBIDDEN_IN_NAMES = ",:@\n"
 TEMPLATES = (
     "{}",
@@ -51,7 +50,7 @@ class Category:
     Attributes:
         name: the name, in the user's words.
         means: sentences that describe what the category looks like.
-        looks_like: sentences about harmless things that look similar.
+        looks_like: sentences about harmless things that look similar: sentences against the category.
         verbs: words for the category. No sentence against the category may contain such a word.
     """
 
@@ -69,18 +68,14 @@ class Category:
 
 @dataclass(frozen=True)
 class CategoryBook:
-    """Categories, and sentences about normal scenes. Every category is compared with these sentences."""
+    """Categories, and sentences about normal scenes, which count against every category."""
 
     categories: tuple[Category, ...]
     normal: tuple[str, ...]
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
-        """Return the normal sentences that a category is compared with: those that contain no word for the category.
-
-        `check_file` makes sure that no normal sentence of a file contains a word for a category of the same file. But if the
-        user gives a category as a word, or together with another list, it is also compared with the normal sentences of another
-        file, which may contain such words.
-        """
+        """Return the normal sentences that contain no word for the category."""
+        # `check_file` compares the words with the normal sentences of the same file. But the user may combine several files.
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
 
@@ -105,9 +100,9 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def read_categories(text: str) -> CategoryBook:
     """Return the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
-    A word that is a category of one of vadcli's lists gets the sentences of that list; upper and lower case are equal. Any
-    other word gets TEMPLATES. Sentences in `text` replace those of a list. If a category is in two lists, the first list
-    counts. The normal sentences come from the files that `text` names, or from the general list if these have none.
+    The sentences of a category come from `text`; otherwise from the first list that has the category, in upper or lower case;
+    otherwise from TEMPLATES. The normal sentences come from the files that `text` names, or from the general list if the files
+    have none.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
@@ -130,7 +125,7 @@ def read_categories(text: str) -> CategoryBook:
 
 
 def own_categories(text: str) -> tuple[Category, ...]:
-    """Return the categories of `--categories` that have other sentences than their names alone would give.
+    """Return the categories of `--categories` that have the user's own sentences.
 
     Raises:
         UsageError: as in `read_categories`.
@@ -139,7 +134,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Return one category per name, without repeats. A category in `own` replaces the one for which the name alone stands."""
+    """Return one category per name, without repeats: from `own`, or otherwise the category that the name alone gives."""
     told = {category.name: category for category in reversed(tuple(own))}
     return tuple(told.get(name) or _described(name) for name in dict.fromkeys(names))
 
@@ -168,10 +163,10 @@ def read_list(name: str) -> CategoryFile:
     with suppress(RuntimeError):  # raised for ~NAME if NAME is not a user of this machine
         path = path.expanduser()
     if not name or not os.path.exists(path):
-        near = difflib.get_close_matches(name.lower(), lists, n=1)
+        near = did_you_mean(name.lower(), lists).replace("did you mean ", "did you mean @")
         raise UsageError(
             f"{_short('@' + name)} is neither a category list that comes with vadcli nor a file",
-            hint=f"{f'did you mean @{near[0]}? ' if near else ''}lists: {', '.join(lists)}",
+            hint=f"{near} lists: {', '.join(lists)}".strip(),
         )
     return parse_file(read_text(path), str(path))
 
@@ -214,8 +209,8 @@ def parse_file(text: str, where: str) -> CategoryFile:
 def check_file(text: str, where: str) -> list[str]:
     """Return the problems of a category file, one line per problem.
 
-    The most important rule is that no sentence against a category contains a word for the category. In the NOVA paper, this
-    rule raised the AUC by three points.
+    The most important rule: no sentence against a category contains a word for the category. In the NOVA paper, this rule
+    raised the AUC by three points.
     """
     try:
         file = parse_file(text, where)
@@ -271,7 +266,7 @@ def _parse_lines(text: str, where: str) -> CategoryFile:
 
 
 def _is_toml(text: str, where: str) -> bool:
-    """True if the text is TOML. The content is checked, too, because Windows hides the end of a name like `mine.toml.txt`."""
+    # The name may lie: Windows hides the end of a name like `mine.toml.txt`. So the content is checked, too.
     return (
         where.lower().endswith(".toml")
         or re.search(r"^\s*(format_version\s*=|\[\[category\]\])", text, re.MULTILINE) is not None
@@ -331,7 +326,7 @@ def _short(text: str) -> str:
 
 @cache
 def _known() -> dict[str, Category]:
-    """Return {lower-case name: category} for all of vadcli's lists; the general list wins over the others."""
+    """Return {lower-case name: category} of all lists; the general list wins over the others."""
     found: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")
@@ -342,14 +337,11 @@ def _known() -> dict[str, Category]:
 
 @cache
 def _shipped(name: str) -> CategoryFile:
-    """Return a list that comes with vadcli. If it has a .txt file, its names come from there.
-
-    The fingerprints of earlier scans contain the names in these .txt files.
-    """
     text, names = _text(name, ".toml"), _text(name, ".txt")
     file = parse_file(text, f"{name}.toml") if text else CategoryFile()
     if not names:
         return file
+    # The fingerprints of earlier scans contain the names in the .txt file, so these names and their order are kept.
     own = {category.name: category for category in file.category}
     return CategoryFile(file.about, file.normal, tuple(own.get(line) or _described(line) for line in _lines(names)))
 

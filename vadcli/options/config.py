@@ -1,12 +1,16 @@
 """Fills an option set from several layers.
 
-The first layer that sets an option wins: command line, `VADCLI_*` environment, the tables of the chosen profile, the other
-tables of `./vadcli.toml` (or `--config FILE`), the tables of the user's own file, defaults.
+The first layer that sets an option wins:
+1. the command line
+2. the environment: `VADCLI_*`
+3. the tables of the chosen profile
+4. the other tables of `./vadcli.toml`, or of `--config FILE`
+5. the other tables of the user's own file
+6. the defaults
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 import types
@@ -17,7 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vadcli.errors import UsageError
-from vadcli.types.text import decode_text
+from vadcli.types.codec import WORDS
+from vadcli.types.text import decode_text, did_you_mean
 
 CONFIG_NAME = "vadcli.toml"
 PROFILE = "profile"
@@ -25,7 +30,8 @@ SCAN = "scan"
 """The table of `vadcli scan`. Its `out` is the default for every command that needs an output folder."""
 
 T = TypeVar("T")
-_KINDS: dict[Any, str] = {Path: "a path", int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+_KINDS = WORDS | {Path: "a path"}
 
 
 def resolve(
@@ -47,7 +53,7 @@ def resolve(
         config: `--config FILE`, which replaces `./vadcli.toml`.
         profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
-        takes_out: True if the output folder is an argument of the command. The command's table may still have the key `out`.
+        takes_out: True if the output folder is an argument and not an option of the command. Its table may still have `out`.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.
@@ -112,8 +118,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
     hints, values = typing.get_type_hints(kind), {}
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"{name!r} is not an option", hint=f"did you mean {near[0]}?" if near else "see docs/cli.md")
+            raise UsageError(f"{name!r} is not an option", hint=did_you_mean(name, known) or "see docs/cli.md")
         if hints[name] is str and not isinstance(value, str | None) and isinstance(value, Iterable):
             value = ",".join(map(str, value))  # noqa: PLW2901 - categories=["fight", "fire"] reads as "fight,fire"
         if value is not None:
@@ -140,25 +145,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: can't be read as TOML: {error}") from error
 
 
-def _files(config: Path | None) -> Iterator[Path]:
-    """Yield the TOML files to read; a later file wins."""
-    from platformdirs import user_config_path
-
-    for path, required in (
-        (user_config_path("vadcli") / CONFIG_NAME, False),
-        (config or Path(CONFIG_NAME), config is not None),
-    ):
-        if required or path.is_file():
-            yield path
-
-
 def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, tables by command) for each TOML file, and then for the chosen profile in each of them. The last one wins.
+    """Yield (place, tables by command) for each TOML file, then for the chosen profile in each file. The last tables win.
 
     Raises:
         UsageError: a file can't be read, or no file has the profile.
     """
-    files = [(path, read_toml(path)) for path in _files(config)]
+    from platformdirs import user_config_path
+
+    paths = [path for path in (user_config_path("vadcli") / CONFIG_NAME,) if path.is_file()]
+    if config is not None:
+        paths.append(config)
+    elif Path(CONFIG_NAME).is_file():
+        paths.append(Path(CONFIG_NAME))
+    files = [(path, read_toml(path)) for path in paths]
     yield from ((str(path), tables) for path, tables in files)
     profile = profile or env.get(env_name("profile"))
     if not profile:
@@ -185,8 +185,7 @@ def _layer(path: str, tables: Mapping[str, Any], section: str, known: Mapping[st
         values = {"out": scan["out"], **values}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise UsageError(f"{path}: [{section}] has no option {key!r}", hint=f"did you mean {near[0]}?" if near else "")
+            raise UsageError(f"{path}: [{section}] has no option {key!r}", hint=did_you_mean(key, known))
     return values
 
 
@@ -209,7 +208,10 @@ def _convert(hint: Any, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(str(part).strip() for part in parts)
     if hint is bool:
-        return value if isinstance(value, bool) else _truth(str(value))
+        word = str(value).strip().lower()
+        if word not in _TRUTH:
+            raise ValueError(value)
+        return _TRUTH[word]
     if hint is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
         raise ValueError(value)
     if hint is str and isinstance(value, list):
@@ -217,13 +219,6 @@ def _convert(hint: Any, value: Any) -> Any:
     if hint is str or typing.get_origin(hint) is typing.Literal:
         return str(value)
     return Path(value).expanduser() if hint is Path else hint(value)
-
-
-def _truth(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
-    if text.strip().lower() not in words:
-        raise ValueError(text)
-    return words[text.strip().lower()]
 
 
 def cache_folder() -> Path:

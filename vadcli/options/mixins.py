@@ -1,7 +1,4 @@
-"""Groups of options that a few commands share: regions of the picture, wall-clock time, and heads.
-
-The texts of times are read here, so that `--since` and `--between` mean the same in every command.
-"""
+"""Declares the groups of options that a few commands share: regions of the picture, wall-clock time, and heads."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from vadcli.types.wall_clock import zone_named
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """The parts of the picture, and the sizes of things, that a scan looks at."""
+    """The parts of the picture that a scan hides, and the sizes of things that it finds."""
 
     min_size: float | None = option(
         None,
@@ -66,7 +63,7 @@ FIRST_SOURCES = ("container", "container-local", "name", "modified")
 
 @dataclass(frozen=True)
 class TimeOptions:
-    """How the start of a video is found."""
+    """Where the start time of a video comes from."""
 
     time_zone: str = option(
         "",
@@ -111,7 +108,7 @@ class TimeOptions:
 
 @dataclass(frozen=True)
 class WhenOptions(TimeOptions):
-    """Which events are chosen by wall-clock time."""
+    """The choice of events by wall-clock time."""
 
     since: str | None = option(
         None,
@@ -128,7 +125,7 @@ class WhenOptions(TimeOptions):
         self.when()
 
     def when(self) -> When:
-        """Return the choice by time. `--since last-run` is not part of it, because it chooses by run.
+        """Return the choice by time, without `--since last-run`, which chooses by run.
 
         Raises:
             UsageError: a time can't be read.

@@ -111,10 +111,8 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
             raise UsageError("--keep-false can't be used with --write or --review", hint="--forget removes the stored review")
         if self.calibrate is not None and self.format not in ("json", "csv"):
             raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
-        if self.preview:
-            self._check_preview()
-
-    def _check_preview(self) -> None:
+        if not self.preview:
+            return
         alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between", "head")
         if given := [name for name in alone if getattr(self, name)]:
             raise UsageError(f"--preview can't be used with --{given[0].replace('_', '-')}", hint="give one of them")

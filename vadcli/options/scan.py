@@ -158,7 +158,7 @@ class ScanOptions(
 
 
 def check_cluster(options: Any) -> None:
-    """Raise UsageError if the options of a cluster are out of range, or are given although no cluster is used."""
+    """Raise UsageError if the options of a cluster are out of range, or are given without a cluster."""
     check_counts(options, "ray_cpus")
     if options.ray_gpus is not None and not options.ray_gpus >= 0:
         raise UsageError(f"--ray-gpus {options.ray_gpus:g} must be at least 0")
