@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, encoder_size_px, load_encoder
+from vadcli.detectors.encoders import Encoder, encoder_area_px, encoder_fingerprint, encoder_key, load_encoder
 from vadcli.engine.job import digest, source_of
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.errors import NoVideoFound, VideoError
@@ -147,8 +147,8 @@ class _Embedding:
 
     @property
     def _needs(self) -> ClipNeeds:
-        area_px = encoder_size_px(self.options.encoder) ** 2 * 16 // 9
-        return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, SizeRule(area_px), PixelFormat.RGB)
+        size = SizeRule(encoder_area_px(self.options.encoder))
+        return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, size, PixelFormat.RGB)
 
     def _store(self, scratch: Scratch, video: str, found: _Collected, problem: str) -> EmbedResult:
         if not found.vectors:

@@ -66,7 +66,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PlantedEncoder()
     monkeypatch.setattr(concept, "load_encoder", lambda name, **_: encoder)
     monkeypatch.setattr(concept, "encoder_fingerprint", lambda name, **_: {"encoder": name})
-    monkeypatch.setattr(concept, "encoder_size_px", lambda name: 32)
+    monkeypatch.setattr(concept, "encoder_area_px", lambda name: 32 * 32 * 16 // 9)
     monkeypatch.setattr("vadcli.searching.load_encoder", lambda name, **_: encoder)
     monkeypatch.setattr("vadcli.searching.encoder_fingerprint", lambda name: {"encoder": name})
 

@@ -9,7 +9,8 @@ from transformers import Sam2VideoModel
 
 from tests.detectors.lavida.test_masks import TINY
 from vadcli.detectors.lavida import sam2_package as key_map
-from vadcli.detectors.lavida.masks import TransformersMasks, sam2_config
+from vadcli.detectors.lavida.masks import TransformersMasks
+from vadcli.detectors.lavida.sam2_sizes import sam2_config
 
 
 def transformers_names(**sizes: object) -> dict[str, Tensor]:

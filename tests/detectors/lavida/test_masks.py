@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
-from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate, sam2_config
+from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
+from vadcli.detectors.lavida.sam2_sizes import sam2_config
 from vadcli.errors import WeightsError
 
 WIDTH, SIZE = 32, 128

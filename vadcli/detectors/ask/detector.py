@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
 
+from vadcli.detectors import digest
 from vadcli.detectors.ask import Asker, AskOptions, load_asker, questions_for
 from vadcli.detectors.batching import PerCamera
 from vadcli.detectors.calibration import CALIBRATION, CategoryTails
@@ -39,21 +38,21 @@ VERSION = 1
 HOP_S = 4.0
 """Seconds from one clip to the next in a scan. A caller that needs a smaller hop gives its loader a larger overlap."""
 SPREAD_FLOOR = 0.25
-"""Smallest spread of a camera's log-odds. Otherwise a camera whose frames never change would alarm at any change. In half
+"""Smallest spread of a camera's log-odds. Without it, a camera whose frames never change would alarm at any change: in half
 precision, the log-odds of equal pictures differ by a few hundredths."""
 SAME_CLIP_S = 1e-3
-"""Frames belong to one clip if the times of their clips' middles differ by less than this."""
+"""Two frames belong to one clip if the times of their clips' middles differ by less than this."""
 
 
 class AskDetector:
     """Asks a multimodal language model one question per category about each clip. `Detector` describes the attributes.
 
-    The score of a category says how rarely this camera has log-odds as high as those of the frame. Between the middles of two
+    The score of a category says how rare log-odds as high as those of the frame are for this camera. Between the middles of two
     clips, the log-odds change linearly with time. This detector makes no masks.
 
     Args:
-        options: model, categories, device and how to compute.
-        asker: the model that answers; None means the model that the options name.
+        options: the options.
+        asker: the model that answers. None: the model that the options name.
 
     Raises:
         UsageError: the category list can't be read, or the model does not exist.
@@ -95,8 +94,10 @@ class AskDetector:
         )
         self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
         self._asker_state = self.asker.fingerprint()
+        self._asker_key = digest(self._asker_state)
+        self._questions_key = digest([asdict(question) for question in self.questions])
         # A camera model stores the answers of one model to one list of questions. So each model and list has its own version.
-        self.model_version = int(_digest([self._asker_state, self._questions_key])[:12], 16)
+        self.model_version = int(digest([self._asker_state, self._questions_key])[:12], 16)
         self._tails = PerCamera(lambda model: calibrate(model, len(self.questions)))
 
     @property
@@ -112,7 +113,7 @@ class AskDetector:
     @property
     def weights(self) -> Mapping[str, str]:
         """The model's name and the hash of its files and settings."""
-        return {self.asker.name: _digest(self._asker_state)}
+        return {self.asker.name: self._asker_key}
 
     def prepare(self) -> None:
         """Load the model. Later calls do nothing."""
@@ -152,17 +153,13 @@ class AskDetector:
             "detector": self.name,
             "version": VERSION,
             "asker": self._asker_state,
-            "asker_key": _digest(self._asker_state),
+            "asker_key": self._asker_key,
             "questions": self._questions_key,
         }
 
-    @property
-    def _questions_key(self) -> str:
-        return _digest([asdict(question) for question in self.questions])
-
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Return tails that say how rare log-odds are for a camera. Without a model of `AskDetector.fit`, nothing is known."""
+    """Return how rare log-odds are for a camera. `model` comes from `AskDetector.fit`; None gives the same for all cameras."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
@@ -181,7 +178,3 @@ def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
     first: BoolArray = np.concatenate([[True], np.diff(middle) > SAME_CLIP_S])
     columns = [np.interp(timestamp, middle[first], column[first]) for column in raw[:, :-1].T]
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-def _digest(document: object) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class QwenAsker:
-    """Qwen2-VL or Qwen3-VL as an `Asker`, on one or several devices. Creating it reads no tensors; `prepare` does.
+    """Qwen2-VL or Qwen3-VL as an `Asker`, on one or several devices. Only `prepare` reads tensors.
 
     Args:
         model: a name of the weights manifest, or a transformers folder.
@@ -65,12 +65,12 @@ class QwenAsker:
 
     @property
     def batch_size(self) -> int:
-        """The number of clips per call: as many as the options say, otherwise as many as fit into memory."""
+        """The number of clips per call: the number that the user gave, or else as many as fit into memory."""
         return self._found_batch
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
+        """The number of simultaneous calls: one on a CPU, or two per GPU, because one of them copies frames."""
         return self._workers.parallel
 
     @property
@@ -79,13 +79,20 @@ class QwenAsker:
         return self._workers.devices
 
     def prepare(self) -> None:
-        """Load the model onto each device and find how many clips fit. Later calls do nothing."""
+        """Load the model onto each device and find how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
         from vadcli.detectors.running import Runner, devices_for
 
         self._workers.start(_Worker(self.load(device), Runner(device)) for device in devices_for(self._device))
-        self._found_batch = self._wanted_batch or self._workers.all[0].fitting_batch()
+        if self._wanted_batch:
+            self._found_batch = self._wanted_batch
+            return
+        first, side = self._workers.all[0], int(MAX_PX**0.5)
+        clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
+        # a long question, so that all usual ones fit too
+        typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
+        self._found_batch = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return log-odds (N, Q) float32; see `Asker.ask`."""
@@ -129,15 +136,14 @@ class QwenAsker:
 
         dtype = dtype_for(self._precision, device)
         if dtype is torch.float32:
-            # By default convolutions use TF32, whose results depend on the batch size.
+            # By default, convolutions use TF32, whose results depend on the batch size.
             torch.backends.cudnn.allow_tf32 = False
-        attention = attention_for(device, dtype)
         kinds = {
             "qwen2_vl": (Qwen2VLForConditionalGeneration, Reader),
             "qwen3_vl": (Qwen3VLForConditionalGeneration, Qwen3Reader),
         }
         model, reader_kind = kinds[self.family]
-        qwen, _ = read_whole(model, self.folder, dtype=dtype, attn_implementation=attention)
+        qwen, _ = read_whole(model, self.folder, dtype=dtype, attn_implementation=attention_for(device, dtype))
         with quiet(), as_weights_error(self.folder):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
             if tokenizer.chat_template is None:  # some folders have it only in the processor's file
@@ -160,16 +166,7 @@ class _Worker:
     reader: Reader
     runner: Runner
 
-    def fitting_batch(self) -> int:
-        side = int(MAX_PX**0.5)
-        clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
-        return self.runner.find_batch_size(lambda clips: (self.reader.log_odds(clips, _TYPICAL),), clip)
-
-
-_TYPICAL = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
-"""A long question, to find out how many clips fit into memory."""
-
 
 def _paired(frames: ByteArray) -> ByteArray:
-    """Return clips (N, T, H, W, 3) with an even T: Qwen2-VL reads frames in pairs. If T is odd, the last frame is repeated."""
+    """Repeat the last frame of clips (N, T, H, W, 3) if T is odd, because Qwen-VL reads frames in pairs."""
     return np.concatenate([frames, frames[:, -1:]], axis=1) if frames.shape[1] % 2 else frames

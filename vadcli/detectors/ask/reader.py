@@ -1,7 +1,7 @@
 """Qwen2-VL reads a clip once and answers any number of questions about it.
 
-The answer to a question is not a text. It is the difference of two logits, those of "yes" and "no" as the next token. So a
-clip costs one prefill. Each question costs only the few tokens of its own text, which continue the shared prefix:
+The answer to a question is not a text. It is the difference of two logits, those of "yes" and "no" as the next token. The
+model reads a clip only once. For each question, it reads only the few tokens of the question, which continue the prefix:
 
     system turn, <|vision_start|>, M visual tokens ─┬─ <|vision_end|>, question 1, start of the answer ─ logits of yes and no
                                                     ├─ <|vision_end|>, question 2, start of the answer ─ logits of yes and no
@@ -34,7 +34,7 @@ MOST_TOKENS = 48
 """Longest description, in tokens."""
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 HALF = (0.5, 0.5, 0.5)
-"""Mean of the RGB channels of Qwen3-VL, for pixel values of 0 to 1. It is also their standard deviation."""
+"""Mean and standard deviation of the RGB channels for Qwen3-VL. Pixel values are 0 to 1."""
 FRAME_S = CLIP_S / CLIP_FRAMES
 
 
@@ -44,7 +44,7 @@ class Reader(nn.Module):
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
         tokenizer: its tokenizer, with a chat template.
-        compression: which visual tokens the language model reads.
+        compression: how the visual tokens are compressed before the language model reads them.
 
     Raises:
         ValueError: "yes" or "no" is not one token of this tokenizer, or its chat template has no place for a video.
@@ -57,16 +57,16 @@ class Reader(nn.Module):
         self.compression = compression
         self.answers = answer_tokens(tokenizer)
         self._prompts: dict[str, PromptTokens] = {}
-        self.prompt(DESCRIBE)  # so that an unsuitable chat template is refused now
+        self.prompt(DESCRIBE)  # raises ValueError now if the chat template is unsuitable
 
     def prompt(self, text: str) -> PromptTokens:
-        """Return the token ids of a question."""
+        """Return the token ids of a question, which are computed once."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]
 
     def branch(self, text: str) -> PromptTokens:
-        """Return the token ids of a question. `before` is the same for every question.
+        """Compute the token ids of a question. `before` is the same for every question.
 
         Raises:
             ValueError: the chat template does not contain the video exactly once.
@@ -100,7 +100,13 @@ class Reader(nn.Module):
         """Return log-odds (B, Q) float32; see `Asker.ask`."""
         texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
         prefixes = self.prefixes(frames)
-        found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}
+        head, rows = self.lm.qwen.lm_head, list(self.answers)  # the logits of other tokens are not computed
+        weight, bias = head.weight[rows].float(), None if head.bias is None else head.bias[rows].float()
+        found = {}
+        for text in texts:
+            hidden = self.lm.hidden_after(prefixes, self.prompt(text))  # (B, D)
+            yes, no = F.linear(hidden.float(), weight, bias).unbind(1)
+            found[text] = yes - no
         columns = [
             found[one.text] - found[one.look_alike].clamp(min=0) if one.look_alike else found[one.text] for one in questions
         ]
@@ -114,25 +120,17 @@ class Reader(nn.Module):
         ids = self.lm.continued(prefix, prompt, most=MOST_TOKENS, stop=stop)
         return first_sentence(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _yes_over_no(self, hidden: Tensor) -> Tensor:
-        """Return logit(yes) - logit(no), (B,) float32, from hidden states (B, D). The other logits are not computed."""
-        head = self.lm.qwen.lm_head
-        rows = list(self.answers)
-        bias = None if head.bias is None else head.bias[rows].float()
-        yes, no = F.linear(hidden.float(), head.weight[rows].float(), bias).unbind(1)
-        return yes - no
-
 
 class Qwen3Reader(Reader):
     """One Qwen3-VL with its tokenizer; see `Reader`.
 
-    Three things differ from Qwen2-VL. Before each pair of frames, a text states its time. The vision tower also feeds the first
-    layers of the language model. A patch has 16 px. Here transformers' own forward pass reads the clip, and the questions
-    continue from its cache. Visual tokens cannot be compressed: the first layers of the language model expect every token.
+    Three things differ from Qwen2-VL. Before each pair of frames, a text states its time. The vision tower's output also goes
+    into the first layers of the language model. A patch has 16 px. Here transformers' own forward pass reads the clip, and the
+    questions continue from its cache. Visual tokens cannot be compressed: the first layers of the model expect every token.
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Return one prefix per clip (B, T, H, W, 3) uint8, which all questions about the clip share. T is even."""
+        """Return one prefix for all clips (B, T, H, W, 3) uint8; see `Reader.prefixes`."""
         model, dtype = self.lm.qwen.model, next(self.lm.parameters()).dtype
         size = {"min_px": MIN_PX, "max_px": MAX_PX, "patch_px": self.lm.patch_px, "merge": self.lm.merge}
         patches, grid = qwen_patches(frames, **size, mean=HALF, std=HALF, dtype=dtype)
@@ -154,7 +152,7 @@ class Qwen3Reader(Reader):
         return [Prefix(list(range(len(frames))), cache, ids.shape[1], int(positions.max()) + 1)]
 
     def before(self, pairs: int, tokens: int) -> list[int]:
-        """Return the token ids of a prompt up to the end of its video, with `tokens` visual tokens per pair of frames."""
+        """Return the token ids of a prompt up to the end of its video; `tokens` are visual tokens per pair of frames."""
         times_s = ((2 * pair + 0.5) * FRAME_S for pair in range(pairs))  # the middle of each pair
         shown = "".join(f"<{time_s:.1f} seconds>{VISION_START}{VIDEO * tokens}{VISION_END}" for time_s in times_s)
         text = chat_text(self.tokenizer, DESCRIBE).partition(VISION_START)[0]
@@ -162,7 +160,7 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Return the token ids of a question. They begin after <|vision_end|>, which is a part of the prefix here."""
+        """Compute the token ids of a question. `after` begins after <|vision_end|>, which is a part of the prefix here."""
         whole = super().branch(text)
         return PromptTokens(whole.before, whole.after[1:], whole.seg - 1)
 

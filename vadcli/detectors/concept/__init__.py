@@ -1,4 +1,4 @@
-"""The concept detector: a public image-text encoder compares each sampled frame with sentences for and against a category.
+"""The concept detector: an image-text encoder compares each sampled frame with sentences for and against a category.
 
 This file holds the detector's options, which the command line shows without loading a model.
 """

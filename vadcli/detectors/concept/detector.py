@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from vadcli.detectors import digest
 from vadcli.detectors.batching import PerCamera
 from vadcli.detectors.calibration import CALIBRATION
 from vadcli.detectors.concept import ConceptOptions
 from vadcli.detectors.concept.scoring import Bank, Burst, ConceptCamera, Sentences, unlike
-from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, encoder_size_px, load_encoder
+from vadcli.detectors.encoders import Encoder, encoder_area_px, encoder_fingerprint, encoder_key, load_encoder
 from vadcli.errors import UsageError
 from vadcli.options.categories import CategoryBook, read_categories
 from vadcli.types import (
@@ -69,17 +69,17 @@ class ConceptDetector:
         self.categories = tuple(category.name for category in self.book.categories)
         self.channels = (*self.categories, *(f"{name}: fit" for name in self.categories))
         self._encoder_state = encoder_fingerprint(options.encoder, precision=options.precision)
-        # A camera model stores vectors of one encoder. With another encoder it is useless, so each encoder has its own version.
+        # A camera model stores vectors of one encoder, and is useless for another one. So each encoder has its own version.
         self.model_version = int(self.embedding_key[:12], 16)
         self.needs = ClipNeeds(
             frames=CLIP_FRAMES,
             overlap=0,
             rate_hz=RATE_HZ,
-            size=SizeRule(_area_px(encoder_size_px(options.encoder))),
+            size=SizeRule(encoder_area_px(options.encoder)),
             pixel_format=PixelFormat.RGB,
         )
         self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
-        # Masks cost a second pass through the last layer, so they are made only if the scan stores them.
+        # Masks take a second pass through the last layer, so they are made only if the scan stores them.
         self.makes_masks = getattr(options, "masks", "none") != "none"
         self._encoder: Encoder | None = None
         self._bank: Bank | None = None
@@ -104,7 +104,7 @@ class ConceptDetector:
     @property
     def embedding_key(self) -> str:
         """Hash of everything that changes a vector, apart from the video."""
-        return hashlib.sha256(json.dumps(self._encoder_state, sort_keys=True).encode()).hexdigest()
+        return digest(self._encoder_state)
 
     @property
     def keeps_embeddings(self) -> bool:
@@ -120,16 +120,16 @@ class ConceptDetector:
         self._encoder = encoder
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return a camera model with the vectors of the sample. Results that depend on the categories are not stored.
+        """Return a camera model with the vectors of the sample; None if the sample has no frame.
 
-        Returns None if the sample has no frame.
+        Results that depend on the categories are not stored.
         """
         parts = []
         self._fitted_on.clear()  # clips of other cameras that were not scored
         for clip in sample.clips:
             if clip.valid.any():
                 found = self._encode(clip.frames)
-                # If the video is short, the same clips are scored later. Their vectors are kept, so they are computed once.
+                # If the video is short, the same clips are scored later. So their vectors are kept.
                 self._fitted_on[_content(clip.frames)] = found
                 parts.append((clip, found[clip.valid]))
         if not parts:
@@ -154,7 +154,12 @@ class ConceptDetector:
             vectors.append(found)
             raw.append(self.score_embeddings(found, model))
             if self.makes_masks:
-                masks.append(self._masks(frames, model))
+                assert self._encoder is not None
+                bank, camera = self._fitted(model)
+                patches = self._encoder.patch_map(frames)  # (T, h, w, D)
+                flat = Embeddings.of(patches.reshape(-1, patches.shape[-1]))
+                scores = camera.pixel_scores(bank.evidence(flat, camera.anchor))
+                masks.append(scores.reshape(patches.shape[:3]))
         embedding = Embeddings(np.stack([one.values for one in vectors]), np.stack([one.scale for one in vectors]))
         return ClipScores(np.stack(raw), np.stack(masks) if masks else None, embedding)
 
@@ -172,13 +177,12 @@ class ConceptDetector:
 
     def fingerprint(self) -> dict[str, object]:
         """Return the encoder, the sentences and the version."""
-        sentences = json.dumps([asdict(one) for one in self.book.categories] + [list(self.book.normal)], sort_keys=True)
         return {
             "detector": self.name,
             "version": VERSION,
             "encoder": self._encoder_state,
             "encoder_key": self.encoder_key,
-            "sentences": hashlib.sha256(sentences.encode()).hexdigest(),
+            "sentences": digest([asdict(one) for one in self.book.categories] + [list(self.book.normal)]),
         }
 
     def _fitted(self, model: CameraModel | None) -> tuple[Bank, ConceptCamera]:
@@ -188,20 +192,18 @@ class ConceptDetector:
 
     def _fit_camera(self, model: CameraModel | None) -> ConceptCamera:
         assert self._bank is not None
-        return ConceptCamera.fit(self._bank, *_sample_of(model))
+        if model is None:
+            return ConceptCamera.fit(self._bank, [], 0.0)
+        arrays = model.arrays
+        embeddings = Embeddings(arrays["values"], arrays["scale"])
+        inside = [arrays["burst"] == number for number in np.unique(arrays["burst"])]
+        bursts = [Burst(embeddings[rows], arrays["timestamp"][rows]) for rows in inside]
+        return ConceptCamera.fit(self._bank, bursts, float(model.values["seconds"]))
 
     def _encode(self, frames: Any) -> Embeddings:
         self.prepare()
         assert self._encoder is not None
         return Embeddings.of(self._encoder.encode_images(frames))
-
-    def _masks(self, frames: Any, model: CameraModel | None) -> FloatArray:
-        """Return the pixel scores (T, h, w) of one clip."""
-        assert self._encoder is not None
-        bank, camera = self._fitted(model)
-        patches = self._encoder.patch_map(frames)  # (T, h, w, D)
-        flat = Embeddings.of(patches.reshape(-1, patches.shape[-1]))
-        return camera.pixel_scores(bank.evidence(flat, camera.anchor)).reshape(patches.shape[:3])
 
 
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
@@ -238,22 +240,5 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
 
 
 def _content(frames: ByteArray) -> bytes:
-    """Return a hash of a clip's frames. Hashing takes a hundredth of the time that encoding takes."""
+    """Return a hash of a clip's frames. Hashing is 100 times as fast as encoding."""
     return hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).digest()
-
-
-def _sample_of(model: CameraModel | None) -> tuple[list[Burst], float]:
-    if model is None:
-        return [], 0.0
-    arrays = model.arrays
-    embeddings = Embeddings(arrays["values"], arrays["scale"])
-    bursts = []
-    for number in np.unique(arrays["burst"]):
-        inside = arrays["burst"] == number
-        bursts.append(Burst(embeddings[inside], arrays["timestamp"][inside]))
-    return bursts, float(model.values["seconds"])
-
-
-def _area_px(side_px: int) -> int:
-    """Return the largest area of a delivered frame. A 16:9 frame of this area is as high as the encoder's square."""
-    return side_px * side_px * 16 // 9

@@ -3,7 +3,7 @@
 Each step after the encoder is exact or depends on one video alone. So scores from stored vectors equal those of the scan bit
 for bit, and the batch size does not matter.
 
-The anchor is a vector of what the camera usually shows. NOVA (arXiv 2609.06360) is the paper of this method.
+The anchor is a vector of the camera's usual frames. The method comes from the paper NOVA (arXiv 2609.06360).
 
 Letters in shapes: S vectors, M sentences, C categories, D width of a vector.
 """
@@ -29,7 +29,7 @@ SMOOTHING_S = 1.7
 """Standard deviation of the smoothing over time, in seconds (NOVA)."""
 GAP_S = 4.0
 SIMILAR = 0.70
-"""If the cosine of a normal sentence and a category is higher than this, the sentence may describe the category."""
+"""A normal sentence may describe a category if their cosine is higher than this."""
 TEXT_LEVELS = 2**15 - 1
 """Vectors of sentences are rounded to whole numbers up to this. Their products with int8 vectors are exact in float64."""
 SPREAD_FLOOR = 0.15
@@ -38,7 +38,7 @@ SPREAD_FLOOR = 0.15
 
 @dataclass(frozen=True)
 class Sentences:
-    """M unit vectors of sentences. A vector is a row of whole numbers, multiplied by a scale.
+    """M unit vectors of sentences: rows of whole numbers, each multiplied by a scale.
 
     Attributes:
         values: (M, D) float64, whole numbers.
@@ -50,14 +50,14 @@ class Sentences:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Sentences:
-        """Return the sentences with these unit vectors (M, D), rounded to rows of whole numbers."""
+        """Return sentences from their unit vectors (M, D), which are rounded."""
         exact = vectors.astype(np.float64)
         scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
         return cls(np.rint(exact / scale[:, None]), scale)
 
     def cosines(self, embeddings: Embeddings) -> TimeArray:
-        """Return the cosines (S, M) float64 of S vectors and M sentences. The sums of whole numbers are exact in any order."""
-        products = embeddings.values.astype(np.float64) @ self.values.T
+        """Return the cosines (S, M) float64 of S vectors and M sentences."""
+        products = embeddings.values.astype(np.float64) @ self.values.T  # sums of whole numbers are exact in any order
         return np.asarray(products * embeddings.scale.astype(np.float64)[:, None] * self.scale[None, :])
 
 
@@ -87,7 +87,7 @@ class Bank:
 
         Args:
             embeddings: S vectors.
-            anchor: what the camera usually shows. It counts as one more sentence against every category. None: no anchor.
+            anchor: counts as one more sentence against every category; None for no anchor.
         """
         cosines = self.sentences.cosines(embeddings)
         extra = anchor.cosines(embeddings) if anchor is not None else np.empty((len(embeddings), 0))
@@ -112,8 +112,8 @@ def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name:
     """Return flags (n,) for the normal sentences, True for those that do not describe the category.
 
     A normal sentence describes the category if its cosine with the category's mean is higher than SIMILAR, and also higher than
-    that of most of the category's own sentences. The second rule is for encoders that find all sentences alike: the first rule
-    alone would remove every normal sentence.
+    that of most of the category's own sentences. The second rule is for encoders that give similar vectors to all sentences:
+    the first rule alone would remove every normal sentence.
 
     Args:
         category: (m, D) unit vectors of the sentences for the category.
@@ -150,7 +150,7 @@ class ConceptCamera:
     """The usual vector and the usual evidence of one camera, for one list of categories.
 
     Attributes:
-        anchor: a vector of what the camera usually shows.
+        anchor: a vector of the camera's usual frames; None if the camera is unknown.
         tails: how rare the smoothed evidence is, with two kinds of evidence per category.
     """
 
@@ -159,13 +159,7 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Return the anchor and the tails of the camera of a sample. Without bursts, nothing about the camera is known.
-
-        Args:
-            bank: the sentences.
-            bursts: the sample.
-            seconds: total length of the sample.
-        """
+        """Return the anchor and the tails of a camera from a sample of `seconds`. Without bursts, the camera is unknown."""
         if not bursts:
             return cls(None, CategoryTails.unknown(len(bank.names), kinds=2))
         vectors = np.concatenate([burst.embeddings.vectors() for burst in bursts])

@@ -1,14 +1,13 @@
-"""Image-text encoders turn pictures and sentences into vectors that can be compared. Importing this file does not load torch.
+"""Image-text encoders turn pictures and sentences into vectors that can be compared. This file does not load torch.
 
-An encoder is a plain transformers folder: config.json, safetensors, a tokenizer and, if it differs from the family's defaults,
-preprocessor_config.json. `vadcli.registry.ENCODERS` lists the families by transformers' `model_type`.
+An encoder is a plain transformers folder: config.json, safetensors, a tokenizer and, if its pixels differ from the family's
+defaults, preprocessor_config.json. `vadcli.registry.ENCODERS` lists the families by transformers' `model_type`.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vadcli import weights
-from vadcli.detectors import check_device, keep_compiler_cache
+from vadcli.detectors import check_device, digest, keep_compiler_cache
 from vadcli.errors import UsageError, WeightsError
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
@@ -28,7 +27,7 @@ PREPROCESSING_VERSION = 1
 """Increase this if a change of the code gives the same picture or sentence another vector."""
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 DEFAULT_SIZE_PX = 224
-"""The picture size if config.json contains none, as in Google's folders. transformers has this default for both families."""
+"""The picture size if config.json contains none, as in Google's folders. It is transformers' default for both families."""
 SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -46,13 +45,13 @@ SMALL_FILES = (
 )
 """The files besides the weights that can change a vector."""
 HASHED_BYTES = 2**25
-"""Bytes that are hashed at a time. The blocks are large because, after each block, a thread that hashes may have to wait for
-another thread, such as one that imports modules."""
+"""Bytes that are hashed at a time. The blocks are large because, after each block, the thread may have to wait for another
+thread, such as one that imports modules."""
 NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
 class Encoder(Protocol):
-    """Turns pictures and sentences into vectors of unit length. A high cosine means that a sentence fits a picture.
+    """Turns pictures and sentences into unit vectors. A sentence fits a picture if the cosine of their vectors is high.
 
     A picture's vector does not depend on the other pictures of the call.
 
@@ -77,24 +76,22 @@ class Encoder(Protocol):
         """
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Return the vectors (M, D) float32 of M sentences; raises UsageError if one has more than `max_tokens` tokens."""
+        """Return the vectors (M, D) float32 of M sentences; raises UsageError if one is longer than `max_tokens`."""
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Return one vector per patch (N, h, w, D) float32 of squashed pictures; `frames` are (N, H, W, 3) uint8."""
+        """Return one vector per patch (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, which are squashed."""
 
     def text_tokens(self, text: str) -> int:
         """Return the number of tokens of a sentence, including special tokens. Nothing is cut off."""
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Return the encoder of a name or of a transformers folder.
-
-    Its image half and its text half are each read from the disk when they are first used.
+    """Return the encoder of a name or of a transformers folder. It reads its image half and its text half when they are needed.
 
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
-        device: auto, cpu, cuda or cuda:N. Auto takes the first GPU if there is one.
-        precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
+        device: auto, cpu, cuda or cuda:N. Auto is the first GPU, or else the CPU.
+        precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, bf16 on a CPU with AMX, and fp32 on other CPUs.
 
     Raises:
         UsageError: the name, the folder, the device or the precision does not exist, or the name is not an encoder.
@@ -105,7 +102,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
         raise UsageError(f"--precision {precision!r} does not exist", hint=f"choose one of {', '.join(PRECISIONS)}")
     check_device(device)
     folder = encoder_folder(name)
-    family = _family(folder, _config(folder))
+    family, _ = _family_and_config(folder)
     weight_files(folder)
     keep_compiler_cache()
     encoder: Encoder = ENCODERS.load(family)(name, folder, device=device, precision=precision)
@@ -136,14 +133,13 @@ def encoder_folder(name: str) -> Path:
 
 
 def encoder_size_px(name: str) -> int:
-    """Return the side of the square picture that an encoder takes, in pixels. Reads only its config.json.
+    """Return the side of the square picture that an encoder reads, in pixels. Reads only its config.json.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
     """
     folder = encoder_folder(name)
-    config = _config(folder)
-    _family(folder, config)
+    _, config = _family_and_config(folder)
     vision = config.get("vision_config")
     side = vision.get("image_size", DEFAULT_SIZE_PX) if isinstance(vision, dict) else DEFAULT_SIZE_PX
     if type(side) is not int or side < 1:
@@ -151,17 +147,22 @@ def encoder_size_px(name: str) -> int:
     return side
 
 
+def encoder_area_px(name: str) -> int:
+    """Return the area of a 16:9 frame that is as high as an encoder's square picture. A larger frame would be useless."""
+    return encoder_size_px(name) ** 2 * 16 // 9
+
+
 def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
     """Return everything that changes an encoder's vectors, as JSON. Loads no model.
 
-    The JSON contains `precision` as the user gave it (such as `auto`), so that a scan on a GPU and a search on a CPU can share
-    vectors. The hashes of pulled weights come from the lock file; `vadcli weights verify` compares it with the files.
+    The JSON contains `precision` as the user gave it (such as `auto`), so that a scan on a GPU and a search on a CPU can use
+    the same vectors. The hashes of pulled weights come from the lock file; `vadcli weights verify` compares it with the files.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
     """
     folder = encoder_folder(name)
-    family = _family(folder, _config(folder))
+    family, _ = _family_and_config(folder)
     files = model_hashes(name, folder)
     return {"encoder": family, "preprocessing": PREPROCESSING_VERSION, "precision": precision, "files": files}
 
@@ -180,22 +181,24 @@ def model_hashes(name: str, folder: Path) -> dict[str, str]:
     """
     item = None if Path(name).expanduser().is_dir() else weights.known(name)
     lock = read_lock(item) if item else None
-    paths = [*(path for file in SMALL_FILES if (path := folder / file).is_file()), *weight_files(folder)]
-    listed = {file: known.sha256 for file, known in lock.files.items()} if lock else {}
-    return {path.name: listed.get(path.name) or _file_hash(path) for path in paths}
+    hashes = {}
+    for path in (*(path for file in SMALL_FILES if (path := folder / file).is_file()), *weight_files(folder)):
+        listed = lock.files.get(path.name) if lock else None
+        state = path.stat()
+        hashes[path.name] = listed.sha256 if listed else _file_hash(path, state.st_size, state.st_mtime_ns)
+    return hashes
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
     """Return a hash of an encoder's fingerprint without its precision. Vectors with the same key can be compared."""
-    kept = {name: value for name, value in fingerprint.items() if name != "precision"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return digest({name: value for name, value in fingerprint.items() if name != "precision"})
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a transformers folder and check their headers. Ignores weights in other formats.
+    """Return the safetensors files of a transformers folder, whose headers are checked. Ignores weights in other formats.
 
     Raises:
-        WeightsError: the folder has no safetensors files, or one of them is missing, cut short or damaged.
+        WeightsError: the folder has no safetensors files, or one of them is missing, cut off or damaged.
     """
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
@@ -216,22 +219,19 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / file for file in names)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _family_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return a folder's model_type and config. Raises WeightsError if the registry does not contain this type."""
     path = folder / "config.json"
     try:
-        return read_json(path)
+        config = read_json(path)
     except OSError as error:
         hint = "name a transformers folder of CLIP or SigLIP"
         raise WeightsError(f"{folder}: not an encoder: it has no config.json that can be read", hint=hint) from error
     except ValueError as error:
         raise WeightsError(f"{path}: not a JSON object", hint=NOT_WHOLE) from error
-
-
-def _family(folder: Path, config: dict[str, Any]) -> str:
-    """Return the model_type of a folder. Raises WeightsError if the registry does not contain this type."""
     family = config.get("model_type")
     if family in ENCODERS:
-        return str(family)
+        return str(family), config
     what = f"its model_type is {family!r}" if family else "its config.json has no model_type"
     hint = f"use a model of type {' or '.join(ENCODERS)}"
     if family == "siglip2":
@@ -239,14 +239,9 @@ def _family(folder: Path, config: dict[str, Any]) -> str:
     raise WeightsError(f"{folder}: not an encoder that vadcli can use: {what}", hint=hint)
 
 
-def _file_hash(path: Path) -> str:
-    state = path.stat()
-    return _hash_of(path, state.st_size, state.st_mtime_ns)
-
-
 @lru_cache(maxsize=256)
-def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
+def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
+    """Return the SHA-256 of a file. A process reads the file again only if its size or time has changed."""
     digest = hashlib.sha256()
     # The block does not come from malloc. After malloc has freed one block of this size, it no longer returns the memory of
     # blocks up to this size to the system. The weights have many such blocks.

@@ -32,8 +32,8 @@ class ClipEncoder(TransformersEncoder):
 
     temperature = 0.03
     defaults = PixelRules(224, "bicubic", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-    # The vector is read at the end token, which depends only on the tokens before it. So the padding after it changes nothing.
-    # If a sentence of a few words were padded to 77 tokens, it would take five times as long.
+    # The vector is read at the end token, which depends only on the tokens before it. So padding after this token changes
+    # nothing. A sentence of a few words that is padded to 77 tokens takes five times as long.
     text_step = 16
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -58,7 +58,7 @@ class ClipEncoder(TransformersEncoder):
         """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # The configs of the first CLIP folders wrongly have a 2 here. In these folders, the end token has the highest number.
+        # The configs of the first CLIP folders wrongly have a 2 here. In these folders, the end token has the highest id.
         places = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
         vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), places])
         return vectors
@@ -86,7 +86,7 @@ class ClipEncoder(TransformersEncoder):
 
 
 class ClipText(nn.Module):
-    """The layers of the text half and its projection. It has no `forward`: `ClipEncoder` calls the layers."""
+    """The layers of the text half and its projection. `ClipEncoder` calls them."""
 
     def __init__(self, sizes: Any, width: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ClipText(nn.Module):
 
 
 class ClipVision(nn.Module):
-    """The layers of the image half and its projection. It has no `forward`: `ClipEncoder` calls the layers."""
+    """The layers of the image half and its projection. `ClipEncoder` calls them."""
 
     def __init__(self, sizes: Any, width: int) -> None:
         super().__init__()

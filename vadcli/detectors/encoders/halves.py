@@ -1,7 +1,7 @@
 """The common parts of the image half and the text half of CLIP and SigLIP.
 
-The names of the parts are those of the tensors in a transformers folder. transformers' own classes compute the same, but their
-import takes seconds and over 100 MB.
+The parts have the same names as in a transformers folder. transformers' own classes compute the same, but their import takes
+seconds and over 100 MB.
 
 Letters in shapes: N pictures, M sentences of L tokens, T tokens of a picture or sentence, W width of a half.
 """
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, asking: Tensor, tokens: Tensor) -> Tensor:
-        """Return the result (N, A, W) of attention from the tokens `asking` (N, A, W) to all `tokens` (N, T, W)."""
+        """Return the result (N, A, W) of attention from `asking` (N, A, W) to `tokens` (N, T, W)."""
         parts = self.q_proj(asking), self.k_proj(tokens), self.v_proj(tokens)
         read = read_values(*(split_heads(part, self.num_heads) for part in parts), causal=self.causal)
         mixed: Tensor = self.out_proj(join_heads(read))
@@ -104,7 +104,7 @@ class TextEmbeddings(nn.Module):
         self.position_embedding = table(sizes.max_position_embeddings, sizes.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the vectors (M, L, W) of token ids (M, L). These are on the CPU, because the token table is there."""
+        """Return the vectors (M, L, W) of token ids (M, L). The ids are on the CPU, because the token table is there."""
         places = self.position_embedding.weight[: ids.shape[1]]
         found: Tensor = self.token_embedding(ids).to(places) + places
         return found
@@ -131,8 +131,8 @@ def patch_embedding(sizes: Any, *, bias: bool) -> nn.Conv2d:
 
 
 def table(rows: int, width: int) -> nn.Embedding:
-    """Return a table of vectors without values. For random values on the device `meta`, torch would import sympy."""
-    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+    """Return a table of vectors without values."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))  # torch imports sympy for random values on `meta`
 
 
 def layer_norm(sizes: Any) -> nn.LayerNorm:
@@ -141,13 +141,11 @@ def layer_norm(sizes: Any) -> nn.LayerNorm:
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d).
-
-    On a CPU, each picture is computed separately. For several pictures at once, torch would use threads with differently
-    aligned buffers, and a picture's vector would then depend on its place in the chunk.
-    """
+    """Return softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d)."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    # On a CPU, each picture is computed separately. For several pictures at once, torch uses threads with differently aligned
+    # buffers, and a picture's vector would depend on its place in the chunk.
     rows = [slice(number, number + 1) for number in range(len(query))]
     return torch.cat([F.scaled_dot_product_attention(query[row], key[row], value[row], is_causal=causal) for row in rows])
 

@@ -33,8 +33,8 @@ from vadcli.errors import WeightsError
 class SiglipEncoder(TransformersEncoder):
     """SigLIP as an implementation of `vadcli.detectors.encoders.Encoder`."""
 
-    # Cosines of SigLIP are smaller than those of CLIP. This value is a guess, not a measurement. It changes nothing as long as
-    # the detector divides by the spread of the camera's own frames.
+    # Cosines of SigLIP are smaller than those of CLIP. This value was not measured. It does not matter as long as the detector
+    # divides by the spread of the camera's own frames.
     temperature = 0.01
     defaults = PixelRules(224, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     # SigLIP was trained on sentences padded to 64 tokens, without a mask. The last token, often padding, gives the vector.
@@ -60,10 +60,8 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Return one vector per patch (N, P, D) of pixels (N, 3, S, S): the pooling head's result if it reads only this patch.
-        With a single patch, the only attention weight is 1. So only the values of the head are computed; queries and keys are
-        not needed.
-        """
+        """Return one vector per patch (N, P, D) of pixels (N, 3, S, S): the result of the head if it reads only this patch."""
+        # With a single patch, the only attention weight is 1. So queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)
@@ -90,9 +88,8 @@ class SiglipEncoder(TransformersEncoder):
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a sentence in lower case, with the end token. They are not padded and not cut off.
 
-        SigLIP 2 was trained on lower-case text. transformers' Siglip2Tokenizer changes each letter to lower case. But folders
-        with a fixed picture size are loaded with GemmaTokenizer, which does not (transformers 5.24, pull request 43101). So
-        this method does it. If the tokenizer does it again, nothing changes.
+        SigLIP 2 was trained on lower-case text. Siglip2Tokenizer changes each letter to lower case. But folders with a fixed
+        picture size are loaded with GemmaTokenizer, which does not (transformers 5.24, pull request 43101).
         """
         return super().token_ids("".join(letter.lower() for letter in text))
 
@@ -111,7 +108,7 @@ class SiglipEncoder(TransformersEncoder):
 
 
 class VisionModel(nn.Module):
-    """The image half. `SiglipEncoder` calls the parts."""
+    """The layers of the image half. `SiglipEncoder` calls them."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -136,7 +133,7 @@ class VisionEmbeddings(nn.Module):
 
 
 class PoolingHead(nn.Module):
-    """Turns the vectors of all patches into one. `SiglipEncoder` calls the parts."""
+    """The layers that turn the vectors of all patches into one. `SiglipEncoder` calls them."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()

@@ -1,8 +1,6 @@
-"""LAVIDA: a multimodal language model reads a clip, and SAM2 turns its output into scores and masks.
+"""LAVIDA: a multimodal language model reads a clip, and SAM2 turns its output into one score and one mask per frame.
 
-There is one score and one mask per frame. The mask comes from SAM2's mask decoder.
-
-This file holds the detector's options, which the command line shows without loading a model.
+This file has the detector's options, which the command line shows without loading a model.
 """
 
 from __future__ import annotations

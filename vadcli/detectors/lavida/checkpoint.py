@@ -7,8 +7,8 @@ FOLDER/
   lora/               optional: LoRA adapters of the language model, merged into it on load
   checksums.json      the expected hash of each file
 
-The files of a base model must contain each of its tensors (see `read_whole`). There is one exception: SAM2's whole video
-memory may be missing, as in checkpoints for images. A model without this memory can't propagate masks.
+The files of a base model must contain each of its tensors (see `read_whole`). Only SAM2's whole video memory may be missing,
+as in checkpoints for images. A model without this memory can't propagate masks.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
     Args:
         part: mllm, text or sam2.
         folder: a transformers folder.
-        extras_matter: if False, the files may also contain tensors that this model lacks, because they are from a larger model.
-        options: passed on to from_pretrained.
+        extras_matter, options: as in `read_whole`.
 
     Raises:
         WeightsError: the files can't be read, or a tensor is missing, is unknown or has the wrong shape.
@@ -87,7 +86,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
 
 
 def check_model(part: str, folder: Path) -> None:
-    """Check a folder's files against its config. Reads no tensors if accelerate is installed.
+    """Compare a folder's files with its config. If accelerate is installed, no tensors are read.
 
     Raises:
         WeightsError: as in `read_model`.
@@ -103,7 +102,7 @@ def memory_names(sam2: Any) -> set[str]:
 
 PARTS = ("mllm", "text", "sam2")
 OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
-"""Prefixes of those tensor names in Lavida's state dict that no base model has."""
+"""Prefixes of the tensors in Lavida's state dict that no base model has."""
 ADAPTERS = "lora"
 SEG_STD = 0.02
 QWEN_IDS = {
@@ -138,9 +137,9 @@ def read_config(folder: Path) -> LavidaConfig:
 
 
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
-    """Return the config of a folder that can be used to scan; loads no weights.
+    """Return the config of a folder, if the folder can be used to scan. Loads no weights.
 
-    The `trained` of the result is True only if config.json and lavida.safetensors both say so.
+    `trained` in the result is True only if config.json and lavida.safetensors both say so.
 
     Raises:
         WeightsError: a part is missing, or LAVIDA's own part is untrained although `allow_untrained` is False.
@@ -198,12 +197,20 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(folder / "mllm", local_files_only=True)
         words = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True)
         if (folder / ADAPTERS).is_dir():
-            qwen = _merged(qwen, folder / ADAPTERS)
+            try:
+                from peft import PeftModel
+            except ImportError as error:
+                what = f"{folder / ADAPTERS}: adapters need the peft package"
+                raise WeightsError(what, hint="pip install 'vadcli[train]'") from error
+            qwen = PeftModel.from_pretrained(qwen, folder / ADAPTERS).merge_and_unload()
         model = _assemble(config, qwen=qwen, clip=clip, sam2=sam2, tokenizer=tokenizer, words=words)
         if (folder / weights.OWN_NAME).is_file():
-            _overlay(model, folder / weights.OWN_NAME)
+            _load_own(model, folder / weights.OWN_NAME)
         else:
-            _draw_seg(model)
+            table = qwen.get_input_embeddings().weight
+            drawn = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(config.seed))
+            with torch.no_grad():
+                table[tokenizer.convert_tokens_to_ids(SEG)] = drawn.to(table) * SEG_STD
     return model.to(device=device, dtype=dtype).eval()
 
 
@@ -235,22 +242,31 @@ def random_model(
         text, sam2 = CLIPTextModel(clip), Sam2VideoModel(sam2_config(**parts.sam2))
         model = _assemble(config, qwen=qwen, clip=text, sam2=sam2, tokenizer=tokenizer, words=words)
         if config.random_gain is not None:
-            _draw(model, config.random_gain)
+            with torch.no_grad():
+                for module in model.modules():
+                    if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
+                        nn.init.xavier_normal_(module.weight, gain=config.random_gain)
+                    elif isinstance(module, nn.Embedding):
+                        nn.init.normal_(module.weight)
     return model.to(device=device, dtype=dtype).eval()
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Return the token ids for a config. The default ids are too large for a small vocabulary."""
+    """Return the token ids for a config, because its default ids are too large for a small vocabulary."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
 def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     """Write the whole model, with its base models, and finally the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
+    masks: Any = model.masks
+    # A video memory with random weights is left out, because a reader could not see that they are random.
+    memory = set() if masks.has_memory else memory_names(masks.sam2)
+    kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
     with quiet():
         model.mllm.qwen.save_pretrained(folder / "mllm")
         model.text.clip.save_pretrained(folder / "text")
-        _save_sam2(model.masks, folder / "sam2")
+        masks.sam2.save_pretrained(folder / "sam2", state_dict=kept)
         model.tokenizer.save_pretrained(folder / "mllm")
         model.text.tokenizer.save_pretrained(folder / "text")
     own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith(OWN_PARTS)}
@@ -261,23 +277,6 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     weights.write_checksums(folder)
 
 
-def _save_sam2(masks: Any, folder: Path) -> None:
-    """Write SAM2. Leaves out a video memory with random weights, because a reader could not tell that they are random."""
-    memory = set() if masks.has_memory else memory_names(masks.sam2)
-    kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
-    masks.sam2.save_pretrained(folder, state_dict=kept)
-
-
-@torch.no_grad()
-def _draw(model: Lavida, gain: float) -> None:
-    """Replace the weights of all layers with random ones of this gain, from torch's current generator."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
-            nn.init.xavier_normal_(module.weight, gain=gain)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
-
-
 def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenizer: Any, words: Any) -> Lavida:
     """Build the model from its parts. The projector gets random weights from the config's seed."""
     seg = add_seg(tokenizer)
@@ -285,31 +284,20 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
     if seg >= len(table):
         qwen.resize_token_embeddings(seg + 1)
     masks = TransformersMasks(sam2)
+    width, added = int(qwen.config.text_config.hidden_size), config.additions
     with torch.random.fork_rng(devices=_cuda_devices(table.device)):
         torch.manual_seed(config.seed)
         projector = build_projector(
-            config.projector,
-            llm_width=qwen.config.text_config.hidden_size,
-            text_width=clip.config.hidden_size,
-            image_width=masks.width,
+            config.projector, llm_width=width, text_width=clip.config.hidden_size, image_width=masks.width
         )
-        width, added = int(qwen.config.text_config.hidden_size), config.additions
         sight = SharedSight(image_width=masks.width, llm_width=width, motion_width=added.motion_width) if added.sight else None
         pooling = NamePooling(width) if added.pooling else None
     mllm = MultimodalLM(qwen, sight=sight, pooling=pooling)
     return Lavida(config, mllm=mllm, text=TextEncoder(clip, words), masks=masks, projector=projector, tokenizer=tokenizer)
 
 
-@torch.no_grad()
-def _draw_seg(model: Lavida) -> None:
-    """Replace the embedding of `<SEG>` with a random one from the config's seed."""
-    table = model.mllm.qwen.get_input_embeddings().weight
-    generator = torch.Generator().manual_seed(model.config.seed)
-    table[model.tokenizer.convert_tokens_to_ids(SEG)] = torch.randn(table.shape[1], generator=generator).to(table) * SEG_STD
-
-
-def _overlay(model: Lavida, path: Path) -> None:
-    """Load LAVIDA's own part. Its tensors replace all tensors of the same name, also those of base models."""
+def _load_own(model: Lavida, path: Path) -> None:
+    """Load LAVIDA's own part. Its tensors also replace tensors of base models that have the same name."""
     found = load_file(path)
     own = model.state_dict()
     strange = sorted(set(found) - set(own))
@@ -326,14 +314,6 @@ def _overlay(model: Lavida, path: Path) -> None:
     if lacking:
         raise WeightsError(f"{path}: {lacking[0]} is missing", hint="the file is incomplete: fetch or train it again")
     model.load_state_dict(found, strict=False)
-
-
-def _merged(qwen: Any, folder: Path) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise WeightsError(f"{folder}: adapters need the peft package", hint="pip install 'vadcli[train]'") from error
-    return PeftModel.from_pretrained(qwen, folder).merge_and_unload()
 
 
 def _cuda_devices(device: torch.device | str) -> list[int]:

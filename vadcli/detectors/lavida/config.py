@@ -1,4 +1,4 @@
-"""The config of a LAVIDA model (sizes, prompt, sampling, gates), stored next to its weights."""
+"""The config of a LAVIDA model (sizes, prompt, sampling, gates), which is stored next to its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PromptOptions:
 
     Attributes:
         question: {categories} is replaced by the categories, joined by commas.
-        answer: the model's answer, which is given to it and not generated; contains `<SEG>` once.
+        answer: the answer, which is a part of the prompt and not generated; contains `<SEG>` once.
         max_categories: categories per prompt; longer lists are split into several prompts. The
             paper's limit is 30 (Table 3).
     """
@@ -44,7 +44,7 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Which frames the model sees.
+    """How the frames of a clip are sampled.
 
     Attributes:
         frames: T, sampled frames per clip; even, because Qwen2-VL reads frames in pairs.
@@ -68,8 +68,7 @@ class PixelOptions:
     Attributes:
         min_px, max_px: limits of a frame's area for Qwen2-VL at inference; its sides become multiples of 28.
         train_min_px, train_max_px: the same limits in training.
-        static_threshold: patches are dropped before the vision tower's blocks if their mean cosine distance to the same
-            patches of the clip's first frames is below this value (see `moving_groups`). None keeps all patches.
+        static_threshold: the vision tower drops patches that change less than this (see `moving_groups`); None keeps all.
     """
 
     min_px: int = 160 * QWEN_PX**2
@@ -86,7 +85,7 @@ class PixelOptions:
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters of the language model. They are merged into it when the model is loaded."""
+    """Low-rank adapters. They are merged into the language model when it is loaded."""
 
     rank: int = 8
     alpha: int = 16
@@ -96,16 +95,12 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """Parts that the paper does not have, for small models that start with random weights.
-
-    The base presets use none of them.
+    """Parts that are not in the paper, for small models that start with random weights. The base presets use none of them.
 
     Attributes:
-        sight: if True, the language model reads SAM2's image features instead of those of the vision
-            tower; see `SharedSight` in mllm/compress.py.
+        sight: True if the language model reads SAM2's image features and not those of the vision tower (`SharedSight`).
         motion_width: number of channels that describe how these features change over time.
-        pooling: if True, the hidden state of each category is added to that of `<SEG>`, weighted by
-            the probability that the category is present; see `NamePooling` in mllm/compress.py.
+        pooling: True if the hidden states of the categories are added to that of `<SEG>` (`NamePooling`).
     """
 
     sight: bool = False
@@ -115,10 +110,7 @@ class AdditionOptions:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Sizes of the three base models, as fields of their transformers configs.
-
-    They are empty in a LAVIDA folder, because there each base model has its own config.json.
-    """
+    """Sizes of the three base models, as fields of their transformers configs; only for a preset."""
 
     mllm: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
@@ -132,13 +124,13 @@ class LavidaConfig:
     Attributes:
         name: the preset from which the model was made.
         projector, compression, prompt, sampling, pixels, lora, additions: see their classes.
-        mask_gate: what happens to the mask of a frame if the frame's object score says that nothing is found.
+        mask_gate: how the object score of a frame changes its mask; see `gate`.
         trained: True if LAVIDA's own part (projector, mask decoder, `<SEG>`) was trained.
         seed: seed for the random weights of LAVIDA's own part if it was not trained.
-        random_gain: gain of the Xavier-normal weights of a random model. It must be so large that frames
-            and words affect the scores. None keeps each part's own initialisation, as training needs it.
-        parts: sizes of the base models; empty in a LAVIDA folder.
-        sources: where each part came from; only for information.
+        random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words
+            would hardly affect the scores. None keeps each part's own initialisation, as training needs it.
+        parts: sizes of the base models. A LAVIDA folder has none, because each base model has its own config.json.
+        sources: the sources of the parts; only for information.
     """
 
     name: str
@@ -161,7 +153,7 @@ class LavidaConfig:
             raise ValueError(f"mask_gate {self.mask_gate!r} is not one of {', '.join(get_args(MaskGate))}")
 
     def data_sets(self) -> frozenset[str]:
-        """Return the names of the data sets of all training stages in `sources`; may be empty."""
+        """Return the names of the data sets in `sources` from all training stages; may be empty."""
         try:
             return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
         except (KeyError, TypeError, IndexError):

@@ -76,7 +76,13 @@ class LavidaDetector:
             raise UsageError(f"--categories {options.categories!r} contains no category", hint="omit it to look for @general")
         self.folder, config = _find(options)
         self.config = _adjusted(config, options)
-        sampling, side = self.config.sampling, self._image_size()
+        if self.folder is None:
+            side = int(self.config.parts.sam2.get("image_size", 1024))
+        else:
+            from vadcli.detectors.lavida.checkpoint import image_size
+
+            side = image_size(self.folder)
+        sampling = self.config.sampling
         self.needs = ClipNeeds(
             frames=sampling.frames,
             overlap=0,
@@ -85,33 +91,28 @@ class LavidaDetector:
             pixel_format=PixelFormat.RGB,
         )
         self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
-        self.caveats = self._caveats()
+        model = options.lavida_model
+        self.caveats: tuple[str, ...] = ()
+        if self.folder is None or not self.config.trained:
+            self.caveats = (f"{model} was never trained: its scores, masks and categories mean nothing.",)
+        elif self.config.data_sets() == {"synthetic"}:
+            only = f"{model} was only trained on a synthetic world of shapes; it is not a detector for real videos."
+            self.caveats = (only,)
         self._workers: Workers[_Worker] = Workers()
         self._batch_size = 1
 
     @property
     def batch_size(self) -> int:
-        """The number of clips per call: as many as the options say, otherwise as many as fit into memory."""
+        """The number of clips per call: the number that the user gave, or else as many as fit into memory."""
         return self._batch_size
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
+        """The number of simultaneous calls: one on a CPU, or two per GPU, because one of them copies frames."""
         return self._workers.parallel
 
-    def _caveats(self) -> tuple[str, ...]:
-        """Return one sentence if the model was never trained, or was trained on a synthetic world only."""
-        if self.folder is None or not self.config.trained:
-            return (f"{self.options.lavida_model} was never trained: its scores, masks and categories mean nothing.",)
-        if self.config.data_sets() == {"synthetic"}:
-            return (
-                f"{self.options.lavida_model} was only trained on a synthetic world of shapes; "
-                "it is not a detector for real videos.",
-            )
-        return ()
-
     def prepare(self) -> None:
-        """Load the model onto each device and find how many clips fit. Later calls do nothing."""
+        """Load the model onto each device and find how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
         from vadcli.detectors.running import devices_for
@@ -125,7 +126,9 @@ class LavidaDetector:
                 self.config.prompt.max_categories,
             )
         self._workers.start(_Worker(self, device) for device in devices_for(self.options.device))
-        self._batch_size = self.options.batch_size or self._workers.all[0].fitting_batch()
+        first, side = self._workers.all[0], int(self.needs.size.max_area_px**0.5)
+        clip = np.zeros((self.needs.frames, side, side, 3), np.uint8)
+        self._batch_size = self.options.batch_size or first.runner.find_batch_size(first.score, clip)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -134,11 +137,11 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The largest number of clips that every device can compute at once; it shrinks when memory runs out."""
+        """The largest number of clips that every device can compute at once. It becomes smaller when memory runs out."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Replace the config by another for the same model sizes. Must not be called during `score`."""
+        """Set another config for the same model sizes. Must not be called during `score`."""
         self.config = config
         for worker in self._workers.all:
             worker.model.config = config
@@ -150,7 +153,7 @@ class LavidaDetector:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """Return the mean number of visual tokens per clip of a batch before compression, L, and after it, M."""
+        """Return the mean numbers of visual tokens per clip before compression, L, and after compression, M."""
         self.prepare()
         worker = self._workers.all[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
@@ -214,7 +217,7 @@ class LavidaDetector:
 
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
-            # By default convolutions use TF32, whose results depend on the batch size.
+            # By default, convolutions use TF32, whose results depend on the batch size.
             torch.backends.cudnn.allow_tf32 = False
         if self.folder is None:
             model = checkpoint.random_model(self.config, seed=self.config.seed, device=device, dtype=dtype)
@@ -233,14 +236,6 @@ class LavidaDetector:
             model.compile_parts()
         return model
 
-    def _image_size(self) -> int:
-        """Return the side of SAM2's input in pixels, without loading SAM2."""
-        if self.folder is None:
-            return int(self.config.parts.sam2.get("image_size", 1024))
-        from vadcli.detectors.lavida.checkpoint import image_size
-
-        return image_size(self.folder)
-
 
 class _Worker:
     """One device with its model and its prompts."""
@@ -250,8 +245,6 @@ class _Worker:
 
         self.model = detector.load(device)
         self.runner: Runner = Runner(device)
-        self._needs = detector.needs
-        self._side = detector.needs.size.max_area_px
         try:
             self._questions: list[Question] = self.model.questions(detector.categories)
             self._alone = [question for name in detector.categories for question in self.model.questions([name])]
@@ -283,11 +276,6 @@ class _Worker:
             lambda video, batch: _on_scale(self.model.propagate(video, logits, batch=batch)), frames
         )
         return masks
-
-    def fitting_batch(self) -> int:
-        side = int(self._side**0.5)
-        clip = np.zeros((self._needs.frames, side, side, 3), np.uint8)
-        return self.runner.find_batch_size(self.score, clip)
 
 
 def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:

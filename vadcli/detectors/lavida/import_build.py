@@ -1,7 +1,7 @@
 """Builds a LAVIDA folder from base models, for `vadcli weights import`.
 
-The folder is built under a temporary name and renamed when it is complete. Meta's SAM2.1
-checkpoints are converted to transformers folders, which contain the same tensors under other names.
+The folder has a temporary name until it is complete. Meta's SAM2.1 checkpoints are converted to transformers folders, which
+contain the same tensors under other names.
 """
 
 from __future__ import annotations
@@ -59,7 +59,14 @@ def convert_meta(path: Path, folder: Path) -> None:
     Raises:
         WeightsError: the file is not one of Meta's SAM2.1 checkpoints.
     """
-    tensors = _read_meta(path)
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors: dict[str, Any] = dict(document["model"])
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise TypeError(path)
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        hint = "fetch Meta's file again; a pickle is refused if it contains anything except tensors"
+        raise WeightsError(f"{path}: not Meta's SAM2.1 checkpoint", hint=hint) from error
     blocks = {name.split(".")[3] for name in tensors if name.startswith("image_encoder.trunk.blocks.")}
     embed = tensors.get("image_encoder.trunk.patch_embed.proj.weight")
     size = META_SIZES.get((len(embed), len(blocks))) if embed is not None else None
@@ -79,18 +86,6 @@ def convert_meta(path: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        tensors = document["model"]
-        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-            raise TypeError(path)
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        hint = "fetch Meta's file again; a pickle is refused if it contains anything except tensors"
-        raise WeightsError(f"{path}: not Meta's SAM2.1 checkpoint", hint=hint) from error
-    return dict(tensors)
-
-
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "LICENSE*")
 
 
@@ -107,11 +102,10 @@ def import_lavida(
     """Build a LAVIDA folder.
 
     Args:
-        preset: gives the model's sizes, prompt and sampling.
+        preset: the preset with the model's sizes, prompt and sampling.
         dest: the folder to create.
-        sources: where the parts are.
-        random_weights: if a base model is not found, use random weights, in the preset's sizes. The resulting model detects
-            nothing.
+        sources: the sources of the parts.
+        random_weights: use random weights for a base model that is not found. The resulting model detects nothing.
         seed: seed of the random weights.
         force: replace an existing LAVIDA folder.
         say: called with one line of text at each step.
@@ -140,10 +134,15 @@ def import_lavida(
         tell("hashing every file")
         weights.write_checksums(folder)
         weights.check_folder(folder)
-        if dest.exists():
-            _swap(folder, dest, scratch.folder / "replaced")
-        else:
+        replaced = scratch.folder / "replaced" if dest.exists() else None
+        if replaced:
+            dest.rename(replaced)
+        try:
             folder.rename(dest)
+        except OSError:
+            if replaced:
+                replaced.rename(dest)
+            raise
     return result
 
 
@@ -158,10 +157,10 @@ def _build(
     say: Callable[[str], None],
 ) -> None:
     """Write every file of the folder except its checksums."""
+    from vadcli.detectors.lavida.checkpoint import check_model, create
+
     drawn = [part for part, source in found.items() if source is None]
     if drawn:
-        from vadcli.detectors.lavida.checkpoint import create
-
         say(f"drawing {', '.join(drawn)} at random, seed {seed}")
         create(config.name, folder, seed=seed)
         result.notes.append(f"{', '.join(drawn)} drawn at random (seed {seed}): this model detects nothing until it is trained")
@@ -175,7 +174,11 @@ def _build(
             shutil.rmtree(folder / part, ignore_errors=True)
             (folder / part).mkdir(parents=True)
             builders[part](source, folder / part, result)
-            _check_whole(part, source, folder / part)
+            try:
+                check_model(part, folder / part)
+            except WeightsError as error:  # the message must name the source and not the temporary folder
+                message = error.message.replace(str(folder / part), str(source))
+                raise WeightsError(message, hint=error.hint) from error
     _fit_tokenizer(folder / "mllm", config, result)
     if sources.own is not None:
         (folder / weights.OWN_NAME).unlink(missing_ok=True)
@@ -191,16 +194,6 @@ def _build(
     names |= {"own": str(sources.own)} if sources.own else {}
     document = {**replace(config, trained=result.trained, seed=seed, sources=names).to_json(), "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_whole(part: str, source: Path, folder: Path) -> None:
-    """Raise a WeightsError that names the source if a base model lacks tensors."""
-    from vadcli.detectors.lavida.checkpoint import check_model
-
-    try:
-        check_model(part, folder)
-    except WeightsError as error:
-        raise WeightsError(error.message.replace(str(folder), str(source)), hint=error.hint) from error
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
@@ -254,16 +247,6 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
         result.notes.append(
             f"{SEG} is token {seg}, but the embedding has only {rows} rows: it is enlarged each time the model is loaded"
         )
-
-
-def _swap(new: Path, dest: Path, old: Path) -> None:
-    """Rename `dest` to `old` and `new` to `dest`; if that fails, `dest` stays as it was."""
-    dest.rename(old)
-    try:
-        new.rename(dest)
-    except OSError:
-        old.rename(dest)
-        raise
 
 
 def _refuse_existing(dest: Path, *, force: bool) -> None:

@@ -1,7 +1,4 @@
-"""Finds and checks the sources of a LAVIDA folder's parts, before anything is built.
-
-This file also puts the files of the sources into the new folder. It links them if possible and otherwise copies them.
-"""
+"""Finds and checks the sources of a LAVIDA folder's parts, and links or copies their files into the new folder."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +32,7 @@ class Imported:
         linked: files that are hard links to their source.
         copied: files that are copies of their source.
         converted: parts that were converted or drawn at random.
-        notes: what else the user should know.
+        notes: warnings and other facts for the user.
     """
 
     folder: Path
@@ -47,14 +44,7 @@ class Imported:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `vadcli weights import --json` prints."""
-        return {
-            "folder": str(self.folder),
-            "trained": self.trained,
-            "linked": self.linked,
-            "copied": self.copied,
-            "converted": self.converted,
-            "notes": self.notes,
-        }
+        return {**asdict(self), "folder": str(self.folder)}
 
 
 def place_model(source: Path, folder: Path, result: Imported) -> None:
@@ -66,10 +56,7 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 
 
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
-    """Links or copies a file.
-
-    Don't link a file that may be changed later: the source would change with it.
-    """
+    """Link or copy a file. A file that may be changed later must not be linked: the source would change with it."""
     name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
         try:
@@ -85,7 +72,7 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return those files of a folder whose names match a pattern, sorted; never the file of checksums."""
+    """Return the files of a folder whose names match a pattern, sorted, without the file of checksums."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
@@ -122,7 +109,7 @@ META_SUFFIXES = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the parts come from. If a base model is None, it is looked up in the cache of the Hugging Face hub.
+    """The sources of the parts. A base model that is None is taken from the cache of the Hugging Face hub.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
@@ -144,7 +131,7 @@ class Sources:
 
 
 def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) -> dict[str, Path | None]:
-    """Return {part: its checked source}; None for a part that will be drawn at random.
+    """Return the checked source of each part, by part; None for a part that gets random weights.
 
     Raises:
         WeightsError: a part is not on this machine and random weights are not allowed, or a part is
@@ -219,7 +206,7 @@ def check_extras(sources: Sources) -> None:
 
 
 def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
-    """Raise VadcliError if the files to copy, convert or draw don't fit into the free space."""
+    """Raise VadcliError if the disk has too little free space for the new files."""
     parent = next(folder for folder in dest.absolute().parents if folder.exists())
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0

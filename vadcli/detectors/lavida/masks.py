@@ -1,14 +1,12 @@
 """SAM2's image encoder and mask decoder (paper 3.8), for all frames of a batch in one call.
 
-The input is normalised pixels and one prompt per frame; the output is an object score and mask
-logits per frame. Frames do not influence each other: there is no memory bank, and for SAM2
-each frame is a conditioning frame. `propagate.py` adds the memory; `sam2_package.py` implements the same protocol
-with Meta's package.
+The input is normalised pixels and one prompt per frame. The output is an object score and mask logits per frame. Frames do not
+influence each other, because there is no memory: SAM2 treats each frame as a first frame. `propagate.py` adds the memory, and
+`sam2_package.py` implements the same protocol with Meta's package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,20 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vadcli.detectors.lavida.config import MaskGate
-from vadcli.detectors.lavida.sam2_sizes import STRIDE_PX, Sam2Sizes, sam2_config
-from vadcli.detectors.mllm.pixels import restore_precision
-
-__all__ = [
-    "NO_OBJECT_LOGIT",
-    "ImageFeatures",
-    "MaskGate",
-    "MaskModel",
-    "MaskOutput",
-    "Sam2Sizes",
-    "TransformersMasks",
-    "gate",
-    "sam2_config",
-]
+from vadcli.detectors.lavida.sam2_sizes import STRIDE_PX
+from vadcli.detectors.mllm.pixels import ExactBuffers
 
 NO_OBJECT_LOGIT = -1024.0  # SAM2 writes this into the mask of an absent object
 
@@ -42,8 +28,7 @@ class ImageFeatures:
     """The encoder's output for N frames; h = w = image size / 16.
 
     Attributes:
-        embedding: F, (N, 256, h, w). SAM2's no-memory embedding is not added yet, because the
-            projector reads F without it.
+        embedding: F, (N, 256, h, w), without SAM2's no-memory embedding: the projector reads F without it.
         position: sine position encoding of F, (1, 256, h, w).
         high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), projected for the decoder.
     """
@@ -61,7 +46,7 @@ class ImageFeatures:
 
     @staticmethod
     def cat(parts: list[ImageFeatures]) -> ImageFeatures:
-        """Join the frames of all parts, in order; a single part is returned without a copy."""
+        """Join the frames of all parts, in order. A single part is not copied."""
         if len(parts) == 1:
             return parts[0]
         high = (torch.cat([p.high[0] for p in parts]), torch.cat([p.high[1] for p in parts]))
@@ -110,16 +95,15 @@ class MaskModel(Protocol):
         """
 
 
-class TransformersMasks(nn.Module):
-    """SAM2 as implemented in transformers; its state dict is that of a Sam2VideoModel with the prefix `sam2.`.
+class TransformersMasks(ExactBuffers):
+    """SAM2 of transformers. Its state dict is that of a Sam2VideoModel with the prefix `sam2.`.
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
     in float32 and then cast. This class never switches gradients off. If you freeze
     `sam2.vision_encoder` with `requires_grad_(False)`, gradients still reach the decoder's projections in `features`.
 
     Args:
-        sam2: the model to wrap. It is changed in place: the prompt encoder's position matrix is
-            overwritten with the one for images.
+        sam2: the model to wrap. It is changed in place: its prompt encoder gets the position matrix for images.
 
     Attributes:
         has_memory: False if the weights lack SAM2's video memory. In this case, masks cannot be propagated.
@@ -147,12 +131,6 @@ class TransformersMasks(nn.Module):
         self.sam2.mask_decoder.training = False
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersMasks:
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        restore_precision(self, exact)
-        return self
-
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
         """See MaskModel.encode."""
         return ImageFeatures.cat(
@@ -160,10 +138,7 @@ class TransformersMasks(nn.Module):
         )
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """Turn (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16.
-
-        The decoder's projections are not applied yet.
-        """
+        """Turn (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16, before the decoder's projections."""
         fine, middle, embedding = self.sam2.vision_encoder(pixels, return_dict=True).fpn_hidden_states
         return fine, middle, embedding
 
@@ -197,8 +172,7 @@ class TransformersMasks(nn.Module):
         """Run the decoder alone, in the model's dtype.
 
         Args:
-            embedding: F (N, 256, h, w), possibly after the caller has added the no-memory embedding or
-                attention to memories.
+            embedding: F (N, 256, h, w), plus the no-memory embedding or after attention to memories.
             high: F_s0 and F_s1.
             sparse: prompt tokens, (N, P, 256).
             dense: mask prompt, (N or 1, 256, h or 1, w or 1).
@@ -219,10 +193,7 @@ class TransformersMasks(nn.Module):
         return mask_logit[:, 0], iou[:, 0], tokens[:, 0], object_logit[:, 0, 0]
 
     def image_position(self, embedding: Tensor) -> Tensor:
-        """Return the decoder's position encoding of the whole image, (1, 256, h, w).
-
-        Size, device and dtype are those of `embedding` (N, 256, h, w).
-        """
+        """Return the decoder's position encoding (1, 256, h, w) for the size, device and dtype of F (N, 256, h, w)."""
         height, width = embedding.shape[-2:]
         device = embedding.device
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
@@ -236,11 +207,11 @@ class TransformersMasks(nn.Module):
 class SinePosition(nn.Module):
     """SAM2's sine position encoding, computed in float32 for one frame and then cast.
 
-    The version in transformers computes it in the model's dtype, for every frame and level.
+    transformers computes it in the model's dtype, for every frame and level.
 
     Args:
         width: channels of the encoding.
-        finest: height of the largest grid whose encoding is used. Larger grids get zeros, which
+        finest: height of the largest grid whose encoding is used. Larger grids get zeros that
             need no memory. At stride 4, the real values would need as much memory as the features.
     """
 
@@ -272,12 +243,12 @@ class SinePosition(nn.Module):
 
 
 def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
-    """Put SAM2's "not a point" token (1, 256) before each prompt (N, 1, 256) -> (N, 2, 256)."""
+    """Return (N, 2, 256): SAM2's "not a point" token (1, 256), and then the prompt (N, 1, 256)."""
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Return mask logits (N, M, H, W) to which the object score of the frame is applied.
+    """Return mask logits (N, M, H, W) after the gate, which applies the object score of the frame.
 
     Args:
         output: the decoder's output.

@@ -25,7 +25,7 @@ from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.propagate import propagate
 from vadcli.detectors.lavida.text import TextEncoder, build_prompt, split_categories
 from vadcli.detectors.mllm.pixels import PatchGrid, qwen_patches, sam_pixels
-from vadcli.detectors.mllm.qwen import MultimodalLM, Prefix, PromptTokens, VisualTokens
+from vadcli.detectors.mllm.qwen import MultimodalLM, PromptTokens, VisualTokens
 
 ENCODED_FRAMES = 16
 """Frames per call of SAM2's encoder: enough to keep a GPU busy. A fixed number limits the memory use."""
@@ -35,7 +35,7 @@ Clock = Callable[[str], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Question:
-    """The categories of one prompt, tokenised and embedded; it can be used for any number of clips.
+    """The categories of one prompt as tokens and as embeddings. It can be used for any number of clips.
 
     Attributes:
         categories: C categories.
@@ -132,7 +132,7 @@ class Lavida(nn.Module):
         Args:
             frames: T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, it gets the
                 last frame twice.
-            training: resize the frames to the areas that the config has for training.
+            training: resize the frames to the config's areas for training.
         """
         if self.mllm.sight is not None:
             image = self.encode_images(frames)
@@ -164,10 +164,7 @@ class Lavida(nn.Module):
             return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Make compressed visual tokens from SAM2's features of clips of T frames.
-
-        Only for models with a `SharedSight`.
-        """
+        """Return compressed visual tokens from SAM2's features of clips of T frames; only for models with a `SharedSight`."""
         assert self.mllm.sight is not None
         maps = image.embedding.view(-1, frames, *image.embedding.shape[1:])  # (B, T, C, h, w)
         with self.clock("vision tower"):
@@ -188,34 +185,38 @@ class Lavida(nn.Module):
             with self.clock("llm"):
                 hidden = self.mllm.hidden_at_seg(encoded.visual, questions[0].tokens)
             return self.judge(encoded, questions[0], hidden)
-        return _strongest(self.each(encoded, questions))
+        outputs = self.each(encoded, questions)
+        # The highest score of each frame over all prompts, with the mask of that prompt; the first prompt wins ties.
+        scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
+        best = scores.argmax(dim=0)
+        masks = outputs[0].mask_logit.clone()
+        for number, output in enumerate(outputs):
+            masks[best == number] = output.mask_logit[best == number]
+        return LavidaOutput(scores.amax(dim=0), masks)
 
     def each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
         """Return one output per question; the language model reads the video only once."""
         with self.clock("llm"):
             prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
-        return [self.judge(encoded, question, self._hidden(prefixes, question)) for question in questions]
+        outputs = []
+        for question in questions:
+            with self.clock("llm"):
+                hidden = self.mllm.hidden_after(prefixes, question.tokens)
+            outputs.append(self.judge(encoded, question, hidden))
+        return outputs
 
     def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
-        """Return scores and masks: make one mask prompt per frame from `hidden` and decode it (paper 3.7 and 3.8)."""
-        output = self.decode(encoded, question, hidden)
+        """Make one mask prompt per frame from the hidden states (B, D_llm) at `<SEG>`, and decode it (paper 3.7 and 3.8)."""
+        output = self.answer(encoded, self.prompts(encoded, hidden, question.features))
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
         b, t = len(encoded.visual), encoded.frames
         return LavidaOutput(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
 
-    def decode(self, encoded: EncodedClips, question: Question, hidden: Tensor, *, multimask: bool = False) -> MaskOutput:
-        """Return the mask decoder's output for B·T frames, before any gate.
-
-        Args:
-            encoded: the encoded frames.
-            question: C categories.
-            hidden: (B, D_llm) hidden states at `<SEG>`.
-            multimask: return three masks per frame, as in training.
-        """
-        return self.answer(encoded, self.prompts(encoded, hidden, question.features), multimask=multimask)
-
     def answer(self, encoded: EncodedClips, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
-        """Decode prompts; add the projector's presence logits, if any, to the object logits."""
+        """Return the mask decoder's output for B·T frames, before any gate; three masks per frame with `multimask`.
+
+        If the projector gives presence logits, they are added to the object logits.
+        """
         with self.clock("sam2 decoder"):
             dense = None if prompts.dense is None else prompts.dense.flatten(0, 1)
             output = self.masks.decode(encoded.image, prompts.sparse.flatten(0, 1), multimask=multimask, dense=dense)
@@ -224,10 +225,7 @@ class Lavida(nn.Module):
         return replace(output, object_logit=output.object_logit + prompts.presence.flatten().float())
 
     def prompts(self, encoded: EncodedClips, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """Return the projector's prompts, one sparse prompt per frame.
-
-        The arguments are those of `Projector.forward`.
-        """
+        """Return the projector's prompts, one sparse prompt per frame; for the arguments, see `Projector.forward`."""
         image = encoded.image
         with self.clock("projector"):
             # (B, T, 256, h/4, w/4)
@@ -236,16 +234,13 @@ class Lavida(nn.Module):
         return found
 
     def propagate(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
-        """Propagate the known masks to all frames with SAM2's video memory; return mask logits.
+        """Return the mask logits (N, h, w) float32 of all frames, from known ones. SAM2's video memory propagates them.
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.
             known: the known mask logits (h, w), by frame number. It must contain frame 0. Each known
                 frame starts a new span.
-            batch: number of spans processed in parallel; it does not change the result.
-
-        Returns:
-            (N, h, w) float32.
+            batch: number of spans that are processed in parallel; it does not change the result.
         """
         if not isinstance(self.masks, TransformersMasks):
             raise ValueError("only transformers' SAM2 can propagate masks")
@@ -253,17 +248,3 @@ class Lavida(nn.Module):
             squares = sam_pixels(frames, self.masks.image_size, self.dtype)
         with self.clock("sam2 memory"):
             return propagate(self.masks, squares, known, batch=batch)
-
-    def _hidden(self, prefixes: list[Prefix], question: Question) -> Tensor:
-        with self.clock("llm"):
-            return self.mllm.hidden_after(prefixes, question.tokens)
-
-
-def _strongest(outputs: Sequence[LavidaOutput]) -> LavidaOutput:
-    """Return each frame's highest score over all prompts, with the mask of that prompt; ties go to the first prompt."""
-    scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
-    best = scores.argmax(dim=0)
-    masks = outputs[0].mask_logit.clone()
-    for number, output in enumerate(outputs):
-        masks[best == number] = output.mask_logit[best == number]
-    return LavidaOutput(scores.amax(dim=0), masks)

@@ -7,8 +7,9 @@
 
 There are three kinds of projectors, as in the paper's Table 4: `two_way` (the paper's choice; queries and keys
 update each other, as in SAM's decoder), `qformer` (only queries are updated) and `mlp` (uses
-only h_seg). The frames of a batch do not influence each other. Letters in shapes: B clips, T frames per
-clip, N = B · T, C categories, Q queries, d width of queries and keys.
+only h_seg). The frames of a batch do not influence each other.
+
+Letters in shapes: B clips, T frames per clip, N = B · T, C categories, Q queries, d width of queries and keys.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ProjectorOptions:
     """Kind and sizes of the projector; the defaults are those of the base preset.
 
     Args:
-        kind: one of the three projectors that the top of this file describes.
+        kind: one of the three kinds at the top of this file.
         width: d of queries and keys.
         queries: number of learnable queries.
         blocks: number of transformer blocks.
@@ -42,9 +43,9 @@ class ProjectorOptions:
         null_key: each category can also attend to a learned key that means "nowhere in this
             frame". Not in the paper.
         presence: compute a logit from the updated queries and add it to the mask decoder's object logit.
-            With `null_key`, also add the scaled log odds that the likeliest category is somewhere
+            With `null_key`, also add the scaled log odds that the most probable category is somewhere
             in the frame. Not in the paper.
-        mask_prompt: with `null_key`, give the mask decoder the place of the likeliest category as
+        mask_prompt: with `null_key`, give the mask decoder the place of the most probable category as
             a mask prompt. Not in the paper.
     """
 
@@ -76,7 +77,7 @@ class ProjectorOptions:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The projector's output, which the mask decoder takes as its input.
+    """The projector's output and the mask decoder's input.
 
     Attributes:
         sparse: (B, T, 1, C_img), one sparse prompt per frame.
@@ -140,7 +141,11 @@ class Projector(nn.Module):
         clip = self.clip_semantics(seg)[:, None].repeat_interleave(frames, dim=0)  # (N, 1, d)
         frame = self.frame_semantics(text, image, position)  # (N, C, d)
         keys = torch.cat([clip, frame], dim=1)  # (N, 1 + C, d)
-        mask = None if text_mask is None else _key_mask(text_mask, frames)
+        mask = absent = None
+        if text_mask is not None:
+            counts = torch.cat([text_mask.new_ones(clips, 1), text_mask], dim=1)  # the first key always counts
+            mask = counts.repeat_interleave(frames, dim=0)[:, None, None]  # (N, 1, 1, 1 + C)
+            absent = ~text_mask.repeat_interleave(frames, dim=0)  # (N, C)
         queries = self.queries.to(keys.dtype).expand(len(keys), -1, -1)  # (N, Q, d)
         query_position, key_position = queries, keys
         for block in self.blocks:
@@ -151,7 +156,6 @@ class Projector(nn.Module):
         if self.odds_scale is None and self.mask_prompt is None:
             return Prompts(sparse, presence)
         where = self.frame_semantics.where(text, image, position)  # (N, C, h · w + 1)
-        absent = None if text_mask is None else ~text_mask.repeat_interleave(frames, dim=0)
         if presence is not None and self.odds_scale is not None:
             presence = presence + self.odds_scale * _likeliest(anywhere(where), absent).view(clips, frames)
         dense = None
@@ -178,7 +182,7 @@ class MlpProjector(nn.Module):
 class FrameSemantics(nn.Module):
     """Each category attends to one frame: E = Linear(LayerNorm(Q + CrossAttn(Q, V, V))).
 
-    With `null_key`, one more key means "nowhere": a category that attends to it is probably absent.
+    With `null_key`, one more key means "nowhere". A category that attends to this key is probably absent.
     """
 
     def __init__(self, options: ProjectorOptions, *, text_width: int, image_width: int) -> None:
@@ -198,16 +202,15 @@ class FrameSemantics(nn.Module):
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return attention logits of each category for each place, averaged over the heads.
+        """Return the mean attention logits over the heads (N, C, h · w); one more column is for the null key, if any.
 
-        The shape is (N, C, h · w), with one more column at the end if there is a null key. The
-        arguments are those of `forward`.
+        The arguments are those of `forward`.
         """
         queries, values = self._sides(text, image, position)
         return self.attention.logits(queries, values).mean(dim=1)
 
     def _sides(self, text: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries (N, C, d) and keys (N, h · w (+ 1), d); the keys are also the values."""
+        """Return queries (N, C, d) and keys (N, h · w or h · w + 1, d); the keys are also the values."""
         # (N, h · w, C_img)
         pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)
         values = self.image(pixels)  # (N, h · w, d)
@@ -219,9 +222,8 @@ class FrameSemantics(nn.Module):
 class TwoWayBlock(nn.Module):
     """SAM's two-way block: queries attend to themselves and to keys; MLP; keys attend to queries.
 
-    Every block, including the first, adds position encodings. These are the learnable queries and the initial
-    keys. The keys are not used after the last block, so the last block does not update them and has
-    no weights for that.
+    Every block, including the first, adds position encodings: the learnable queries and the initial
+    keys. The last block does not update the keys, because they are not used afterwards.
     """
 
     def __init__(self, options: ProjectorOptions, *, last: bool) -> None:
@@ -259,10 +261,7 @@ class TwoWayBlock(nn.Module):
 
 
 class QFormerBlock(nn.Module):
-    """The block of a Q-Former: queries attend to themselves and to keys; MLP.
-
-    Keys do not change, and positions are not used.
-    """
+    """The block of a Q-Former: queries attend to themselves and to keys; MLP. Keys do not change, and have no positions."""
 
     def __init__(self, options: ProjectorOptions) -> None:
         super().__init__()
@@ -318,25 +317,13 @@ class Attention(nn.Module):
 
 
 def anywhere(where: Tensor) -> Tensor:
-    """Return the log odds (N, C) that a category is somewhere in the frame.
-
-    `where` is the result of `FrameSemantics.where` with a null key.
-    """
+    """Return the log odds (N, C) that a category is somewhere in the frame, from `FrameSemantics.where` with a null key."""
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
 def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
-    """Return the log odds (N, …) of the likeliest category, from the log odds (N, C, …) of all categories.
-
-    `absent` (N, C) is True for categories that do not count.
-    """
+    """Return the highest log odds (N, …) of C categories (N, C, …); `absent` (N, C) is True for categories to ignore."""
     odds = odds.clamp(-ODDS, ODDS)
     if absent is not None:
         odds = odds.masked_fill(absent.view(*absent.shape, *[1] * (odds.dim() - 2)), -ODDS)
     return odds.amax(dim=1)
-
-
-def _key_mask(text_mask: Tensor, frames: int) -> Tensor:
-    """Return the mask of the keys (N, 1, 1, 1 + C) from that of the categories (B, C). The first key always counts."""
-    counts = torch.cat([text_mask.new_ones(len(text_mask), 1), text_mask], dim=1)
-    return counts.repeat_interleave(frames, dim=0)[:, None, None]

@@ -1,9 +1,8 @@
 """Propagates masks from the sampled frames to the frames between them with SAM2's video memory.
 
-A span is a known frame and all frames before the next known one. The known mask is given to SAM2 as
-a mask prompt, which makes the first memory. The following frames are tracked one by one, each from
-that memory and those of the latest tracked frames. Spans are independent and run in parallel: a
-mask depends neither on the batch nor on frames outside its span. The steps are those of
+A span is a known frame and all frames before the next known one. SAM2 gets the known mask as a mask prompt and makes the first
+memory from it. The following frames are tracked one by one, each from that memory and those of the latest tracked frames.
+Spans run in parallel: a mask depends neither on the batch nor on frames outside its span. The steps are those of
 Sam2VideoModel in transformers, which processes one object and one span at a time.
 """
 
@@ -46,7 +45,7 @@ class MemoryBank:
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is last. SAM2 uses the object pointers of many frames, but the features of only a few.
+        # The latest memory is last. SAM2 uses the object pointers of many frames, but the features of a few frames only.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -63,7 +62,7 @@ class MemoryBank:
 
 @torch.no_grad()
 def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tensor], *, batch: int = 8) -> Tensor:
-    """Return mask logits of every frame, given the mask logits of some frames.
+    """Return the mask logits of every frame, from those of some frames.
 
     Args:
         model: must be in evaluation mode, because SAM2's memory has dropout.
@@ -81,7 +80,20 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
         ValueError: frame 0 is not known, a frame number is out of range, a mask is not (H, W), the
             model is in training mode, or its memories do not have 64 channels.
     """
-    _check(model, len(pixels), known)
+    if not model.has_memory:
+        hint = "scan without --propagate-masks, or build the folder from a SAM2.1 checkpoint for video"
+        raise WeightsError("the sam2 part is a checkpoint for images: it has no memory to propagate masks", hint=hint)
+    if model.training:
+        raise ValueError("masks can be propagated only in evaluation mode: call eval() on the model first")
+    if int(model.sam2.mem_dim) != MEMORY_CHANNELS:
+        raise ValueError(f"memory_channels is {int(model.sam2.mem_dim)}; SAM2's memory attention needs {MEMORY_CHANNELS}")
+    if 0 not in known:
+        raise ValueError(f"frame 0 must be known, so that there is a mask to propagate; known: {sorted(known)}")
+    for frame, logit in known.items():
+        if not 0 <= frame < len(pixels):
+            raise ValueError(f"frame {frame} is known, but there are only {len(pixels)} frames")
+        if logit.ndim != 2:
+            raise ValueError(f"the mask of frame {frame} must be (H, W), not {tuple(logit.shape)}")
     side = model.image_size // 4
     masks = torch.empty(len(pixels), side, side, device=pixels.device)
     for frame, logit in known.items():
@@ -90,8 +102,8 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
     lengths = {start: end - start for start, end in zip(starts, [*starts[1:], len(pixels)], strict=True)}
     spans = sorted((start for start in starts if lengths[start] > 1), key=lambda start: -lengths[start])  # longest first
     for first in range(0, len(spans), batch):
-        side_by_side = spans[first : first + batch]
-        _track(model, pixels, masks, [range(start, start + lengths[start]) for start in side_by_side], known)
+        together = [range(start, start + lengths[start]) for start in spans[first : first + batch]]
+        _track(model, pixels, masks, together, known)
     return masks
 
 
@@ -99,7 +111,15 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
     """Write the masks of all frames after the first of each span; the longest span comes first."""
     starts = [span.start for span in spans]
     prompts = torch.cat([_resize(known[start].to(pixels.device)[None, None], model.image_size) for start in starts]) > 0
-    memory = _remember_known(model, model.encode(pixels[starts]), prompts)
+    features = model.encode(pixels[starts])
+    binary = prompts.to(features.embedding.dtype)  # (B, 1, S, S)
+    dense = model.sam2.prompt_encoder.mask_embed(model.sam2.mask_downsample(binary))  # (B, 256, h, w)
+    no_points = _no_points(model, len(starts))
+    _, _, tokens, object_logit = model.heads(features.embedding, features.high, no_points, dense, multimask=False)
+    present = prompts.flatten(1).any(dim=1)
+    # As in Meta's code, the object pointer comes from the token of the single mask. transformers uses the best of three masks.
+    pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
+    memory = _remember(model, features, binary, present, pointer)
     bank = MemoryBank(memory, pointers=int(model.sam2.config.max_object_pointers_in_encoder))
     for step in range(1, len(spans[0])):
         frames = [span[step] for span in spans if len(span) > step]
@@ -109,31 +129,14 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
         bank.add(memory)
 
 
-def _remember_known(model: TransformersMasks, features: ImageFeatures, masks: Tensor) -> Memory:
-    """Return the memory of B known frames, given their boolean masks (B, 1, S, S) as prompts.
-
-    The object pointer comes from the token of the single mask, as in Meta's code; transformers uses
-    the best of three masks.
-    """
-    binary = masks.to(features.embedding.dtype)
-    sparse = _no_points(model, len(features))
-    # (B, 256, h, w)
-    dense = model.sam2.prompt_encoder.mask_embed(model.sam2.mask_downsample(binary))
-    _, _, tokens, object_logit = model.heads(features.embedding, features.high, sparse, dense, multimask=False)
-    present = masks.flatten(1).any(dim=1)
-    pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
-    return _remember(model, features, binary, present, pointer)
-
-
 def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> tuple[Tensor, Memory]:
-    """Return mask logits (B, 4h, 4w) float32 and memory of the next frame of B spans."""
-    multimask = bool(model.sam2._use_multimask(False, None))
+    """Return the mask logits (B, 4h, 4w) float32 and the memory of the next frame of B spans."""
     mask_logit, iou, tokens, object_logit = model.heads(
         _conditioned(model, features, bank),
         features.high,
         _no_points(model, len(features)),
         model.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
-        multimask=multimask,
+        multimask=bool(model.sam2._use_multimask(False, None)),
     )
     row, best, present = torch.arange(len(iou), device=iou.device), iou.argmax(dim=1), object_logit > 0
     # (B, 4h, 4w)
@@ -145,21 +148,8 @@ def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: Memory
 
 def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> Tensor:
     """Return F after attention to the memories, (B, 256, h, w)."""
-    frames, channels, height, width = features.embedding.shape
-    memory, position, pointers = _memory_tokens(model, bank, frames)
-    attended: Tensor = model.sam2.memory_attention(
-        current_vision_features=_tokens(features.embedding),
-        current_vision_position_embeddings=_tokens(features.position),
-        memory=memory,
-        memory_posision_embeddings=position,  # this is how transformers spells the name
-        num_object_pointer_tokens=pointers,
-    )  # (1, B, h·w, 256)
-    return attended.reshape(frames, height * width, channels).transpose(1, 2).reshape(frames, channels, height, width)
-
-
-def _memory_tokens(model: TransformersMasks, bank: MemoryBank, spans: int) -> tuple[Tensor, Tensor, int]:
-    """Return memories and positions (L, B, C_mem), and the number of object pointers at their end."""
     sam2 = model.sam2
+    frames, channels, height, width = features.embedding.shape
     time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); the last one is for the known frame
     ages = range(min(len(bank.tracked), int(sam2.num_maskmem) - 1), 0, -1)  # oldest first
     recent = [(bank.tracked[-age], time[age - 1]) for age in ages]
@@ -168,19 +158,23 @@ def _memory_tokens(model: TransformersMasks, bank: MemoryBank, spans: int) -> tu
     pointers = [bank.known.pointer, *(memory.pointer for memory in reversed(bank.tracked))]
     most = int(sam2.config.max_object_pointers_in_encoder)
     vectors, vector_position = sam2._process_object_pointers(
-        pointer_ages, pointers, most, spans, model.width, bank.known.pointer.device
+        pointer_ages, pointers, most, frames, model.width, bank.known.pointer.device
     )
-    memory = torch.cat([*(memory.features for memory, _ in spatial), vectors])
-    position = torch.cat([*(memory.position + when for memory, when in spatial), vector_position])
-    return memory, position, len(vectors)
+    attended: Tensor = sam2.memory_attention(
+        current_vision_features=_tokens(features.embedding),
+        current_vision_position_embeddings=_tokens(features.position),
+        memory=torch.cat([*(memory.features for memory, _ in spatial), vectors]),  # (L, B, C_mem)
+        # this is how transformers spells the name
+        memory_posision_embeddings=torch.cat([*(memory.position + when for memory, when in spatial), vector_position]),
+        num_object_pointer_tokens=len(vectors),
+    )  # (1, B, h·w, 256)
+    return attended.reshape(frames, height * width, channels).transpose(1, 2).reshape(frames, channels, height, width)
 
 
 def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
-    """Return the memory of frames whose masks are (B, 1, S, S), 0 to 1.
-
-    SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the
-    batch size, and rounding would turn it into visible changes in the masks of later frames.
-    """
+    """Return the memory of frames whose masks are (B, 1, S, S), 0 to 1."""
+    # SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the batch size, and rounding would
+    # turn this into visible changes in the masks of later frames.
     sam2 = model.sam2
     scaled = mask * sam2.config.sigmoid_scale_for_mem_enc + sam2.config.sigmoid_bias_for_mem_enc
     encoded, position = sam2.memory_encoder(features.embedding, scaled)  # (B, C_mem, h, w) each
@@ -213,21 +207,3 @@ def _resize(masks: Tensor, side: int) -> Tensor:
     if masks.shape[-2:] == (side, side):
         return masks
     return functional.interpolate(masks, size=(side, side), mode="bilinear", align_corners=False)
-
-
-def _check(model: TransformersMasks, frames: int, known: Mapping[int, Tensor]) -> None:
-    if not model.has_memory:
-        hint = "scan without --propagate-masks, or build the folder from a SAM2.1 checkpoint for video"
-        raise WeightsError("the sam2 part is a checkpoint for images: it has no memory to propagate masks", hint=hint)
-    if model.training:
-        raise ValueError("masks can be propagated only in evaluation mode: call eval() on the model first")
-    channels = int(model.sam2.mem_dim)
-    if channels != MEMORY_CHANNELS:
-        raise ValueError(f"memory_channels is {channels}; SAM2's memory attention needs {MEMORY_CHANNELS}")
-    if 0 not in known:
-        raise ValueError(f"frame 0 must be known, so that there is a mask to propagate; known: {sorted(known)}")
-    for frame, logit in known.items():
-        if not 0 <= frame < frames:
-            raise ValueError(f"frame {frame} is known, but there are only {frames} frames")
-        if logit.ndim != 2:
-            raise ValueError(f"the mask of frame {frame} must be (H, W), not {tuple(logit.shape)}")

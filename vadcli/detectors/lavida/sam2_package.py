@@ -1,13 +1,12 @@
 """Runs SAM2's image encoder and mask decoder with Meta's `sam2` package instead of transformers.
 
-PackageMasks implements the MaskModel of masks.py, with the same weights and the same masks. The
-package is optional, and no other file imports it. Its parts are built from the model's transformers
-config. hydra's configs and the package's image predictor, which needs torchvision, are not used.
+PackageMasks implements the MaskModel of masks.py, with the same weights and the same masks. The package is optional. Its parts
+are built from the model's transformers config. hydra's configs and the package's image predictor, which needs torchvision,
+are not used.
 
-RULES is a table of SAM2's parameter names in transformers' Sam2VideoModel and in Meta's package and
-checkpoints; it is used in both directions. All tensors are the same on both sides with two exceptions:
-transformers keeps the four point embeddings in one tensor, and it stores the matrix of the position
-encoding twice.
+RULES is a table of SAM2's parameter names in transformers' Sam2VideoModel and in Meta's package and checkpoints. It is used in
+both directions. All tensors are the same on both sides with two exceptions: transformers has the four point embeddings in one
+tensor, and the matrix of the position encoding twice.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoConfig
 
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskOutput, Pyramid, SinePosition, with_padding_point
-from vadcli.detectors.mllm.pixels import restore_precision
+from vadcli.detectors.mllm.pixels import ExactBuffers
 from vadcli.errors import WeightsError
 
 POINTS = "prompt_encoder.point_embed.weight"  # (4, 256)
@@ -34,7 +33,7 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return the rules for a feed-forward network: transformers names some layers, the package numbers all layers."""
+    """Return the rules for a feed-forward network. transformers names some layers; the package numbers all layers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
@@ -119,7 +118,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Return the names of a Sam2VideoModel parameter in the sam2 package: one name, or four for the point embeddings.
+    """Return a Sam2VideoModel parameter's name in the sam2 package; for the point embeddings, four names.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.
@@ -132,25 +131,23 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename all tensors of `state`, from Sam2VideoModel's names to those of the sam2 package; copy no tensors.
-
-    `state` can be a part of a state dict.
+    """Rename the tensors of a whole or partial state dict from Sam2VideoModel's names to those of the sam2 package.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the matrix for images comes last and is used
+    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the matrix for images comes last and replaces the other
         names = to_package(name)
         renamed |= zip(names, torch.split(state[name], 1) if name == POINTS else [state[name]], strict=True)
     return renamed
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename all tensors of `state`, from the names of the sam2 package to those of Sam2VideoModel.
+    """Rename the tensors of a whole or partial state dict from the names of the sam2 package to those of Sam2VideoModel.
 
-    `state` can be a part of a state dict. Meta's checkpoints hold such a state dict under `model`. The result shares
-    tensors with `state` if possible. No two tensors of the result share memory, because safetensors can't write these.
+    Meta's checkpoints contain such a state dict under `model`. Tensors are copied only if two tensors of the result would
+    otherwise share memory, because safetensors can't write those.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have, or only some of the four point
@@ -181,14 +178,14 @@ def _patterns(side: int) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(pattern), rule[1 - side]) for pattern, rule in zip(joined, RULES, strict=True))
 
 
-class PackageMasks(nn.Module):
-    """SAM2 run by Meta's package. Its state dict has Meta's names; there is no video memory.
+class PackageMasks(ExactBuffers):
+    """SAM2 of Meta's package. Its state dict has Meta's names. There is no video memory.
 
     Everything runs in the model's dtype except position encodings, which are computed in float32
     and then cast.
 
     Args:
-        config: the sizes; weights are random until `load_transformers_state` is called.
+        config: the sizes. Weights are random until `load_transformers_state` is called.
 
     Raises:
         WeightsError: the sam2 package is not installed, or can't be imported.
@@ -220,12 +217,6 @@ class PackageMasks(nn.Module):
         """Set the mode, but keep the mask decoder in evaluation mode; see `TransformersMasks.train`."""
         super().train(mode)
         self.sam_mask_decoder.training = False
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackageMasks:
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        restore_precision(self, exact)
         return self
 
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
@@ -266,7 +257,7 @@ class PackageMasks(nn.Module):
 
 
 class _NeckPosition(SinePosition):
-    """SinePosition for the FPN of the package, which passes the features and not their shape, device and dtype."""
+    """SinePosition for the package's FPN, which gives it the features instead of their shape, device and dtype."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)

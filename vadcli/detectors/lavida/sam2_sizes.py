@@ -1,9 +1,8 @@
 """The sizes of a SAM2 model, and a small convolutional trunk that can replace Hiera in it.
 
-`sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models whose
-training starts with random weights: a few thousand clips are enough to teach shapes to convolutions, but not to Hiera. All
-parts after the trunk, from the feature pyramid on, are SAM2's own. Some SAM2 variants for small devices also replace
-only the trunk.
+`sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models whose training starts with random weights:
+convolutions learn shapes from a few thousand clips, but Hiera does not. All parts after the trunk, from the feature pyramid
+on, are SAM2's own. Some SAM2 variants for small devices also replace only the trunk.
 """
 
 from __future__ import annotations
@@ -55,10 +54,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """Return the outputs of the four stages, with channels last as in Hiera.
-
-        (N, 3, S, S) -> (N, S/4, S/4, C1) to (N, S/32, S/32, C4)
-        """
+        """Return the outputs of the four stages of (N, 3, S, S): (N, S/4, S/4, C1) to (N, S/32, S/32, C4), as in Hiera."""
         states = self.stem(pixel_values)
         outputs = []
         for stage in self.stages:
@@ -106,8 +102,8 @@ class Sam2Sizes:
         image_size: side of the square image in pixels.
         trunk: `hiera` is SAM2's own; `conv` is ConvTrunk. Of the next six sizes, a `conv` trunk uses
             only embed_dim and blocks.
-        embed_dim: channels of the first of the four stages; they double at each stage.
-        num_heads: attention heads of the first stage; they double at each stage, too.
+        embed_dim: channels of the first of the four stages; each stage doubles them.
+        num_heads: attention heads of the first stage; each stage doubles them.
         blocks: transformer blocks per stage.
         windows: window side per stage, in tokens of that stage.
         global_blocks: indices, over all stages, of the blocks that attend to the whole image.
@@ -154,14 +150,18 @@ class Sam2Sizes:
             if isinstance(value, list):  # sizes from JSON are lists
                 object.__setattr__(self, field.name, whole)
         if self.trunk == "hiera":
-            self._check_encoder()
+            self._check_hiera()
         else:
             _require(len(self.blocks) == 4, f"blocks {self.blocks}: give 4 stages")
             _require(self.embed_dim % 8 == 0, f"embed_dim {self.embed_dim} is not a multiple of 8")
             _require(self.image_size % 32 == 0, f"image_size {self.image_size} is not a multiple of 32")
-        self._check_widths()
+        heads, memory = self.decoder_heads, self.memory_channels
+        _require(self.width % 8 == 0, f"width {self.width} is not a multiple of 8")
+        _require(self.width % (2 * heads) == 0, f"width {self.width} is not a multiple of 2 × decoder_heads {heads}")
+        _require(memory % 4 == 0, f"memory_channels {memory} is not a multiple of 4")
+        _require(self.width % memory == 0, f"width {self.width} is not a multiple of memory_channels {memory}")
 
-    def _check_encoder(self) -> None:
+    def _check_hiera(self) -> None:
         stages = (len(self.blocks), len(self.windows), len(self.background))
         _require(
             stages == (4, 4, 2),
@@ -181,13 +181,6 @@ class Sam2Sizes:
             self.embed_dim % self.num_heads == 0, f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
         )
 
-    def _check_widths(self) -> None:
-        heads, memory = self.decoder_heads, self.memory_channels
-        _require(self.width % 8 == 0, f"width {self.width} is not a multiple of 8")
-        _require(self.width % (2 * heads) == 0, f"width {self.width} is not a multiple of 2 × decoder_heads {heads}")
-        _require(memory % 4 == 0, f"memory_channels {memory} is not a multiple of 4")
-        _require(self.width % memory == 0, f"width {self.width} is not a multiple of memory_channels {memory}")
-
 
 def sam2_config(**sizes: Any) -> Sam2VideoConfig:
     """Return a transformers config; the arguments are fields of Sam2Sizes.
@@ -199,11 +192,25 @@ def sam2_config(**sizes: Any) -> Sam2VideoConfig:
     size = Sam2Sizes(**sizes)
     dims = [size.embed_dim * 2**stage for stage in range(4)]
     grid = size.image_size // STRIDE_PX
+    trunk: dict[str, Any] | ConvTrunkConfig
+    if size.trunk == "hiera":
+        trunk = {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": size.embed_dim,
+            "num_attention_heads": size.num_heads,
+            "image_size": [size.image_size] * 2,
+            "blocks_per_stage": list(size.blocks),
+            "embed_dim_per_stage": dims,
+            "num_attention_heads_per_stage": [size.num_heads * 2**stage for stage in range(4)],
+            "window_size_per_stage": list(size.windows),
+            "window_positional_embedding_background_size": list(size.background),
+            "global_attention_blocks": list(size.global_blocks),
+        }
+    else:
+        trunk = ConvTrunkConfig(widths=tuple(dims), depths=size.blocks, image_size=[size.image_size] * 2)
     return Sam2VideoConfig(
         vision_config={
-            "backbone_config": _hiera_config(size, dims)
-            if size.trunk == "hiera"
-            else ConvTrunkConfig(widths=tuple(dims), depths=size.blocks, image_size=[size.image_size] * 2),
+            "backbone_config": trunk,
             "backbone_channel_list": dims[::-1],
             "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
             "fpn_hidden_size": size.width,
@@ -226,21 +233,6 @@ def sam2_config(**sizes: Any) -> Sam2VideoConfig:
         memory_fuser_embed_dim=size.width,
         memory_fuser_intermediate_dim=4 * size.width,
     )
-
-
-def _hiera_config(size: Sam2Sizes, dims: list[int]) -> dict[str, Any]:
-    return {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": size.embed_dim,
-        "num_attention_heads": size.num_heads,
-        "image_size": [size.image_size] * 2,
-        "blocks_per_stage": list(size.blocks),
-        "embed_dim_per_stage": dims,
-        "num_attention_heads_per_stage": [size.num_heads * 2**stage for stage in range(4)],
-        "window_size_per_stage": list(size.windows),
-        "window_positional_embedding_background_size": list(size.background),
-        "global_attention_blocks": list(size.global_blocks),
-    }
 
 
 def _require(holds: bool, message: str) -> None:

@@ -1,7 +1,6 @@
 """Makes network inputs from text: token ids from the prompt, and CLIP embeddings from the categories.
 
-The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models that `vadcli` builds without a
-pretrained base.
+The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models without pretrained base models.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# The small tokenizers learn their tokens from these words: typical categories and the prompt.
+# The small tokenizers learn their tokens from these words of typical categories and of the prompt.
 CORPUS = (
     "Detect the anomalies in this video. They may be: It is. You are a helpful assistant. system user assistant "
     "a person people man woman child crowd car truck bus bicycle motorcycle skateboard dog bag box knife gun "
@@ -83,30 +82,18 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
         raise ValueError(f"the prompt must contain {SEG} once: {text + options.answer!r}")
     hole = ids.index(video)
     after = tuple(ids[hole + 1 :])
-    ends = _name_ends(text, categories, options)
+    lead = options.question.partition("{categories}")[0]
+    start = text.find(lead + ", ".join(categories))
+    ends: list[int] = []  # the character of `text` at which each category ends
+    if start >= 0:  # otherwise the chat template changed the question
+        lengths = (len(name) + 2 for name in categories)
+        ends = [start + len(lead) + end for end in accumulate(lengths, initial=-2)][1:]
     last = [bisect_left(encoded["offset_mapping"], end, key=itemgetter(1)) - hole - 1 for end in ends]
     return PromptTokens(tuple(ids[:hole]), after, after.index(seg), tuple(last))
 
 
-def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> list[int]:
-    """Return the character offset at which each category ends in the prompt `text`.
-
-    The list is empty if the chat template changed the question.
-    """
-    lead = options.question.partition("{categories}")[0]
-    listed = ", ".join(categories)
-    start = text.find(lead + listed)
-    if start < 0:
-        return []
-    start += len(lead)
-    return [start + end for end in accumulate((len(name) + 2 for name in categories), initial=-2)][1:]
-
-
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split the categories, in order, into as few lists of at most `limit` as possible.
-
-    The lists have nearly equal lengths.
-    """
+    """Split the categories, in order, into as few lists of at most `limit` as possible, of nearly equal lengths."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]
@@ -121,7 +108,7 @@ def add_seg(tokenizer: Any) -> int:
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer for a small Qwen2-VL. The same `vocab_size` gives the same tokenizer.
 
-    It can encode any text. It has at most `vocab_size` ids, including the id of `<SEG>`.
+    It can encode any text, with at most `vocab_size` ids, including that of `<SEG>`.
     """
     raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
     tokenizer = PreTrainedTokenizerFast(
@@ -143,7 +130,7 @@ def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenize
     """
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
-    # Because a space is added before the text, a word gets the same tokens at the start of a category and inside it.
+    # With a space before the text, a word gets the same tokens at the start of a category and inside it.
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     raw.normalizer = normalizers.Lowercase()
     raw.post_processor = processors.TemplateProcessing(
@@ -194,10 +181,7 @@ class TextEncoder(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """Return pooled embeddings (C, width) without gradients.
-
-        A category that is too long for CLIP is cut off; it keeps its end token.
-        """
+        """Return pooled embeddings (C, width) without gradients. A category that is too long for CLIP is cut off."""
         with torch.no_grad():
             return self.pooled(categories)
 

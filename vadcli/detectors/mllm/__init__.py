@@ -1,6 +1,6 @@
-"""Qwen-VL models as `lavida` and `ask` use them. A clip is read once, and then any number of prompts can be answered.
+"""Qwen-VL models for `lavida` and `ask`. A model reads a clip once and then answers any number of prompts.
 
-This file holds the option that both detectors have, and finds the folder of a model. It does not load torch.
+This file has the option that both detectors share, and finds the folder of a model. It does not load torch.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ class CompressionOption(DetectorOptions):
 
 
 def is_mllm(model: str) -> bool:
-    """True if `model` is the name of a public model, or a folder of a usable family. Does not check that files are complete."""
-    if not Path(model).expanduser().is_dir():
-        return model in MODELS
-    return mllm_family(Path(model).expanduser()) in FAMILIES
+    """True if `model` is the name of a public model or a folder of a usable family, even if files are missing."""
+    folder = Path(model).expanduser()
+    return mllm_family(folder) in FAMILIES if folder.is_dir() else model in MODELS
 
 
 def mllm_family(folder: Path) -> str:

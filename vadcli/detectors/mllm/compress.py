@@ -1,14 +1,13 @@
 """Compresses the L visual tokens of a clip to about ratio · L (reverse attention, paper 3.4).
 
-The densest tokens, which show the background, become references. Each token is assigned to its
-nearest reference. Each reference becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least
-similar to the reference count most. No trained weights are used. Gradients pass through the sums, but not through the
-choice of the references.
-Everything is computed in float64 and cast back, so that the result doesn't depend on the order of
-a GPU's additions, on autocast or on TF32.
+The densest tokens, which show the background, become references. Each token is assigned to its nearest reference. Each
+reference becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least similar to the reference have
+the largest weights. No trained weights are used. Gradients pass through the sums, but not through the choice of the references.
+Everything is computed in float64 and cast back, so that the result doesn't depend on the order of a GPU's additions, on
+autocast or on TF32.
 
-SharedSight and NamePooling are not in the paper. A small model needs them, because a few thousand
-clips are not enough to train a vision tower. The base presets don't use them.
+SharedSight and NamePooling are not in the paper. A small model needs them, because a few thousand clips are not enough to
+train a vision tower. The base presets don't use them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # columns measured per row in addition to `count`; with more of them, fewer rows need all columns
+SPARE = 8  # columns measured per row in addition to `count`; if this is larger, fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -36,12 +35,12 @@ class CompressionOptions:
     Args:
         ratio: share of the tokens to keep, in (0, 1]; 1 keeps all tokens unchanged.
         method: `reverse_attention` is the paper's. The other methods are for comparison: `mean` averages
-            each reference's tokens; `densest`, `least_dense` and `random` keep the densest, the
-            least dense or random tokens unchanged. The random positions are the same in all clips.
+            each reference's tokens. `densest`, `least_dense` and `random` choose tokens and keep them
+            unchanged; the random positions are the same in all clips.
         neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
         positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
             `sequential` numbers them in one dimension. Not used in this file.
-        chunk: rows of the distance matrix per step, ≥ 1; changes memory and time, not the result.
+        chunk: rows of the distance matrix per step, ≥ 1; changes memory and time, but not the result.
     """
 
     ratio: float = 0.2
@@ -69,8 +68,8 @@ class Compressed:
 
     Args:
         tokens: (M, D), in the input's dtype.
-        kept: (M,) int64, ascending: for each reference, its index among the L tokens.
-        owner: (L,) int64: for each of the L tokens, the index in `tokens` of the result that it belongs to.
+        kept: (M,) int64, ascending: the index of each reference among the L tokens.
+        owner: (L,) int64: the index in `tokens` of the reference to which each of the L tokens is assigned.
     """
 
     tokens: Tensor
@@ -95,22 +94,18 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
     if count == length:
         everything = torch.arange(length, device=tokens.device)
         return Compressed(tokens, everything, everything)
-    kept = _chosen(tokens, count, options)  # (M,)
+    if options.method == "random":
+        order = torch.randperm(length, generator=torch.Generator().manual_seed(0))
+        kept = order[:count].sort().values.to(tokens.device)  # (M,)
+    else:
+        density = densities(tokens, options.neighbours, options.chunk)  # (L,)
+        kept = references(-density if options.method == "least_dense" else density, count)
     owner = assign(tokens, kept, options.chunk)  # (L,)
     if options.method == "reverse_attention":
         return Compressed(merge(tokens, kept, owner, options.chunk), kept, owner)
     if options.method == "mean":
         return Compressed(merge_evenly(tokens, owner, count), kept, owner)
     return Compressed(tokens[kept], kept, owner)
-
-
-def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
-    """Return the references' indices, (M,) int64 ascending."""
-    if options.method == "random":
-        generator = torch.Generator().manual_seed(0)
-        return torch.randperm(len(tokens), generator=generator)[:count].sort().values.to(tokens.device)
-    density = densities(tokens, options.neighbours, options.chunk)  # (L,)
-    return references(-density if options.method == "least_dense" else density, count)
 
 
 def kept_count(length: int, ratio: float) -> int:
@@ -139,16 +134,15 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
         return torch.ones(1, dtype=torch.float64, device=tokens.device)
     # Equal tokens are at distance 0 and have the same density. A token has only k neighbours, so k + 1
     # copies of each token are enough, and all further copies are left out. Otherwise a
-    # clip of black frames would be slow: each of its tokens would be compared with all others.
+    # clip of black frames would be slow: each of its tokens would be compared with all other tokens.
     few, stand_in = _without_surplus_copies(tokens, neighbours + 1)
     tokens = tokens[few]
     k = min(neighbours, tokens.shape[0] - 1)
     nearest, squared = _nearest(tokens, tokens, k, chunk=chunk, but_self=True)  # (L', k) each
     distance = (squared / tokens.shape[1]).sqrt()
     k_distance = distance[:, -1]  # (L',)
-    reach = (
-        torch.maximum(k_distance[nearest], distance).sort(dim=1).values
-    )  # (L', k), sorted so that the same terms always give the same sum
+    # (L', k), sorted so that the same terms always give the same sum
+    reach = torch.maximum(k_distance[nearest], distance).sort(dim=1).values
     return (k / (reach.sum(dim=1) + EPSILON))[stand_in]
 
 
@@ -213,11 +207,9 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Keep only the first `most` copies of each distinct token.
+    """Return the indices (L',) of the first `most` copies of each token, ascending, and where each token is among them (L,).
 
-    Returns:
-        The indices (L',) of the kept tokens, ascending; and the position (L,) of each token among the kept tokens. A surplus
-        copy has the position of the last kept copy.
+    The position of a surplus copy is that of the last kept copy.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
@@ -234,9 +226,9 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
     """Return the `count` columns nearest to each row, nearest first; ties go to the lower index.
 
-    Exact distances are computed from differences of coordinates. This is slow, so few of them are computed. One matrix
-    product gives a lower bound of each squared distance, and only the columns with the lowest bounds are measured
-    exactly. If the bounds of a row don't prove that no nearer column was left out, all columns are measured for this row.
+    Exact distances are computed from differences of coordinates, which is slow. So a matrix product gives a lower bound of each
+    squared distance, and only the columns with the lowest bounds are measured exactly. If a column that was not measured
+    could be nearer than the measured ones, all columns are measured for this row.
 
     Args:
         rows: (R, D).
@@ -266,7 +258,11 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
         unproven = torch.cat(doubtful).nonzero()[:, 0]
         for part in _slices(len(unproven), chunk):
             some = unproven[part]
-            candidates = _search_all(rows[some], columns, count, some if but_self else None)
+            wide = rows[some].double(), columns.double()
+            distance = torch.cdist(*wide, compute_mode="donot_use_mm_for_euclid_dist")  # (chunk, C)
+            if but_self:
+                distance.scatter_(1, some[:, None], math.inf)
+            candidates = distance.sort(dim=1, stable=True).indices[:, :count]
             index[some], squared[some] = _by_distance(rows[some], columns, candidates, count, None)
     return index, squared
 
@@ -276,12 +272,10 @@ def _squared_sizes(tokens: Tensor, centre: Tensor, chunk: int) -> Tensor:
 
 
 def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Tensor) -> Tensor:
-    """Return lower bounds of the squared distances, (R, C) float64.
-
-    Let u be half the distance from 1 to the next float. Then a sum of D products is wrong by at most
-    D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
-    (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice this limit is subtracted.
-    """
+    """Return lower bounds of the squared distances, (R, C) float64."""
+    # Let u be half the distance from 1 to the next float. Then a sum of D products is wrong by at most
+    # D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
+    # (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice this limit is subtracted.
     slack = 4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps / 2
     row_size = _squared_sizes(rows, centre, len(rows))
     bound = (row_size[:, None] + column_size) * (1 - slack)  # (R, C)
@@ -291,7 +285,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the `count` candidates (R, N) that are nearest to each row; distances are exact."""
+    """Return the `count` nearest of each row's candidates (R, N), and their exact squared distances."""
     candidates = candidates.sort(dim=1).values  # so that ties go to the lower index below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
@@ -302,14 +296,6 @@ def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, 
     return candidates.gather(1, order[:, :count]), squared[:, :count]
 
 
-def _search_all(rows: Tensor, columns: Tensor, count: int, itself: Tensor | None) -> Tensor:
-    """Return the indices (R, count) of the nearest columns, after measuring all columns exactly. Slow; see _nearest."""
-    distance = torch.cdist(rows.double(), columns.double(), compute_mode="donot_use_mm_for_euclid_dist")  # (R, C)
-    if itself is not None:
-        distance.scatter_(1, itself[:, None], math.inf)
-    return distance.sort(dim=1, stable=True).indices[:, :count]
-
-
 KERNEL = 3
 CONVOLUTIONS = 3
 WAVES = 4
@@ -318,7 +304,7 @@ WAVES = 4
 class SharedSight(nn.Module):
     """Makes visual tokens from SAM2's embedding F: one token per frame and grid cell.
 
-    A token says what its cell shows, how it changes and where it is. Change and position are
+    A token contains the look of its cell, its changes over time and its position. Changes and position are
     added before compression, so that merging tokens doesn't lose them.
 
     Args:
@@ -352,9 +338,9 @@ class SharedSight(nn.Module):
 
 
 class NamePooling(nn.Module):
-    """Adds the categories' hidden states to that of `<SEG>`.
+    """Adds the categories' hidden states to that of `<SEG>`, weighted by the probability that the category is present.
 
-    Each state is weighted by the probability that its category is present. This probability is predicted from the state.
+    This probability is predicted from the state.
 
     Args:
         width: D, the width of a hidden state.

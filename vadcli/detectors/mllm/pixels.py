@@ -1,8 +1,4 @@
-"""Turns frames into the inputs of the two encoders, on the device of the frames.
-
-Nothing here is learned. `moving_groups` finds the patches that change during a clip, so that the
-vision tower encodes static ones only once (optional). `restore_precision` keeps position encodings
-in their own dtype when a model is cast.
+"""Turns frames into the inputs of Qwen2-VL and SAM2, on the device of the frames. Nothing here is learned.
 
 Letters in shapes: B clips, T frames per clip, (H, W) frame size, (h, w) size in patches, p = 14 px
 per patch.
@@ -10,7 +6,9 @@ per patch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -19,36 +17,41 @@ from torch.nn.functional import normalize
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 STATIC_DISTANCE = 0.01
-"""A patch is static if its mean cosine distance is below this value, which is from the code of the paper's authors."""
+"""A patch is static if its mean cosine distance is below this value, as in the code of the paper's authors."""
 QWEN_PX = 28
 """The sides of a frame for Qwen2-VL are multiples of this, because 2 × 2 patches of 14 px are merged."""
 
 
-def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
-    """Restore the values of `exact` in buffers of `model` that have been cast to another dtype.
+class ExactBuffers(nn.Module):
+    """A module whose buffers keep their dtype and their values when the module is cast.
 
     The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied
     by positions and become the arguments of sines. A cast to half precision would therefore shift every
     position: in bfloat16 by tenths of a radian.
     """
-    for name, buffer in list(model.named_buffers()):
-        if buffer.dtype != exact[name].dtype:
-            owner, _, own = name.rpartition(".")
-            setattr(model.get_submodule(owner), own, exact[name].to(buffer.device))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in list(self.named_buffers()):
+            if buffer.dtype != exact[name].dtype:
+                owner, _, own = name.rpartition(".")
+                setattr(self.get_submodule(owner), own, exact[name].to(buffer.device))
+        return self
 
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
     """Return which merge groups to keep: all groups of the first time step, and later the moving ones.
 
-    A merge group is the four patches that become one visual token. Its patches are compared with the same patches in the
-    first step. The group moves if the cosine distance, averaged over its patches and all later steps, is at least the
-    threshold. Otherwise it is static and dropped at every later step. The caller drops the patches and their positions.
+    A merge group is the four patches that become one visual token. At each later step, they are compared with the same patches
+    in the first step. A group moves if the mean cosine distance of its patches over all steps is at least the threshold.
+    The caller drops the patches of the other groups, and their positions.
 
     Args:
         patches: (T, G, P, D) patch embeddings of one clip: time steps, merge groups, patches per
             group (4), width.
-        threshold: mean cosine distance, in [0, 2]; 0 keeps everything.
+        threshold: mean cosine distance, in [0, 2]; 0 keeps all groups.
 
     Returns:
         (T, G) bool, True if the group is kept.
@@ -67,8 +70,8 @@ def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor
     first = normalize(patches[0].double(), dim=-1)  # (G, P, D)
     distance = torch.zeros(groups, dtype=torch.float64, device=patches.device)
     for step in patches[1:]:
-        # Half the squared distance of two unit vectors is their cosine distance. If it is computed in this way,
-        # small distances are precise, and equal patches have distance 0, even if they are all zeros.
+        # Half the squared distance of two unit vectors is their cosine distance. Computed in this way, small distances
+        # are precise, and equal patches have distance 0, even if they are all zeros.
         chord = normalize(step.double(), dim=-1) - first
         distance += chord.square().sum(dim=-1).mean(dim=-1) / 2
     keep[1:] = distance / (steps - 1) >= threshold
@@ -120,7 +123,7 @@ def qwen_patches(
     std: Channels = CLIP_STD,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, PatchGrid]:
-    """Make Qwen2-VL's patches as its image processor does: resize, normalise, pair frames, cut.
+    """Return Qwen2-VL's patches, as its image processor makes them: resize, normalise, pair frames, cut.
 
     Patches are in the order in which the vision tower merges them: the four patches of a 2 × 2
     group are adjacent.
@@ -151,7 +154,7 @@ def qwen_patches(
 
 
 def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Resize frames to SAM2's square, without keeping the aspect ratio, and normalise them.
+    """Return frames as normalised squares for SAM2; the aspect ratio is not kept.
 
     Args:
         frames: (N, H, W, 3) uint8.
@@ -166,10 +169,7 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
-    """Resize frames (N, H, W, 3) uint8 to (N, 3, height, width) float32. The values are whole numbers in 0-255.
-
-    Shrinking is antialiased, as in PIL.
-    """
+    """Resize frames (N, H, W, 3) uint8 to (N, 3, height, width) float32. The values are whole numbers in 0-255."""
     pixels = frames.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, size=(height, width), mode=mode, antialias=True, align_corners=False)

@@ -1,31 +1,32 @@
-"""Qwen2-VL as LAVIDA (paper 3.5) and `ask` use it: visual tokens, compression, and one prefill.
+"""Qwen2-VL for LAVIDA (paper 3.5) and `ask`: visual tokens, compression, and one prefill.
 
-The result is a hidden state, which LAVIDA reads at `<SEG>` and `ask` at the last token. Letters in shapes: B clips, P
-patches per clip, L visual tokens, M of them kept after compression, S tokens in the sequence, D model width.
+A prefill is one pass through the language model over a whole sequence of tokens. The result is a hidden state: LAVIDA takes
+the one at `<SEG>`, and `ask` the one at the last token.
+
+Letters in shapes: B clips, P patches per clip, L visual tokens, M of them kept after compression, S tokens in the sequence, D
+model width.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, Qwen2VLTextModel
 
 from vadcli.detectors.mllm.compress import CompressionOptions, NamePooling, SharedSight, compress
-from vadcli.detectors.mllm.pixels import PatchGrid, moving_groups, restore_precision
+from vadcli.detectors.mllm.pixels import ExactBuffers, PatchGrid, moving_groups
 
 CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
 """Name of the argument for cached keys and values; it depends on the version of transformers."""
-
-
 VIDEO = "<|video_pad|>"
-"""The token in place of a video in a prompt."""
+"""The token that stands for a video in a prompt."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PromptTokens:
     Attributes:
         before: ids up to and including <|vision_start|>.
         after: ids from <|vision_end|> to the end of the prompt. For LAVIDA, that is the end of the forced answer.
-        seg: index in `after` of the token whose hidden state is read: `<SEG>` for LAVIDA, the last token for `ask`.
+        seg: index in `after` of the token whose hidden state is the result: `<SEG>` for LAVIDA, the last token for `ask`.
         names: index in `after` of the last token of each category; only LAVIDA uses it.
     """
 
@@ -52,7 +53,7 @@ class VisualTokens:
     Attributes:
         tokens: (M, D).
         positions: (3, M) int64: time, row and column of each token, counted from the video's start.
-        extent: number of positions that the video takes up; the text after it starts at this position.
+        extent: number of positions of the video; the text after the video starts at this position.
         length: L, the number of tokens before compression.
     """
 
@@ -64,7 +65,7 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The language model's state after it has read the first text and the video of some clips.
+    """The language model's state after the first text and the video, for some clips of a batch.
 
     Attributes:
         rows: indices of these clips in the batch.
@@ -81,7 +82,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Answers:
-    """The outputs that training needs for B clips, each with its own prompt.
+    """The language model's outputs in training, for B clips that each have their own prompt.
 
     Attributes:
         seg: (B, D), the same as the result of `hidden_at_seg`.
@@ -94,13 +95,13 @@ class Answers:
     names: list[Tensor]
 
 
-class MultimodalLM(nn.Module):
+class MultimodalLM(ExactBuffers):
     """Qwen2-VL as one module. For LAVIDA, its vocabulary includes `<SEG>`.
 
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
-        sight: makes the visual tokens instead of the vision tower. If it is None, the tower makes them.
-        pooling: adds the categories' hidden states to the one at `<SEG>`; None leaves it unchanged.
+        sight: makes the visual tokens; None if the vision tower makes them.
+        pooling: adds the categories' hidden states to the one at `<SEG>`; None leaves that one unchanged.
     """
 
     def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
@@ -108,12 +109,6 @@ class MultimodalLM(nn.Module):
         self.qwen = qwen
         self.sight = sight
         self.pooling = pooling
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultimodalLM:
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        restore_precision(self, exact)
-        return self
 
     @property
     def width(self) -> int:
@@ -138,8 +133,7 @@ class MultimodalLM(nn.Module):
         Args:
             patches: (B, P, 3·2·p·p).
             grid: layout of the patches.
-            static_threshold: drop groups of patches that hardly differ from the first pair of frames (see
-                `moving_groups`). None keeps all groups.
+            static_threshold: threshold of `moving_groups`, which chooses the groups of patches to keep; None keeps all.
 
         Returns:
             B pairs of (L, D) tokens and (L,) int64 ascending indices into the whole grid.
@@ -163,7 +157,7 @@ class MultimodalLM(nn.Module):
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
     def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
-        """Compress the tokens of one clip (paper 3.4) and give each its time, row and column."""
+        """Return the compressed tokens of one clip (paper 3.4) with their time, row and column."""
         tokens, index = clip
         found = compress(tokens, options)
         rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
@@ -177,8 +171,7 @@ class MultimodalLM(nn.Module):
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
         """Run one prefill per clip; return the hidden states (B, D) at `<SEG>`, after the norm.
 
-        The tokens after `<SEG>` are not computed: under causal attention they cannot change
-        the state at `<SEG>`.
+        The tokens after `<SEG>` are not computed, because attention is causal: they cannot change the state at `<SEG>`.
         """
         hidden = self._empty(len(clips))
         for rows, group in _equal_lengths(clips):
@@ -205,7 +198,7 @@ class MultimodalLM(nn.Module):
         return found
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """Return `hidden_at_seg` for the clips of the prefixes; the prefixes can be used again."""
+        """Return the same as `hidden_at_seg` for the clips of the prefixes. The prefixes can be used again."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
@@ -217,7 +210,7 @@ class MultimodalLM(nn.Module):
         return hidden
 
     def continued(self, prefix: Prefix, prompt: PromptTokens, *, most: int, stop: set[int]) -> list[int]:
-        """Return the most probable token after a prompt, then the most probable one after that, and so on.
+        """Return the tokens of an answer. Each one is the most probable token after all earlier ones.
 
         Args:
             prefix: one clip; the prefix can be used again.
@@ -240,9 +233,9 @@ class MultimodalLM(nn.Module):
         return found
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """Return what training needs. Runs the whole sequences of all clips in one call, with one prompt per clip.
+        """Run the whole sequences of all clips in one call, with one prompt per clip, for training.
 
-        Shorter sequences are padded at their end; causal attention makes the padding harmless.
+        Shorter sequences are padded at their end. Attention is causal, so the padding changes nothing.
 
         Args:
             clips: B clips.
@@ -279,10 +272,7 @@ class MultimodalLM(nn.Module):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Return rotary cosines and sines (n, head width) for the n patches of one pair of frames.
-
-        They are in the order in which the merger reads the patches.
-        """
+        """Return rotary cosines and sines (n, head width) for the n patches of a pair of frames, in the merger's order."""
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)
@@ -296,8 +286,8 @@ class MultimodalLM(nn.Module):
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Run the tower's blocks and merger on patches (N, n, E); return visual tokens (N, n / 4, D).
 
-        There is no attention between the N pairs of frames. The result equals that of the forward
-        pass in transformers, which processes one pair after another.
+        There is no attention between the N pairs of frames. The forward pass in transformers processes one pair after
+        another, with the same result.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:
@@ -340,24 +330,18 @@ class MultimodalLM(nn.Module):
 
 
 def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Compute full attention inside each of N pairs of frames.
-
-    Angles are applied in float32, as in transformers.
-    """
+    """Compute full attention inside each of N pairs of frames."""
     n, length, _ = hidden.shape
     # (3, N, heads, n, e)
     qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key = (_turned(part, cos, sin) for part in (qkv[0], qkv[1]))
-    mixed = F.scaled_dot_product_attention(query, key, qkv[2])
+    turned = []  # query and key with their positions, computed in float32 as in transformers
+    for states in (qkv[0].float(), qkv[1].float()):
+        half = states.shape[-1] // 2
+        rotated = torch.cat([-states[..., half:], states[..., :half]], dim=-1)
+        turned.append((states * cos.float() + rotated * sin.float()).to(qkv.dtype))
+    mixed = F.scaled_dot_product_attention(turned[0], turned[1], qkv[2])
     projected: Tensor = attention.proj(mixed.transpose(1, 2).reshape(n, length, -1))
     return projected
-
-
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    wide = states.float()
-    half = wide.shape[-1] // 2
-    rotated = torch.cat([-wide[..., half:], wide[..., :half]], dim=-1)
-    return (wide * cos.float() + rotated * sin.float()).to(states.dtype)
 
 
 def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
@@ -365,7 +349,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yield groups of clips of equal length, which need no padding: the clips' indices in the batch, and the clips."""
+    """Yield the indices and the clips of each group of clips with equal length, which need no padding."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)
@@ -375,7 +359,7 @@ def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[
 
 @contextmanager
 def _growing(prefix: Prefix) -> Iterator[None]:
-    """Let the cache grow inside the block, and restore its length afterwards."""
+    """Let the cache of a prefix grow inside the block, and restore its length afterwards."""
     try:
         yield
     finally:
