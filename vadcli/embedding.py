@@ -1,4 +1,4 @@
-"""`vadcli embed`: stores one vector per sampled frame, but no scores. It can also write arrays for published heads."""
+"""`vadcli embed`: stores one vector per sampled frame, and can write arrays for published heads."""
 
 from __future__ import annotations
 

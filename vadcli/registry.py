@@ -82,12 +82,12 @@ DETECTORS = Registry(
     "vadcli.detectors",
     {
         "lavida": "vadcli.detectors:make_lavida",
-        "ask": "vadcli.detectors:make_ask",
-        "concept": "vadcli.detectors:make_concept",
+        "ask": "vadcli.detectors.ask.detector:AskDetector",
+        "concept": "vadcli.detectors.concept.detector:ConceptDetector",
         "motion": "vadcli.detectors:make_motion",
     },
 )
-"""Functions that make a detector: `DetectorOptions` -> `Detector`."""
+"""Classes, or functions that make a detector: `DetectorOptions` -> `Detector`."""
 
 DETECTOR_OPTIONS = Registry(
     "detector's option set",

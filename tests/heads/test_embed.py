@@ -84,7 +84,7 @@ class OneNumber:
 def test_stored_vectors_are_kept_if_the_rate_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vadcli.embedding.load_encoder", lambda *_, **__: OneNumber())
     monkeypatch.setattr("vadcli.embedding.encoder_fingerprint", lambda *_, **__: {"encoder": "one"})
-    monkeypatch.setattr("vadcli.embedding.encoder_size_px", lambda _: 32)
+    monkeypatch.setattr("vadcli.embedding.encoder_area_px", lambda _: 32 * 32 * 16 // 9)
     make_video(tmp_path / "a.mp4", frames=60, fps=10)
     layout = OutputLayout(tmp_path / "out")
 

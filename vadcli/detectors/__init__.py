@@ -1,4 +1,4 @@
-"""The protocols of a detector, and functions that load one. `vadcli.registry` lists the detectors by name.
+"""The protocols of a detector, and functions that load one. `vadcli.registry` lists the detectors.
 
 A detector gets arrays and returns arrays. It never opens a video or another media file. The scan engine contains no model.
 """
@@ -34,8 +34,6 @@ from vadcli.types import (
 )
 
 if TYPE_CHECKING:
-    from vadcli.detectors.ask import AskOptions
-    from vadcli.detectors.concept import ConceptOptions
     from vadcli.detectors.lavida import LavidaOptions
 
 
@@ -96,7 +94,7 @@ class Detector(Protocol):
         """Return a model of one camera's usual footage; None if the detector can't fit one. Deterministic."""
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return the raw scores (B, T, K) and the masks of a batch. Deterministic; no clip changes the result of another."""
+        """Return the raw scores (B, T, K) and the masks of a batch. Deterministic."""
 
     def finish(self, track: RawTrack) -> FrameScores:
         """Return the logits of one video: its raw scores, smoothed and calibrated."""
@@ -126,7 +124,7 @@ class Attributor(Protocol):
         """The C categories."""
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Return scores (B, T, C) float32 in [0, 1], one per frame and category. No category changes the score of another."""
+        """Return scores (B, T, C) float32 in [0, 1]. No category changes the score of another one."""
 
 
 @runtime_checkable
@@ -252,20 +250,6 @@ def make_motion(options: DetectorOptions) -> Detector:
 
     chosen = {"min_size": "min_size", "detail": "motion_detail", "still": "still"}
     return MotionDetector(MotionOptions(**{name: getattr(options, of) for name, of in chosen.items() if hasattr(options, of)}))
-
-
-def make_ask(options: AskOptions) -> Detector:
-    """Return the detector `ask`; raises WeightsError if its model is missing."""
-    from vadcli.detectors.ask.detector import AskDetector
-
-    return AskDetector(options)
-
-
-def make_concept(options: ConceptOptions) -> Detector:
-    """Return the concept detector; raises WeightsError if its encoder is missing."""
-    from vadcli.detectors.concept.detector import ConceptDetector
-
-    return ConceptDetector(options)
 
 
 def make_lavida(options: LavidaOptions) -> Detector:

@@ -170,7 +170,7 @@ class ClipBatcher(Generic[Ticket]):
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Return the unfinished batches that contain clips of `video`, or all if `video` is None. They are then forgotten."""
+        """Remove and return the unfinished batches that contain clips of `video`; None means all."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
@@ -182,7 +182,7 @@ class ClipBatcher(Generic[Ticket]):
 
 
 class _Pool:
-    """Threads that call a detector. A context manager; at its end, calls that have not begun are cancelled."""
+    """Threads that call a detector. At the end of a `with` block, waiting calls are cancelled."""
 
     def __init__(self, detector: Detector, name: str) -> None:
         self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix=name)

@@ -1,4 +1,4 @@
-"""Calibration: how often a camera's videos reach a value, and the logit for that rate. Also means over time.
+"""Calibration: how often a camera's videos reach a value, and the logit for that rate.
 
 A tail says how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion) or
 90 % (categories). So a fight in the fitted videos still gets high scores. If there is little video, the result is shrunk
@@ -121,7 +121,7 @@ class FittedTime:
 
 
 def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, floor: float, prior: float) -> float:
-    """Return the lower quartile of the values above a floor, shrunk towards the reference; see `FittedTime.trust`."""
+    """Return the lower quartile of the values above a floor, shrunk towards the reference."""
     active = values[values > floor]
     if not len(active):
         return reference
@@ -190,7 +190,7 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Return the tail of a camera's values. Even if a tenth of the values are anomalous, the tail hardly changes.
+    """Return the tail of a camera's values. A tenth of anomalous values hardly changes it.
 
     Args:
         values: (n,) smoothed values of sampled frames.
@@ -213,7 +213,7 @@ RATES = (0.5, 2.0)
 
 @dataclass(frozen=True)
 class CategoryTails:
-    """How rare evidence for C categories is for one camera. Each category has one or several kinds of evidence.
+    """How rare evidence for C categories is for one camera. A category has one or more kinds of it.
 
     With more categories, one of them is rare more often. With more kinds of evidence, all of them are rare less often. `level`
     and `rate` correct the log rarity for both: it becomes ln(10) + rate · (log rarity - level).
@@ -260,7 +260,7 @@ class CategoryTails:
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """Return the log rarity (S, C) of each category's least rare kind of evidence, from the evidence (S, K)."""
+    """Return the log rarity (S, C) of each category's least rare kind of evidence (S, K)."""
     each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
     return np.asarray(each.reshape(len(each), len(tails) // categories, categories).min(axis=1))
 
@@ -284,7 +284,7 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """Return Gaussian means (S,) over time of the usable values. Samples may be unevenly spaced, and no mean crosses a gap.
+    """Return Gaussian means (S,) over time of the usable values. No mean crosses a gap.
 
     A sample without a usable value close to it gets the nearest mean of its segment, or 0 if the segment has no usable value.
     """

@@ -1,4 +1,4 @@
-"""Loads models with transformers, without its output on stderr. An error has one line, and no tensor stays random."""
+"""Loads models with transformers, without advice on stderr and without random tensors."""
 
 from __future__ import annotations
 

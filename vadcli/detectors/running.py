@@ -1,4 +1,4 @@
-"""Runs a model on one device: copies data while the model computes, and splits batches that do not fit into memory."""
+"""Runs a model on one device: copies data while the model computes, and splits too large batches."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Runner:
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Return how many clips fit into `budget` bytes, from 1 to MOST_CLIPS; `first` and `further` are bytes per clip."""
+    """Return how many clips (1 to MOST_CLIPS) fit into `budget` bytes; `first`, `further`: bytes per clip."""
     if further <= 0:
         return MOST_CLIPS
     return int(min(MOST_CLIPS, max(1, 1 + (budget - first) // further)))

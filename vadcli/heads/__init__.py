@@ -1,4 +1,4 @@
-"""Heads: small models on top of stored embeddings, trained with the user's own labels. This file has their common parts.
+"""Heads: small models on top of stored embeddings, trained with the user's own labels.
 
 A head that learns from verdicts on events judges the events of a detector. A head that learns from one label per video scores
 every sampled frame, and events are made from its scores. `vadcli.registry.HEADS` lists the heads.
@@ -26,7 +26,7 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """The kinds of labels from which a head can learn: a verdict per event, a label per video, or a category per video."""
+    """The kinds of labels: a verdict per event, a label per video, or a category per video."""
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -94,7 +94,7 @@ class Head(Protocol):
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """Return a head that is trained on the examples. Both labels must occur, unless the head needs only one."""
+        """Return a head that is trained on the examples. Usually, both labels must occur."""
 
     def score(self, sample: Sample) -> FloatArray:
         """Return the logits (S,) float32 of the frames; a higher logit means that an anomaly is more likely."""
@@ -127,7 +127,7 @@ class Scale:
 
     @classmethod
     def of(cls, head: Head, examples: Examples) -> Scale:
-        """Return the scale on which the median normal video has -STRETCH and the median abnormal video has STRETCH.
+        """Return the scale with -STRETCH for the median normal video and STRETCH for the abnormal one.
 
         Heads that judge events keep their logits, because their training has only one solution.
         """

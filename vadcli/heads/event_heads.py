@@ -74,7 +74,7 @@ def _features(sample: Sample, mean: FloatArray) -> FloatArray:
 
 
 def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
-    """Return weights and intercept of scikit-learn's `LogisticRegression(C=strength, class_weight="balanced")`.
+    """Return weights and intercept of `LogisticRegression(C=strength, class_weight="balanced")`.
 
     Args:
         features: (N, F) float64.

@@ -1,4 +1,4 @@
-"""Tests whether a head is better than the detector alone. A video is scored by a head that was trained without this video.
+"""Tests whether a head is better than the detector alone, on videos that it was not trained on.
 
 The head and the detector are compared at the same recall: the threshold of each is set so that it keeps the same share of the
 true examples. The interval draws videos with replacement, because the events of one video depend on one another.
@@ -79,7 +79,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return the scaled logits (N,) of the examples, by heads that were trained without the example's video.
+    """Return the scaled logits (N,) of the examples, by heads that did not learn from their videos.
 
     Raises:
         UsageError: as in `folds`.
@@ -156,7 +156,7 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return the number of false alarms (R,) in each resample, whose threshold keeps the share `recall` of its true examples.
+    """Return the false alarms (R,) of each resample, at the threshold for the share `recall`.
 
     Args:
         scores: (N,).

@@ -1,4 +1,4 @@
-"""The common parts of the heads that learn from one label per video: segments of time, training, storage of a small network.
+"""The common parts of the heads that learn from one label per video: segments and training.
 
 Such a head is a network on (B, N, D) segments: B videos, N segments, D numbers. A segment is the mean of the vectors of about
 two seconds. Papers cut every video into 32 segments. But an archive has videos of ten seconds and of an hour, so its segments
@@ -128,7 +128,7 @@ class NetworkHead(ABC):
 
 
 def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArray, IndexArray]:
-    """Return the segments (N, D) of a sample, and the segment (S,) of each frame; D is the sum of the encoders' widths."""
+    """Return the segments (N, D) of a sample with all encoders, and the segment (S,) of each frame."""
     vectors = np.concatenate([centred(one, centre) for one, centre in zip(sample.vectors, mean, strict=True)], axis=1)
     place = (sample.timestamp - sample.timestamp[0]) / SEGMENT_S
     place = place * min(1.0, (MOST_SEGMENTS - 1) / max(float(place[-1]), 1.0))
@@ -161,7 +161,7 @@ def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
 
 
 def smooth_and_sparse(score: Tensor, bags: Bags) -> Tensor:
-    """Return the two terms of Sultani et al. for abnormal videos: few segments score high, and neighbours score alike."""
+    """Return Sultani's terms for abnormal videos: few segments score high, and neighbours score alike."""
     both = bags.real[:, 1:] & bags.real[:, :-1]
     steps = ((score[:, 1:] - score[:, :-1]).square() * both).sum(dim=1)
     return ((steps + (score * bags.real).sum(dim=1)) * bags.positive).sum() / bags.positive.sum().clamp(min=1)

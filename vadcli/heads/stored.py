@@ -32,7 +32,7 @@ ROOM = 1.5
 
 @dataclass(frozen=True)
 class CardEncoder:
-    """An encoder whose vectors a head reads: its name, `encoder_key` of the embeddings files, and the width of a vector."""
+    """An encoder whose vectors a head reads; `key` is the `encoder_key` of the embeddings files."""
 
     name: str
     key: str
@@ -118,7 +118,7 @@ class StoredHead:
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return the largest distance of a training video from its nearest neighbour; 0 for one video. `centres` are (V, D)."""
+    """Return the largest distance of a video's mean vector (V, D) from its nearest neighbour."""
     if len(centres) < 2:
         return 0.0
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -179,7 +179,7 @@ def read_head(folder: Path) -> StoredHead:
 
 
 def head_kind(name: str) -> type[Head]:
-    """Return the class of a head by its name; raises UsageError if no head has this name, or if the class is not a head."""
+    """Return the class of a head by its name; raises UsageError if no head has this name."""
     kind = HEADS.load(name)
     HEADS.check(name, ok=isinstance(kind, type) and isinstance(kind, Head), what="is not a head (see vadcli.heads.Head)")
     found: type[Head] = kind
@@ -187,7 +187,7 @@ def head_kind(name: str) -> type[Head]:
 
 
 def matching(card: Card, found: Sequence[CardEncoder]) -> str:
-    """Return why a head cannot read stored vectors, in one line; "" if it can. `found` are the encoders of the vectors."""
+    """Return why a head cannot read vectors of the encoders `found`, in one line; "" if it can."""
     for wanted, one in zip(card.encoders, found, strict=False):
         if wanted.key != one.key:
             other = " with other weights" if wanted.name == one.name else ""
@@ -225,7 +225,7 @@ class VideoVectors:
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames of its span that have vectors, or else the nearest frame that has one.
+        """Return the sample of an event: the frames in its span with vectors, or else the nearest one.
 
         Args:
             start_s, end_s: the span.
@@ -253,7 +253,7 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Read the vectors of a video from output folders, one encoder per folder. None if a folder has no vectors of the video.
+    """Read a video's vectors from folders with one encoder each; None if one has no vectors of it.
 
     Raises:
         DocumentError: a file is damaged.

@@ -1,4 +1,4 @@
-"""The heads that learn from one label per video. Each is a small network on segments of time (see `networks`)."""
+"""The heads that learn from one label per video: small networks on segments (see `networks`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Deep MIL ranking: the highest segment of an abnormal video must score above the highest segment of a normal one.
+    """Deep MIL ranking: the highest score of an abnormal video must exceed that of a normal video.
 
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features,
     since stored embeddings take their place. Changed: the length of a segment (see `networks`); the first layer has 128 units,
@@ -85,7 +85,7 @@ class TemporalNetwork(nn.Module):
 
 
 class RtfmHead(NetworkHead):
-    """RTFM: the top segments of abnormal videos must have longer feature vectors than those of normal videos.
+    """RTFM: the top segments of abnormal videos must have longer vectors than those of normal ones.
 
     Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
     multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out:
@@ -189,7 +189,7 @@ class GaussianHead(NetworkHead):
 
 
 def splat(score: Tensor) -> Tensor:
-    """Return pseudo labels (N,) in [0, 1]: the highest of the Gaussian kernels around the peaks of the score.
+    """Return pseudo labels (N,) in [0, 1]: the highest Gaussian kernel around the score's peaks.
 
     A peak is a local maximum that is at least halfway from the video's mean score to its highest score. The kernel of a peak
     has the height 1. It is as wide as the segments around the peak that have at least half of its score.
@@ -236,7 +236,7 @@ class TwoBranches(nn.Module):
         self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
 
     def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (B, N) of "abnormal", and the logits (B, N, 1 + C) of normal and of the categories."""
+        """Return the logits (B, N) of "abnormal", and (B, N, 1 + C) of normal and of the categories."""
         inside = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
         vectors = F.normalize(x + self.project(inside), dim=-1)
         classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
@@ -249,7 +249,7 @@ class TwoBranches(nn.Module):
 
 
 def not_normal(categories: Tensor) -> Tensor:
-    """Return the logits (…) of any category against normal, from logits (…, 1 + C) of normal and of the categories."""
+    """Return the logits (…) of any category against normal, from (…, 1 + C)."""
     return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
 
 

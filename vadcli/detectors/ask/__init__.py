@@ -1,4 +1,4 @@
-"""The detector `ask`: a public multimodal language model answers yes or no to one question per category.
+"""The detector `ask`: a multimodal language model answers one yes-or-no question per category.
 
 This file has the options, the questions, and the protocol of a model that answers them. It does not load torch.
 """
@@ -30,15 +30,15 @@ SHOWS = "Does this video clip show {}?"
 
 @dataclass(frozen=True)
 class AskOptions(CompressionOption):
-    """The options of the detector `ask`. It has no options of its own, but shares --compression with LAVIDA."""
+    """The options of the detector `ask`, which are a part of LAVIDA's options."""
 
     @property
     def ask_model(self) -> str:
-        """The name of the model that answers: the value of --model, or DEFAULT_ASK_MODEL if that value is `auto`."""
+        """The name of the model that answers: --model, or DEFAULT_ASK_MODEL if --model is `auto`."""
         return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if the user named a model that can answer, or the default model is installed and the machine has a GPU.
+        """True if the user named a usable model, or if the default model and a GPU are on this machine.
 
         `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
         """
@@ -147,7 +147,7 @@ class Asker(Protocol):
         """
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Return the log-odds (N, Q) float32, logit(yes) - logit(no), of Q questions about N clips of one size.
+        """Return the log-odds of yes (N, Q) float32, of Q questions about N clips of one size.
 
         If the log-odds of the question about look-alikes are above 0, they are subtracted.
 
@@ -160,7 +160,7 @@ class Asker(Protocol):
         """Return the model's own sentence about one clip (T, H, W, 3) uint8. Deterministic."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the answers, apart from clips and questions, as JSON. Loads no weights."""
+        """Return everything that changes the answers to a question about a clip, as JSON. Loads no weights."""
 
 
 def load_asker(

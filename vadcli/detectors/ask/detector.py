@@ -45,7 +45,7 @@ SAME_CLIP_S = 1e-3
 
 
 class AskDetector:
-    """Asks a multimodal language model one question per category about each clip. `Detector` describes the attributes.
+    """Asks a multimodal language model one question per category about each clip.
 
     The score of a category says how rare log-odds as high as those of the frame are for this camera. Between the middles of two
     clips, the log-odds change linearly with time. This detector makes no masks.
@@ -96,6 +96,7 @@ class AskDetector:
         self._asker_state = self.asker.fingerprint()
         self._asker_key = digest(self._asker_state)
         self._questions_key = digest([asdict(question) for question in self.questions])
+        self.weights: Mapping[str, str] = {self.asker.name: self._asker_key}
         # A camera model stores the answers of one model to one list of questions. So each model and list has its own version.
         self.model_version = int(digest([self._asker_state, self._questions_key])[:12], 16)
         self._tails = PerCamera(lambda model: calibrate(model, len(self.questions)))
@@ -109,11 +110,6 @@ class AskDetector:
     def parallel(self) -> int:
         """The number of simultaneous calls of the model."""
         return self.asker.parallel
-
-    @property
-    def weights(self) -> Mapping[str, str]:
-        """The model's name and the hash of its files and settings."""
-        return {self.asker.name: self._asker_key}
 
     def prepare(self) -> None:
         """Load the model. Later calls do nothing."""
@@ -133,7 +129,7 @@ class AskDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return raw scores (B, T, C + 1): the log-odds of the frame's clip, and the seconds to the middle of the clip."""
+        """Return raw scores (B, T, C + 1): the log-odds of the clip, and the seconds to its middle."""
         answers = self.asker.ask(batch.frames, self.questions)  # (B, C)
         frames = batch.frames.shape[1]
         middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)
@@ -159,7 +155,7 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Return how rare log-odds are for a camera. `model` comes from `AskDetector.fit`; None gives the same for all cameras."""
+    """Return how rare log-odds are for a camera. `model` comes from `AskDetector.fit`."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)

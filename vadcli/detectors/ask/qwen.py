@@ -60,13 +60,8 @@ class QwenAsker:
             raise UsageError(f"--compression {compression:g}: not possible with {self.family}", hint="omit it, or use Qwen2-VL")
         self._device, self._precision, self._compile = device, precision, compile
         self._wanted_batch = batch_size
-        self._found_batch = 1
+        self.batch_size = 1
         self._workers: Workers[_Worker] = Workers()
-
-    @property
-    def batch_size(self) -> int:
-        """The number of clips per call: the number that the user gave, or else as many as fit into memory."""
-        return self._found_batch
 
     @property
     def parallel(self) -> int:
@@ -86,13 +81,13 @@ class QwenAsker:
 
         self._workers.start(_Worker(self.load(device), Runner(device)) for device in devices_for(self._device))
         if self._wanted_batch:
-            self._found_batch = self._wanted_batch
+            self.batch_size = self._wanted_batch
             return
         first, side = self._workers.all[0], int(MAX_PX**0.5)
         clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
         # a long question, so that all usual ones fit too
         typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
-        self._found_batch = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
+        self.batch_size = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return log-odds (N, Q) float32; see `Asker.ask`."""

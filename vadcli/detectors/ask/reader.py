@@ -81,7 +81,7 @@ class Reader(nn.Module):
         return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Return one prefix per clip: the system prompt and the clip, which all questions about the clip share.
+        """Return the prefixes of clips: the system prompt and the clip, which all questions share.
 
         Args:
             frames: (B, T, H, W, 3) uint8, T even.
@@ -152,7 +152,7 @@ class Qwen3Reader(Reader):
         return [Prefix(list(range(len(frames))), cache, ids.shape[1], int(positions.max()) + 1)]
 
     def before(self, pairs: int, tokens: int) -> list[int]:
-        """Return the token ids of a prompt up to the end of its video; `tokens` are visual tokens per pair of frames."""
+        """Return the token ids of a prompt up to the end of its video, with `tokens` per pair of frames."""
         times_s = ((2 * pair + 0.5) * FRAME_S for pair in range(pairs))  # the middle of each pair
         shown = "".join(f"<{time_s:.1f} seconds>{VISION_START}{VIDEO * tokens}{VISION_END}" for time_s in times_s)
         text = chat_text(self.tokenizer, DESCRIBE).partition(VISION_START)[0]
@@ -160,7 +160,7 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question. `after` begins after <|vision_end|>, which is a part of the prefix here."""
+        """Compute the token ids of a question, without <|vision_end|>, which is a part of the prefix here."""
         whole = super().branch(text)
         return PromptTokens(whole.before, whole.after[1:], whole.seg - 1)
 

@@ -1,4 +1,4 @@
-"""The concept detector: an image-text encoder compares each sampled frame with sentences for and against a category.
+"""The concept detector: an image-text encoder compares frames with sentences about categories.
 
 This file holds the detector's options, which the command line shows without loading a model.
 """
@@ -29,7 +29,7 @@ class ConceptOptions(DetectorOptions):
     )
 
     def is_ready(self) -> bool:
-        """True if the user named an encoder or the default encoder is installed. `--detector auto` then chooses concept."""
+        """True if the user named an encoder, or the default encoder is on this machine."""
         from vadcli import weights
 
         return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None

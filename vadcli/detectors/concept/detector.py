@@ -69,6 +69,9 @@ class ConceptDetector:
         self.categories = tuple(category.name for category in self.book.categories)
         self.channels = (*self.categories, *(f"{name}: fit" for name in self.categories))
         self._encoder_state = encoder_fingerprint(options.encoder, precision=options.precision)
+        self.encoder_name, self.keeps_embeddings = options.encoder, options.keep_embeddings
+        self.encoder_key, self.embedding_key = encoder_key(self._encoder_state), digest(self._encoder_state)
+        self.weights: Mapping[str, str] = {self.encoder_name: self.encoder_key}
         # A camera model stores vectors of one encoder, and is useless for another one. So each encoder has its own version.
         self.model_version = int(self.embedding_key[:12], 16)
         self.needs = ClipNeeds(
@@ -85,31 +88,6 @@ class ConceptDetector:
         self._bank: Bank | None = None
         self._fitted_on: dict[bytes, Embeddings] = {}
         self._camera = PerCamera(self._fit_camera)
-
-    @property
-    def weights(self) -> Mapping[str, str]:
-        """The encoder's name and the hash of its weights."""
-        return {self.options.encoder: self.encoder_key}
-
-    @property
-    def encoder_name(self) -> str:
-        """The encoder's name, for people."""
-        return self.options.encoder
-
-    @property
-    def encoder_key(self) -> str:
-        """Hash of the encoder and its weights; vectors with the same key can be compared."""
-        return encoder_key(self._encoder_state)
-
-    @property
-    def embedding_key(self) -> str:
-        """Hash of everything that changes a vector, apart from the video."""
-        return digest(self._encoder_state)
-
-    @property
-    def keeps_embeddings(self) -> bool:
-        """True if the engine should store the vectors."""
-        return self.options.keep_embeddings
 
     def prepare(self) -> None:
         """Load the encoder and encode the sentences. Later calls do nothing."""

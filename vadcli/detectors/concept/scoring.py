@@ -1,4 +1,4 @@
-"""Computes category scores from vectors: the comparison with sentences, a camera's anchor, and its calibration.
+"""Computes category scores from vectors: comparison with sentences, anchor, calibration.
 
 Each step after the encoder is exact or depends on one video alone. So scores from stored vectors equal those of the scan bit
 for bit, and the batch size does not matter.
@@ -79,7 +79,7 @@ class Bank:
     temperature: float
 
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
-        """Return the evidence (S, 2C) float32: first the contrast of each of C categories, then the fit of each.
+        """Return the evidence (S, 2C) float32: the contrast of C categories, then their fit.
 
         Fit says how well the sentences for the category fit. Contrast says how much better they fit than those against it.
         Contrast alone is the published score. But it rises for everything unusual, because normal sentences then fit less
@@ -159,7 +159,7 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Return the anchor and the tails of a camera from a sample of `seconds`. Without bursts, the camera is unknown."""
+        """Return the anchor and the tails of a camera from a sample of `seconds`, if it has bursts."""
         if not bursts:
             return cls(None, CategoryTails.unknown(len(bank.names), kinds=2))
         vectors = np.concatenate([burst.embeddings.vectors() for burst in bursts])
@@ -179,7 +179,7 @@ class ConceptCamera:
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def pixel_scores(self, evidence: FloatArray) -> FloatArray:
-        """Return the scores (P,) of P patches from their evidence (P, 2C), in [0, 1] and on the scale of frame scores."""
+        """Return the scores (P,) in [0, 1] of P patches from their evidence (P, 2C)."""
         return sigmoid(self.tails.logits(evidence).max(axis=1))
 
 

@@ -1,4 +1,4 @@
-"""Image-text encoders turn pictures and sentences into vectors that can be compared. This file does not load torch.
+"""Image-text encoders turn pictures and sentences into vectors that can be compared.
 
 An encoder is a plain transformers folder: config.json, safetensors, a tokenizer and, if its pixels differ from the family's
 defaults, preprocessor_config.json. `vadcli.registry.ENCODERS` lists the families by transformers' `model_type`.
@@ -51,7 +51,7 @@ NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
 class Encoder(Protocol):
-    """Turns pictures and sentences into unit vectors. A sentence fits a picture if the cosine of their vectors is high.
+    """Turns pictures and sentences into unit vectors, whose cosine says how well they fit.
 
     A picture's vector does not depend on the other pictures of the call.
 
@@ -76,7 +76,7 @@ class Encoder(Protocol):
         """
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Return the vectors (M, D) float32 of M sentences; raises UsageError if one is longer than `max_tokens`."""
+        """Return the vectors (M, D) float32 of M sentences of at most `max_tokens`; else UsageError."""
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
         """Return one vector per patch (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, which are squashed."""
@@ -86,7 +86,7 @@ class Encoder(Protocol):
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Return the encoder of a name or of a transformers folder. It reads its image half and its text half when they are needed.
+    """Return the encoder of a name or a transformers folder. It reads each half when it needs it.
 
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
@@ -148,7 +148,7 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_area_px(name: str) -> int:
-    """Return the area of a 16:9 frame that is as high as an encoder's square picture. A larger frame would be useless."""
+    """Return the largest useful area of a frame: that of a 16:9 frame as high as the encoder's square."""
     return encoder_size_px(name) ** 2 * 16 // 9
 
 
@@ -190,12 +190,12 @@ def model_hashes(name: str, folder: Path) -> dict[str, str]:
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
-    """Return a hash of an encoder's fingerprint without its precision. Vectors with the same key can be compared."""
+    """Return a hash of a fingerprint without its precision. Vectors with one key can be compared."""
     return digest({name: value for name, value in fingerprint.items() if name != "precision"})
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a transformers folder, whose headers are checked. Ignores weights in other formats.
+    """Return the safetensors files of a transformers folder, and check their headers.
 
     Raises:
         WeightsError: the folder has no safetensors files, or one of them is missing, cut off or damaged.
@@ -220,7 +220,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _family_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return a folder's model_type and config. Raises WeightsError if the registry does not contain this type."""
+    """Return a folder's model_type and config; raises WeightsError if no encoder has this type."""
     path = folder / "config.json"
     try:
         config = read_json(path)

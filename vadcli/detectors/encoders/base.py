@@ -1,4 +1,4 @@
-"""The common code of CLIP and SigLIP: read a transformers folder, turn frames into pixels, and encode chunks of a fixed size.
+"""The common code of CLIP and SigLIP: reading of a folder, pixels, and chunks of a fixed size.
 
 Pixels are like those of transformers' image processor if it is set to squash (to stretch a picture to a square). Its default
 for CLIP cuts off both sides of a wide picture, but things can happen there too. Before normalisation, values differ from PIL's
@@ -195,7 +195,7 @@ class TransformersEncoder(ABC):
         return found
 
     def token_ids(self, text: str) -> list[int]:
-        """Return the token ids of a sentence, including special tokens. The sentence is not padded and not cut off."""
+        """Return all token ids of a sentence, including special tokens, without padding."""
         ids: list[int] = self.tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
@@ -261,7 +261,7 @@ class TransformersEncoder(ABC):
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the image half. `auto` is fp16 on a GPU, bf16 on a CPU with AMX, and fp32 on other CPUs.
+    """Return the dtype of the image half: `auto` is fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
 
     AMX are matrix units for bf16. With them, bf16 is 2.5 times as fast as fp32 (benchmarks/results/concept.md).
     """
@@ -322,6 +322,6 @@ def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: tor
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Stop transformers from writing to stderr, and turn its errors about a folder into a WeightsError of one line."""
+    """Silence transformers, and turn its errors about a folder into a WeightsError of one line."""
     with quiet(), as_weights_error(folder, NOT_WHOLE):
         yield

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021). Vectors of single patches are computed as in SCLIP (Wang et al. 2023, arXiv 2312.01597).
+"""CLIP (Radford et al. 2021), with SCLIP's patch vectors (Wang et al. 2023, arXiv 2312.01597).
 
 Letters in shapes: N pictures, T = 1 + h·w tokens (the first one stands for the whole picture), W width of the image half, D
 width of a vector.
@@ -49,7 +49,7 @@ class ClipEncoder(TransformersEncoder):
         return self._project(first)[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Return the patch vectors (N, h·w, D) of pixels (N, 3, S, S). The last block has SCLIP's attention (section 3.2)."""
+        """Return the patch vectors (N, h·w, D) of pixels (N, 3, S, S), as in SCLIP (section 3.2)."""
         tokens, last = self._before_last(pixels)
         tokens = tokens + correlate(last.self_attn, last.layer_norm1(tokens))
         return self._project(last.add_mlp(tokens)[:, 1:])
@@ -130,7 +130,7 @@ class VisionEmbeddings(nn.Module):
 
 
 def correlate(block: Attention, tokens: Tensor) -> Tensor:
-    """Return SCLIP's attention: (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v. So a token reads from similar tokens.
+    """Return SCLIP's attention (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v: similar tokens are read.
 
     Args:
         block: CLIP's attention block.

@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Attention(nn.Module):
-    """Attention with several heads; with `causal`, a token reads only from the tokens before it and from itself."""
+    """Attention with several heads. With `causal`, a token does not read from later tokens."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class TextEmbeddings(nn.Module):
         self.position_embedding = table(sizes.max_position_embeddings, sizes.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the vectors (M, L, W) of token ids (M, L). The ids are on the CPU, because the token table is there."""
+        """Return the vectors (M, L, W) of token ids (M, L) on the CPU, where the token table is."""
         places = self.position_embedding.weight[: ids.shape[1]]
         found: Tensor = self.token_embedding(ids).to(places) + places
         return found
@@ -141,7 +141,7 @@ def layer_norm(sizes: Any) -> nn.LayerNorm:
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d)."""
+    """Return softmax(q·kᵀ/√d)·v (N, heads, A, d), of (N, heads, A, d) and twice (N, heads, T, d)."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     # On a CPU, each picture is computed separately. For several pictures at once, torch uses threads with differently aligned

@@ -1,4 +1,4 @@
-"""SigLIP (Zhai et al. 2023) and the models of SigLIP 2 (Tschannen et al. 2025) with a fixed picture size: one architecture.
+"""SigLIP (Zhai et al. 2023), and SigLIP 2 (Tschannen et al. 2025) with a fixed picture size.
 
 SigLIP 2 has another tokenizer (that of Gemma) and another resize filter (bilinear). The folder says which ones to use.
 
@@ -49,7 +49,7 @@ class SiglipEncoder(TransformersEncoder):
             raise WeightsError(f"{folder}: not an encoder: {what}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Return the vectors (N, D) of pixels (N, 3, S, S). The pooling head has one query, which reads from all patches."""
+        """Return the vectors (N, D) of pixels (N, 3, S, S). One query reads from all patches."""
         head = self.vision.vision_model.head
         pooling = head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
@@ -60,7 +60,7 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Return one vector per patch (N, P, D) of pixels (N, 3, S, S): the result of the head if it reads only this patch."""
+        """Return (N, P, D) from pixels (N, 3, S, S): the head's result if it reads only one patch."""
         # With a single patch, the only attention weight is 1. So queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
@@ -86,7 +86,7 @@ class SiglipEncoder(TransformersEncoder):
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
-        """Return the token ids of a sentence in lower case, with the end token. They are not padded and not cut off.
+        """Return all token ids of a sentence in lower case, with the end token and without padding.
 
         SigLIP 2 was trained on lower-case text. Siglip2Tokenizer changes each letter to lower case. But folders with a fixed
         picture size are loaded with GemmaTokenizer, which does not (transformers 5.24, pull request 43101).

@@ -1,4 +1,4 @@
-"""LAVIDA: a multimodal language model reads a clip, and SAM2 turns its output into one score and one mask per frame.
+"""LAVIDA: a multimodal language model and SAM2 give one score and one mask per frame.
 
 This file has the detector's options, which the command line shows without loading a model.
 """
@@ -45,7 +45,7 @@ class LavidaOptions(CompressionOption):
         return DEFAULT_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if the user named a model of LAVIDA or the default model is trained. `--detector auto` then chooses LAVIDA."""
+        """True if `--detector auto` chooses LAVIDA: its model was named, or the default model is trained."""
         from vadcli import weights
 
         if self.model != AUTO_MODEL:

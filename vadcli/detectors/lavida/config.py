@@ -95,7 +95,7 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """Parts that are not in the paper, for small models that start with random weights. The base presets use none of them.
+    """Parts that are not in the paper, for small models that start with random weights.
 
     Attributes:
         sight: True if the language model reads SAM2's image features and not those of the vision tower (`SharedSight`).

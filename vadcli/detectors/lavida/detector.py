@@ -99,12 +99,7 @@ class LavidaDetector:
             only = f"{model} was only trained on a synthetic world of shapes; it is not a detector for real videos."
             self.caveats = (only,)
         self._workers: Workers[_Worker] = Workers()
-        self._batch_size = 1
-
-    @property
-    def batch_size(self) -> int:
-        """The number of clips per call: the number that the user gave, or else as many as fit into memory."""
-        return self._batch_size
+        self.batch_size = 1
 
     @property
     def parallel(self) -> int:
@@ -128,7 +123,7 @@ class LavidaDetector:
         self._workers.start(_Worker(self, device) for device in devices_for(self.options.device))
         first, side = self._workers.all[0], int(self.needs.size.max_area_px**0.5)
         clip = np.zeros((self.needs.frames, side, side, 3), np.uint8)
-        self._batch_size = self.options.batch_size or first.runner.find_batch_size(first.score, clip)
+        self.batch_size = self.options.batch_size or first.runner.find_batch_size(first.score, clip)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -137,7 +132,7 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The largest number of clips that every device can compute at once. It becomes smaller when memory runs out."""
+        """The number of clips that every device can compute at once. It falls when memory runs out."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:

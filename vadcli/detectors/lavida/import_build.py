@@ -121,7 +121,12 @@ def import_lavida(
     if preset not in preset_names():
         raise UsageError(f"no preset is called {preset!r}", hint=f"choose from: {', '.join(preset_names())}")
     config = load_preset(preset)
-    _refuse_existing(dest, force=force)
+    if dest.exists() or dest.is_symlink():
+        if not force:
+            raise UsageError(f"{dest}: already exists", hint="choose another folder with --to, or replace it with --force")
+        ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
+        if not ours:
+            raise UsageError(f"{dest}: not a LAVIDA folder, so --force does not replace it", hint="remove it yourself")
     found = find_parts(config, sources, random_weights=random_weights)
     check_extras(sources)
     need_room(config, found, sources, dest)
@@ -249,16 +254,6 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
         )
 
 
-def _refuse_existing(dest: Path, *, force: bool) -> None:
-    if not dest.exists() and not dest.is_symlink():
-        return
-    if not force:
-        raise UsageError(f"{dest}: already exists", hint="choose another folder with --to, or replace it with --force")
-    ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
-    if not ours:
-        raise UsageError(f"{dest}: not a LAVIDA folder, so --force does not replace it", hint="remove it yourself")
-
-
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
     """Turn write errors into one line that names `dest` and says what to do."""
@@ -271,8 +266,7 @@ def _disk_errors(dest: Path) -> Iterator[None]:
     except VadcliError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
-            hint = "free some space, or choose another folder with --to; no incomplete folder is left"
-            raise VadcliError(f"{dest}: no space left on the device", hint=hint) from error
-        raise
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        hint = "free some space, or choose another folder with --to; no incomplete folder is left"
+        raise VadcliError(f"{dest}: no space left on the device", hint=hint) from error

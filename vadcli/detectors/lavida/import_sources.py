@@ -1,4 +1,4 @@
-"""Finds and checks the sources of a LAVIDA folder's parts, and links or copies their files into the new folder."""
+"""Finds and checks the sources of a LAVIDA folder's parts, and links or copies their files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 
 
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
-    """Link or copy a file. A file that may be changed later must not be linked: the source would change with it."""
+    """Link or copy a file. Don't link a file that may be changed later: its source would change too."""
     name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
         try:

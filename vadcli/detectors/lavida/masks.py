@@ -55,7 +55,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class MaskOutput:
-    """The decoder's output for N frames in float32. M is the number of masks per frame: 1, or 3 with `multimask`.
+    """The decoder's output for N frames in float32, with M masks per frame: 1, or 3 with `multimask`.
 
     Attributes:
         object_logit: (N,), above 0 if the frame has something to segment.
@@ -138,7 +138,7 @@ class TransformersMasks(ExactBuffers):
         )
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """Turn (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16, before the decoder's projections."""
+        """Turn (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16, not yet projected."""
         fine, middle, embedding = self.sam2.vision_encoder(pixels, return_dict=True).fpn_hidden_states
         return fine, middle, embedding
 
@@ -193,7 +193,7 @@ class TransformersMasks(ExactBuffers):
         return mask_logit[:, 0], iou[:, 0], tokens[:, 0], object_logit[:, 0, 0]
 
     def image_position(self, embedding: Tensor) -> Tensor:
-        """Return the decoder's position encoding (1, 256, h, w) for the size, device and dtype of F (N, 256, h, w)."""
+        """Return the decoder's position encoding (1, 256, h, w) for F (N, 256, h, w)."""
         height, width = embedding.shape[-2:]
         device = embedding.device
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
@@ -221,7 +221,7 @@ class SinePosition(nn.Module):
         self.finest = finest
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
-        """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w). It is the same for every frame.
+        """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w).
 
         `mask` is part of the interface of transformers and is ignored.
         """

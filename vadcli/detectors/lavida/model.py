@@ -164,7 +164,7 @@ class Lavida(nn.Module):
             return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Return compressed visual tokens from SAM2's features of clips of T frames; only for models with a `SharedSight`."""
+        """Return compressed visual tokens from SAM2's features, for models with a `SharedSight`."""
         assert self.mllm.sight is not None
         maps = image.embedding.view(-1, frames, *image.embedding.shape[1:])  # (B, T, C, h, w)
         with self.clock("vision tower"):
@@ -206,14 +206,14 @@ class Lavida(nn.Module):
         return outputs
 
     def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
-        """Make one mask prompt per frame from the hidden states (B, D_llm) at `<SEG>`, and decode it (paper 3.7 and 3.8)."""
+        """Return scores and masks from the hidden states (B, D_llm) at `<SEG>` (paper 3.7 and 3.8)."""
         output = self.answer(encoded, self.prompts(encoded, hidden, question.features))
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
         b, t = len(encoded.visual), encoded.frames
         return LavidaOutput(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
 
     def answer(self, encoded: EncodedClips, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
-        """Return the mask decoder's output for B·T frames, before any gate; three masks per frame with `multimask`.
+        """Return the mask decoder's output before any gate; three masks per frame with `multimask`.
 
         If the projector gives presence logits, they are added to the object logits.
         """
@@ -225,7 +225,7 @@ class Lavida(nn.Module):
         return replace(output, object_logit=output.object_logit + prompts.presence.flatten().float())
 
     def prompts(self, encoded: EncodedClips, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """Return the projector's prompts, one sparse prompt per frame; for the arguments, see `Projector.forward`."""
+        """Return the projector's prompts, one sparse prompt per frame; see `Projector.forward`."""
         image = encoded.image
         with self.clock("projector"):
             # (B, T, 256, h/4, w/4)
@@ -234,7 +234,7 @@ class Lavida(nn.Module):
         return found
 
     def propagate(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
-        """Return the mask logits (N, h, w) float32 of all frames, from known ones. SAM2's video memory propagates them.
+        """Propagate known masks with SAM2's video memory; return mask logits (N, h, w) float32.
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.

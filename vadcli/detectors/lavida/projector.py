@@ -196,13 +196,13 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return E (N, C, d) of `text` (B, C, D_txt), `image` (B, T, C_img, h, w) and `position` (1, C_img, h, w)."""
+        """Return E (N, C, d) from (B, C, D_txt), (B, T, C_img, h, w) and (1, C_img, h, w)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return the mean attention logits over the heads (N, C, h · w); one more column is for the null key, if any.
+        """Return the heads' mean attention logits (N, C, h · w), with one more column for a null key.
 
         The arguments are those of `forward`.
         """
@@ -261,7 +261,7 @@ class TwoWayBlock(nn.Module):
 
 
 class QFormerBlock(nn.Module):
-    """The block of a Q-Former: queries attend to themselves and to keys; MLP. Keys do not change, and have no positions."""
+    """The block of a Q-Former: queries attend to themselves and to keys; MLP. Keys do not change."""
 
     def __init__(self, options: ProjectorOptions) -> None:
         super().__init__()
@@ -317,12 +317,12 @@ class Attention(nn.Module):
 
 
 def anywhere(where: Tensor) -> Tensor:
-    """Return the log odds (N, C) that a category is somewhere in the frame, from `FrameSemantics.where` with a null key."""
+    """Return the log odds (N, C) that a category is in the frame, from `where` with a null key."""
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
 def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
-    """Return the highest log odds (N, …) of C categories (N, C, …); `absent` (N, C) is True for categories to ignore."""
+    """Return the highest log odds (N, …) of C categories (N, C, …), except the `absent` ones (N, C)."""
     odds = odds.clamp(-ODDS, ODDS)
     if absent is not None:
         odds = odds.masked_fill(absent.view(*absent.shape, *[1] * (odds.dim() - 2)), -ODDS)

@@ -185,7 +185,7 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Return object pointers (B, 256) of mask tokens (B, 256); SAM2's "no object" pointer if the object is absent."""
+    """Return object pointers (B, 256) of mask tokens (B, 256), or SAM2's "no object" pointer."""
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 

@@ -33,7 +33,7 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return the rules for a feed-forward network. transformers names some layers; the package numbers all layers."""
+    """Return the rules for a feed-forward network, whose layers have names or numbers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
@@ -131,7 +131,7 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a whole or partial state dict from Sam2VideoModel's names to those of the sam2 package.
+    """Rename the tensors of a (partial) state dict from Sam2VideoModel's names to those of sam2.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have.
@@ -144,7 +144,7 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a whole or partial state dict from the names of the sam2 package to those of Sam2VideoModel.
+    """Rename the tensors of a (partial) state dict from the names of sam2 to those of Sam2VideoModel.
 
     Meta's checkpoints contain such a state dict under `model`. Tensors are copied only if two tensors of the result would
     otherwise share memory, because safetensors can't write those.
@@ -239,7 +239,7 @@ class PackageMasks(ExactBuffers):
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """See MaskModel.decode. Without `multimask`, SAM2 replaces an unstable mask with the best of its three masks."""
+        """See `TransformersMasks.decode`."""
         embedding = features.embedding + self.no_mem_embed.view(1, -1, 1, 1)
         no_mask = self.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         mask_logit, iou, _, object_logit = self.sam_mask_decoder(
@@ -257,7 +257,7 @@ class PackageMasks(ExactBuffers):
 
 
 class _NeckPosition(SinePosition):
-    """SinePosition for the package's FPN, which gives it the features instead of their shape, device and dtype."""
+    """SinePosition for the package's FPN, which gives it the features and not their shape."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)

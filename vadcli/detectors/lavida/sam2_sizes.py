@@ -54,7 +54,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """Return the outputs of the four stages of (N, 3, S, S): (N, S/4, S/4, C1) to (N, S/32, S/32, C4), as in Hiera."""
+        """Return the outputs of the four stages, (N, S/4, S/4, C1) to (N, S/32, S/32, C4), as in Hiera."""
         states = self.stem(pixel_values)
         outputs = []
         for stage in self.stages:

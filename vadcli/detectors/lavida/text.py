@@ -93,7 +93,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split the categories, in order, into as few lists of at most `limit` as possible, of nearly equal lengths."""
+    """Split the categories into as few lists as possible, of nearly equal lengths up to `limit`."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]
@@ -106,7 +106,7 @@ def add_seg(tokenizer: Any) -> int:
 
 
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer for a small Qwen2-VL. The same `vocab_size` gives the same tokenizer.
+    """Return a byte-level tokenizer for a small Qwen2-VL. Deterministic.
 
     It can encode any text, with at most `vocab_size` ids, including that of `<SEG>`.
     """
@@ -124,7 +124,7 @@ def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer for a small CLIP text model. The same arguments give the same tokenizer.
+    """Return a byte-level tokenizer for a small CLIP text model. Deterministic.
 
     Like CLIP's tokenizer, it converts the text to lower case and adds a start and an end token.
     """
@@ -163,7 +163,7 @@ def _byte_pairs(vocab_size: int, specials: Sequence[str]) -> Tokenizer:
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text model and its tokenizer: one pooled embedding per category (the text branch of paper 3.7).
+    """CLIP's text model and tokenizer: one pooled embedding per category (text branch of paper 3.7).
 
     Args:
         clip: transformers' CLIPTextModel.
@@ -181,7 +181,7 @@ class TextEncoder(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """Return pooled embeddings (C, width) without gradients. A category that is too long for CLIP is cut off."""
+        """Return pooled embeddings (C, width) without gradients. Too long categories are cut off."""
         with torch.no_grad():
             return self.pooled(categories)
 

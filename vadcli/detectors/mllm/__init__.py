@@ -1,4 +1,4 @@
-"""Qwen-VL models for `lavida` and `ask`. A model reads a clip once and then answers any number of prompts.
+"""Qwen-VL models for `lavida` and `ask`, which read a clip once and then answer several prompts.
 
 This file has the option that both detectors share, and finds the folder of a model. It does not load torch.
 """
@@ -40,7 +40,7 @@ class CompressionOption(DetectorOptions):
 
 
 def is_mllm(model: str) -> bool:
-    """True if `model` is the name of a public model or a folder of a usable family, even if files are missing."""
+    """True if `model` is the name of a public model or a folder of a usable family."""
     folder = Path(model).expanduser()
     return mllm_family(folder) in FAMILIES if folder.is_dir() else model in MODELS
 

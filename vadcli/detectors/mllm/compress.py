@@ -207,7 +207,7 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (L',) of the first `most` copies of each token, ascending, and where each token is among them (L,).
+    """Return the indices (L',) of the first `most` copies of each token, and each token's place (L,).
 
     The position of a surplus copy is that of the last kept copy.
     """
@@ -338,7 +338,7 @@ class SharedSight(nn.Module):
 
 
 class NamePooling(nn.Module):
-    """Adds the categories' hidden states to that of `<SEG>`, weighted by the probability that the category is present.
+    """Adds the categories' hidden states, weighted by the probability of the category, to that of `<SEG>`.
 
     This probability is predicted from the state.
 

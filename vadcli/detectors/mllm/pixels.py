@@ -1,4 +1,4 @@
-"""Turns frames into the inputs of Qwen2-VL and SAM2, on the device of the frames. Nothing here is learned.
+"""Turns frames into the inputs of Qwen2-VL and SAM2, on the device of the frames.
 
 Letters in shapes: B clips, T frames per clip, (H, W) frame size, (h, w) size in patches, p = 14 px
 per patch.
@@ -169,7 +169,7 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
-    """Resize frames (N, H, W, 3) uint8 to (N, 3, height, width) float32. The values are whole numbers in 0-255."""
+    """Resize frames (N, H, W, 3) uint8 to (N, 3, height, width) float32, whole numbers in 0-255."""
     pixels = frames.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, size=(height, width), mode=mode, antialias=True, align_corners=False)

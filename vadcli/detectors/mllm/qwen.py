@@ -147,7 +147,7 @@ class MultimodalLM(ExactBuffers):
         return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
     def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the patches (pairs, G, 4, E) of one clip, only the groups that are True in `moving` (pairs, G)."""
+        """Encode those patches (pairs, G, 4, E) of one clip that are True in `moving` (pairs, G)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
         for step, wanted in zip(embedded, moving, strict=True):
@@ -242,7 +242,13 @@ class MultimodalLM(ExactBuffers):
             prompts: B prompts, one per clip; all end in the same forced answer.
             length: A, the number of tokens of that answer.
         """
-        parts = [self._whole(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
+        parts = []
+        for clip, prompt in zip(clips, prompts, strict=True):
+            before, before_at = self._before([clip], prompt)
+            after, start = self._embed(prompt.after).to(before.dtype), _next_position([clip], prompt)
+            after_at = torch.arange(start, start + len(after), device=after.device).expand(3, -1)
+            # embeddings (S, D) and positions (3, S) of the whole sequence
+            parts.append((torch.cat([before[0], after]), torch.cat([before_at[:, 0], after_at], dim=1)))
         longest = max(len(embedded) for embedded, _ in parts)
         output = self.qwen.model.language_model(
             inputs_embeds=torch.stack([F.pad(embedded, (0, 0, 0, longest - len(embedded))) for embedded, _ in parts]),
@@ -272,7 +278,7 @@ class MultimodalLM(ExactBuffers):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Return rotary cosines and sines (n, head width) for the n patches of a pair of frames, in the merger's order."""
+        """Return rotary cosines and sines (n, head width) for a pair of frames, in the merger's order."""
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)
@@ -315,14 +321,6 @@ class MultimodalLM(ExactBuffers):
         embedded = self._embed(prompt.after[: prompt.seg + 1])
         row = torch.arange(start, start + len(embedded), device=embedded.device)
         return embedded.expand(count, -1, -1), row.expand(3, count, -1)
-
-    def _whole(self, clip: VisualTokens, prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Return embeddings (S, D) and positions (3, S) of one clip's sequence with its answer."""
-        embedded, positions = self._before([clip], prompt)
-        tail = self._embed(prompt.after).to(embedded.dtype)
-        start = _next_position([clip], prompt)
-        row = torch.arange(start, start + len(tail), device=tail.device).expand(3, -1)
-        return torch.cat([embedded[0], tail]), torch.cat([positions[:, 0], row], dim=1)
 
     def _empty(self, clips: int) -> Tensor:
         weight = self.qwen.model.language_model.norm.weight
