@@ -141,7 +141,7 @@ class _Embedding:
         scores = read_metadata(self.layout.scores(old.video))
         if old.key == metadata.key or scores is None:
             return old.key == metadata.key
-        # A scan stores vectors under another key. They are the same if they are from every n-th frame, as here.
+        # A scan stores vectors with another key. They are the same if the scan took every n-th frame with the same n.
         steps = np.diff(read_embeddings(self.layout.embeddings(old.video)).frame_index)
         return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
 

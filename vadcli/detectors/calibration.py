@@ -75,7 +75,7 @@ class Tail:
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
-"""The tail for a usual value of 1. If only seconds of a camera are known, its scale decides which events are found.
+"""The tail for a usual value of 1. If only seconds of a camera are known, this tail's scale decides which events are found.
 
 The scale was set on the clips of docs/incidents.md.
 """

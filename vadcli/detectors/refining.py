@@ -31,7 +31,7 @@ Segment = Callable[[FloatArray], BoolArray]
 
 
 class Refiner(Protocol):
-    """A model that finds the outline of a thing. A point marks the thing, or a point and a box."""
+    """A model that finds the outline of a thing. A prompt marks the thing: a point, or a point and a box."""
 
     @property
     def max_area_px(self) -> int:

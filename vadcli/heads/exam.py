@@ -51,7 +51,7 @@ class Comparison:
 
 
 def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[IndexArray]:
-    """Return the rows of each of at most ten folds. All rows of a group (a video) are in one fold.
+    """Return the rows of each fold, for at most ten folds. All rows of a group (a video) are in one fold.
 
     The groups with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups without
     positive rows come last, each to the fold with the fewest rows. So, if possible, no fold has all rows of one label.

@@ -253,7 +253,7 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Read a video's vectors from folders with one encoder each; None if one has no vectors of it.
+    """Read a video's vectors, one encoder per folder. None if a folder has no vectors of the video.
 
     Raises:
         DocumentError: a file is damaged.

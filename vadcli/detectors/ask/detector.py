@@ -47,7 +47,7 @@ SAME_CLIP_S = 1e-3
 class AskDetector:
     """Asks a multimodal language model one question per category about each clip.
 
-    The score of a category says how rare log-odds as high as those of the frame are for this camera. Between the middles of two
+    The score of a category is high if this camera rarely has log-odds as high as those of the frame. Between the middles of two
     clips, the log-odds change linearly with time. This detector makes no masks.
 
     Args:

@@ -159,7 +159,13 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Return the anchor and the tails of a camera from a sample of `seconds`, if it has bursts."""
+        """Return the anchor and the tails of a camera. Without bursts, the camera is unknown.
+
+        Args:
+            bank: the sentences.
+            bursts: a sample of the camera's videos.
+            seconds: total length of the sample.
+        """
         if not bursts:
             return cls(None, CategoryTails.unknown(len(bank.names), kinds=2))
         vectors = np.concatenate([burst.embeddings.vectors() for burst in bursts])

@@ -76,7 +76,7 @@ class Encoder(Protocol):
         """
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Return the vectors (M, D) float32 of M sentences of at most `max_tokens`; else UsageError."""
+        """Return the vectors (M, D) float32 of M sentences. Too long sentences raise UsageError."""
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
         """Return one vector per patch (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, which are squashed."""
@@ -148,8 +148,8 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_area_px(name: str) -> int:
-    """Return the largest useful area of a frame: that of a 16:9 frame as high as the encoder's square."""
-    return encoder_size_px(name) ** 2 * 16 // 9
+    """Return the largest useful area of a frame for an encoder, in pixels."""
+    return encoder_size_px(name) ** 2 * 16 // 9  # a 16:9 frame with this area is as high as the encoder's square
 
 
 def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
@@ -190,7 +190,7 @@ def model_hashes(name: str, folder: Path) -> dict[str, str]:
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
-    """Return a hash of a fingerprint without its precision. Vectors with one key can be compared."""
+    """Return a hash of a fingerprint without its precision. Vectors with equal keys can be compared."""
     return digest({name: value for name, value in fingerprint.items() if name != "precision"})
 
 

@@ -1,9 +1,9 @@
 """The common code of CLIP and SigLIP: reading of a folder, pixels, and chunks of a fixed size.
 
-Pixels are like those of transformers' image processor if it is set to squash (to stretch a picture to a square). Its default
-for CLIP cuts off both sides of a wide picture, but things can happen there too. Before normalisation, values differ from PIL's
-by at most one gray level if a picture is made smaller (in an HD frame, 3 in 1,000 values differ), and by at most two if it is
-enlarged. This code resizes the width before the height. Recent versions of PIL resize some tall pictures in the other order.
+Pictures are squashed (stretched to a square). By default, transformers' image processor for CLIP cuts off both sides of a wide
+picture, but things can happen there too. Compared with an image processor that squashes, gray levels differ by at most one if
+the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most two if it becomes larger. The width is
+resized before the height. Recent versions of PIL resize some tall pictures in the other order.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: tor
 
     Only the token table stays a mapped file, on the CPU and in the file's dtype: the table of SigLIP 2 has 786 MB, and a
     sentence needs a few rows. The other tensors are copied to memory of torch, whose addresses are aligned. A mapped tensor
-    can have any address, and the rounding of a matrix product depends on it.
+    can have any address, and the rounding of a matrix product depends on the address.
     """
     found = {}
     for path in weight_files(folder):

@@ -130,7 +130,9 @@ class VisionEmbeddings(nn.Module):
 
 
 def correlate(block: Attention, tokens: Tensor) -> Tensor:
-    """Return SCLIP's attention (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v: similar tokens are read.
+    """Return SCLIP's attention (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v.
+
+    Each token reads from similar tokens.
 
     Args:
         block: CLIP's attention block.

@@ -111,7 +111,7 @@ class TextEmbeddings(nn.Module):
 
 
 class TextModel(nn.Module):
-    """The text half up to the vectors of tokens."""
+    """The layers of the text half that give one vector per token."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -141,7 +141,10 @@ def layer_norm(sizes: Any) -> nn.LayerNorm:
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return softmax(q·kᵀ/√d)·v (N, heads, A, d), of (N, heads, A, d) and twice (N, heads, T, d)."""
+    """Return softmax(q·kᵀ/√d)·v, (N, heads, A, d).
+
+    The queries are (N, heads, A, d); the keys and values are (N, heads, T, d).
+    """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     # On a CPU, each picture is computed separately. For several pictures at once, torch uses threads with differently aligned

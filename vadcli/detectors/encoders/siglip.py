@@ -60,8 +60,8 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Return (N, P, D) from pixels (N, 3, S, S): the head's result if it reads only one patch."""
-        # With a single patch, the only attention weight is 1. So queries and keys are not needed.
+        """Return the patch vectors (N, P, D) of pixels (N, 3, S, S)."""
+        # The pooling head's result if it reads only one patch: its attention weight is 1, so queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)

@@ -28,7 +28,7 @@ class ImageFeatures:
     """The encoder's output for N frames; h = w = image size / 16.
 
     Attributes:
-        embedding: F, (N, 256, h, w), without SAM2's no-memory embedding: the projector reads F without it.
+        embedding: F, (N, 256, h, w). `decode` adds SAM2's no-memory embedding, which the projector must not read.
         position: sine position encoding of F, (1, 256, h, w).
         high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), projected for the decoder.
     """
@@ -172,7 +172,7 @@ class TransformersMasks(ExactBuffers):
         """Run the decoder alone, in the model's dtype.
 
         Args:
-            embedding: F (N, 256, h, w), plus the no-memory embedding or after attention to memories.
+            embedding: F (N, 256, h, w), after the caller has added the no-memory embedding or applied attention to memories.
             high: F_s0 and F_s1.
             sparse: prompt tokens, (N, P, 256).
             dense: mask prompt, (N or 1, 256, h or 1, w or 1).
@@ -248,7 +248,7 @@ def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Return mask logits (N, M, H, W) after the gate, which applies the object score of the frame.
+    """Return the mask logits (N, M, H, W), changed by the object score of the frame.
 
     Args:
         output: the decoder's output.

@@ -135,17 +135,16 @@ class Projector(nn.Module):
         """
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
+        mask = absent = None
         if text_mask is not None:
             # An attention weight of 0 is not enough for an unused category: if its features are NaN, 0 · NaN is NaN.
             text = text.masked_fill(~text_mask[:, :, None], 0)
-        clip = self.clip_semantics(seg)[:, None].repeat_interleave(frames, dim=0)  # (N, 1, d)
-        frame = self.frame_semantics(text, image, position)  # (N, C, d)
-        keys = torch.cat([clip, frame], dim=1)  # (N, 1 + C, d)
-        mask = absent = None
-        if text_mask is not None:
             counts = torch.cat([text_mask.new_ones(clips, 1), text_mask], dim=1)  # the first key always counts
             mask = counts.repeat_interleave(frames, dim=0)[:, None, None]  # (N, 1, 1, 1 + C)
             absent = ~text_mask.repeat_interleave(frames, dim=0)  # (N, C)
+        clip = self.clip_semantics(seg)[:, None].repeat_interleave(frames, dim=0)  # (N, 1, d)
+        frame = self.frame_semantics(text, image, position)  # (N, C, d)
+        keys = torch.cat([clip, frame], dim=1)  # (N, 1 + C, d)
         queries = self.queries.to(keys.dtype).expand(len(keys), -1, -1)  # (N, Q, d)
         query_position, key_position = queries, keys
         for block in self.blocks:
@@ -196,7 +195,7 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return E (N, C, d) from (B, C, D_txt), (B, T, C_img, h, w) and (1, C_img, h, w)."""
+        """Return E (N, C, d). The arguments are those of `Projector.forward`; `text` is (B, C, D_txt)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics

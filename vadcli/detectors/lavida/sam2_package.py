@@ -33,7 +33,7 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return the rules for a feed-forward network, whose layers have names or numbers."""
+    """Return the rules for a feed-forward network. The package numbers its layers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
@@ -257,7 +257,7 @@ class PackageMasks(ExactBuffers):
 
 
 class _NeckPosition(SinePosition):
-    """SinePosition for the package's FPN, which gives it the features and not their shape."""
+    """SinePosition for the package's FPN, which calls it with the features."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)

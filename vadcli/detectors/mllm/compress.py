@@ -207,9 +207,9 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (L',) of the first `most` copies of each token, and each token's place (L,).
+    """Return the indices (L',) of the first `most` copies of each token, and one place (L,) per token.
 
-    The position of a surplus copy is that of the last kept copy.
+    The place says where the token is among these copies. A surplus copy has the place of the last kept copy.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
@@ -338,9 +338,9 @@ class SharedSight(nn.Module):
 
 
 class NamePooling(nn.Module):
-    """Adds the categories' hidden states, weighted by the probability of the category, to that of `<SEG>`.
+    """Adds the hidden states of the categories to that of `<SEG>`.
 
-    This probability is predicted from the state.
+    Each state is weighted by the probability that its category is present. This probability is predicted from the state.
 
     Args:
         width: D, the width of a hidden state.
