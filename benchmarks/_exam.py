@@ -31,7 +31,7 @@ class Group:
     """One kind of question: each suitable clip gets a list with a true name and a list without.
 
     Attributes:
-        name: name of the group in the table.
+        name: name of the group. It also seeds the questions, so it never changes.
         pattern: what the names of the list say.
         pairs: whether training showed the colour-shape pairs: `seen` or `unseen`. `twin` is a seen pair that two
             objects of the clip share; only their motions differ.
@@ -44,6 +44,11 @@ class Group:
     pairs: str
     length: int
     wanted: float | None = None
+
+
+def title(name: str) -> str:
+    """Return the name of a group as tables show it."""
+    return name.replace("a motion that another object like it has", "motion of one of two similar objects")
 
 
 GROUPS = (

@@ -24,7 +24,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from _exam import GROUPS, Group, examine
+from _exam import GROUPS, Group, examine, title
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.train.step import ExposureStep, FeatureMemory
@@ -190,7 +190,7 @@ def report(done: dict[str, Any]) -> str:
             lines += [f"Not printed: another clip's `<SEG>` costs {gap:.3f} only, so this would say nothing.", ""]
             continue
         columns = (*ASKED, "another's <SEG>", "tokens", "seconds")
-        lines += [f"| | {' | '.join(columns)} | seeds |", "|---" * (len(columns) + 2) + "|"]
+        lines += [f"| | {' | '.join(map(title, columns))} | seeds |", "|---" * (len(columns) + 2) + "|"]
         for cell in cells:
             seeds = found.get(cell.label, {})
             figures = [told([seed[column] for seed in seeds.values()]) for column in columns]
@@ -221,8 +221,9 @@ ABOUT = (
     f"clips. It starts from the result of that stage with reverse attention at a ratio of 0.2. Then {CLIPS} new clips were",
     "scored. The columns are: frame AUC, as the mean over the seeds and their range; tokens per clip after compression;",
     "seconds per clip until its tokens are compressed. Other work ran on the machine at the same time, so the seconds are",
-    "only orders of magnitude. So short a training favours the settings of the start. All projectors, also two_way, begin",
-    "from random weights. [The benchmarks' page](README.md#the-papers-tables-in-miniature) has the conclusions.",
+    "only orders of magnitude. A short training favours the settings of the start. All projectors, also two_way, begin",
+    'from random weights. In the column "another\'s <SEG>", clips get the `<SEG>` of another clip.',
+    "[The benchmarks' page](README.md#the-papers-tables-in-miniature) has the conclusions.",
 )
 
 

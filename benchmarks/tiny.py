@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from _exam import GROUPS, Group, Marks, examine
+from _exam import GROUPS, Group, Marks, examine, title
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.metrics import Metric
@@ -39,7 +39,7 @@ EXCHANGED = (
 ABOUT = (
     "The clips come from the test split of the synthetic world, with a seed that no training used. Half of their objects",
     "have a pair of colour and shape that training never showed or named. A clip is scored with two lists of names: one",
-    'contains a true name, the other does not. In the rows "a motion that another object like it has", two objects have the',
+    'contains a true name, the other does not. In the rows "motion of one of two similar objects", two objects have the',
     "same colour and shape: the true name is the motion of one, and a false name is a motion of neither. 30 % of the false",
     "names differ in one word from a true one. The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are",
     "over the frames that show the true name, with any score. The intervals are 95 % intervals; the resamples draw clips.",
@@ -49,7 +49,7 @@ ABOUT = (
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
     "This model starts from the same ninth stage and was trained for 1,500 steps of exposure by",
-    "`recipes/lavida-tiny-exact.toml`. It has none of the parts that the paper's model does not have: no key for nowhere,",
+    "`recipes/lavida-tiny-exact.toml`. It has only the parts of the paper's model: no key for nowhere,",
     "no presence logit, no mask prompt, no pooled `<SEG>`, and no loss for single names. The language model and the whole",
     "projector are trained. The replacements of the base models stay: the convolutional trunk, and visual tokens from",
     "SAM2's features.",
@@ -103,7 +103,7 @@ def _loaded(model: Path, seed: int, clips: int) -> tuple[ExposureStep, Synthetic
 def line(group: Group, marks: Marks) -> str:
     wanted = "" if group.wanted is None else f"{group.wanted:.2f}"
     figures = (marks.frames, marks.iou, marks.ap, marks.auc)
-    return f"| {group.name} | {' | '.join(map(told, figures))} | {marks.lists} | {wanted} |"
+    return f"| {title(group.name)} | {' | '.join(map(told, figures))} | {marks.lists} | {wanted} |"
 
 
 def told(metric: Metric) -> str:
@@ -116,7 +116,7 @@ def told(metric: Metric) -> str:
 
 
 def exchanged(group: Group, found: Mapping[Asked, Marks]) -> str:
-    return f"| {group.name} | {' | '.join(told(found[group, seg].frames) for seg in ('own', 'next', 'none'))} |"
+    return f"| {title(group.name)} | {' | '.join(told(found[group, seg].frames) for seg in ('own', 'next', 'none'))} |"
 
 
 def report(
