@@ -15,9 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
+from vadcli.cli._talk import set_up_talk
 from vadcli.options import DEFAULT_OUT, PANELS, default_of
 from vadcli.options.config import out_folder, resolve
 
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Talking"),
@@ -38,7 +40,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
     """Return a decorator that adds every field of the option dataclass `kind` to a command.
 
     The command receives its arguments by name, and an instance of `kind` as `options`. `config.resolve` fills this instance;
-    `section` names the command's table in a TOML file.
+    `section` names the command's table in a TOML file. The log is set up before the command runs.
     """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,6 +62,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
             options = resolve(kind, section=section, given=given, takes_out=takes_out, **files)
             if takes_out:
                 _name_out(positional, options, default=out_folder(section=section, default=DEFAULT_OUT, **files))
+            set_up_talk(options)
             try:
                 command(**positional, options=options)
                 sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._talk import emit_json, log, put, set_up_talk
+from vadcli.cli._talk import emit_json, log, put
 from vadcli.options import TalkOptions
 from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
 
@@ -29,7 +29,6 @@ def list_categories(*, options: TalkOptions) -> None:
       vadcli categories list
       vadcli scan ./footage --categories @retail
     """  # noqa: D301
-    set_up_talk(options)
     for name in category_list_names():
         file = read_list(name)
         if options.json:
@@ -48,7 +47,6 @@ def show(*, name: Name, options: TalkOptions) -> None:
       vadcli categories show general
       vadcli categories show ./mine.toml --json
     """  # noqa: D301
-    set_up_talk(options)
     file = read_list(name.removeprefix("@"))
     if options.json:
         emit_json({"name": name.removeprefix("@"), **asdict(file)})
@@ -72,7 +70,6 @@ def check(*, files: Files, options: TalkOptions) -> None:
     Examples:
       vadcli categories check ./mine.toml
     """  # noqa: D301
-    set_up_talk(options)
     wrong = 0
     for path in files:
         problems = check_file(read_text(path), str(path))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
+from vadcli.cli._options import Out, with_options
 from vadcli.cli._talk import emit_json, log, put, set_up_talk
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, EmbedOptions, LearnOptions, TalkOptions
@@ -17,8 +17,6 @@ from vadcli.types.text import how_many
 
 if TYPE_CHECKING:
     from vadcli.learning import Learned
-
-Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
 
 @with_options(LearnOptions, section="learn")
@@ -33,7 +31,6 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
     """  # noqa: D301
     from vadcli.learning import train, write
 
-    set_up_talk(options)
     learned = train(out, options)
     for note in learned.notes:
         log.info("%s", note)
@@ -66,7 +63,6 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
     """  # noqa: D301
     from vadcli.embedding import embed_all
 
-    set_up_talk(options)
     done = skipped = problems = 0
     for result in embed_all(paths or [], options):
         if options.json:

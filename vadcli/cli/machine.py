@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._talk import counted, emit_json, on_signals, put, set_up_talk
+from vadcli.cli._options import Out, with_options
+from vadcli.cli._talk import counted, emit_json, on_signals, put
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
@@ -22,7 +22,6 @@ from vadcli.types.text import clock, how_many
 if TYPE_CHECKING:
     from vadcli.status import RunStatus
 
-Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 SHARE_OF_TIME = 0.008
 """Share of a core that `status --watch` uses at most: run records that take long to read are read less often."""
 CLEAR = "\x1b[H\x1b[2J"
@@ -40,7 +39,6 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
     """  # noqa: D301
     from vadcli.status import RunState, last_events, read_status
 
-    set_up_talk(options)
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     layout = OutputLayout(out)
@@ -102,7 +100,6 @@ def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
     """  # noqa: D301
     from vadcli.doctor import examine
 
-    set_up_talk(options)
     broken = False
     for check in examine(out):
         broken = broken or (check.required and not check.ok)
@@ -135,7 +132,6 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     """  # noqa: D301
     from vadcli.api import measure_speed
 
-    set_up_talk(options)
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:

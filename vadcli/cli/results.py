@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._talk import Progress, emit_json, log, put, set_up_talk
+from vadcli.cli._options import Out, with_options
+from vadcli.cli._talk import Progress, emit_json, log, put
 from vadcli.options import (
     DEFAULT_OUT,
     ClipsOptions,
@@ -29,9 +29,6 @@ from vadcli.types.text import how_many, size_text, without_name
 if TYPE_CHECKING:
     from vadcli.rendering import OnFrame
     from vadcli.store.events import EventsDocument
-
-
-Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
 
 @with_options(EventsOptions, section="events")
@@ -52,7 +49,6 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     from vadcli.export import export
     from vadcli.store import OutputLayout
 
-    set_up_talk(options)
     if options.validate:
         wrong = [_say(errors) for errors in validate_all(out)]
         log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
@@ -144,8 +140,6 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
     """  # noqa: D301
     from vadcli.api import render_all
 
-    set_up_talk(options)
-
     @contextmanager
     def watch(video: str) -> Iterator[OnFrame]:
         with closing(Progress(video, " frames", options)) as display:
@@ -183,7 +177,6 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
     from vadcli.reporting import make_report, read_archive
     from vadcli.reporting.html import to_json
 
-    set_up_talk(options)
     archive = read_archive(out, options)
     for line in archive.problems:
         log.error("%s", line)
@@ -216,7 +209,6 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
     from vadcli.store.atomic import Scratch
     from vadcli.video.loader import loader_options
 
-    set_up_talk(options)
     found = search_all(out, text, options)
     if options.json:
         for moment in found.moments:
@@ -249,7 +241,6 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
     from vadcli.evaluation import evaluate_outputs, events_as_truth, keep_figures, truth_in_seconds
     from vadcli.evaluation.report import document_of, to_latex, to_markdown, to_table
 
-    set_up_talk(options)
     folders = outs or []
     if options.init:
         put(events_as_truth(folders), nl=False)
@@ -283,7 +274,6 @@ def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
     """  # noqa: D301
     from vadcli.clipping import clip_all
 
-    set_up_talk(options)
     made, skipped, problems = 0, 0, 0
     for result in clip_all(out, options):
         if options.json:
@@ -312,7 +302,6 @@ def prune(*, out: Out = DEFAULT_OUT, options: PruneOptions) -> None:
     """  # noqa: D301
     from vadcli.pruning import prune_all
 
-    set_up_talk(options)
     done = prune_all(out, options)
     for item in done.removed:
         if options.json:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._talk import Progress, ScanDisplay, counted, emit_json, log, on_signals, put, set_up_talk
+from vadcli.cli._options import Out, with_options
+from vadcli.cli._talk import Progress, ScanDisplay, counted, emit_json, log, on_signals, put
 from vadcli.options import DEFAULT_OUT, ScanOptions, VerifyOptions
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, how_many
@@ -44,7 +44,6 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     from vadcli.engine.opening import how_to_read_categories, ignored_categories, open_scan
     from vadcli.store.scores import keep_pandas_out
 
-    set_up_talk(options)
     keep_pandas_out()
     verification = None
     if options.verify:
@@ -149,9 +148,6 @@ def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
         yield
 
 
-Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
-
-
 @with_options(VerifyOptions, section="verify")
 def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
     """Ask a multimodal model about the spans where a scan scored highest, and mark each event as confirmed or rejected.
@@ -166,7 +162,6 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
     from vadcli.options import parse_duration
     from vadcli.verifying import verify_stored
 
-    set_up_talk(options)
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     with _signals(stop), closing(Progress("clips", " clips", options)) as display:
         result = verify_stored(out, options, stop=stop, told=display.advance, command=["vadcli", *sys.argv[1:]])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._talk import emit_json, log, on_signals, put, say_error, set_up_talk
+from vadcli.cli._talk import emit_json, log, on_signals, put, say_error
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 from vadcli.types.text import how_many, size_text
@@ -45,7 +46,6 @@ def list_weights(*, options: TalkOptions) -> None:
     """  # noqa: D301
     from vadcli import weights
 
-    set_up_talk(options)
     for item in weights.status():
         if options.json:
             emit_json(item.to_json())
@@ -77,7 +77,6 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
     """  # noqa: D301
     from vadcli import weights
 
-    set_up_talk(options)
     progress = sys.stderr.isatty() and not options.quiet
 
     def stop(number: int) -> None:
@@ -109,21 +108,14 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
     """  # noqa: D301
     from vadcli import weights
 
-    set_up_talk(options)
     wanted = names or [
         item.name for item in weights.status() if item.folder is not None and (item.commit or item.kind == "lavida")
     ]
-    bad = False
-    for name in wanted:
+
+    def verify_one(name: str) -> bool:
         item = weights.known(name)
         on_hub = item is not None and item.on_hub and not Path(name).is_dir()
-        try:
-            result = weights.verify_pulled(name) if on_hub else weights.verify(weights.find(name))
-        except WeightsError as error:
-            bad = True
-            say_error(error)
-            continue
-        bad = bad or not result.ok
+        result = weights.verify_pulled(name) if on_hub else weights.verify(weights.find(name))
         if options.json:
             emit_json({"name": name, **result.to_json()})
         else:
@@ -132,9 +124,23 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
                     put(f"{what}\t{result.folder / file}")
             state = "as it should be" if result.ok else "not what it should be"
             log.info("%s: %s, %s", name, state, how_many(result.checked, "file"))
+        return result.ok
+
     if not wanted:
         log.info("no weights are installed, so there is nothing to verify")
-    if bad:
+    _for_each(wanted, verify_one)
+
+
+def _for_each(names: Iterable[str], work: Callable[[str], bool]) -> None:
+    """Call `work` for each name. Exits with 4 at the end if it returned False or raised WeightsError, which is reported."""
+    failed = False
+    for name in names:
+        try:
+            failed |= not work(name)
+        except WeightsError as error:
+            failed = True
+            say_error(error)
+    if failed:
         raise typer.Exit(4)
 
 
@@ -153,15 +159,8 @@ def check(*, names: Testable, options: TalkOptions) -> None:
     """  # noqa: D301
     from vadcli import weights_check
 
-    set_up_talk(options)
-    bad = False
-    for name in names:
-        try:
-            results = weights_check.check(name)
-        except WeightsError as error:
-            bad = True
-            say_error(error)
-            continue
+    def check_one(name: str) -> bool:
+        results = weights_check.check(name)
         for result in results:
             if options.json:
                 emit_json({"weights": name, **result.to_json()})
@@ -171,13 +170,13 @@ def check(*, names: Testable, options: TalkOptions) -> None:
                 )
                 put(f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}")
         failed = [result.name for result in results if not result.ok]
-        bad = bad or bool(failed)
         if failed:
             log.error("%s: failed: %s; these weights do not work as they should", name, ", ".join(failed))
         else:
             log.info("%s: all %d tests passed", name, len(results))
-    if bad:
-        raise typer.Exit(4)
+        return not failed
+
+    _for_each(names, check_one)
 
 
 @weights_app.command()
@@ -194,21 +193,15 @@ def remove(*, names: Names, options: TalkOptions) -> None:
     """  # noqa: D301
     from vadcli import weights
 
-    set_up_talk(options)
-    bad = False
-    for name in names:
-        try:
-            removed = weights.remove(name, say=log.info)
-        except WeightsError as error:
-            bad = True
-            say_error(error)
-            continue
+    def remove_one(name: str) -> bool:
+        removed = weights.remove(name, say=log.info)
         if options.json:
             emit_json(removed.to_json())
         else:
             put(f"{removed.name}\t{size_text(removed.freed_bytes)} freed")
-    if bad:
-        raise typer.Exit(4)
+        return True
+
+    _for_each(names, remove_one)
 
 
 @weights_app.command()
@@ -223,7 +216,6 @@ def path(*, name: Named, options: TalkOptions) -> None:
     """  # noqa: D301
     from vadcli import weights
 
-    set_up_talk(options)
     folder = weights.find(name)
     if options.json:
         emit_json({"name": name, "folder": str(folder)})
@@ -248,7 +240,6 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     from vadcli.detectors.lavida.import_build import import_lavida
     from vadcli.detectors.lavida.import_sources import Sources
 
-    set_up_talk(options)
     sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)
     dest = options.to or weights.home() / preset
     drawn, seed, force = options.random_weights, options.seed, options.force
