@@ -28,9 +28,9 @@ class Forks:
     """Processes that have imported some modules when they start.
 
     Args:
-        modules: what they have imported.
-        fixed: beginnings of the names of variables that Python or one of the modules reads when it is loaded. A process that
-            has another value of one than the server cannot be a fork of it.
+        modules: the modules.
+        fixed: beginnings of the names of variables that Python or one of the modules reads when it is loaded. A process with
+            other values of these variables cannot be a fork of the server.
     """
 
     def __init__(self, modules: Sequence[str], *, fixed: Sequence[str]) -> None:
@@ -40,9 +40,10 @@ class Forks:
         self._given: dict[str, str] = {}
 
     def fits(self, environment: Mapping[str, str]) -> bool:
-        """Returns whether a fork behaves as a process that starts with these variables."""
+        """Returns whether a fork behaves like a process that starts with these variables."""
         given = self._given if self._server else os.environ
-        names = {name for name in {*given, *environment} if name.startswith(self.fixed)} - {"PYTHONPATH"}  # a fork follows it
+        names = {name for name in {*given, *environment} if name.startswith(self.fixed)}
+        names -= {"PYTHONPATH", "LD_LIBRARY_PATH"}  # a fork follows the first; importing cv2 changes the second
         return all(given.get(name) == environment.get(name) for name in names)
 
     def start(self, call: str, arguments: list[str], *, cwd: Path, environment: Mapping[str, str], stdin: str | None) -> Fork:
