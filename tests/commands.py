@@ -149,10 +149,10 @@ def vadcli(
     forks: Forks = LIGHT,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Returns the end of one command and what it printed.
+    """Run one command. Returns its exit code and its output.
 
     Args:
-        arguments: what follows `vadcli`.
+        arguments: the arguments of `vadcli`.
         cwd: folder of the process.
         stdin: text that the command reads; without it, stdin is empty.
         forks: WITH_TORCH if the command loads a model.
