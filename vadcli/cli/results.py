@@ -28,7 +28,6 @@ from vadcli.types.text import how_many, size_text, without_name
 
 if TYPE_CHECKING:
     from vadcli.rendering import OnFrame
-    from vadcli.store.events import EventsDocument
 
 
 @with_options(EventsOptions, section="events")
@@ -62,8 +61,8 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         raise typer.Exit(_preview(out, options))
     found = recut_all(out, options)
     _say(found.problems)
-    failed = [document for document in found.documents if document.failure]
-    _say([failure_text(document) for document in failed])
+    failed = {str(document.video["path"]): document.failure.error for document in found.documents if document.failure}
+    _say([f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in failed.items()])
     problems = []
     if options.init_truth:
         from vadcli.evaluation import truth_of
@@ -78,13 +77,6 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         _say(problems)
     lost = bool(found.problems or problems or failed)
     raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in found.documents)))
-
-
-def failure_text(document: EventsDocument) -> str:
-    """Return the line that reports a failed video."""
-    assert document.failure is not None
-    video = str(document.video["path"])
-    return f"{video}: failed, so it has no events: {without_name(document.failure.error, video)}"
 
 
 def _say(problems: list[str] | tuple[str, ...]) -> int:
