@@ -109,8 +109,8 @@ def main() -> None:
 def entry() -> None:
     """Run `main`, then end the process at once with the exit code.
 
-    All results are written now, and all files are closed. While Python shuts down, a thread of a third-party library could
-    still abort the process and change its exit code. So Python does not shut down here: the process just ends.
+    Python's shutdown is left out: during it, a thread of a third-party library could abort the process and change the exit
+    code. All results are written by then, and all files are closed.
     """
     use_utf8_names()
     code: object = 0
