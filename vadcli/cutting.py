@@ -20,7 +20,7 @@ Spans = IndexArray
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """One box per sampled frame, around those pixels of its mask that reach the threshold of events.
+    """One box per sampled frame, around the pixels of its mask that reach the threshold of events.
 
     Attributes:
         rows: (S,) int64, ascending numbers of the frames.
@@ -78,7 +78,7 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
     found = []
     for event in events:
         inside = rows[(rows >= event.start_frame) & (rows < event.end_frame)]
-        # A short event between two sampled frames has the score of the sampled frame before it, which its own rows repeat.
+        # A short event may have no sampled frame. Its rows repeat the scores of the sampled frame before it.
         peaks = table.category_scores[inside if len(inside) else [event.start_frame]].max(axis=0).astype(np.float64)
         listed = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
         found.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=listed))

@@ -1,7 +1,7 @@
 """Removes the results of videos that are gone or too old, and files that belong to no video.
 
-If a share is not mounted, it looks as if its videos were gone. So a video counts as gone only if its folder, or the closest
-folder above it, is not empty (`FootageFolders.presence`). And results are removed only if some of the footage still exists.
+The videos of a share that is not mounted are not gone. So a video counts as gone only if its folder, or the closest folder
+above it, is not empty (`FootageFolders.presence`). And results are removed only if some of the footage still exists.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PruneResult:
     """The result of `vadcli prune`.
 
     Attributes:
-        removed: one entry per video, and per file that belongs to no video.
+        removed: one entry per video, and one entry per file that belongs to no video.
         problems: lines about videos that were kept although they may be gone, and about files that can't be read or removed.
         notes: lines about files that were left for the next run.
     """

@@ -82,7 +82,7 @@ class RunStatus:
 
     @property
     def planned(self) -> int:
-        """Number of videos in the whole run; `over` if the run record has no such number or a lower one."""
+        """Number of videos in the whole run, at least `over`. Old run records do not have this number."""
         return max(self.over, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:

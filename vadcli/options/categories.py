@@ -203,7 +203,18 @@ def parse_file(text: str, where: str) -> CategoryFile:
     Raises:
         UsageError: the file is damaged, or has another format version or a wrong field. The message begins with `where`.
     """
-    return _parse_toml(text, where) if _is_toml(text, where) else _parse_lines(text, where)
+    if _is_toml(text, where):
+        return _parse_toml(text, where)
+    told: dict[str, tuple[str, ...]] = {}
+    for line in _lines(text):
+        if line.startswith("@"):
+            raise UsageError(
+                f"{where}: {_short(line)!r}: a list can't name another list",
+                hint="give both lists to --categories, with a comma between them",
+            )
+        name, sentences = _split(line, where)
+        told[name] = told.get(name, ()) + sentences
+    return CategoryFile(category=tuple(_own(name, found) if found else _described(name) for name, found in told.items()))
 
 
 def check_file(text: str, where: str) -> list[str]:
@@ -216,9 +227,23 @@ def check_file(text: str, where: str) -> list[str]:
         file = parse_file(text, where)
     except UsageError as error:
         return [str(error)]
-    problems = list(_problems(file)) if _is_toml(text, where) else []
+    problems: list[str] = []
     if not file.category and not file.normal:
-        problems = ["has no category"]
+        problems.append("has no category")
+    elif _is_toml(text, where):
+        if len(file.normal) < FEWEST_NORMAL:
+            problems.append(f"has {len(file.normal)} normal sentences; give at least {FEWEST_NORMAL}")
+        problems += _bad_sentences("normal", file.normal)
+        counts = Counter(category.name for category in file.category)
+        problems += [f"the category {name!r} occurs {count} times" for name, count in counts.items() if count > 1]
+        for category in file.category:
+            name = category.name
+            if not any(verb.strip() for verb in category.verbs):
+                problems.append(f"{name}: has no verbs, so the sentences against it can't be checked for them")
+            problems += _bad_sentences(name, category.means + category.looks_like)
+            for sentence in (*category.looks_like, *file.normal):
+                if verb := category.verb_in(sentence):
+                    problems.append(f"{name}: the sentence {sentence!r} contains {verb!r}")
     return [f"{where}: {problem}" for problem in dict.fromkeys(problems)]
 
 
@@ -252,41 +277,12 @@ def _parse_toml(text: str, where: str) -> CategoryFile:
     return file
 
 
-def _parse_lines(text: str, where: str) -> CategoryFile:
-    told: dict[str, tuple[str, ...]] = {}
-    for line in _lines(text):
-        if line.startswith("@"):
-            raise UsageError(
-                f"{where}: {_short(line)!r}: a list can't name another list",
-                hint="give both lists to --categories, with a comma between them",
-            )
-        name, sentences = _split(line, where)
-        told[name] = told.get(name, ()) + sentences
-    return CategoryFile(category=tuple(_own(name, found) if found else _described(name) for name, found in told.items()))
-
-
 def _is_toml(text: str, where: str) -> bool:
-    # The name may lie: Windows hides the end of a name like `mine.toml.txt`. So the content is checked, too.
+    # Windows hides the end of a name like `mine.toml.txt`. So the content is checked, too.
     return (
         where.lower().endswith(".toml")
         or re.search(r"^\s*(format_version\s*=|\[\[category\]\])", text, re.MULTILINE) is not None
     )
-
-
-def _problems(file: CategoryFile) -> Iterator[str]:
-    if len(file.normal) < FEWEST_NORMAL:
-        yield f"has {len(file.normal)} normal sentences; give at least {FEWEST_NORMAL}"
-    yield from _bad_sentences("normal", file.normal)
-    for name, count in Counter(category.name for category in file.category).items():
-        if count > 1:
-            yield f"the category {name!r} occurs {count} times"
-    for category in file.category:
-        if not any(verb.strip() for verb in category.verbs):
-            yield f"{category.name}: has no verbs, so the sentences against it can't be checked for them"
-        yield from _bad_sentences(category.name, category.means + category.looks_like)
-        for sentence in (*category.looks_like, *file.normal):
-            if verb := category.verb_in(sentence):
-                yield f"{category.name}: the sentence {sentence!r} contains {verb!r}"
 
 
 def _bad_sentences(where: str, sentences: tuple[str, ...]) -> Iterator[str]:

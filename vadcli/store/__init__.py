@@ -65,7 +65,7 @@ def printable(text: str) -> str:
 
 
 def told_paths(text: str) -> list[str]:
-    """Return the paths that a stored path may stand for: the path itself, and the path with %XX decoded."""
+    """Return the paths that a stored path may mean: the path itself, and the path with %XX decoded."""
     return list(dict.fromkeys((text, os.fsdecode(unquote_to_bytes(text)))))
 
 

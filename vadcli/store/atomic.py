@@ -51,8 +51,10 @@ class FileLock:
                 if not _lock(fd, path):
                     os.close(fd)
                     return None
-                if _is_at(fd, path):  # otherwise the last holder has deleted the file, and this lock protects nothing
-                    return cls(path, fd)
+                with suppress(FileNotFoundError):
+                    # If the last holder has deleted the file, this lock protects nothing.
+                    if os.path.samestat(os.fstat(fd), os.stat(path)):
+                        return cls(path, fd)
             except BaseException:
                 os.close(fd)
                 raise
@@ -91,13 +93,6 @@ def _lock(fd: int, path: Path) -> bool:
             raise OutputError(f"{path}: the file system does not support file locks", hint=hint) from None
         raise
     return True
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _close_in_child() -> None:

@@ -67,7 +67,7 @@ class CheckpointHeader:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CheckpointHeader:
-        """Read what `to_bytes` wrote.
+        """Return the header in the JSON of `to_bytes`.
 
         Raises:
             KeyError, TypeError, ValueError: this is not a header, or it has another version.
@@ -317,7 +317,7 @@ def _checksum(columns: list[pa.Array]) -> int:
 
 
 def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool, embeddings: bool) -> CheckpointBlock:
-    """Read what `_to_arrow` wrote. Reads masks and embeddings only if these arguments are true."""
+    """Return a stored block, with masks and embeddings only if these arguments are true."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     sampled = columns["sampled"].to_numpy(zero_copy_only=False)
     raw = np.full((len(batch), header.channels), np.nan, np.float32)

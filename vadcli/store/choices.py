@@ -104,7 +104,12 @@ class Choices:
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
         """Return the choices with more verdicts. A new verdict replaces the old verdicts whose spans overlap its span."""
-        kept = [old for old in self.reviews if not any(_overlap(old, new) for new in entries)]
+
+        def overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
+            common_s = min(old.end_s, new.end_s) - max(old.start_s, new.start_s)
+            return old.video == new.video and (common_s > 0 or (old.start_s, old.end_s) == (new.start_s, new.end_s))
+
+        kept = [old for old in self.reviews if not any(overlap(old, new) for new in entries)]
         return replace(self, reviews=(*kept, *entries))
 
     def with_thresholds(
@@ -134,11 +139,6 @@ class Choices:
 def chosen_for(entries: Sequence[ChosenThresholds], video: str) -> Thresholds | None:
     """Return the thresholds of the last entry that fits a video; None if no entry fits."""
     return next((entry.thresholds for entry in reversed(entries) if matches(video, entry.include)), None)
-
-
-def _overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
-    common_s = min(old.end_s, new.end_s) - max(old.start_s, new.start_s)
-    return old.video == new.video and (common_s > 0 or (old.start_s, old.end_s) == (new.start_s, new.end_s))
 
 
 def read_choices(layout: OutputLayout) -> Choices:

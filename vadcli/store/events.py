@@ -169,7 +169,7 @@ class EventsDocument:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
-        """Read what `to_json` wrote. Check the document with `validate` first."""
+        """Return the document that `to_json` stored. Check the JSON with `validate` first."""
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
         before = document.get("scan_events")
         stored = scan["source"].items() if scan else ()

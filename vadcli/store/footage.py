@@ -59,7 +59,7 @@ class FootageFolders:
 
     Args:
         layout: the output folder.
-        moved_to: the folder that holds the footage now; None if it still is in the roots of the scans.
+        moved_to: the folder that contains the footage now; None if the footage is still in the roots of the scans.
     """
 
     def __init__(self, layout: OutputLayout, moved_to: Path | None = None) -> None:
@@ -123,7 +123,7 @@ def find_below(roots: Iterable[str | Path], name: str) -> Path | None:
 
 
 def _below(roots: Iterable[str | Path], name: str) -> Iterator[Path]:
-    """Yield the paths that a stored name may stand for. A name that leads out of the root gives no path."""
+    """Yield the paths that a stored name may mean. A name that leads out of the root gives no path."""
     for root in roots:
         for text in told_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:

@@ -45,7 +45,7 @@ _NO_BOX = (0, 0, 0, 0)
 Spans = tuple[tuple[int, int], ...]
 """The first row of each span, and the row after its last."""
 IN_RUN_LENGTHS = np.uint8(191)
-"""The value of marked pixels in masks that are read from run lengths. It stands for a score of 0.75."""
+"""The value of marked pixels in masks that are read from run lengths: a score of 0.75."""
 _IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels, so that resizing a mask does not move its outline
 _OLD_THRESHOLD = 0.5  # of older files, which do not store their threshold
 
@@ -74,7 +74,7 @@ class MaskRow:
 
 
 class MaskRleWriter:
-    """A context manager that writes the masks of one video, row by row. Holds about a thousand rows in memory.
+    """A context manager that writes the masks of one video, row by row. About a thousand rows are in memory at a time.
 
     Args:
         path: the temporary file to write; the caller renames it.
@@ -308,7 +308,7 @@ class MaskTrack:
         layout: the output folder.
 
     Attributes:
-        problems: one line per reason why masks are missing or belong to other scores.
+        problems: one line per reason why masks are missing or do not fit the scores.
     """
 
     def __init__(self, table: ScoreTable, layout: OutputLayout) -> None:
@@ -374,8 +374,8 @@ class MaskTrack:
             stored = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
         else:
             return
-        # The k-th mask belongs to the k-th row that should have a mask. If numbers or rows differ, the scores are not those of
-        # the masks.
+        # The k-th mask belongs to the k-th row that should have a mask. If numbers or rows differ, the masks are from another
+        # scan.
         count = 0
         for told, mask in stored:
             fits = count < len(rows) and told in (None, int(rows[count]))

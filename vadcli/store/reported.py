@@ -101,8 +101,9 @@ class ReportedEvents:
 
 
 def _append(fd: int, lines: str) -> None:
-    """Add all of these lines or none. A line that an earlier process did not write completely is ended first."""
+    """Add all of these lines, or no line if that fails."""
     size = os.fstat(fd).st_size
+    # If an earlier process did not write its last line completely, the new lines must begin on another line.
     if size and os.pread(fd, 1, size - 1) != b"\n":
         lines = "\n" + lines
     left = memoryview(lines.encode())

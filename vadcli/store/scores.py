@@ -116,7 +116,7 @@ class ScoresMetadata:
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, str]) -> ScoresMetadata:
-        """Read what `to_keys` wrote.
+        """Return the metadata of a file's keys.
 
         Raises:
             KeyError, TypeError, ValueError: this is not the metadata of a scores file of this version.
@@ -310,7 +310,7 @@ class StoredEmbeddings:
     """The vectors of one video.
 
     Attributes:
-        metadata: the video and the encoder that the vectors belong to.
+        metadata: the video and the encoder of the vectors.
         frame_index: (S,) int64, the sampled frames.
         timestamp: (S,) float64 seconds from the video's first pts.
         embeddings: S vectors.

@@ -125,7 +125,7 @@ class CameraModel:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CameraModel:
-        """Read what `to_json` wrote.
+        """Return the camera model that `to_json` stored.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a camera model.

@@ -195,7 +195,7 @@ FIELDS = {
     "s": r"(?P<epoch>\d{9,10}(?:\.\d+)?)",
     "%": "%",
 }
-"""Field of `--time-from`, named as in strptime -> the regular expression that it stands for."""
+"""Field of `--time-from`, named as in strptime -> its regular expression."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
 """Field -> its expression beside other digits. It requires all digits, because 2026111 would have two meanings."""
@@ -206,7 +206,7 @@ _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour1
 def compile_time_pattern(text: str) -> re.Pattern[str]:
     """Return the pattern of `--time-from`: fields like `%Y-%m-%d/%H.%M.%S`, or a regular expression with named groups.
 
-    In a pattern of fields, `*` stands for any characters except `/`. The pattern may match anywhere in the path.
+    In a pattern of fields, `*` means any characters except `/`. The pattern may match anywhere in the path.
 
     Raises:
         ValueError: the pattern can't be read, or a part of the date or time is missing; the message says which.

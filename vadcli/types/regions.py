@@ -20,8 +20,8 @@ from vadcli.types.media import BoolArray, ByteArray
 
 FEWEST_POINTS = 3
 _SAMPLES_PER_SIDE = 4  # a pixel is tested at so many places per side, because a region may hide only a part of the pixel
-_FINE_PX = 2048  # in large pictures, pixels are tested at fewer places, so that about this many are along the longer side
-_SHOWN_SAMPLES = 4096  # the median brightness of the visible pixels is computed from about so many of these pixels
+_FINE_PX = 2048  # in large pictures, pixels are tested at fewer places: about this many along the longer side
+_SHOWN_SAMPLES = 4096  # the median brightness is computed from about this many visible pixels
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class MaskImage:
 
     @classmethod
     def of(cls, pixels: BoolArray) -> MaskImage:
-        """Return the region of those pixels (H, W) that are True."""
+        """Return the region of the pixels (H, W) that are True."""
         return cls(pixels.shape[1], pixels.shape[0], np.packbits(pixels).tobytes())
 
     def inside(self, width: int, height: int) -> BoolArray:
@@ -185,7 +185,7 @@ class CameraRegions:
     """The regions of every camera of a scan.
 
     Attributes:
-        by_name: name of a camera, or glob like `gate*` -> regions. `*` stands for every camera.
+        by_name: name of a camera, or glob like `gate*` -> regions. `*` means every camera.
     """
 
     by_name: Mapping[str, Regions] = field(default_factory=dict)

@@ -111,7 +111,7 @@ def mask_level(score: float) -> int:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How scores become events. Close events are merged, then short events are dropped, then the others are padded.
+    """The thresholds and durations with which `cutting.cut_events` makes events from scores.
 
     Attributes:
         high: an event opens when the score reaches this value, in [0, 1].
@@ -324,7 +324,7 @@ class VideoResult:
         new_events: number of these events that no earlier scan reported.
         note: other facts for the user, such as other video streams, or a decoder that crashed and was replaced.
         caveats: sentences that say why the scores deserve less trust than usual.
-        node: the machine of a cluster that worked on the video; empty if there is only one.
+        node: the machine of a cluster that worked on the video; empty without a cluster.
     """
 
     video: str
@@ -350,7 +350,7 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if the video failed or lost frames, in this run or in an earlier run after which it was skipped."""
+        """True if the video failed or lost frames. For a skipped video, the result of the earlier run counts."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ _MARKS = (
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
 # A Latin character of UTF-16 has one zero byte. A text without a line end counts as UTF-16 if this share of it is Latin.
 _PLAIN_SHARE = 0.7
-# Zero bytes in the other places are low bytes of characters such as U+4E00. Their share of all zero bytes is at most this.
+# Characters such as U+4E00 put zero bytes in the other places: at most this many per zero byte of a Latin character.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 

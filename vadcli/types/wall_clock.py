@@ -178,7 +178,7 @@ DEFAULT_RULES = TimeRules()
 
 
 def in_zone(start: StartTime, zone: str) -> StartTime:
-    """Return the same moment in another time zone. "" stands for this machine's zone."""
+    """Return the same moment in another time zone; "" means this machine's zone."""
     name = zone or local_zone_name()
     return StartTime(start.moment.astimezone(zone_named(name)), start.source, name)
 
@@ -191,7 +191,7 @@ def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
     try:
         if moment.tzinfo is None and zone is not None:
             moment = moment.replace(tzinfo=zone)
-        return moment.astimezone(UTC).astimezone(zone)  # UTC in between, so that a skipped time becomes a real one
+        return moment.astimezone(UTC).astimezone(zone)  # UTC moves a time that the clock skips in spring by one hour
     except (OverflowError, ValueError, OSError):
         return None
 
