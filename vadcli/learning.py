@@ -69,7 +69,7 @@ class Learned:
         card: the training data of the head, and its figures; the figures are None if the head could not be tested.
         head: the head.
         centres: mean vectors (V, D) of the training videos, or of MOST_CENTRES of them.
-        notes: lines that the user should read.
+        notes: lines for the user.
         untested: why the head could not be tested; "" if it was tested.
     """
 
@@ -256,7 +256,7 @@ def _trained(
     names = tuple(sorted({one for one in found.category if one}))
     needs = kind.labels is Labels.CATEGORIES
     category = np.array([names.index(one) if one else -1 for one in found.category], np.int64)
-    texts = encode_names(vectors, names) if needs else np.zeros((0, 0), np.float32)
+    texts = _encode_names(vectors, names) if needs else np.zeros((0, 0), np.float32)
     examples = Examples(found.samples, positive, mean, category if needs else np.zeros(0, np.int64), texts)
     figures, untested = None, ""
     try:
@@ -307,14 +307,8 @@ def _trained(
     return Learned(card, head, centres, tuple(notes), untested)
 
 
-def encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return the unit vectors (C, D) of the names of categories.
-
-    The mean vector of all names and of a neutral text is subtracted from the vector of each name.
-
-    Raises:
-        UsageError, WeightsError: the encoder of the stored vectors is not installed, or has other weights.
-    """
+def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
+    """Return unit vectors (C, D) of category names, minus the mean vector of all names and of a neutral text."""
     from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
     from vadcli.errors import WeightsError
     from vadcli.heads import centred

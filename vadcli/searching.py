@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of
-from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, load_encoder
+from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
 from vadcli.errors import DocumentError, UsageError, WeightsError
 from vadcli.store import OutputLayout
 from vadcli.store.scores import StoredEmbeddings, read_embeddings, read_embeddings_metadata
@@ -92,7 +92,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
         picture: (H, W, 3) uint8, instead of a sentence.
 
     Raises:
-        UsageError: as in `load_encoder` and `text_query`.
+        UsageError: as in `load_encoder`; or the sentence is empty, or longer than the encoder can read.
         WeightsError: as in `load_encoder`, or the encoder has another key.
     """
     with ThreadPoolExecutor(1) as pool:
@@ -104,28 +104,20 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
             f"the stored vectors were not made by the encoder {encoder}",
             hint="name their encoder with --encoder, or scan again",
         )
-    return text_query(loaded, text) if picture is None else image_query(loaded, picture)
-
-
-def text_query(encoder: Encoder, text: str) -> FloatArray:
-    """Return the unit vector (D,) of a sentence.
-
-    Raises:
-        UsageError: the sentence is empty, or longer than the encoder can read.
-    """
-    if not text.strip():
+    if picture is not None:
+        vector = loaded.encode_images(picture[None])[0]
+    elif not text.strip():
         raise UsageError("the search text is empty", hint='write for example vadcli search OUT "a red car"')
-    longest = max(encoder.text_tokens(template.format(text)) for template in TEMPLATES)
-    if longest > encoder.max_tokens:
-        raise UsageError(
-            f"the search text has {longest} tokens; {encoder.name} reads {encoder.max_tokens}", hint="write a shorter sentence"
-        )
-    return _unit(encoder.encode_text([template.format(text) for template in TEMPLATES]).mean(axis=0))
-
-
-def image_query(encoder: Encoder, picture: ByteArray) -> FloatArray:
-    """Return the unit vector (D,) of a picture (H, W, 3) uint8."""
-    return _unit(encoder.encode_images(picture[None])[0])
+    else:
+        texts = [template.format(text) for template in TEMPLATES]
+        longest = max(loaded.text_tokens(each) for each in texts)
+        if longest > loaded.max_tokens:
+            raise UsageError(
+                f"the search text has {longest} tokens; {loaded.name} reads {loaded.max_tokens}",
+                hint="write a shorter sentence",
+            )
+        vector = loaded.encode_text(texts).mean(axis=0)
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)
 
 
 def find(
@@ -150,7 +142,7 @@ def find(
             moments. Returns which frames may be the peak of a moment, (S,) bool; None if all frames may.
         problems: one line is added per file that could not be read.
     """
-    usual = CameraUsual(layout, query)
+    usual: dict[str, BellTail] = {}
     best: list[tuple[float, int, Moment]] = []
     number = 0
 
@@ -165,7 +157,10 @@ def find(
         if found is None:
             continue
         stored, cosines = found
-        tail = usual.of(stored)
+        camera = stored.metadata.camera
+        if camera not in usual:
+            usual[camera] = _usual(layout, stored, query)
+        tail = usual[camera]
         if len(best) == top and _score(tail, cosines.max()) <= best[0][0]:
             continue  # no moment of this video has a higher score
         for moment in _moments(stored, cosines, tail, top=top, allowed=rows(stored.metadata.video, stored.timestamp)):
@@ -178,36 +173,21 @@ def find(
     return [moment for _, _, moment in sorted(best, key=lambda one: (-one[0], -one[1]))]
 
 
-class CameraUsual:
-    """Measures how similar the vectors of each camera usually are to the query.
+def _usual(layout: OutputLayout, stored: StoredEmbeddings, query: FloatArray) -> BellTail:
+    """Return how similar the vectors of a video's camera usually are to the query.
 
-    It uses the sample of vectors in the camera model. If there is no such sample, it uses the vectors of the first video that
-    is read.
-
-    Args:
-        layout: the output folder.
-        query: (D,) unit vector.
+    The sample of vectors in the camera model is used. If there is no such sample, the vectors of the video are used.
     """
-
-    def __init__(self, layout: OutputLayout, query: FloatArray) -> None:
-        self._layout, self._query = layout, query
-        self._known: dict[str, BellTail] = {}
-
-    def of(self, stored: StoredEmbeddings) -> BellTail:
-        """Return the distribution of the similarities to the query at the camera of a video."""
-        camera = stored.metadata.camera
-        if camera not in self._known:
-            sample, seconds = stored.embeddings, float(stored.timestamp[-1] - stored.timestamp[0])
-            try:
-                document = read_document(self._layout.camera(camera), version=1, what="a camera model")
-                model = CameraModel.from_json(document)
-                fitted = Embeddings(model.arrays["values"], model.arrays["scale"])
-                if len(fitted) and fitted.values.shape[1] == stored.embeddings.values.shape[1]:
-                    sample, seconds = fitted, float(model.values["seconds"])
-            except (DocumentError, KeyError, TypeError, ValueError, zlib.error):
-                log.debug("%s: no usable camera model", camera, exc_info=True)
-            self._known[camera] = fit_bell_tail(similarities(sample, self._query), seconds=seconds, floor=SPREAD_FLOOR)
-        return self._known[camera]
+    camera = stored.metadata.camera
+    sample, seconds = stored.embeddings, float(stored.timestamp[-1] - stored.timestamp[0])
+    try:
+        model = CameraModel.from_json(read_document(layout.camera(camera), version=1, what="a camera model"))
+        fitted = Embeddings(model.arrays["values"], model.arrays["scale"])
+        if len(fitted) and fitted.values.shape[1] == sample.values.shape[1]:
+            sample, seconds = fitted, float(model.values["seconds"])
+    except (DocumentError, KeyError, TypeError, ValueError, zlib.error):
+        log.debug("%s: no usable camera model", camera, exc_info=True)
+    return fit_bell_tail(similarities(sample, query), seconds=seconds, floor=SPREAD_FLOOR)
 
 
 def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
@@ -258,7 +238,7 @@ def _moments(
         high = cosines >= cosines[peak] - EDGE * usual.spread
         low = np.flatnonzero(~high)
         place = int(np.searchsorted(low, peak))
-        # The indices of the uninterrupted high values around the peak.
+        # The moment has the uninterrupted high values around the peak.
         first = int(low[place - 1]) + 1 if place > 0 else 0
         last = int(low[place]) - 1 if place < len(low) else len(high) - 1
         yield Moment(
@@ -301,14 +281,10 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
 
 
 def encoders_in(layout: OutputLayout) -> Iterator[tuple[str, str]]:
-    """Yield (name, key) of each encoder whose vectors are stored, once, in the order of the files."""
+    """Yield (name, key) once per encoder that has stored vectors, in the order of the files."""
     found: set[tuple[str, str]] = set()
     for path in layout.iter_embeddings():
         metadata = read_embeddings_metadata(path)
         if metadata is not None and (one := (metadata.encoder, metadata.encoder_key)) not in found:
             found.add(one)
             yield one
-
-
-def _unit(vector: FloatArray) -> FloatArray:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)

@@ -42,8 +42,8 @@ class TestSet:
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
         categories: (N,) bool per category, True in its frames; a frame may have several categories or none.
-        category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored for every video. Upper and
-            lower case are the same in names.
+        category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored for every video. Names are
+            compared without regard to upper and lower case.
         events: predicted and true events in seconds.
         pixels: counts over masks; None without pixel truth or stored masks.
         detected, tracks: regions; None if the truth has no tracks or no mask is stored.
@@ -54,7 +54,7 @@ class TestSet:
         masked: videos whose masks were read.
         two_level: videos whose masks are stored only as run lengths: each pixel is below or above one threshold.
         run_lengths_at: the thresholds of these run lengths, each once, in order.
-        overhang_frames: annotated frames past the last frame of a video; they are ignored.
+        overhang_frames: number of annotated frames after the end of a video; they are ignored.
         partial: videos with fewer rows than the container announced.
         damaged: number of rows decoded with errors, by video.
         dataset: the truth's name.
@@ -258,7 +258,7 @@ def _add_events(
     got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
     duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)
-    true = true_events(spans)
+    true = _true_events(spans)
     rows = np.array([(span.start_frame, span.end_frame) for span in true], np.int64).reshape(-1, 2)
     for span in true:
         peak = float(table.score[span.start_frame : span.end_frame].max())
@@ -267,11 +267,8 @@ def _add_events(
     got.durations.append(duration_s)
 
 
-def true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans sorted by start. Overlapping spans are merged if both have the same category or both have none.
-
-    Adjacent spans stay separate. A merged span has the highest severity of its parts.
-    """
+def _true_events(spans: Sequence[Span]) -> list[Span]:
+    """Return the spans sorted by start; overlapping spans of the same category are one span, with the highest severity."""
     found: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):

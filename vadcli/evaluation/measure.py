@@ -43,12 +43,12 @@ Estimates = dict[str, dict[str, Estimate]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings that change a figure, apart from scores and truth.
+    """The settings that change figures.
 
     Attributes:
         endpoints: append (0, 0) and (1, 1) to labels and scores, as some published evaluators do.
         only_sampled: leave out frames whose score is carried forward.
-        pixel_size: height and width that masks are resized to; None for the frames' size.
+        pixel_size: height and width to which masks are resized; None for the size of the frames.
         groups: the groups of metrics to compute; empty for all.
         bootstrap: how intervals are computed; None for no intervals.
     """
@@ -143,7 +143,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # If a truth has the categories "fight" and "fight, within videos", the second name is for the second category.
+        # A truth may have a category with the name "fight, within videos". Then this name is for the category itself.
         yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 

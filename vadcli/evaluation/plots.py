@@ -44,7 +44,7 @@ def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
 
     Args:
         reports: one or more runs on the same videos; timelines and sheets show only the first run.
-        folder: is created if it is missing.
+        folder: the folder; it is created if it is missing.
 
     Yields:
         The path of each file.
@@ -100,7 +100,7 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
 
 
 def _pimo(reports: Sequence[Evaluation]) -> Iterator[Figure]:
-    """Yield one figure with the mean PIMO curves, if any run has one. The span between the limits of AUPIMO is shaded."""
+    """Yield one figure with the mean PIMO curves if any run has such a curve. The range of AUPIMO is shaded."""
     found = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
     curves = {name: metric for name, metric in found.items() if metric is not None and metric.curve}
     if not curves:

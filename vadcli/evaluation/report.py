@@ -185,7 +185,7 @@ def to_latex(reports: Sequence[Evaluation]) -> str:
 
 
 def _cells(reports: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]:
-    """Yield one row per figure that any run has, in the order of the groups."""
+    """Yield the title and the cells of each figure that any run has, in the order of the groups."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
         for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
@@ -272,14 +272,14 @@ SAME = ("format_version", "generator", "dataset", "root", "inputs")
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:
-    """Return a report with its inputs: the truth's path and a digest of what was read."""
+    """Return a report with its inputs: the truth's path and a digest of the data that was read."""
     return {**report.to_json(), "root": str(root), "inputs": inputs_of(report.test)}
 
 
 def keep(document: dict[str, Any], layout: OutputLayout) -> Path:
     """Write a document of `document_of` to OUT/eval/<dataset>.json and return the path.
 
-    Groups that only an earlier document of the same inputs has are kept.
+    Figures of other groups stay in the file if they have the same inputs.
 
     Raises:
         OutputError: the file cannot be written.
@@ -295,7 +295,7 @@ def keep(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document` with the groups that only `earlier` has, if both have the same inputs and `earlier` is complete."""
+    """Return `document`. If `earlier` has the same inputs, its groups that `document` lacks are added."""
     needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
     if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
         return document

@@ -150,7 +150,7 @@ class FrameIntervals(_Intervals):
     slack_frames: int = 0
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals; an interval that ends after the video, but within the slack, is cut."""
+        """Return the intervals; an interval that ends after the video, but within `slack_frames`, is cut."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)
@@ -165,7 +165,7 @@ class FrameIntervals(_Intervals):
         return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return by how many frames the last interval extends past the end of the video."""
+        """Return how many frames of the last interval lie after the end of the video."""
         return max(0, max((span.end_frame for span in self.intervals), default=0) - len(table))
 
 
@@ -222,7 +222,7 @@ class ShareIntervals(_Intervals):
         return tuple(Span(start, end, self.category) for start, end in sorted(cut) if start < end)
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return by how many frames the last interval extends past the end of the video."""
+        """Return how many frames of the last interval lie after the end of the video."""
         return max(0, max((end for _, end in self._edges(len(table))), default=0) - len(table))
 
     def _edges(self, rows: int) -> list[tuple[int, int]]:

@@ -77,9 +77,9 @@ class Avenue(GroundTruth):
         """Yield the clips of the layout found under `root`."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
-            read = lru_cache(maxsize=1)(read_volume)  # reading a video takes seconds, and all of them do not fit in memory
+            read = lru_cache(maxsize=1)(_read_volume)  # reading a video takes seconds, and all of them do not fit in memory
             for clip, path in sorted((int(match[1]), path) for match, path in named if match):
-                masks = VolumeMasks(path, read)
+                masks = _VolumeMasks(path, read)
                 yield VideoTruth(f"testing_videos/{clip:02d}.avi", path, masks.frame_labels, masks=masks)
         elif (arrays := find_existing(self.root, _AVENUE_ARRAYS)) is not None:
             for name, path in npy_files(arrays).items():
@@ -91,13 +91,8 @@ class Avenue(GroundTruth):
 
 
 @dataclass(frozen=True)
-class VolumeMasks:
-    """The masks of one video in a .mat file.
-
-    Attributes:
-        path: N_label.mat.
-        read: `read_volume`, which may have a cache.
-    """
+class _VolumeMasks:
+    """The masks of one video in an N_label.mat; `read` is `_read_volume` with a cache."""
 
     path: Path
     read: Callable[[Path], tuple[ByteArray, int]]
@@ -115,12 +110,8 @@ class VolumeMasks:
         return FrameLabels(np.asarray(packed.any(axis=(1, 2)), np.bool_))
 
 
-def read_volume(path: Path) -> tuple[ByteArray, int]:
-    """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W.
-
-    Raises:
-        DocumentError: the file is missing or damaged, or is not an N_label.mat.
-    """
+def _read_volume(path: Path) -> tuple[ByteArray, int]:
+    """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W."""
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
@@ -185,7 +176,7 @@ class Ped1(GroundTruth):
         script = self.annotation_file(
             [f"{place}{self.folder}.m" for place in (f"{self.folder}/Test/", "Test/", "")], wanted=wanted
         )
-        ranges = read_ranges(script)
+        ranges = _read_ranges(script)
         clips = [path.name for path in script.parent.iterdir() if re.fullmatch(r"Test\d+", path.name) and path.is_dir()]
         if clips and len(clips) != len(ranges):
             text = f"has frame ranges of {len(ranges)} clips, but its folder has {len(clips)} clips"
@@ -224,7 +215,7 @@ class Ped2(Ped1):
             for number, labels in read_clip_list(self.root).items():
                 yield video_truth(f"testing/frames/{number + 1:02d}", self.root, FrameLabels(labels))
         elif (table := find_existing(self.root, ["frame_labels.csv"])) is not None:
-            for clip, frame_labels in read_label_table(table).items():
+            for clip, frame_labels in _read_label_table(table).items():
                 if not re.fullmatch(r"[\w-]+", clip):
                     hint = "clips have the names of their folders: 01, 02 …"
                     raise DocumentError(f"{table}: {clip!r} is not a clip's name", hint=hint)
@@ -240,12 +231,8 @@ class Ped2(Ped1):
             yield from super().read()
 
 
-def read_ranges(script: Path) -> list[tuple[Span, ...]]:
-    """Return the intervals of each clip in a UCSDpedN.m file, as half-open ranges of frames.
-
-    Raises:
-        DocumentError: a line has another form, or a range ends before it starts.
-    """
+def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
+    """Return the intervals of each clip in a UCSDpedN.m file."""
     clips = []
     for number, line in numbered_lines(script):
         if line.startswith("%") or "gt_frame" not in line:
@@ -264,12 +251,8 @@ def read_ranges(script: Path) -> list[tuple[Span, ...]]:
     return clips
 
 
-def read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """Return the labels of each clip from a table with one row per frame; the frames of a clip are in order.
-
-    Raises:
-        DocumentError: the header or a row has another form, or a frame is missing.
-    """
+def _read_label_table(path: Path) -> dict[str, FrameLabels]:
+    """Return the labels of each clip from a table with one row per frame; the frames of a clip are in order."""
     rows = csv.reader(io.StringIO(read_text(path)))
     if next(rows, []) != ["clip", "frame_index0", "label"]:
         raise bad_line(path, 1, "the header is not clip,frame_index0,label")

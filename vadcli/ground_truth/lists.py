@@ -232,7 +232,7 @@ class XDViolence(GroundTruth):
     name = "xd-violence"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the violent videos of the file, then the normal ones that are found."""
+        """Yield the violent videos of the file, then the normal videos that are found."""
         path = self.annotation_file(["annotations.txt"])
         for number, line in numbered_lines(path):
             video, *numbers = line.split()

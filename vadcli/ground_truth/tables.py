@@ -21,8 +21,8 @@ of every eighth frame; this reader applies it to frames.
 
 VAU-Bench (Zhu et al., 2025, GVCLab/VAU-R1): annotations/test_msad.csv, test_ucf_crime.csv and test_ecva.csv, with the columns
 `Video Name`, `Anomaly Class`, `Start Time` and `End Time` in seconds. In src/evaluation/evaluation_tag.py, a normal video has
-the times 0 and 0. A time of -1 is not known; a row with such a time is left out. A video with several questions has several
-rows.
+the times 0 and 0. The time -1 means that the time is not known; such a row is left out. A video with several questions has
+several rows.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ from vadcli.ground_truth.annotation import (
 )
 from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole
 from vadcli.ground_truth.truth import GroundTruth, VideoTruth, find_existing, stem, video_truth
+from vadcli.types.text import error_text
 
 Item = Mapping[str, Any]
 Items = Iterator[tuple[int, Item]]
 """The items of a file, each with its line in the table or its position in the list, counted from 1."""
 
 MSAD_LISTS = ("msad-i3d-test.list", "RTFM/list/msad-i3d-test.list", "MGFN/data/msad/msad-i3d-test.list")
+MSAD_NORMAL = "MSAD_normal"
 MSAD_FRAMES = ("total frames", "starting frame of anomaly", "ending frame of anomaly")
 CUVA_CATEGORIES = {
     1: "fighting",
@@ -68,7 +70,7 @@ CUVA_CATEGORIES = {
 }
 """Number in the repository's Category.txt -> the name in words."""
 MOST_SHARE = 10.0
-"""A share of the video must be below this limit; a larger number is probably a frame number or a time."""
+"""Shares of the video are below this limit; a larger number is probably a frame number or a time."""
 _NORMAL = "normal"
 _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 
@@ -82,7 +84,7 @@ class Msad(GroundTruth):
     name = "msad"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the abnormal videos of the table, then the normal ones of the list."""
+        """Yield the abnormal videos of the table, then the normal videos of the list."""
         path = self.annotation_file(["anomaly_annotation.csv"])
         listed = find_existing(path.parent, MSAD_LISTS)
         lines = None if listed is None else [line.rpartition("/")[2] for _, line in numbered_lines(listed)]
@@ -103,18 +105,13 @@ class Msad(GroundTruth):
             intervals = FrameIntervals((Span(first - 1, last, category),), slack_frames=OVERHANG_FRAMES)
             yield video_truth(f"{video}.mp4", path, intervals, categories=[category])
         for video in sorted((wanted or set()) - seen):
-            if not is_msad_normal(video):
+            if not video.startswith(MSAD_NORMAL):
                 raise DocumentError(f"{listed}: {video!r} is not in {path.name}", hint=UNPACK)
             yield video_truth(f"{video}.mp4", path, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a normal video if `is_msad_normal` is True for its name; otherwise None."""
-        return video_truth(scored, self.root, FrameIntervals(())) if is_msad_normal(stem(scored)) else None
-
-
-def is_msad_normal(video: str) -> bool:
-    """Return whether the name of a video of MSAD marks it as normal."""
-    return video.startswith("MSAD_normal")
+        """Return the truth of a video whose name says that it is normal; otherwise None."""
+        return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).startswith(MSAD_NORMAL) else None
 
 
 class Cuva(GroundTruth):
@@ -130,7 +127,7 @@ class Cuva(GroundTruth):
         found = [] if self.root.is_file() else sorted(each.name for each in self.root.glob("*.json"))
         path = self.annotation_file(found if len(found) == 1 else [], wanted="its one JSON file")
         said: dict[str, dict[str, list[tuple[int, str]]]] = {}
-        for place, item in json_items(path):
+        for place, item in _json_items(path):
             video, task = (_text(path, place, item, key) for key in ("visual_input", "task"))
             said.setdefault(video, {}).setdefault(task.lower(), []).append((place, str(item.get("output", ""))))
         for video, tasks in said.items():
@@ -167,7 +164,7 @@ class PreVad(GroundTruth):
         """Yield the videos of the file."""
         path = self.annotation_file(["test.csv", "annotations/prevad_test_anno.json", "v6/prevad_test_anno_v6.json"])
         needed = ("video_path", "class_name", "anomaly_span")
-        for place, item in json_items(path) if path.suffix == ".json" else table_rows(path, needed):
+        for place, item in _json_items(path) if path.suffix == ".json" else table_rows(path, needed):
             video, category = (_text(path, place, item, key) for key in needed[:2])
             shares = _shares(path, place, item.get("anomaly_span"))
             if (category.lower() == _NORMAL) != (not shares):
@@ -209,7 +206,7 @@ class VauBench(GroundTruth):
         for path in paths:
             for line, row in table_rows(path, ("Video Name", "Anomaly Class", "Start Time", "End Time")):
                 video = _text(path, line, row, "Video Name")
-                start_s, end_s = (_number(path, line, row, key) for key in ("Start Time", "End Time"))
+                start_s, end_s = (_seconds(path, line, row, key) for key in ("Start Time", "End Time"))
                 if min(start_s, end_s) < 0.0:
                     continue
                 _, intervals = found.setdefault(video, (path, {}))
@@ -243,17 +240,13 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
         raise bad_line(path, reader.line_num, f"not CSV: {error}") from error
 
 
-def json_items(path: Path) -> Items:
-    """Yield the objects of a JSON list, or of a file with one JSON object per line, each with its position from 1.
-
-    Raises:
-        DocumentError: the file cannot be read, or has another form.
-    """
+def _json_items(path: Path) -> Items:
+    """Yield the objects of a JSON list, or of a file with one JSON object per line, each with its position from 1."""
     text = read_text(path)
     try:
         found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: not JSON: {' '.join(str(error).split())[:200]}", hint=UNPACK) from error
+        raise DocumentError(f"{path}: not JSON: {error_text(error)[:200]}", hint=UNPACK) from error
     for place, item in enumerate(found, 1):
         if not isinstance(item, dict):
             raise bad_line(path, place, "is not an object")
@@ -267,8 +260,8 @@ def _text(path: Path, place: int, item: Item, key: str) -> str:
     return value.strip()
 
 
-def _number(path: Path, place: int, item: Item, key: str) -> float:
+def _seconds(path: Path, line: int, row: Item, key: str) -> float:
     try:
-        return float(item[key])
+        return float(row[key])
     except ValueError:
-        raise bad_line(path, place, f"{key} is {str(item[key])[:40]!r}, not a number of seconds") from None
+        raise bad_line(path, line, f"{key} is {row[key][:40]!r}, not a number of seconds") from None

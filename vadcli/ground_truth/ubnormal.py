@@ -5,7 +5,7 @@ with <video>_tracks.txt (one line `object,first frame,last frame` per track) and
 numbers. The official scripts are in lilygeorgescu/UBnormal. scripts/write_frame_level_ground_truth.py sets
 ground_truth[first : last + 1], so frames count from 0 and the last one is abnormal too. scripts/create_tracks_for_tbdc_rbdc.py
 opens the image with the number of the frame, takes the pixels of the track's object, and uses the connected part with the
-largest box. If there is a <video>_new_tracks.txt, this script takes the tracks from it, and so does `ObjectMasks.regions`.
+largest box. This script takes the tracks from <video>_new_tracks.txt if it exists, and so does `regions` here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPLIT = ("{kind}_test_video_names.txt", "scripts/{kind}_test_video_names.txt")
 
 
 @dataclass(frozen=True)
-class Track:
+class _Track:
     """An abnormal object: the value of its pixels, and the half-open range of its frames."""
 
     number: int
@@ -62,11 +62,11 @@ class UBnormal(GroundTruth):
             name = f"{video}.mp4" if scene == self.root else f"{scene.name}/{video}.mp4"
             folder = scene / f"{video}_annotations"
             if video.startswith("normal"):
-                yield video_truth(name, scene, FrameIntervals(()), masks=NoMasks())
+                yield video_truth(name, scene, FrameIntervals(()), masks=_ObjectMasks(folder, video, ()))
                 continue
-            tracks = read_object_tracks(folder / f"{video}_tracks.txt")
+            tracks = _read_tracks(folder / f"{video}_tracks.txt")
             spans = tuple(Span(track.start_frame, track.end_frame) for track in tracks)
-            masks = ObjectMasks(folder, video, tracks)
+            masks = _ObjectMasks(folder, video, tracks)
             if masks.frames:
                 read = partial(FrameIntervals, spans, masks.frames)
                 yield VideoTruth(name, folder, read, masks=masks, read_regions=masks.regions)
@@ -74,27 +74,13 @@ class UBnormal(GroundTruth):
                 yield video_truth(name, folder, FrameIntervals(spans))
 
 
-class NoMasks:
-    """The masks of a normal video."""
-
-    def mask(self, frame_index: int) -> BoolArray | None:
-        """Return None, because no frame is abnormal."""
-        return None
-
-
 @dataclass(frozen=True)
-class ObjectMasks:
-    """The masks of an abnormal video, from images of object numbers and the tracks of abnormal objects.
-
-    Attributes:
-        folder: <video>_annotations.
-        video: the name without suffix.
-        tracks: the abnormal objects.
-    """
+class _ObjectMasks:
+    """The masks of a video, from the images of object numbers in a folder and the tracks of the abnormal objects."""
 
     folder: Path
     video: str
-    tracks: tuple[Track, ...]
+    tracks: tuple[_Track, ...]
 
     @property
     def frames(self) -> int:
@@ -107,15 +93,11 @@ class ObjectMasks:
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the box of every abnormal object in every frame; tracks are numbered from 0 in the order of their lines.
-
-        Raises:
-            DocumentError: an image is missing or damaged, or has no pixel of an object that is abnormal in its frame.
-        """
+        """Return the box of every abnormal object in every frame; tracks are numbered from 0 in the order of their lines."""
         first, last = self._frames
-        by_frame: dict[int, list[tuple[int, Track]]] = {}
+        by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"
-        for place, track in enumerate(read_object_tracks(newer) if newer.exists() else self.tracks):
+        for place, track in enumerate(_read_tracks(newer) if newer.exists() else self.tracks):
             if track.start_frame < first or track.end_frame > last + 1:
                 raise self._missing(track.start_frame if track.start_frame < first else last + 1)
             for frame in range(track.start_frame, track.end_frame):
@@ -149,14 +131,7 @@ class ObjectMasks:
         return DocumentError(f"{self._image(frame)}: is missing, although frame {frame} is abnormal", hint=UNPACK)
 
 
-def read_object_tracks(path: Path) -> tuple[Track, ...]:
-    """Return the tracks of a <video>_tracks.txt.
-
-    A line has an object, a first frame and a last frame. Frames are counted from 0, and the last one belongs to the track.
-
-    Raises:
-        DocumentError: the file is missing, has no track, or a line has another form.
-    """
+def _read_tracks(path: Path) -> tuple[_Track, ...]:
     tracks = []
     for number, line in numbered_lines(path):
         try:
@@ -166,7 +141,7 @@ def read_object_tracks(path: Path) -> tuple[Track, ...]:
         if not (1 <= key <= 255 and 0 <= first <= last):
             text = f"{line[:80]!r} is not a track: it needs an object from 1 to 255 and 0 <= first frame <= last frame"
             raise bad_line(path, number, text)
-        tracks.append(Track(key, first, last + 1))
+        tracks.append(_Track(key, first, last + 1))
     if not tracks:
         raise DocumentError(f"{path}: has no track, although the video is abnormal", hint=UNPACK)
     return tuple(tracks)

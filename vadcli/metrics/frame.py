@@ -25,7 +25,7 @@ from vadcli.types import BoolArray, IndexArray
 from vadcli.types.text import how_many
 
 RESAMPLE_BINS = 4096
-"""Largest number of score bins in a resample; one half divides the positives equally, the other half the negatives."""
+"""Largest number of score bins in a resample; half of the bin edges divide the positives, the other half the negatives."""
 RESAMPLE_CELLS = 1 << 25  # largest number of cells (videos times bins) of a table
 
 NORMAL = -1
@@ -267,7 +267,10 @@ def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexA
     """Return the numbers of positives (K,) and negatives (K,) at each distinct score, ascending; K is 1 without frames."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
-    classes = [_distinct(np.sort(scores[labels])), _distinct(np.sort(scores[~labels]))]  # much faster than an argsort of all
+    classes = [
+        _distinct(np.sort(scores[labels])),
+        _distinct(np.sort(scores[~labels])),
+    ]  # much faster than an argsort of all scores
     values, _ = _distinct(np.sort(np.concatenate([found for found, _ in classes])))
     counts = np.zeros((2, len(values)), np.int64)
     for row, (found, many) in zip(counts, classes, strict=True):

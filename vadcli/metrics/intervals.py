@@ -3,7 +3,7 @@
 Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
 Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
 
-Areas: `roc_auc` and the functions below it compute areas from counts, for exact scores as for bins and resamples. They take
+Areas: `roc_auc` and the functions below it compute areas from counts of exact scores, of bins, or of resamples. They take
 (..., K) counts, in which column k counts everything with the k-th lowest score (or bin), and return (...) areas.
 """
 
@@ -28,7 +28,7 @@ class Metric:
         value: None if the metric is undefined.
         ci_low, ci_high: the ends of the interval; both None if there is no interval.
         videos: how many videos the value is computed from.
-        note: what a reader must know; never empty if the value is None.
+        note: a remark for the reader; never empty if the value is None.
         curve: (x, y) points of the curve whose area is the value; empty for most metrics.
     """
 
@@ -100,7 +100,7 @@ class Estimate:
         value: the exact value over all videos; None if undefined.
         drawn: V, the number of videos that a resample draws from.
         statistic: returns the values for weights (B, V); called only if an interval is requested.
-        note: why the value is undefined, or what a reader must know.
+        note: why the value is undefined, or a remark for the reader.
         used: how many videos the value is computed from; None means V.
         interval: False if there is no interval because the value is computed from fewer than two videos.
         curve: see `Metric`.
@@ -168,7 +168,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return the same estimate with resamples that draw from all videos, not only from the chosen videos.
+    """Return the estimate with resamples that draw from all videos, not only from the chosen videos.
 
     So the estimates of two runs can be paired even if the runs use different videos. Fewer than two videos give no interval.
 

@@ -94,7 +94,13 @@ def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float 
     _check_share("alpha", alpha)
     _check_share("beta", beta)
     best, false = _match(detected, tracks, beta)
-    video, found_at = _tracks_found_at(tracks, best, alpha)
+    order = np.lexsort((-best, tracks.track, tracks.video))
+    video, track, best = tracks.video[order], tracks.track[order], best[order]
+    starts = np.flatnonzero(np.append(len(order) > 0, (video[1:] != video[:-1]) | (track[1:] != track[:-1])))
+    lengths = np.diff(np.append(starts, len(order)))
+    needed = np.maximum(np.ceil(alpha * lengths - 1e-9).astype(np.int64), 1)  # - 1e-9 because 0.1 * 30 is slightly above 3
+    # The video of each track (T,), and the highest threshold (T,) at which the share `alpha` of its regions is found.
+    video, found_at = video[starts], best[starts + needed - 1]
     return _criterion(detected, video, found_at, false, frames=frames, undefined="TBDC needs a true track and a frame")
 
 
@@ -154,18 +160,6 @@ def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArr
     first = np.repeat(np.arange(len(wanted)), counts)
     ramp = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
     return first, order[np.repeat(low, counts) + ramp]
-
-
-def _tracks_found_at(tracks: Tracks, best: Numbers, alpha: float) -> tuple[IndexArray, Numbers]:
-    """Return each track's video (T,), and the highest threshold (T,) at which the share `alpha` of its regions is found."""
-    order = np.lexsort((-best, tracks.track, tracks.video))
-    video, track = tracks.video[order], tracks.track[order]
-    if not len(order):
-        return video, best
-    starts = np.flatnonzero(np.append(True, (video[1:] != video[:-1]) | (track[1:] != track[:-1])))
-    lengths = np.diff(np.append(starts, len(order)))
-    needed = np.maximum(np.ceil(alpha * lengths - 1e-9).astype(np.int64), 1)  # - 1e-9 because 0.1 * 30 is slightly above 3
-    return video[starts], best[order][starts + needed - 1]
 
 
 def _criterion(

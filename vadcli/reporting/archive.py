@@ -1,6 +1,6 @@
 """Collects the results that a report shows, and writes sentences about them.
 
-Of a large archive, it keeps counts, the highest events, and some failures.
+Of a large archive, `collect` keeps counts, the events with the highest scores, and some failures.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Numbers:
     """Numbers about a group of videos.
 
     Attributes:
-        videos, scored, lost: how many videos there are, how many have scores, and how many failed or are partial.
-        events: how many events they have.
+        videos, scored, lost: number of all videos, of videos with scores, and of failed or partial videos.
+        events: number of events.
         footage_s: seconds of footage in the videos with scores.
         highest: the highest peak score of the events; 0 if there are no events.
     """
@@ -70,7 +70,7 @@ class Numbers:
 
 @dataclass
 class Share:
-    """The videos that a caveat concerns: how many, their cameras, and (camera, name) of the first of them."""
+    """The videos that a caveat concerns: their number, their cameras, and (camera, name) of the first video."""
 
     videos: int
     cameras: set[str]
@@ -133,9 +133,9 @@ class Archive:
 
     Attributes:
         layout: the scans' output folder.
-        runs: the runs that started at or after `since` of `collect`; the oldest is first.
-        videos: the videos, sorted by camera and name. If there are more than `MOST_VIDEOS`, only those that the report lists,
-            with the events that it lists.
+        runs: the runs that started at or after `since` of `collect`, from the oldest to the newest.
+        videos: the videos, sorted by camera and name. If there are more than `MOST_VIDEOS`, only the listed videos, with the
+            listed events.
         counts: numbers of all videos.
         problems: one line per file of the output folder that can't be read.
         verification: the newest run of `vadcli verify`; None if there was no such run at or after `since`.
@@ -206,7 +206,7 @@ class Archive:
 
     @property
     def caveats(self) -> list[str]:
-        """One line per caveat of the scores, with the videos that it concerns. The caveat of the most videos is first."""
+        """One line per caveat of the scores, with its videos. The caveat of the most videos is first."""
         found = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
         return [f"{caveat} ({share.text(self.counts.total.scored)})" for caveat, share in found]
 
@@ -220,7 +220,6 @@ class Archive:
 
         The file is searched below `root`, or, without `root`, below the root of each run, from the newest to the oldest run.
         """
-        # In stored names, bytes that are not UTF-8 are written as %XX. So each name is tried as it is, and with %XX decoded.
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
         return find_below(roots, video)
@@ -305,7 +304,7 @@ def check_footage(folder: Path | None) -> None:
 
 
 def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[tuple[str, str]]]:
-    """Return a sentence that says why there are no events, and pairs (command, what it does) that may show some.
+    """Return a sentence that says why there are no events, and pairs (command that may show events, explanation).
 
     Args:
         archive: an archive without events.
@@ -357,7 +356,13 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
         ("Command", shlex.join(run.info.command)),
         ("Version", f"vadcli {run.info.version}"),
     ]
-    if looked_for := _looked_for(run):
+    # Records of older versions have only the categories that the user gave, and the motion detector reads none.
+    given, read = str(run.info.config.get("categories") or ""), run.info.looked_for
+    if read is None:
+        looked_for = "" if run.info.detector.get("name") == "motion" else given
+    else:
+        looked_for = (given or ", ".join(read)) if read else ""
+    if looked_for:
         facts.insert(2, ("Looked for", looked_for))
     if verified := archive.verification:
         facts += [("Verified by", f"{verified.model}, {when(datetime.fromisoformat(verified.start))}: {verified.text}")]
@@ -366,17 +371,6 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
         facts.append(("Nodes", ", ".join(f"{node} ({counted(videos, 'video')})" for node, videos in nodes.items())))
     others = len(archive.runs) - 1
     return [*facts, ("Earlier runs", str(others))] if others else facts
-
-
-def _looked_for(run: StoredRun) -> str:
-    """Return the categories that the detector read; "" if it reads none.
-
-    Records of older versions have only the categories that the user gave, and the motion detector reads none.
-    """
-    given = str(run.info.config.get("categories") or "")
-    if run.info.looked_for is None:
-        return "" if run.info.detector.get("name") == "motion" else given
-    return given or ", ".join(run.info.looked_for) if run.info.looked_for else ""
 
 
 def speed(run: StoredRun) -> str:

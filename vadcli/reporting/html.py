@@ -61,10 +61,10 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     """Return the HTML of the page.
 
     Args:
-        archive: what the page shows.
+        archive: the events and failures of the page.
         shown: curves, thumbnails and clips.
         assets: the asset store for these curves, thumbnails and clips.
-        problems: one line per error that occurred while they were made.
+        problems: one line per error in making the curves, thumbnails and clips.
         title: the heading; if it is empty, the name of the archive's folder.
 
     Raises:
@@ -79,7 +79,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         video, event = ranked[0]
         places = [(other.video, its.id) for other in archive.videos for its in other.events]
         first = {"video": video, "event": event, "place": places.index((video.video, event.id))}
-    if next(layout.iter_embeddings(), None) is not None:  # the command learns from a review, in any folder
+    if next(layout.iter_embeddings(), None) is not None:  # the path is absolute, so that the command works in any folder
         learn = f"vadcli learn {shlex.quote(str(layout.out.absolute()))} --review review.json --to my-head"
     return template("page.html.j2").render(
         archive=archive,
@@ -115,7 +115,7 @@ def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
 def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
     """Return the data for the page's scripts."""
     pictures: dict[EventKey, tuple[Any, str | None]] = {}
-    for video, event in by_importance(archive):  # in this order, because the page may have no room for all of them
+    for video, event in by_importance(archive):  # in this order, because the page may not have room for all pictures
         key = (video.video, event.id)
         strip, clip = shown.strips.get(key), shown.clips.get(key)
         thumbnails = None
@@ -229,6 +229,13 @@ def headline(archive: Archive) -> str:
 
 def to_json(archive: Archive) -> dict[str, Any]:
     """Return the listed events and failures as JSON values. The event with the highest peak score is first."""
+    events = []
+    for video, event in by_importance(archive):
+        times = dict.fromkeys(("start_time", "end_time", "time_source"))
+        if video.start is not None:
+            times = {"start_time": video.start.text_at(event.start_s), "end_time": video.start.text_at(event.end_s)}
+            times["time_source"] = str(video.start.source)
+        events.append({"video": video.video, "camera": video.camera, **event.to_json(), **times})
     newest, verified, verification = archive.newest, archive.verification, None
     if verified:
         names = ("model", "start", "end", "confirmed", "rejected", "not_asked")
@@ -248,10 +255,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
         "verification": verification,
         "videos": archive.counts.total.videos,
         "footage_s": round(archive.footage_s, 3),
-        "events": [
-            {"video": video.video, "camera": video.camera, **event.to_json(), **_times(video, event)}
-            for video, event in by_importance(archive)
-        ],
+        "events": events,
         **({} if archive.is_whole else {"unlisted": archive.unlisted}),
         "failures": [
             {
@@ -265,14 +269,6 @@ def to_json(archive: Archive) -> dict[str, Any]:
         "caveats": archive.caveats,
         "problems": list(archive.problems),
     }
-
-
-def _times(video: VideoStory, event: Event) -> dict[str, str | None]:
-    """Return the wall-clock times of an event; None if the start of its video is unknown."""
-    if video.start is None:
-        return {"start_time": None, "end_time": None, "time_source": None}
-    times = {"start_time": video.start.text_at(event.start_s), "end_time": video.start.text_at(event.end_s)}
-    return {**times, "time_source": str(video.start.source)}
 
 
 def to_markdown(archive: Archive) -> str:
@@ -302,7 +298,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     """Return a complete mail (plain text and HTML) for the standard input of `sendmail -t`.
 
     Args:
-        archive: what the mail shows.
+        archive: the events and failures of the mail.
         sender: the sender's address; if it is empty, `vadcli@` and the name of this machine.
         recipients: addresses for To.
         subject: the subject; if it is empty, the headline.

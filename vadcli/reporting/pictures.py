@@ -50,7 +50,7 @@ from vadcli.video.pictures import FrameFeed
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
-_PLACE_BYTES = 32  # with each data URL, the page stores at most this much more, such as the time of the picture
+_PLACE_BYTES = 32  # largest number of bytes that the page adds to a data URL, such as the time of the picture
 _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
@@ -230,7 +230,7 @@ def packed_curves(
 AREA_PX = 192 * 108
 QUALITY = 62
 CAMERA_AREA_PX, CAMERA_QUALITY = 640 * 360, 50
-TRIES = 5  # number of a camera's videos that are tried; if none of them can be read, the others most likely can't either
+TRIES = 5  # number of videos per camera that are tried; if none can be read, the other videos probably can't be read either
 _STRIPE_PX = 6
 
 EventKey = tuple[str, int]
@@ -364,7 +364,7 @@ def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Re
     Args:
         picture: (H, W, 3) uint8.
         mask: of any size, 0–255 = pixel score 0–1; None if there is no mask.
-        level: the outline is drawn around mask values of at least this.
+        level: the outline encloses mask values of at least this level.
         regions: the parts of the picture that the detector did not see.
     """
     drawn = picture.copy()

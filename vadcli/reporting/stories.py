@@ -133,7 +133,7 @@ class Stories:
         return replace(story, events=chosen)
 
     def _read_results(self, run: StoredRun) -> None:
-        """Keep the results of a run's partial videos, and the names of the videos that a chosen run worked on."""
+        """Keep the results of partial videos and, if the run is chosen by `since`, the names of its videos."""
         chosen = self.begin is not None and run.start >= self.begin
         with document_errors(run.path, "a run record"):
             for line in result_lines(run.path):
@@ -148,24 +148,17 @@ class Stories:
 
 
 def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
-    """Return the time that `--since` means. A time without an offset is read in the time zone.
+    """Return the time that `--since` means; a time without an offset is in the time zone `zone`.
+
+    For "last-run", this is the start of the last run. Shards of a scan that start at about the same time count as one run.
 
     Raises:
         UsageError: `since` is not a time, a duration or "last-run", or it is "last-run" and no run is stored.
     """
-    if since == LAST_RUN:
-        if not runs:
-            raise UsageError(f"--since {LAST_RUN}: no run record is stored", hint="leave --since out, or scan first")
-        return last_run_start(runs)
-    return parse_since(since, zone)
-
-
-def last_run_start(runs: Sequence[StoredRun]) -> datetime:
-    """Return when the last run started. Shards of a scan that started at about the same time count as one run.
-
-    Args:
-        runs: at least one.
-    """
+    if since != LAST_RUN:
+        return parse_since(since, zone)
+    if not runs:
+        raise UsageError(f"--since {LAST_RUN}: no run record is stored", hint="leave --since out, or scan first")
     newest, *earlier = sorted(runs, key=lambda run: run.start, reverse=True)
     start, seen = newest.start, {newest.info.shard}
     for run in earlier:

@@ -1,7 +1,7 @@
 """`vadcli verify`: a second, slower model judges the clips with high scores. Events are made from both models.
 
-A run has three parts. It chooses clips by all stored scores. It asks about the chosen clips that have no answer yet. Then it
-calibrates the model for each camera, and makes the events of every video again.
+A run has three parts. It chooses clips with the help of all stored scores. It asks the model about the chosen clips that have
+no answer yet. Then it calibrates the model for each camera, and makes the events of every video again.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class VerifyResult:
         videos: one entry per video that can be verified, and per video whose results cannot be read.
         model: the model that was asked.
         audit: how much the first stage misses; None if nothing was audited.
-        asked: clips that this run asked about.
-        left: clips that are still to be asked: all of them after a dry run.
+        asked: number of clips that this run asked about.
+        left: number of chosen clips that have no answer yet.
         seconds: how long the model took for the clips of `asked`; after a dry run, how long it would take for those of `left`.
         stopped: why the run ended early; "" if it did not end early.
         exit_code: the exit code of the command; only confirmed events count as events.
@@ -114,7 +114,7 @@ class VerifyResult:
 
     @property
     def events(self) -> dict[str, int]:
-        """The numbers of confirmed events, rejected events, and events about which the model was not asked, by answer."""
+        """The number of events per answer: confirmed, rejected, and not asked."""
         return {name: sum(getattr(one, name) for one in self.videos) for name in ("confirmed", "rejected", "not_asked")}
 
     def recorded(self, run: VerificationRun) -> VerificationRun:
@@ -199,8 +199,15 @@ def verify_all(
         write_verification(layout, scratch, run)
         settled = _verified(survey, options, crew, scratch=scratch, stop=stop, wanted=wanted, tally=tally)
         asked = sum(video.asked for video in survey.videos)
+        problems = [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
+        videos = []
+        for one in (video for video in survey.videos if video.is_included):
+            counts = settled.events.get(one.video, {})
+            events = {answer.replace(" ", "_"): counts.get(answer, 0) for answer in Answer}
+            answered = settled.answered.get(one.video, 0)
+            videos.append(VerifiedVideo(one.video, one.asked, answered, **events, problem=one.problem))
         result = VerifyResult(
-            _videos(survey, settled),
+            (*problems, *videos),
             asker.name,
             settled.audit,
             asked,
@@ -297,19 +304,6 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
     asked = zip(survey.videos, wanted, strict=True)
     videos = [VerifiedVideo(video.video, len(clips)) for video, clips in asked if video.is_included]
     return VerifyResult((*problems, *videos), asker.name, None, 0, left, seconds)
-
-
-def _videos(survey: Survey, settled: Settled) -> tuple[VerifiedVideo, ...]:
-    problems = [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
-    videos = []
-    for one in survey.videos:
-        counts = settled.events.get(one.video, {})
-        events = {answer.replace(" ", "_"): counts.get(answer, 0) for answer in Answer}
-        if one.is_included:
-            videos.append(
-                VerifiedVideo(one.video, one.asked, settled.answered.get(one.video, 0), **events, problem=one.problem)
-            )
-    return (*problems, *videos)
 
 
 # After a scan

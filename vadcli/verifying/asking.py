@@ -63,7 +63,7 @@ class VideoJob:
         clips: (W,) int64, ascending numbers of the clips to read.
         audited: (C,) bool, True for clips that the first stage does not propose.
         stored: the answers so far.
-        claim: the lock on the video; None until it is read.
+        claim: the lock on the video; None if the video is not being read.
         regions: the hidden parts of the picture.
         may_seek: False if every part is decoded from the start of the file. Then the video is read without a break.
         error: why clips are missing; "" if no clip is missing.
@@ -114,7 +114,7 @@ def read_clips(
 
     Args:
         loader: delivers single frames.
-        jobs: a job is requested when a decoder process is idle.
+        jobs: the next job is taken when a decoder process is idle.
         stopped: returns True when reading must end. Then jobs with unread clips are not yielded.
     """
     open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
@@ -162,7 +162,7 @@ class Interview:
         asker: the model.
         questions: the current questions, one per category.
         layout, scratch: where the answers are stored.
-        checkpoint_s: answers of a video in progress are stored this often.
+        checkpoint_s: seconds between two writes of the answers about a video in progress.
         told: called after each batch.
     """
 

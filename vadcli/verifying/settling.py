@@ -46,7 +46,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class _Known:
-    """The answers about one video that count: those with all current categories."""
+    """The usable answers about one video: answers for all current categories."""
 
     video: Surveyed
     choice: Choice
@@ -55,7 +55,7 @@ class _Known:
     log_odds: FloatArray
 
     def flags(self, which: BoolArray) -> BoolArray:
-        """Return the flags (A,) of the clips with an answer that counts, from the flags (C,) of all clips."""
+        """Return the flags (A,) of the clips with a usable answer, from the flags (C,) of all clips."""
         return np.asarray(which[self.stored.answers.clip[self.rows]])
 
 
@@ -105,8 +105,8 @@ def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
 def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryTails]:
     """Return tails for each camera, which say how the model usually answers about it.
 
-    A camera with too few random clips gets the tails of all cameras together. If these are too few, too, the usual answers are
-    not known, and log-odds count as they are.
+    A camera with too few random clips gets the tails of all cameras together. If all cameras together have too few random
+    clips, the usual answers are not known, and the log-odds are not calibrated.
     """
     cameras: dict[str, list[_Known]] = {}
     for one in known:

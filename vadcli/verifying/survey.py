@@ -30,11 +30,11 @@ from vadcli.video.sampling import SamplingPlan
 HOP_S = 4.0
 """Seconds from one clip to the next, as in a scan with the detector `ask`."""
 GROW_S = 5.0
-"""The score of a clip is the highest score within this many seconds of its middle, or in its cell if that is longer."""
+"""The score of a clip is the highest score within this many seconds of its middle, or in its cell if the cell is longer."""
 SAMPLE_CLIPS = 8
-"""The model is asked about this many random clips per camera, to learn how it usually answers there."""
+"""The model is asked about at most this many random clips per camera, to learn how it usually answers there."""
 SAMPLE_PART = 5
-"""With few proposals, one random clip per this many proposals is enough. So a short archive is not asked as a whole."""
+"""With few proposals, one random clip per this many proposals is enough, or a short archive would be asked as a whole."""
 FEWEST = 2
 """Every camera needs at least this many random clips, even if it has few proposals."""
 
@@ -104,7 +104,7 @@ class Surveyed:
 
     Attributes:
         document: its events document.
-        candidates: the clips that can be asked about.
+        candidates: the clips about which the model can be asked.
         plan: which frames form each clip.
         edges: the edges of the cells of the clips, as in `ClipGrid`.
         content: hash of the video's content.
@@ -322,7 +322,7 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
         return np.split(flags, ends)
 
     allowed = share * sum(video.shown_s(np.ones(len(video.score), np.bool_)) for video in videos) + 1e-6
-    low, high = 1, len(order)  # the largest count that is allowed lies between them
+    low, high = 1, len(order)  # the largest allowed count is from `low` to `high`
     while low < high:
         middle = (low + high + 1) // 2
         shown = sum(video.shown_s(flags) for video, flags in zip(videos, first(middle), strict=True))
