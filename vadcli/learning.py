@@ -67,7 +67,6 @@ class Learned:
 
     Attributes:
         card: the training data of the head, and its figures; the figures are None if the head could not be tested.
-        head: the head.
         centres: mean vectors (V, D) of the training videos, or of MOST_CENTRES of them.
         notes: lines for the user.
         untested: why the head could not be tested; "" if it was tested.

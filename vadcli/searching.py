@@ -88,7 +88,6 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
         encoder: the name or folder of the encoder.
         key: key of the encoder that made the stored vectors.
         device: as in `load_encoder`.
-        text: the sentence.
         picture: (H, W, 3) uint8, instead of a sentence.
 
     Raises:
@@ -133,10 +132,8 @@ def find(
     """Return the `top` moments with the highest scores, the highest first.
 
     Args:
-        layout: the scan's output folder.
         query: (D,) unit vector.
         encoder_key: key of the encoder; vectors of other encoders are left out.
-        top: number of moments.
         keep: called with the names of a video and its camera; False leaves the video out.
         rows: called with the name of a video and the timestamps (S,) of its frames, for videos that may have one of the best
             moments. Returns which frames may be the peak of a moment, (S,) bool; None if all frames may.
@@ -206,7 +203,6 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
         timestamp: (S,) seconds from the video's start, ascending.
         start: when the video started; None if this is not known. Then `when.between` includes no frame, and `when.since` alone
             includes all frames.
-        when: the choice.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):
         return None

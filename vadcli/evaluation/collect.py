@@ -36,7 +36,6 @@ class TestSet:
     """A scanned test set and its truth.
 
     Attributes:
-        out: the scan's output folder.
         videos: relative paths of the V videos, in the truth's order.
         truths: the V names of these videos in the truth.
         detectors: names of the detectors that made the scores, usually one.
@@ -135,8 +134,6 @@ def collect(
     """Return a scan's output together with a data set's truth.
 
     Args:
-        out: the scan's output folder.
-        truth: the data set.
         allow_missing: leave out videos without scores or without a truth.
         pixels: read stored masks if the truth has masks or regions.
         pixel_size: height and width to resize masks and truth to; None keeps the frame's size.
@@ -156,8 +153,7 @@ def collect(
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
-        _add_rows(got, table, metadata, labels, spans)
-        _add_events(got, layout.events(table.video) if events else None, table, metadata, spans)
+        _add_video(got, table, metadata, labels, spans, events=layout.events(table.video) if events else None)
         got.overhang_frames += video_truth.overhang_frames(table)
         masks = pixels and video_truth.has_masks
         # A normal video has no tracks, but every region that is found in it is a false alarm.
@@ -233,7 +229,16 @@ def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayou
         raise
 
 
-def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray, spans: tuple[Span, ...]) -> None:
+def _add_video(
+    got: _Gathered,
+    table: ScoreTable,
+    metadata: ScoresMetadata,
+    labels: BoolArray,
+    spans: tuple[Span, ...],
+    *,
+    events: Path | None,
+) -> None:
+    """Add the scores and events of a video; `events` is its events document, None to leave out predicted events."""
     got.scores.append(table.score)
     got.labels.append(labels)
     got.sampled.append(table.sampled)
@@ -249,12 +254,7 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
             # The copy frees the scores of the categories that the truth does not have.
             got.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
     got.rows += len(table)
-
-
-def _add_events(
-    got: _Gathered, path: Path | None, table: ScoreTable, metadata: ScoresMetadata, spans: tuple[Span, ...]
-) -> None:
-    found = read_events(path).events if path is not None else ()
+    found = read_events(events).events if events is not None else ()
     got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
     duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)

@@ -50,9 +50,7 @@ class Evaluation:
     """The figures of one scan on one data set.
 
     Attributes:
-        dataset: name of the data set.
         test: the scores and the truth that were read; the report states only their counts and names.
-        protocol: settings of the measurement.
         metrics: figures by group and name.
         against: figures of this run minus those of the first run, by group and name, if runs are compared.
     """

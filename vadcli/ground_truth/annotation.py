@@ -85,7 +85,6 @@ class Annotation(ABC):
         """Return the spans of frames with anomalies, ordered by start; spans may overlap.
 
         Args:
-            table: the scored video.
             where: the annotated video and its file, for the error message.
 
         Raises:

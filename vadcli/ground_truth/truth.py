@@ -46,8 +46,6 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
     5. With `stem_alone`: the names are the same in any folder, and no other video has this name.
 
     Args:
-        scored: relative paths of scored videos.
-        truths: names of the data set's videos.
         stem_alone: the names of the data set's videos differ even without their folders.
 
     Raises:

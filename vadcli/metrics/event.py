@@ -98,7 +98,6 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
     `match_events`. Events without a partner do not count, so read the error together with the recall. Undefined without a pair.
 
     Args:
-        events: the events of all videos.
         iou: lowest temporal IoU of a pair.
         signed: True returns the mean of predicted minus true start; a value below 0 means that predictions start early.
     """
@@ -222,7 +221,6 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
 
     Args:
         reviewed: events with a verdict; events with an unsure verdict do not count.
-        peaks: peak scores of all stored events.
         hours: total duration of the videos with these events.
 
     Raises:
@@ -263,7 +261,6 @@ def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[Revi
 
     Args:
         events: (start_s, end_s) of each event.
-        reviewed: reviewed events of the same video.
     """
     kept = []
     for place, (start_s, end_s) in enumerate(events):

@@ -191,7 +191,6 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
     """Return the frames that evaluate one category: its abnormal frames and the normal frames.
 
     Args:
-        frames: the frames of all videos.
         codes: (N,) integers, the category of each abnormal frame; NORMAL for abnormal frames without a category.
         code: the category to evaluate.
         own_videos: True keeps only videos that contain the category.

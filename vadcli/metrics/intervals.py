@@ -68,7 +68,6 @@ class Bootstrap:
     """Settings of the percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
 
     Attributes:
-        replicates: number of resamples.
         confidence: share of resamples inside the interval.
         seed: the same seed, videos and replicates give the same interval.
     """

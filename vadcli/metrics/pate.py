@@ -10,7 +10,7 @@ import numpy as np
 
 from vadcli.metrics.frame import FrameSet
 from vadcli.metrics.intervals import Estimate, Numbers, divide, from_top, histograms
-from vadcli.types import BoolArray, IndexArray
+from vadcli.types import IndexArray
 
 MAX_THRESHOLDS = 250
 BUFFERS = (0, 100)
@@ -52,7 +52,6 @@ def pate(
     abnormal frames.
 
     Args:
-        frames: the frames of all videos.
         early_frames, late_frames: buffer sizes in frames; the mean is over all pairs of an early and a late one.
         max_thresholds: use at most this many thresholds, at evenly spaced quantiles of the distinct scores that change the
             number of hits. None uses every distinct score: this is the exact definition, but it is slow for many scores.
@@ -139,26 +138,21 @@ def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int,
     """Return the total weight of missed frames per video and threshold (V, T)."""
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
-        step = max(CELLS // (last - first + 1), 1)
+        length = last - first + 1
+        index, step = np.arange(length), max(CELLS // length, 1)
         for start in range(0, len(thresholds), step):
             chunk = thresholds[start : start + step]
-            missed[video, start : start + step] += _missed_of_one(scores[first : last + 1][None] >= chunk[:, None])
+            hit = scores[first : last + 1][None] >= chunk[:, None]  # (T, L)
+            onset = hit.argmax(axis=1)
+            ended = ~hit & (index > onset[:, None])
+            run = np.where(ended.any(axis=1), ended.argmax(axis=1), length) - onset  # number of frames in the first run of hits
+            strict = index <= run[:, None]  # as if the run began at the first frame: a missed frame here has weight 1
+            later = ~hit & ~strict
+            spread = (run + 1) * (later @ index - later.sum(axis=1) * run / 2.0)
+            partly = (~hit).sum(axis=1) - spread / (length * (length - 1) / 2.0 or 1.0)
+            weight = np.where(hit.any(axis=1), np.where(hit.all(axis=1), 0.0, partly), float(length))
+            missed[video, start : start + step] += weight
     return missed
-
-
-def _missed_of_one(hit: BoolArray) -> Numbers:
-    """Return the total weight (T,) of one anomaly's missed frames; `hit` (T, L) is True if a frame reaches a threshold."""
-    length = hit.shape[1]
-    index = np.arange(length)
-    onset = hit.argmax(axis=1)
-    ended = ~hit & (index > onset[:, None])
-    run = np.where(ended.any(axis=1), ended.argmax(axis=1), length) - onset  # frames in the first hit run
-    strict = index <= run[:, None]  # as if the run began at the first frame: a missed frame here has weight 1
-    later = ~hit & ~strict
-    spread = (run + 1) * (later @ index - later.sum(axis=1) * run / 2.0)
-    full = length * (length - 1) / 2.0 or 1.0
-    partly = (~hit).sum(axis=1) - spread / full
-    return np.where(hit.any(axis=1), np.where(hit.all(axis=1), 0.0, partly), float(length))
 
 
 def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:

@@ -75,8 +75,6 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
     does not matter. Undefined without true regions or without frames.
 
     Args:
-        detected: regions of all videos.
-        tracks: true regions of all videos.
         frames: (V,) int64, the number of frames of each video, including frames without any region.
         beta: lowest IoU at which a region is found.
     """

@@ -46,7 +46,6 @@ class Numbers:
 
     Attributes:
         videos, scored, lost: number of all videos, of videos with scores, and of failed or partial videos.
-        events: number of events.
         footage_s: seconds of footage in the videos with scores.
         highest: the highest peak score of the events; 0 if there are no events.
     """
@@ -92,7 +91,6 @@ class Counts:
     """Numbers of all videos of a report. Memory grows with the number of cameras, but not with the number of videos.
 
     Attributes:
-        total: the numbers of all videos.
         cameras: camera -> its numbers; "" stands for failed videos without a camera.
         caveats: caveat of the scores -> the videos that the caveat concerns.
         thresholds: the thresholds that opened events.
@@ -132,11 +130,9 @@ class Archive:
     """Everything that a report shows.
 
     Attributes:
-        layout: the scans' output folder.
         runs: the runs that started at or after `since` of `collect`, from the oldest to the newest.
         videos: the videos, sorted by camera and name. If there are more than `MOST_VIDEOS`, only the listed videos, with the
             listed events.
-        counts: numbers of all videos.
         problems: one line per file of the output folder that can't be read.
         verification: the newest run of `vadcli verify`; None if there was no such run at or after `since`.
     """
@@ -307,7 +303,6 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
     """Return a sentence that says why there are no events, and pairs (command that may show events, explanation).
 
     Args:
-        archive: an archive without events.
         highest: the highest score of its videos; None if there are no scores.
     """
     thresholds = archive.counts.thresholds

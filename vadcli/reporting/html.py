@@ -61,8 +61,6 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     """Return the HTML of the page.
 
     Args:
-        archive: the events and failures of the page.
-        shown: curves, thumbnails and clips.
         assets: the asset store for these curves, thumbnails and clips.
         problems: one line per error in making the curves, thumbnails and clips.
         title: the heading; if it is empty, the name of the archive's folder.
@@ -298,9 +296,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     """Return a complete mail (plain text and HTML) for the standard input of `sendmail -t`.
 
     Args:
-        archive: the events and failures of the mail.
         sender: the sender's address; if it is empty, `vadcli@` and the name of this machine.
-        recipients: addresses for To.
         subject: the subject; if it is empty, the headline.
     """
     message = EmailMessage()

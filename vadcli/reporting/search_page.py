@@ -128,7 +128,6 @@ def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
     Args:
         found: the result. One line is added to its `problems` per video whose pictures can't be made.
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
-        decode: options for the decoders.
     """
     stories = {story.video: story for story in found.archive.videos}
     wanted = []

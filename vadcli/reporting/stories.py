@@ -41,9 +41,7 @@ class VideoStory:
     """The stored results of one video.
 
     Attributes:
-        video: relative path.
         camera: the camera's name; "" if the video could not be opened.
-        status: done, partial or failed.
         reason: why the video is not done; "" if it is done.
         duration_s: length according to the probe; 0 if the probe failed.
         frames: number of frames with a score.
@@ -75,7 +73,6 @@ class Stories:
     """Makes the stories of chosen videos from their documents, one at a time.
 
     Args:
-        layout: the output folder.
         since: a time like 2026-11-27T06:00 or an age like "24h": keep only events since then, and videos that ended since then.
             Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them since then.
             "last-run" keeps the videos that the last run worked on. None keeps all videos.

@@ -58,7 +58,6 @@ class VerifiedVideo:
     """The result of a verification for one video.
 
     Attributes:
-        video: relative path.
         asked: clips that this run asked about; after a dry run, clips that it would ask about.
         answered: clips with an answer from this run or an earlier run.
         confirmed, rejected, not_asked: numbers of events.
@@ -167,13 +166,8 @@ def verify_all(
     """Ask the model about the stored videos, make their events again, and write the record of the run.
 
     Args:
-        out: the output folder of a scan.
-        options: the options of the command.
-        asker: the model.
         refiner: refines the masks of confirmed events; None if masks stay as they are.
-        stop: ends the run early.
         told: called after each batch with the number of answered clips and the number of all clips to ask.
-        command: the command line, for the record.
 
     Raises:
         UsageError: the folder does not exist, no video in it has scores or the masks to refine, or the categories cannot be

@@ -57,7 +57,6 @@ class VideoJob:
     """A video with the clips to read.
 
     Attributes:
-        video: relative path.
         path, fps: the path of the video, and its frame rate if it is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
@@ -159,11 +158,9 @@ class Interview:
     """Asks a model about clips and stores its answers.
 
     Args:
-        asker: the model.
         questions: the current questions, one per category.
         layout, scratch: where the answers are stored.
         checkpoint_s: seconds between two writes of the answers about a video in progress.
-        told: called after each batch.
     """
 
     def __init__(

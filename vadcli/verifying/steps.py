@@ -74,11 +74,7 @@ class Here:
 
     Attributes:
         survey: the videos, and the model that is asked.
-        options: the options of the command.
         refiner: refines masks; None if the options do not ask for it.
-        scratch: the folder for temporary files.
-        stop: ends a step early.
-        told: called after each batch of answers.
     """
 
     survey: Survey

@@ -44,8 +44,6 @@ class Candidates:
     """The clips of one video about which the model can be asked.
 
     Attributes:
-        video: relative path.
-        camera: the camera's name.
         score: (C,) float32, the highest logit of the first stage close to each clip.
         start, end: (C,) float64 seconds, the span that each clip shows.
         length_s: (C,) float64 seconds, the length of each clip's cell; see `ClipGrid`.
@@ -103,7 +101,6 @@ class Surveyed:
     """A video with scores.
 
     Attributes:
-        document: its events document.
         candidates: the clips about which the model can be asked.
         plan: which frames form each clip.
         edges: the edges of the cells of the clips, as in `ClipGrid`.
@@ -133,11 +130,8 @@ class Survey:
     """The videos of an output folder, and the questions and clips to ask about them.
 
     Attributes:
-        layout: the output folder.
-        asker: the model.
         needs: the length, rate and frame size of the clips that the model is asked about.
         questions: one per category.
-        videos: the videos with scores.
         choices: the clips to ask about, one choice per video.
         problems: why the results of a video cannot be read, by video.
     """
@@ -281,7 +275,6 @@ def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) ->
     """Return the choice for each video.
 
     Args:
-        videos: all videos of an output folder.
         share: the proposed clips show this share of each camera's footage.
         audit: this share of all other clips is audited.
     """
