@@ -201,7 +201,7 @@ def test_a_scan_with_motion_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 # LAVIDA's bridges: one between folders of weights and the model, one between the model and the scan engine.
-BRIDGES = ("__init__", "base_models", "checkpoint", "detector")
+BRIDGES = ("__init__", "checkpoint", "detector")
 IMPORTERS = ("import_build", "import_sources")  # build a folder of weights; the model does not know them
 MODEL_MAY_IMPORT = {
     "torch",

@@ -190,7 +190,7 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Return the tail of a camera's values. A tenth of anomalous values hardly changes it.
+    """Return the tail of a camera's values. If a tenth of them are anomalous, it hardly changes.
 
     Args:
         values: (n,) smoothed values of sampled frames.

@@ -151,7 +151,10 @@ class Runner:
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Return how many clips (1 to MOST_CLIPS) fit into `budget` bytes; `first`, `further`: bytes per clip."""
+    """Return how many clips fit into `budget` bytes, from 1 to MOST_CLIPS.
+
+    The first clip needs `first` bytes, and each further clip needs `further` bytes.
+    """
     if further <= 0:
         return MOST_CLIPS
     return int(min(MOST_CLIPS, max(1, 1 + (budget - first) // further)))

@@ -286,7 +286,7 @@ class DualHead(NetworkHead):
 
     @classmethod
     def _exchange(cls, network: TwoBranches, bags: Bags, binary: Tensor, categories: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss of each branch on the pseudo labels of the other one."""
+        """Return the loss of both branches, each on the pseudo labels of the other one."""
         network.eval()
         with torch.no_grad():
             said = network.branches(bags.x, bags.real)

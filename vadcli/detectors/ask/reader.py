@@ -60,7 +60,7 @@ class Reader(nn.Module):
         self.prompt(DESCRIBE)  # raises ValueError now if the chat template is unsuitable
 
     def prompt(self, text: str) -> PromptTokens:
-        """Return the token ids of a question, which are computed once."""
+        """Return the token ids of a question. They are computed only once."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]

@@ -103,7 +103,7 @@ class ConceptDetector:
         Results that depend on the categories are not stored.
         """
         parts = []
-        self._fitted_on.clear()  # clips of other cameras that were not scored
+        self._fitted_on.clear()  # it may have clips of another camera that were never scored
         for clip in sample.clips:
             if clip.valid.any():
                 found = self._encode(clip.frames)

@@ -51,7 +51,7 @@ NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
 class Encoder(Protocol):
-    """Turns pictures and sentences into unit vectors, whose cosine says how well they fit.
+    """Turns pictures and sentences into unit vectors. The cosine of two vectors says how well they fit.
 
     A picture's vector does not depend on the other pictures of the call.
 

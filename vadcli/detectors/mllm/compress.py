@@ -104,7 +104,9 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
     if options.method == "reverse_attention":
         return Compressed(merge(tokens, kept, owner, options.chunk), kept, owner)
     if options.method == "mean":
-        return Compressed(merge_evenly(tokens, owner, count), kept, owner)
+        sums = tokens.new_zeros(count, tokens.shape[1], dtype=torch.float64).index_add(0, owner, tokens.double())
+        means = sums / torch.bincount(owner, minlength=count)[:, None]
+        return Compressed(means.to(tokens.dtype), kept, owner)
     return Compressed(tokens[kept], kept, owner)
 
 
@@ -194,12 +196,6 @@ def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Ten
     for part in parts:
         merged.index_add_(0, owner[part], tokens[part].double() * weight[part, None])
     return merged.to(tokens.dtype)
-
-
-def merge_evenly(tokens: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Return the mean of each reference's tokens, (count, D), in the dtype of tokens."""
-    sums = tokens.new_zeros(count, tokens.shape[1], dtype=torch.float64).index_add(0, owner, tokens.double())
-    return (sums / torch.bincount(owner, minlength=count)[:, None]).to(tokens.dtype)
 
 
 def _slices(length: int, step: int) -> list[slice]:
