@@ -261,7 +261,7 @@ class TestDigest:
         assert done.returncode == 3
         message = email.message_from_string(done.stdout, policy=email.policy.default)
         assert message["To"] == "night@example.org, b@example.org"
-        assert "3 events in 12.0 s of footage, 1 video failed or partial" in message["Subject"]
+        assert "3 events in 12 s of footage, 1 video failed or partial" in message["Subject"]
         for part in ("plain", "html"):
             body = message.get_body((part,))
             assert body is not None

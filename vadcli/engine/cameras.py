@@ -23,13 +23,14 @@ import numpy as np
 
 from vadcli.detectors import ChecksModels, Detector
 from vadcli.detectors.batching import PreparingPool
-from vadcli.engine.footage import burst_positions, estimated_footage, is_outgrown, length_text, size_of
+from vadcli.engine.footage import burst_positions, estimated_footage, is_outgrown, size_of
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.types import CameraModel, CameraRegions, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
 from vadcli.types.codec import document_errors, read_document
+from vadcli.types.text import length_text
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
-from vadcli.types.text import clock
+from vadcli.types.text import length_text
 
 # A model that was fitted on this much footage is fitted again only if the user asks for it. A score stands for a rate per hour,
 # and only an hour of footage shows events that happen once per hour.
@@ -46,11 +46,6 @@ def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
         usual = "anything that lasts for the whole video counts as usual"
         return (f"The camera was learned from a single video of {length}, so {usual}.",)
     return (f"The camera was learned on only {length} of footage, so what is usual there may still count as unusual.",)
-
-
-def length_text(seconds: float) -> str:
-    """Return text like `12 s` for less than a minute, otherwise like `0:03:20`."""
-    return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
 
 
 def size_of(units: Iterable[WorkUnit], *, but: Collection[str] = ()) -> int:

@@ -14,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.reporting.stories import Stories, VideoStory, counted, lasting, read_all
+from vadcli.reporting.stories import Stories, VideoStory, counted, read_all
 from vadcli.store import OutputLayout, printable, told_paths
 from vadcli.store.events import read_events
 from vadcli.store.footage import find_below
 from vadcli.store.stored_run import StoredRun
 from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
+from vadcli.types.text import length_text
 
 MOST_VIDEOS = 10_000
 """A report about more videos lists only some events and failures, and has a table of cameras instead of score curves."""
@@ -341,7 +342,7 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
         return [("Run", "no run record is stored")]
     ending = "not ended: it is still running, or was killed"
     if run.end is not None:
-        ending = f"{lasting((run.end - run.start).total_seconds())}, exit code {run.exit_code}"
+        ending = f"{length_text((run.end - run.start).total_seconds())}, exit code {run.exit_code}"
     facts = [
         ("Detector", str(run.info.detector.get("name", "?"))),
         ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),

@@ -25,10 +25,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from vadcli import __version__
 from vadcli.reporting.archive import MOST_VIDEOS, SOURCES, Archive, no_events_text, run_facts, time_sources
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
-from vadcli.reporting.stories import VideoStory, counted, lasting
+from vadcli.reporting.stories import VideoStory, counted
 from vadcli.store import printable
 from vadcli.types import Event
-from vadcli.types.text import clock
+from vadcli.types.text import clock, length_text
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "regions.js", "timeline.js", "table.js", "main.js")
 STYLES = ("uplot/uPlot.min.css", "page.css", "regions.css")
@@ -182,7 +182,7 @@ def template(name: str, *, trim_blocks: bool = True) -> Template:
     environment = Environment(
         loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=trim_blocks
     )
-    environment.filters |= {"clock": clock, "counted": counted, "lasting": lasting}
+    environment.filters |= {"clock": clock, "counted": counted, "length_text": length_text}
     return environment.get_template(name)
 
 
@@ -220,7 +220,7 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]
 
 def headline(archive: Archive) -> str:
     """Return one line: the number of events, the length of the footage, and the failures."""
-    text = f"{counted(archive.events, 'event')} in {lasting(archive.footage_s)} of footage"
+    text = f"{counted(archive.events, 'event')} in {length_text(archive.footage_s)} of footage"
     failed = archive.counts.total.lost
     return f"{text}, {counted(failed, 'video')} failed or partial" if failed else text
 
@@ -345,7 +345,7 @@ def _text(archive: Archive) -> str:
 
 
 def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, str, str]:
-    lasts = lasting(event.end_s - event.start_s)
+    lasts = length_text(event.end_s - event.start_s)
     when = f"{video.start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if video.start else ""
     category = ", ".join(part for part in (event.category, event.verified) if part)
     return f"{event.peak_score:.3f}", when, video.camera, video.video, clock(event.start_s), lasts, category

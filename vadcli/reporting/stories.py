@@ -28,7 +28,7 @@ from vadcli.types import (
     When,
 )
 from vadcli.types.codec import document_errors
-from vadcli.types.text import clock, without_name
+from vadcli.types.text import without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""
@@ -207,11 +207,6 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         caveats=document.caveats,
         regions=document.regions,
     )
-
-
-def lasting(seconds: float) -> str:
-    """Return text like `2.7 s` for less than one minute, otherwise what `clock` returns."""
-    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
 
 
 def counted(number: int, noun: str) -> str:

@@ -58,6 +58,11 @@ def clock(seconds: float) -> str:
     return clock_ms(seconds).partition(".")[0]
 
 
+def length_text(seconds: float) -> str:
+    """Return a length like `12.5 s` if it is less than a minute, otherwise like `0:03:20`."""
+    return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
+
+
 def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
     """Return seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
     whole_s, ms = divmod(round(seconds * 1000), 1000)
