@@ -50,17 +50,9 @@ def describe_video(
         frames: number of rows in the scores file; None means the number of frames that the probe found.
         moving_camera: True if the detector found that the camera moves.
     """
-    return {
-        "path": path,
-        "camera": camera,
-        "width": info.width if info else None,
-        "height": info.height if info else None,
-        "rotation": info.rotation if info else None,
-        "fps": info.fps if info else None,
-        "duration_s": info.duration_s if info else None,
-        "frames": info.frames if info and frames is None else frames,
-        "moving_camera": moving_camera,
-    }
+    probed = {name: getattr(info, name, None) for name in ("width", "height", "rotation", "fps", "duration_s")}
+    rows = info.frames if info and frames is None else frames
+    return {"path": path, "camera": camera, **probed, "frames": rows, "moving_camera": moving_camera}
 
 
 @dataclass(frozen=True)

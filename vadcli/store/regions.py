@@ -82,6 +82,7 @@ def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
 
 
 def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) -> Iterator[Region]:
+    """Yield the regions of one camera and kind; add the faults of the file to `faults`."""
     if not isinstance(given, list):
         faults.append(f"{_name(camera)}: {kind} is not a list of polygons")
         return

@@ -63,7 +63,7 @@ def eta_s(seconds: float, progress: Mapping[str, Any]) -> float | None:
 class RunProgress:
     """Counts how far a run has come, for its record, its progress bar and `vadcli status`.
 
-    Progress is measured in bytes of input, because the length of a video is not known before it is opened.
+    The measure is bytes of input, because the length of a video is not known before it is opened.
 
     Args:
         sizes: video -> size in bytes, for every video of the run.

@@ -173,17 +173,8 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
         OSError: the file can't be written.
     """
     video = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([table.video]))
-    columns = [
-        video,
-        pa.array(table.frame_index, pa.int64()),
-        pa.array(table.pts, pa.int64()),
-        pa.array(table.timestamp, pa.float64()),
-        pa.array(table.score, pa.float32()),
-        pa.array(table.logit, pa.float32()),
-        pa.array(table.sampled, pa.bool_()),
-        pa.array(table.decode_ok, pa.bool_()),
-    ]
-    arrow = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(metadata.to_keys()))
+    columns = [pa.array(getattr(table, column.name), column.type) for column in list(SCHEMA)[1:]]
+    arrow = pa.Table.from_arrays([video, *columns], schema=SCHEMA.with_metadata(metadata.to_keys()))
     for number, name in enumerate(table.category_names):
         assert table.category_scores is not None
         arrow = arrow.append_column(

@@ -155,7 +155,7 @@ class AnswersMetadata:
         frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
         questions: category -> hash of the question that was asked.
         categories: the categories of the newest run; the events are made from the answers about them.
-        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty until the first run ends.
+        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty during the first run.
         descriptions: clip -> the model's sentence about it.
         seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
         schema_version: the version of the file format.

@@ -113,8 +113,8 @@ class NotText(ValueError):
 def text_encoding(data: bytes) -> str:
     """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
 
-    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are in odd places, or nearly all are in
-    even places. In a list of paths that are separated by NUL, this is not so.
+    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all are in odd places, or nearly all are in even
+    places. In a list of paths with NUL between them, the zero bytes are in both.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
