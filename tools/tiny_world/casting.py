@@ -1,4 +1,4 @@
-"""Draws random scenes: the objects, what they do and where, and what surrounds them."""
+"""Draws random scenes: named objects with their motions and positions, and their surroundings."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def embody(role: Role, *, texture: float, rng: np.random.Generator) -> Thing:
 
 
 def place(thing: Thing, others: Sequence[Thing], *, middle_s: float, rng: np.random.Generator) -> Thing:
-    """Return the object on a random course, if possible apart from the others at `middle_s`."""
+    """Return the object on a random course. It is apart from the others at `middle_s` if possible."""
     assert thing.role is not None
     at = np.array([middle_s])
     drawn = thing
@@ -142,7 +142,7 @@ def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.r
 
 
 def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """Return the roles. The first two are changed for the plan if the split may show its motions."""
+    """Return the roles, the first two changed for the plan if the split may show its motions."""
     moves = [motion for motion in palette.motions if motion.startswith("moving ")]
     still = "standing still"
     motions: tuple[str, str]
@@ -163,7 +163,7 @@ def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.
 
 
 def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing:
-    """Return an object with this role, and with the times at which it appears and disappears."""
+    """Return an object with this role that may appear or disappear during the clip."""
     frames = options.frames
     first, last = 0, frames
     if role.presence or role.motion in ("blinking", "falling") or rng.random() >= options.comings:
@@ -183,7 +183,7 @@ def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing
 
 
 def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.random.Generator) -> list[Thing]:
-    """Return the objects. The first two are placed or timed as planned if their roles fit the plan."""
+    """Return the objects, the first two placed or timed as planned if their roles fit the plan."""
     if not planned:
         return cast
     one, other = cast[:2]

@@ -37,7 +37,7 @@ class NameList:
 
     Attributes:
         names: the names, each once, in random order.
-        meant: for each name, the indices of the objects that it means; empty if it is false.
+        meant: per name, the indices of the objects that it means; empty if it is false.
     """
 
     names: tuple[str, ...]
@@ -45,12 +45,12 @@ class NameList:
 
     @property
     def true(self) -> tuple[bool, ...]:
-        """For each name, whether it is true."""
+        """Whether each name is true."""
         return tuple(bool(objects) for objects in self.meant)
 
     @property
     def objects(self) -> tuple[int, ...]:
-        """The indices of all objects that any of the names means."""
+        """The indices of the objects that at least one of the names means."""
         return tuple(sorted({place for objects in self.meant for place in objects}))
 
 
@@ -58,7 +58,7 @@ class Naming:
     """Draws names for clips of one world.
 
     Args:
-        world: names that its split may not use are never drawn.
+        world: its split may use all drawn names.
         patterns: keys of `PATTERNS`, equally likely; a repeated pattern is drawn more often.
         hard: share of the false names that differ from a true one in one word.
 
@@ -89,7 +89,7 @@ class Naming:
         return NameList(tuple(text for text, _ in order), tuple(facts.meant(name) for _, name in order))
 
     def true(self, facts: Facts, rng: np.random.Generator) -> Name | None:
-        """Return a true name; None if none was found that the split may use."""
+        """Return a true name that the split may use; None if none was found."""
         for _ in range(_TRIES if facts.roles else 0):
             place = int(rng.integers(len(facts.roles)))
             name = self._of(facts, place, self._pattern(rng), rng)

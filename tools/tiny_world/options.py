@@ -26,27 +26,27 @@ _LONGEST_S = 4.0
 
 @dataclass(frozen=True)
 class WorldOptions:
-    """How the world looks and what happens in it.
+    """The look of the world, and its events.
 
     Attributes:
         size_px: side of the square frame; a multiple of 16.
-        frames: frames per clip. At least 6, so that motions can be recognised; at most 4 s, so that
-            growing objects do not fill the frame.
+        frames: frames per clip: at least 6, so that motions can be recognised, and at most 4 s, so
+            that growing objects do not fill the frame.
         rate_hz: frames per second of a clip.
         objects: lowest and highest number of named objects per clip.
-        clutter: highest number of grey things that stand behind the objects, and in front of them.
+        clutter: highest number of grey things behind the objects, and in front of them.
         distractors: highest number of grey lumps that move among the objects.
         texture: strength of the patterns on ground and objects; 0 is flat.
-        lighting: how much light varies over clips, space and time; 0 is even light, 1 the usual range.
+        lighting: range of the light over clips, space and time; 0 is even light, 1 the usual range.
         noise: highest standard deviation of the sensor noise, in grey levels.
         shake: highest displacement by camera shake.
         compressed: share of clips with artefacts of 8×8 quantisation.
         hard: share of clips in which two objects look alike but move differently.
-        interactions: share of clips in which two objects meet or appear in order as planned.
+        interactions: share of clips in which two objects meet or appear one after the other.
         comings: share of objects that appear or disappear inside the frame.
-        unseen: in a validation or test clip, share of objects from the split's own held-out pairs.
+        unseen: share of objects from the split's own held-out pairs, in validation and test clips.
         held_out_pairs, validation_pairs: colour-shape pairs for the test or validation split only.
-        held_out_motions: motions that training neither shows nor names, nor any motions that imply them.
+        held_out_motions: training has no such motions, and no motions that imply them.
 
     Raises:
         UsageError: a value is out of range, or nothing is left to train on.

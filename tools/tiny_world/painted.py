@@ -1,4 +1,4 @@
-"""The synthetic world painted once into a folder and read from there, for repeated use in training.
+"""Paints the synthetic world once into a folder, and reads it from there in each training.
 
     FOLDER/frames.npy   (N, T, H, W, 3) uint8
     FOLDER/masks.npy    (N, K, T, H, W / 8) uint8: masks of at most K objects, one bit per pixel
@@ -57,7 +57,7 @@ class PaintedWorld(SyntheticWorld):
             raise DocumentError(f"{folder}: contains another world", hint="delete this folder to paint it again")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle only the folder, so that each worker process opens it itself."""
+        """Pickle the world without its arrays; each worker process opens the folder again."""
         plain = SyntheticWorld(self.options, seed=self.seed, split=self.split, length=self.length)
         return (PaintedWorld, (plain, self.folder))
 
@@ -97,7 +97,7 @@ def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None)
 def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = None) -> None:
     """Paint every clip into a new folder, with several processes.
 
-    If another process has made the folder in the meantime, that folder is kept. Temporary files of an
+    If another process makes the folder at the same time, its folder is kept. Temporary files of an
     interrupted run are removed. `processes` = 0 paints in this process.
 
     Raises:

@@ -39,7 +39,7 @@ def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: i
     """Return the scene's frames, (T, H, W, 3) uint8.
 
     Args:
-        scene: what to paint.
+        scene: the scene.
         shapes: silhouettes of the scene at these times and in this size.
         times_s: (T,) seconds.
         size_px: side of the frame.
@@ -66,7 +66,7 @@ def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: i
 
 
 def _ground(scene: Scene, times_s: TimeArray, size_px: int) -> FloatArray:
-    """Return the ground as seen by the shaking camera, (T, H, W, 3) float32."""
+    """Return the ground in the frames of the shaking camera, (T, H, W, 3) float32."""
     spare = int(np.ceil(scene.sway.reach * size_px)) + 1
     ground = _texture(scene, size_px + 2 * spare)
     off = spare - scene.sway.at(times_s) * size_px  # (T, 2) px, the frame's corner on the ground
@@ -135,7 +135,7 @@ def _develop(frames: FloatArray, film: Film, rng: np.random.Generator) -> ByteAr
 def compressed(frames: FloatArray, quality: int) -> FloatArray:
     """Return frames after 8×8 quantisation as in a JPEG with 4:2:0 colour.
 
-    `frames` is (T, H, W, 3), 0 to 255; H and W are multiples of 16. Results may leave that range.
+    `frames` is (T, H, W, 3), 0 to 255; H and W are multiples of 16. Results may be outside 0 to 255.
     """
     scale = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
     count, tall, wide, _ = frames.shape
@@ -149,7 +149,7 @@ def compressed(frames: FloatArray, quality: int) -> FloatArray:
 
 
 def _quantised(planes: FloatArray, table: FloatArray) -> FloatArray:
-    """Return (N, H, W) planes whose 8×8 blocks have cosines rounded to the table's steps."""
+    """Return (N, H, W) planes after rounding the cosines of their 8×8 blocks to the table's steps."""
     count, tall, wide = planes.shape
     waves = _cosines()
     blocks = planes.reshape(count, tall // _BLOCK, _BLOCK, wide // _BLOCK, _BLOCK)

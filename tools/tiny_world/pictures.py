@@ -46,7 +46,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, eq=False)
 class PictureSample:
-    """A still and the names that are asked about it.
+    """A still and the questions about it.
 
     Attributes:
         frame: (H, W, 3) uint8.
@@ -122,9 +122,9 @@ class PictureSamples(Sequence[PictureSample]):
 
 
 def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
-    """Return a (3, 3) rotation of all colours about the grey axis; None if none was found.
+    """Return a (3, 3) rotation of colours that makes no object look like an `unspoken` pair.
 
-    It makes no object look like an `unspoken` pair.
+    It is about the grey axis. Return None if no rotation was found.
     """
     for _ in range(TURNS_TRIED):
         angle = float(rng.uniform(0.1, 0.9)) * 2 * np.pi
@@ -206,13 +206,13 @@ class PictureStep(nn.Module):
 def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     """Return the cross-entropy between the predicted and the true position of each name.
 
-    The target is the name's share in each cell that it covers by more than `COVERED`, or "nowhere".
-    A name that is visible but covers too little of every cell is left out.
+    The target is the name's share of each cell if it is above `COVERED`, or "nowhere". A visible name
+    that covers too little of every cell is left out.
 
     Args:
         where: (B, A, cells + 1) logits, the last for "nowhere".
         wanted: (B, A, cells) share of each cell that the name covers.
-        counts: (B, A) bool, which names are asked.
+        counts: (B, A) bool, whether each name is asked.
     """
     spread = torch.where(wanted > COVERED, wanted, torch.zeros(()))
     there = spread.sum(dim=-1, keepdim=True)
@@ -223,7 +223,7 @@ def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
-    """Return the cross-entropy of colour and shape for cells that a single colour or shape fills.
+    """Return the cross-entropy of colours and shapes, over the cells that a single one fills.
 
     Args:
         where: (B, words, cells) logits of `WORDS`.

@@ -34,13 +34,13 @@ FILLED = 0.4
 
 @dataclass(frozen=True, eq=False)
 class QuestionSample:
-    """A clip and the lists of names that are asked about it.
+    """A clip and the questions about it.
 
     Attributes:
-        key: identifies the clip in the memory of features.
+        key: key of the clip in the memory of features.
         frames: (T, H, W, 3) uint8.
         masks: (K, T, H, W) bool, the masks of its objects.
-        told: for each object, the indices of its colour, shape and motion in `VOCABULARIES`.
+        told: per object, the indices of its colour, shape and motion in `VOCABULARIES`.
         lists: the lists of names.
     """
 
@@ -137,7 +137,7 @@ class QuestionStep(nn.Module):
 
 
 def _labels(sample: QuestionSample, size: tuple[int, int]) -> np.ndarray:
-    """Return (L, 3) int64: a cell's words if an object covers more than `FILLED` of the cell, or -1."""
+    """Return (L, 3) int64: the words of each cell, or -1 if no object covers more than `FILLED` of it."""
     k, t = sample.masks.shape[:2]
     high, wide = sample.masks.shape[2] // size[0], sample.masks.shape[3] // size[1]
     cover = sample.masks.reshape(k, t, size[0], high, size[1], wide).mean(axis=(3, 5), dtype=np.float32).reshape(k, -1)

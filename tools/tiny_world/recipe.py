@@ -30,7 +30,7 @@ class TinyModelChoice(ModelChoice):
     Attributes:
         mask_prompt: gives the projector a mask prompt, which has no effect before it is trained. See
             `ProjectorOptions`.
-        without: parts to remove before training, to measure their use; any of `REMOVABLE`.
+        without: parts of `REMOVABLE` to remove before training, to measure their use.
     """
 
     mask_prompt: bool = False
@@ -47,11 +47,11 @@ class TinyDataChoice(DataChoice):
     """One data set of the mixture, `synthetic` or one on disk.
 
     Attributes:
-        clips: how many clips the synthetic world has.
+        clips: number of clips of the synthetic world.
         patterns: allowed kinds of names, keys of `naming.PATTERNS`; an empty list allows all kinds.
-        called: name of this choice, needed if the synthetic world occurs several times with different
-            patterns. A list of names is always of a single choice.
-        painted: paint the synthetic world once, into the cache folder, and read it from there.
+        called: name of this choice, needed if the recipe has the synthetic world several times. A list
+            has only names of one choice.
+        painted: paint the synthetic world once into the cache folder, and read it from there.
     """
 
     clips: int = 10_000
@@ -77,7 +77,7 @@ class BaseChoice:
         patterns: kinds of names, keys of `naming.PATTERNS`, equally likely.
         lists: lists of names per still or clip.
         longest: highest number of names per list.
-        probability: for stills, the probability that a list has a true name; for clips, that a name is true.
+        probability: probability that a list has a true name (stills), or that a name is true (clips).
         hard: share of the false names that differ from a true one in one word.
         grey, recoloured: shares of stills without colours, and with other colours.
         colours_first: share of the training, from its start, in which no still changes colour.

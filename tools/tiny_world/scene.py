@@ -30,7 +30,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Course:
-    """Where something is at any time. Lengths are in sides of the frame.
+    """The motion of a thing. Lengths are in sides of the frame.
 
     Attributes:
         x, y: centre of the thing at `since_s`, without the swing; 0 to 1 inside the frame, y points down.
@@ -42,7 +42,7 @@ class Course:
         turn: phase of y relative to x in the swing, radians.
         growth: the radius grows by the factor exp(growth) per second.
         blink_hz: blinks per second; the thing is invisible for half of each period. 0 means no blinking.
-        phase: where in their periods the swing and the blinking start, radians.
+        phase: phase of the swing and of the blinking at time 0, radians.
     """
 
     x: float
@@ -70,7 +70,7 @@ class Course:
         return np.exp(self.growth * (times_s - self.since_s))
 
     def lit(self, times_s: TimeArray) -> BoolArray:
-        """Return (T,): True at times at which blinking does not hide the thing."""
+        """Return (T,): False while blinking hides the thing."""
         return (
             (times_s * self.blink_hz + self.phase / (2 * np.pi)) % 1 < 0.5 if self.blink_hz else np.ones(len(times_s), np.bool_)
         )
@@ -81,7 +81,7 @@ def course(motion: str, spot: tuple[float, float], *, middle_s: float, rng: np.r
 
     Args:
         motion: one of `words.MOTIONS`.
-        spot: where the thing is at `middle_s`, roughly; something that falls starts near the upper edge.
+        spot: approximate position at `middle_s`. Things that fall start near the upper edge.
         middle_s: the middle of the time in which the thing is shown.
         rng: the source of random numbers.
     """
@@ -114,13 +114,13 @@ def course(motion: str, spot: tuple[float, float], *, middle_s: float, rng: np.r
 
 @dataclass(frozen=True)
 class Role:
-    """What a named object is and does, in words.
+    """The look and the motion of a named object, in words.
 
     Attributes:
         pair: colour and shape of the object.
         size: `small`, `large`, or empty if it is in between or changes.
         motion: one of `words.MOTIONS`.
-        presence: one of `words.PRESENCES`, or empty if it does not appear or disappear by itself.
+        presence: one of `words.PRESENCES`, or empty.
     """
 
     pair: Pair
@@ -131,11 +131,11 @@ class Role:
 
 @dataclass(frozen=True)
 class Paint:
-    """What a thing's surface looks like.
+    """The surface of a thing.
 
     Attributes:
         colour: the average colour.
-        shade: how much brighter the surface gets along x and y, per radius.
+        shade: increase of brightness along x and y, per radius.
         stripes: contrast of the stripes, their phase per radius and their angle, both in radians.
     """
 
@@ -150,13 +150,13 @@ class Thing:
 
     Attributes:
         outline: one of the outlines of `silhouettes.distance`.
-        course: where the thing is at any time.
+        course: motion of the thing.
         radius: in sides of the frame.
         paint: surface of the thing.
         wide, tall: factors by which the outline is stretched; 1 for named objects.
         angle: angle by which the outline is rotated, in radians.
-        from_s, until_s: when the thing exists; `until_s` is excluded.
-        role: what the thing is and does; None for a thing without a name.
+        from_s, until_s: time in which the thing exists, without `until_s`.
+        role: role of the thing; None for a thing without a name.
     """
 
     outline: str
@@ -171,13 +171,13 @@ class Thing:
     role: Role | None = None
 
     def shown(self, times_s: TimeArray) -> BoolArray:
-        """Return (T,): whether the thing exists and blinking does not hide it, also outside the frame."""
+        """Return (T,): whether the thing exists and blinking does not hide it. The frame does not matter."""
         return (times_s >= self.from_s) & (times_s < self.until_s) & self.course.lit(times_s)
 
 
 @dataclass(frozen=True)
 class Sway:
-    """How the camera shakes: three waves for each direction.
+    """The shaking of the camera: three waves per direction.
 
     Attributes:
         widths: (2, 3) amplitudes in x and y, in sides of the frame.
@@ -206,7 +206,7 @@ class Light:
 
     Attributes:
         tint: factor of each colour channel.
-        slope: how much brighter the frame gets from the frame's centre to its edge, along x and y.
+        slope: increase of brightness from the frame's centre to its edge, along x and y.
         flicker: amplitude, frequency in Hz and phase of the change over time.
     """
 
@@ -222,7 +222,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Film:
-    """What the recording adds to the frames.
+    """Noise and compression of the recording.
 
     Attributes:
         noise: standard deviation in grey levels.

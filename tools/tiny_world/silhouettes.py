@@ -10,12 +10,12 @@ import numpy as np
 from tools.tiny_world.scene import Scene, Thing
 from vadcli.types import FloatArray, TimeArray
 
-_MARGIN = 1.15  # radii; no outline reaches further from its centre
+_MARGIN = 1.15  # radii; every outline is within this distance of its centre
 Window = tuple[slice, slice]
 
 
 def distance(outline: str, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return the signed distance to an outline in radii of the shape: positive outside, negative inside.
+    """Return the signed distance to an outline in radii: positive outside, negative inside.
 
     Args:
         outline: one of `words.SHAPES`, or `box` or `lump` for things without a name. All are within 1.15 radii.
@@ -66,8 +66,8 @@ class Silhouette:
 
     Attributes:
         thing: the thing.
-        alpha: (T, b, c) float32, the covered share of each pixel, also of pixels outside the frame;
-            0 while the thing is not shown.
+        alpha: (T, b, c) float32, the covered share of each pixel, inside and outside the frame; 0 while
+            the thing is not shown.
         x, y: (T, b, c) float32, the pixels' positions on the thing, in radii, rotated with it.
         top, left: (T,) int, the position of the box in the frame, which may be outside.
     """
@@ -102,7 +102,7 @@ def silhouettes(scene: Scene, times_s: TimeArray, size_px: int) -> list[Silhouet
 
 
 def alone(shape: Silhouette, size_px: int) -> FloatArray:
-    """Return (T, H, W) coverage by one thing as if there were no others."""
+    """Return (T, H, W) coverage by one thing, without the others."""
     cover = np.zeros((len(shape.alpha), size_px, size_px), np.float32)
     for frame, here, there in shape.windows(size_px):
         cover[frame][here] = shape.alpha[frame][there]
@@ -131,7 +131,7 @@ def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int)
     x, y = thing.course.at(times_s)
     x, y = (x + sway[:, 0]) * size_px, (y + sway[:, 1]) * size_px
     shown = thing.shown(times_s)
-    # (T,). Computed only for times at which the thing is shown; at others the scale may be zero or infinite.
+    # (T,). At times at which the thing is not shown, the scale may be zero or infinite.
     radius = np.ones(len(times_s))
     radius[shown] = thing.radius * thing.course.scale(times_s[shown]) * size_px
     reach = float(radius[shown].max(initial=0.0) or 1.0) * _MARGIN

@@ -107,7 +107,7 @@ class TinyTraining(PaperTraining):
         return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return the recipe with few clips, to measure speed; None if it needs other data."""
+        """Return the recipe with few clips, for timing; None if it needs other data."""
         recipe = cast(TinyRecipe, recipe)
         if any(item.name != SYNTHETIC for item in recipe.data):
             return None
@@ -122,8 +122,8 @@ def _draw_start(model: Lavida) -> None:
     The default weights of the libraries are made for large models and long trainings. They are too
     small here: almost no gradient passes through several narrow layers.
     """
-    # The embedding of a name is the sum of its words, with large values and equal weights. So a pair of words
-    # that is never shown has a meaning from the start.
+    # The embedding of a name is the sum of its words, with large values and equal weights. So a pair of
+    # words has a meaning even if it is never shown.
     text, tokenizer = model.text.clip, model.text.tokenizer
     nn.init.normal_(text.embeddings.token_embedding.weight)
     text.embeddings.token_embedding.weight[[tokenizer.bos_token_id, tokenizer.eos_token_id]] = 0
@@ -159,10 +159,10 @@ def world_of(recipe: TinyRecipe, item: TinyDataChoice, *, frames: int) -> Synthe
 
 
 def tiny_trainer(recipe: TinyRecipe, out: Path, *, device: str | None = None) -> trainer.Trainer:
-    """Return the trainer of one stage; raises as `Trainer`."""
+    """Return the trainer of one stage."""
     return trainer.Trainer(recipe, out, device=device, training=TinyTraining())
 
 
 def train(recipes: Sequence[TinyRecipe], out: Path, *, device: str | None = None) -> Path:
-    """Train all stages of a recipe and return the LAVIDA folder; raises as `trainer.train`."""
+    """Train all stages of a recipe and return the LAVIDA folder."""
     return trainer.train(recipes, out, device=device, training=TinyTraining())

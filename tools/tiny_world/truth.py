@@ -4,13 +4,13 @@ A name is true, false or arguable. People would disagree about an arguable name,
 a growing object. An arguable name is never used.
 
     moving d slowly, fast    0.12 to 0.18 or 0.42 to 0.58 frame sides per second, at most 12° off d
-    moving d                 slowly or fast; `moving down` also if it falls
+    moving d                 slowly or fast; `moving down` also when falling
     falling                  accelerated downwards, from rest
     circling, shaking        about one turn per second; 2.4 to 3.1 small swings per second
     growing, shrinking       by exp(0.8) to exp(1) per second
     blinking                 invisible for half of each 0.4 to 0.6 s; those frames are not labelled
     standing still           none of the above
-    appearing, disappearing  it starts (or stops) to exist during the clip, inside the frame
+    appearing, disappearing  starting or stopping to exist during the clip, inside the frame
     showing briefly          both, for at most three frames
     A chasing the B          same direction and speed, A behind B on its line
     A touching the B         their silhouettes overlap in a frame in which both are seen
@@ -52,7 +52,7 @@ _LEAST_WAY = 0.045
 
 
 class Answer(IntEnum):
-    """Whether a name is true. The minimum over its parts is for an object, the maximum over objects for a clip."""
+    """Whether a name is true of an object (the minimum over its parts) or of a clip (the maximum over objects)."""
 
     FALSE = 0
     ARGUABLE = 1

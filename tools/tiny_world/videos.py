@@ -77,11 +77,11 @@ def write_videos(
     """Write one video per index, and their ground truth.
 
     Args:
-        folder: where to write; made if missing. Files of the same names are replaced.
+        folder: folder of the videos; made if missing. Files with the same names are replaced.
         world: has the look, seed and split of the videos.
-        indices: which videos; each depends only on world, index, categories and options.
+        indices: numbers of the videos. A video depends only on world, index, categories and options.
         categories: names of the world for the ground truth: looks, sizes or motions.
-        options: how videos are made.
+        options: length, frame rate and objects.
 
     Returns:
         The path of the ground truth, a table for `vadcli.ground_truth.lists`.

@@ -120,7 +120,7 @@ class Name:
 
     @property
     def kind(self) -> Kind:
-        """The kind of name; only a clip, not a still, can show motion and order."""
+        """The kind of the name. A still cannot show motion, order or interaction."""
         if self.relation:
             return "order" if self.relation == "appearing before" else "interaction"
         if self.deed:
@@ -148,7 +148,7 @@ def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
     """Yield the names of one object without relations to others.
 
     Args:
-        size: size of the object, empty if it is not clear.
+        size: size of the object; empty if it is not clear.
         pair: colour and shape of the object.
         deeds: all deeds that are true of the object.
     """

@@ -1,6 +1,6 @@
 """The synthetic world as a data set.
 
-A clip depends only on options, seed, split and index, in whatever order clips are read.
+A clip depends only on options, seed, split and index.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Query:
 
 
 class SyntheticWorld:
-    """Clips of coloured shapes in motion, with exact masks and every name that is true of them.
+    """Clips of coloured shapes in motion, with exact masks and all true names.
 
-    The splits have different random streams. Only the test split shows or names the test's held-out
-    pairs, only the validation split those of validation. Training has no held-out motions.
+    The splits have different random numbers. Each held-out pair is shown and named in one split only,
+    test or validation. Training has no held-out motions.
 
     Args:
-        options: how the world looks.
+        options: options of the world.
         seed: 0 or more.
         split: train, validation or test.
         length: number of clips.
@@ -216,8 +216,7 @@ class SyntheticWorld:
 def object_masks(shapes: list[Silhouette], size_px: int) -> BoolArray:
     """Return the masks of the named objects, (K, T, H, W) bool, far ones first.
 
-    A pixel belongs to the object if more than half of it shows the object. Very small parts are
-    left out.
+    A pixel belongs to the object if more than half of it shows the object. Very small masks become empty.
     """
     masks: BoolArray = visible(shapes, size_px) > 0.5
     for mask in masks.reshape(-1, size_px, size_px):
