@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tools.tiny_world.options import WorldOptions
+from tools.tiny_world.recipe import WorldOptions
 from tools.tiny_world.scene import Colour, Course, Film, Light, Paint, Role, Scene, Sway, Thing, course
 from tools.tiny_world.truth import BRIEF_FRAMES
 from tools.tiny_world.words import COLOURS, DIRECTIONS, MOTIONS, SIZES, Pair

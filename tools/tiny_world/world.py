@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from tools.tiny_world.casting import Palette, draw_clip
-from tools.tiny_world.options import WorldOptions
 from tools.tiny_world.painting import paint
+from tools.tiny_world.recipe import WorldOptions
 from tools.tiny_world.scene import Scene
 from tools.tiny_world.silhouettes import Silhouette, silhouettes, visible
 from tools.tiny_world.truth import Answer, Facts, observe

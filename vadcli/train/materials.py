@@ -115,11 +115,7 @@ def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open 
         recipe: names the data sets and the options of exposure.
         frames: T, frames per clip of a video.
         processes: number of processes that train together, each with its own batches.
-        opened: opens each data set.
-
-    Raises:
-        UsageError: a folder does not have its data set.
-        DocumentError: a file is damaged.
+        opened: opens each data set; its errors are passed on.
     """
     schedule = recipe.schedule
     parts = [
@@ -133,12 +129,7 @@ def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open 
 
 
 class ValidationSet(Sequence[ExposureSample]):
-    """The samples to validate on, the same in every run of a recipe. A sample is read when it is accessed.
-
-    Raises:
-        UsageError: the folder has no such data set.
-        DocumentError: a file is damaged.
-    """
+    """The samples to validate on, the same in every run of a recipe. A sample is read when it is accessed."""
 
     def __init__(self, recipe: Recipe, item: DataChoice, *, frames: int, opened: Open = open_choice) -> None:
         self._sampler = AnomalyExposureSampler(

@@ -58,23 +58,13 @@ class PaperTraining:
     """Anomaly exposure on segmentation data sets (paper 3.3)."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Return the model to train, on the CPU in fp32, configured by the recipe.
-
-        Raises:
-            UsageError: the preset does not exist.
-            WeightsError: the folder cannot be used.
-        """
+        """Return the model to train, on the CPU in fp32, configured by the recipe; raises as `first_model`."""
         model = first_model(recipe)
         model = with_projector(model, recipe, projector_options(model, recipe))
         return configured(model, recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
-        """Open one data set of a recipe, with `frames` frames per clip.
-
-        Raises:
-            UsageError: the folder has no such data set.
-            DocumentError: a file is damaged.
-        """
+        """Open one data set of a recipe, with `frames` frames per clip; raises as `datasets.open_data`."""
         return open_choice(item, frames)
 
     def held_data(self, recipe: Recipe) -> DataChoice:
@@ -193,9 +183,9 @@ def write_model(
     Args:
         model: the model after training, with its adapters.
         recipe: the recipe of the training.
-        folder: folder to write to.
+        folder: the folder to write.
         sources: facts about the training, which config.json stores after those of earlier stages.
-        start: function that makes the model from which the training started.
+        start: makes the model from which the training started.
     """
     before = model.config.sources
     stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.told(), **sources}]

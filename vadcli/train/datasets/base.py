@@ -1,8 +1,8 @@
 """The base of all data sets on disk: reads annotations, decodes COCO masks, cuts videos into clips.
 
 Annotation files are not trusted. They have a size limit, names in them cannot lead outside the data
-set's folder, pickles can only build plain values, and masks are checked before they are decoded.
-Every error is one line that names the file.
+set's folder, pickles can only build plain values, and masks are checked before they are decoded. The
+functions that read or check a file raise DocumentError, with one line that names the file.
 """
 
 from __future__ import annotations
@@ -46,11 +46,7 @@ def needed(root: Path, relative: str, *, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        DocumentError: the file cannot be read, or it has no JSON object.
-    """
+    """Return the object in a JSON file."""
     try:
         found = json.loads(decode_text(_read(path)))
     except (ValueError, RecursionError) as error:
@@ -64,9 +60,6 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
     Args:
         path: the file. If an editor saved it again, it may also be in UTF-8, UTF-16 or UTF-32.
         encoding: the encoding of the official file.
-
-    Raises:
-        DocumentError: the file cannot be read or is not text.
     """
     data = _read(path)
     try:
@@ -81,11 +74,7 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
 
 
 def read_pickle(path: Path) -> object:
-    """Return the plain values in a pickle: numbers, texts, lists, dicts. Code in the pickle is not run.
-
-    Raises:
-        DocumentError: the file cannot be read, is damaged or has other types.
-    """
+    """Return the plain values in a pickle: numbers, texts, lists, dicts. Code in the pickle is not run."""
     data = _read(path)
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
@@ -94,11 +83,7 @@ def read_pickle(path: Path) -> object:
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """Return `value` after checking its type.
-
-    Raises:
-        DocumentError: the value is not of type `kind`.
-    """
+    """Return `value` after checking its type."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
             f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
@@ -107,22 +92,14 @@ def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
 
 
 def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
-    """Return `holder[key]` after checking its type.
-
-    Raises:
-        DocumentError: the key is missing, or the value is not of type `kind`.
-    """
+    """Return `holder[key]` after checking that it exists and has the type `kind`."""
     if key not in holder:
         raise DocumentError(f"{path}: {where} has no {key!r}", hint=UNPACK_AGAIN)
     return expect(path, f"{key!r} of {where}", holder[key], kind)
 
 
 def plain(path: Path, where: str, name: object) -> str:
-    """Return a name in a document after checking that it is safe as a file or folder name.
-
-    Raises:
-        DocumentError: the name is empty or leads to another folder.
-    """
+    """Return a name after checking that it is not empty and does not lead to another folder."""
     text = expect(path, where, name, str)
     if not text or text in {".", ".."} or any(sign in text for sign in "/\\\0"):
         raise DocumentError(f"{path}: {where} should be a plain file name, not {_short(text)}", hint=UNPACK_AGAIN)
@@ -175,9 +152,6 @@ def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolA
         where: the place in the document, for the error message.
         code: {"size", "counts"} with counts as COCO's text or a list, or [[x, y, x, y, …], …].
         shape: the image's height and width.
-
-    Raises:
-        DocumentError: the code is damaged or has another size.
     """
     height, width = shape
     try:
@@ -311,11 +285,7 @@ class DiskData(ABC):
         return tuple(dict.fromkeys(name for name, _ in self.entries[index].objects))
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Return a clip with its frames and masks.
-
-        Raises:
-            DocumentError: a file is missing, damaged or of another size than the others.
-        """
+        """Return a clip with its frames and masks; all files must have the same size."""
         item = self.entries[index]
         frames: dict[str, ByteArray] = {}
         first: Reduction | None = None
@@ -341,11 +311,7 @@ class DiskData(ABC):
 
     @abstractmethod
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the masks (T, H, W) of each mark in `item.objects`, at the reduced size.
-
-        Raises:
-            DocumentError: an annotation is missing, damaged or of another size than its image.
-        """
+        """Return the masks (T, H, W) of each mark in `item.objects`, at the reduced size."""
 
 
 class LabelMapData(DiskData):

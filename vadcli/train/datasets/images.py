@@ -114,11 +114,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suffix: str = ".png") -> list[tuple[str, str]]:
-    """Return the pairs (image, label map) of two folders by file name without suffix, sorted by name.
-
-    Raises:
-        DocumentError: an image has no map.
-    """
+    """Return the pairs (image, label map) of two folders by file name without suffix, sorted by name."""
     pairs = []
     there = set(names_in(root / maps, map_suffix))
     for name in names_in(root / images, suffix):
@@ -130,11 +126,7 @@ def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suff
 
 
 def names_in(folder: Path, suffix: str) -> Iterable[str]:
-    """Return the sorted names, without suffix, of the files in a folder that have this suffix.
-
-    Raises:
-        DocumentError: the folder cannot be read.
-    """
+    """Return the sorted names, without suffix, of the files in a folder that have this suffix."""
     try:
         return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as error:
@@ -173,9 +165,6 @@ def read_ade20k_categories(path: Path) -> dict[int, str]:
     """Return the category of each number in `objectInfo150.txt`.
 
     A line has a number, statistics and names, separated by tabs. The first of several names is used.
-
-    Raises:
-        DocumentError: a line has another form.
     """
     found: dict[int, str] = {}
     for number, line in read_lines(path):
@@ -273,9 +262,6 @@ def read_mapillary_categories(path: Path) -> dict[int, str]:
 
     The configuration lists the categories in the order of the numbers. Categories that are not
     evaluated (unlabeled, ego vehicle, car mount, …) are left out.
-
-    Raises:
-        DocumentError: the configuration is damaged.
     """
     found: dict[int, str] = {}
     for number, value in enumerate(entry(path, "the file", read_json(path), "labels", list)):

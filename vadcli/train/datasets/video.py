@@ -104,12 +104,7 @@ class RefYouTubeVos(LabelMapData):
 
 
 def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
-    """Yield the videos of a data set whose objects are named by expressions.
-
-    Raises:
-        UsageError: a file of the layout is missing.
-        DocumentError: a file is damaged.
-    """
+    """Yield the videos of a data set whose objects are named by expressions."""
     path = needed(root, f"meta_expressions/{split}/meta_expressions.json", name=name)
     meta = needed(root, f"{split}/meta.json", name=name)
     known = entry(meta, "the file", read_json(meta), "videos", dict)
@@ -141,11 +136,7 @@ def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[
 
 
 def object_id(path: Path, where: str, value: object) -> int:
-    """Return an object's id, 1 to 255. It may be text or a number in the file.
-
-    Raises:
-        DocumentError: the value is not such a number.
-    """
+    """Return an object's id, 1 to 255. It may be text or a number in the file."""
     if not str(value).isdecimal() or not 1 <= int(str(value)) <= 255:
         raise DocumentError(f"{path}: {where} should have an object id of 1 to 255, not {value!r}", hint=UNPACK_AGAIN)
     return int(str(value))
