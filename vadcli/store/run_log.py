@@ -38,7 +38,7 @@ _LEAST_SCORED_S = 1.0  # the remaining time is estimated only after a run has sc
 
 
 class _Phase(StrEnum):
-    """The work of a run at a moment. Starting and fitting are timed apart: they say nothing about the speed of scoring."""
+    """The current work of a run. The time of starting and fitting does not count for the speed of scoring."""
 
     START = "start"
     FIT = "fit"

@@ -124,18 +124,10 @@ def text_encoding(data: bytes) -> str:
         zeros, elsewhere = sample[first::2].count(0), sample[1 - first :: 2].count(0)
         if not zeros or elsewhere > _STRAY_SHARE * zeros:
             continue
-        if _has_line_end(sample, encoding) or zeros >= _PLAIN_SHARE * (len(sample) // 2):
+        line_ends = any(sample[at : at + 2] == _LINE_ENDS[encoding] for at in range(0, len(sample), 2))
+        if line_ends or zeros >= _PLAIN_SHARE * (len(sample) // 2):
             return encoding
     return "utf-8"
-
-
-def _has_line_end(data: bytes, encoding: str) -> bool:
-    found = data.find(_LINE_ENDS[encoding])
-    while found % 2 == 1:  # -1, or not where a character starts
-        if found < 0:
-            return False
-        found = data.find(_LINE_ENDS[encoding], found + 1)
-    return True
 
 
 def decode_text(data: bytes) -> str:
