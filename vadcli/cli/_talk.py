@@ -158,6 +158,14 @@ def emit_json(document: Mapping[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def put_result(document: Mapping[str, Any], text: object, options: TalkOptions) -> None:
+    """Print one result as a line: with --json as a JSON object, otherwise as text."""
+    if options.json:
+        emit_json(document)
+    else:
+        put(text)
+
+
 class ScanDisplay:
     """Shows the progress of a scan: a bar on a terminal; otherwise one line per video, and one per minute.
 

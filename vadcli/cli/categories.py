@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._talk import emit_json, log, put
+from vadcli.cli._talk import emit_json, log, put, put_result
 from vadcli.options import TalkOptions
 from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
 
@@ -31,10 +31,8 @@ def list_categories(*, options: TalkOptions) -> None:
     """  # noqa: D301
     for name in category_list_names():
         file = read_list(name)
-        if options.json:
-            emit_json({"name": name, "about": file.about, "categories": [category.name for category in file.category]})
-        else:
-            put(f"{name:16} {len(file.category):3} categories  {file.about}".rstrip())
+        document = {"name": name, "about": file.about, "categories": [category.name for category in file.category]}
+        put_result(document, f"{name:16} {len(file.category):3} categories  {file.about}".rstrip(), options)
 
 
 @categories_app.command()
@@ -75,10 +73,7 @@ def check(*, files: Files, options: TalkOptions) -> None:
         problems = check_file(read_text(path), str(path))
         wrong += bool(problems)
         for problem in problems:
-            if options.json:
-                emit_json({"file": str(path), "problem": problem})
-            else:
-                put(problem)
+            put_result({"file": str(path), "problem": problem}, problem, options)
         if not problems:
             log.info("%s: no problem found", path)
     if wrong:

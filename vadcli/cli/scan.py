@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._options import Out, with_options
-from vadcli.cli._talk import Progress, ScanDisplay, counted, emit_json, log, on_signals, put
+from vadcli.cli._talk import Progress, ScanDisplay, counted, emit_json, log, on_signals, put, put_result
 from vadcli.options import DEFAULT_OUT, ScanOptions, VerifyOptions
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, how_many
@@ -64,10 +64,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
             log.warning("to find them: %s", how_to_read_categories())
     if options.dry_run:
         for video, need in run.preview():
-            if options.json:
-                emit_json({"type": "plan", "video": video, "need": need})
-            else:
-                put(f"{need}\t{video}")
+            put_result({"type": "plan", "video": video, "need": need}, f"{need}\t{video}", options)
         return
     with _signals(run.stop, " (send it again to stop now)"):
         _show(run, options)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._talk import emit_json, log, on_signals, put, say_error
+from vadcli.cli._talk import emit_json, log, on_signals, put, put_result, say_error
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 from vadcli.types.text import how_many, size_text
@@ -87,10 +87,7 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
     with on_signals(stop):
         pulled = weights.pull(name, update=options.update, progress=progress, say=log.info)
     for item in pulled:
-        if options.json:
-            emit_json(item.to_json())
-        else:
-            put(f"{item.name}\t{item.folder}")
+        put_result(item.to_json(), f"{item.name}\t{item.folder}", options)
     note = weights.entry(name).note
     if note:
         log.info("%s: %s", name, note)
@@ -162,13 +159,9 @@ def check(*, names: Testable, options: TalkOptions) -> None:
     def check_one(name: str) -> bool:
         results = weights_check.check(name)
         for result in results:
-            if options.json:
-                emit_json({"weights": name, **result.to_json()})
-            else:
-                figures = (
-                    f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
-                )
-                put(f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}")
+            figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
+            text = f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}"
+            put_result({"weights": name, **result.to_json()}, text, options)
         failed = [result.name for result in results if not result.ok]
         if failed:
             log.error("%s: failed: %s; these weights do not work as they should", name, ", ".join(failed))
@@ -195,10 +188,7 @@ def remove(*, names: Names, options: TalkOptions) -> None:
 
     def remove_one(name: str) -> bool:
         removed = weights.remove(name, say=log.info)
-        if options.json:
-            emit_json(removed.to_json())
-        else:
-            put(f"{removed.name}\t{size_text(removed.freed_bytes)} freed")
+        put_result(removed.to_json(), f"{removed.name}\t{size_text(removed.freed_bytes)} freed", options)
         return True
 
     _for_each(names, remove_one)
@@ -217,10 +207,7 @@ def path(*, name: Named, options: TalkOptions) -> None:
     from vadcli import weights
 
     folder = weights.find(name)
-    if options.json:
-        emit_json({"name": name, "folder": str(folder)})
-    else:
-        put(folder)
+    put_result({"name": name, "folder": str(folder)}, folder, options)
 
 
 @weights_app.command("import")
@@ -250,7 +237,4 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
         log.info("note: %s", note)
     if not result.trained:
         log.warning("LAVIDA's own part is untrained: train it with `vadcli train`, or give trained weights with --own")
-    if options.json:
-        emit_json(result.to_json())
-    else:
-        put(result.folder)
+    put_result(result.to_json(), result.folder, options)
