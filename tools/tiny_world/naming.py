@@ -130,7 +130,7 @@ class Naming:
 
 
 class SpokenWorld:
-    """A synthetic world that is restricted to some kinds of names; a `SegmentationData`.
+    """A synthetic world with some kinds of names only; a `SegmentationData`.
 
     Args:
         world: the world with all names.

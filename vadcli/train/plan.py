@@ -121,9 +121,9 @@ class TrainingPlan:
 
 
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
-    """Return the sizes of a recipe's training.
+    """Return the sizes of a recipe's training, and the memory that it needs.
 
-    A model with the sizes of a preset takes no memory. Other models are read from disk.
+    A model with the sizes of a preset is not loaded. Other models are read from disk.
 
     Raises:
         UsageError: the preset or a part does not exist.

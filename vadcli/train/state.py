@@ -73,8 +73,8 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
     Args:
         model: changed in place; weights of new adapters are drawn from torch's current generator.
         trained: names of the parts to train.
-        masks: 3 trains the decoder's three masks, as in the paper; its single mask must already be
-            trained. 1 trains the single mask, and makes the decoder always use it.
+        masks: 3 trains the decoder's three masks, as in the paper. Then its single mask must be trained
+            already. 1 trains the single mask, and makes the decoder always use it.
         freeze: dotted names of modules that stay frozen although their part is trained.
 
     Raises:

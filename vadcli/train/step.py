@@ -265,8 +265,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks at the size of the mask decoder. A pixel is True if at least half of it is covered.
 
-    If a mask covers no pixel that much, its most covered pixels are True, so that every labelled
-    frame has a target.
+    If no pixel is half covered, the most covered pixels are True, so that every labelled frame has a
+    target.
 
     Args:
         masks: (N, H, W) bool.

@@ -111,7 +111,7 @@ def verify(folder: Path) -> Verified:
     """Return how the files of a folder differ from checksums.json; every file is hashed.
 
     Raises:
-        WeightsError: checksums.json is missing or damaged, or it lists a file that `refuse_pickles` refuses.
+        WeightsError: checksums.json is missing or damaged; also as in `refuse_pickles`.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder}: the folder does not exist", hint="`vadcli weights list` shows all weights")

@@ -154,7 +154,7 @@ def _one_line(item: Entry) -> Iterator[None]:
 
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Return a model that has no lock file from the cache, without a check."""
+    """Return a cached model without a check. It must have no lock file, which would need a check."""
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
