@@ -1,4 +1,4 @@
-"""`vadcli learn`: trains a head on the user's labels and tests it on other videos. It reads only stored vectors."""
+"""`vadcli learn`: trains a head on labels and stored vectors, and tests it on other videos."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def _trained(
 
 
 def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return unit vectors (C, D) of category names, minus the mean vector of all names and of a neutral text."""
+    """Return unit vectors (C, D) of category names, minus the mean of all names and a neutral text."""
     from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
     from vadcli.errors import WeightsError
     from vadcli.heads import centred

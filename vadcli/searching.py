@@ -1,7 +1,8 @@
-"""Searches stored vectors for the moments of an archive that fit a sentence or a picture best. No video is decoded.
+"""Searches stored vectors for the moments that fit a sentence or a picture best.
 
 A vector's similarity to the query is compared with the usual similarity of its camera, because a camera that always shows
-something similar would otherwise fill the list. The vectors of one video are in memory at a time.
+something similar would otherwise fill the list. No video is decoded, and the vectors of one video at a
+time are in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ EDGE = 1.0
 SPREAD_FLOOR = 0.005
 """Smallest spread (standard deviation) of the cosines of a camera."""
 CHUNK = 256
-"""Number of vectors that are compared at a time, so that they fit into the processor's cache; 4,096 take four times as long."""
+"""Number of vectors that are compared at a time: they fit into the processor's cache."""
 READ_AHEAD = 4
 DAY_S = 86400.0
 
@@ -82,7 +83,7 @@ def at_times(moment: Moment, start: StartTime | None) -> Moment:
 
 
 def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture: ByteArray | None = None) -> FloatArray:
-    """Return the unit vector (D,) of a sentence or of a picture. The encoder is removed from memory afterwards.
+    """Return the unit vector (D,) of a sentence or of a picture. The encoder is not kept in memory.
 
     Args:
         encoder: the name or folder of the encoder.

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; each report after the first also has its difference from the first.
+    """Return one report per output folder; later reports have their difference from the first.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.

@@ -211,7 +211,7 @@ def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`; the error for missing scores gives the reason if the scan of a video failed."""
+    """Return the result of `truth.match`; the error names a failed scan as the reason for lost scores."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -238,7 +238,7 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video; `events` is its events document, None to leave out predicted events."""
+    """Add the scores and events of a video; `events` None leaves out predicted events."""
     got.scores.append(table.score)
     got.labels.append(labels)
     got.sampled.append(table.sampled)
@@ -268,7 +268,7 @@ def _add_video(
 
 
 def _true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans sorted by start; overlapping spans of the same category are one span, with the highest severity."""
+    """Return the spans by start; overlapping spans of a category become one, with the highest severity."""
     found: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):

@@ -100,7 +100,7 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
 
 
 def _pimo(reports: Sequence[Evaluation]) -> Iterator[Figure]:
-    """Yield one figure with the mean PIMO curves if any run has such a curve. The range of AUPIMO is shaded."""
+    """Yield a figure with the mean PIMO curves, if there are any. The range of AUPIMO is shaded."""
     found = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
     curves = {name: metric for name, metric in found.items() if metric is not None and metric.curve}
     if not curves:

@@ -63,7 +63,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Evaluation:
-        """Return the report with the values of the estimates and, if the protocol has a bootstrap, their intervals."""
+        """Return the report with the values of the estimates, and intervals if the protocol has a bootstrap."""
         metrics = {
             group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
             for group, figures in estimates.items()
@@ -135,7 +135,7 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return the paired difference with a note; no interval if one run lacks frames of a video of the other run."""
+    """Return the paired difference with a note; no interval if the runs have different frames."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         found = difference(theirs, mine, bootstrap)
@@ -229,7 +229,7 @@ def _notes(reports: Sequence[Evaluation]) -> list[str]:
 
 
 def _notes_of(report: Evaluation) -> list[str]:
-    """Return notes on the protocol, on the data, and on figures; figures with the same note share one line."""
+    """Return notes on the protocol, the data and the figures; equal notes share one line."""
     protocol, test = report.protocol, report.test
     notes = ["frame and category figures use only sampled frames"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
@@ -266,7 +266,7 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""Documents are merged only if these keys are equal. The protocols must be equal too, except for their groups."""
+"""Documents are merged only if these keys and, except for its groups, the protocol are equal."""
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:

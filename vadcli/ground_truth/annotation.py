@@ -22,7 +22,7 @@ from vadcli.types.text import how_many
 TIME_TOLERANCE_S = 1e-6
 """A frame is inside an interval if start_s <= t < end_s, within this tolerance."""
 ROUNDING_S = 1.0
-"""An interval may end this long after the video, because people write whole seconds. No label depends on it."""
+"""An interval may end this long after the video, because people write whole seconds."""
 OVERHANG_FRAMES = 3
 """An official interval may end this many frames after the video.
 
@@ -55,7 +55,7 @@ class Span:
 
 @dataclass(frozen=True)
 class TimeInterval:
-    """An anomaly in seconds from the first frame: start_s <= t < end_s; category and severity are as in `Span`."""
+    """An anomaly in seconds from the first frame: start_s <= t < end_s; see `Span`."""
 
     start_s: float
     end_s: float
@@ -92,7 +92,7 @@ class Annotation(ABC):
         """
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many annotated frames lie after the end of the video; `spans` leaves them out. Almost always 0."""
+        """Return how many annotated frames lie after the end of the video; `spans` leaves them out."""
         return 0
 
 
@@ -179,7 +179,7 @@ class TimeIntervals(_Intervals):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval: the frames whose timestamps are inside it. Every interval must contain a frame."""
+        """Return one span per interval: the frames inside it. Every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         found = []
         for interval in self.intervals:
@@ -243,7 +243,7 @@ def fill(spans: Sequence[Span], rows: int) -> BoolArray:
 
 
 def video_end_s(times: TimeArray) -> float:
-    """Return the end of the last frame in seconds, if this frame is as long as the median frame. 0 without frames."""
+    """Return the end of the last frame in seconds, if it is as long as the median frame; 0 without frames."""
     if not len(times):
         return 0.0
     return float(times[-1]) + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)

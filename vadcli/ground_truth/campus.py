@@ -111,7 +111,7 @@ class _VolumeMasks:
 
 
 def _read_volume(path: Path) -> tuple[ByteArray, int]:
-    """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W."""
+    """Return the masks of an N_label.mat as (N, H, ceil(W / 8)) uint8, one bit per pixel, and the width W."""
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
@@ -163,7 +163,7 @@ _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 
 
 class Ped1(GroundTruth):
-    """UCSD Ped1: 36 test clips. `root` is the archive's folder, UCSDped1, its Test folder or the .m file in it."""
+    """UCSD Ped1: 36 test clips. `root` is the archive's folder, UCSDped1, its Test folder or its .m file."""
 
     name = "ped1"
     folder = "UCSDped1"
@@ -252,7 +252,7 @@ def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
 
 
 def _read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """Return the labels of each clip from a table with one row per frame; the frames of a clip are in order."""
+    """Return the labels of each clip from a table with one row per frame."""
     rows = csv.reader(io.StringIO(read_text(path)))
     if next(rows, []) != ["clip", "frame_index0", "label"]:
         raise bad_line(path, 1, "the header is not clip,frame_index0,label")

@@ -20,7 +20,7 @@ from vadcli.ground_truth.truth import Region
 from vadcli.types import BoolArray, text
 
 UNPACK = "unpack the archive again"
-"""The hint of most errors, because an official file is usually damaged by an interrupted download or copy."""
+"""The hint of most errors: usually, an interrupted download or copy has damaged the official file."""
 
 _IMAGE_SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff")
 _MAX_TEXT_BYTES = 256 * 2**20
@@ -28,7 +28,7 @@ _MAX_FRAME = 2**40
 
 
 def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> DocumentError:
-    """Return the error for a line that has another form than expected; `own` says that the user wrote the file."""
+    """Return the error for a line of another form than expected; `own` is True for the user's own file."""
     hint = "correct the line" if own else "correct the line, or unpack the official file again"
     return DocumentError(f"{path}, line {line}: {what}", hint=hint)
 
@@ -93,7 +93,7 @@ def numbered_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the gray values (H, W) uint8 of an image: 0 and 255 of a black and white image, the luminance of a color image.
+    """Return the gray values (H, W) uint8 of an image; black is 0, white is 255.
 
     Raises:
         DocumentError: the image is missing, damaged, or has far too many pixels.
@@ -108,7 +108,7 @@ def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return an array of numbers that is mapped into memory, without reading all of it; pickled objects are refused.
+    """Return an array of numbers that is mapped into memory; pickled objects are refused.
 
     Raises:
         DocumentError: the file is missing or damaged, or the array has another number of dimensions.
@@ -175,7 +175,7 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
 
 
 def read_clip_list(path: Path) -> dict[int, BoolArray]:
-    """Return the labels of each clip from a JSON file, whose keys "0", "1" … number the clips in the order of their names.
+    """Return the labels of each clip from a JSON file, whose keys "0", "1" … are the numbers of the clips.
 
     Raises:
         DocumentError: the document has another form, or a clip is missing.
@@ -237,5 +237,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return the .npy files of a folder by their names without suffix, in order; hidden files are left out."""
+    """Return the .npy files of a folder by their names without suffix, in order, without hidden files."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

@@ -87,7 +87,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
 
 
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
-    """Return a CSV table with the intervals of frame labels, to convert another ground truth from frames to seconds.
+    """Return a CSV table with frame labels as intervals in seconds.
 
     `CsvTruth` reads the same labels from the table if timestamps are at least two microseconds apart.
 

@@ -76,7 +76,7 @@ _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 
 
 class Msad(GroundTruth):
-    """MSAD; `root` is anomaly_annotation.csv, or the folder with it and perhaps the repository's list of test videos.
+    """MSAD; `root` is anomaly_annotation.csv, or its folder, perhaps with the list of test videos.
 
     Without the list, all abnormal videos of the table belong to the data set.
     """
@@ -156,7 +156,7 @@ def _clock_intervals(path: Path, place: int, output: str, category: str | None) 
 
 
 class PreVad(GroundTruth):
-    """PreVAD's test videos; `root` is test.csv, the JSON file with the same keys, or a folder with one of them."""
+    """PreVAD's test videos; `root` is test.csv, the JSON file, or a folder with one of them."""
 
     name = "prevad"
 
@@ -191,12 +191,12 @@ def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float],
 
 
 class VauBench(GroundTruth):
-    """VAU-Bench; `root` is one of its tables, or the folder `annotations`: then all its tables test_….csv are read."""
+    """VAU-Bench; `root` is one of its tables, or the folder `annotations` with tables test_….csv."""
 
     name = "vau-bench"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the videos of the tables whose times are known."""
+        """Yield the videos with known times, from all tables."""
         paths = [self.root]
         if not self.root.is_file():
             paths = [each for place in (".", "annotations") for each in sorted((self.root / place).glob("test_*.csv"))]
@@ -241,7 +241,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def _json_items(path: Path) -> Items:
-    """Yield the objects of a JSON list, or of a file with one JSON object per line, each with its position from 1."""
+    """Yield the objects of a JSON list or of a file with one object per line, with positions from 1."""
     text = read_text(path)
     try:
         found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]

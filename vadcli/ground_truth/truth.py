@@ -1,4 +1,4 @@
-"""The ground truth of one video and of a data set, and the pairing of scored videos with it. Reads no file itself.
+"""The ground truth of a video and of a data set, and the pairing of scored videos with it.
 
 A reader of a data set is a subclass of `GroundTruth` that yields one `VideoTruth` per video. Scored videos are paired with
 these truths by path. Folders and suffixes may differ, but an ambiguous pair is an error, never a guess.
@@ -30,7 +30,7 @@ _SHOWN = 5  # largest number of names in an error message
 
 
 def stem(name: str) -> str:
-    """Return the last part of a path; only the suffix of a video is removed, other dots belong to the name."""
+    """Return the last part of a path, without its suffix if this is the suffix of a video."""
     return _parts(name, suffix=False)[-1]
 
 
@@ -70,7 +70,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield every pair (scored, truth) with the same path; with `tails`, also if one path is the end of the other."""
+    """Yield the pairs (scored, truth) with the same path; with `tails`, one may be the other's end."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -113,7 +113,7 @@ class Masks(Protocol):
     """The masks of one video, read one frame at a time."""
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a 0-based frame, True for abnormal pixels; None if a normal frame has no mask.
+        """Return the mask (H, W) bool of a frame, counted from 0; None if a normal frame has no mask.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -157,7 +157,7 @@ class VideoTruth:
 
     @cached_property
     def annotation(self) -> Annotation:
-        """When anomalies happen. A DocumentError is raised if the file of the annotation has another form than expected."""
+        """When anomalies happen; raises DocumentError if the file has another form than expected."""
         return self.read()
 
     @property
@@ -201,7 +201,7 @@ class VideoTruth:
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a 0-based frame; None without masks, or if a normal frame has no mask.
+        """Return the mask (H, W) bool of a frame, counted from 0; None if there is no mask for it.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -300,7 +300,7 @@ class GroundTruth(ABC):
         return UsageError(f"{self.root}: not a folder of {self.name}: {wanted} is missing", hint=hint)
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """Return the truth of each video by the data set's name for it, in the data set's order. Files are read once.
+        """Return the truth of each video by its name in the data set, in order. Files are read once.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.

@@ -1,4 +1,4 @@
-"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos, tracks of abnormal objects, and images of object numbers.
+"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos with tracks and images of object numbers.
 
 The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. Each abnormal video has a folder <video>_annotations/
 with <video>_tracks.txt (one line `object,first frame,last frame` per track) and <video>_%04d_gt.png, whose pixels are object
@@ -76,7 +76,7 @@ class UBnormal(GroundTruth):
 
 @dataclass(frozen=True)
 class _ObjectMasks:
-    """The masks of a video, from the images of object numbers in a folder and the tracks of the abnormal objects."""
+    """The masks of a video, from images of object numbers and the tracks of the abnormal objects."""
 
     folder: Path
     video: str
@@ -84,7 +84,7 @@ class _ObjectMasks:
 
     @property
     def frames(self) -> int:
-        """The number of frames that the truth was made for: one more than the highest image number; 0 without images."""
+        """The number of frames: one more than the highest image number; 0 without images."""
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
@@ -93,7 +93,7 @@ class _ObjectMasks:
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the box of every abnormal object in every frame; tracks are numbered from 0 in the order of their lines."""
+        """Return the boxes of the abnormal objects in all frames; tracks have the numbers of their lines."""
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"
@@ -148,7 +148,7 @@ def _read_tracks(path: Path) -> tuple[_Track, ...]:
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """Return the largest of the boxes of the connected parts, as x, y, width, height; None without a pixel."""
+    """Return the largest box (x, y, width, height) of the connected parts; None without a pixel."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])

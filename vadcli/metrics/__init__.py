@@ -1,4 +1,4 @@
-"""Metrics as pure functions over arrays; each returns an `Estimate`, whose `metric()` is a value with or without an interval.
+"""Metrics as pure functions over arrays; each returns an `Estimate` of a value and its interval.
 
 Nothing here knows a file, a data set or a detector. A value that cannot be computed is None with a note, never NaN.
 """

@@ -1,4 +1,4 @@
-"""Event metrics: predicted against true events, scores against severities, and thresholds from reviewed events.
+"""Event metrics: predicted and true events, scores and severities, thresholds from reviewed events.
 
 `threshold_choices` uses reviewed events instead of a ground truth. The rank correlations between the scores and the severities
 of true events measure whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark
@@ -17,14 +17,14 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import beta, kendalltau, spearmanr
 
-from vadcli.metrics.intervals import Estimate, Numbers, divide, ratio
+from vadcli.metrics.intervals import Estimate, Numbers, check_share, divide, ratio
 from vadcli.types import IndexArray, ReviewedEvent, TimeArray, Verdict
 
 IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The temporal IoUs at which segment F1 is reported."""
 
 TOLERANCE_S = 1e-6
-"""A shorter overlap does not count: it may be a rounding error, because annotations are decimal and timestamps binary."""
+"""A shorter overlap does not count, because it may be a rounding error."""
 IOU_TOLERANCE = 1e-9  # a rounding error must not exclude a pair whose IoU is the limit
 
 LEVEL = 0.95
@@ -84,15 +84,14 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
     F1 is 2 TP / (predicted + true), as in the segmental F1 of Lea et al. (Temporal Convolutional Networks, CVPR 2017) and the
     event F1 of sed_eval. It is 0 if there are only predicted or only true events, and undefined if there are no events.
     """
-    if not 0.0 < iou <= 1.0:
-        raise ValueError(f"the IoU must lie in (0, 1], not {iou:g}")
+    check_share("the IoU", iou)
     matched = [len(match_events(*pair, iou)) for pair in zip(events.predicted, events.true, strict=True)]
     counts = np.array(_lengths(events.predicted)) + np.array(_lengths(events.true))
     return ratio(2.0 * np.array(matched), counts, undefined="event F1 needs a true or a predicted event")
 
 
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
-    """Return the mean distance in seconds between the starts of a true event and of its matched prediction.
+    """Return the mean seconds between the starts of a true event and of its matched prediction.
 
     The definition is this project's own, because papers on video anomaly detection do not agree on one. The pairs are those of
     `match_events`. Events without a partner do not count, so read the error together with the recall. Undefined without a pair.
@@ -101,8 +100,7 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
         iou: lowest temporal IoU of a pair.
         signed: True returns the mean of predicted minus true start; a value below 0 means that predictions start early.
     """
-    if not 0.0 < iou <= 1.0:
-        raise ValueError(f"the IoU must lie in (0, 1], not {iou:g}")
+    check_share("the IoU", iou)
     sums, counts = np.zeros(len(events.true)), np.zeros(len(events.true))
     for video, (predicted, true) in enumerate(zip(events.predicted, events.true, strict=True)):
         pairs = match_events(predicted, true, iou)
@@ -151,7 +149,7 @@ def _lengths(events: Sequence[TimeArray]) -> list[int]:
 
 
 def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexArray, Numbers]:
-    """Return the indices of all overlapping pairs (predicted, true), and the overlap of each pair in seconds.
+    """Return the indices of overlapping pairs (predicted, true), and their overlaps in seconds.
 
     An event of duration 0 overlaps nothing.
     """
@@ -362,7 +360,7 @@ def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
 
 
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
-    """Return three tables (U, U) that count pairs of events by the videos of the two events; U videos have events.
+    """Return three tables (U, U) that count pairs of events by their videos; U videos have events.
 
     The first table counts the pairs with the same order by score and by severity, minus the pairs with opposite orders. The
     second counts the pairs whose scores differ, the third the pairs whose severities differ.

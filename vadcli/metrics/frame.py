@@ -1,4 +1,4 @@
-"""Frame metrics: ROC-AUC and average precision over all frames (micro), within videos (macro), and per category."""
+"""Frame metrics: ROC-AUC and average precision of all frames, within videos, and per category."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vadcli.types import BoolArray, IndexArray
 from vadcli.types.text import how_many
 
 RESAMPLE_BINS = 4096
-"""Largest number of score bins in a resample; half of the bin edges divide the positives, the other half the negatives."""
+"""Largest number of score bins in a resample: half of them for positives, half for negatives."""
 RESAMPLE_CELLS = 1 << 25  # largest number of cells (videos times bins) of a table
 
 NORMAL = -1
@@ -103,7 +103,7 @@ class FrameSet:
 
     @cached_property
     def counts(self) -> tuple[IndexArray, IndexArray]:
-        """The numbers of positives (K,) and negatives (K,) at each distinct score, ascending; cached for all metrics."""
+        """The numbers of positives (K,) and negatives (K,) at each distinct score, ascending; cached."""
         return _counts(self.scores, self.labels)
 
     @cached_property
@@ -263,7 +263,7 @@ def _appended(scores: NDArray[Any], labels: BoolArray) -> tuple[NDArray[Any], Bo
 
 
 def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexArray]:
-    """Return the numbers of positives (K,) and negatives (K,) at each distinct score, ascending; K is 1 without frames."""
+    """Return the numbers of positives (K,) and negatives (K,) at each distinct score, ascending."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
     classes = [

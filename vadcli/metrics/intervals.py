@@ -1,4 +1,4 @@
-"""The common parts of all metrics: values with bootstrap intervals (`Metric`, `Estimate`), and areas under curves.
+"""The common parts of all metrics: values with bootstrap intervals, and areas under curves.
 
 Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
 Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
@@ -22,7 +22,7 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's value as it is reported. An undefined value is None with a note that says why; NaN is refused.
+    """A metric's value as it is reported. An undefined value is None with a note, never NaN.
 
     Attributes:
         value: None if the metric is undefined.
@@ -65,7 +65,7 @@ NEED_TWO = "an interval needs two videos or more"
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Settings of the percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+    """Settings of percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
     Attributes:
         confidence: share of resamples inside the interval.
@@ -184,6 +184,12 @@ def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
     return Estimate(estimate.value, len(chosen), statistic, estimate.note, used, interval=used >= 2)
 
 
+def check_share(name: str, share: float) -> None:
+    """Raise ValueError if a share is not in (0, 1]."""
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], not {share:g}")
+
+
 def divide(numerator: Numbers, denominator: Numbers) -> Numbers:
     """Return the elementwise quotient; NaN where the denominator is 0."""
     quotient = np.full(np.shape(denominator), np.nan)
@@ -211,9 +217,10 @@ Counts = NDArray[np.int64] | Numbers
 
 
 def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
-    """Return the area under the ROC curve: the probability that a positive scores above a negative, with ties as one half.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative.
 
-    Equals `sklearn.metrics.roc_auc_score` (Mann and Whitney, 1947). NaN without positives or without negatives.
+    A tie counts one half. Equals `sklearn.metrics.roc_auc_score` (Mann and Whitney, 1947). NaN without positives or without
+    negatives.
     """
     total = positives.sum(axis=-1, keepdims=True)
     above = total - np.cumsum(positives, axis=-1)
@@ -222,7 +229,7 @@ def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def average_precision(positives: Counts, negatives: Counts) -> Numbers:
-    """Return the average precision: the precision at each distinct score, weighted by the recall that it adds.
+    """Return the average precision: the precision at each score, weighted by the recall that it adds.
 
     Equals `sklearn.metrics.average_precision_score`, without interpolation. NaN without positives; 1 without negatives.
     """
@@ -233,7 +240,7 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return running sums (..., K) from the last column: how many entries are in column k or a later column."""
+    """Return running sums (..., K) from the last column: the entries in column k and all later ones."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 
@@ -288,7 +295,7 @@ def histograms(
 
 
 def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share, from the number of hits in random draws (Clopper and Pearson, 1934).
+    """Return the exact interval of a share of hits in random draws (Clopper and Pearson, 1934).
 
     For draws without replacement, the interval is wider than it needs to be.
     """

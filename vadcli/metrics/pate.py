@@ -1,4 +1,4 @@
-"""PATE: the area under a precision-recall curve in which alarms shortly before or after an anomaly count in part as true."""
+"""PATE: the area under a precision-recall curve that partly accepts alarms close to an anomaly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pairs tha
 
 @dataclass(frozen=True)
 class _Runs:
-    """The video, the first and the last frame of each of A anomalies, (A,) each; frames are numbered through all videos."""
+    """The video, first frame and last frame of A anomalies, (A,) each; numbered through all videos."""
 
     video: IndexArray
     first: IndexArray

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, average_precision, from_top, ratio, roc_auc
+from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, average_precision, check_share, from_top, ratio, roc_auc
 from vadcli.types import BoolArray, IndexArray
 
 BYTE_BINS = 256
@@ -190,15 +190,14 @@ def mask_iou(counts: PixelCounts) -> Estimate:
 
 
 def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
-    """Return the area under the per-region overlap curve up to a false-positive rate of `limit`, divided by `limit`.
+    """Return AUPRO: the area under the per-region overlap curve up to `limit`, divided by `limit`.
 
     Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. A pixel is found if its score reaches the threshold. The
     curve has one point per threshold. x is the share of normal pixels that are found. y is the share of a true region's pixels
     that are found, as a mean over all true regions (8-connected, within one frame). The curve ends at x = `limit`, if necessary
     between two points. 1 is perfect. Undefined without a true region or without normal pixels.
     """
-    if not 0.0 < limit <= 1.0:
-        raise ValueError(f"the limit must lie in (0, 1], not {limit:g}")
+    check_share("the limit", limit)
     regions = counts.regions.astype(np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
@@ -249,7 +248,7 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
 
 
 def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
-    """Return x and y of the mean PIMO curves, each (B, K) by falling threshold; NaN if AUPIMO is undefined.
+    """Return x and y of the mean PIMO curves, (B, K) by falling threshold; NaN if undefined.
 
     x are false-positive rates, not their logarithms. y are shares of true pixels.
     """

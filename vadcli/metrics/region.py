@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, bin_edges, divide, from_top, histograms
+from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, bin_edges, check_share, divide, from_top, histograms
 from vadcli.metrics.pixel import TOUCHING
 from vadcli.types import ByteArray, IndexArray
 
@@ -64,7 +64,7 @@ class Tracks:
 
 
 def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
-    """Return the region-based detection criterion (RBDC): an area under a curve of found against false regions.
+    """Return the region-based detection criterion (RBDC): an area under a curve.
 
     Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. The curve
     has one point per threshold. x is the number of false regions per frame; the area ends at x = 1. y is the share of true
@@ -78,19 +78,19 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
         frames: (V,) int64, the number of frames of each video, including frames without any region.
         beta: lowest IoU at which a region is found.
     """
-    _check_share("beta", beta)
+    check_share("beta", beta)
     best, false = _match(detected, tracks, beta)
     return _criterion(detected, tracks.video, best, false, frames=frames, undefined="RBDC needs a true region and a frame")
 
 
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
-    """Return the track-based detection criterion (TBDC): like `rbdc`, but y is the share of true tracks that are found.
+    """Return the track-based detection criterion (TBDC): `rbdc` with the share of found tracks as y.
 
     The same paper defines it. A track is found if at least the share `alpha` of its regions is found. Undefined without true
     tracks or without frames.
     """
-    _check_share("alpha", alpha)
-    _check_share("beta", beta)
+    check_share("alpha", alpha)
+    check_share("beta", beta)
     best, false = _match(detected, tracks, beta)
     order = np.lexsort((-best, tracks.track, tracks.video))
     video, track, best = tracks.video[order], tracks.track[order], best[order]
@@ -103,7 +103,7 @@ def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float 
 
 
 def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64], Numbers]:
-    """Return the box (R, 4) and the highest score (R,) of each of a mask's 8-connected regions.
+    """Return the boxes (R, 4) and the highest scores (R,) of the 8-connected regions of a mask.
 
     A box is x, y, width and height in pixels.
 
@@ -117,11 +117,6 @@ def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64]
     return np.array(boxes, np.int64).reshape(-1, 4), np.asarray(peaks, np.float64) / 255.0
 
 
-def _check_share(name: str, share: float) -> None:
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"{name} must lie in (0, 1], not {share:g}")
-
-
 def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
     if len(frame) != len(video) or box.shape != (len(video), 4):
         raise ValueError(f"{len(video)} regions need as many frames and (R, 4) boxes, not {len(frame)} and {box.shape}")
@@ -130,7 +125,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the highest score (G,) of the detections that find each true region, and which detections (D,) are false.
+    """Return the highest score (G,) that finds each true region, and which detections (D,) are false.
 
     The score is -inf if no detection finds the region.
     """
@@ -169,7 +164,7 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """Return RBDC or TBDC from each true region's (or track's) video and the highest threshold that finds it."""
+    """Return RBDC or TBDC from the video of each region or track and the threshold that finds it."""
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:

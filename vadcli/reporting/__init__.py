@@ -1,4 +1,4 @@
-"""Makes reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
+"""Makes reports of events and failures: an HTML page, or a digest for a mail or a program.
 
 `stories` reads the results of the scans. `archive` counts them, chooses those that a report lists, and writes sentences about
 them. `pictures` makes score curves, thumbnails and one picture per camera that are small enough for a page. `html` writes the
@@ -50,7 +50,7 @@ class WrittenReport:
 
 
 def read_archive(out: Path, options: ReportOptions) -> Archive:
-    """Return the results of the scans in a folder, limited to the times and videos that the options choose.
+    """Return the results of the scans in a folder, for the times and videos that the options choose.
 
     Raises:
         UsageError: the folder does not exist, or the folder of the footage is missing.

@@ -24,7 +24,7 @@ from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
 from vadcli.types.text import length_text
 
 MOST_VIDEOS = 10_000
-"""A report about more videos lists only some events and failures, and has a table of cameras instead of score curves."""
+"""A report about more videos lists some events and failures, and has no score curves."""
 MOST_EVENTS = 10_000
 """Such a report lists this many events: those with the highest peak scores."""
 MOST_FAILURES = 1_000
@@ -70,7 +70,7 @@ class Numbers:
 
 @dataclass
 class Share:
-    """The videos that a caveat concerns: their number, their cameras, and (camera, name) of the first video."""
+    """The videos of a caveat: their number, their cameras, and (camera, name) of the first video."""
 
     videos: int
     cameras: set[str]
@@ -89,7 +89,7 @@ class Share:
 
 @dataclass
 class Counts:
-    """Numbers of all videos of a report. Memory grows with the number of cameras, but not with the number of videos.
+    """Numbers of all videos of a report. Memory grows with the cameras, but not with the videos.
 
     Attributes:
         cameras: camera -> its numbers; "" stands for failed videos without a camera.
@@ -252,7 +252,7 @@ def collect(
 
 
 class _Gathered:
-    """Counts stories, and keeps those that a report lists. Its memory is limited, except for the counts per camera."""
+    """Counts stories, and keeps the listed stories. Memory is limited, except for counts per camera."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -301,7 +301,7 @@ def check_footage(folder: Path | None) -> None:
 
 
 def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[tuple[str, str]]]:
-    """Return a sentence that says why there are no events, and pairs (command that may show events, explanation).
+    """Return why there are no events, and pairs (command that may show events, explanation).
 
     Args:
         highest: the highest score of its videos; None if there are no scores.

@@ -105,7 +105,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
 
 
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
-    """Return pairs of a video and an event, for all events. The event with the highest peak score is first."""
+    """Return pairs of a video and an event. The event with the highest peak score is first."""
     events = [(video, event) for video in archive.videos for event in video.events]
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
 
@@ -157,7 +157,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
 
 
 def _cameras(archive: Archive, shown: Shown, assets: AssetStore) -> list[dict[str, Any]]:
-    """Return the data of each camera: its videos in order, their curves, a frame, and the regions of its last video."""
+    """Return for each camera its videos, their curves, a frame, and the regions of the last video."""
     number = {video.video: place for place, video in enumerate(archive.videos)}
     cameras = []
     for place, (name, videos) in enumerate(archive.cameras.items()):
@@ -187,7 +187,7 @@ def template(name: str, *, trim_blocks: bool = True) -> Template:
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy. It allows only the page itself and, if `beside` is true, its asset files."""
+    """Return the content security policy, which allows the page itself and, if `beside`, its assets."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [
@@ -226,7 +226,7 @@ def headline(archive: Archive) -> str:
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Return the listed events and failures as JSON values. The event with the highest peak score is first."""
+    """Return the listed events and failures as JSON values, the event with the highest score first."""
     events = []
     for video, event in by_importance(archive):
         times = dict.fromkeys(("start_time", "end_time", "time_source"))
@@ -270,7 +270,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
 
 
 def to_markdown(archive: Archive) -> str:
-    """Return a short Markdown text: headline, events with the highest scores, failures, and facts of the run."""
+    """Return a short Markdown text: headline, events with high scores, failures, facts of the run."""
     lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     if shown:

@@ -50,7 +50,7 @@ from vadcli.video.pictures import FrameFeed
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
-_PLACE_BYTES = 32  # largest number of bytes that the page adds to a data URL, such as the time of the picture
+_PLACE_BYTES = 32  # per data URL, the page has at most this many bytes of other data, such as the time of the picture
 _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
@@ -142,7 +142,7 @@ class InFolder:
         return f"{self._base}/{name}"
 
     def settle(self) -> None:
-        """Add the page to `pages.json`, and remove the files that no page uses. Write the page before you call this.
+        """Add the written page to `pages.json`, and remove the files that no page uses.
 
         Raises:
             OutputError: `pages.json` can't be written.
@@ -181,7 +181,7 @@ LEVELS = 254
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Return each video's number of curve points: in proportion to its length, but at least `FEWEST_POINTS`."""
+    """Return each video's number of curve points: in proportion to its length, but at least FEWEST_POINTS."""
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
@@ -205,7 +205,7 @@ def pack(values: FloatArray) -> str:
 
 
 def highest_score(curves: Iterable[str]) -> float | None:
-    """Return the highest score of packed curves, with an error of at most half a level; None if they have no scores."""
+    """Return the highest score of packed curves, exact to half a level; None if they have no scores."""
     levels = np.frombuffer(b"".join(map(base64.b64decode, curves)), np.uint8)
     scores = levels[levels != NO_SCORE]
     return float(scores.max()) / LEVELS if scores.size else None

@@ -1,4 +1,4 @@
-"""Searches an archive, and writes the result as a table, as CSV, or as one HTML page with a picture of each moment."""
+"""Searches an archive, and writes the result as a table, as CSV, or as an HTML page with pictures."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
 
 
 def to_table(found: Found) -> str:
-    """Return one line per moment: score, date and time (if they are known), times in the video, and the video's name."""
+    """Return one line per moment: score, date and time if known, times in the video, and video."""
     lines = [
         "  ".join((f"{one.score:.2f}", *_when(one), f"{clock(one.start_s)}-{clock(one.end_s)}", one.video))
         for one in found.moments
@@ -109,7 +109,7 @@ def to_table(found: Found) -> str:
 
 
 def _when(moment: Moment) -> list[str]:
-    """Return the date and the time of a moment in the time zone of its camera; empty if the time is unknown."""
+    """Return the date and time of a moment in its camera's time zone; empty if they are unknown."""
     return [moment.start_time[:19].replace("T", " ")] if moment.start_time else []
 
 

@@ -172,7 +172,7 @@ def _parts(run: StoredRun) -> str:
 
 
 def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
-    """Yield the result of `read` for each source. A source that can't be read adds a line to `problems` instead."""
+    """Yield the result of `read` for each source. Sources that can't be read are added to `problems`."""
     for source in sources:
         try:
             yield read(source)

@@ -1,4 +1,4 @@
-"""`vadcli verify`: a second, slower model judges the clips with high scores. Events are made from both models.
+"""`vadcli verify`: a second, slower model judges the clips with high scores.
 
 A run has three parts. It chooses clips with the help of all stored scores. It asks the model about the chosen clips that have
 no answer yet. Then it calibrates the model for each camera, and makes the events of every video again.
@@ -147,7 +147,7 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Verify with the models that the options name. The other arguments and the result are those of `verify_all`."""
+    """Verify with the models that the options name; otherwise like `verify_all`."""
     stored_layout(out)  # an unusable folder is refused before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
@@ -283,7 +283,7 @@ def _verified(
 
 
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
-    """Measure how long the model takes for a few clips of noise; return the result of a dry run for the wanted clips."""
+    """Return the result of a dry run, from the time that the model takes for a few clips of noise."""
     asker, left, seconds = survey.asker, sum(map(len, wanted)), 0.0
     if left:
         asker.prepare()
@@ -304,7 +304,7 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
 
 
 def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Return a function that verifies a scan after its end; None if the options do not ask for a verification.
+    """Return a function that verifies a scan after its end; None without the option --verify.
 
     The function returns None if the scan was stopped, because the next run continues the scan first.
 

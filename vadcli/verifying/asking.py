@@ -107,7 +107,7 @@ ReadClip = tuple[VideoJob, int, ByteArray]
 def read_clips(
     loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[ReadClip | VideoJob]:
-    """Yield the clips of each job in order, and then the job. Clips of several jobs are mixed, because they are read together.
+    """Yield the clips of each job in order, and then the job. Clips of several jobs are mixed.
 
     A lost frame is replaced as in a scan. A clip without any frame is left out.
 
@@ -263,7 +263,7 @@ class Interview:
 
 
 def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-    """Let the model write a sentence about each clip. Yields each video when all its sentences are in `stored`."""
+    """Let the model write a sentence about each clip, and yield each video when it is complete."""
     for item in read:
         if isinstance(item, VideoJob):
             yield item

@@ -35,7 +35,7 @@ from vadcli.verifying.survey import Choice, Survey, Surveyed, clip_needs
 
 
 class VideoPart(NamedTuple):
-    """One video of a chunk: the video, its chosen clips, and the numbers of the clips or rows that the step needs."""
+    """One video of a chunk, its chosen clips, and the numbers of the clips or rows to read."""
 
     video: Surveyed
     choice: Choice

@@ -1,4 +1,4 @@
-"""The end of a run: calibrates the model for each camera, makes the events of every video, and counts the audit."""
+"""The end of a run: calibrates the model per camera, makes the events, and counts the audit."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryT
 
 
 def _sample(own: Sequence[_Known]) -> FloatArray | None:
-    """Return log-odds (n, C) that represent all footage of some videos; None if too few of their clips are random."""
+    """Return log-odds (n, C) that represent all footage of some videos; None if random clips are too few."""
     rest = sum(int((~one.choice.proposed).sum()) for one in own)
     sampled = [one.flags(one.choice.sampled) for one in own]
     if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:

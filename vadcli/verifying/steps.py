@@ -140,7 +140,7 @@ class Here:
                     _release(job)
 
     def _jobs(self, wanted: Wanted, taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
-        """Yield the videos to read, each with its lock. The reason why a video cannot be read becomes its `problem`."""
+        """Yield the videos to read, each with its lock. A video that cannot be read gets a `problem`."""
         folders = FootageFolders(self.survey.layout, self.options.footage)
         for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
             if not len(clips):
@@ -244,7 +244,7 @@ def _rows(layout: OutputLayout, video: str) -> MaskRows:
 
 
 def _stored(track: MaskTrack, frames: int, *, binary: bool) -> Iterator[tuple[int, ByteArray]]:
-    """Yield each row with its mask. If masks are run lengths (`binary`), their pixels get 255, to reach every threshold."""
+    """Yield each row with its mask; pixels of run lengths (`binary`) get 255, to reach every threshold."""
     for row, mask in track.between(0, frames):
         yield row, (np.minimum(mask, 1) * np.uint8(255) if binary else mask)
     for problem in track.problems:

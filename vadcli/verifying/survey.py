@@ -1,4 +1,4 @@
-"""Finds the videos and questions of a run, and chooses the clips to ask about: proposals, an audit, and a sample per camera.
+"""Finds the videos and questions of a run, and chooses the clips to ask about.
 
 Proposals are the clips around the highest scores of the first stage. The audit is drawn at random from all other clips, so that
 it shows how much the first stage misses. All choices are functions of the scores, the videos and a seed.
@@ -30,11 +30,11 @@ from vadcli.video.sampling import SamplingPlan
 HOP_S = 4.0
 """Seconds from one clip to the next, as in a scan with the detector `ask`."""
 GROW_S = 5.0
-"""The score of a clip is the highest score within this many seconds of its middle, or in its cell if the cell is longer."""
+"""A clip gets the highest score within this many seconds of its middle, or of its cell if longer."""
 SAMPLE_CLIPS = 8
-"""The model is asked about at most this many random clips per camera, to learn how it usually answers there."""
+"""Largest number of random clips per camera, which show how the model usually answers there."""
 SAMPLE_PART = 5
-"""With few proposals, one random clip per this many proposals is enough, or a short archive would be asked as a whole."""
+"""With few proposals, one random clip per this many proposals is enough."""
 FEWEST = 2
 """Every camera needs at least this many random clips, even if it has few proposals."""
 
@@ -174,7 +174,7 @@ class Survey:
         return tuple(question.category for question in self.questions)
 
     def usable(self, video: Surveyed) -> StoredAnswers:
-        """Return the stored answers of a video that fit the model and the questions, with a column for each question.
+        """Return the stored answers of a video that fit the model, with a column for each question.
 
         Raises:
             DocumentError: the stored answers are damaged or of another version.
@@ -245,7 +245,7 @@ class Survey:
 
 
 def clip_needs(asker: Asker) -> ClipNeeds:
-    """Return the length, rate and frame size of the clips that a model is asked about, as in the detector `ask`."""
+    """Return the length, rate and frame size of a model's clips, as in the detector `ask`."""
     rate_hz = asker.clip_frames / asker.clip_s
     return ClipNeeds(
         frames=asker.clip_frames,
@@ -257,7 +257,7 @@ def clip_needs(asker: Asker) -> ClipNeeds:
 
 
 def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> list[IndexArray]:
-    """Return at most `limit` of the wanted clips: first the random clips, then the clips with the highest scores."""
+    """Return at most `limit` of the wanted clips: first random clips, then those with high scores."""
     total = sum(map(len, wanted))
     if limit is None or limit >= total:
         return list(wanted)
