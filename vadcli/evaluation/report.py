@@ -135,7 +135,7 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return the paired difference with a note; no interval if the runs have different frames."""
+    """Return the paired difference with a note; no interval if the runs have different videos."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         found = difference(theirs, mine, bootstrap)

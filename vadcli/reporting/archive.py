@@ -304,7 +304,7 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
     """Return why there are no events, and pairs (command that may show events, explanation).
 
     Args:
-        highest: the highest score of its videos; None if there are no scores.
+        highest: the highest score of the archive; None if there are no scores.
     """
     thresholds = archive.counts.thresholds
     if not archive.counts.total.scored:
