@@ -208,8 +208,8 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
     """Render the videos below these paths, like `render`. `watch` opens the progress display of a video."""
     from vadcli.engine.opening import may_be_empty
+    from vadcli.engine.paths import OutsideRoot
     from vadcli.engine.plan import make_plan, no_video_text
-    from vadcli.engine.roots import OutsideRoot
     from vadcli.store import stored_layout
     from vadcli.store.footage import stored_roots
     from vadcli.types.text import is_remote

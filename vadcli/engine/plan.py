@@ -1,4 +1,4 @@
-"""Turns paths into work units: finds the videos, and gives each of them a name, a camera and a shard.
+"""Finds the videos below the paths of the user, and gives each video a name, a camera and a shard.
 
 Folders are listed and file attributes are read, but no file is opened.
 """
@@ -12,13 +12,24 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 
-from vadcli.engine.given import absolute, check_exists, list_name, read_list, why_unreadable
-from vadcli.engine.roots import choose_root
-from vadcli.engine.suffixes import IMAGE_SUFFIXES, NO_VIDEO_SUFFIXES, VIDEO_SUFFIXES, passed_over_text
+from vadcli.engine.paths import (
+    IMAGE_SUFFIXES,
+    NO_VIDEO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    absolute,
+    check_exists,
+    choose_root,
+    list_name,
+    passed_over_text,
+    read_list,
+    why_unreadable,
+)
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
@@ -33,13 +44,13 @@ class WorkUnit:
     """One video to scan.
 
     Attributes:
-        video: relative path with `/`, the name under which every result is stored.
+        video: the name under which every result is stored: a path relative to the root, with `/`.
         path: path of the file or folder.
         camera: the camera's name.
-        size: size in bytes. The size of a folder of frames is that of all its images.
-        mtime_ns: time of the last change. In a folder of frames, it is that of the newest image.
+        size: size in bytes. For a folder of images, this is the size of all images together.
+        mtime_ns: time of the last change. For a folder of images, this is the last change of the folder or of an image.
         is_frames: True for a folder of images.
-        content: a hash that changes when the object in the store changes; "" for a video on this machine.
+        content: for an object in a store, a hash that changes when the object changes; "" for a video on this machine.
     """
 
     video: str
@@ -53,7 +64,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path that can't be scanned, and why. `failed` is False if the path is only left out of this run."""
+    """A path that can't be scanned, and the reason. `failed` is False if the path is only left out of this run."""
 
     video: str
     reason: str
@@ -69,7 +80,7 @@ class Plan:
         roots: the absolute paths that the user gave.
         units: every video, in order of camera and name.
         unusable: the paths that can't be read or are left out of this run.
-        passed_over: number of files per unknown suffix, which are not scanned; "" stands for files without a suffix.
+        passed_over: number of files that are not scanned, per unknown suffix; "" stands for files without a suffix.
         notes: lines that the user should read.
     """
 
@@ -84,11 +95,8 @@ class Plan:
         """Return the units of shard `part` of `parts`. The shard of a video depends only on its name, so it never changes."""
         if parts == 1:
             return self.units
-        return tuple(unit for unit in self.units if _bucket(unit.video, parts) == part - 1)
-
-
-def _bucket(video: str, parts: int) -> int:
-    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % parts
+        names = ((unit, hashlib.sha256(unit.video.encode()).digest()) for unit in self.units)
+        return tuple(unit for unit, name in names if int.from_bytes(name[:8], "big") % parts == part - 1)
 
 
 def make_plan(
@@ -108,7 +116,7 @@ def make_plan(
         out: the output folder, which is never scanned.
         camera_from: `folder`, `file` or `all`.
         root: the user's --root. If it is None, a stored root is used; if no root is stored, the common ancestor of the paths.
-        stored: the roots that the output folder already has, the newest first.
+        stored: the roots in the run records of the output folder, the newest first.
 
     Raises:
         UsageError: a path does not exist or is not below the root, or no path is given.
@@ -121,14 +129,15 @@ def make_plan(
     walk = _Walk(options, Path(os.path.abspath(out)))
     everything = Path(os.path.abspath(os.sep))
     given = absolute([*paths, *listed])
-    if everything in given[len(paths) :]:  # in a list, "/" is a mistake, such as the rest of a broken line
+    if everything in given[len(paths) :]:  # "/" in a list is a mistake, for example the rest of a broken line
         walk.trouble.append((everything, "is the whole file system, which is never scanned because of a list"))
         given = [path for place, path in enumerate(given) if place < len(paths) or path != everything]
     roots = tuple(encode_name(shown(path)) for path in given[: len(paths)])
     chosen, given = choose_root(given, asked=root, stored=stored, out=out)
     for place, path in enumerate(given):
         walk.add(path, listed=place >= len(paths))
-    plan = _finish(walk, chosen or _common_root(walk.bases), roots, camera_from, now_ns=time.time_ns())
+    common = Path(os.path.commonpath([str(base) for base in walk.bases])) if walk.bases else Path.cwd()
+    plan = _finish(walk, chosen or common, roots, camera_from, now_ns=time.time_ns())
     if chosen is not None or not plan.units:
         return plan
     return replace(plan, notes=(f"names of videos and cameras are relative to {shown(plan.root)} (--root)", *plan.notes))
@@ -144,7 +153,7 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and problems. It remembers real paths, so that no video is scanned twice, and loops of links end."""
+    """Collects videos and problems. It remembers real paths, so that it adds no video twice and leaves loops of links."""
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
@@ -171,11 +180,16 @@ class _Walk:
             if self._file(path):
                 self.bases.append(path.parent)
             return
-        self.bases.append(path.parent if self._is_frame_folder(path) else path)
+        base = path
+        if self.options.frames_as_video:
+            with suppress(OSError):  # the walk reports it
+                if sum(_is_numbered_image(name) for name in os.listdir(path)) >= MIN_FRAMES:
+                    base = path.parent
+        self.bases.append(base)
         self._folder(path)
 
     def _folder(self, base: Path) -> None:
-        """Add the videos in a folder. Open folders are kept in a list, because a tree may be deeper than Python's stack."""
+        """Add the videos below a folder. This is a loop, because a tree may be too deep for a recursive function."""
         opened = [(os.path.realpath(base), self._entries(base, base))]
         above = f"{str(base).rstrip(os.sep)}{os.sep}"
         while opened:
@@ -187,18 +201,23 @@ class _Walk:
             relative = entry.path.removeprefix(above).replace(os.sep, "/")
             if entry.name.startswith(".") or _matches(entry.name, relative, self.options.exclude):
                 continue
-            if _leads_to_folder(entry):
+            is_folder = False  # a link to itself raises OSError; `_file` then reports that it can't be read
+            with suppress(OSError):
+                is_folder = entry.is_dir()
+            if is_folder:
                 if self.options.recursive and (self.options.follow_links or not entry.is_symlink()):
                     folder = Path(entry.path)
                     opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                # The real path of a file is its folder's real path and its name. Resolving a million paths would take too long.
+                # The real path of a file is made from that of its folder, because resolving a million paths takes too long.
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
         """Return the entries of a folder, without the images of a video; no entries if the folder was already visited."""
         real = os.path.realpath(folder)
-        if real in self._folders or real == self.real_out or _is_scan_output(folder):
+        # Mask videos and rendered videos in the output folder of another scan are not footage.
+        is_output = os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
+        if real in self._folders or real == self.real_out or is_output:
             return iter(())
         self._folders.add(real)
         try:
@@ -238,7 +257,7 @@ class _Walk:
         return suffix in VIDEO_SUFFIXES
 
     def _file(self, path: Path, *, real: str | None = None) -> bool:
-        """Add a file. Returns False if the file does not exist. `real` is its real path, if that is known."""
+        """Add a file. Returns False if the file does not exist. `real` is the real path, if the caller knows it."""
         real = real or os.path.realpath(path)
         if real in self._seen:
             return True
@@ -254,16 +273,8 @@ class _Walk:
         self.found.append(_Found(path, status.st_size, status.st_mtime_ns, is_frames=False))
         return True
 
-    def _is_frame_folder(self, folder: Path) -> bool:
-        if not self.options.frames_as_video:
-            return False
-        try:
-            return sum(_is_numbered_image(name) for name in os.listdir(folder)) >= MIN_FRAMES
-        except OSError:
-            return False
-
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add the folder as a video if it has numbered images; returns whether it has. Raises OSError if they can't be read."""
+        """Add a folder as a video if it has numbered images. Returns True if it has. Raises OSError if they can't be read."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -275,19 +286,6 @@ class _Walk:
         self._seen.add(os.path.realpath(folder))
         self.found.append(_Found(folder, sum(status.st_size for status in stats), newest, is_frames=True))
         return True
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """True for a folder or a link to a folder. A link to itself gives False, and later counts as a file that can't be read."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _is_scan_output(folder: Path) -> bool:
-    """True if the folder is the output folder of a scan. Its mask videos and rendered videos are not footage."""
-    return os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
 
 
 def _is_numbered_image(name: str) -> bool:
@@ -306,16 +304,12 @@ def no_video_text(plan: Plan, options: FindOptions) -> str:
     return "; ".join([f"no video {' or '.join(places)}", *filter(None, [passed_over_text(plan.passed_over)])])
 
 
-def _common_root(bases: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([str(base) for base in bases])) if bases else Path.cwd()
-
-
 def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *, now_ns: int) -> Plan:
     age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
     unusable = [Unusable(_name_or_path(path, root), reason) for path, reason in walk.trouble]
     names: dict[str, Path] = {}
-    future: list[str] = []
+    future: list[str] = []  # videos with a date in the future
     for found in walk.found:
         video = _name_or_path(found.path, root)
         if found.path == root:
@@ -330,43 +324,27 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
             continue
         if age_ns and found.mtime_ns > now_ns:
             future.append(video)
-        camera = _camera(video, camera_from)
+        camera = {"all": ".", "file": video}.get(camera_from) or video.rpartition("/")[0] or "."
         units.append(WorkUnit(video, found.path, camera, found.size, found.mtime_ns, found.is_frames, found.content))
+    notes = [passed_over_text(walk.passed_over)] if walk.passed_over else []
+    if future:
+        some = f"{future[0]} is" if len(future) == 1 else f"{len(future)} videos are"
+        first = "" if len(future) == 1 else f" (the first is {future[0]})"
+        notes.append(f"{some} dated in the future{first}, so --min-age can't tell how old the recording is; scanned anyway")
     return Plan(
         root,
         roots,
-        tuple(sorted(units, key=_in_order)),
-        tuple(sorted(unusable, key=lambda item: item.video)),
+        tuple(sorted(units, key=attrgetter("camera", "video"))),
+        tuple(sorted(unusable, key=attrgetter("video"))),
         dict(walk.passed_over),
-        tuple(note for note in (passed_over_text(walk.passed_over), _future_text(future)) if note),
+        tuple(notes),
     )
 
 
-def _future_text(videos: Sequence[str]) -> str:
-    """Return a note about videos with a date in the future; "" if there are no such videos."""
-    if not videos:
-        return ""
-    one = f"{videos[0]} is" if len(videos) == 1 else f"{len(videos)} videos are"
-    first = "" if len(videos) == 1 else f" (the first is {videos[0]})"
-    return f"{one} dated in the future{first}, so --min-age can't tell how old the recording is; scanned anyway"
-
-
 def _name_or_path(path: Path, root: Path) -> str:
-    """Return the name of a video or folder. For the root itself, and for paths outside of it, return the whole path."""
+    """Return the name of a video or folder, or the whole path if it is the root itself or outside of the root."""
     text, base = str(path), f"{str(root).rstrip('/')}/"
     return encode_name(text.removeprefix(base))
-
-
-def _in_order(unit: WorkUnit) -> tuple[str, str]:
-    return unit.camera, unit.video
-
-
-def _camera(video: str, camera_from: str) -> str:
-    if camera_from == "all":
-        return "."
-    if camera_from == "file":
-        return video
-    return video.rpartition("/")[0] or "."
 
 
 def by_camera(units: Iterable[WorkUnit]) -> Iterator[tuple[str, list[WorkUnit]]]:
