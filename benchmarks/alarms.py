@@ -21,7 +21,7 @@ from _measure import VADCLI, WORK
 from scipy.stats import chi2
 
 from vadcli.detectors.calibration import CALIBRATION
-from vadcli.engine.preview import preview
+from vadcli.engine.recut import preview
 from vadcli.options import EventsOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "motion.md"

@@ -99,7 +99,7 @@ def _print_rows(kind: str, rows: list[dict[str, float | None]], options: EventsO
 
 
 def _preview(out: Path, options: EventsOptions) -> int:
-    from vadcli.engine.preview import preview
+    from vadcli.engine.recut import preview
 
     found = preview(out, options)
     lines = ["threshold  events  events/hour  expected/hour in normal footage"]

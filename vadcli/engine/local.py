@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 from vadcli.detectors import Attributor, Detector, Propagator, Traits
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
-from vadcli.engine.event_rules import EventRules
+from vadcli.engine.event_rules import EventRules, judge_of
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide, digest
-from vadcli.engine.judging import judge_of
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
 from vadcli.engine.refining import Refinement, refiner_of

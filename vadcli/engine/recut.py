@@ -1,4 +1,7 @@
-"""Makes events again from stored scores, with other thresholds. No video is decoded and no detector is loaded."""
+"""Makes events again from stored scores, and previews the events of other thresholds (`vadcli events`).
+
+No video is decoded and no detector is loaded.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadcli.cutting import EventBoxes, inherit_boxes, with_categories
-from vadcli.engine.event_rules import given_thresholds, make_events, without_false_alarms
-from vadcli.engine.judging import HIGH, Judge, judge_of
+from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, with_categories
+from vadcli.engine.event_rules import HIGH, Judge, given_thresholds, judge_of, make_events, without_false_alarms
 from vadcli.engine.verified import VerifiedScores, verified_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
@@ -26,14 +28,17 @@ from vadcli.store.events import EventsDocument, load, read_events, validate, wri
 from vadcli.store.footage import choose, timed
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes, rle_threshold
-from vadcli.store.scores import ScoresMetadata, read_metadata, read_scores, shown_s
+from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.store.verification import answers_or_none, validate_answers
-from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, mask_level
+from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, When, mask_level
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
 
 log = logging.getLogger("vadcli")
+
+ROUND_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""The thresholds that every preview has."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,12 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every stored video again. If `options.write` is true, store them, and the choices for later scans.
+    """Make the events of every stored video again, and return those that `options` choose by time and category.
 
-    The result has the events that `options` choose by time and category.
+    If `options.write` is true, the events of each video are stored, together with the choices that later scans use.
 
     Raises:
-        UsageError: the folder does not exist, or the thresholds fit no video.
+        UsageError: the folder does not exist, or the thresholds are wrong for every video.
         DocumentError: the review or the choices of OUT can't be read.
         OutputError: a document can't be written.
     """
@@ -91,7 +96,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
 
 @dataclass
 class _Cut:
-    """Makes the events of one video after the other, and collects the documents and the problems.
+    """Makes the events of each video, and collects the documents and the problems.
 
     Attributes:
         layout: the output folder.
@@ -100,8 +105,8 @@ class _Cut:
         scratch: the folder for temporary files; None if the documents are not stored.
         judge: the head that judges the events; None if there is no head.
         documents: one document per video.
-        problems: one line per document that could not be read, and per video that the thresholds do not fit.
-        refused: the errors of videos that the thresholds do not fit.
+        problems: one line per document that could not be read, and per video for which the thresholds are wrong.
+        refused: the errors of videos for which the thresholds are wrong.
     """
 
     layout: OutputLayout
@@ -123,7 +128,7 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                asked = self.options.alarms_per_hour is not None  # reading a calibration takes as long as reading the scores
+                asked = self.options.alarms_per_hour is not None  # else it is not read: this takes as long as reading scores
                 calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if asked else None
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
@@ -146,7 +151,7 @@ class _Cut:
             self.problems.append(f"{video}: {error}")
 
     def changed(self, choices: Choices) -> Choices:
-        """Return the choices, with the thresholds that this run has written."""
+        """Return the choices after adding the thresholds that this run has written."""
         if not given_thresholds(self.options):
             return choices
         written: dict[str, Counter[Thresholds]] = {}
@@ -162,7 +167,7 @@ class _Cut:
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
     """Return the thresholds that the review in `options.calibrate` suggests, and one line per unreadable document.
 
-    If a head judges the events, these are thresholds for the head's scores.
+    If a head judges the events, the thresholds are for the head's scores.
 
     Raises:
         DocumentError: the review can't be read.
@@ -189,7 +194,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
         own = [judge.score_of(one.video, one.start_s, one.end_s, one.peak_score) for one in entries]
         entries = tuple(replace(one, peak_score=score) for one, score in zip(entries, own, strict=True) if score is not None)
         judge.say_refused()
-    from vadcli.metrics import threshold_choices  # importing it takes a second, which a scan can save
+    from vadcli.metrics import threshold_choices  # not at the top, because the import takes a second, also in a scan
 
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
@@ -200,7 +205,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document and each file of answers. Yields one list of errors per file; it is empty for a valid file.
+    """Check each stored document and each file of answers. Yields one list of errors per file, empty for a valid file.
 
     Raises:
         UsageError: the folder does not exist.
@@ -215,7 +220,7 @@ def validate_all(out: Path) -> Iterator[list[str]]:
 
 
 def calibration_of(layout: OutputLayout, video: str) -> Calibration | None:
-    """Return how the stored scores of a video translate to alarms per hour; None if they are not calibrated."""
+    """Return the calibration of a video's stored scores; None if they are not calibrated."""
     metadata = read_metadata(layout.scores(video))
     return Calibration(**metadata.calibration) if metadata and metadata.calibration else None
 
@@ -231,12 +236,13 @@ def recut(
     times: TimeRules = DEFAULT_RULES,
     verify: bool | None = None,
 ) -> EventsDocument:
-    """Make one video's events with other thresholds. They are stored if `scratch` is not None.
+    """Make one video's events again with the given thresholds. They are stored if `scratch` is not None.
 
-    The stored answers of a second model are used if `verify` is True, or if it is None and the stored events are verified. A
-    new event gets its box from the stored masks; without masks, from the old events that it overlaps. It gets its category from
-    the stored scores of each category; without such scores, from the old event that shares the most frames with it. If there is
-    a head, it judges the events. Events that a reviewer marked as false are left out, and the others are numbered again.
+    - A new event gets its box from the stored masks. If there are no masks, it gets the box of the old events that it overlaps.
+    - It gets its category from the stored scores per category. If there are no such scores, it gets the category of the old
+      event that shares the most frames with it.
+    - The judge, if there is one, removes or makes events. Events that a review marks as false are left out.
+    - The stored answers of a second model are used if `verify` is True, or if it is None and the stored events are verified.
 
     Raises:
         DocumentError: the stored scores or events can't be read.
@@ -254,38 +260,23 @@ def recut(
     mark = judge.mark_of(video) if judge else None
     document = replace(old, thresholds=thresholds, events=tuple(events), head=mark, scan_events=None)
     if verify or (verify is None and old.scan_events is not None):
-        document = _verified(layout, document, (table, metadata), boxes, review)
+        answers = answers_or_none(layout.answers(video))
+        if answers is not None and answers.metadata.content == str(metadata.source.get("content")):
+            verified = VerifiedScores.of(table, answers, thresholds, duration_s)
+            if verified is not None:
+                made = verified_events(verified, document.events, thresholds, duration_s=duration_s, boxes=boxes)
+                kept = without_false_alarms(made, [entry for entry in review if entry.video == video])
+                document = replace(document, events=tuple(kept), scan_events=document.events)
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
             write_events(path, document)
     return document
 
 
-def _verified(
-    layout: OutputLayout,
-    document: EventsDocument,
-    scores: tuple[ScoreTable, ScoresMetadata],
-    boxes: EventBoxes | None,
-    review: Sequence[ReviewedEvent],
-) -> EventsDocument:
-    """Return the document with events from the scores and the stored answers. Without usable answers, return it unchanged."""
-    table, metadata = scores
-    video, thresholds, duration_s = table.video, document.thresholds, shown_s(table, metadata.video)
-    answers = answers_or_none(layout.answers(video))
-    if answers is None or answers.metadata.content != str(metadata.source.get("content")):
-        return document
-    found = VerifiedScores.of(table, answers, thresholds, duration_s)
-    if found is None:
-        return document
-    events = verified_events(found, document.events, thresholds, duration_s=duration_s, boxes=boxes)
-    kept = without_false_alarms(events, [entry for entry in review if entry.video == video])
-    return replace(document, events=tuple(kept), scan_events=document.events)
-
-
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
     """Return the boxes of the stored masks at the threshold of events; None if no masks are stored.
 
-    Run lengths have boxes only at the threshold with which they were written. They are used if this is the right threshold, or
+    Run lengths have boxes at one threshold only: the one with which they were written. They are used if it is the right one, or
     if there is no mask video.
     """
     level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
@@ -297,3 +288,103 @@ def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds
         if len(boxes) == len(rows):
             return EventBoxes(rows, np.array(boxes, np.int32).reshape(-1, 4))
     return None
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """The events that one threshold would find.
+
+    Attributes:
+        threshold: an event starts when the score reaches this value.
+        events: number of events in all videos.
+        events_per_hour: number of events per hour of video.
+        expected_per_hour: alarms per hour in normal footage of the cameras; None if the scores are not calibrated.
+        present: True if stored events were made with this threshold.
+    """
+
+    threshold: float
+    events: int
+    events_per_hour: float
+    expected_per_hour: float | None
+    present: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The events of an output folder at several thresholds.
+
+    Attributes:
+        rows: one row per threshold, ascending.
+        videos: number of videos with scores.
+        hours: length of these videos together.
+        problems: one line per video that could not be read.
+    """
+
+    rows: tuple[PreviewRow, ...]
+    videos: int
+    hours: float
+    problems: tuple[str, ...]
+
+
+def preview(out: Path, options: EventsOptions) -> Preview:
+    """Return how many events several thresholds would find: round thresholds, those in use, and that of `options`.
+
+    Each count is the number of events that `vadcli events --threshold` finds if the other options are the same. Nothing is
+    written.
+
+    Raises:
+        UsageError: the folder does not exist, or the thresholds in `options` are wrong for a video.
+        DocumentError: the review or the choices of OUT can't be read.
+    """
+    layout = stored_layout(out)
+    problems: dict[str, None] = {}
+    present: set[float] = set()
+    asked: set[float] = set()
+    calibrations: set[Calibration | None] = set()
+    for document in _scored(layout, options, problems):
+        calibration = calibration_of(layout, str(document.video["path"]))
+        calibrations.add(calibration)
+        present.add(document.thresholds.high)
+        asked.add(options.thresholds(document.thresholds, calibration).high)
+    thresholds = sorted(high for high in {*ROUND_THRESHOLDS, *present, *asked} if high >= (options.low or 0.0))
+    counts, videos, seconds = Counter(dict.fromkeys(thresholds, 0)), 0, 0.0
+    review: Sequence[ReviewedEvent] = ()
+    if not options.keep_false:
+        review = read_choices(layout).with_reviews(read_review(options.review) if options.review else ()).reviews
+    for document in _scored(layout, options, problems):
+        video = str(document.video["path"])
+        try:
+            table, metadata = read_scores(layout.scores(video))
+        except DocumentError as error:
+            problems[str(error)] = None
+            continue
+        duration_s = shown_s(table, metadata.video)
+        videos, seconds = videos + 1, seconds + duration_s
+        judged = [entry for entry in review if entry.video == video]
+        for high in thresholds:
+            chosen = replace(options, threshold=high, alarms_per_hour=None).thresholds(document.thresholds, None)
+            events = with_categories(cut_events(table, chosen, duration_s=duration_s), table, document.events)
+            events = without_false_alarms(events, judged)
+            some = choose([replace(document, events=tuple(events))], When(), options.category)
+            counts[high] += sum(len(one.events) for one in some)
+    scale = next(iter(calibrations)) if len(calibrations) == 1 else None
+    hours = seconds / 3600
+    rows = (
+        PreviewRow(
+            high, count, count / hours if hours else 0.0, scale.rate_at(high) if scale and high else None, high in present
+        )
+        for high, count in counts.items()
+    )
+    return Preview(tuple(rows), videos, hours, tuple(problems))
+
+
+def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
+    """Yield the documents of the chosen videos that have scores. A document that can't be read is added to `problems`."""
+    for path in layout.iter_events():
+        try:
+            document = read_events(path)
+        except DocumentError as error:
+            problems[str(error)] = None
+            continue
+        if document.failure is None and matches(str(document.video["path"]), options.include):
+            yield document

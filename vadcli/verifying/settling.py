@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from vadcli.detectors.calibration import CategoryTails
-from vadcli.engine.judging import judge_of
+from vadcli.engine.event_rules import judge_of
 from vadcli.engine.recut import recut
 from vadcli.engine.verified import tails_to_json
 from vadcli.errors import DocumentError
