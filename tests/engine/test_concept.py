@@ -16,8 +16,8 @@ from tests.runs import local_scan
 from vadcli.detectors.concept import detector as concept
 from vadcli.engine.job import ScanJob
 from vadcli.engine.plan import WorkUnit, make_plan
+from vadcli.engine.queue import rescore
 from vadcli.engine.recut import recut
-from vadcli.engine.rescore import rescore
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import ScanOptions

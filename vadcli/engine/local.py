@@ -12,9 +12,8 @@ from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.event_rules import EventRules, judge_of
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide, digest
 from vadcli.engine.plan import WorkUnit, by_camera
-from vadcli.engine.queue import ClaimQueue
+from vadcli.engine.queue import ClaimQueue, can_rescore
 from vadcli.engine.refining import Refinement, refiner_of
-from vadcli.engine.rescore import can_rescore
 from vadcli.engine.runner import Fitting, ScanSettings, Stop, effective_needs
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update

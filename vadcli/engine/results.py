@@ -1,14 +1,17 @@
-"""Writes the files of a video when its scan ends: masks, events and scores, or the reason why the scan failed.
+"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or the reason why the scan failed.
 
-The Parquet file of the scores is renamed into place last. If it exists, all files of the video exist.
+The Parquet file of the scores is written last. If it exists, all files of the video exist.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from vadcli import __version__
 from vadcli.cutting import EventBoxes
+from vadcli.detectors import Embedder
 from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.refining import rows_of, spans_of
 from vadcli.engine.second_pass import MaskSpans
@@ -24,18 +28,27 @@ from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
 from vadcli.store.mask_video import upsample_mask
-from vadcli.store.masks import MaskFiles
-from vadcli.store.scores import ScoresMetadata, write_scores
+from vadcli.store.scores import (
+    EmbeddingsMetadata,
+    ScoresMetadata,
+    StoredEmbeddings,
+    read_embeddings_metadata,
+    write_embeddings,
+    write_scores,
+)
 from vadcli.types import (
+    NO_REGIONS,
     NOT_FINISHED,
     BoolArray,
     ByteArray,
+    Embeddings,
     Event,
     FloatArray,
     FrameScores,
     IndexArray,
     MaskRows,
     MaskScale,
+    Regions,
     ScoreTable,
     Status,
     VideoInfo,
@@ -79,7 +92,7 @@ def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatA
 
 
 def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
-    """Return the fields of `ScoreTable` that have scores per category. They are empty if the detector gives no such scores.
+    """Return the fields of `ScoreTable` with scores per category. They are empty if the detector gives no such scores.
 
     Args:
         scores: the scores of the sampled frames.
@@ -93,9 +106,9 @@ def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArr
 
 
 def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
-    """Carry the values (S,) of the sampled rows forward to all N rows. Rows before the first sampled row get its value.
+    """Carry the values (S,) of the sampled rows forward to all N rows.
 
-    A video without a sampled row gets zeros.
+    Rows before the first sampled row get the value of that row. If no row is sampled, all rows get 0.
     """
     if not len(values):
         return np.zeros(len(sampled), np.float32)
@@ -104,7 +117,7 @@ def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
 
 
 def first_complaint(end: Finished) -> str:
-    """Return a sentence with the decoder's first error message, on one line. Later messages mostly repeat the first."""
+    """Return the decoder's first error message on one line; "" if there is none. Later messages mostly repeat the first."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
     line = _TAGS.sub("", line)
@@ -129,15 +142,8 @@ def write_files(
         OutputError: a file can't be written. The files before it are in place, and the next run writes them again.
     """
     layout, video = job.layout, task.unit.video
-    with job.scratch.replace(layout.events(video)) as path:
-        write_events(path, _events_document(job, task, info, events, result, frames=len(table)))
-    with job.scratch.replace(layout.scores(video)) as path:
-        write_scores(path, table, _metadata(job, task, info, result, interval=stored.header.interval))
-
-
-def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *, interval: int) -> ScoresMetadata:
     calibration = job.detector.calibration
-    return ScoresMetadata(
+    metadata = ScoresMetadata(
         version=__version__,
         fingerprint=task.decision.fingerprint,
         source=task.decision.source,
@@ -149,7 +155,7 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
         calibration=calibration.to_json() if calibration else None,
         extra={
             "decoder": result.decoder,
-            "interval": interval,
+            "interval": stored.header.interval,
             "decode": "all" if SamplingPlan.of(job.needs, info).rows is None else job.needs.decode,
             "stage": result.stage,
             "reason": result.reason,
@@ -159,12 +165,15 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
         | ({"refined": job.refined} if job.refined else {}),
         masks=job.masked_rows if job.keeps_masks else MaskRows.SAMPLED,
     )
+    with job.scratch.replace(layout.events(video)) as path:
+        write_events(path, _events_document(job, task, info, events, result, frames=len(table)))
+    with job.scratch.replace(layout.scores(video)) as path:
+        write_scores(path, table, metadata)
 
 
 def _events_document(
     job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
 ) -> EventsDocument:
-    """Return the events document of a video, with its events or the reason why its scan failed."""
     unit, decision = task.unit, task.decision
     created = info.created if info else ""
     start = job.times.start_of(
@@ -190,13 +199,6 @@ def _events_document(
     )
 
 
-def not_finished(task: Task, error: NotFinished) -> VideoResult:
-    """Return the result of a video that the machine failed to read, and release its lock. Nothing is stored."""
-    task.claim.release(delete=True)  # the checkpoint is deleted, because its rows may be wrong
-    reason = f"{NOT_FINISHED}: {error}"
-    return VideoResult(task.unit.video, Status.FAILED, stage=error.stage, reason=reason, camera=task.unit.camera)
-
-
 def write_failure(
     job: ScanJob,
     task: Task,
@@ -206,13 +208,17 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Remove the older results of a video, store that it failed, and release its lock. If the machine failed, store nothing.
+    """Remove the older results of a video, store that its scan failed, and release its lock.
+
+    If the machine failed and not the video (`NotFinished`), nothing is stored or removed, so that the next run tries again.
 
     Raises:
         OutputError: the failure can't be written, or an older file can't be removed.
     """
     if isinstance(error, NotFinished):
-        return not_finished(task, error)
+        task.claim.release(delete=True)  # the checkpoint is deleted, because its rows may be wrong
+        reason = f"{NOT_FINISHED}: {error}"
+        return VideoResult(task.unit.video, Status.FAILED, stage=error.stage, reason=reason, camera=task.unit.camera)
     result = VideoResult(
         video=task.unit.video,
         status=Status.FAILED,
@@ -229,6 +235,43 @@ def write_failure(
         write_events(path, _events_document(job, task, info, [], result))
     task.claim.release(delete=True)
     return result
+
+
+def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
+    """Write the vectors of the sampled frames if the options ask for them; otherwise remove vectors of an earlier scan.
+
+    Raises:
+        OutputError: the file can't be written or removed.
+    """
+    path, embedder = job.layout.embeddings(task.unit.video), job.embedder
+    if embedder is None or not stored.header.embedding_bytes:
+        old = read_embeddings_metadata(path)
+        if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
+            remove(path)  # other vectors were stored by `vadcli embed`, and are still right
+        return
+    blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
+    rows = np.flatnonzero(table.sampled)
+    metadata = EmbeddingsMetadata(
+        video=task.unit.video,
+        camera=task.unit.camera,
+        encoder=embedder.encoder_name,
+        encoder_key=embedder.encoder_key,
+        key=embedding_key(job, job.regions.of(task.unit.camera)),
+        content=str(task.decision.source["content"]),
+    )
+    vectors = StoredEmbeddings(
+        metadata, table.frame_index[rows], table.timestamp[rows], Embeddings.unpack(np.concatenate(blocks))
+    )
+    with job.scratch.replace(path) as temporary:
+        write_embeddings(temporary, vectors)
+
+
+def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
+    """Return a hash of all settings that change stored vectors. It does not depend on the content of the video."""
+    assert job.embedder is not None
+    hidden = [regions.sha256] if regions else []
+    parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def write_masks(
@@ -255,25 +298,33 @@ def write_masks(
 
     Raises:
         OutputError: a file can't be written. The files before it are in place, and the next run writes them again.
-        Interrupted: the scan ends before the masks are complete. No file was written.
+        Interrupted: the scan must end before the masks are complete. No file is written.
     """
     if not job.keeps_masks:
         _remove_earlier(job, task.unit.video)
         return columns.boxes()
+    unit, regions = task.unit, job.regions.of(task.unit.camera)
+    fps = info.fps if unit.is_frames else None
     masks: Iterator[tuple[int, ByteArray]]
     if job.masked_rows is MaskRows.EVERY:
-        masks = _every_row(job, task, info, stored=stored, mask_spans=MaskSpans.of(columns.sampled, events))
+        assert job.propagation is not None
+        assert stored.header.mask_shape is not None
+        mask_spans, empty = MaskSpans.of(columns.sampled, events), np.zeros(stored.header.mask_shape, np.uint8)
+        before = ((row, empty) for row in range(int(mask_spans.starts[0])))  # the rows before the first sampled row
+        made = job.propagation.every_row(mask_spans, _sampled_masks(stored), path=unit.path, fps=fps, regions=regions)
+        masks = chain(before, made)
     else:
         masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
-    hidden, thresholds = hidden_pixels(job, task, info), job.rules.of_video(task.unit.video)
+    hidden, thresholds = hidden_pixels(job, task, info), job.rules.of_video(unit.video)
     enlarge = _Enlarger(info, job.detector.mask_scale, hidden)
     masks = ((row, enlarge(mask)) for row, mask in masks)
     spans = tuple((event.start_frame, event.end_frame) for event in events)
     if job.refinement is not None:
-        from vadcli.video.container import can_seek  # it imports PyAV, which takes time that other scans can save
+        from vadcli.video.container import can_seek  # not at the top, because the import of PyAV takes time in every scan
 
         rows = rows_of(job.masked_rows.of(columns.sampled), spans, len(table))
-        request = _request(job, task, info, spans_of(rows, spans, may_seek=task.unit.is_frames or can_seek(info)))
+        parts = spans_of(rows, spans, may_seek=unit.is_frames or can_seek(info))
+        request = ClipRequest(unit.video, unit.path, fps=fps, spans=parts, regions=regions)
         masks = job.refinement.refined(masks, rows, request, level=thresholds.mask_level, hidden=hidden)
     files = MaskFiles(
         job.layout,
@@ -295,7 +346,7 @@ def write_masks(
 class _Enlarger:
     """Turns masks on a detector's scale into pixel scores (height, width) uint8 at the video's display size.
 
-    Hidden pixels get the score 0. If the same array comes twice in a row, the same result is returned.
+    Hidden pixels get the score 0. If the same array is given twice in a row, the first result is returned again.
     """
 
     def __init__(self, info: VideoInfo, scale: MaskScale, hidden: BoolArray | None) -> None:
@@ -313,42 +364,21 @@ class _Enlarger:
         return self._made
 
 
-def _request(job: ScanJob, task: Task, info: VideoInfo, spans: tuple[tuple[int, int], ...]) -> ClipRequest:
-    """Return the loader's request for some parts of the video."""
-    unit = task.unit
-    fps = info.fps if unit.is_frames else None
-    return ClipRequest(unit.video, unit.path, fps=fps, spans=spans, regions=job.regions.of(unit.camera))
-
-
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return flags (height, width), True for hidden pixels at display size; None if there are no regions."""
+    """Return the hidden pixels as bool (height, width) at display size; None if the camera has no regions."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """Yield the masks (h, w) of the sampled rows, on the detector's scale. One block is in memory at a time."""
+    """Yield the masks (h, w) of the sampled rows, on the detector's scale. Only one block is in memory at a time."""
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
 
 
-def _every_row(
-    job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, mask_spans: MaskSpans
-) -> Iterator[tuple[int, ByteArray]]:
-    """Yield every row with its mask. Rows before the first sampled row have empty masks."""
-    assert job.propagation is not None
-    assert stored.header.mask_shape is not None
-    unit = task.unit
-    empty = np.zeros(stored.header.mask_shape, np.uint8)
-    yield from ((row, empty) for row in range(int(mask_spans.starts[0])))
-    fps = info.fps if unit.is_frames else None
-    regions = job.regions.of(unit.camera)
-    yield from job.propagation.every_row(mask_spans, _sampled_masks(stored), path=unit.path, fps=fps, regions=regions)
-
-
 def _remove_earlier(job: ScanJob, video: str) -> None:
-    """Remove the mask files of formats that this scan does not write. They belong to an earlier scan with other scores."""
+    """Remove mask files in formats that this scan does not write. They are from an earlier scan with other scores."""
     if not job.mask_video:
         remove(job.layout.mask_video(video))
     if not job.mask_rle:

@@ -1,4 +1,4 @@
-"""Stores the scores of one video: first clip by clip in the checkpoint, and after `Detector.finish` in the video's files."""
+"""Stores the scores of one video: each clip in the checkpoint, and at the end all scores in the video's files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from vadcli.cutting import categorised
 from vadcli.engine.job import ScanJob, Task
-from vadcli.engine.rescore import write_vectors
 from vadcli.engine.results import (
     Columns,
     category_columns,
@@ -20,6 +19,7 @@ from vadcli.engine.results import (
     write_failure,
     write_files,
     write_masks,
+    write_vectors,
 )
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
@@ -30,9 +30,7 @@ from vadcli.types import (
     ByteArray,
     Clip,
     Embeddings,
-    Event,
     FloatArray,
-    FrameScores,
     RawTrack,
     ScoreTable,
     Status,
@@ -61,12 +59,12 @@ class VideoWriter:
         self.interval = SamplingPlan.of(job.needs, info).interval
         self._box_level = 0
         self._checkpoint: CheckpointWriter | None = None
-        self._stored = -1
+        self._stored = -1  # the last row in the checkpoint
         self._hidden = hidden_pixels(job, task, info)
         if task.resume:
-            self._go_on(task.resume.header, task.resume)
+            self._open(task.resume.header, task.resume)
 
-    def _go_on(self, header: CheckpointHeader, resume: Checkpoint | None) -> CheckpointWriter:
+    def _open(self, header: CheckpointHeader, resume: Checkpoint | None) -> CheckpointWriter:
         self._checkpoint = CheckpointWriter(self.task.claim, header, resume=resume, fsync_every_s=self.job.checkpoint_s)
         self._stored = resume.last_row if resume else -1
         return self._checkpoint
@@ -78,7 +76,7 @@ class VideoWriter:
 
         Args:
             clip: (T,) frames; only the valid ones are stored.
-            rows: every row since the previous clip.
+            rows: all rows after those of the previous clip.
             raw: (T, K) raw scores.
             mask: (T, h, w) pixel scores; None if the detector makes no masks.
             embedding: T vectors; None if the detector makes no vectors.
@@ -114,24 +112,24 @@ class VideoWriter:
 
     def _append(self, block: CheckpointBlock) -> None:
         """Append the rows that are not yet in the checkpoint. A resumed scan reads the rows of the last clip again."""
-        checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
+        checkpoint = self._checkpoint
+        if checkpoint is None:
+            header = CheckpointHeader(
+                fingerprint=self.task.decision.fingerprint,
+                interval=self.interval,
+                channels=block.raw.shape[1],
+                mask_shape=None if block.mask is None else (int(block.mask.shape[1]), int(block.mask.shape[2])),
+                video=self.info.to_json(),
+                box_level=self._box_level,
+                embedding_bytes=0 if block.embedding is None else block.embedding.shape[1],
+            )
+            checkpoint = self._open(header, None)
         if len(block) and block.frame_index[0] <= self._stored:
             block = block[block.frame_index > self._stored]
         if len(block):
             checkpoint.append(block)
             checkpoint.flush()
             self._stored = int(block.frame_index[-1])
-
-    def _header_for(self, block: CheckpointBlock) -> CheckpointHeader:
-        return CheckpointHeader(
-            fingerprint=self.task.decision.fingerprint,
-            interval=self.interval,
-            channels=block.raw.shape[1],
-            mask_shape=None if block.mask is None else (int(block.mask.shape[1]), int(block.mask.shape[2])),
-            video=self.info.to_json(),
-            box_level=self._box_level,
-            embedding_bytes=0 if block.embedding is None else block.embedding.shape[1],
-        )
 
     def suspend(self) -> None:
         """Save the checkpoint and release the lock, so that the next run can continue the video."""
@@ -144,45 +142,21 @@ class VideoWriter:
 
         Raises:
             OutputError: a file can't be written; the checkpoint is kept.
-            Interrupted: the scan ends before the masks are complete; the checkpoint is kept.
+            Interrupted: the scan must end before the masks are complete; the checkpoint is kept.
         """
         if self._checkpoint is not None and len(end.rows):
-            self._append(_unsampled(end.rows, self._checkpoint.header))
+            self._append(_unsampled(end.rows, self._checkpoint.header))  # the rows after the last clip
         stored = read_checkpoint(self.task.claim.path) if self._checkpoint is not None else None
         columns = Columns.read(stored) if stored is not None and stored.rows else None
         if stored is None or columns is None or not columns.sampled.any():
             error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=first_complaint(end))
             return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
-        table, scores = self._score(columns)
-        duration_s = shown_s(table, self.info.to_json())
-        rules, video = self.job.rules, self.task.unit.video
-        write_vectors(self.job, self.task, stored=stored, table=table)  # before the events, because a head reads the vectors
-        events = rules.events(video, table, duration_s=duration_s)
-        boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, table=table, events=events)
-        events = rules.events(video, table, duration_s=duration_s, boxes=boxes)
-        events = self._attributed(events, table) if table.category_scores is None else categorised(events, table)
-        result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
-        write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
-        self.task.claim.release(delete=True)
-        return result
-
-    def _attributed(self, events: list[Event], table: ScoreTable) -> list[Event]:
-        if self.job.attribution is None or not events:
-            return events
-        plan = SamplingPlan.of(self.job.needs, self.info)
-        unit = self.task.unit
-        fps = self.info.fps if unit.is_frames else None
-        regions = self.job.regions.of(unit.camera)
-        return self.job.attribution.fill(events, table, plan, path=unit.path, frames=self.info.frames, fps=fps, regions=regions)
-
-    def _score(self, columns: Columns) -> tuple[ScoreTable, FrameScores]:
-        timestamp = self.info.timestamps(columns.pts)
-        sampled = np.flatnonzero(columns.sampled)
-        track = RawTrack(self.info, timestamp[sampled], columns.raw[sampled], self.task.model)
-        finished = self.job.detector.finish(track)
-        score, logit = every_row(finished.logit, columns.sampled)
+        timestamp, sampled = self.info.timestamps(columns.pts), np.flatnonzero(columns.sampled)
+        scores = self.job.detector.finish(RawTrack(self.info, timestamp[sampled], columns.raw[sampled], self.task.model))
+        score, logit = every_row(scores.logit, columns.sampled)
+        rules, unit = self.job.rules, self.task.unit
         table = ScoreTable(
-            video=self.task.unit.video,
+            video=unit.video,
             frame_index=columns.frame_index,
             pts=columns.pts,
             timestamp=timestamp,
@@ -190,11 +164,32 @@ class VideoWriter:
             logit=logit,
             sampled=columns.sampled,
             decode_ok=columns.decode_ok,
-            **category_columns(finished, self.job.detector.categories, columns.sampled),
+            **category_columns(scores, self.job.detector.categories, columns.sampled),
         )
-        return table, finished
+        duration_s = shown_s(table, self.info.to_json())
+        write_vectors(self.job, self.task, stored=stored, table=table)  # before the events, because a head reads the vectors
+        events = rules.events(unit.video, table, duration_s=duration_s)
+        boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, table=table, events=events)
+        events = rules.events(unit.video, table, duration_s=duration_s, boxes=boxes)
+        if table.category_scores is not None:
+            events = categorised(events, table)
+        elif self.job.attribution is not None and events:
+            events = self.job.attribution.fill(
+                events,
+                table,
+                SamplingPlan.of(self.job.needs, self.info),
+                path=unit.path,
+                frames=self.info.frames,
+                fps=self.info.fps if unit.is_frames else None,
+                regions=self.job.regions.of(unit.camera),
+            )
+        result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
+        write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
+        self.task.claim.release(delete=True)
+        return result
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
+        """Return the result of a scored video, without its events. If frames are lost or missing, the video is partial."""
         there, missing = max(self.info.frames, len(columns.pts)), self.info.missing
         decoded, expected = int(columns.decode_ok.sum()), there + missing
         status, stage, reason = Status.DONE, "", ""
@@ -223,7 +218,7 @@ class VideoWriter:
 
 
 def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
-    """Return the rows after the last sampled row."""
+    """Return a block of rows that were not sampled."""
     count, shape = len(rows), header.mask_shape
     return CheckpointBlock(
         frame_index=np.arange(rows.first, rows.first + count, dtype=np.int64),
@@ -238,7 +233,10 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
 
 
 def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
-    """Return boxes (S, 4) around all pixels >= `lowest`: x, y, width, height at display size; all 0 if there are no pixels."""
+    """Return boxes (S, 4) around the pixels >= `lowest` of each mask: x, y, width, height at display size.
+
+    A mask without such pixels gets a box of zeros.
+    """
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):
         if hidden is None:
