@@ -10,8 +10,7 @@ from multiprocessing import get_context
 from vadcli.detectors import Detector
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.plan import Plan
-from vadcli.engine.regions import regions_of_scan
-from vadcli.engine.runner import Fitting, Scan, ScanSettings, Stop, choose_detector
+from vadcli.engine.runner import Fitting, Scan, ScanSettings, Stop, choose_detector, regions_of_scan
 from vadcli.engine.stream import Update
 from vadcli.options import ScanOptions
 

@@ -69,7 +69,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "opentimelineio": ("export/text",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),
-    "torch": ("detectors/", "heads/", "engine/runner", "doctor", "bench", "train/", "weights_check/"),
+    "torch": ("detectors/", "heads/", "doctor", "bench", "train/", "weights_check/"),
     "transformers": (
         "detectors/lavida/",
         "detectors/ask/qwen",

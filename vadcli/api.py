@@ -65,7 +65,7 @@ def scan(
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
         OutputError: `out` can't be written.
     """
-    from vadcli.engine.opening import open_scan
+    from vadcli.engine.runner import open_scan
 
     chosen = from_keywords(ScanOptions, {"categories": categories, **options})
     if not chosen.verify:
@@ -206,10 +206,10 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
-    """Render the videos below these paths, like `render`. `watch` opens the progress display of a video."""
-    from vadcli.engine.opening import may_be_empty
+    """Render the videos below some paths, as `render` does. `watch` opens the progress display of each video."""
     from vadcli.engine.paths import OutsideRoot
     from vadcli.engine.plan import make_plan, no_video_text
+    from vadcli.engine.runner import may_be_empty
     from vadcli.store import stored_layout
     from vadcli.store.footage import stored_roots
     from vadcli.types.text import is_remote

@@ -41,7 +41,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.engine.opening import how_to_read_categories, ignored_categories, open_scan
+    from vadcli.engine.runner import how_to_read_categories, ignored_categories, open_scan
     from vadcli.store.scores import keep_pandas_out
 
     keep_pandas_out()

@@ -1,8 +1,8 @@
-"""The parts of a scan that every runner shares: settings, run record, totals, early stop, exit code and choice of detector.
+"""Makes and drives a scan: from paths and options to results, run record and exit code.
 
-`Scan` drives a runner, which executes the plan on this machine (`local`) or on several machines (`cluster`). `ScanSettings` has
-everything that a runner needs to know. It can be pickled and sent to another process, because it has no loaders, locks or
-devices.
+`open_scan` finds the videos and chooses the detector and the runner. `Scan` drives the runner, which executes the plan on this
+machine (`local`) or on several machines (`cluster`). `ScanSettings` has everything that a runner needs to know. It has no
+loaders, locks or devices, so it can be pickled and sent to another process.
 """
 
 from __future__ import annotations
@@ -10,22 +10,30 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
-from vadcli import __version__, detectors
-from vadcli.detectors import Detector, caveats_of, check_device
+from vadcli import __version__, detectors, weights
+from vadcli.detectors import Detector, Traits, caveats_of, check_device
+from vadcli.detectors.concept import DEFAULT_ENCODER
+from vadcli.engine.event_rules import choices_text
 from vadcli.engine.hooks import NewEvent, NewEvents
-from vadcli.engine.plan import Plan, WorkUnit
+from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update
-from vadcli.errors import OutputError, UsageError
-from vadcli.options import ExitOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
-from vadcli.registry import DETECTOR_OPTIONS, FALLBACK
+from vadcli.errors import NoVideoFound, OutputError, UsageError
+from vadcli.options import ExitOptions, FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.options.mixins import RegionOptions
+from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunProgress, RunRecord, read_live
+from vadcli.store.choices import read_choices
+from vadcli.store.footage import stored_roots
+from vadcli.store.progress import RunProgress
+from vadcli.store.regions import read_regions
+from vadcli.store.run_log import RunRecord, read_live
 from vadcli.store.stored_run import RunInfo
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
 from vadcli.types.text import shown
@@ -35,8 +43,10 @@ log = logging.getLogger("vadcli")
 Fitting = Callable[[str, int], None]
 """Called with a camera and the number of frames that were just read to fit it."""
 
-MOST_CAMERAS_NAMED = 3
-"""The log prints the caveats of this many cameras, and counts the other cameras."""
+MOST_CAVEATS = 3
+"""The log shows the caveats of this many cameras, and then the number of the other cameras."""
+MOST_CAMERAS_NAMED = 10
+"""If a file of regions names an unknown camera, the warning names this many cameras of the footage."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class ScanSettings:
     """The settings of a scan.
 
     Attributes:
-        plan: all videos, also those of other shards, because a camera is fitted on a sample of all its videos.
+        plan: all videos of all shards, because a camera is fitted on a sample of all its videos.
         options: the options of the scan.
         command: the command line, for the run record.
         videos: only these videos of the shard are scanned; None for all of them.
@@ -84,12 +94,12 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the run would do with it (a `Need` or "rescore"). Nothing is done or written."""
+        """Yield each video, and what the run would do with it: a `Need` or "rescore". Nothing is done or written."""
         ...
 
 
 class Stop:
-    """A request to end early: a signal or a deadline sets it, and every loop checks it."""
+    """A request to end the run early. A signal or a deadline sets it, and every loop checks it."""
 
     def __init__(self, deadline_s: float | None = None) -> None:
         self.reason = ""
@@ -113,7 +123,7 @@ class Totals:
 
     Attributes:
         by_status: number of videos per status.
-        unfinished: number of skipped videos that the run did not finish because it was stopped.
+        unfinished: number of videos that were skipped because the run was stopped.
         lost: number of videos that failed or are partial, now or in an earlier run with the same input.
         events: number of events in all videos of the run.
         new_events: number of events that no earlier scan has reported.
@@ -141,7 +151,7 @@ class Scan:
     """A run of a scan: drives the runner, counts the results, and writes the run record.
 
     Args:
-        settings: what to scan.
+        settings: the settings of the scan.
         detector: the detector, for the run record.
         runner: executes the plan.
         stop: ends the run early; the runner must have the same object.
@@ -149,7 +159,7 @@ class Scan:
     Attributes:
         totals: counts of the run so far.
         progress: how far the run has come.
-        on_fitting: called when frames were read to fit a camera. While a camera is fitted, `run` yields nothing.
+        on_fitting: called when frames were read to fit a camera, because `run` yields nothing during a fit.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
@@ -160,8 +170,8 @@ class Scan:
         )
         self.on_fitting: Callable[[], None] = lambda: None
         self._record_is_stale = False
-        self._unsaid = list(caveats_of(detector))
-        self._doubtful: set[str] = set()
+        self._unsaid = list(caveats_of(detector))  # the caveats of the detector that are not in the log yet
+        self._doubtful: set[str] = set()  # the cameras that have caveats
 
     def run(self) -> Generator[Update | NewEvent, None, None]:
         """Scan the videos. Yields progress, and one result per video, followed by the new events of the video.
@@ -172,19 +182,39 @@ class Scan:
             OutputError: OUT can't be written at all.
             DeviceError, WeightsError: the detector can't be loaded.
         """
-        layout = OutputLayout(self.settings.options.out)
-        with Scratch(layout.scratch) as scratch, self._new_events(layout) as news, self._open_record(layout, scratch) as record:
+        options, layout = self.settings.options, OutputLayout(self.settings.options.out)
+        with ExitStack() as stack:
+            scratch = stack.enter_context(Scratch(layout.scratch))
+            news = NewEvents(
+                layout,
+                {unit.video: unit.path for unit in self.settings.units},
+                command=options.on_event,
+                timeout_s=parse_duration(options.on_event_timeout, "on_event_timeout"),
+                alone=not read_live(layout),
+            )
+            stack.callback(news.close, lambda: True)
+            record = stack.enter_context(self._open_record(layout, scratch))
             for update in self._updates(record):
+                if not isinstance(update, VideoResult):
+                    self.totals.frames += update.frames
+                    self.totals.video_s += update.video_s
+                    self.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+                    with self._noting():
+                        record.flush()
+                    self._say_caveats(update)
+                    yield update
+                    continue
                 found: list[NewEvent] = []
                 with self._noting():
-                    found = news.of(update) if isinstance(update, VideoResult) else []
-                counted = replace(update, new_events=len(found)) if found and isinstance(update, VideoResult) else update
+                    found = news.of(update)
+                counted = replace(update, new_events=len(found)) if found else update
+                self.totals.add(counted)
                 with self._noting():
-                    self._note(record, counted)
+                    record.add(counted)
                 self._say_caveats(counted)
                 yield counted
                 yield from found
-            if (others := len(self._doubtful) - MOST_CAMERAS_NAMED) > 0:
+            if (others := len(self._doubtful) - MOST_CAVEATS) > 0:
                 log.info("%d more %s learned on little footage", others, "camera was" if others == 1 else "cameras were")
             news.close(lambda: self.stop.signal is not None)
             record.close(self.exit_code)
@@ -196,13 +226,13 @@ class Scan:
         return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the run would do with it (a `Need` or "rescore"). Nothing is done or written."""
+        """Yield each video, and what the run would do with it: a `Need`, "rescore" or "skip". Nothing is done or written."""
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         yield from self.runner.preview()
 
     def _updates(self, record: RunRecord) -> Iterator[Update]:
-        """Yield the updates of the runner, and a result for each video that the runner did not reach."""
+        """Yield the updates of the runner, and results of the videos that it does not scan."""
         for item in self.settings.plan.unusable:
             yield VideoResult(
                 item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
@@ -224,16 +254,6 @@ class Scan:
             if unit.video not in reached:
                 yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
 
-    def _note(self, record: RunRecord, update: Update) -> None:
-        if isinstance(update, VideoResult):
-            self.totals.add(update)
-            record.add(update)
-            return
-        self.totals.frames += update.frames
-        self.totals.video_s += update.video_s
-        self.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
-        record.flush()
-
     def _say_caveats(self, update: Update) -> None:
         """Log the caveats of the detector once, with the first update, and those of each camera with its first result."""
         if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
@@ -245,33 +265,18 @@ class Scan:
         for caveat in update.caveats:
             if caveat not in caveats_of(self.detector):
                 self._doubtful.add(update.camera)
-                if len(self._doubtful) <= MOST_CAMERAS_NAMED:
+                if len(self._doubtful) <= MOST_CAVEATS:
                     log.info("%s%s", "" if update.camera == "." else f"{update.camera}: ", caveat)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Log once that the record can't be updated. This is not fatal: a full disk may have room again when the run ends."""
+        """Log once that OUT can't be written. The run goes on, because a full disk may have room again when the run ends."""
         try:
             yield
         except OutputError as error:
             if not self._record_is_stale:
                 log.error("the run record is not up to date: %s", error)
             self._record_is_stale = True
-
-    @contextmanager
-    def _new_events(self, layout: OutputLayout) -> Iterator[NewEvents]:
-        options = self.settings.options
-        news = NewEvents(
-            layout,
-            {unit.video: unit.path for unit in self.settings.units},
-            command=options.on_event,
-            timeout_s=parse_duration(options.on_event_timeout, "on_event_timeout"),
-            alone=not read_live(layout),
-        )
-        try:
-            yield news
-        finally:
-            news.close(lambda: True)
 
     def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
         plan, options = self.settings.plan, self.settings.options
@@ -292,14 +297,14 @@ class Scan:
 
 
 def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: bool = False) -> int:
-    """Return the exit code of a run without a fatal error: 128 + the signal if there was one, else `ExitOptions.exit_code`."""
+    """Return the exit code of a run without a fatal error: 128 + the signal, or `ExitOptions.exit_code` without a signal."""
     if stop.signal is not None:
         return 128 + stop.signal
     return ExitOptions(fail_on_event, events_first).exit_code(lost=bool(totals.lost), events=bool(totals.events))
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector that the options ask for. `auto` takes the first detector that is ready (see `registry`).
+    """Return the detector that the options ask for. For `auto`, this is the first detector of the registry that is ready.
 
     Raises:
         UsageError: the detector is not known.
@@ -307,22 +312,86 @@ def choose_detector(options: ScanOptions) -> Detector:
         WeightsError: the detector's weights are missing.
     """
     check_device(options.device)
-    return detectors.load(_best(options) if options.detector == "auto" else options.detector, options)
-
-
-def _best(options: ScanOptions) -> str:
+    if options.detector != "auto":
+        return detectors.load(options.detector, options)
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # a detector is not ready if its package can't be imported
             is_ready = getattr(DETECTOR_OPTIONS.load(name), "is_ready", None)
             if is_ready is not None and is_ready(options):
-                return name
-    return FALLBACK
+                break
+    else:
+        name = FALLBACK
+    return detectors.load(name, options)
 
 
 def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
-    """Return the detector's needs after applying --interval, --sample-fps and --decode."""
+    """Return the detector's needs, changed by --interval, --sample-fps and --decode."""
     needs = detector.needs
     decode = options.decode
-    if decode == "auto":  # --interval N asks for every Nth frame of all frames
+    if decode == "auto":  # with --interval N, all frames are decoded and every Nth is sampled
         decode = needs.decode if options.interval is None else "all"
     return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz, decode=decode)
+
+
+def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
+    """Find the videos, choose the detector and the runner, and return the scan, ready to run.
+
+    Options that the detector ignores are logged as warnings. Raises the same errors as `vadcli.scan`.
+    """
+    layout = OutputLayout(options.out)
+    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    plan = make_plan(
+        paths, options, out=options.out, camera_from=options.camera_from, root=options.root, stored=stored_roots(layout)
+    )
+    if not plan.units and not plan.unusable and not may_be_empty(paths, options):
+        raise NoVideoFound(no_video_text(plan, options))
+    regions = regions_of_scan(options, plan)
+    detector = choose_detector(options)
+    traits = Traits.of(detector)
+    if options.min_size is not None and not traits.uses_min_size:
+        log.warning("the %s detector can't tell how large things are; it ignores --min-size", detector.name)
+    if options.motion_detail != 1 and not traits.uses_motion_detail:
+        log.warning("the %s detector chooses its own frame size; it ignores --motion-detail", detector.name)
+    if options.still and not traits.uses_still:
+        log.warning("the %s detector does not look for things that stand still; it ignores --still", detector.name)
+    said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
+    plan = replace(plan, notes=(*plan.notes, said)) if said else plan
+    settings = ScanSettings(plan, options, tuple(command), regions=regions)
+    return Scan(settings, detector, RUNNERS.load(options.runner)(settings, detector, stop=stop), stop=stop)
+
+
+def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
+    """True if a plan without videos is no error: with --allow-empty, or if the only input is a list of files."""
+    # A list of new files may be empty, for example after a quiet night.
+    return options.allow_empty or (options.files_from is not None and not paths)
+
+
+def ignored_categories(run: Scan) -> tuple[str, ...]:
+    """Return the categories that the scan ignores; empty if its detector reads categories, or if none were given."""
+    return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
+
+
+def how_to_read_categories() -> str:
+    """Return the command that installs an encoder for categories on any machine, with the size of the download."""
+    size = weights.entry(DEFAULT_ENCODER).download_gb
+    return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
+
+
+def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
+    """Return the regions that --ignore and --only hide. Log a warning for each name that is not a camera of the plan.
+
+    Raises:
+        UsageError: a file can't be read. The message has one line per fault.
+    """
+    found = CameraRegions()
+    cameras = list(dict.fromkeys(unit.camera for unit in plan.units))
+    for kind, path in (("ignore", options.ignore), ("only", options.only)):
+        if path is None:
+            continue
+        read = read_regions(path, kind)
+        found |= read
+        for name in read.unknown(cameras) if cameras else ():
+            more = f" and {len(cameras) - MOST_CAMERAS_NAMED} more" if len(cameras) > MOST_CAMERAS_NAMED else ""
+            known = ", ".join(cameras[:MOST_CAMERAS_NAMED])
+            log.warning("%s: no camera is called %s; there are %s%s", path, name, known, more)
+    return found
