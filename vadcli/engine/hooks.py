@@ -1,7 +1,7 @@
 """Finds the new events of a scan, and runs the command of --on-event once for each of them.
 
-The command runs in a shell. At most COMMANDS_AT_ONCE commands run at a time, each watched by a thread. Their output goes to
-stderr, because stdout is for data. If a command fails or takes too long, this is logged, and the scan continues.
+The command runs in a shell. At most COMMANDS_AT_ONCE commands run at a time, and a thread waits for each of them. Their output
+goes to stderr, because stdout is for data. If a command fails or takes too long, this is logged, and the scan continues.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class NewEvent:
 
     @property
     def title(self) -> str:
-        """The name that messages use for the event."""
+        """The name of the event in messages."""
         return f"{self.document.video['path']}, event at {clock(self.event.start_s)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class EventHook:
 
     Args:
         command: the shell command.
-        timeout_s: a command that takes longer is killed, together with all processes that it started.
+        timeout_s: a command that takes longer is killed, together with all processes that it has started.
         reported: the list of reported events. An event is added when its command starts.
     """
 
@@ -86,13 +86,13 @@ class EventHook:
         self._waiting.add(self._threads.submit(self._run, found))
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait until all commands have ended. When `stopped` returns True, commands that have not started are dropped."""
+        """Wait until all commands have ended. If `stopped` returns True, do not start the commands that still wait."""
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")
         try:
             while left := [future for future in self._waiting if not future.done()]:
                 if stopped():
-                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs the dropped commands
+                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs these commands
                 wait(left, timeout=POLL_S)
         except BaseException:  # a second signal: do not wait any longer
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -103,30 +103,29 @@ class EventHook:
 
     def _run(self, found: NewEvent) -> None:
         try:
-            if self._reported.add(found.document, found.event):
-                problem = self._outcome(found)
-                if problem:
-                    log.error("--on-event: %s: the command %s", found.title, problem)
+            if not self._reported.add(found.document, found.event):
+                return  # another scan has reported it in the meantime
+            data = json.dumps(found.to_json(), ensure_ascii=False).encode() + b"\n"
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", self._command], stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), start_new_session=True
+            )
+            self._running.add(process)
+            try:
+                process.communicate(data, timeout=self._timeout_s)
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                log.error("--on-event: %s: the command took longer than %g s and was killed", found.title, self._timeout_s)
+                return
+            finally:
+                self._running.discard(process)
         except (OSError, OutputError) as error:
             log.error("--on-event: %s: the command did not run: %s", found.title, error)
-
-    def _outcome(self, found: NewEvent) -> str:
-        """Run the command. Return what went wrong, or an empty text."""
-        data = json.dumps(found.to_json(), ensure_ascii=False).encode() + b"\n"
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", self._command], stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), start_new_session=True
-        )
-        self._running.add(process)
-        try:
-            process.communicate(data, timeout=self._timeout_s)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            return f"took longer than {self._timeout_s:g} s and was killed"
-        finally:
-            self._running.discard(process)
+            return
         if process.returncode < 0:
-            return f"was ended by {signal.Signals(-process.returncode).name}"
-        return f"ended with exit status {process.returncode}" if process.returncode else ""
+            name = signal.Signals(-process.returncode).name
+            log.error("--on-event: %s: the command was ended by %s", found.title, name)
+        elif process.returncode:
+            log.error("--on-event: %s: the command ended with exit status %d", found.title, process.returncode)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -150,18 +149,18 @@ class NewEvents:
         layout: the output folder.
         paths: the file or folder of each video, by video.
         command, timeout_s: as in `EventHook`; no command runs if `command` is empty.
-        alone: True if no other scan runs in the output folder. Then events that an interrupted scan stored but did not report
-            are new, too. Otherwise the other scan may be about to report them.
+        alone: True if no other scan runs in the output folder. Then stored events that were not reported are new, too: an
+            interrupted scan has left them. Otherwise the other scan may still report them.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
         self._layout, self._paths, self._alone = layout, paths, alone
         self._reported = ReportedEvents(layout)
-        self._told: dict[str, list[Event]] = {}  # a video may be scored twice in a run, before the commands have started
+        self._told: dict[str, list[Event]] = {}  # a run may score a video twice before the command for an event has started
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 
     def of(self, result: VideoResult) -> list[NewEvent]:
-        """Return the new events of a video, and report them: run the command, or add them to the list of reported events.
+        """Return the new events of a video. Run the command for each of them, or add them to the list of reported events.
 
         Raises:
             OutputError: the list of reported events can't be written.
@@ -172,7 +171,11 @@ class NewEvents:
         if document is None:
             return []
         path, told = self._paths.get(result.video), self._told.setdefault(result.video, [])
-        found = [NewEvent(document, event, path) for event in self._reported.new(document) if not _overlaps(event, told)]
+        found = [
+            NewEvent(document, event, path)
+            for event in self._reported.new(document)
+            if not any(event.start_s < other.end_s and other.start_s < event.end_s for other in told)
+        ]
         told += [one.event for one in found]
         for one in found:
             if self._hook is not None:
@@ -185,7 +188,3 @@ class NewEvents:
         """Wait for the commands; see `EventHook.close`."""
         if self._hook is not None:
             self._hook.close(stopped)
-
-
-def _overlaps(event: Event, others: Iterable[Event]) -> bool:
-    return any(event.start_s < other.end_s and other.start_s < event.end_s for other in others)

@@ -1,6 +1,6 @@
-"""`--refine-masks`: in the frames of events, replaces the blobs of stored masks by the outlines that SAM2 finds.
+"""`--refine-masks`: in the frames of events, replaces the blobs of masks by the outlines that SAM2 finds.
 
-The frames of events are read again after a video is scored. One frame and its mask are in memory at a time.
+The frames of events are read again after a video is scored. Only one frame and its mask are in memory at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("vadcli")
 
 
 class RefineOptions(Protocol):
-    """The options of a command that can refine masks."""
+    """The options that refining needs. Every command that can refine masks has them."""
 
     @property
     def refine_masks(self) -> bool:
@@ -57,7 +57,7 @@ class Refinement:
     """Refines the masks of videos.
 
     Attributes:
-        refiner: finds outlines.
+        refiner: finds the outlines of blobs.
         loader: reads single frames; nothing else may use it at the same time.
         stopped: returns True when the run must end.
     """
@@ -68,7 +68,7 @@ class Refinement:
 
     @classmethod
     def of(cls, refiner: Refiner, options: LoaderOptions, stopped: Callable[[], bool]) -> Refinement:
-        """Return a refinement with its own decoder process. Close its loader at the end."""
+        """Return a refinement with its own decoder process. The caller closes its loader."""
         needs = ClipNeeds(
             frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(refiner.max_area_px), pixel_format=PixelFormat.RGB
         )
@@ -83,13 +83,13 @@ class Refinement:
         level: int,
         hidden: BoolArray | None,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield all masks of a video after refining those of some rows. If a frame can't be read again, its mask is unchanged.
+        """Yield all masks of a video, and refine those of some rows. If a frame can't be read again, its mask is unchanged.
 
         Args:
             masks: pairs of a row and its mask, (H, W) uint8 pixel scores, in ascending order.
             rows: (R,) the rows to refine, in ascending order.
-            request: the video to read. Its spans must include these rows, see `spans_of`.
-            level: lowest pixel score that belongs to a blob.
+            request: the video to read. Its spans must contain these rows (see `spans_of`).
+            level: lowest pixel score of a blob.
             hidden: (H, W) bool, True for hidden pixels; None if no pixel is hidden.
 
         Raises:
@@ -108,7 +108,7 @@ class Refinement:
                 yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
 
     def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield a row and its frame, (H, W, 3) uint8, for each decodable row. A frame is valid until the next one."""
+        """Yield each of the rows that can be decoded, with its frame (H, W, 3) uint8. A frame is valid until the next one."""
         if not rows:
             return
         self.refiner.prepare()
@@ -128,7 +128,7 @@ class Refinement:
 
 
 def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
-    """Return the rows whose masks are shown in some spans. A mask is shown until the next row that has a mask.
+    """Return the rows whose masks are visible in some spans. A mask is visible until the next row that has a mask.
 
     Args:
         masked: (S,) the rows that have a mask, in ascending order.
@@ -144,12 +144,12 @@ def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
 
 
 def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
-    """Return the parts of a video to read for some rows: one part per span that has such rows, or one part for all of them.
+    """Return the parts of a video that must be read for some rows: one part per span with such rows, or one part for all.
 
     Args:
         rows: (R,) the rows that are needed, in ascending order.
         spans: the spans of events, in order, without overlap.
-        may_seek: False if every part is decoded from the start of the file.
+        may_seek: False if the reader must decode from the start of the file; then there is one part for all rows.
     """
     if not len(rows):
         return ()

@@ -1,13 +1,14 @@
 """Second passes over the spans of events, after a video is scored: attribution finds categories, propagation makes masks.
 
-Attribution scores each category alone, in the clips in which an event scores highest. The first pass asks for all categories at
-once and gives one score, which does not say which category was found.
+Attribution scores each category alone, in the clips in which an event scores highest. This is needed because the first pass
+gives one score for all categories together, and this score does not say which category was found.
 
 Propagation uses the detector's memory to move masks from the sampled frames to the frames between them. It needs every
 frame of an event, but the first pass reads only the sampled frames.
 
-Both passes read their frames again after the whole video is scored, and take the known masks from the checkpoint. So they need
-no memory while a video is being scanned, and a resumed scan gives the same result. Long events do not need more memory.
+Both passes read their frames again after the whole video is scored, and propagation reads the masks of the sampled frames from
+the checkpoint. So the scan keeps no frames in memory for them, and a resumed scan gives the same result. A long event does not
+need more memory than a short one.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ from vadcli.video.sampling import SamplingPlan
 log = logging.getLogger("vadcli")
 
 PEAK_CLIPS = 2
-"""Number of clips that are read again for each event."""
+"""Number of clips that attribution reads again for each event."""
+MOST_FRAMES = 32
+"""Frames per call of the detector. In a longer span, the next call starts from the last mask of the call before it."""
+
+
+class Interrupted(Exception):
+    """The scan must end before a video's masks are complete. The scores are in the video's checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Attribution:
         fps: float | None,
         regions: Regions = NO_REGIONS,
     ) -> list[Event]:
-        """Return the events of one video with their categories. An event is unchanged if its peak can't be read.
+        """Return the events of one video with their categories. An event whose peak can't be read again is unchanged.
 
         Args:
             events: in order, without overlap.
@@ -87,45 +94,39 @@ class Attribution:
         samples = plan.samples(len(table))
         starts = [min(clip * plan.stride, max(0, samples - plan.frames)) for clip in clips]
         positions = tuple((start + 0.5) / plan.samples(max(frames, len(table))) for start in starts)
-        read = self._read(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True, regions=regions))
-        scores = {clips[number]: found for number, found in read.items()}
+        scores: dict[int, _ClipCategories] = {}
+        for batch in self._batches(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True, regions=regions)):
+            found = self.detector.attribute(ClipBatch.of(batch))
+            scores.update({clips[clip.index]: _ClipCategories(clip, found[row]) for row, clip in enumerate(batch)})
         return [
             self._named(event, [scores[clip] for clip in chosen if clip in scores], path)
             for event, chosen in zip(events, peaks, strict=True)
         ]
 
-    def _named(self, event: Event, looks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with the mean scores of the peak clips that could be read."""
-        seen = [scores for look in looks if (scores := look.within(event)) is not None]
-        if not seen:
+    def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
+        """Return the event with the mean category scores of those of its peak clips that could be read."""
+        found = [scores for peak in peaks if (scores := peak.within(event)) is not None]
+        if not found:
             log.warning(
                 "%s: the peak of the event at %.1f s can't be read again: its category is not known", path, event.peak_s
             )
             return event
-        return _named(event, self.detector.categories, np.mean(seen, axis=0))
-
-    def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
-        """Return the category scores of each requested clip that can be read, by clip number."""
-        found: dict[int, _ClipCategories] = {}
-        for batch in self._batches(request):
-            scores = self.detector.attribute(ClipBatch.of(batch))
-            found.update({clip.index: _ClipCategories(clip, scores[row]) for row, clip in enumerate(batch)})
-        return found
+        return _named(event, self.detector.categories, np.mean(found, axis=0))
 
     def _batches(self, request: ClipRequest) -> Iterator[list[Clip]]:
-        held: list[Clip] = []
+        batch: list[Clip] = []
         for item in self.loader.run([request]):
             if isinstance(item, ClipReady):
-                held.append(item.clip.owned())
+                batch.append(item.clip.owned())
             elif isinstance(item, Finished) and isinstance(item.error, NotFinished):
                 raise item.error
             elif isinstance(item, Finished) and item.error is not None:
                 log.warning("%s: the categories of some events are not known: %s", request.path, item.error)
-            if len(held) >= self.detector.batch_size:
-                yield held
-                held = []
-        if held:
-            yield held
+            if len(batch) >= self.detector.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return each category's highest score (C,) in the event's sampled frames; None if the clip has none of them.
+        """Return each category's highest score (C,) in the sampled frames of the event; None if the clip has no such frame.
 
         The last sampled frame before the event counts, too, because its score is carried forward into the event.
         """
@@ -146,13 +147,13 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the clips in which the event scores highest; the clip with the highest score is first.
+    """Return the numbers of the PEAK_CLIPS clips in which the event scores highest, in descending order of their scores.
 
     Clips with equal scores are in order of time.
     """
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
-    if not len(sampled):  # a short event may lie between two sampled frames: then it has the score of the frame before it
+    if not len(sampled):  # a short event may be between two sampled frames; its score is that of the sampled frame before it
         sampled = rows[:1]
     clips = np.array([plan.samples(row + 1) - 1 for row in sampled.tolist()]).clip(0) // plan.stride
     numbers = np.unique(clips)
@@ -165,14 +166,6 @@ def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
     return replace(event, category=names[int(np.argmax(scores))], category_scores=listed)
 
 
-MOST_FRAMES = 32
-"""Frames per call of the detector. In a longer span, the next call starts from the last propagated mask as a known mask."""
-
-
-class Interrupted(Exception):
-    """The scan ends before a video's masks are complete. The scores are in the video's checkpoint."""
-
-
 @dataclass(frozen=True)
 class MaskSpans:
     """The spans of a video. A span is one sampled frame and all frames before the next sampled frame.
@@ -180,7 +173,7 @@ class MaskSpans:
     Attributes:
         starts: (S,) numbers of the sampled frames.
         ends: (S,) number of the frame after the last frame of each span.
-        propagated: (S,) True if an event touches the span, and the span has other frames than the sampled frame.
+        propagated: (S,) True if an event touches the span, and the span has more frames than the sampled frame.
     """
 
     starts: IndexArray
@@ -202,7 +195,7 @@ class MaskSpans:
         return cls(starts, ends, (touched[ends] > touched[starts]) & (ends - starts > 1))
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Return the frames to propagate to as ranges [first, last); adjacent ranges are joined."""
+        """Return the propagated spans as ranges [first, end) of frames. Adjacent ranges are joined."""
         edges = np.diff(self.propagated.astype(np.int8), prepend=0, append=0)
         firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
         return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
@@ -259,7 +252,7 @@ class Propagation:
 
         Args:
             mask_spans: the spans of the video.
-            masks: the masks (h, w) uint8 of the sampled frames, on the detector's scale. Each is read when it is needed.
+            masks: the masks (h, w) uint8 of the sampled frames, on the detector's scale. They are read one by one.
             path, fps: the path of the video, and its frame rate if it is a folder of images.
             regions: the hidden parts of the picture.
 
@@ -284,10 +277,7 @@ class Propagation:
                 yield from self._propagate(group, pictures)
 
     def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
-        """Yield frame numbers and masks of adjacent spans.
-
-        One call of the detector handles several short spans; a long span needs several calls.
-        """
+        """Yield frame numbers and masks of adjacent spans: several short spans, or a long span that needs several calls."""
         known = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, before = group[0].mask, None
@@ -303,7 +293,13 @@ class Propagation:
     ) -> tuple[dict[int, ByteArray], _Known | None]:
         """Return the masks of the frames that could be read, and the frame from which the next call starts.
 
-        If the sampled frame of a span can't be read again, the span has no known mask, so no mask is made for its frames.
+        If the sampled frame of a span can't be read again, no mask is made for the frames of this span.
+
+        Args:
+            rows: the frames.
+            seen: the pictures of those frames that could be read.
+            known: the masks of sampled frames.
+            before: the last frame of the previous call.
         """
         frames = [before.picture] if before else []
         given = {0: before.mask} if before else {}
@@ -319,21 +315,18 @@ class Propagation:
                 frames.append(seen[row])
         if not active and not places:
             return {}, None
-        masks = self._call(frames, given)
+        if len(given) == len(frames):
+            masks = [given[place] for place in range(len(frames))]
+        else:
+            scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in given.items()}
+            made = np.rint(self.detector.propagate(np.stack(frames), scaled) * 255).astype(np.uint8)
+            masks = [given.get(place, made[place]) for place in range(len(frames))]
         after = _Known(frames[-1], masks[-1]) if active else None
         return {row: masks[place] for row, place in places.items()}, after
 
-    def _call(self, frames: list[ByteArray], given: dict[int, ByteArray]) -> list[ByteArray]:
-        if len(given) == len(frames):
-            return [given[place] for place in range(len(frames))]
-        scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in given.items()}
-        masks = self.detector.propagate(np.stack(frames), scaled)
-        made = np.rint(masks * 255).astype(np.uint8)
-        return [given.get(place, made[place]) for place in range(len(frames))]
-
 
 class _Pictures:
-    """A context manager that reads the frames of ascending ranges when they are requested.
+    """Reads the frames of ascending ranges when they are requested. A context manager that closes the loader's items.
 
     Args:
         loader: reads the frames.
@@ -358,7 +351,7 @@ class _Pictures:
     def of(self, rows: range) -> dict[int, ByteArray]:
         """Return each frame (H, W, C) uint8 of the range that can be decoded, by frame number.
 
-        After this call, earlier frames can't be requested any more.
+        The frames of an earlier range can't be requested any more.
 
         Raises:
             Interrupted: the scan must end.

@@ -1,7 +1,8 @@
 """Makes the events of a video from its scores and from the answers of a second model about its clips (`vadcli verify`).
 
-The model's log-odds are turned into a logit on the scale of the scores: both say how many events per hour the camera's usual
-footage gives. Frames about which the model was asked get the mean of the two logits. Other frames can't open an event.
+The model's log-odds are converted to a logit on the scale of the scores: on this scale, a value stands for a number of events
+per hour of the camera's usual footage. Frames about which the model was asked get the mean of the two logits. Other frames
+can't open an event.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from vadcli.video.sampling import SamplingPlan
 class ClipGrid:
     """All clips of a video that the model can be asked about. They are the clips of a scan with the detector `ask`.
 
-    A clip stands for its cell: the frames that are closer to the middle of this clip than to the middle of any other clip.
+    The cell of a clip has the frames that are closer to the middle of this clip than to the middle of any other clip.
 
     Attributes:
         rows: (C, T) int64, the frames of each clip.
-        start, end: (C,) float64 seconds, the span that each clip shows.
+        start, end: (C,) float64 seconds, the span of each clip.
         edges: (C + 1,) float64 seconds, the edges of the cells; the first is 0 and the last is the end of the video.
         interval: frames from one sampled frame to the next.
         first: (C,) int64, the first frame of each clip that is not in an earlier clip.
@@ -80,11 +81,11 @@ class ClipGrid:
 
     @property
     def middle(self) -> TimeArray:
-        """The middle (C,) float64 of the span that each clip shows, in seconds."""
+        """The middle (C,) float64 of the span of each clip, in seconds."""
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Return the middle (C,) between the first and last frame of each clip, in seconds, rounded as by `ask`."""
+        """Return the middle (C,) between the first and last frame of each clip, in seconds, rounded as `ask` does it."""
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
 
@@ -94,7 +95,7 @@ class ClipGrid:
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Return the number of the cell that contains each timestamp. `edges` is as in `ClipGrid`."""
+    """Return the number of the cell that contains each timestamp. The `edges` are those of a `ClipGrid`."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
@@ -112,11 +113,11 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
     """Return the log-odds (N, C) float32 of every frame, interpolated linearly between the middles of consecutive clips.
 
-    They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of clips
-    that were not asked are NaN.
+    They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of other
+    clips are NaN.
 
     Args:
-        log_odds: (A, C), the log-odds of the clips that were asked.
+        log_odds: (A, C), the log-odds of the clips about which the model was asked.
         clips: (A,) the ascending numbers of these clips.
         grid: all clips.
         timestamp: (N,) seconds of the frames.
@@ -143,7 +144,7 @@ class VerifiedScores:
         model: (N,) float32 logits of the model alone; 0 for frames about which it was not asked.
         stored: the answers.
         grid: the clips.
-        logits: (A, C) float32, the model's logits for the clips that were asked about all present categories.
+        logits: (A, C) float32, the model's logits for the clips with answers about all present categories.
         rows: (A,) int64, the indices of these clips in `stored.answers`.
     """
 
@@ -177,7 +178,7 @@ class VerifiedScores:
         return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
 
     def clips_of(self, event: Event) -> IndexArray:
-        """Return the indices in `rows` of the clips whose cells the event touches."""
+        """Return the places in `rows` of the clips whose cells overlap the event."""
         edges = self.grid.edges
         clips = self.stored.answers.clip[self.rows]
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
@@ -200,7 +201,7 @@ class VerifiedScores:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Return an event of the scan that overlaps no event of the joint scores, marked as rejected or as not asked."""
+        """Return an event of the scan that is not an event of the joint scores, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)
@@ -216,7 +217,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer together with the log-odds of the clip and category that have the highest logit."""
+        """Return the answer, with the log-odds of the clip and category that have the highest logit."""
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)
@@ -229,7 +230,7 @@ def verified_events(
 ) -> list[Event]:
     """Return the events of a verified video, in order and without overlap.
 
-    They are the events of the joint scores, and the events of the scan that do not overlap any of these.
+    They are the events of the joint scores, and the events of the scan that overlap none of them.
 
     Args:
         video: the video with its answers.
