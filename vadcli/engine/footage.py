@@ -1,8 +1,8 @@
-"""Chooses the bursts that a camera is fitted on, decides whether its footage was too little, and tells users about it.
+"""The footage that a camera is fitted on: chooses bursts of it, and decides whether there was enough of it.
 
-A model that was fitted on less than ENOUGH_S of footage is fitted again when the input list has GROWTH times as much footage.
-The model stores the length and bytes of its footage, so every shard and every process decides the same. Bytes are compared,
-because the length of a video is not known before it is opened, and a run does not open videos that are done.
+A model that was fitted on less than ENOUGH_S of footage is fitted again when the camera has GROWTH times as much footage. The
+model stores the length and bytes of its footage, so every shard and every process decides the same. Bytes are compared, because
+the length of a video is not known before it is opened, and a run does not open videos that are done.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
 from vadcli.types.text import length_text
 
-# A model that was fitted on this much footage is fitted again only if the user asks for it. A score stands for a rate per hour,
-# and only an hour of footage shows events that happen once per hour.
+# A model that was fitted on this much footage is fitted again only if the user asks for it. One hour is needed because a score
+# stands for a number of events per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less is fitted again when the footage has this many times as many bytes. So there are few fits:
-# a camera whose first video has ten seconds is fitted again at most nine times before it has an hour of footage.
+# A model that was fitted on less is fitted again when the footage has grown by this factor. So there are few fits: a camera
+# whose first video has ten seconds is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # More footage than fits into memory is sampled in this many bursts.
 BURSTS = 20
@@ -30,14 +30,14 @@ BURSTS = 20
 def is_outgrown(model: CameraModel, size: int) -> bool:
     """True if a model was fitted on little footage, and the camera's footage now has GROWTH times as many bytes (`size`).
 
-    Models of older versions do not store their footage. They are kept, so that the videos that they scored stay done.
+    Models of older versions do not store their footage. They are never outgrown, so that videos with their scores stay done.
     """
     known = model.footage
     return known is not None and known.seconds < ENOUGH_S and size >= GROWTH * max(1, known.bytes)
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
-    """Return a sentence that warns about a camera model that was fitted on little footage; empty if there was enough."""
+    """Return a warning about a camera model that was fitted on little footage; empty if there was enough footage."""
     known = model.footage if model else None
     if known is None or known.seconds >= ENOUGH_S:
         return ()
@@ -62,14 +62,13 @@ def estimated_footage(
 ) -> Footage:
     """Return an estimate of a camera's footage if only bursts of it were read.
 
-    The declared length of a video may be wrong. So if only a share of its bursts could be read, only this share of its length
-    counts.
+    The declared length of a video may be wrong. So if only half of its bursts could be read, only half of its length counts.
 
     Args:
         whole: all videos of the camera.
         asked: the videos that have bursts.
-        wanted: the positions of the bursts of each of these videos, by video.
-        lengths_s: the declared length of each video that could be opened, by video.
+        wanted: the positions of the bursts in these videos, by video.
+        lengths_s: the declared lengths of the videos that could be opened, by video.
         clips: the bursts that could be read.
     """
     found = Counter(clip.video for clip in clips)
@@ -82,7 +81,7 @@ def estimated_footage(
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
     """Return the positions of a camera's bursts.
 
-    The bytes of all videos are divided into equal shares, and each burst begins at a random place in its own share.
+    The bytes of all videos are divided into one equal share per burst. Each burst begins at a random place in its share.
 
     Args:
         units: the camera's videos, in plan order.
@@ -90,7 +89,7 @@ def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts
         bursts: number of bursts.
 
     Returns:
-        For each video with bursts, their increasing positions as fractions [0, 1) of the video.
+        The positions in each video that has bursts, by video: ascending fractions [0, 1) of the video.
     """
     digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
     shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)

@@ -2,7 +2,7 @@
 
 Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
 is a hash of both. The content is identified by its size and three samples of 64 KiB. If the size and the modification time have
-not changed, the stored hash of the content is used. So an unchanged file costs one `stat`.
+not changed, the stored hash of the content is used, so that an unchanged file is not opened.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ScanIdentity:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> ScanIdentity:
-        """Return the identity of a run. It contains no categories if the detector does not read them."""
+        """Return the identity of a run. It contains no categories if the detector can't read categories."""
         asked = {
             "frames": needs.frames,
             "overlap": needs.overlap,
@@ -75,16 +75,22 @@ class ScanIdentity:
         return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
 
     def fingerprint(self, content: str, model: CameraModel | None, regions: Regions = NO_REGIONS) -> str:
-        """Return the fingerprint of one video that is scanned with these settings, this camera model and these regions."""
+        """Return the fingerprint of a video for these settings.
+
+        Args:
+            content: hash of the content of the video.
+            model: the model of its camera; None if the detector does not fit cameras.
+            regions: the hidden parts of the picture.
+        """
         own = {"content": content, "camera_model": model.sha256 if model else None}
         own |= {"regions": regions.sha256} if regions else {}
         texts = self._texts | {name: json.dumps(value) for name, value in own.items()}
-        text = ", ".join(f'"{name}": {texts[name]}' for name in sorted(texts))  # as `digest` writes all of it
+        text = ", ".join(f'"{name}": {texts[name]}' for name in sorted(texts))  # equals the JSON that `digest` would make
         return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        """The JSON of each part of the fingerprint that is the same for all videos, by the name of the part."""
+        """The parts of the fingerprint that are the same for all videos: their JSON, by the name of the part."""
         parts = {
             "detector": self.detector,
             "detector_state": dict(self.detector_state),
@@ -102,7 +108,7 @@ def digest(document: object) -> str:
 
 
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return size, modification time and content hash of a video, as they are stored with its results.
+    """Return the size, modification time and content hash of a video. They are stored with its results.
 
     Args:
         unit: the video.
@@ -114,11 +120,11 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
     if known and (known.get("size"), known.get("mtime_ns")) == (unit.size, unit.mtime_ns) and known.get("content"):
         content = str(known["content"])
     else:
-        content = unit.content or content_sample(unit)
+        content = unit.content or _content_sample(unit)
     return {"size": unit.size, "mtime_ns": unit.mtime_ns, "content": content}
 
 
-def content_sample(unit: WorkUnit) -> str:
+def _content_sample(unit: WorkUnit) -> str:
     """Return a hash of the video's size and of samples from its start, middle and end.
 
     Raises:
@@ -130,7 +136,7 @@ def content_sample(unit: WorkUnit) -> str:
             names = sorted(path.name for path in unit.path.iterdir())
             digest.update("\0".join(names).encode(errors="surrogateescape"))
             for name in (names[0], names[len(names) // 2], names[-1]) if names else ():
-                if not os.path.isdir(unit.path / name):  # a folder among the images counts only by its name
+                if not os.path.isdir(unit.path / name):  # a folder among the images can't be sampled, but its name is hashed
                     _sample(unit.path / name, digest)
         else:
             _sample(unit.path, digest)
@@ -142,7 +148,7 @@ def content_sample(unit: WorkUnit) -> str:
 
 
 def check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if the file is not the file that was scanned, because then the times of the events would be wrong."""
+    """Raise VideoError if the file has changed since it was scanned, because the times of its events may be wrong."""
     source = document.scan.source if document.scan else {}
     if is_remote(path):
         if source.get("content") and object_of(path).content != source["content"]:
@@ -157,7 +163,7 @@ def check_unchanged(document: EventsDocument, path: Path) -> None:
     if (source.get("size"), source.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
         return
     unit = WorkUnit(str(document.video["path"]), path, "", status.st_size, status.st_mtime_ns, is_frames=False)
-    if status.st_size != source.get("size") or content_sample(unit) != source["content"]:
+    if status.st_size != source.get("size") or _content_sample(unit) != source["content"]:
         raise VideoError(f"{path}: has changed since it was scanned", hint="scan it again")
 
 
@@ -171,19 +177,19 @@ def _sample(path: Path, digest: Any) -> None:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """The settings of a scan that matter for a single video.
+    """The settings of a scan that each video needs.
 
     Attributes:
         layout, scratch: the folders for results and for temporary files.
         root: the folder that names are relative to.
         detector: scores the clips.
-        needs: which clips the detector gets: its needs, changed by the sampling options.
+        needs: the detector's needs, changed by the sampling options.
         identity: the part of the fingerprints that all videos share.
         rules: how the scores of each video become events.
         categories: what the user looks for.
         own_categories: the categories that have the user's own sentences.
         mask_video, mask_rle: which masks to write.
-        masked_rows: the frames that get a mask.
+        masked_rows: which frames get a mask.
         force: also scan videos that are done.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
@@ -191,7 +197,7 @@ class ScanJob:
         propagation: makes a mask for every frame; None if the options do not ask for it.
         refinement: refines the masks in events, if the options ask for it.
         refined: hash of the model that refines masks; "" if masks are not refined.
-        times: how the wall-clock start of a video is found.
+        times: how to find the wall-clock time at which a video starts.
         regions: the hidden parts of each camera's picture.
     """
 
@@ -224,11 +230,11 @@ class ScanJob:
 
     @property
     def embedder(self) -> Embedder | None:
-        """The detector, if it makes vectors and the options ask to store them; else None."""
+        """The detector if it makes vectors and the options ask for them; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
 
     def caveats(self, model: CameraModel | None) -> tuple[str, ...]:
-        """Return sentences that say why the scores of this detector and camera model deserve less trust than usual."""
+        """Return sentences with the reasons to trust the scores of this detector and camera model less than usual."""
         return (*caveats_of(self.detector), *footage_caveats(model))
 
 
@@ -239,7 +245,7 @@ class Need(StrEnum):
     NOTHING = "done"
     RECUT = "recut"  # make its events again from its stored scores
     FAILED_BEFORE = "failed"  # skip it: it failed in an earlier run
-    TAKEN = "taken"  # leave it out: OUT has the results of another video of this name
+    TAKEN = "taken"  # leave it out: OUT has the results of another video with the same name
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ class Decision:
 
     Attributes:
         need: what the run must do.
-        fingerprint: the fingerprint of the scan that is needed; empty if the camera must be fitted first.
+        fingerprint: the fingerprint of a scan with the present settings; "" if the video can't be read.
         source: size, modification time and content hash of the input, as `source_of` returns them.
         status, stage, reason: how an earlier scan of the same input ended.
         events: number of events that the earlier scan found.
@@ -272,8 +278,8 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     scores = job.layout.scores(unit.video)
     document = read_unchecked(job.layout.events(unit.video))
     state = document.scan if document else None
-    # If a video is done, its events document has all that matters. To read the metadata of its scores too would take more time
-    # than everything else, and a later run asks this about every video of the archive.
+    # If a video is done, its events document is enough. Each run decides about every video of the archive, and reading the
+    # metadata of the scores would take more time than everything else.
     is_sure = bool(state and state.status is Status.DONE and not job.keeps_masks and has_fingerprint(scores, state.fingerprint))
     metadata = None if is_sure else read_metadata(scores)
     known = metadata.source if metadata else state.source if state else None
@@ -301,7 +307,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
 
 
 def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
-    """True if the stored results belong to another file, which still exists below another root. Only --force replaces them."""
+    """True if the stored results are those of another file, which still exists below another root."""
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
@@ -309,7 +315,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
-    """True if all mask files that the options ask for are stored, for the right frames and refined as the options ask."""
+    """True if the mask files that the options ask for are stored, with masks of the right frames and the right refinement."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     fits = metadata.masks is job.masked_rows and str(metadata.extra.get("refined", "")) == job.refined
     return all(path.exists() for path in wanted) and (fits or not wanted)
@@ -334,8 +340,14 @@ class Task:
     resume: Checkpoint | None = None
 
     def start_clip(self, job: ScanJob) -> int:
-        """Return the number of the first clip that is not complete in the checkpoint."""
-        return resume_clip(self.resume, job) if self.resume else 0
+        """Return the number of the first clip that is not complete in the checkpoint; 0 if there is no checkpoint."""
+        if self.resume is None:
+            return 0
+        plan = SamplingPlan(job.needs.frames, job.needs.overlap, self.resume.header.interval)
+        if job.needs.decode == "all":
+            return plan.whole_clips(self.resume.last_row + 1)
+        # Sampled frames can be unevenly spaced. Lost frames are not counted, so the scan may continue with an earlier clip.
+        return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in self.resume.blocks()))
 
     @property
     def has_damage(self) -> bool:
@@ -343,17 +355,8 @@ class Task:
         return self.resume is not None and not all(block.decode_ok.all() for block in self.resume.blocks())
 
 
-def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
-    """Return the number of the first clip that is not complete in a checkpoint."""
-    plan = SamplingPlan(job.needs.frames, job.needs.overlap, checkpoint.header.interval)
-    if job.needs.decode == "all":
-        return plan.whole_clips(checkpoint.last_row + 1)
-    # Sampled frames can be unevenly spaced. Lost frames are not counted, so at worst the scan continues with an earlier clip.
-    return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in checkpoint.blocks()))
-
-
 def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) -> Checkpoint | None:
-    """Return the claimed video's checkpoint if it belongs to this scan and holds at least one clip; else None."""
+    """Return the checkpoint of a claimed video if it is from a scan with equal settings and has rows; else None."""
     checkpoint = read_checkpoint(claim.path)
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
         return None

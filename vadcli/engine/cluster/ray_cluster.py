@@ -1,4 +1,8 @@
-"""Connects the driver to the Ray cluster, and finds the nodes that can take part. Only this file imports ray."""
+"""The Ray cluster of a run: its nodes, and the workers on them. Only this file imports ray.
+
+A worker is a Ray actor. There is one worker per GPU, or one per few cores on a node without GPUs. The machines share only OUT
+and the footage.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +25,8 @@ from typing import Any
 import psutil
 
 from vadcli import __version__
-from vadcli.engine.cluster.worker import check_node
-from vadcli.errors import ToolError, UsageError
+from vadcli.engine.cluster.worker import Chunk, ChunkWorker, Work, check_node
+from vadcli.errors import DeviceError, ToolError, UsageError, VadcliError
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store.atomic import Scratch
 from vadcli.video.loader import core_count
@@ -28,11 +34,27 @@ from vadcli.video.loader import core_count
 log = logging.getLogger("vadcli")
 
 CHECK_S = 120.0
-"""A node must say within this many seconds whether it can take part."""
+"""A node must answer within this many seconds whether it can take part."""
 CONNECT_S = 20.0
 LONGEST_FOLDER = 15
 """Longest path of a temporary folder, in bytes. A socket's path has at most 107 bytes, and Ray's own folders need up to 92."""
 _TEMPORARY = "vadcli-ray-"
+CORES_PER_WORKER = 4
+"""Cores per worker on a node without GPUs, if the user does not give --ray-cpus."""
+WAIT_S = 0.2
+PATIENCE_S = 30.0
+"""If no worker reports anything for this many seconds, the log says that the run waits for the cluster."""
+END_S = 120.0
+"""A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
+MOST_STILLBORN = 3
+"""A node takes no more videos if this many of its workers died before they began, for example because the node shuts down."""
+
+MakeWork = Callable[[int], Work]
+"""Called with the number of cores of a worker; returns the work that the worker does."""
+
+
+class WorkerDied(Exception):
+    """A worker died, or its node is lost."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class Node:
 
 
 def import_ray() -> Any:
-    """Import and return ray; raises UsageError if it is not installed."""
+    """Import and return ray. Raises UsageError if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray prints the errors of its nodes to stdout, which is for data. The driver reports them itself.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -57,55 +79,69 @@ def import_ray() -> Any:
     return ray
 
 
+def connected(ray: Any, options: ScanOptions | VerifyOptions) -> AbstractContextManager[None]:
+    """Return a context manager that connects to the cluster. Without an address, it starts Ray on this machine.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+        ToolError: Ray does not start on this machine.
+    """
+    return _joined(ray, options.ray_address) if options.ray_address else _started(ray)
+
+
 @contextmanager
-def connected(ray: Any, options: ScanOptions | VerifyOptions) -> Iterator[None]:
-    """Connect to the cluster. Without an address, start Ray on this machine; at the end, stop it and remove its files."""
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if options.ray_address:
-        try:
-            _reach(options.ray_address)
-            with _own_signals():
-                ray.init(address=options.ray_address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            words = str(error).strip().splitlines() or [type(error).__name__]
-            hint = "start one with: ray start --head"
-            raise UsageError(f"--ray-address {options.ray_address}: no Ray cluster answers: {words[0]}", hint=hint) from error
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
-    _remove_abandoned()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_temporary()))
+def _joined(ray: Any, address: str) -> Iterator[None]:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdigit():  # if nothing listens there, Ray itself would wait for many minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         with _own_signals():
-            _start(
-                ray,
-                num_cpus=core_count(),
-                include_dashboard=False,
-                _temp_dir=str(folder),
-                _system_config={"worker_niceness": 0},  # by default 15: other programs would go first
-                **quiet,
-            )
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (OSError, RuntimeError, ValueError) as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "start one with: ray start --head"
+        raise UsageError(f"--ray-address {address}: no Ray cluster answers: {words[0]}", hint=hint) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _started(ray: Any) -> Iterator[None]:
+    """Start Ray on this machine. At the end, stop it and remove its files."""
+    temporary = tempfile.gettempdir()
+    if len(os.fsencode(temporary)) > LONGEST_FOLDER:
+        temporary = "/tmp"  # noqa: S108 - a new folder is made in it
+    for folder in Path(temporary).glob(f"{_TEMPORARY}*-*"):  # of runs that were killed
+        pid = folder.name.removeprefix(_TEMPORARY).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=temporary))
+    try:
+        try:
+            with _own_signals():
+                ray.init(  # gives itself 30 seconds
+                    num_cpus=core_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    _temp_dir=str(folder),
+                    _system_config={"worker_niceness": 0},  # by default 15: other programs would go first
+                )
+        except Exception as error:  # Ray has no class of its own for this
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            hint = "try again when the machine is less busy, or name a cluster with --ray-address"
+            raise ToolError(f"--runner ray: Ray does not start on this machine: {words[0]}", hint=hint) from error
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(ray: Any, **settings: Any) -> None:
-    """Start Ray on this machine; raises ToolError if it does not start. Ray gives itself 30 seconds."""
-    try:
-        ray.init(**settings)
-    except Exception as error:  # Ray has no class of its own for this
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        hint = "try again when the machine is less busy, or name a cluster with --ray-address"
-        raise ToolError(f"--runner ray: Ray does not start on this machine: {words[0]}", hint=hint) from error
-
-
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGTERM. Ray sets its own, which ends the process at once."""
+    """Keep the handler of SIGTERM. Ray sets another one, which ends the process at once."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -114,29 +150,8 @@ def _own_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
-def _reach(address: str) -> None:
-    """Raise OSError if no program listens at HOST:PORT. Ray itself would wait for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-
-
-def _temporary() -> str:
-    """Return the folder for temporary files; /tmp if the path of that folder is too long for Ray's sockets."""
-    folder = tempfile.gettempdir()
-    return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp"  # noqa: S108 - a new folder is made in it
-
-
-def _remove_abandoned() -> None:
-    """Remove the files of Ray that a killed run has left behind."""
-    for folder in Path(_temporary()).glob(f"{_TEMPORARY}*-*"):
-        pid = folder.name.removeprefix(_TEMPORARY).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
-    """Return the nodes that see OUT and the footage and have this version of vadcli. Log why other nodes are left out.
+    """Return the nodes that see OUT and the footage and have this version of vadcli. Log the faults of the other nodes.
 
     Raises:
         UsageError: no node can take part.
@@ -182,3 +197,173 @@ def nodes_of(ray: Any) -> list[Node]:
         has = node["Resources"]
         found.append(Node(node["NodeID"], name, int(has.get("CPU", 0)), int(has.get("GPU", 0))))
     return found
+
+
+@dataclass(eq=False)
+class Worker:
+    """A Ray actor on a node, and the chunk that it scans."""
+
+    ray: Any
+    node: Node
+    actor: Any
+    chunk: Chunk | None = None
+    sending: Any = None
+
+    def next(self) -> list[Any]:
+        """Return the items that the worker has sent.
+
+        Raises:
+            StopIteration: the worker has ended its chunk.
+            WorkerDied: the worker died.
+        """
+        try:
+            return list(self.ray.get(next(self.sending)))
+        except self.ray.exceptions.RayActorError as error:
+            raise WorkerDied(str(error)) from error
+
+
+class Workers:
+    """The workers of a run: one per slot. A slot is a GPU or a few cores of a node."""
+
+    def __init__(
+        self, ray: Any, options: ScanOptions | VerifyOptions, nodes: Sequence[Node], work: MakeWork, *, wants_gpu: bool
+    ) -> None:
+        self._ray, self._options, self._work = ray, options, work
+        self._wants_gpu = wants_gpu
+        self.slots: list[Node] = []
+        for node in nodes:
+            cpus, gpus = self._cpus(node), self._gpus(node)
+            by_cores = node.cpus // cpus if cpus else 0
+            self.slots += [node] * (int(min(by_cores, node.gpus / gpus)) if gpus else by_cores)
+        if not self.slots:
+            given = {"--ray-cpus": options.ray_cpus, "--ray-gpus": options.ray_gpus}
+            asked = " and ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+            raise UsageError(
+                f"no node of the cluster has room for a worker{asked and f' with {asked}'}",
+                hint="give smaller --ray-cpus and --ray-gpus" if asked else "wait until a node has a free core, or add a node",
+            )
+        self._free = [self._made(node) for node in self.slots]
+        self._running: dict[Any, Worker] = {}
+        self._stillborn: Counter[str] = Counter()  # workers that died before they began, by node
+        self._stopped = False
+        self._since = time.monotonic()
+
+    @property
+    def cores(self) -> int:
+        """The largest number of cores of a worker."""
+        return max(map(self._cpus, self.slots))
+
+    @property
+    def busy(self) -> bool:
+        """True while a worker scans."""
+        return bool(self._running)
+
+    @property
+    def has_free(self) -> bool:
+        """True if a worker has nothing to do."""
+        return bool(self._free)
+
+    def start(self, chunk: Chunk, order: Any) -> None:
+        """Hand a chunk to a free worker. The `order` describes the chunk for the worker."""
+        worker = self._free.pop()
+        worker.chunk, worker.sending = chunk, worker.actor.run.remote(order)
+        self._running[worker.sending] = worker
+
+    def waited(self) -> list[Worker]:
+        """Wait a moment. Return the workers that have sent something, have ended their chunk, or have died."""
+        self._ray.wait(list(self._running), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0, fetch_local=False)
+        if ready:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE_S:
+            log.info("waiting for the cluster: no worker has reported anything for %.0f s", PATIENCE_S)
+            self._since = time.monotonic()
+        return [self._running[one] for one in ready]
+
+    def free(self, worker: Worker) -> None:
+        """Mark a worker as free after its chunk has ended."""
+        self._running.pop(worker.sending)
+        worker.chunk = worker.sending = None
+        if worker.node in self.slots:
+            self._free.append(worker)
+        else:
+            self._ray.kill(worker.actor)
+
+    def replace(self, worker: Worker) -> None:
+        """Start a new worker in place of a worker that died, if its node is still alive."""
+        self._running.pop(worker.sending)
+        if worker.node not in self.slots:
+            return
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        assert worker.chunk is not None
+        self._stillborn[worker.node.id] += not worker.chunk.begun
+        if worker.node.id in alive and self._stillborn[worker.node.id] < MOST_STILLBORN:
+            self._free.append(self._made(worker.node))
+            return
+        self.drop(worker.node)
+        log.warning(
+            "node %s %s", worker.node.name, "takes no more videos: no worker begins" if worker.node.id in alive else "is gone"
+        )
+        if not self.slots:
+            raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
+
+    def give_up(self, worker: Worker, error: VadcliError) -> None:
+        """Give no more work to the node of a worker that can't work. Raises its error if no node is left."""
+        log.warning("node %s takes no more videos: %s", worker.node.name, error)
+        self.drop(worker.node)
+        self.free(worker)
+        if not self.slots:
+            raise error
+
+    def drop(self, node: Node) -> None:
+        """Give no more work to a node. Its busy workers finish their chunks or fail, and report this."""
+        self.slots = [one for one in self.slots if one != node]
+        for worker in [worker for worker in self._free if worker.node == node]:
+            self._free.remove(worker)
+            self._ray.kill(worker.actor)
+
+    def stop(self, reason: str, signal: int | None) -> None:
+        """Ask all workers to end at their checkpoints."""
+        if not self._stopped:
+            self._stopped = True
+            for worker in self._running.values():
+                worker.actor.stop.remote(reason, signal)
+
+    def end(self, reason: str, signal: int | None) -> None:
+        """Stop all workers, wait until they have written their checkpoints, and remove them."""
+        self.stop(reason, signal)
+        deadline = time.monotonic() + END_S
+        while self._running and time.monotonic() < deadline:
+            for worker in self.waited():
+                try:
+                    worker.next()
+                except (StopIteration, WorkerDied, self._ray.exceptions.RayError):
+                    self._running.pop(worker.sending)
+                    self._ray.kill(worker.actor)
+        for worker in [*self._free, *self._running.values()]:
+            self._ray.kill(worker.actor)
+
+    def _gpus(self, node: Node) -> float:
+        if self._options.ray_gpus is not None:
+            return self._options.ray_gpus
+        return 1.0 if self._wants_gpu and node.gpus else 0.0
+
+    def _cpus(self, node: Node) -> int:
+        if self._options.ray_cpus is not None:
+            return self._options.ray_cpus
+        gpus = self._gpus(node)
+        return max(1, int(node.cpus * gpus // node.gpus)) if gpus else min(CORES_PER_WORKER, node.cpus)
+
+    def _made(self, node: Node) -> Worker:
+        cpus = self._cpus(node)
+        actor = (
+            self._ray.remote(ChunkWorker)
+            .options(
+                num_cpus=cpus,
+                num_gpus=self._gpus(node),
+                max_concurrency=2,  # so that `stop` can be called while `run` runs
+                scheduling_strategy=on_node(self._ray, node),
+            )
+            .remote(self._work(cpus), os.getcwd())
+        )
+        return Worker(self._ray, node, actor)

@@ -1,10 +1,10 @@
 """The runner of a Ray cluster.
 
-The driver is the process that the user started. It splits the plan into chunks of videos and hands them to workers (`workers`).
-A worker has its own detector, scans its chunk with a `LocalRunner`, and sends the updates back.
+The driver is the process that the user started. It divides the plan into chunks of videos and hands them out to workers (see
+`worklist`). A worker has its own detector, scans its chunk with a `LocalRunner`, and sends the updates to the driver.
 
 A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and the worker gets the list of all
-videos of the camera. `Cameras` locks the fit, so a second fit would be slow but not wrong.
+videos of the camera. A second fit would take time but give the same model, because `Cameras` locks the fit.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from functools import partial
 
 from vadcli.detectors import Detector
 from vadcli.engine.cluster.ray_cluster import import_ray
-from vadcli.engine.cluster.worker import Fitted, ScanWork
-from vadcli.engine.cluster.workers import KILLS, Killer, Workers, drive, hired
-from vadcli.engine.cluster.worklist import Chunk, Worklist
+from vadcli.engine.cluster.worker import Chunk, Fitted, ScanWork
+from vadcli.engine.cluster.worklist import KILLS, Killer, Worklist, drive, hired
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.runner import Fitting, ScanSettings, Stop
 from vadcli.engine.stream import ClipsScored, Update
@@ -30,8 +29,8 @@ class RayRunner:
     """Executes a plan on a Ray cluster, or on this machine with Ray if `--ray-address` names no cluster.
 
     Args:
-        settings: what to scan.
-        detector: the driver does not load it; each worker makes its own from the options.
+        settings: the settings of the scan.
+        detector: the detector. The driver does not load it, because each worker makes its own from the options.
         stop: ends the run early, on all nodes.
 
     Raises:
@@ -59,9 +58,13 @@ class RayRunner:
         """
         layout, settings = OutputLayout(self.options.out), self.settings
         layout.rename_old_files((unit.video for unit in settings.units), {unit.camera for unit in settings.plan.units})
+
+        def work_of(cpus: int) -> ScanWork:
+            return ScanWork(replace(self.options, workers=self.options.workers or cpus))
+
         with (
             Scratch(layout.scratch) as scratch,
-            hired(self.options, scratch, settings.plan.root, self._work, wants_gpu=self._wants_gpu, stop=self.stop) as workers,
+            hired(self.options, scratch, settings.plan.root, work_of, wants_gpu=self._wants_gpu, stop=self.stop) as workers,
         ):
             work = Worklist(
                 settings.plan.units,
@@ -70,30 +73,24 @@ class RayRunner:
                 workers=len(workers.slots),
                 decoders=self.options.workers or workers.cores,
             )
-            yield from self._drive(work, workers, fitting)
-
-    def _work(self, cpus: int) -> ScanWork:
-        return ScanWork(replace(self.options, workers=self.options.workers or cpus))
-
-    def _drive(self, work: Worklist, workers: Workers, fitting: Fitting) -> Iterator[Update]:
-        order_of, ended = partial(self._settings_of, work), partial(self._ended, work)
-        for item, chunk, node in drive(work, workers, self.stop, order_of, ended):
-            if isinstance(item, Fitted):
-                fitting(item.camera, item.frames)
-            elif isinstance(item, ClipsScored):
-                chunk.moved = True
-                work.open(chunk.camera)
-                yield item
-            elif isinstance(item, VideoResult):
-                chunk.left.pop(item.video, None)
-                yield replace(item, node=node.name)
-            elif isinstance(item, Killer):
-                unit = item.unit
-                reason = f"{KILLS} workers died while they scanned this video, the last one on node {node.name}"
-                yield VideoResult(unit.video, Status.FAILED, stage="score", reason=reason, camera=unit.camera, node=node.name)
+            order_of, ended = partial(self._settings_of, work), partial(self._ended, work)
+            for item, chunk, node in drive(work, workers, self.stop, order_of, ended):
+                if isinstance(item, Fitted):
+                    fitting(item.camera, item.frames)
+                elif isinstance(item, ClipsScored):
+                    chunk.moved = True
+                    work.open(chunk.camera)
+                    yield item
+                elif isinstance(item, VideoResult):
+                    chunk.left.pop(item.video, None)
+                    yield replace(item, node=node.name)
+                elif isinstance(item, Killer):
+                    video, camera = item.unit.video, item.unit.camera
+                    reason = f"{KILLS} workers died while they scanned this video, the last one on node {node.name}"
+                    yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
-        """Return the settings for one chunk. They contain all videos of the camera only if the worker must fit it."""
+        """Return the settings for one chunk. Their plan has the other videos of the camera only if the worker must fit it."""
         units = work.whole[chunk.camera] if chunk.opens else chunk.units
         # Only the chunk that opens the camera may fit it again.
         refit = self.options.refit if chunk.opens or self.options.refit is None else False
@@ -105,9 +102,9 @@ class RayRunner:
         )
 
     def _ended(self, work: Worklist, chunk: Chunk) -> None:
-        """Hand out the next chunks of a camera if its first chunk ended without a scored clip.
+        """Make the next chunks of a camera available if its first chunk ended without a scored clip.
 
-        All videos of the chunk are then done or broken, and the camera may have a model or not.
+        Then all videos of the chunk were done before or have failed, and the camera may or may not have a model.
         """
         if chunk.opens and not chunk.moved:
             if self._here.is_fitted(chunk.camera):

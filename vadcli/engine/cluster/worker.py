@@ -1,4 +1,4 @@
-"""The worker of a cluster: does its work with one chunk after the other. It does not depend on the cluster's software."""
+"""The worker of a cluster: does its work with one chunk after the other. It does not depend on Ray."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any, Protocol
 
 from vadcli.detectors import Detector
+from vadcli.engine.footage import size_of
 from vadcli.engine.local import LocalRunner, loader_of
+from vadcli.engine.plan import WorkUnit
 from vadcli.engine.runner import ScanSettings, Stop, choose_detector
 from vadcli.errors import OutputError, UsageError, VadcliError
 from vadcli.options import ScanOptions
@@ -30,15 +32,15 @@ SEND_EVERY_S = 0.5
 
 
 class Work(Protocol):
-    """The work that a worker does with each chunk. It can be pickled: a worker makes its models itself, and keeps them."""
+    """The work that a worker does with each chunk. It can be pickled, because it loads its models only when it needs them."""
 
     def do(self, order: Any, stop: Stop, say: Callable[[object], None]) -> None:
-        """Work through a chunk. Everything that is passed to `say` can be pickled, and goes to the driver in order.
+        """Do the work for a chunk.
 
         Args:
-            order: the chunk as the driver describes it for this work.
+            order: describes the chunk; each kind of work has its own class for it.
             stop: ends the work early.
-            say: tells the driver something.
+            say: sends an object that can be pickled to the driver.
         """
         ...
 
@@ -53,10 +55,10 @@ class Fitted:
 
 @dataclass
 class ScanWork:
-    """Scans chunks. An order has the settings of a scan of only the chunk's videos.
+    """Scans chunks. An order is the settings of a scan of only the chunk's videos.
 
     Attributes:
-        options: the options of the scan; its `workers` is known.
+        options: the options of the scan, with the number of `workers`.
     """
 
     options: ScanOptions
@@ -74,8 +76,35 @@ class ScanWork:
             say(update)
 
 
+@dataclass(eq=False)
+class Chunk:
+    """Videos that a worker scans in one call.
+
+    Attributes:
+        camera: the camera of these videos; "" if the detector does not fit cameras.
+        units: the videos.
+        opens: True if the worker must fit the camera first. Then it gets the list of all videos of the camera.
+        left: the videos that have no result yet.
+        begun: True if the worker has sent something.
+        moved: True if a clip of the chunk was scored.
+    """
+
+    camera: str
+    units: tuple[WorkUnit, ...]
+    opens: bool = False
+    left: dict[str, WorkUnit] = field(default_factory=dict)
+    begun: bool = False
+    moved: bool = False
+
+    def __post_init__(self) -> None:
+        self.left = {unit.video: unit for unit in self.units}
+
+    def __lt__(self, other: Chunk) -> bool:
+        return size_of(self.units) > size_of(other.units)  # the heap hands out the largest chunk first
+
+
 class ChunkWorker:
-    """The worker: an actor that does its work with one chunk after the other.
+    """The worker: a Ray actor that does its work with one chunk after the other.
 
     Args:
         work: the work that it does with each chunk.
@@ -93,9 +122,9 @@ class ChunkWorker:
         self._stop.set(reason, signal)
 
     def run(self, order: Any) -> Iterator[list[object]]:
-        """Work through a chunk. Yield an empty list at once, and then lists of updates and log records, every SEND_EVERY_S.
+        """Do the work for a chunk. Yield an empty list at once, and every SEND_EVERY_S a list of updates and log records.
 
-        If an error of vadcli ends the work, it is the last item.
+        If a `VadcliError` ends the work, it is the last item.
         """
         yield []
         said: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -134,7 +163,7 @@ class ChunkWorker:
 
 
 def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
-    """Return the reason why this node can't take part; "" if it can. If `root` is None, the footage is not checked."""
+    """Return the reason why this node can't take part; "" if it can. If `root` is None, do not look for the footage."""
     from vadcli import __version__ as own
 
     if own != version:

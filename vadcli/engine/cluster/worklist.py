@@ -1,47 +1,49 @@
-"""Divides the videos of a plan into chunks for the workers of a cluster, and hands the chunks out."""
+"""Divides the videos of a plan into chunks, and hands the chunks out to the workers of a cluster.
+
+- A video is in one chunk at a time, and its lock in OUT protects it from other runs.
+- A worker that dies loses the work since its last checkpoint. Its videos are handed out again, each in a chunk of its own. A
+  video is given up if KILLS workers in a row died while they had only this video and made no progress with it.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from vadcli.engine.cluster.ray_cluster import (
+    MakeWork,
+    Node,
+    WorkerDied,
+    Workers,
+    connected,
+    import_ray,
+    nodes_of,
+    usable_nodes,
+)
+from vadcli.engine.cluster.worker import Chunk
 from vadcli.engine.footage import size_of
 from vadcli.engine.plan import WorkUnit, by_camera
+from vadcli.engine.runner import Stop
+from vadcli.errors import DeviceError, ToolError, VadcliError, WeightsError
+from vadcli.options import ScanOptions, VerifyOptions
+from vadcli.store.atomic import Scratch
 
+log = logging.getLogger("vadcli")
+
+KILLS = 2
+"""A video is given up if it kills this many workers in a row without any progress."""
 CHUNKS_PER_WORKER = 8
 MOST_VIDEOS = 64
-"""A chunk has at most this many videos, so that little work is lost with a worker. It has more if there are too many chunks."""
+"""A chunk has at most this many videos, so that little work is lost if a worker dies."""
 MOST_CHUNKS = 20_000
+"""If the plan would have more chunks than this, the chunks get more than MOST_VIDEOS videos."""
 VIDEOS_PER_DECODER = 2
-"""A chunk has at least this many videos per decoder process, if there are enough videos, so that each process has work."""
-
-
-@dataclass(eq=False)
-class Chunk:
-    """Videos that a worker scans in one call.
-
-    Attributes:
-        camera: the camera of these videos; "" if the detector does not fit cameras.
-        units: the videos.
-        opens: True if the camera is not fitted yet. Then the worker gets the list of all videos of the camera.
-        left: the videos that have no result yet.
-        begun: True if the worker has sent something.
-        moved: True if a clip was scored.
-    """
-
-    camera: str
-    units: tuple[WorkUnit, ...]
-    opens: bool = False
-    left: dict[str, WorkUnit] = field(default_factory=dict)
-    begun: bool = False
-    moved: bool = False
-
-    def __post_init__(self) -> None:
-        self.left = {unit.video: unit for unit in self.units}
-
-    def __lt__(self, other: Chunk) -> bool:
-        return size_of(self.units) > size_of(other.units)  # the heap hands out the largest chunk first
+"""If there are enough videos, a chunk has this many videos per decoder process, so that each process has work."""
 
 
 class Worklist:
@@ -51,7 +53,7 @@ class Worklist:
         units: all videos.
         wanted: the videos to hand out.
         by_cameras: True if a camera must be fitted before its videos are scanned.
-        workers: number of workers that share the chunks.
+        workers: number of workers.
         decoders: number of videos that a worker reads at the same time.
     """
 
@@ -62,7 +64,7 @@ class Worklist:
         groups = by_camera(units) if by_cameras else [("", list(units))]
         self.whole = {camera: tuple(units) for camera, units in groups}
         self._ready: list[Chunk] = []
-        self._closed: dict[str, list[Chunk]] = {}
+        self._closed: dict[str, list[Chunk]] = {}  # the chunks of each camera that has no model yet
         least = max(1, size_of(wanted) // (workers * CHUNKS_PER_WORKER))
         most = max(MOST_VIDEOS, len(mine) // MOST_CHUNKS)
         fewest = min(VIDEOS_PER_DECODER * decoders, len(mine) // workers, most)
@@ -99,14 +101,17 @@ class Worklist:
             heapq.heappush(self._ready, chunk)
 
     def next_of(self, camera: str) -> None:
-        """Make the next chunk of a camera available, because the camera still has no model."""
+        """Make the next chunk of a camera available. Its worker must fit the camera, which still has no model."""
         waiting = self._closed.get(camera)
         if waiting:
             heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
 
 
 def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
-    """Yield the videos in parts of at least `fewest` videos and `least` bytes, or of `most` videos. The last may be smaller."""
+    """Yield the videos in parts of at least `fewest` videos and `least` bytes, but at most `most` videos.
+
+    The last part may be smaller.
+    """
     part: list[WorkUnit] = []
     size = 0
     for unit in units:
@@ -117,3 +122,108 @@ def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Ite
             part, size = [], 0
     if part:
         yield part
+
+
+@dataclass(frozen=True)
+class Killer:
+    """A video that is given up because KILLS workers died while they scanned it."""
+
+    unit: WorkUnit
+
+
+@contextmanager
+def hired(
+    options: ScanOptions | VerifyOptions, scratch: Scratch, root: Path | None, work: MakeWork, *, wants_gpu: bool, stop: Stop
+) -> Iterator[Workers]:
+    """Connect to the cluster and start the workers. At the exit of the context, all workers are ended.
+
+    Args:
+        options: the options of the command.
+        scratch: the folder for a file in OUT that each node must see.
+        root: the root of the footage that each node must see; None to omit this check.
+        work: makes the work that a worker does with each chunk.
+        wants_gpu: True if a worker needs a GPU on each node that has one.
+        stop: has the reason why the run ends, which the workers get.
+
+    Raises:
+        UsageError: ray is not installed, no cluster answers, or no node can take part.
+    """
+    ray = import_ray()
+    with connected(ray, options):
+        # Without an address, this machine is the cluster, so there is nothing to check.
+        nodes = usable_nodes(ray, scratch, root) if options.ray_address else nodes_of(ray)
+        workers = Workers(ray, options, nodes, work, wants_gpu=wants_gpu)
+        try:
+            yield workers
+        finally:
+            workers.end(stop.reason or "the run ended", stop.signal)
+
+
+def drive(
+    work: Worklist,
+    workers: Workers,
+    stop: Stop,
+    order_of: Callable[[Chunk], Any],
+    ended: Callable[[Chunk], None] = lambda _: None,
+) -> Iterator[tuple[Any, Chunk, Node]]:
+    """Hand out all chunks. Yield the reports of the workers, and a `Killer` for each video that is given up.
+
+    The caller must remove a video from `left` of its chunk when the video has a result, and set `moved` at other progress.
+
+    Args:
+        work: the chunks.
+        workers: the workers that get the chunks.
+        stop: ends the run early, on all nodes.
+        order_of: returns the order for a chunk: the object that describes the chunk for the worker.
+        ended: called when a worker has ended a chunk.
+
+    Raises:
+        VadcliError: a worker can't write OUT at all, or the last node can't work.
+    """
+    kills: dict[str, int] = {}
+    while (work and not stop()) or workers.busy:
+        while work and not stop() and workers.has_free:
+            chunk = work.take()
+            workers.start(chunk, order_of(chunk))
+        if stop():
+            workers.stop(stop.reason, stop.signal)
+        for worker in workers.waited():
+            assert worker.chunk is not None
+            chunk = worker.chunk
+            try:
+                sent = worker.next()
+            except StopIteration:
+                ended(chunk)
+                workers.free(worker)
+                continue
+            except WorkerDied as error:
+                log.debug("a worker died: %s", error)
+                name, count = worker.node.name, len(chunk.left)
+                log.warning("node %s: a worker died; %d of its videos are handed out again", name, count)
+                for killer in _killers(chunk, kills):
+                    yield killer, chunk, worker.node
+                work.give_back(chunk.camera, chunk.left.values())
+                workers.replace(worker)
+                continue
+            chunk.begun = True
+            for item in sent:
+                if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but others may
+                    workers.give_up(worker, item)
+                    work.give_back(chunk.camera, chunk.left.values())
+                    break
+                if isinstance(item, VadcliError):
+                    raise item
+                if isinstance(item, logging.LogRecord):
+                    logging.getLogger(item.name).handle(item)
+                else:
+                    yield item, chunk, worker.node
+
+
+def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
+    """Count the death of a chunk's worker for each video. Remove and yield the videos that are given up."""
+    for video, unit in list(chunk.left.items()):
+        alone = len(chunk.units) == 1 and chunk.begun  # else the video is not the cause
+        kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
+        if kills[video] >= KILLS:
+            del chunk.left[video]
+            yield Killer(unit)
