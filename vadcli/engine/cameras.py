@@ -1,9 +1,9 @@
 """Fits camera models and stores them as JSON files in cameras/. A model is fitted on a seeded sample of its camera's footage.
 
-The sample comes from the whole input list, before sharding, and does not depend on what is already done. So every shard, every
-resumed scan and every other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in
-memory after the fit and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of
-frames that are spread over the footage.
+The sample comes from the videos of all shards, also from those that are done. So every shard, every resumed scan and every
+other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in memory after the fit
+and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of frames that are spread
+over the footage.
 
 A camera that was fitted on little footage is fitted again when there is more footage; see the module `footage`.
 """
@@ -62,9 +62,9 @@ def write_camera(path: Path, model: CameraModel) -> None:
 
 
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
-# and then scored. With more footage, it costs less to read bursts first, and later to score each clip as it is decoded.
+# and then scored. With more footage, it is faster to read bursts for the fit, and to decode the footage again for the scan.
 HELD_CLIPS = 40
-# The fit uses at most this many of the clips in memory, evenly spread.
+# The fit uses at most this many of the clips in memory. They are evenly spread.
 SAMPLE_CLIPS = 12
 # Footage of more than HELD_CLIPS clips is sampled in bursts. A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
@@ -81,8 +81,8 @@ class Cameras:
         needs: which clips the scan reads: the detector's needs, changed by the sampling options.
         loader_options: how bursts are read.
         seed: seed of the random sample of footage.
-        refit: if True, each camera is fitted again, once per run. If False, no camera that has a model is fitted again. If
-            None, a camera is fitted again if its model `is_outgrown`.
+        refit: True to fit each camera again, once per run; False to fit no camera that has a model; None to fit those
+            cameras again whose model `is_outgrown`.
         stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
         regions: the hidden parts of each camera's picture.
@@ -111,25 +111,21 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera's videos (`whole`) are GROWTH times as large now."""
+        """True if the camera's model was fitted on too little footage for its present videos (`whole`)."""
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)
         return model is not None and is_outgrown(model, size_of(whole))
 
     def has_model(self, camera: str) -> bool:
-        """True if a usable model is stored, even if this run will fit the camera again."""
+        """True if a model that this run could use is stored, even if the run will fit the camera again."""
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return why the stored model of a camera can't be used. "" if no model is stored, or if --refit replaces it anyway."""
+        """Return the reason why the stored model of a camera can't be used; "" if there is none or --refit replaces it."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
-        path = self.layout.camera(camera)
-        try:
-            model = read_camera(path) if path.exists() else None
-        except DocumentError:
-            return ""
+        model = self._on_disk(camera)
         if model is None or model.detector != self.detector.name:
             return ""
         if model.version != self.detector.model_version:
@@ -137,24 +133,23 @@ class Cameras:
         return "its regions changed" if model.regions != self.regions.of(camera).sha256 else ""
 
     def _read(self, camera: str) -> CameraModel | None:
-        model = self._stored(camera)
-        return model if model is not None and model.regions == self.regions.of(camera).sha256 else None
+        """Return the stored model of a camera if this run can use it."""
+        model = self._on_disk(camera)
+        if model is None or (model.detector, model.version) != (self.detector.name, self.detector.model_version):
+            return None
+        if isinstance(self.detector, ChecksModels) and not self.detector.accepts(model):
+            return None
+        return model if model.regions == self.regions.of(camera).sha256 else None
 
-    def _stored(self, camera: str) -> CameraModel | None:
+    def _on_disk(self, camera: str) -> CameraModel | None:
         path = self.layout.camera(camera)
         try:
-            model = read_camera(path) if path.exists() else None
+            return read_camera(path) if path.exists() else None
         except DocumentError:
             return None
-        return model if model is not None and self._is_ours(model) else None
-
-    def _is_ours(self, model: CameraModel) -> bool:
-        if (model.detector, model.version) != (self.detector.name, self.detector.model_version):
-            return False
-        return not isinstance(self.detector, ChecksModels) or self.detector.accepts(model)
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
-        """Fit, store and return a model. If another process has stored one, return that: equal footage gives equal models."""
+        """Fit, store and return a model. If another process has stored one in the meantime, return that model instead."""
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
@@ -167,14 +162,14 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model, or the earlier model if it was fitted on more footage than can be read now."""
+        """Return a new model. If the earlier model was fitted on more footage than can be read now, return that one."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
                 return replace(model, footage=footage, regions=self.regions.of(camera).sha256)
         if before is None or before.footage is None:
             return before
-        return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so that the next run does not try again
+        return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so the next run does not try again
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
@@ -208,7 +203,7 @@ def fit_on_the_way(
         request: makes the loader's request for a video.
 
     Yields:
-        The items. The first item is yielded after the camera is fitted. None is yielded after the scan is stopped.
+        The items, after the camera is fitted. When the scan is stopped, no more items are yielded.
     """
     with PreparingPool(cameras.detector) as pool:
         held = _Held(cameras.needs, pool)
@@ -223,7 +218,7 @@ def fit_on_the_way(
             return
         cameras.fit(camera, clips, footage)
     for item in chain(held.items, items):
-        if isinstance(item, ClipReady) and cameras.stopped():  # not before Finished: a video that is read to its end is kept
+        if isinstance(item, ClipReady) and cameras.stopped():  # a `Finished` item still ends a video that is read to its end
             return
         yield item
 
@@ -231,9 +226,9 @@ def fit_on_the_way(
 def fit_again(
     cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest], *, scored: int
 ) -> None:
-    """Fit a camera again because its model `is_outgrown`. Log this if the new model differs.
+    """Fit a camera again because its model `is_outgrown`, and log this if the new model differs.
 
-    Call this before any video of the camera is scored.
+    The caller must do this before any video of the camera is scored.
 
     Args:
         cameras: stores the model.
@@ -267,7 +262,7 @@ def _hold_whole(
     request: Callable[[WorkUnit], ClipRequest],
     pool: PreparingPool,
 ) -> _Held:
-    """Read a camera's videos and keep their clips in memory. Stop if the videos are too long for that."""
+    """Read a camera's videos and keep their clips in memory. Stop when there are too many clips."""
     held = _Held(cameras.needs, pool)
     with ClipLoader(cameras.needs, cameras.loader_options) as loader:
         reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
@@ -282,9 +277,9 @@ def _sample(
     request: Callable[[WorkUnit], ClipRequest],
     held: _Held,
 ) -> tuple[list[Clip], Footage]:
-    """Return the clips to fit a camera on, and the footage that they come from.
+    """Return the clips on which the camera is fitted, and the footage from which they come.
 
-    `held` must have all videos of the camera, or be too long.
+    `held` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
     """
     if held.is_too_long:
         return _read_bursts(cameras, camera, whole, request, held.pool)
@@ -292,7 +287,9 @@ def _sample(
     clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
     read = sorted({clip.video for clip in clips} - held.hidden)
     seconds = sum(held.infos[video].duration_s for video in read)
-    return _spread(clips), Footage(len(read), round(seconds, 3), size_of(whole, but=held.hidden))
+    places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
+    spread = [clips[place] for place in places]  # with the first and the last clip
+    return spread, Footage(len(read), round(seconds, 3), size_of(whole, but=held.hidden))
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
@@ -312,7 +309,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 class _Held:
     """Keeps items in memory until their videos have more than HELD_CLIPS clips.
 
-    The videos in `hidden` could not be read because the machine failed; a later run may read them.
+    `hidden` has the videos that could not be read because the machine failed. A later run may be able to read them.
     """
 
     def __init__(self, needs: ClipNeeds, pool: PreparingPool) -> None:
@@ -326,11 +323,11 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """True if the videos have more than HELD_CLIPS clips. The order of the videos does not matter."""
+        """True if the videos have more than HELD_CLIPS clips together."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:
-        """Keep items until there are no more, or until `is_too_long`."""
+        """Keep all items. Stop early if `is_too_long` becomes true."""
         for item in items:
             self.items.append(kept := _owned(item) if isinstance(item, ClipReady) else item)
             if isinstance(kept, ClipReady):
@@ -353,12 +350,6 @@ class _Held:
 def _owned(item: ClipReady) -> ClipReady:
     """Return a copy that does not depend on the loader's memory."""
     return replace(item, clip=item.clip.owned())
-
-
-def _spread(clips: Sequence[Clip]) -> list[Clip]:
-    """Return at most SAMPLE_CLIPS clips, evenly spread, with the first and the last one."""
-    places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
-    return [clips[place] for place in places]
 
 
 def _read_bursts(

@@ -1,4 +1,4 @@
-"""The runner for one machine. It connects the plan, the cameras, the queue, the loader and the stream."""
+"""The runner for one machine: connects the plan, the cameras, the queue, the loader and the stream."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class LocalRunner:
     """Executes a plan with the devices and cores of this machine.
 
     Args:
-        settings: what to scan.
-        detector: scores the clips; it is loaded when the first video needs it.
+        settings: the settings of the scan.
+        detector: scores the clips. It is loaded when the first video needs it.
         stop: ends the run early.
-        loader: a loader of `loader_of`, which the caller closes; None means that the runner opens its own.
+        loader: a loader from `loader_of`, which the caller closes. If it is None, the runner opens its own.
 
     Raises:
         UsageError: the detector can't do what the options ask for.
@@ -70,15 +70,20 @@ class LocalRunner:
         with ExitStack() as stack:
             scratch = stack.enter_context(Scratch(layout.scratch))
             layout.rename_old_files((unit.video for unit in self.units), {unit.camera for unit in self.settings.plan.units})
-            loader_options = self._loader_options()
-            job = replace(
-                self._job(layout, scratch),
-                attribution=self._attribution(stack, loader_options),
-                propagation=self._propagation(stack, loader_options),
-                refinement=self._refinement(stack, loader_options),
-            )
-            loader = self._loader or stack.enter_context(ClipLoader(job.needs, loader_options))
-            yield from self._cameras(job, self._cameras_of(layout, job, told=fitting), loader)
+            job, options = self._job(layout, scratch), self._loader_options()
+            one = replace(options, workers=1)  # each second pass has its own decoder process
+            if self.options.attribute and isinstance(self.detector, Attributor):
+                loader = stack.enter_context(ClipLoader(job.needs, one))
+                job = replace(job, attribution=Attribution(self.detector, loader))
+            if self.options.propagate_masks and isinstance(self.detector, Propagator):
+                loader = stack.enter_context(ClipLoader(replace(job.needs, interval=1, overlap=0, decode="all"), one))
+                job = replace(job, propagation=Propagation(self.detector, loader, self.stop))
+            if self.refiner is not None:
+                refinement = Refinement.of(self.refiner, one, self.stop)
+                stack.enter_context(refinement.loader)
+                job = replace(job, refinement=refinement)
+            loader = self._loader or stack.enter_context(ClipLoader(job.needs, options))
+            yield from self._scan(job, self._cameras_of(layout, job, told=fitting), loader)
             if job.rules.judge:
                 job.rules.judge.say_refused()
 
@@ -90,7 +95,7 @@ class LocalRunner:
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
-            # If the camera will be fitted again, the stored fingerprints will not fit. Without a model, they do not fit either.
+            # With no model, or with a model that will be replaced, all fingerprints differ from the stored ones.
             has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
             model = cameras.stored(camera) if has_model and mine else None
             yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)
@@ -100,8 +105,8 @@ class LocalRunner:
         layout = OutputLayout(self.options.out)
         return self._cameras_of(layout, self._job(layout, Scratch(layout.scratch))).has_model(camera)
 
-    def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
-        """Scan camera by camera if the detector fits cameras, else all videos in one stream."""
+    def _scan(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
+        """Scan one camera after the other if the detector fits cameras, else all videos in one stream."""
         plan = self.settings.plan
         groups = by_camera(plan.units) if self.detector.fits_camera else [("", list(plan.units))]
         for camera, whole in groups:
@@ -175,37 +180,14 @@ class LocalRunner:
             regions=self.settings.regions,
         )
 
-    def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:
-        """Return the second pass that finds categories, with its own decoder process; None if it is not needed."""
-        if not self.options.attribute or not isinstance(self.detector, Attributor):
-            return None
-        loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
-        return Attribution(self.detector, loader)
-
-    def _propagation(self, stack: ExitStack, options: LoaderOptions) -> Propagation | None:
-        """Return the second pass that makes masks for every row, with its own decoder process; None if it is not needed."""
-        if not self.options.propagate_masks or not isinstance(self.detector, Propagator):
-            return None
-        needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0, decode="all")
-        loader = stack.enter_context(ClipLoader(needs, replace(options, workers=1)))
-        return Propagation(self.detector, loader, self.stop)
-
-    def _refinement(self, stack: ExitStack, options: LoaderOptions) -> Refinement | None:
-        """Return the second pass that refines masks, with its own decoder process; None if it is not needed."""
-        if self.refiner is None:
-            return None
-        refinement = Refinement.of(self.refiner, options, self.stop)
-        stack.enter_context(refinement.loader)
-        return refinement
-
 
 def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
-    """Return a loader for scans with these options, of which `workers` is known."""
+    """Return a loader for scans with these options. By default, it has one decoder process per core."""
     return ClipLoader(effective_needs(detector, options), loader_options(options, workers=options.workers or core_count()))
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
-    """Return what a run would do with a video: the value of a `Need`, or "rescore"."""
+    """Return the name of the thing that a run would do with a video: a `Need`, or "rescore"."""
     try:
         decision = decide(job, unit, model)
     except VideoError:
@@ -215,7 +197,7 @@ def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
 
 @dataclass
 class _Work:
-    """Scans the videos of one stream: the videos of one camera, or all videos if the detector does not fit cameras."""
+    """Scans the videos of one camera, or all videos if the detector does not fit cameras."""
 
     job: ScanJob
     cameras: Cameras
@@ -226,7 +208,7 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Claim and scan the videos of this shard that need scanning. The detector is loaded only if there is such a video."""
+        """Claim and scan those videos of `mine` that need scanning. The detector is loaded only if there is such a video."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.is_outgrown(self.camera, self.whole):
@@ -251,20 +233,18 @@ class _Work:
                 return
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
-            items = self.loader.run(self._requests(queue, pending, model, stream), stopped=self.stop)
+
+            def requests() -> Iterator[ClipRequest]:  # claims each video when the loader has room for it
+                for found in queue.take(pending, model):
+                    stream.expect(found)
+                    if isinstance(found, Task):
+                        yield queue.request_of(found)
+
+            items = self.loader.run(requests(), stopped=self.stop)
         yield from stream.run(items)
 
-    def _requests(
-        self, queue: ClaimQueue, pending: list[WorkUnit], model: CameraModel | None, stream: ScanStream
-    ) -> Iterator[ClipRequest]:
-        """Claim each video when the loader has room for it. Yield a request for each video that needs scanning."""
-        for found in queue.take(pending, model):
-            stream.expect(found)
-            if isinstance(found, Task):
-                yield queue.request_of(found)
-
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Claim and read the videos before the camera has a model. When the camera has one, decide what each video needs."""
+        """Claim and read the videos before the camera has a model. After the fit, decide what each video needs."""
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:

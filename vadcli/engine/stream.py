@@ -1,7 +1,7 @@
-"""Sends the clips of several open videos through one detector, and the scores of each video to its own writer.
+"""Sends the clips of several open videos through one detector, and the scores of each video to its writer.
 
 The clips of a batch have the same size, and may come from several videos. The scores of a clip do not depend on the other clips
-of its batch, so neither the batch size nor the number of workers changes a result.
+of its batch. So the batch size and the number of workers do not change a result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vadcli.engine.results import write_failure
 from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.writer import VideoWriter
 from vadcli.errors import DeviceError, NotFinished, OutputError, ToolError, VideoError, WeightsError
-from vadcli.types import Clip, ClipScores, Status, VideoResult
+from vadcli.types import ClipScores, Status, VideoResult
 from vadcli.video.loader import ClipReady, Finished, Item, Opened
 from vadcli.video.sampling import Rows
 
@@ -29,13 +29,13 @@ MOST_ENDED = 8
 
 @dataclass(frozen=True)
 class ClipsScored:
-    """The work that was done on a video since the last update.
+    """The frames of a video that were scored since its last update.
 
     Attributes:
-        video: the video's relative path.
+        video: the video's name.
         frames: number of rows that got a score.
-        video_s: seconds of footage of these rows.
-        size: bytes of the video that hold these rows; an estimate.
+        video_s: length of these rows in seconds.
+        size: size of these rows in bytes; an estimate.
     """
 
     video: str
@@ -53,8 +53,8 @@ _Batch = GatheredBatch[Rows]
 class ScanStream:
     """Sends the loader's items through the detector, and the scores to the writers.
 
-    The last clips of a video share a batch with clips of the next videos, so that no device waits at the end of a file. Until
-    these clips are scored, the video is kept open. At most MOST_ENDED videos are kept open in this way.
+    The last clips of a video are in a batch with clips of the next videos, so that no device waits at the end of a file. The
+    video stays open until these clips are scored. At most MOST_ENDED videos stay open in this way.
 
     Args:
         job: the scan's settings.
@@ -72,7 +72,7 @@ class ScanStream:
         self._settled: deque[VideoResult] = deque()
 
     def expect(self, found: Task | VideoResult) -> None:
-        """Announce a task before its items come, or the result of a video that needs no scan. `run` yields that result."""
+        """Announce a task before its items come, or a result, which `run` then yields."""
         if isinstance(found, Task):
             self._tasks[found.unit.video] = found
         else:
@@ -142,50 +142,46 @@ class ScanStream:
                 self._broken |= {clip.video: _trouble("score", clip.video, scores) for clip in batch.clips}
             for row, (clip, rows) in enumerate(zip(batch.clips, batch.tickets, strict=True)):
                 self._unscored[clip.video] -= 1
-                if not isinstance(scores, Exception):
-                    yield self._store(clip, rows, scores, row)
+                if isinstance(scores, Exception):
+                    continue
+                writer = self._writers[clip.video]
+                if clip.video not in self._broken:
+                    try:
+                        mask = None if scores.mask is None else scores.mask[row]
+                        embedding = None if scores.embedding is None else scores.embedding[row]
+                        writer.add(clip, rows, scores.raw[row], mask, embedding)
+                    except OutputError as error:
+                        self._broken[clip.video] = error
+                yield self._progress(writer, rows)
             self._batcher.give_back(batch)
             yield from self._end_what_is_scored()
 
     def _end_what_is_scored(self) -> Iterator[Update]:
+        """Finish each ended video whose clips are all scored."""
         for video in [video for video in self._ended if not self._unscored[video]]:
-            yield from self._end(self._ended.pop(video))
-
-    def _store(self, clip: Clip, rows: Rows, scores: ClipScores, row: int) -> ClipsScored:
-        writer = self._writers[clip.video]
-        if clip.video not in self._broken:
+            item, task, writer = self._ended.pop(video), self._tasks[video], self._writers.get(video)
+            if writer is not None and len(item.rows):
+                yield self._progress(writer, item.rows)
             try:
-                mask = None if scores.mask is None else scores.mask[row]
-                embedding = None if scores.embedding is None else scores.embedding[row]
-                writer.add(clip, rows, scores.raw[row], mask, embedding)
-            except OutputError as error:
-                self._broken[clip.video] = error
-        return self._progress(writer, rows)
+                result = self._result(task, writer, item)
+            except OutputError as error:  # the video is not the cause, so its checkpoint is kept and the next run tries again
+                try:
+                    writer.suspend() if writer is not None else task.claim.release(delete=False)
+                except OutputError:
+                    log.debug("%s: the checkpoint can't be written either", video)
+                result = VideoResult(video, Status.FAILED, stage="write", reason=str(error), camera=task.unit.camera)
+            except Interrupted:
+                continue  # `_suspend` releases this video later
+            self._forget(video)
+            yield result
 
     def _progress(self, writer: VideoWriter, rows: Rows) -> ClipsScored:
         share = len(rows) / max(1, writer.info.frames)
         unit = writer.task.unit
         return ClipsScored(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
 
-    def _end(self, item: Finished) -> Iterator[Update]:
-        writer = self._writers.get(item.video)
-        if writer is not None and len(item.rows):
-            yield self._progress(writer, item.rows)
-        yield from self._finish(item)
-
-    def _finish(self, item: Finished) -> Iterator[VideoResult]:
-        task, writer = self._tasks[item.video], self._writers.get(item.video)
-        try:
-            result = self._result(task, writer, item)
-        except OutputError as error:
-            result = self._unwritten(task, writer, error)
-        except Interrupted:
-            return  # `_suspend` releases this video later
-        self._forget(item.video)
-        yield result
-
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
-        """Write the files of a video that ended. An error in the video or in its files makes only this video fail."""
+        """Write the files of an ended video. An error in the video or in its results makes only this video fail."""
         try:
             if item.video in self._broken:
                 raise self._broken[item.video]
@@ -201,14 +197,6 @@ class ScanStream:
         except Exception as error:
             log.debug("%s: the results can't be made", item.video, exc_info=True)
             return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
-
-    def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
-        """Return the result of a video whose files can't be written. The next run tries again: the video is not the cause."""
-        try:
-            writer.suspend() if writer is not None else task.claim.release(delete=False)
-        except OutputError:
-            log.debug("%s: the checkpoint can't be written either", task.unit.video)
-        return VideoResult(task.unit.video, Status.FAILED, stage="write", reason=str(error), camera=task.unit.camera)
 
     def _forget(self, video: str) -> None:
         del self._tasks[video]
@@ -228,7 +216,7 @@ class ScanStream:
 
 
 def _trouble(stage: str, video: str, error: Exception) -> VideoError:
-    """Turn an unexpected error into a failure of this video alone."""
+    """Return an unexpected error as an error of one video, so that only this video fails."""
     words = " ".join(str(error).split())
     failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="run with --verbose to see where")
     failure.stage = stage
