@@ -40,7 +40,7 @@ from vadcli.types import (
     SizeRule,
     VideoResult,
 )
-from vadcli.video.loader import ClipLoader, LoaderOptions
+from vadcli.video.loader import ClipLoader, ClipRequest, LoaderOptions
 
 SIDE = 16
 INTERVAL = 4
@@ -317,7 +317,7 @@ def carried(
     detector = Recorder()
     mask_spans = MaskSpans.of(sampled, events)
     known = (np.full((2, 2), 200 + number, np.uint8) for number in range(len(mask_spans.starts)))
-    rows = Propagation(detector, loader, most_frames=most).every_row(mask_spans, known, path=path, fps=None)
+    rows = Propagation(detector, loader, most_frames=most).every_row(mask_spans, known, ClipRequest("a", path))
     return [(row, int(mask[0, 0])) for row, mask in rows], detector
 
 
@@ -376,8 +376,9 @@ def test_it_ends_when_it_is_to_end(tmp_path: Path) -> None:
         propagation = Propagation(Recorder(), loader, stopped=lambda: len(seen) > 20)
         mask_spans = MaskSpans.of(np.arange(200) % 4 == 0, [event(0, 200)])
         masks = [np.zeros((2, 2), np.uint8)] * 50
+        rows = propagation.every_row(mask_spans, masks, ClipRequest("a", path))
         with pytest.raises(Interrupted):
-            seen.extend(row for row, _ in propagation.every_row(mask_spans, masks, path=path, fps=None) if not seen.append(row))
+            seen.extend(row for row, _ in rows if not seen.append(row))
     assert 20 < len(seen) < 120
 
 

@@ -10,40 +10,21 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
 from vadcli.detectors.refining import Refiner, Sam2Refiner, refine_mask
 from vadcli.engine.second_pass import Interrupted
 from vadcli.errors import NotFinished
-from vadcli.store.masks import Spans
+from vadcli.options import ScanOptions, VerifyOptions
+from vadcli.store.mask_files import Spans
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions
 
 log = logging.getLogger("vadcli")
 
 
-class RefineOptions(Protocol):
-    """The options that refining needs. Every command that can refine masks has them."""
-
-    @property
-    def refine_masks(self) -> bool:
-        """True if masks are refined."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """As in `DetectorOptions`."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """As in `DetectorOptions`."""
-        ...
-
-
-def refiner_of(options: RefineOptions) -> Refiner | None:
+def refiner_of(options: ScanOptions | VerifyOptions) -> Refiner | None:
     """Return the model that refines masks; None if the options do not ask for it.
 
     Raises:

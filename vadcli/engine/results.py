@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -303,15 +303,14 @@ def write_masks(
     if not job.keeps_masks:
         _remove_earlier(job, task.unit.video)
         return columns.boxes()
-    unit, regions = task.unit, job.regions.of(task.unit.camera)
-    fps = info.fps if unit.is_frames else None
+    unit, request = task.unit, request_of(job, task, info)
     masks: Iterator[tuple[int, ByteArray]]
     if job.masked_rows is MaskRows.EVERY:
         assert job.propagation is not None
         assert stored.header.mask_shape is not None
         mask_spans, empty = MaskSpans.of(columns.sampled, events), np.zeros(stored.header.mask_shape, np.uint8)
         before = ((row, empty) for row in range(int(mask_spans.starts[0])))  # the rows before the first sampled row
-        made = job.propagation.every_row(mask_spans, _sampled_masks(stored), path=unit.path, fps=fps, regions=regions)
+        made = job.propagation.every_row(mask_spans, _sampled_masks(stored), request)
         masks = chain(before, made)
     else:
         masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
@@ -324,8 +323,7 @@ def write_masks(
 
         rows = rows_of(job.masked_rows.of(columns.sampled), spans, len(table))
         parts = spans_of(rows, spans, may_seek=unit.is_frames or can_seek(info))
-        request = ClipRequest(unit.video, unit.path, fps=fps, spans=parts, regions=regions)
-        masks = job.refinement.refined(masks, rows, request, level=thresholds.mask_level, hidden=hidden)
+        masks = job.refinement.refined(masks, rows, replace(request, spans=parts), level=thresholds.mask_level, hidden=hidden)
     files = MaskFiles(
         job.layout,
         job.scratch,
@@ -362,6 +360,13 @@ class _Enlarger:
             scores = large if self._scores is None else self._scores[large]
             self._last, self._made = mask, scores if self._hidden is None else np.where(self._hidden, np.uint8(0), scores)
         return self._made
+
+
+def request_of(job: ScanJob, task: Task, info: VideoInfo) -> ClipRequest:
+    """Return a request to read a video again after it is scored."""
+    unit = task.unit
+    fps = info.fps if unit.is_frames else None
+    return ClipRequest(unit.video, unit.path, fps=fps, regions=job.regions.of(unit.camera))
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:

@@ -27,7 +27,6 @@ from vadcli.cutting import event_rows
 from vadcli.detectors import Attributor, Propagator
 from vadcli.errors import NotFinished
 from vadcli.types import (
-    NO_REGIONS,
     BoolArray,
     ByteArray,
     Clip,
@@ -35,7 +34,6 @@ from vadcli.types import (
     Event,
     FloatArray,
     IndexArray,
-    Regions,
     ScoreTable,
 )
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
@@ -70,11 +68,9 @@ class Attribution:
         events: Sequence[Event],
         table: ScoreTable,
         plan: SamplingPlan,
+        request: ClipRequest,
         *,
-        path: Path,
         frames: int,
-        fps: float | None,
-        regions: Regions = NO_REGIONS,
     ) -> list[Event]:
         """Return the events of one video with their categories. An event whose peak can't be read again is unchanged.
 
@@ -82,9 +78,8 @@ class Attribution:
             events: in order, without overlap.
             table: the scores of the video's frames.
             plan: the sampling plan of the video.
-            path, fps: the path of the video, and its frame rate if it is a folder of images.
+            request: a request for the whole video.
             frames: number of frames that the probe counted; the table may have fewer frames.
-            regions: the hidden parts of the picture.
         """
         names = self.detector.categories
         if len(names) == 1:
@@ -95,11 +90,11 @@ class Attribution:
         starts = [min(clip * plan.stride, max(0, samples - plan.frames)) for clip in clips]
         positions = tuple((start + 0.5) / plan.samples(max(frames, len(table))) for start in starts)
         scores: dict[int, _ClipCategories] = {}
-        for batch in self._batches(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True, regions=regions)):
+        for batch in self._batches(replace(request, bursts=positions, exact=True)):
             found = self.detector.attribute(ClipBatch.of(batch))
             scores.update({clips[clip.index]: _ClipCategories(clip, found[row]) for row, clip in enumerate(batch)})
         return [
-            self._named(event, [scores[clip] for clip in chosen if clip in scores], path)
+            self._named(event, [scores[clip] for clip in chosen if clip in scores], request.path)
             for event, chosen in zip(events, peaks, strict=True)
         ]
 
@@ -241,10 +236,7 @@ class Propagation:
         self,
         mask_spans: MaskSpans,
         masks: Iterable[ByteArray],
-        *,
-        path: Path,
-        fps: float | None,
-        regions: Regions = NO_REGIONS,
+        request: ClipRequest,
     ) -> Iterator[tuple[int, ByteArray]]:
         """Yield the number and the mask (h, w) uint8 of each frame from the first sampled frame on.
 
@@ -253,15 +245,12 @@ class Propagation:
         Args:
             mask_spans: the spans of the video.
             masks: the masks (h, w) uint8 of the sampled frames, on the detector's scale. They are read one by one.
-            path, fps: the path of the video, and its frame rate if it is a folder of images.
-            regions: the hidden parts of the picture.
+            request: a request for the whole video.
 
         Raises:
             Interrupted: the scan must end.
         """
-        spans = mask_spans.spans()
-        requests = [ClipRequest(str(path), path, fps=fps, spans=spans, regions=regions)] if spans else []
-        with _Pictures(self.loader, requests, self.stopped) as pictures:
+        with _Pictures(self.loader, replace(request, spans=mask_spans.spans()), self.stopped) as pictures:
             group: list[_Span] = []
             columns = (mask_spans.starts.tolist(), mask_spans.ends.tolist(), mask_spans.propagated.tolist())
             for first, end, propagated, mask in zip(*columns, masks, strict=True):
@@ -330,11 +319,13 @@ class _Pictures:
 
     Args:
         loader: reads the frames.
-        requests: one request, or none.
+        request: the ranges; nothing is read if there are none.
         stopped: returns True when reading must end.
     """
 
-    def __init__(self, loader: ClipLoader, requests: list[ClipRequest], stopped: Callable[[], bool]) -> None:
+    def __init__(self, loader: ClipLoader, request: ClipRequest, stopped: Callable[[], bool]) -> None:
+        self._path = request.path
+        requests = [request] if request.spans else []
         self._items = cast(Generator[Item, None, None], loader.run(requests, stopped=stopped))
         self._waiting: deque[tuple[int, ByteArray]] = deque()
         self._ended = False
@@ -377,4 +368,4 @@ class _Pictures:
             if isinstance(item.error, NotFinished):
                 raise item.error
             if item.error is not None:
-                log.warning("%s: the masks of some frames are repeated, not propagated: %s", item.video, item.error)
+                log.warning("%s: the masks of some frames are repeated, not propagated: %s", self._path, item.error)

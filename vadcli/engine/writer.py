@@ -16,6 +16,7 @@ from vadcli.engine.results import (
     every_row,
     first_complaint,
     hidden_pixels,
+    request_of,
     write_failure,
     write_files,
     write_masks,
@@ -174,15 +175,8 @@ class VideoWriter:
         if table.category_scores is not None:
             events = categorised(events, table)
         elif self.job.attribution is not None and events:
-            events = self.job.attribution.fill(
-                events,
-                table,
-                SamplingPlan.of(self.job.needs, self.info),
-                path=unit.path,
-                frames=self.info.frames,
-                fps=self.info.fps if unit.is_frames else None,
-                regions=self.job.regions.of(unit.camera),
-            )
+            plan, request = SamplingPlan.of(self.job.needs, self.info), request_of(self.job, self.task, self.info)
+            events = self.job.attribution.fill(events, table, plan, request, frames=self.info.frames)
         result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
         write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
         self.task.claim.release(delete=True)
