@@ -73,31 +73,21 @@ WAIT_S = 0.2
 
 @dataclass
 class Cameras:
-    """The camera models of one output folder.
-
-    Attributes:
-        layout, scratch: the folders for models and for temporary files.
-        detector: fits the models.
-        needs: which clips the scan reads: the detector's needs, changed by the sampling options.
-        loader_options: how bursts are read.
-        seed: seed of the random sample of footage.
-        refit: True to fit each camera again, once per run; False to fit no camera that has a model; None to fit those
-            cameras again whose model `is_outgrown`.
-        stopped: called while waiting for another process; True ends the wait.
-        told: called with a camera and the number of frames that were just read for its fit.
-        regions: the hidden parts of each camera's picture.
-    """
+    """The camera models of one output folder."""
 
     layout: OutputLayout
     scratch: Scratch
     detector: Detector
-    needs: ClipNeeds
-    loader_options: LoaderOptions
-    seed: int
+    needs: ClipNeeds  # the detector's needs, changed by the sampling options
+    loader_options: LoaderOptions  # how bursts are read
+    seed: int  # of the random sample of footage
+    # True to fit each camera again, once per run; False to fit no camera that has a model; None to fit those cameras again
+    # whose model `is_outgrown`.
     refit: bool | None
-    stopped: Callable[[], bool]
+    stopped: Callable[[], bool]  # called while waiting for another process; True ends the wait
+    # Called with a camera and the number of frames that were just read for its fit.
     told: Callable[[str, int], None] = lambda camera, frames: None
-    regions: CameraRegions = field(default_factory=CameraRegions)
+    regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
 
     def stored(self, camera: str) -> CameraModel | None:

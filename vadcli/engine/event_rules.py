@@ -198,19 +198,13 @@ def _with_detector(event: Event, table: ScoreTable) -> Event:
 
 @dataclass(frozen=True)
 class EventRules:
-    """The thresholds of each video, the verdicts of the stored review, and the head.
+    """The thresholds of each video, the verdicts of the stored review, and the head."""
 
-    Attributes:
-        thresholds: the thresholds of videos for which OUT has no choice.
-        chosen: the choices of thresholds in OUT for the scan's detector, changed by the options of the scan.
-        reviews: verdicts on events.
-        judge: the head that judges events; None if there is no head.
-    """
-
-    thresholds: Thresholds
+    thresholds: Thresholds  # of videos for which OUT has no choice
+    # The choices of thresholds in OUT for the scan's detector, changed by the options of the scan.
     chosen: tuple[ChosenThresholds, ...] = ()
     reviews: tuple[ReviewedEvent, ...] = ()
-    judge: Judge | None = None
+    judge: Judge | None = None  # None if there is no head
 
     @classmethod
     def of(

@@ -36,17 +36,11 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class NewEvent:
-    """An event that no earlier scan has reported.
+    """An event that no earlier scan has reported."""
 
-    Attributes:
-        document: the events document of its video.
-        event: the event.
-        path: the video's file or folder; None if this is not known.
-    """
-
-    document: EventsDocument
+    document: EventsDocument  # of its video
     event: Event
-    path: Path | None = None
+    path: Path | None = None  # the video's file or folder; None if this is not known
 
     @property
     def title(self) -> str:

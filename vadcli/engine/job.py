@@ -177,51 +177,29 @@ def _sample(path: Path, digest: Any) -> None:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """The settings of a scan that each video needs.
-
-    Attributes:
-        layout, scratch: the folders for results and for temporary files.
-        root: the folder that names are relative to.
-        detector: scores the clips.
-        needs: the detector's needs, changed by the sampling options.
-        identity: the part of the fingerprints that all videos share.
-        rules: how the scores of each video become events.
-        categories: what the user looks for.
-        own_categories: the categories that have the user's own sentences.
-        mask_video, mask_rle: which masks to write.
-        masked_rows: which frames get a mask.
-        force: also scan videos that are done.
-        retry_failed: try failed and partial videos again.
-        checkpoint_s: seconds between two fsyncs of a checkpoint.
-        attribution: finds the categories of events; None if this is not needed.
-        propagation: makes a mask for every frame; None if the options do not ask for it.
-        refinement: refines the masks in events, if the options ask for it.
-        refined: hash of the model that refines masks; "" if masks are not refined.
-        times: how to find the wall-clock time at which a video starts.
-        regions: the hidden parts of each camera's picture.
-    """
+    """The settings of a scan that each video needs."""
 
     layout: OutputLayout
     scratch: Scratch
-    root: Path
+    root: Path  # the folder that names are relative to
     detector: Detector
-    needs: ClipNeeds
-    identity: ScanIdentity
-    rules: EventRules
-    categories: tuple[str, ...] = ()
-    own_categories: tuple[Category, ...] = ()
-    mask_video: bool = False
-    mask_rle: bool = False
-    masked_rows: MaskRows = MaskRows.SAMPLED
-    force: bool = False
-    retry_failed: bool = False
-    checkpoint_s: float = 30.0
-    attribution: Attribution | None = None
-    propagation: Propagation | None = None
-    refinement: Refinement | None = None
-    refined: str = ""
-    times: TimeRules = DEFAULT_RULES
-    regions: CameraRegions = field(default_factory=CameraRegions)
+    needs: ClipNeeds  # the detector's needs, changed by the sampling options
+    identity: ScanIdentity  # the part of the fingerprints that all videos share
+    rules: EventRules  # how the scores of each video become events
+    categories: tuple[str, ...] = ()  # what the user looks for
+    own_categories: tuple[Category, ...] = ()  # the categories that have the user's own sentences
+    mask_video: bool = False  # write the masks as a video
+    mask_rle: bool = False  # write the masks as run lengths
+    masked_rows: MaskRows = MaskRows.SAMPLED  # which frames get a mask
+    force: bool = False  # also scan videos that are done
+    retry_failed: bool = False  # try failed and partial videos again
+    checkpoint_s: float = 30.0  # seconds between two fsyncs of a checkpoint
+    attribution: Attribution | None = None  # finds the categories of events; None if this is not needed
+    propagation: Propagation | None = None  # makes a mask for every frame; None if the options do not ask for it
+    refinement: Refinement | None = None  # refines the masks in events, if the options ask for it
+    refined: str = ""  # hash of the model that refines masks; "" if masks are not refined
+    times: TimeRules = DEFAULT_RULES  # how to find the wall-clock time at which a video starts
+    regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
 
     @property
     def keeps_masks(self) -> bool:
@@ -250,23 +228,16 @@ class Need(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a run must do with a video, and why.
-
-    Attributes:
-        need: what the run must do.
-        fingerprint: the fingerprint of a scan with the present settings; "" if the video can't be read.
-        source: size, modification time and content hash of the input, as `source_of` returns them.
-        status, stage, reason: how an earlier scan of the same input ended.
-        events: number of events that the earlier scan found.
-    """
+    """What a run must do with a video, and why."""
 
     need: Need
-    fingerprint: str
-    source: Mapping[str, Any]
+    fingerprint: str  # the fingerprint of a scan with the present settings; "" if the video can't be read
+    source: Mapping[str, Any]  # size, modification time and content hash of the input, as `source_of` returns them
+    # The next three say how an earlier scan of the same input ended.
     status: Status = Status.DONE
     stage: str = ""
     reason: str = ""
-    events: int = 0
+    events: int = 0  # number of events that the earlier scan found
 
 
 def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
@@ -323,21 +294,13 @@ def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
 
 @dataclass(frozen=True)
 class Task:
-    """A claimed video that is being scanned.
-
-    Attributes:
-        unit: the video.
-        claim: the lock on its files.
-        decision: the fingerprint and the source of the scan.
-        model: the model of the video's camera; None if the detector does not fit cameras.
-        resume: the checkpoint to continue from; None to start at the first clip.
-    """
+    """A claimed video that is being scanned."""
 
     unit: WorkUnit
-    claim: Claim
-    decision: Decision
-    model: CameraModel | None
-    resume: Checkpoint | None = None
+    claim: Claim  # the lock on its files
+    decision: Decision  # has the fingerprint and the source of the scan
+    model: CameraModel | None  # of the video's camera; None if the detector does not fit cameras
+    resume: Checkpoint | None = None  # the checkpoint to continue from; None to start at the first clip
 
     def start_clip(self, job: ScanJob) -> int:
         """Return the number of the first clip that is not complete in the checkpoint; 0 if there is no checkpoint."""

@@ -41,25 +41,15 @@ MIN_FRAMES = 2
 
 @dataclass(frozen=True, slots=True)  # slots, because there may be a million units
 class WorkUnit:
-    """One video to scan.
+    """One video to scan."""
 
-    Attributes:
-        video: the name under which every result is stored: a path relative to the root, with `/`.
-        path: path of the file or folder.
-        camera: the camera's name.
-        size: size in bytes. For a folder of images, this is the size of all images together.
-        mtime_ns: time of the last change. For a folder of images, this is the last change of the folder or of an image.
-        is_frames: True for a folder of images.
-        content: for an object in a store, a hash that changes when the object changes; "" for a video on this machine.
-    """
-
-    video: str
+    video: str  # the name under which every result is stored: a path relative to the root, with `/`
     path: Path
     camera: str
-    size: int
-    mtime_ns: int
-    is_frames: bool = False
-    content: str = ""
+    size: int  # in bytes; for a folder of images, the size of all images together
+    mtime_ns: int  # time of the last change; for a folder of images, of the last change of the folder or of an image
+    is_frames: bool = False  # True for a folder of images
+    content: str = ""  # for an object in a store, a hash that changes when the object changes; "" for a video on this machine
 
 
 @dataclass(frozen=True)
@@ -73,23 +63,15 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Plan:
-    """All videos of the input, and the paths that can't be scanned.
+    """All videos of the input, and the paths that can't be scanned."""
 
-    Attributes:
-        root: the folder that names are relative to.
-        roots: the absolute paths that the user gave.
-        units: every video, in order of camera and name.
-        unusable: the paths that can't be read or are left out of this run.
-        passed_over: number of files that are not scanned, per unknown suffix; "" stands for files without a suffix.
-        notes: lines that the user should read.
-    """
-
-    root: Path
-    roots: tuple[str, ...]
-    units: tuple[WorkUnit, ...]
-    unusable: tuple[Unusable, ...] = field(default=())
+    root: Path  # the folder that names are relative to
+    roots: tuple[str, ...]  # the absolute paths that the user gave
+    units: tuple[WorkUnit, ...]  # every video, in order of camera and name
+    unusable: tuple[Unusable, ...] = field(default=())  # the paths that can't be read or are left out of this run
+    # Number of files that are not scanned, per unknown suffix; "" stands for files without a suffix.
     passed_over: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines that the user should read
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
         """Return the units of shard `part` of `parts`. The shard of a video depends only on its name, so it never changes."""

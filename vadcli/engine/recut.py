@@ -43,15 +43,10 @@ ROUND_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class StoredEvents:
-    """The events of the videos in an output folder.
+    """The events of the videos in an output folder."""
 
-    Attributes:
-        documents: one document per video.
-        problems: one line per document that could not be read.
-    """
-
-    documents: tuple[EventsDocument, ...]
-    problems: tuple[str, ...]
+    documents: tuple[EventsDocument, ...]  # one document per video
+    problems: tuple[str, ...]  # one line per document that could not be read
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
@@ -96,27 +91,17 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
 
 @dataclass
 class _Cut:
-    """Makes the events of each video, and collects the documents and the problems.
-
-    Attributes:
-        layout: the output folder.
-        options: the options of the command.
-        reviews: verdicts on events of all videos.
-        scratch: the folder for temporary files; None if the documents are not stored.
-        judge: the head that judges the events; None if there is no head.
-        documents: one document per video.
-        problems: one line per document that could not be read, and per video for which the thresholds are wrong.
-        refused: the errors of videos for which the thresholds are wrong.
-    """
+    """Makes the events of each video, and collects the documents and the problems."""
 
     layout: OutputLayout
     options: EventsOptions
-    reviews: Sequence[ReviewedEvent]
-    scratch: Scratch | None
-    judge: Judge | None = None
-    documents: list[EventsDocument] = field(default_factory=list)
+    reviews: Sequence[ReviewedEvent]  # of all videos
+    scratch: Scratch | None  # None if the documents are not stored
+    judge: Judge | None = None  # None if there is no head
+    documents: list[EventsDocument] = field(default_factory=list)  # one document per video
+    # One line per document that could not be read, and per video for which the thresholds are wrong.
     problems: list[str] = field(default_factory=list)
-    refused: list[UsageError] = field(default_factory=list)
+    refused: list[UsageError] = field(default_factory=list)  # the errors of videos for which the thresholds are wrong
     _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
 
     def add(self, path: Path) -> None:
@@ -292,38 +277,23 @@ def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """The events that one threshold would find.
+    """The events that one threshold would find."""
 
-    Attributes:
-        threshold: an event starts when the score reaches this value.
-        events: number of events in all videos.
-        events_per_hour: number of events per hour of video.
-        expected_per_hour: alarms per hour in normal footage of the cameras; None if the scores are not calibrated.
-        present: True if stored events were made with this threshold.
-    """
-
-    threshold: float
-    events: int
+    threshold: float  # an event starts when the score reaches this value
+    events: int  # in all videos
     events_per_hour: float
-    expected_per_hour: float | None
-    present: bool
+    expected_per_hour: float | None  # alarms per hour in normal footage of the cameras; None if the scores are not calibrated
+    present: bool  # True if stored events were made with this threshold
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The events of an output folder at several thresholds.
+    """The events of an output folder at several thresholds."""
 
-    Attributes:
-        rows: one row per threshold, ascending.
-        videos: number of videos with scores.
-        hours: length of these videos together.
-        problems: one line per video that could not be read.
-    """
-
-    rows: tuple[PreviewRow, ...]
-    videos: int
-    hours: float
-    problems: tuple[str, ...]
+    rows: tuple[PreviewRow, ...]  # one row per threshold, ascending
+    videos: int  # number of videos with scores
+    hours: float  # length of these videos together
+    problems: tuple[str, ...]  # one line per video that could not be read
 
 
 def preview(out: Path, options: EventsOptions) -> Preview:

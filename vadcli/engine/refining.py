@@ -35,17 +35,11 @@ def refiner_of(options: ScanOptions | VerifyOptions) -> Refiner | None:
 
 @dataclass(frozen=True)
 class Refinement:
-    """Refines the masks of videos.
+    """Refines the masks of videos."""
 
-    Attributes:
-        refiner: finds the outlines of blobs.
-        loader: reads single frames; nothing else may use it at the same time.
-        stopped: returns True when the run must end.
-    """
-
-    refiner: Refiner
-    loader: ClipLoader
-    stopped: Callable[[], bool] = lambda: False
+    refiner: Refiner  # finds the outlines of blobs
+    loader: ClipLoader  # reads single frames; nothing else may use it at the same time
+    stopped: Callable[[], bool] = lambda: False  # returns True when the run must end
 
     @classmethod
     def of(cls, refiner: Refiner, options: LoaderOptions, stopped: Callable[[], bool]) -> Refinement:

@@ -51,21 +51,13 @@ MOST_CAMERAS_NAMED = 10
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """The settings of a scan.
+    """The settings of a scan."""
 
-    Attributes:
-        plan: all videos of all shards, because a camera is fitted on a sample of all its videos.
-        options: the options of the scan.
-        command: the command line, for the run record.
-        videos: only these videos of the shard are scanned; None for all of them.
-        regions: the hidden parts of each camera's picture.
-    """
-
-    plan: Plan
+    plan: Plan  # all videos of all shards, because a camera is fitted on a sample of all its videos
     options: ScanOptions
-    command: tuple[str, ...] = ()
-    videos: frozenset[str] | None = None
-    regions: CameraRegions = field(default_factory=CameraRegions)
+    command: tuple[str, ...] = ()  # the command line, for the run record
+    videos: frozenset[str] | None = None  # only these videos of the shard are scanned; None for all of them
+    regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:
@@ -119,24 +111,15 @@ class Stop:
 
 @dataclass
 class Totals:
-    """Counts of a run.
+    """Counts of a run."""
 
-    Attributes:
-        by_status: number of videos per status.
-        unfinished: number of videos that were skipped because the run was stopped.
-        lost: number of videos that failed or are partial, now or in an earlier run with the same input.
-        events: number of events in all videos of the run.
-        new_events: number of events that no earlier scan has reported.
-        frames, video_s: frames and seconds of footage that this run has scored.
-    """
-
-    by_status: Counter[str] = field(default_factory=Counter)
-    unfinished: int = 0
-    lost: int = 0
-    events: int = 0
-    new_events: int = 0
-    frames: int = 0
-    video_s: float = 0.0
+    by_status: Counter[str] = field(default_factory=Counter)  # number of videos per status
+    unfinished: int = 0  # number of videos that were skipped because the run was stopped
+    lost: int = 0  # number of videos that failed or are partial, now or in an earlier run with the same input
+    events: int = 0  # number of events in all videos of the run
+    new_events: int = 0  # number of events that no earlier scan has reported
+    frames: int = 0  # frames that this run has scored
+    video_s: float = 0.0  # length of these frames in seconds
 
     def add(self, result: VideoResult) -> None:
         """Count a result."""

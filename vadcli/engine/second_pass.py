@@ -53,15 +53,10 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Attribution:
-    """Finds the categories of events.
+    """Finds the categories of events."""
 
-    Attributes:
-        detector: scores each category alone.
-        loader: reads the clips around the peaks; nothing else may use it at the same time.
-    """
-
-    detector: Attributor
-    loader: ClipLoader
+    detector: Attributor  # scores each category alone
+    loader: ClipLoader  # reads the clips around the peaks; nothing else may use it at the same time
 
     def fill(
         self,
@@ -163,17 +158,11 @@ def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
 
 @dataclass(frozen=True)
 class MaskSpans:
-    """The spans of a video. A span is one sampled frame and all frames before the next sampled frame.
+    """The spans of a video. A span is one sampled frame and all frames before the next sampled frame."""
 
-    Attributes:
-        starts: (S,) numbers of the sampled frames.
-        ends: (S,) number of the frame after the last frame of each span.
-        propagated: (S,) True if an event touches the span, and the span has more frames than the sampled frame.
-    """
-
-    starts: IndexArray
-    ends: IndexArray
-    propagated: BoolArray
+    starts: IndexArray  # (S,) numbers of the sampled frames
+    ends: IndexArray  # (S,) number of the frame after the last frame of each span
+    propagated: BoolArray  # (S,) True if an event touches the span, and the span has more frames than the sampled frame
 
     @classmethod
     def of(cls, sampled: BoolArray, events: Sequence[Event]) -> MaskSpans:
@@ -218,19 +207,12 @@ class _Known:
 
 @dataclass(frozen=True)
 class Propagation:
-    """Makes a mask for every frame of a video from the masks of the sampled frames.
-
-    Attributes:
-        detector: propagates the masks.
-        loader: reads every frame in clips without overlap; nothing else may use it at the same time.
-        stopped: returns True when the scan must end.
-        most_frames: largest number of frames per call of the detector.
-    """
+    """Makes a mask for every frame of a video from the masks of the sampled frames."""
 
     detector: Propagator
-    loader: ClipLoader
-    stopped: Callable[[], bool] = lambda: False
-    most_frames: int = MOST_FRAMES
+    loader: ClipLoader  # reads every frame in clips without overlap; nothing else may use it at the same time
+    stopped: Callable[[], bool] = lambda: False  # returns True when the scan must end
+    most_frames: int = MOST_FRAMES  # largest number of frames per call of the detector
 
     def every_row(
         self,

@@ -29,19 +29,12 @@ MOST_ENDED = 8
 
 @dataclass(frozen=True)
 class ClipsScored:
-    """The frames of a video that were scored since its last update.
-
-    Attributes:
-        video: the video's name.
-        frames: number of rows that got a score.
-        video_s: length of these rows in seconds.
-        size: size of these rows in bytes; an estimate.
-    """
+    """The frames of a video that were scored since its last update."""
 
     video: str
-    frames: int
-    video_s: float
-    size: float
+    frames: int  # number of rows that got a score
+    video_s: float  # length of these rows in seconds
+    size: float  # size of these rows in bytes; an estimate
 
 
 Update = ClipsScored | VideoResult

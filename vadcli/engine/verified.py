@@ -37,21 +37,14 @@ class ClipGrid:
     """All clips of a video that the model can be asked about. They are the clips of a scan with the detector `ask`.
 
     The cell of a clip has the frames that are closer to the middle of this clip than to the middle of any other clip.
-
-    Attributes:
-        rows: (C, T) int64, the frames of each clip.
-        start, end: (C,) float64 seconds, the span of each clip.
-        edges: (C + 1,) float64 seconds, the edges of the cells; the first is 0 and the last is the end of the video.
-        interval: frames from one sampled frame to the next.
-        first: (C,) int64, the first frame of each clip that is not in an earlier clip.
     """
 
-    rows: IndexArray
-    start: TimeArray
-    end: TimeArray
-    edges: TimeArray
-    interval: int
-    first: IndexArray
+    rows: IndexArray  # (C, T) int64, the frames of each clip
+    start: TimeArray  # (C,) float64 seconds, the start of each clip
+    end: TimeArray  # (C,) float64 seconds, the end of each clip
+    edges: TimeArray  # (C + 1,) float64 seconds, the edges of the cells; the first is 0 and the last is the end of the video
+    interval: int  # frames from one sampled frame to the next
+    first: IndexArray  # (C,) int64, the first frame of each clip that is not in an earlier clip
 
     @classmethod
     def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
@@ -136,25 +129,15 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
 
 @dataclass(frozen=True)
 class VerifiedScores:
-    """A video's scores together with the answers about it.
+    """A video's scores together with the answers about it."""
 
-    Attributes:
-        table: the joint scores. Frames about which the model was not asked have a score below the threshold.
-        asked: (N,) bool, True for frames in the cell of a clip about which the model was asked.
-        model: (N,) float32 logits of the model alone; 0 for frames about which it was not asked.
-        stored: the answers.
-        grid: the clips.
-        logits: (A, C) float32, the model's logits for the clips with answers about all present categories.
-        rows: (A,) int64, the indices of these clips in `stored.answers`.
-    """
-
-    table: ScoreTable
-    asked: BoolArray
-    model: FloatArray
+    table: ScoreTable  # the joint scores. Frames about which the model was not asked have a score below the threshold.
+    asked: BoolArray  # (N,) bool, True for frames in the cell of a clip about which the model was asked
+    model: FloatArray  # (N,) float32 logits of the model alone; 0 for frames about which it was not asked
     stored: StoredAnswers
     grid: ClipGrid
-    logits: FloatArray
-    rows: IndexArray
+    logits: FloatArray  # (A, C) float32, the model's logits for the clips with answers about all present categories
+    rows: IndexArray  # (A,) int64, the indices of these clips in `stored.answers`
 
     @classmethod
     def of(cls, table: ScoreTable, stored: StoredAnswers, thresholds: Thresholds, duration_s: float) -> VerifiedScores | None:

@@ -55,13 +55,9 @@ class Fitted:
 
 @dataclass
 class ScanWork:
-    """Scans chunks. An order is the settings of a scan of only the chunk's videos.
+    """Scans chunks. An order is the settings of a scan of only the chunk's videos."""
 
-    Attributes:
-        options: the options of the scan, with the number of `workers`.
-    """
-
-    options: ScanOptions
+    options: ScanOptions  # with the number of `workers`
     _detector: Detector | None = None
     _loader: ClipLoader | None = None  # its decoder processes take longer to start than some videos take to scan
 
@@ -78,23 +74,14 @@ class ScanWork:
 
 @dataclass(eq=False)
 class Chunk:
-    """Videos that a worker scans in one call.
+    """Videos that a worker scans in one call."""
 
-    Attributes:
-        camera: the camera of these videos; "" if the detector does not fit cameras.
-        units: the videos.
-        opens: True if the worker must fit the camera first. Then it gets the list of all videos of the camera.
-        left: the videos that have no result yet.
-        begun: True if the worker has sent something.
-        moved: True if a clip of the chunk was scored.
-    """
-
-    camera: str
+    camera: str  # the camera of these videos; "" if the detector does not fit cameras
     units: tuple[WorkUnit, ...]
-    opens: bool = False
-    left: dict[str, WorkUnit] = field(default_factory=dict)
-    begun: bool = False
-    moved: bool = False
+    opens: bool = False  # True if the worker must fit the camera first. Then it gets the list of all videos of the camera.
+    left: dict[str, WorkUnit] = field(default_factory=dict)  # the videos that have no result yet
+    begun: bool = False  # True if the worker has sent something
+    moved: bool = False  # True if a clip of the chunk was scored
 
     def __post_init__(self) -> None:
         self.left = {unit.video: unit for unit in self.units}
