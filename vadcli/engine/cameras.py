@@ -185,15 +185,14 @@ def fit_on_the_way(
 ) -> Iterator[Item]:
     """Fit a camera on the first items of its scan, then yield every item, in order.
 
+    When the scan is stopped, no more items are yielded.
+
     Args:
         cameras: stores the model.
         camera: the camera's name.
         whole: all videos of the camera; `items` may come from only some of them.
         items: the loader's items of the running scan; each video is read from its beginning.
         request: makes the loader's request for a video.
-
-    Yields:
-        The items, after the camera is fitted. When the scan is stopped, no more items are yielded.
     """
     with PreparingPool(cameras.detector) as pool:
         held = _Held(cameras.needs, pool)
@@ -218,14 +217,8 @@ def fit_again(
 ) -> None:
     """Fit a camera again because its model `is_outgrown`, and log this if the new model differs.
 
-    The caller must do this before any video of the camera is scored.
-
-    Args:
-        cameras: stores the model.
-        camera: the camera's name.
-        whole: all videos of the camera.
-        request: makes the loader's request for a video.
-        scored: how many videos of this run have scores from the earlier model, for the log.
+    The caller must do this before any video of the camera is scored. The arguments are as in `fit_on_the_way`, and `scored` is
+    the number of videos that have scores from the earlier model.
     """
     before = cameras.stored(camera)
     with PreparingPool(cameras.detector) as pool:

@@ -39,13 +39,11 @@ class Judge:
         head: the head.
         folders: output folders with vectors, one per encoder of the head.
         high: an event is kept if its head score is at least this.
-
-    Attributes:
-        mark: the name of the head in events documents.
     """
 
     def __init__(self, head: StoredHead, folders: Sequence[Path], *, high: float = HIGH) -> None:
         self.head, self.folders, self.high = head, tuple(folders), high
+        # The name of the head in events documents.
         self.mark = HeadMark(head.name, head.card.kind, head.key if high == HIGH else f"{head.key}@{high:g}")
         self._judged: set[str] = set()
         self._refused: Counter[str] = Counter()
@@ -63,13 +61,7 @@ class Judge:
     ) -> list[Event]:
         """Return the events that the head keeps or makes. If the video's vectors can't be read, return `events` unchanged.
 
-        Args:
-            video: the name of the video.
-            table: the detector's scores.
-            events: the detector's events.
-            thresholds: the thresholds of the detector's events.
-            duration_s: end of the video.
-            boxes: mask boxes.
+        The table, the events and the thresholds are those of the detector. `duration_s` is the end of the video.
         """
         vectors = self._vectors(video)
         if vectors is None:
@@ -253,16 +245,9 @@ def make_events(
     judge: Judge | None = None,
     reviews: Sequence[ReviewedEvent] = (),
 ) -> list[Event]:
-    """Cut the scores of a video into events, judge the events by a head, and leave out false alarms.
+    """Cut the scores of a video into events, judge them by a head, and leave out those that a review marks as false.
 
-    Args:
-        video: the name of the video.
-        table: its scores.
-        thresholds: the thresholds for its events.
-        duration_s: end of the video.
-        boxes: mask boxes.
-        judge: the head that judges the events; None if there is no head.
-        reviews: verdicts on events of all videos.
+    `duration_s` is the end of the video. The reviews may be of several videos.
     """
     events = cut_events(table, thresholds, duration_s=duration_s, boxes=boxes)
     if judge is not None:

@@ -81,11 +81,13 @@ def estimated_footage(
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
     """Return the positions of a camera's bursts.
 
-    The bytes of all videos are divided into one equal share per burst. Each burst begins at a random place in its share.
+    The bytes of all videos are divided into one equal share per burst. Each burst begins at a random place in its share. The
+    random places depend on the camera's name and the seed.
 
     Args:
         units: the camera's videos, in plan order.
-        camera, seed: the random places depend on these two.
+        camera: the camera's name.
+        seed: the seed of the scan.
         bursts: number of bursts.
 
     Returns:

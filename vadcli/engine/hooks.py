@@ -60,12 +60,9 @@ class NewEvent:
 
 
 class EventHook:
-    """Runs a shell command for new events.
+    """Runs a shell command for new events. An event is added to the list of reported events when its command starts.
 
-    Args:
-        command: the shell command.
-        timeout_s: a command that takes longer is killed, together with all processes that it has started.
-        reported: the list of reported events. An event is added when its command starts.
+    A command that takes longer than `timeout_s` is killed, together with all processes that it has started.
     """
 
     def __init__(self, command: str, *, timeout_s: float, reported: ReportedEvents) -> None:
@@ -142,7 +139,8 @@ class NewEvents:
     Args:
         layout: the output folder.
         paths: the file or folder of each video, by video.
-        command, timeout_s: as in `EventHook`; no command runs if `command` is empty.
+        command: the command; no command runs if this is empty.
+        timeout_s: as in `EventHook`.
         alone: True if no other scan runs in the output folder. Then stored events that were not reported are new, too: an
             interrupted scan has left them. Otherwise the other scan may still report them.
     """

@@ -75,7 +75,7 @@ class ScanIdentity:
         return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
 
     def fingerprint(self, content: str, model: CameraModel | None, regions: Regions = NO_REGIONS) -> str:
-        """Return the fingerprint of a video for these settings.
+        """Return the fingerprint of a video.
 
         Args:
             content: hash of the content of the video.

@@ -32,11 +32,8 @@ log = logging.getLogger("vadcli")
 class LocalRunner:
     """Executes a plan with the devices and cores of this machine.
 
-    Args:
-        settings: the settings of the scan.
-        detector: scores the clips. It is loaded when the first video needs it.
-        stop: ends the run early.
-        loader: a loader from `loader_of`, which the caller closes. If it is None, the runner opens its own.
+    The detector is loaded when the first video needs it. The caller may give an open `loader` from `loader_of`, and closes it.
+    Otherwise the runner opens a loader.
 
     Raises:
         UsageError: the detector can't do what the options ask for.

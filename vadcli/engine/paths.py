@@ -123,8 +123,7 @@ def list_name(source: Path) -> str:
 def passed_over_text(counts: Mapping[str, int]) -> str:
     """Return a note about files with unknown suffixes; "" if there are no such files.
 
-    Args:
-        counts: number of files per suffix; "" for files without a suffix.
+    The counts are per suffix, with "" for files without a suffix.
     """
     if not counts:
         return ""

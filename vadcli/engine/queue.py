@@ -33,10 +33,7 @@ UNKNOWN = Decision(Need.SCAN, "", {})
 class ClaimQueue:
     """Turns each video into a task, or into a result if the video needs no scan.
 
-    Args:
-        job: the scan's settings.
-        request: makes the loader's request for a video.
-        stopped: returns True when no more videos may be claimed.
+    `request` makes the loader's request for a video. When `stopped` returns True, no more videos are claimed.
     """
 
     def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:
@@ -71,11 +68,7 @@ class ClaimQueue:
     def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
         """Return a claimed video as a task. If it needs no scan any more, release the lock and return a result.
 
-        Args:
-            unit: the video.
-            claim: its lock.
-            model: its camera's model.
-            resume: True to continue from a checkpoint if one is stored.
+        If `resume` is true and a checkpoint is stored, the scan continues from the checkpoint.
         """
         try:
             decision = decide(self.job, unit, model)

@@ -94,10 +94,7 @@ def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatA
 def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
     """Return the fields of `ScoreTable` with scores per category. They are empty if the detector gives no such scores.
 
-    Args:
-        scores: the scores of the sampled frames.
-        names: the detector's categories.
-        sampled: (N,) bool, True in the sampled rows.
+    The scores are those of the sampled rows, the names those of the categories. `sampled` is (N,), True for the sampled rows.
     """
     if scores.by_category is None:
         return {"category_names": (), "category_scores": None}

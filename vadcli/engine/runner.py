@@ -76,8 +76,7 @@ class Runner(Protocol):
     def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
         """Scan the videos of the settings. Yields progress, and one result per video that ended.
 
-        Args:
-            fitting: called when frames were read to fit a camera.
+        `fitting` is called when frames were read to fit a camera.
 
         Raises:
             OutputError: OUT can't be written at all.
@@ -133,16 +132,7 @@ class Totals:
 class Scan:
     """A run of a scan: drives the runner, counts the results, and writes the run record.
 
-    Args:
-        settings: the settings of the scan.
-        detector: the detector, for the run record.
-        runner: executes the plan.
-        stop: ends the run early; the runner must have the same object.
-
-    Attributes:
-        totals: counts of the run so far.
-        progress: how far the run has come.
-        on_fitting: called when frames were read to fit a camera, because `run` yields nothing during a fit.
+    The runner must have the same `stop`.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
@@ -151,6 +141,7 @@ class Scan:
         self.progress = RunProgress(
             {unit.video: unit.size for unit in settings.units}, {unit.video: unit.camera for unit in settings.units}
         )
+        # Called when frames were read to fit a camera, because `run` yields nothing during a fit.
         self.on_fitting: Callable[[], None] = lambda: None
         self._record_is_stale = False
         self._unsaid = list(caveats_of(detector))  # the caveats of the detector that are not in the log yet

@@ -71,7 +71,7 @@ class Attribution:
 
         Args:
             events: in order, without overlap.
-            table: the scores of the video's frames.
+            table: the scores of the video.
             plan: the sampling plan of the video.
             request: a request for the whole video.
             frames: number of frames that the probe counted; the table may have fewer frames.
@@ -168,9 +168,7 @@ class MaskSpans:
     def of(cls, sampled: BoolArray, events: Sequence[Event]) -> MaskSpans:
         """Return the spans of a video.
 
-        Args:
-            sampled: (N,) True for the sampled frames.
-            events: in order, without overlap.
+        `sampled` is (N,), True for the sampled frames. The events are in order, without overlap.
         """
         rows = len(sampled)
         starts = np.flatnonzero(sampled).astype(np.int64)
@@ -262,15 +260,10 @@ class Propagation:
     def _masks(
         self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
     ) -> tuple[dict[int, ByteArray], _Known | None]:
-        """Return the masks of the frames that could be read, and the frame from which the next call starts.
+        """Return the masks of the frames that could be read (`seen`), and the frame from which the next call starts.
 
-        If the sampled frame of a span can't be read again, no mask is made for the frames of this span.
-
-        Args:
-            rows: the frames.
-            seen: the pictures of those frames that could be read.
-            known: the masks of sampled frames.
-            before: the last frame of the previous call.
+        `known` has the masks of sampled frames, and `before` is the last frame of the previous call. If the sampled frame of a
+        span can't be read again, no mask is made for the frames of this span.
         """
         frames = [before.picture] if before else []
         given = {0: before.mask} if before else {}
@@ -299,10 +292,7 @@ class Propagation:
 class _Pictures:
     """Reads the frames of ascending ranges when they are requested. A context manager that closes the loader's items.
 
-    Args:
-        loader: reads the frames.
-        request: the ranges; nothing is read if there are none.
-        stopped: returns True when reading must end.
+    The ranges are the spans of the request. Nothing is read if there are none.
     """
 
     def __init__(self, loader: ClipLoader, request: ClipRequest, stopped: Callable[[], bool]) -> None:

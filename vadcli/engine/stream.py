@@ -48,10 +48,6 @@ class ScanStream:
 
     The last clips of a video are in a batch with clips of the next videos, so that no device waits at the end of a file. The
     video stays open until these clips are scored. At most MOST_ENDED videos stay open in this way.
-
-    Args:
-        job: the scan's settings.
-        batch_size: clips per call of the detector.
     """
 
     def __init__(self, job: ScanJob, *, batch_size: int) -> None:

@@ -48,12 +48,10 @@ class ClipGrid:
 
     @classmethod
     def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
-        """Return the clips of a video.
+        """Return the clips of a video with at least one frame.
 
-        Args:
-            plan: which frames are sampled, and how they form clips.
-            timestamp: (N,) seconds of the video's frames, N >= 1.
-            duration_s: the end of the last frame.
+        The plan says which frames are sampled and how they form clips. `timestamp` has the seconds (N,) of the frames, and
+        `duration_s` is the end of the last frame.
         """
         frames = len(timestamp)
         samples = np.stack([plan.clip_samples(clip, frames) for clip in range(plan.clips(frames))])  # (C, T)
@@ -213,14 +211,8 @@ def verified_events(
 ) -> list[Event]:
     """Return the events of a verified video, in order and without overlap.
 
-    They are the events of the joint scores, and the events of the scan that overlap none of them.
-
-    Args:
-        video: the video with its answers.
-        before: the events of the scan with the same thresholds.
-        thresholds: how scores become events.
-        duration_s: the end of the last frame.
-        boxes: as in `cut_events`.
+    They are the events of the joint scores, and the events of the scan (`before`) that overlap none of them. Both are made with
+    the same thresholds. `duration_s` is the end of the last frame, and the boxes are as in `cut_events`.
     """
     found = cut_events(video.table, thresholds, duration_s=duration_s, boxes=boxes)
     found = inherit_boxes(found, before) if boxes is None else found

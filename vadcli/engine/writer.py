@@ -44,13 +44,7 @@ from vadcli.video.sampling import Rows, SamplingPlan
 
 
 class VideoWriter:
-    """Collects the scores of one video and writes them.
-
-    Args:
-        job: the scan's settings.
-        task: the claimed video.
-        info: its probe.
-    """
+    """Collects the scores of one video and writes them."""
 
     def __init__(self, job: ScanJob, task: Task, info: VideoInfo) -> None:
         self.job = job

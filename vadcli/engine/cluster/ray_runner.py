@@ -28,10 +28,7 @@ from vadcli.types import Status, VideoResult
 class RayRunner:
     """Executes a plan on a Ray cluster, or on this machine with Ray if `--ray-address` names no cluster.
 
-    Args:
-        settings: the settings of the scan.
-        detector: the detector. The driver does not load it, because each worker makes its own from the options.
-        stop: ends the run early, on all nodes.
+    The driver does not load the detector, because each worker makes its own from the options.
 
     Raises:
         UsageError: ray is not installed, or the detector can't do what the options ask for.

@@ -93,9 +93,7 @@ class Chunk:
 class ChunkWorker:
     """The worker: a Ray actor that does its work with one chunk after the other.
 
-    Args:
-        work: the work that it does with each chunk.
-        folder: the driver's working folder, so that relative paths mean the same here; it need not exist on every node.
+    It works in the driver's working folder, so that relative paths mean the same. This folder need not exist on every node.
     """
 
     def __init__(self, work: Work, folder: str) -> None:

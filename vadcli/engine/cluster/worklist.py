@@ -141,7 +141,7 @@ def hired(
         options: the options of the command.
         scratch: the folder for a file in OUT that each node must see.
         root: the root of the footage that each node must see; None to omit this check.
-        work: makes the work that a worker does with each chunk.
+        work: makes the work of a worker.
         wants_gpu: True if a worker needs a GPU on each node that has one.
         stop: has the reason why the run ends, which the workers get.
 
@@ -174,7 +174,7 @@ def drive(
         work: the chunks.
         workers: the workers that get the chunks.
         stop: ends the run early, on all nodes.
-        order_of: returns the order for a chunk: the object that describes the chunk for the worker.
+        order_of: returns the object that describes a chunk for the worker.
         ended: called when a worker has ended a chunk.
 
     Raises:
