@@ -18,7 +18,7 @@ from vadcli.cutting import categorised
 from vadcli.engine.job import Decision, Need, ScanJob, Task, decide, usable_checkpoint
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.recut import recut
-from vadcli.engine.results import category_columns, embedding_key, every_row, write_failure
+from vadcli.engine.results import embedding_key, score_columns, write_failure
 from vadcli.errors import DocumentError, OutputError, VideoError
 from vadcli.store.atomic import Claim
 from vadcli.store.events import ScanState, read_events, write_events
@@ -175,9 +175,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         return None
     raw = job.embedder.score_embeddings(stored.embeddings, model)
     scores = job.detector.finish(RawTrack(info, table.timestamp[rows], raw, model))
-    score, logit = every_row(scores.logit, table.sampled)
-    own = category_columns(scores, job.detector.categories, table.sampled)
-    table = replace(table, score=score, logit=logit, **own)
+    table = replace(table, **score_columns(scores, job.detector.categories, table.sampled))
     thresholds = job.rules.of_video(unit.video)
     events = categorised(job.rules.events(unit.video, table, duration_s=shown_s(table, metadata.video)), table)
     calibration = job.detector.calibration

@@ -84,33 +84,30 @@ class Columns:
         return EventBoxes(rows, self.bbox[rows])
 
 
-def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """Return the scores (N,) and logits (N,) of all rows, from the logits (S,) of the sampled rows."""
-    spread = carry_forward(logit.astype(np.float32), sampled)
-    score = (1.0 / (1.0 + np.exp(-spread.astype(np.float64)))).astype(np.float32)
-    return score, spread
+def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
+    """Return the scores of all rows as fields of `ScoreTable`.
 
+    The score of a sampled row is carried forward to the rows after it. Rows before the first sampled row get its score.
 
-def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
-    """Return the fields of `ScoreTable` with scores per category. They are empty if the detector gives no such scores.
-
-    The scores are those of the sampled rows, the names those of the categories. `sampled` is (N,), True for the sampled rows.
+    Args:
+        scores: the scores of the S sampled rows.
+        names: the detector's categories.
+        sampled: (N,) True for the sampled rows.
     """
-    if scores.by_category is None:
-        return {"category_names": (), "category_scores": None}
-    columns = [every_row(logit, sampled)[0] for logit in scores.by_category.T]
-    return {"category_names": tuple(names), "category_scores": np.stack(columns, axis=1)}
 
+    def carried(logit: FloatArray) -> FloatArray:  # (S,) -> (N,)
+        rows = np.maximum(np.cumsum(sampled) - 1, 0)
+        return logit.astype(np.float32)[rows] if len(logit) else np.zeros(len(sampled), np.float32)
 
-def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
-    """Carry the values (S,) of the sampled rows forward to all N rows.
+    def score_of(logit: FloatArray) -> FloatArray:
+        return np.asarray(1.0 / (1.0 + np.exp(-logit.astype(np.float64))), np.float32)
 
-    Rows before the first sampled row get the value of that row. If no row is sampled, all rows get 0.
-    """
-    if not len(values):
-        return np.zeros(len(sampled), np.float32)
-    spread: FloatArray = values[np.maximum(np.cumsum(sampled) - 1, 0)]
-    return spread
+    logit = carried(scores.logit)
+    found: dict[str, Any] = {"score": score_of(logit), "logit": logit, "category_names": (), "category_scores": None}
+    if scores.by_category is not None:
+        found["category_names"] = tuple(names)
+        found["category_scores"] = np.stack([score_of(carried(column)) for column in scores.by_category.T], axis=1)
+    return found
 
 
 def first_complaint(end: Finished) -> str:

@@ -12,11 +12,10 @@ from vadcli.cutting import categorised
 from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.results import (
     Columns,
-    category_columns,
-    every_row,
     first_complaint,
     hidden_pixels,
     request_of,
+    score_columns,
     write_failure,
     write_files,
     write_masks,
@@ -148,18 +147,15 @@ class VideoWriter:
             return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
         timestamp, sampled = self.info.timestamps(columns.pts), np.flatnonzero(columns.sampled)
         scores = self.job.detector.finish(RawTrack(self.info, timestamp[sampled], columns.raw[sampled], self.task.model))
-        score, logit = every_row(scores.logit, columns.sampled)
         rules, unit = self.job.rules, self.task.unit
         table = ScoreTable(
             video=unit.video,
             frame_index=columns.frame_index,
             pts=columns.pts,
             timestamp=timestamp,
-            score=score,
-            logit=logit,
             sampled=columns.sampled,
             decode_ok=columns.decode_ok,
-            **category_columns(scores, self.job.detector.categories, columns.sampled),
+            **score_columns(scores, self.job.detector.categories, columns.sampled),
         )
         duration_s = shown_s(table, self.info.to_json())
         write_vectors(self.job, self.task, stored=stored, table=table)  # before the events, because a head reads the vectors
