@@ -51,7 +51,7 @@ def read_camera(path: Path) -> CameraModel:
 
 
 def write_camera(path: Path, model: CameraModel) -> None:
-    """Write a camera model to `path`. This is a temporary file, which the caller renames.
+    """Write a camera model to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -84,7 +84,7 @@ class Cameras:
     # True to fit each camera again, once per run; False to fit no camera that has a model; None to fit those cameras again
     # whose model `is_outgrown`.
     refit: bool | None
-    stopped: Callable[[], bool]  # called while waiting for another process; True ends the wait
+    stopped: Callable[[], bool]  # called during the wait for another process; True ends the wait
     # Called with a camera and the number of frames that were just read for its fit.
     told: Callable[[str, int], None] = lambda camera, frames: None
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
@@ -101,18 +101,18 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the camera's model was fitted on too little footage for its present videos (`whole`)."""
+        """True if the model was fitted on little footage, and the camera's videos (`whole`) are GROWTH times as large now."""
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)
         return model is not None and is_outgrown(model, size_of(whole))
 
     def has_model(self, camera: str) -> bool:
-        """True if a model that this run could use is stored, even if the run will fit the camera again."""
+        """True if a usable model is stored, even if this run replaces it."""
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return the reason why the stored model of a camera can't be used; "" if there is none or --refit replaces it."""
+        """Return the reason why a stored model can't be used; "" if there is no such model, or if --refit replaces it."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         model = self._on_disk(camera)
@@ -152,7 +152,7 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model. If the earlier model was fitted on more footage than can be read now, return that one."""
+        """Return a new model. If the earlier model was fitted on more footage than can be read now, return the earlier model."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
@@ -207,7 +207,7 @@ def fit_on_the_way(
             return
         cameras.fit(camera, clips, footage)
     for item in chain(held.items, items):
-        if isinstance(item, ClipReady) and cameras.stopped():  # a `Finished` item still ends a video that is read to its end
+        if isinstance(item, ClipReady) and cameras.stopped():  # `Finished` is still yielded: its video is read to the end
             return
         yield item
 

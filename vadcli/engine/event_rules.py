@@ -139,7 +139,7 @@ class Judge:
 
 
 def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
-    """Return the judge with the head that the options or the choices of OUT name; None if they name no head.
+    """Return a judge with the head of the options, or of the choices in OUT; None if neither names a head.
 
     Args:
         options: the options of the command. Their head replaces the head of the choices.
@@ -259,7 +259,7 @@ def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEven
     """Return the events of one video, numbered again, without those that a review marks as false."""
     if not any(entry.verdict is Verdict.FALSE for entry in reviews):
         return list(events)
-    from vadcli.metrics import without_false  # importing it takes a second, which a scan without a review can save
+    from vadcli.metrics import without_false  # not at the top, because the import takes a second in every scan
 
     kept = without_false([(event.start_s, event.end_s) for event in events], reviews)
     return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]

@@ -90,7 +90,7 @@ class ScanIdentity:
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        """The parts of the fingerprint that are the same for all videos: their JSON, by the name of the part."""
+        """The JSON of the parts of the fingerprint that all videos share, by the name of the part."""
         parts = {
             "detector": self.detector,
             "detector_state": dict(self.detector_state),
@@ -212,7 +212,7 @@ class ScanJob:
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
 
     def caveats(self, model: CameraModel | None) -> tuple[str, ...]:
-        """Return sentences with the reasons to trust the scores of this detector and camera model less than usual."""
+        """Return the reasons to trust scores of this detector and this camera model less than usual, one sentence each."""
         return (*caveats_of(self.detector), *footage_caveats(model))
 
 

@@ -32,8 +32,8 @@ log = logging.getLogger("vadcli")
 class LocalRunner:
     """Executes a plan with the devices and cores of this machine.
 
-    The detector is loaded when the first video needs it. The caller may give an open `loader` from `loader_of`, and closes it.
-    Otherwise the runner opens a loader.
+    The detector is loaded when the first video needs it. The caller may give an open `loader` (see `loader_of`), and must
+    close it later. Otherwise the runner opens a loader.
 
     Raises:
         UsageError: the detector can't do what the options ask for.
@@ -184,7 +184,7 @@ def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
-    """Return the name of the thing that a run would do with a video: a `Need`, or "rescore"."""
+    """Return what a run must do with a video: the value of a `Need`, or "rescore"."""
     try:
         decision = decide(job, unit, model)
     except VideoError:

@@ -190,7 +190,7 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
 
 
 def _below_root(given: Sequence[Path], root: Path) -> tuple[list[Path], Path | None]:
-    """Return the paths as paths below the root, and the first path outside of the root; None if all paths are below it.
+    """Return the paths as paths below the root, and the first path that is not below it (None if there is none).
 
     A path is also below the root if it leads there through a link.
     """

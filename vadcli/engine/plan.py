@@ -47,7 +47,7 @@ class WorkUnit:
     path: Path
     camera: str
     size: int  # in bytes; for a folder of images, the size of all images together
-    mtime_ns: int  # time of the last change; for a folder of images, of the last change of the folder or of an image
+    mtime_ns: int  # time of the last change; for a folder of images, the newest time of the folder and its images
     is_frames: bool = False  # True for a folder of images
     content: str = ""  # for an object in a store, a hash that changes when the object changes; "" for a video on this machine
 
@@ -135,7 +135,7 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and problems. It remembers real paths, so that it adds no video twice and leaves loops of links."""
+    """Collects videos and problems. It remembers real paths, because links may lead to a video or a folder twice."""
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
@@ -195,7 +195,7 @@ class _Walk:
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
-        """Return the entries of a folder, without the images of a video; no entries if the folder was already visited."""
+        """Return the entries of a folder, except the images of a video. A folder that was visited before has no entries."""
         real = os.path.realpath(folder)
         # Mask videos and rendered videos in the output folder of another scan are not footage.
         is_output = os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")

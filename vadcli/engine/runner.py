@@ -85,7 +85,7 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video, and what the run would do with it: a `Need` or "rescore". Nothing is done or written."""
+        """Yield each video, and the value of its `Need` or "rescore". Nothing is written."""
         ...
 
 
@@ -200,7 +200,7 @@ class Scan:
         return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video, and what the run would do with it: a `Need`, "rescore" or "skip". Nothing is done or written."""
+        """Yield each video, and the value of its `Need`, "rescore" or "skip". Nothing is written."""
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         yield from self.runner.preview()
