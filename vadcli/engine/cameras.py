@@ -1,4 +1,4 @@
-"""Fits camera models and stores them as JSON files in cameras/. A model is fitted on a seeded sample of its camera's footage.
+"""Fits camera models on seeded samples of the cameras' footage, and stores them in cameras/ as JSON.
 
 The sample comes from the videos of all shards, also from those that are done. So every shard, every resumed scan and every
 other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in memory after the fit
@@ -101,7 +101,10 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera's videos (`whole`) are GROWTH times as large now."""
+        """True if the model was fitted on little footage, and `whole` has GROWTH times as much of it.
+
+        `whole` has all videos of the camera.
+        """
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)
@@ -112,7 +115,7 @@ class Cameras:
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return the reason why a stored model can't be used; "" if there is no such model, or if --refit replaces it."""
+        """Return why a stored model can't be used; "" if there is no such model or --refit replaces it."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         model = self._on_disk(camera)
@@ -139,7 +142,7 @@ class Cameras:
             return None
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
-        """Fit, store and return a model. If another process has stored one in the meantime, return that model instead."""
+        """Fit, store and return a model, or return the model that another process has just stored."""
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
@@ -152,7 +155,7 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model. If the earlier model was fitted on more footage than can be read now, return the earlier model."""
+        """Return a new model, or the earlier one if it was fitted on more footage than can be read now."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:

@@ -1,4 +1,4 @@
-"""Makes events from scores: with the thresholds of each video, the head that judges events, and the verdicts of reviews.
+"""Makes events from scores with thresholds, a head that judges events, and the verdicts of reviews.
 
 The rules come from the options of the scan and from the choices in OUT (`vadcli events --write`). A head removes events that
 look like rejected events, or makes events from its own scores. It reads stored vectors, so no video is decoded.
@@ -59,7 +59,9 @@ class Judge:
         duration_s: float,
         boxes: EventBoxes | None = None,
     ) -> list[Event]:
-        """Return the events that the head keeps or makes. If the video's vectors can't be read, return `events` unchanged.
+        """Return the events that the head keeps or makes.
+
+        If the vectors of the video can't be read, `events` are returned without a change.
 
         The table, the events and the thresholds are those of the detector. `duration_s` is the end of the video.
         """
@@ -93,7 +95,7 @@ class Judge:
 
     @property
     def refusal(self) -> str:
-        """The reason why no video could be judged, in one line; "" if a video was judged, or if there was no video."""
+        """The reason why no video could be judged; "" if a video was judged, or if there was no video."""
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
     def say_refused(self) -> None:
@@ -118,7 +120,7 @@ class Judge:
         return found
 
     def _say_if_new(self, video: str, vectors: VideoVectors) -> None:
-        """Warn once per camera if the head was not trained on it, or if a video looks unlike the training videos."""
+        """Warn once per camera if the head was not trained on it, or if it looks unlike the training videos."""
         if vectors.camera in self._said:
             return
         strangeness = self.head.strangeness(vectors.centre())
@@ -139,7 +141,7 @@ class Judge:
 
 
 def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
-    """Return a judge with the head of the options, or of the choices in OUT; None if neither names a head.
+    """Return a judge with the head of the options or of the choices in OUT; None if there is no head.
 
     Args:
         options: the options of the command. Their head replaces the head of the choices.
@@ -174,7 +176,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
 
 
 def _with_detector(event: Event, table: ScoreTable) -> Event:
-    """Return an event of the head with the detector's scores. The highest score of the head becomes `head_score`."""
+    """Return an event of the head with the detector's scores. The head's score becomes `head_score`."""
     score = table.score[event.start_frame : event.end_frame]
     peak = int(score.argmax())
     highest = float(score[peak])
@@ -226,7 +228,7 @@ class EventRules:
         return chosen_for(self.chosen, video) or self.thresholds
 
     def events(self, video: str, table: ScoreTable, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
-        """Return the events of a video after the head has judged them, without events that a review marks as false."""
+        """Return the events of a video, as `make_events` makes them."""
         thresholds = self.of_video(video)
         return make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=self.judge, reviews=self.reviews)
 
@@ -245,7 +247,7 @@ def make_events(
     judge: Judge | None = None,
     reviews: Sequence[ReviewedEvent] = (),
 ) -> list[Event]:
-    """Cut the scores of a video into events, judge them by a head, and leave out those that a review marks as false.
+    """Cut scores into events, judge the events by a head, and leave out those that are marked as false.
 
     `duration_s` is the end of the video. The reviews may be of several videos.
     """

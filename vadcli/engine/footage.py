@@ -1,4 +1,4 @@
-"""The footage that a camera is fitted on: chooses bursts of it, and decides whether there was enough of it.
+"""The footage that a camera is fitted on: chooses bursts, and decides whether there was enough.
 
 A model that was fitted on less than ENOUGH_S of footage is fitted again when the camera has GROWTH times as much footage. The
 model stores the length and bytes of its footage, so every shard and every process decides the same. Bytes are compared, because
@@ -28,7 +28,7 @@ BURSTS = 20
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on little footage, and the camera's footage now has GROWTH times as many bytes (`size`).
+    """True if a model was fitted on little footage, and now there are GROWTH times as many bytes.
 
     Models of older versions do not store their footage. They are never outgrown, so that videos with their scores stay done.
     """
@@ -37,7 +37,7 @@ def is_outgrown(model: CameraModel, size: int) -> bool:
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
-    """Return a warning about a camera model that was fitted on little footage; empty if there was enough footage."""
+    """Return a warning about a camera model that was fitted on little footage; empty if there was enough."""
     known = model.footage if model else None
     if known is None or known.seconds >= ENOUGH_S:
         return ()

@@ -60,7 +60,9 @@ class NewEvent:
 
 
 class EventHook:
-    """Runs a shell command for new events. An event is added to the list of reported events when its command starts.
+    """Runs a shell command for new events.
+
+    An event is added to the list of reported events when its command starts.
 
     A command that takes longer than `timeout_s` is killed, together with all processes that it has started.
     """
@@ -77,7 +79,7 @@ class EventHook:
         self._waiting.add(self._threads.submit(self._run, found))
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait until all commands have ended. If `stopped` returns True, do not start the commands that still wait."""
+        """Wait until all commands have ended. Drop those that still wait if `stopped` returns True."""
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")
         try:
@@ -152,7 +154,9 @@ class NewEvents:
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 
     def of(self, result: VideoResult) -> list[NewEvent]:
-        """Return the new events of a video. Run the command for each of them, or add them to the list of reported events.
+        """Return the new events of a video, and report them.
+
+        This runs the command for each of them. If there is no command, they are only added to the list of reported events.
 
         Raises:
             OutputError: the list of reported events can't be written.

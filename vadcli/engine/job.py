@@ -148,7 +148,7 @@ def _content_sample(unit: WorkUnit) -> str:
 
 
 def check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if the file has changed since it was scanned, because the times of its events may be wrong."""
+    """Raise VideoError if a file has changed since its scan, because its event times may be wrong."""
     source = document.scan.source if document.scan else {}
     if is_remote(path):
         if source.get("content") and object_of(path).content != source["content"]:
@@ -212,7 +212,7 @@ class ScanJob:
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
 
     def caveats(self, model: CameraModel | None) -> tuple[str, ...]:
-        """Return the reasons to trust scores of this detector and this camera model less than usual, one sentence each."""
+        """Return sentences that warn about the scores of this detector with this camera model."""
         return (*caveats_of(self.detector), *footage_caveats(model))
 
 
@@ -286,7 +286,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
-    """True if the mask files that the options ask for are stored, with masks of the right frames and the right refinement."""
+    """True if the mask files that the options ask for are stored, and were made with these options."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     fits = metadata.masks is job.masked_rows and str(metadata.extra.get("refined", "")) == job.refined
     return all(path.exists() for path in wanted) and (fits or not wanted)
@@ -303,7 +303,7 @@ class Task:
     resume: Checkpoint | None = None  # the checkpoint to continue from; None to start at the first clip
 
     def start_clip(self, job: ScanJob) -> int:
-        """Return the number of the first clip that is not complete in the checkpoint; 0 if there is no checkpoint."""
+        """Return the number of the first clip to score. The clips before it are in the checkpoint."""
         if self.resume is None:
             return 0
         plan = SamplingPlan(job.needs.frames, job.needs.overlap, self.resume.header.interval)
@@ -319,7 +319,7 @@ class Task:
 
 
 def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) -> Checkpoint | None:
-    """Return the checkpoint of a claimed video if it is from a scan with equal settings and has rows; else None."""
+    """Return the checkpoint of a claimed video if this scan can continue from it; else None."""
     checkpoint = read_checkpoint(claim.path)
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
         return None

@@ -205,7 +205,7 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Claim and scan those videos of `mine` that need scanning. The detector is loaded only if there is such a video."""
+        """Claim and scan those videos of `mine` that need it. The detector is loaded only for them."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.is_outgrown(self.camera, self.whole):
@@ -241,7 +241,7 @@ class _Work:
         yield from stream.run(items)
 
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Claim and read the videos before the camera has a model. After the fit, decide what each video needs."""
+        """Claim and read the videos before the camera has a model. After the fit, decide about each video."""
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:

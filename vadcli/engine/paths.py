@@ -1,4 +1,4 @@
-"""The paths of the user: checks them, reads lists of them, knows the suffixes of videos, and chooses the root of a scan.
+"""The paths of the user: checks them, reads lists of them, knows suffixes, and chooses the root.
 
 The root is the folder that the names of videos and cameras are relative to. The first scan into OUT chooses it, and every run
 record stores it. Later scans use the same root, whatever paths they are given, so a video or a camera never changes its name.
@@ -69,7 +69,7 @@ def absolute(paths: Iterable[Path]) -> list[Path]:
 
 
 def check_exists(path: Path) -> None:
-    """Raise UsageError if a path does not exist. A path that can't be read is accepted; `make_plan` reports it later."""
+    """Raise UsageError if a path does not exist. `make_plan` reports paths that exist but can't be read."""
     if is_remote(path):
         return
     try:
@@ -138,7 +138,9 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
 def choose_root(
     given: Sequence[Path], *, asked: Path | None, stored: Iterable[Path], out: Path
 ) -> tuple[Path | None, list[Path]]:
-    """Return the root, and the given paths as paths below it. The root is None if no root is stored and no --root is given.
+    """Return the root, and the given paths as paths below it.
+
+    The root is None if no root is stored and no --root is given.
 
     Args:
         given: absolute paths of files and folders.
@@ -174,7 +176,10 @@ def choose_root(
 
 
 def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
-    """Return --root in the form in which it is stored. A new root is accepted only if none of the stored roots exists."""
+    """Return --root in the form in which it is stored.
+
+    A new root is accepted only if none of the stored roots exists.
+    """
     if not (is_remote(asked) or os.path.isdir(asked)):
         raise UsageError(f"--root {asked}: the folder does not exist")
     roots, again = tee(stored)
@@ -190,7 +195,7 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
 
 
 def _below_root(given: Sequence[Path], root: Path) -> tuple[list[Path], Path | None]:
-    """Return the paths as paths below the root, and the first path that is not below it (None if there is none).
+    """Return the paths as paths below the root, and the first path that is not below it, or None.
 
     A path is also below the root if it leads there through a link.
     """

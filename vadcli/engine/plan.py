@@ -54,7 +54,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path that can't be scanned, and the reason. `failed` is False if the path is only left out of this run."""
+    """A path that can't be scanned. `failed` is False if it is only left out of this run."""
 
     video: str
     reason: str
@@ -74,7 +74,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # lines that the user should read
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
-        """Return the units of shard `part` of `parts`. The shard of a video depends only on its name, so it never changes."""
+        """Return the units of shard `part` of `parts`. The shard of a video depends only on its name."""
         if parts == 1:
             return self.units
         names = ((unit, hashlib.sha256(unit.video.encode()).digest()) for unit in self.units)
@@ -135,7 +135,10 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and problems. It remembers real paths, because links may lead to a video or a folder twice."""
+    """Collects videos and problems.
+
+    It remembers real paths, because links may lead to a video or a folder twice.
+    """
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
@@ -149,7 +152,7 @@ class _Walk:
         self._folders: set[str] = set()
 
     def add(self, path: Path, *, listed: bool = False) -> None:
-        """Add a path that the user gave: a file, a folder of videos, a folder of images, or a path in an object store."""
+        """Add a path that the user gave: a file, a folder, or a path in an object store."""
         if is_remote(path):
             try:
                 self._objects(path)
@@ -171,7 +174,7 @@ class _Walk:
         self._folder(path)
 
     def _folder(self, base: Path) -> None:
-        """Add the videos below a folder. This is a loop, because a tree may be too deep for a recursive function."""
+        """Add the videos below a folder. Not recursive, because a tree may be too deep for Python's stack."""
         opened = [(os.path.realpath(base), self._entries(base, base))]
         above = f"{str(base).rstrip(os.sep)}{os.sep}"
         while opened:
@@ -195,7 +198,7 @@ class _Walk:
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
-        """Return the entries of a folder, except the images of a video. A folder that was visited before has no entries."""
+        """Return the entries of a folder, except the images of a video; none if it was visited before."""
         real = os.path.realpath(folder)
         # Mask videos and rendered videos in the output folder of another scan are not footage.
         is_output = os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
@@ -239,7 +242,7 @@ class _Walk:
         return suffix in VIDEO_SUFFIXES
 
     def _file(self, path: Path, *, real: str | None = None) -> bool:
-        """Add a file. Returns False if the file does not exist. `real` is the real path, if the caller knows it."""
+        """Add a file; False if it does not exist. `real` is its real path, if the caller knows it."""
         real = real or os.path.realpath(path)
         if real in self._seen:
             return True
@@ -256,7 +259,7 @@ class _Walk:
         return True
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add a folder as a video if it has numbered images. Returns True if it has. Raises OSError if they can't be read."""
+        """Add a folder as a video if it has numbered images. Returns True if it has."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -324,7 +327,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
 
 
 def _name_or_path(path: Path, root: Path) -> str:
-    """Return the name of a video or folder, or the whole path if it is the root itself or outside of the root."""
+    """Return the name of a video or folder, or the whole path if it is not below the root."""
     text, base = str(path), f"{str(root).rstrip('/')}/"
     return encode_name(text.removeprefix(base))
 

@@ -1,4 +1,4 @@
-"""The queue of a scan: a video that needs scanning becomes a task with its lock, and any other video becomes a result at once.
+"""The queue of a scan: each video becomes a task with its lock, or a result if it needs no scan.
 
 The stored results decide whether a video needs scanning. If it does, the video is locked, and then the decision is made again,
 because another scan may have finished the video in the meantime. If only the categories changed, the stored vectors of the
@@ -42,7 +42,7 @@ class ClaimQueue:
         self.stopped = stopped
 
     def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
-        """Yield each video that needs scanning, and a result for every other video. Events are made again if needed."""
+        """Yield each video that needs scanning, and a result for every other video."""
         for unit in units:
             if self.stopped():
                 return
@@ -55,7 +55,7 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Return the lock on a video's files. If another process has it or OUT can't be written, return a result."""
+        """Return the lock on a video's files; a result if another process has it or OUT can't be written."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:
@@ -66,7 +66,7 @@ class ClaimQueue:
         return claim
 
     def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
-        """Return a claimed video as a task. If it needs no scan any more, release the lock and return a result.
+        """Return a claimed video as a task. If it needs no scan, release the lock and return a result.
 
         If `resume` is true and a checkpoint is stored, the scan continues from the checkpoint.
         """
@@ -104,7 +104,7 @@ class ClaimQueue:
             yield claim if isinstance(claim, VideoResult) else self.task(unit, claim, model, resume=True)
 
     def request_of(self, task: Task) -> ClipRequest:
-        """Return the loader's request for a task. It starts at the clip at which the scan of the video continues."""
+        """Return the loader's request for a task, from the clip at which its scan continues."""
         return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
@@ -145,7 +145,7 @@ def _unwritten(unit: WorkUnit, error: OutputError) -> VideoResult:
 
 
 def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
-    """True if a video that needs scanning can be scored from stored vectors. Masks can't be made from vectors."""
+    """True if a video can be scored from stored vectors. This is not possible if masks are needed."""
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))

@@ -1,4 +1,4 @@
-"""Makes events again from stored scores, and previews the events of other thresholds (`vadcli events`).
+"""`vadcli events`: makes events again from stored scores, and previews those of other thresholds.
 
 No video is decoded and no detector is loaded.
 """
@@ -50,7 +50,7 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every stored video again, and return those that `options` choose by time and category.
+    """Make the events of every video again. Return those that `options` choose by time and category.
 
     If `options.write` is true, the events of each video are stored, together with the choices that later scans use.
 
@@ -150,7 +150,9 @@ class _Cut:
 
 
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
-    """Return the thresholds that the review in `options.calibrate` suggests, and one line per unreadable document.
+    """Return the thresholds that the review in `options.calibrate` suggests, and a list of problems.
+
+    There is one problem per document that can't be read.
 
     If a head judges the events, the thresholds are for the head's scores.
 
@@ -190,7 +192,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document and each file of answers. Yields one list of errors per file, empty for a valid file.
+    """Check each stored document and each file of answers. Yields the list of errors of each file.
 
     Raises:
         UsageError: the folder does not exist.
@@ -297,7 +299,9 @@ class Preview:
 
 
 def preview(out: Path, options: EventsOptions) -> Preview:
-    """Return how many events several thresholds would find: round thresholds, those in use, and that of `options`.
+    """Return how many events several thresholds would find.
+
+    These are round thresholds, the present thresholds, and the threshold of `options`.
 
     Each count is the number of events that `vadcli events --threshold` finds if the other options are the same. Nothing is
     written.
@@ -349,7 +353,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 
 
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
-    """Yield the documents of the chosen videos that have scores. A document that can't be read is added to `problems`."""
+    """Yield the documents of the chosen videos that have scores. Unreadable ones are added to `problems`."""
     for path in layout.iter_events():
         try:
             document = read_events(path)

@@ -1,4 +1,4 @@
-"""`--refine-masks`: in the frames of events, replaces the blobs of masks by the outlines that SAM2 finds.
+"""`--refine-masks`: replaces the blobs of masks in events by the outlines that SAM2 finds.
 
 The frames of events are read again after a video is scored. Only one frame and its mask are in memory at a time.
 """
@@ -58,7 +58,9 @@ class Refinement:
         level: int,
         hidden: BoolArray | None,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield all masks of a video, and refine those of some rows. If a frame can't be read again, its mask is unchanged.
+        """Yield all masks of a video, and refine those of some rows.
+
+        If a frame can't be read again, its mask is unchanged.
 
         Args:
             masks: pairs of a row and its mask, (H, W) uint8 pixel scores, in ascending order.
@@ -83,7 +85,7 @@ class Refinement:
                 yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
 
     def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each of the rows that can be decoded, with its frame (H, W, 3) uint8. A frame is valid until the next one."""
+        """Yield each row that can be decoded, with its frame (H, W, 3) uint8, valid until the next one."""
         if not rows:
             return
         self.refiner.prepare()
@@ -103,7 +105,9 @@ class Refinement:
 
 
 def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
-    """Return the rows whose masks are visible in some spans. A mask is visible until the next row that has a mask.
+    """Return the rows whose masks are visible in some spans.
+
+    A mask is visible until the next row that has a mask.
 
     Args:
         masked: (S,) the rows that have a mask, in ascending order.
@@ -119,7 +123,9 @@ def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
 
 
 def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
-    """Return the parts of a video that must be read for some rows: one part per span with such rows, or one part for all.
+    """Return the parts of a video that must be read for some rows.
+
+    There is one part per span that has such rows. If the reader can't seek, there is one part for all rows.
 
     Args:
         rows: (R,) the rows that are needed, in ascending order.

@@ -1,4 +1,4 @@
-"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or the reason why the scan failed.
+"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or its failure.
 
 The Parquet file of the scores is written last. If it exists, all files of the video exist.
 """
@@ -111,7 +111,7 @@ def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray)
 
 
 def first_complaint(end: Finished) -> str:
-    """Return the decoder's first error message on one line; "" if there is none. Later messages mostly repeat the first."""
+    """Return the decoder's first error message; "" if there is none. Later ones mostly repeat it."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
     line = _TAGS.sub("", line)
@@ -232,7 +232,7 @@ def write_failure(
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
-    """Write the vectors of the sampled frames if the options ask for them; otherwise remove vectors of an earlier scan.
+    """Write the vectors of the sampled frames, or remove those of an earlier scan.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -261,7 +261,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
-    """Return a hash of all settings that change stored vectors. It does not depend on the content of the video."""
+    """Return a hash of all settings that change stored vectors. The video's content is not part of it."""
     assert job.embedder is not None
     hidden = [regions.sha256] if regions else []
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
@@ -336,7 +336,7 @@ def write_masks(
 
 
 class _Enlarger:
-    """Turns masks on a detector's scale into pixel scores (height, width) uint8 at the video's display size.
+    """Turns masks on a detector's scale into pixel scores uint8 (height, width) at display size.
 
     Hidden pixels get the score 0. If the same array is given twice in a row, the first result is returned again.
     """
@@ -364,20 +364,20 @@ def request_of(job: ScanJob, task: Task, info: VideoInfo) -> ClipRequest:
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return the hidden pixels as bool (height, width) at display size; None if the camera has no regions."""
+    """Return the hidden pixels as bool (height, width) at display size; None without regions."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """Yield the masks (h, w) of the sampled rows, on the detector's scale. Only one block is in memory at a time."""
+    """Yield the masks (h, w) of the sampled rows, on the detector's scale. Reads block by block."""
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
 
 
 def _remove_earlier(job: ScanJob, video: str) -> None:
-    """Remove mask files in formats that this scan does not write. They are from an earlier scan with other scores."""
+    """Remove mask files of an earlier scan, in formats that this scan does not write."""
     if not job.mask_video:
         remove(job.layout.mask_video(video))
     if not job.mask_rle:

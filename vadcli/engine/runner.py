@@ -148,7 +148,7 @@ class Scan:
         self._doubtful: set[str] = set()  # the cameras that have caveats
 
     def run(self) -> Generator[Update | NewEvent, None, None]:
-        """Scan the videos. Yields progress, and one result per video, followed by the new events of the video.
+        """Scan the videos. Yields progress, and one result per video, followed by the video's new events.
 
         The run record is complete when the iterator ends.
 
@@ -229,7 +229,7 @@ class Scan:
                 yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
 
     def _say_caveats(self, update: Update) -> None:
-        """Log the caveats of the detector once, with the first update, and those of each camera with its first result."""
+        """Log the caveats of the detector with the first update, those of a camera with its first result."""
         if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
             return
         while self._unsaid:
@@ -244,7 +244,7 @@ class Scan:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Log once that OUT can't be written. The run goes on, because a full disk may have room again when the run ends."""
+        """Log once that OUT can't be written. This is not fatal: the disk may have room again at the end."""
         try:
             yield
         except OutputError as error:
@@ -271,14 +271,17 @@ class Scan:
 
 
 def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: bool = False) -> int:
-    """Return the exit code of a run without a fatal error: 128 + the signal, or `ExitOptions.exit_code` without a signal."""
+    """Return the exit code of a run without a fatal error.
+
+    It is 128 + the signal that stopped the run, or `ExitOptions.exit_code` if there was no signal.
+    """
     if stop.signal is not None:
         return 128 + stop.signal
     return ExitOptions(fail_on_event, events_first).exit_code(lost=bool(totals.lost), events=bool(totals.events))
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector that the options ask for. For `auto`, this is the first detector of the registry that is ready.
+    """Return the detector of the options. For `auto`, this is the first one that is ready.
 
     Raises:
         UsageError: the detector is not known.
@@ -335,24 +338,24 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
 
 
 def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
-    """True if a plan without videos is no error: with --allow-empty, or if the only input is a list of files."""
+    """True if a plan may have no videos: with --allow-empty, or if the only input is a list of files."""
     # A list of new files may be empty, for example after a quiet night.
     return options.allow_empty or (options.files_from is not None and not paths)
 
 
 def ignored_categories(run: Scan) -> tuple[str, ...]:
-    """Return the categories that the scan ignores; empty if its detector reads categories, or if none were given."""
+    """Return the categories of the user if the detector can't read categories, else nothing."""
     return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
 
 
 def how_to_read_categories() -> str:
-    """Return the command that installs an encoder for categories on any machine, with the size of the download."""
+    """Return the command that downloads an encoder for categories, with the size of the download."""
     size = weights.entry(DEFAULT_ENCODER).download_gb
     return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
 
 
 def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
-    """Return the regions that --ignore and --only hide. Log a warning for each name that is not a camera of the plan.
+    """Return the regions that --ignore and --only hide. Unknown names of cameras are logged.
 
     Raises:
         UsageError: a file can't be read. The message has one line per fault.

@@ -1,4 +1,4 @@
-"""Second passes over the spans of events, after a video is scored: attribution finds categories, propagation makes masks.
+"""Second passes over the spans of events: attribution finds categories, propagation makes masks.
 
 Attribution scores each category alone, in the clips in which an event scores highest. This is needed because the first pass
 gives one score for all categories together, and this score does not say which category was found.
@@ -67,7 +67,7 @@ class Attribution:
         *,
         frames: int,
     ) -> list[Event]:
-        """Return the events of one video with their categories. An event whose peak can't be read again is unchanged.
+        """Return the events of a video with categories. An event whose peak can't be read is unchanged.
 
         Args:
             events: in order, without overlap.
@@ -127,7 +127,7 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return each category's highest score (C,) in the sampled frames of the event; None if the clip has no such frame.
+        """Return each category's highest score (C,) in the event; None if no frame of the clip is in it.
 
         The last sampled frame before the event counts, too, because its score is carried forward into the event.
         """
@@ -137,7 +137,7 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the PEAK_CLIPS clips in which the event scores highest, in descending order of their scores.
+    """Return the numbers of the PEAK_CLIPS clips in which the event scores highest, the best first.
 
     Clips with equal scores are in order of time.
     """
@@ -246,7 +246,7 @@ class Propagation:
                 yield from self._propagate(group, pictures)
 
     def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
-        """Yield frame numbers and masks of adjacent spans: several short spans, or a long span that needs several calls."""
+        """Yield the numbers and masks of the frames of adjacent spans. Long spans need several calls."""
         known = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, before = group[0].mask, None
@@ -260,7 +260,7 @@ class Propagation:
     def _masks(
         self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
     ) -> tuple[dict[int, ByteArray], _Known | None]:
-        """Return the masks of the frames that could be read (`seen`), and the frame from which the next call starts.
+        """Return the masks of the frames that were read (`seen`), and the frame that starts the next call.
 
         `known` has the masks of sampled frames, and `before` is the last frame of the previous call. If the sampled frame of a
         span can't be read again, no mask is made for the frames of this span.
@@ -290,7 +290,7 @@ class Propagation:
 
 
 class _Pictures:
-    """Reads the frames of ascending ranges when they are requested. A context manager that closes the loader's items.
+    """Reads the frames of ascending ranges when they are requested. A context manager.
 
     The ranges are the spans of the request. Nothing is read if there are none.
     """

@@ -1,4 +1,4 @@
-"""Sends the clips of several open videos through one detector, and the scores of each video to its writer.
+"""Sends the clips of several videos through one detector, and the scores of each to its writer.
 
 The clips of a batch have the same size, and may come from several videos. The scores of a clip do not depend on the other clips
 of its batch. So the batch size and the number of workers do not change a result.
@@ -170,7 +170,7 @@ class ScanStream:
         return ClipsScored(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
 
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
-        """Write the files of an ended video. An error in the video or in its results makes only this video fail."""
+        """Write the files of an ended video. If this goes wrong, only this video fails."""
         try:
             if item.video in self._broken:
                 raise self._broken[item.video]

@@ -1,4 +1,4 @@
-"""Makes the events of a video from its scores and from the answers of a second model about its clips (`vadcli verify`).
+"""Makes events from the scores of a video and the answers of a second model (`vadcli verify`).
 
 The model's log-odds are converted to a logit on the scale of the scores: on this scale, a value stands for a number of events
 per hour of the camera's usual footage. Frames about which the model was asked get the mean of the two logits. Other frames
@@ -34,7 +34,7 @@ from vadcli.video.sampling import SamplingPlan
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video that the model can be asked about. They are the clips of a scan with the detector `ask`.
+    """All clips of a video that the model can be asked about: those of a scan with the detector `ask`.
 
     The cell of a clip has the frames that are closer to the middle of this clip than to the middle of any other clip.
     """
@@ -76,7 +76,7 @@ class ClipGrid:
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Return the middle (C,) between the first and last frame of each clip, in seconds, rounded as `ask` does it."""
+        """Return the middle (C,) of each clip's first and last frame in seconds, rounded as in `ask`."""
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
 
@@ -102,7 +102,7 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Return the log-odds (N, C) float32 of every frame, interpolated linearly between the middles of consecutive clips.
+    """Return the log-odds (N, C) float32 of every frame, interpolated between the middles of clips.
 
     They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of other
     clips are NaN.
@@ -182,7 +182,7 @@ class VerifiedScores:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Return an event of the scan that is not an event of the joint scores, marked as rejected or as not asked."""
+        """Return an event of the scan, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)

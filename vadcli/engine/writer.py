@@ -1,4 +1,4 @@
-"""Stores the scores of one video: each clip in the checkpoint, and at the end all scores in the video's files."""
+"""Stores the scores of a video: each clip in the checkpoint, and at the end the video's files."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class VideoWriter:
         self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept, packed))
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append the rows that are not yet in the checkpoint. A resumed scan reads the rows of the last clip again."""
+        """Append the rows that are not in the checkpoint yet; a resumed scan reads the last clip again."""
         checkpoint = self._checkpoint
         if checkpoint is None:
             header = CheckpointHeader(
@@ -173,7 +173,7 @@ class VideoWriter:
         return result
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
-        """Return the result of a scored video, without its events. If frames are lost or missing, the video is partial."""
+        """Return the result of a scored video, without its events; partial if frames are lost or missing."""
         there, missing = max(self.info.frames, len(columns.pts)), self.info.missing
         decoded, expected = int(columns.decode_ok.sum()), there + missing
         status, stage, reason = Status.DONE, "", ""
@@ -217,7 +217,7 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
 
 
 def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
-    """Return boxes (S, 4) around the pixels >= `lowest` of each mask: x, y, width, height at display size.
+    """Return boxes (S, 4) around the pixels >= `lowest` of masks: x, y, width, height at display size.
 
     A mask without such pixels gets a box of zeros.
     """

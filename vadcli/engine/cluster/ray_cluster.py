@@ -80,7 +80,7 @@ def import_ray() -> Any:
 
 
 def connected(ray: Any, options: ScanOptions | VerifyOptions) -> AbstractContextManager[None]:
-    """Return a context manager that connects to the cluster. Without an address, it starts Ray on this machine.
+    """Connect to the cluster. Without an address, start Ray on this machine. A context manager.
 
     Raises:
         UsageError: no cluster answers at the address.
@@ -151,7 +151,9 @@ def _own_signals() -> Iterator[None]:
 
 
 def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
-    """Return the nodes that see OUT and the footage and have this version of vadcli. Log the faults of the other nodes.
+    """Return the nodes that can take part, and log the faults of the other nodes.
+
+    A node must see OUT and the footage, and have this version of vadcli.
 
     Raises:
         UsageError: no node can take part.

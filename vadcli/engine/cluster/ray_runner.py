@@ -87,7 +87,7 @@ class RayRunner:
                     yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
-        """Return the settings for one chunk. Their plan has the other videos of the camera only if the worker must fit it."""
+        """Return the settings for one chunk. If the worker must fit the camera, they have all its videos."""
         units = work.whole[chunk.camera] if chunk.opens else chunk.units
         # Only the chunk that opens the camera may fit it again.
         refit = self.options.refit if chunk.opens or self.options.refit is None else False

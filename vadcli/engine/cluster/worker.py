@@ -32,7 +32,10 @@ SEND_EVERY_S = 0.5
 
 
 class Work(Protocol):
-    """The work that a worker does with each chunk. It can be pickled, because it loads its models only when it needs them."""
+    """The work that a worker does with each chunk.
+
+    It can be pickled, because it loads its models only when it needs them.
+    """
 
     def do(self, order: Any, stop: Stop, say: Callable[[object], None]) -> None:
         """Do the work for a chunk.
@@ -107,7 +110,9 @@ class ChunkWorker:
         self._stop.set(reason, signal)
 
     def run(self, order: Any) -> Iterator[list[object]]:
-        """Do the work for a chunk. Yield an empty list at once, and every SEND_EVERY_S a list of updates and log records.
+        """Do the work for a chunk. Yield lists of updates and log records.
+
+        The first list is empty and comes at once. The other lists come every SEND_EVERY_S.
 
         If a `VadcliError` ends the work, it is the last item.
         """
@@ -148,7 +153,10 @@ class ChunkWorker:
 
 
 def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
-    """Return the reason why this node can't take part; "" if it can. If `root` is None, do not look for the footage."""
+    """Return the reason why this node can't take part; "" if it can.
+
+    If `root` is None, the footage is not checked.
+    """
     from vadcli import __version__ as own
 
     if own != version:

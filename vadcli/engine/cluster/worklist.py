@@ -101,7 +101,7 @@ class Worklist:
             heapq.heappush(self._ready, chunk)
 
     def next_of(self, camera: str) -> None:
-        """Make the next chunk of a camera available. Its worker must fit the camera, which still has no model."""
+        """Make the next chunk of a camera available. Its worker must fit the camera."""
         waiting = self._closed.get(camera)
         if waiting:
             heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
@@ -166,7 +166,7 @@ def drive(
     order_of: Callable[[Chunk], Any],
     ended: Callable[[Chunk], None] = lambda _: None,
 ) -> Iterator[tuple[Any, Chunk, Node]]:
-    """Hand out all chunks. Yield the reports of the workers, and a `Killer` for each video that is given up.
+    """Hand out all chunks. Yield the reports of the workers, and a `Killer` per video that is given up.
 
     The caller must remove a video from `left` of its chunk when the video has a result, and set `moved` at other progress.
 
