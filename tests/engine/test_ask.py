@@ -1,4 +1,4 @@
-"""The detector `ask` end to end with a planted model: what is asked about is found where it is, and nowhere else."""
+"""The detector `ask` with a planted model: it finds a category where it is planted, and nowhere else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ VIDEOS = ("a/red.mp4", "a/still.mp4", "b/still.mp4")
 
 @pytest.fixture(scope="module")
 def whole(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """The output folder of one scan, and how many clips it asked about."""
+    """The output folder of a scan, and the number of clips that the model was asked about."""
     out, asker = tmp_path_factory.mktemp("whole") / "out", PlantedAsker()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ask, "load_asker", lambda model, **_: asker)
@@ -182,7 +182,7 @@ def test_masks_are_refused_before_the_scan(footage: Path, tmp_path: Path) -> Non
 
 
 class LeansToYes(PlantedAsker):
-    """The same answers, all higher by the same number."""
+    """Gives the answers of `PlantedAsker`, all higher by the same number."""
 
     def ask(self, frames, questions):  # type: ignore[no-untyped-def]
         """See `PlantedAsker`."""

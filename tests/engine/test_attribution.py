@@ -1,4 +1,4 @@
-"""Which category an event shows: peaks, the second look, what happens when it can't be had."""
+"""Attribution: the categories of events, the peaks that are read again, and peaks that can't be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vadcli.video.sampling import SamplingPlan
 
 
 class Brightness(DifferenceDetector):
-    """Bright frames are events; tells dark from bright, and remembers which frames it was shown twice."""
+    """Scores bright frames high, has the categories dark and bright, and notes the frames of `attribute`."""
 
     needs = ClipNeeds(frames=4, overlap=0, rate_hz=10, size=SizeRule(4096), pixel_format=PixelFormat.GRAY)
     uses_categories = True
@@ -46,7 +46,7 @@ class Brightness(DifferenceDetector):
 
 
 def flash_film(path: Path, *, frames: int = 60, bright: range = range(22, 37), options: Sequence[str] = ()) -> Path:
-    """Dark, but for some bright frames."""
+    """Write a dark video with some bright frames."""
 
     def draw(number: int, width: int, height: int) -> np.ndarray:
         return np.full((height, width), 230 if number in bright else 20, np.uint8)
@@ -77,7 +77,7 @@ def test_an_event_gets_the_category_that_its_peak_shows(tmp_path: Path) -> None:
 
 
 def test_a_cut_file_is_looked_at_where_its_events_are(tmp_path: Path) -> None:
-    """The container promises more rows than are left: the peaks must still be the first pass's clips."""
+    """The container declares more rows than are left. The clips that are read again must still be those of the first pass."""
     footage, out = tmp_path / "footage", tmp_path / "out"
     footage.mkdir()
     whole = flash_film(tmp_path / "whole.mp4", frames=120, bright=range(22, 37), options=("-movflags", "+faststart"))

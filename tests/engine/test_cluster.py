@@ -1,4 +1,4 @@
-"""Scans on a cluster: what is handed out when, which nodes take part, and what happens when workers die."""
+"""Scans on a cluster: the order of the chunks, the nodes that take part, and workers that die."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def make_broken(options):
 
 @pytest.fixture(scope="module")
 def plugin(ray_site: Path) -> str:
-    """PYTHONPATH with what the nodes have too: a detector that kills its process, one that cannot be loaded, and an encoder."""
+    """PYTHONPATH of the nodes: a detector that kills its process, one that can't be loaded, and an encoder."""
     info = ray_site / "deadly-1.0.dist-info"
     info.mkdir()
     (ray_site / "deadly.py").write_text(DEADLY)
@@ -330,7 +330,7 @@ def test_a_video_that_kills_its_workers_fails_alone(footage: Path, tmp_path: Pat
 
 
 def test_other_categories_are_scored_on_the_nodes_without_decoding(tmp_path: Path, ray_address: str, plugin: str) -> None:
-    """Also with a relative OUT: the workers run in the driver's folder."""
+    """OUT is relative, because the workers run in the driver's folder."""
     (tmp_path / "footage").mkdir()
     for name in ("a.mp4", "b.mp4"):
         make_video(tmp_path / "footage" / name, frames=40, fps=10)
@@ -358,7 +358,7 @@ MARK = "VADCLI_TEST_LEFT_BEHIND"
 
 
 def processes_of(run: Path) -> list[int]:
-    """The processes that a marked run and Ray have started, whoever their parent is now."""
+    """Return the processes that a marked run and its Ray have started."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -368,9 +368,9 @@ def processes_of(run: Path) -> list[int]:
 
 
 def test_no_end_leaves_anything_behind(footage: Path, tmp_path: Path) -> None:
-    """Without an address, Ray starts for this run. kill -9, SIGTERM and the end, one after the other, on one OUT.
+    """One OUT has a run that is killed with -9, a run that gets SIGTERM, and a run that ends by itself.
 
-    TMPDIR is too long for the sockets of Ray.
+    Ray starts on this machine. TMPDIR is too long for its sockets.
     """
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "vadcli", "scan", footage, "--out", tmp_path / "out", "--detector", "motion"]

@@ -1,4 +1,4 @@
-"""Concept end to end with a planted encoder: what is described is found where it is, and nowhere else."""
+"""The detector `concept` with a planted encoder: it finds a category where it is, and nowhere else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RED_S = (60.0, 70.0)
 
 
 def draw(index: int, kind: str) -> np.ndarray:
-    """A grey yard with a little noise; from 60 to 70 s a square of a colour is there."""
+    """Write a video of a grey yard with a little noise. From 60 to 70 s, it has a coloured square."""
     image = np.full((48, 64, 3), 120, np.uint8)
     image += np.random.default_rng(index).integers(0, 8, image.shape, dtype=np.uint8)
     if kind in ("red", "blue") and RED_S[0] <= index / FPS < RED_S[1]:
@@ -261,7 +261,7 @@ def test_a_camera_that_is_learned_again_is_scored_from_stored_vectors(
 def test_a_scan_with_a_head_judges_new_videos_and_those_that_are_done(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted encoder gives red and blue alike to the category; one rejected blue event is enough for retrieval."""
+    """The planted encoder scores red and blue alike. One rejected blue event is enough for a retrieval head."""
     out = tmp_path / "out"
     both = "colour: a red thing; a blue thing"
     scan(footage, out, both)

@@ -1,4 +1,4 @@
-"""A camera that was learned on little footage: it is learned again when there is more, and all its videos agree with that."""
+"""A camera that was fitted on little footage is fitted again when there is more, and its videos are scored again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CAMERA = "cameras/gate.json"
 
 
 def scan(footage: Path, out: Path, **options: object) -> tuple[dict[str, str], DifferenceDetector]:
-    """Statuses by video, and the detector with what it fitted."""
+    """Scan; return the status of each video, and the detector, which notes its fits."""
     chosen, detector = ScanOptions(out=out, **options), DifferenceDetector()  # type: ignore[arg-type]
     run = local_scan(make_plan([footage], chosen, out=out), chosen, detector)
     return {one.video: str(one.status) for one in run.run() if isinstance(one, VideoResult)}, detector
@@ -127,7 +127,7 @@ def test_a_model_of_the_version_before_is_learned_again_and_the_log_says_so(
 
 
 def test_what_was_known_is_kept_if_less_of_it_is_left(footage: Path, tmp_path: Path) -> None:
-    """The first video was deleted, and the many bytes of the next night hold little footage."""
+    """The first video was deleted. The new video has many bytes, but it is short."""
     out = tmp_path / "out"
     scan(footage, out)
     before = read_camera(out / CAMERA)

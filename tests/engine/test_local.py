@@ -1,4 +1,4 @@
-"""The scan as a whole in one process, with a small detector: rows, resume, skipping, cameras, claims, disks that fill up."""
+"""Whole scans in one process with a small detector: rows, resume, skipping, cameras, claims, full disks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def footage(tmp_path: Path) -> Path:
 
 
 class Scan:
-    """A scan with its results, run to its end or until `stop_after` progress reports."""
+    """A scan that has run to its end, or until `stop_after` progress reports, with its results."""
 
     def __init__(
         self, footage: Path, out: Path, *, stop_after: int | None = None, fits: bool = True, **options: object

@@ -1,4 +1,4 @@
-"""Scans with the motion detector: what must not change a score, from the file to the stored scores."""
+"""Scans with the motion detector: batch size, workers, stops and decoders do not change a score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ THREADS = 2
 
 
 def walker(speed_px: float) -> Callable[[int, int, int], ByteArray]:
-    """Something striped that crosses a picture with a pattern."""
+    """Write a video in which a striped bar crosses a pattern."""
 
     def draw(number: int, width: int, height: int) -> ByteArray:
         picture = (np.add.outer(np.arange(height) * 5 % 67, np.arange(width) * 3 % 61) + 40).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Footage in an object store: the results of a folder's scan, few downloads, a bounded cache, and plain words for trouble."""
+"""Footage in an object store: results equal to those of a folder, few downloads, a bounded cache, errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of footage that is also in the store, with files there that are not scanned."""
+    """A folder of footage that is also in the store. The store has other files, which are not scanned."""
     root = tmp_path_factory.mktemp("site")
     for number, name in enumerate(VIDEOS):
         path = root / name.replace("%2525", "%25")
@@ -63,7 +63,7 @@ def folder(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scanned(server: S3Server, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of a scan of the store."""
+    """The output folder of a scan of the store."""
     out = tmp_path_factory.mktemp("scanned") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VADCLI_FOOTAGE_CACHE", str(out.parent / "cache"))

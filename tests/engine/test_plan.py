@@ -1,4 +1,4 @@
-"""From paths to work units: what is found, what it is called, whose camera and shard it is."""
+"""The plan of a scan: the videos that are found, and their names, cameras and shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of every row: carried in events, held elsewhere; what is stored, what a second run does, what an interruption costs."""
+"""Masks of every row: propagated in events, repeated elsewhere, stored, and made again after an interruption."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ INTERVAL = 4
 
 
 def mask_of(number: int, source: int = 0) -> np.ndarray:
-    """(SIDE, SIDE) in [0, 1]: the bits of a frame's number above, those of the frame it was carried from below."""
+    """Return a mask (SIDE, SIDE) in [0, 1] with the bits of two numbers: of its frame above, and of its source frame below."""
     mask = np.zeros((SIDE, SIDE), np.float32)
     for bit in range(BITS):
         columns = slice(bit * SIDE // BITS, (bit + 1) * SIDE // BITS)
@@ -57,7 +57,7 @@ def mask_of(number: int, source: int = 0) -> np.ndarray:
 
 
 def read_mask(mask: np.ndarray) -> tuple[int, int]:
-    """The two numbers of a mask of any size."""
+    """Return the two numbers of a mask of any size."""
     height, width = mask.shape
     columns = ((np.arange(BITS) + 0.5) * width / BITS).astype(int)
     weights = 1 << np.arange(BITS)
@@ -66,7 +66,7 @@ def read_mask(mask: np.ndarray) -> tuple[int, int]:
 
 
 class Carrier(DifferenceDetector):
-    """Masks tell by their shape which frame they were made for, and from which frame they were carried."""
+    """Makes masks that contain the number of their frame and of the frame from which they were propagated."""
 
     needs = ClipNeeds(frames=4, overlap=0, rate_hz=10 / INTERVAL, size=SizeRule(96 * 64), pixel_format=PixelFormat.GRAY)
 
@@ -115,7 +115,7 @@ def footage_of(tmp_path: Path, frames: int = 60) -> Path:
 
 
 def expected(rows: int, touched: tuple[range, ...]) -> list[tuple[int, int]]:
-    """What each row's mask says, where these rows are in events."""
+    """Return the numbers that the mask of each row must contain, if the given rows are in events."""
     mask_spans = {row // INTERVAL for event in touched for row in event}
     held = [(row // INTERVAL * INTERVAL, 0) for row in range(rows)]
     return [
@@ -280,7 +280,7 @@ def test_rendering_shows_each_row_its_own_mask(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """Masks of one value, the picture's own; remembers what it was asked."""
+    """Makes masks with the value of the picture, and notes its calls."""
 
     def __init__(self) -> None:
         self.sources: dict[int, int] = {}
@@ -313,7 +313,7 @@ def event(start: int, end: int) -> Event:
 def carried(
     loader: ClipLoader, path: Path, sampled: np.ndarray, events: list[Event], *, most: int
 ) -> tuple[list[tuple[int, int]], Recorder]:
-    """Every row with its mask's value, where the k-th sampled row's is 200 + k."""
+    """Return every row with the value of its mask. The mask of the k-th sampled row has the value 200 + k."""
     detector = Recorder()
     mask_spans = MaskSpans.of(sampled, events)
     known = (np.full((2, 2), 200 + number, np.uint8) for number in range(len(mask_spans.starts)))

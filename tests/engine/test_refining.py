@@ -1,4 +1,4 @@
-"""Refined masks: what replaces a blob, in which frames, at which place; what is stored, and what a second run does."""
+"""Refined masks: the outlines that replace blobs, the frames that are refined, the files, and a second run."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ EVENT = range(16, 38)  # the rows in which the thing is bright
 
 
 def thing(index: int, width: int, height: int) -> np.ndarray:
-    """A bright ellipse that moves to the right, and is grey outside EVENT."""
+    """Return a picture with an ellipse that moves to the right. It is bright in EVENT, and grey in other rows."""
     y, x = np.mgrid[:height, :width]
     inside = ((x - width * (0.2 + 0.01 * index)) / (width * 0.09)) ** 2 + ((y - height * 0.4) / (height * 0.2)) ** 2 <= 1
     return np.where(inside, 240 if index in EVENT else 140, 60).astype(np.uint8)
 
 
 class Coarse(DifferenceDetector):
-    """A heat map of 12 × 20 cells: high where the thing is, and around it."""
+    """Makes masks of 12 × 20 cells that are high at the thing and around it."""
 
     needs = ClipNeeds(frames=4, overlap=0, rate_hz=FPS / INTERVAL, size=SizeRule(96 * 64), pixel_format=PixelFormat.GRAY)
 
@@ -73,7 +73,7 @@ class Coarse(DifferenceDetector):
 
 
 class Bright:
-    """Outlines are the pixels that are bright in the frame; notes the prompts."""
+    """Returns the bright pixels of a frame as outlines, and notes the prompts."""
 
     max_area_px = 1 << 20
 

@@ -1,4 +1,4 @@
-"""Hidden pixels: everything that sees frames sees them hidden, and models, scores and vectors belong to their regions."""
+"""Hidden pixels: nothing sees them, and models, scores and vectors are used only with their own regions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LEFT_HALF = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
 
 
 class Witness(DifferenceDetector):
-    """Remembers how much it saw change in the left half of the frames, and says that all pixels of every frame are unusual."""
+    """Notes the change in the left half of the frames, and gives all pixels of every frame a high score."""
 
     needs = ClipNeeds(frames=4, overlap=1, rate_hz=5, size=SizeRule(96 * 64), pixel_format=PixelFormat.GRAY)
     uses_categories = True

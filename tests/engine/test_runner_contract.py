@@ -1,4 +1,4 @@
-"""What every runner promises: the same rows, events, masks, run record and exit code, whatever executes the plan."""
+"""The contract of runners: all give the same rows, events, masks, run record and exit code."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ VIDEOS = ["gate/a.mp4", "gate/b.mp4", "gate/broken.mp4", "yard/c.mp4"]
 
 @pytest.fixture(params=RUNNERS)
 def name(request: pytest.FixtureRequest) -> str:
-    """The name of a runner; the cluster of "ray" is started if it is not there."""
+    """The name of a runner. For "ray", a cluster is started if there is none."""
     if request.param == "ray":
         CLUSTER["ray_address"] = request.getfixturevalue("ray_address")
     return str(request.param)
 
 
 def moving_bar(index: int, width: int, height: int) -> np.ndarray:
-    """A still picture in which a bar crosses from frame 30 on."""
+    """Write a video of a still picture. From frame 30 on, a bar crosses it."""
     shown = np.full((height, width), 90, np.uint8)
     if index >= 30:
         left = 6 * (index - 30) % width
@@ -77,7 +77,7 @@ def reference(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def assert_same_outputs(left: Path, right: Path) -> None:
-    """Rows, events, masks and camera models; everything else in the files may name the run."""
+    """Compare rows, events, masks and camera models. Other parts of the files may depend on the run."""
     first, second = OutputLayout(left), OutputLayout(right)
     for video in VIDEOS:
         wanted, got = read_events(first.events(video)), read_events(second.events(video))

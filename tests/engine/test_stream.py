@@ -1,4 +1,4 @@
-"""The engine when scoring fails: every video gets its result, none hangs, none vanishes."""
+"""The stream when scoring fails: every video gets its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vadcli.types import ClipBatch, ClipScores, VideoResult
 
 
 class Failing(DifferenceDetector):
-    """Fails at every batch, at once or after a moment."""
+    """Raises an error at every batch, at once or after a moment."""
 
     def __init__(self, delay_s: float) -> None:
         super().__init__(fits_camera=False)
