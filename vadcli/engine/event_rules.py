@@ -81,8 +81,14 @@ class Judge:
         score = self.head.score(vectors.whole(table))
         rows = np.searchsorted(vectors.frame_index, table.frame_index, "right").clip(1, len(score)) - 1
         own = replace(thresholds, high=self.high, low=min(LOW, self.high))
-        found = cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes)
-        return [_with_detector(one, table) for one in found]
+        made = []
+        for one in cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes):
+            scores = table.score[one.start_frame : one.end_frame]  # of the detector
+            peak, highest = one.start_frame + int(scores.argmax()), float(scores.max())
+            mean = min(float(scores.mean(dtype=np.float64)), highest)
+            moved = replace(one, peak_frame=peak, peak_s=float(table.timestamp[peak]), head_score=one.peak_score)
+            made.append(replace(moved, peak_score=highest, mean_score=mean))
+        return made
 
     def score_of(self, video: str, start_s: float, end_s: float, peak_score: float) -> float | None:
         """Return the head's score of an event, in [0, 1]; None if the vectors of its video can't be read."""
@@ -173,21 +179,6 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
         )
     high = choices.head_threshold if options.head is None else options.head_threshold
     return Judge(head, (out, *others), high=HIGH if high is None else high)
-
-
-def _with_detector(event: Event, table: ScoreTable) -> Event:
-    """Return an event of the head with the detector's scores. The head's score becomes `head_score`."""
-    score = table.score[event.start_frame : event.end_frame]
-    peak = int(score.argmax())
-    highest = float(score[peak])
-    return replace(
-        event,
-        peak_frame=event.start_frame + peak,
-        peak_s=float(table.timestamp[event.start_frame + peak]),
-        peak_score=highest,
-        mean_score=min(float(score.mean(dtype=np.float64)), highest),
-        head_score=event.peak_score,
-    )
 
 
 @dataclass(frozen=True)

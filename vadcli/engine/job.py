@@ -257,8 +257,10 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     source = source_of(unit, known)
     source["root"] = shown(job.root)
     fingerprint = job.identity.fingerprint(str(source["content"]), model, job.regions.of(unit.camera))
-    if known and not job.force and _is_anothers(known, source, unit):
-        reason = f"OUT holds the results of another video of this name, below {known['root']}"
+    # Results of another file that still exists are replaced only with --force.
+    root = known.get("root") if known and known.get("content") != source["content"] else None
+    if not job.force and root not in (None, source["root"]) and may_exist(Path(str(root)) / unit.video):
+        reason = f"OUT holds the results of another video of this name, below {root}"
         hint = "give another --out, or --force to replace them"
         return Decision(Need.TAKEN, fingerprint, source, Status.FAILED, "write", f"{reason} ({hint})")
     if job.force or document is None or state is None or state.fingerprint != fingerprint:
@@ -275,14 +277,6 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     extra = metadata.extra if metadata else {}
     stage, reason = str(extra.get("stage", "")), str(extra.get("reason", ""))
     return Decision(need, fingerprint, source, state.status, stage, reason, len(document.events))
-
-
-def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
-    """True if the stored results are those of another file, which still exists below another root."""
-    root = stored.get("root")
-    if root in (None, source["root"]) or stored.get("content") == source["content"]:
-        return False
-    return may_exist(Path(str(root)) / unit.video)
 
 
 def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:

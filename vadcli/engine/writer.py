@@ -78,31 +78,28 @@ class VideoWriter:
         Raises:
             OutputError: the checkpoint can't be written.
         """
-        count = len(rows)
         here = np.flatnonzero(clip.valid & (clip.frame_index >= rows.first))
         at = clip.frame_index[here] - rows.first
-        sampled = np.zeros(count, np.bool_)
-        sampled[at] = True
-        values = np.zeros((count, raw.shape[1]), np.float32)
-        values[at] = raw[here]
-        boxes = np.zeros((count, 4), np.int32)
-        kept = None
+        vectors = embedding[here].pack() if embedding is not None and self.job.embedder is not None else None
+        block = _unsampled(
+            rows,
+            channels=raw.shape[1],
+            mask_shape=(mask.shape[1], mask.shape[2]) if mask is not None and self.job.keeps_masks else None,
+            embedding_bytes=0 if vectors is None else vectors.shape[1],
+        )
+        block.sampled[at] = True
+        block.raw[at] = raw[here]
+        if block.embedding is not None and vectors is not None:
+            block.embedding[at] = vectors
         if mask is not None:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
-            if not self.job.keeps_masks:  # otherwise `write_masks` makes the boxes from the masks
+            if block.mask is not None:
+                block.mask[at] = pixels
+            else:  # otherwise `write_masks` makes the boxes from the masks
                 self._box_level = self.job.rules.of_video(self.task.unit.video).mask_level
                 lowest = self.job.detector.mask_scale.lowest(self._box_level)
-                boxes[at] = _boxes(pixels, self.info.width, self.info.height, lowest, self._hidden)
-            else:
-                kept = np.zeros((count, *mask.shape[1:]), np.uint8)
-                kept[at] = pixels
-        index = np.arange(rows.first, rows.first + count, dtype=np.int64)
-        packed = None
-        if embedding is not None and self.job.embedder is not None:
-            vectors = embedding[here].pack()
-            packed = np.zeros((count, vectors.shape[1]), np.uint8)
-            packed[at] = vectors
-        self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept, packed))
+                block.bbox[at] = _boxes(pixels, self.info.width, self.info.height, lowest, self._hidden)
+        self._append(block)
 
     def _append(self, block: CheckpointBlock) -> None:
         """Append the rows that are not in the checkpoint yet; a resumed scan reads the last clip again."""
@@ -139,7 +136,9 @@ class VideoWriter:
             Interrupted: the scan must end before the masks are complete; the checkpoint is kept.
         """
         if self._checkpoint is not None and len(end.rows):
-            self._append(_unsampled(end.rows, self._checkpoint.header))  # the rows after the last clip
+            header = self._checkpoint.header
+            sizes = {"channels": header.channels, "embedding_bytes": header.embedding_bytes}
+            self._append(_unsampled(end.rows, mask_shape=header.mask_shape, **sizes))  # the rows after the last clip
         stored = read_checkpoint(self.task.claim.path) if self._checkpoint is not None else None
         columns = Columns.read(stored) if stored is not None and stored.rows else None
         if stored is None or columns is None or not columns.sampled.any():
@@ -201,18 +200,18 @@ class VideoWriter:
         )
 
 
-def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
+def _unsampled(rows: Rows, *, channels: int, mask_shape: tuple[int, int] | None, embedding_bytes: int) -> CheckpointBlock:
     """Return a block of rows that were not sampled."""
-    count, shape = len(rows), header.mask_shape
+    count = len(rows)
     return CheckpointBlock(
         frame_index=np.arange(rows.first, rows.first + count, dtype=np.int64),
         pts=rows.pts,
         decode_ok=rows.decode_ok,
         sampled=np.zeros(count, np.bool_),
-        raw=np.zeros((count, header.channels), np.float32),
+        raw=np.zeros((count, channels), np.float32),
         bbox=np.zeros((count, 4), np.int32),
-        mask=np.zeros((count, *shape), np.uint8) if shape else None,
-        embedding=np.zeros((count, header.embedding_bytes), np.uint8) if header.embedding_bytes else None,
+        mask=np.zeros((count, *mask_shape), np.uint8) if mask_shape else None,
+        embedding=np.zeros((count, embedding_bytes), np.uint8) if embedding_bytes else None,
     )
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from vadcli.detectors.ask import Asker, Question
 from vadcli.detectors.refining import Refiner
 from vadcli.engine.cluster.ray_cluster import Workers
+from vadcli.engine.cluster.ray_runner import KILLS, Killer, Worklist, drive, hired
 from vadcli.engine.cluster.worker import Chunk
-from vadcli.engine.cluster.worklist import KILLS, Killer, Worklist, drive, hired
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.refining import refiner_of
 from vadcli.engine.runner import Stop

@@ -1,28 +1,243 @@
-"""The runner of a Ray cluster.
+"""The driver of a run on a Ray cluster: divides the videos into chunks, and hands the chunks out to the workers.
 
-The driver is the process that the user started. It divides the plan into chunks of videos and hands them out to workers (see
-`worklist`). A worker has its own detector, scans its chunk with a `LocalRunner`, and sends the updates to the driver.
+The driver is the process that the user started. A worker has its own detector, scans its chunk with a `LocalRunner`, and sends
+the updates to the driver.
 
-A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and the worker gets the list of all
-videos of the camera. A second fit would take time but give the same model, because `Cameras` locks the fit.
+- A video is in one chunk at a time, and its lock in OUT protects it from other runs.
+- A worker that dies loses the work since its last checkpoint. Its videos are handed out again, each in a chunk of its own. A
+  video is given up if KILLS workers in a row died while they had only this video and made no progress with it.
+- A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and the worker gets the list of
+  all videos of the camera. A second fit would take time but give the same model, because `Cameras` locks the fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import replace
+import heapq
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from vadcli.detectors import Detector
-from vadcli.engine.cluster.ray_cluster import import_ray
+from vadcli.engine.cluster.ray_cluster import (
+    MakeWork,
+    Node,
+    WorkerDied,
+    Workers,
+    connected,
+    import_ray,
+    nodes_of,
+    usable_nodes,
+)
 from vadcli.engine.cluster.worker import Chunk, Fitted, ScanWork
-from vadcli.engine.cluster.worklist import KILLS, Killer, Worklist, drive, hired
+from vadcli.engine.footage import size_of
 from vadcli.engine.local import LocalRunner
+from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.runner import Fitting, ScanSettings, Stop
 from vadcli.engine.stream import ClipsScored, Update
+from vadcli.errors import DeviceError, ToolError, VadcliError, WeightsError
+from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.types import Status, VideoResult
+
+log = logging.getLogger("vadcli")
+
+KILLS = 2
+"""A video is given up if it kills this many workers in a row without any progress."""
+CHUNKS_PER_WORKER = 8
+MOST_VIDEOS = 64
+"""A chunk has at most this many videos, so that little work is lost if a worker dies."""
+MOST_CHUNKS = 20_000
+"""If the plan would have more chunks than this, the chunks get more than MOST_VIDEOS videos."""
+VIDEOS_PER_DECODER = 2
+"""If there are enough videos, a chunk has this many videos per decoder process, so that each process has work."""
+
+
+class Worklist:
+    """The chunks that are left. While a camera has no model, at most one of its chunks is handed out.
+
+    Args:
+        units: all videos.
+        wanted: the videos to hand out.
+        by_cameras: True if a camera must be fitted before its videos are scanned.
+        workers: number of workers.
+        decoders: number of videos that a worker reads at the same time.
+    """
+
+    def __init__(
+        self, units: Sequence[WorkUnit], wanted: Sequence[WorkUnit], *, by_cameras: bool, workers: int, decoders: int = 1
+    ) -> None:
+        mine = {unit.video for unit in wanted}
+        groups = by_camera(units) if by_cameras else [("", list(units))]
+        self.whole = {camera: tuple(units) for camera, units in groups}
+        self._ready: list[Chunk] = []
+        self._closed: dict[str, list[Chunk]] = {}  # the chunks of each camera that has no model yet
+        least = max(1, size_of(wanted) // (workers * CHUNKS_PER_WORKER))
+        most = max(MOST_VIDEOS, len(mine) // MOST_CHUNKS)
+        fewest = min(VIDEOS_PER_DECODER * decoders, len(mine) // workers, most)
+        for camera, every in self.whole.items():
+            part = [unit for unit in every if unit.video in mine]
+            chunks = sorted(Chunk(camera, tuple(some)) for some in _split(part, least, fewest, most))
+            if not by_cameras:
+                self._ready += chunks
+            elif chunks:
+                self._closed[camera] = chunks[1:]
+                self._ready.append(replace(chunks[0], opens=True))
+        heapq.heapify(self._ready)
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
+    def take(self) -> Chunk:
+        """Return the largest chunk that can be scanned now."""
+        return heapq.heappop(self._ready)
+
+    def give_back(self, camera: str, units: Iterable[WorkUnit]) -> None:
+        """Take back the videos of a chunk, and put each of them into a chunk of its own."""
+        chunks = [Chunk(camera, (unit,)) for unit in units]
+        if camera in self._closed:  # the worker that should have fitted the camera has died
+            self._closed[camera] += chunks
+            self.next_of(camera)
+        else:
+            for chunk in chunks:
+                heapq.heappush(self._ready, chunk)
+
+    def open(self, camera: str) -> None:
+        """Make all chunks of a camera available, because it has a model now."""
+        for chunk in self._closed.pop(camera, ()):
+            heapq.heappush(self._ready, chunk)
+
+    def next_of(self, camera: str) -> None:
+        """Make the next chunk of a camera available. Its worker must fit the camera."""
+        waiting = self._closed.get(camera)
+        if waiting:
+            heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
+
+
+def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
+    """Yield the videos in parts of at least `fewest` videos and `least` bytes, but at most `most` videos.
+
+    The last part may be smaller.
+    """
+    part: list[WorkUnit] = []
+    size = 0
+    for unit in units:
+        part.append(unit)
+        size += unit.size
+        if (size >= least and len(part) >= fewest) or len(part) == most:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+@dataclass(frozen=True)
+class Killer:
+    """A video that is given up because KILLS workers died while they scanned it."""
+
+    unit: WorkUnit
+
+
+@contextmanager
+def hired(
+    options: ScanOptions | VerifyOptions, scratch: Scratch, root: Path | None, work: MakeWork, *, wants_gpu: bool, stop: Stop
+) -> Iterator[Workers]:
+    """Connect to the cluster and start the workers. At the exit of the context, all workers are ended.
+
+    Args:
+        options: the options of the command.
+        scratch: the folder for a file in OUT that each node must see.
+        root: the root of the footage that each node must see; None to omit this check.
+        work: makes the work of a worker.
+        wants_gpu: True if a worker needs a GPU on each node that has one.
+        stop: has the reason why the run ends, which the workers get.
+
+    Raises:
+        UsageError: ray is not installed, no cluster answers, or no node can take part.
+    """
+    ray = import_ray()
+    with connected(ray, options):
+        # Without an address, this machine is the cluster, so there is nothing to check.
+        nodes = usable_nodes(ray, scratch, root) if options.ray_address else nodes_of(ray)
+        workers = Workers(ray, options, nodes, work, wants_gpu=wants_gpu)
+        try:
+            yield workers
+        finally:
+            workers.end(stop.reason or "the run ended", stop.signal)
+
+
+def drive(
+    work: Worklist,
+    workers: Workers,
+    stop: Stop,
+    order_of: Callable[[Chunk], Any],
+    ended: Callable[[Chunk], None] = lambda _: None,
+) -> Iterator[tuple[Any, Chunk, Node]]:
+    """Hand out all chunks. Yield the reports of the workers, and a `Killer` per video that is given up.
+
+    The caller must remove a video from `left` of its chunk when the video has a result, and set `moved` at other progress.
+
+    Args:
+        work: the chunks.
+        workers: the workers that get the chunks.
+        stop: ends the run early, on all nodes.
+        order_of: returns the object that describes a chunk for the worker.
+        ended: called when a worker has ended a chunk.
+
+    Raises:
+        VadcliError: a worker can't write OUT at all, or the last node can't work.
+    """
+    kills: dict[str, int] = {}
+    while (work and not stop()) or workers.busy:
+        while work and not stop() and workers.has_free:
+            chunk = work.take()
+            workers.start(chunk, order_of(chunk))
+        if stop():
+            workers.stop(stop.reason, stop.signal)
+        for worker in workers.waited():
+            assert worker.chunk is not None
+            chunk = worker.chunk
+            try:
+                sent = worker.next()
+            except StopIteration:
+                ended(chunk)
+                workers.free(worker)
+                continue
+            except WorkerDied as error:
+                log.debug("a worker died: %s", error)
+                name, count = worker.node.name, len(chunk.left)
+                log.warning("node %s: a worker died; %d of its videos are handed out again", name, count)
+                for killer in _killers(chunk, kills):
+                    yield killer, chunk, worker.node
+                work.give_back(chunk.camera, chunk.left.values())
+                workers.replace(worker)
+                continue
+            chunk.begun = True
+            for item in sent:
+                if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but others may
+                    workers.give_up(worker, item)
+                    work.give_back(chunk.camera, chunk.left.values())
+                    break
+                if isinstance(item, VadcliError):
+                    raise item
+                if isinstance(item, logging.LogRecord):
+                    logging.getLogger(item.name).handle(item)
+                else:
+                    yield item, chunk, worker.node
+
+
+def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
+    """Count the death of a chunk's worker for each video. Remove and yield the videos that are given up."""
+    for video, unit in list(chunk.left.items()):
+        alone = len(chunk.units) == 1 and chunk.begun  # else the video is not the cause
+        kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
+        if kills[video] >= KILLS:
+            del chunk.left[video]
+            yield Killer(unit)
 
 
 class RayRunner:
@@ -70,21 +285,24 @@ class RayRunner:
                 workers=len(workers.slots),
                 decoders=self.options.workers or workers.cores,
             )
-            order_of, ended = partial(self._settings_of, work), partial(self._ended, work)
-            for item, chunk, node in drive(work, workers, self.stop, order_of, ended):
-                if isinstance(item, Fitted):
-                    fitting(item.camera, item.frames)
-                elif isinstance(item, ClipsScored):
-                    chunk.moved = True
-                    work.open(chunk.camera)
-                    yield item
-                elif isinstance(item, VideoResult):
-                    chunk.left.pop(item.video, None)
-                    yield replace(item, node=node.name)
-                elif isinstance(item, Killer):
-                    video, camera = item.unit.video, item.unit.camera
-                    reason = f"{KILLS} workers died while they scanned this video, the last one on node {node.name}"
-                    yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
+            yield from self._drive(work, workers, fitting)
+
+    def _drive(self, work: Worklist, workers: Workers, fitting: Fitting) -> Iterator[Update]:
+        order_of, ended = partial(self._settings_of, work), partial(self._ended, work)
+        for item, chunk, node in drive(work, workers, self.stop, order_of, ended):
+            if isinstance(item, Fitted):
+                fitting(item.camera, item.frames)
+            elif isinstance(item, ClipsScored):
+                chunk.moved = True
+                work.open(chunk.camera)
+                yield item
+            elif isinstance(item, VideoResult):
+                chunk.left.pop(item.video, None)
+                yield replace(item, node=node.name)
+            elif isinstance(item, Killer):
+                video, camera = item.unit.video, item.unit.camera
+                reason = f"{KILLS} workers died while they scanned this video, the last one on node {node.name}"
+                yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
         """Return the settings for one chunk. If the worker must fit the camera, they have all its videos."""
