@@ -17,7 +17,7 @@ from vadcli.detectors.refining import Refiner, Sam2Refiner, refine_mask
 from vadcli.engine.second_pass import Interrupted
 from vadcli.errors import NotFinished
 from vadcli.options import ScanOptions, VerifyOptions
-from vadcli.store.mask_files import Spans
+from vadcli.store.masks import Spans
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions
 

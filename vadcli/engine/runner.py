@@ -31,9 +31,8 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.choices import read_choices
 from vadcli.store.footage import stored_roots
-from vadcli.store.progress import RunProgress
 from vadcli.store.regions import read_regions
-from vadcli.store.run_log import RunRecord, read_live
+from vadcli.store.run_log import RunProgress, RunRecord, read_live
 from vadcli.store.stored_run import RunInfo
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
 from vadcli.types.text import shown
