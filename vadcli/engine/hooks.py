@@ -38,7 +38,7 @@ POLL_S = 0.2
 class NewEvent:
     """An event that no earlier scan has reported."""
 
-    document: EventsDocument  # of its video
+    document: EventsDocument  # of the event's video
     event: Event
     path: Path | None = None  # the video's file or folder; None if this is not known
 

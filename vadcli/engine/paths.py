@@ -157,7 +157,7 @@ def choose_root(
         if outside is not None:
             raise UsageError(f"{shown(outside)}: not below --root {shown(asked)}", hint="name a folder that contains all PATHS")
         return root, below
-    newest: tuple[Path, Path] | None = None  # the newest root, and a path that is not below it
+    newest: tuple[Path, Path] | None = None  # the newest root, and the first path that is not below it
     for root in stored:
         below, outside = _below_root(given, root)
         if outside is None:

@@ -172,7 +172,7 @@ class VideoWriter:
         return result
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
-        """Return the result of a scored video, without its events; partial if frames are lost or missing."""
+        """Return the result of a scored video, without its events. It is partial if frames are missing."""
         there, missing = max(self.info.frames, len(columns.pts)), self.info.missing
         decoded, expected = int(columns.decode_ok.sum()), there + missing
         status, stage, reason = Status.DONE, "", ""

@@ -127,7 +127,7 @@ def _started(ray: Any) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level=logging.CRITICAL,
                     _temp_dir=str(folder),
-                    _system_config={"worker_niceness": 0},  # by default 15: other programs would go first
+                    _system_config={"worker_niceness": 0},  # the default is 15, with which other programs go first
                 )
         except Exception as error:  # Ray has no class of its own for this
             words = str(error).strip().splitlines() or [type(error).__name__]

@@ -179,7 +179,7 @@ def drive(
 ) -> Iterator[tuple[Any, Chunk, Node]]:
     """Hand out all chunks. Yield the reports of the workers, and a `Killer` per video that is given up.
 
-    The caller must remove a video from `left` of its chunk when the video has a result, and set `moved` at other progress.
+    The caller must remove a video from `left` of its chunk when the video has a result, and set `moved` at any other progress.
 
     Args:
         work: the chunks.
@@ -233,7 +233,7 @@ def drive(
 def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
     """Count the death of a chunk's worker for each video. Remove and yield the videos that are given up."""
     for video, unit in list(chunk.left.items()):
-        alone = len(chunk.units) == 1 and chunk.begun  # else the video is not the cause
+        alone = len(chunk.units) == 1 and chunk.begun  # otherwise the video may not be the cause
         kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
         if kills[video] >= KILLS:
             del chunk.left[video]
