@@ -19,7 +19,7 @@ from vadcli.heads import HEADS_VERSION, LOGIT_LIMIT, Head, Labels, Sample, Scale
 from vadcli.heads.exam import Comparison
 from vadcli.registry import HEADS
 from vadcli.store import OutputLayout
-from vadcli.store.scores import StoredEmbeddings, read_embeddings
+from vadcli.store.scores import read_embeddings
 from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray, sigmoid
 from vadcli.types.codec import document_errors, read_document, structure
 
@@ -268,18 +268,13 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
     for path, one in zip(paths, found, strict=True):
         if one.metadata.content != first.metadata.content:
             raise DocumentError(f"{path}: vectors of another file than in {paths[0]}", hint="embed the same footage again")
-    return VideoVectors(
-        first.metadata.camera,
-        tuple(CardEncoder(one.metadata.encoder, one.metadata.encoder_key, one.embeddings.values.shape[1]) for one in found),
-        first.frame_index,
-        first.timestamp,
-        tuple(one.embeddings[_nearest(one, first.timestamp)] for one in found),
-    )
-
-
-def _nearest(stored: StoredEmbeddings, timestamp: TimeArray) -> IndexArray:
-    """Return the row (S,) int64 of `stored` that is nearest to each of S times."""
-    after = np.searchsorted(stored.timestamp, timestamp).clip(1, max(len(stored.timestamp) - 1, 1))
-    before, after = after - 1, np.minimum(after, len(stored.timestamp) - 1)
-    earlier = np.abs(timestamp - stored.timestamp[before]) <= np.abs(stored.timestamp[after] - timestamp)
-    return np.asarray(np.where(earlier, before, after), np.int64)
+    encoders, vectors = [], []
+    for one in found:
+        encoders.append(CardEncoder(one.metadata.encoder, one.metadata.encoder_key, one.embeddings.values.shape[1]))
+        # each row gets the vector that is nearest to the time of the first encoder's row
+        last = len(one.timestamp) - 1
+        after = np.searchsorted(one.timestamp, first.timestamp).clip(1, max(last, 1))
+        before, after = after - 1, np.minimum(after, last)
+        earlier = np.abs(first.timestamp - one.timestamp[before]) <= np.abs(one.timestamp[after] - first.timestamp)
+        vectors.append(one.embeddings[np.where(earlier, before, after)])
+    return VideoVectors(first.metadata.camera, tuple(encoders), first.frame_index, first.timestamp, tuple(vectors))

@@ -198,7 +198,14 @@ class PackageMasks(ExactBuffers):
         self.image_size = int(parts.image_size)
         self.width = int(parts.vision_config.fpn_hidden_size)
         self.image_encoder: Any = _image_encoder(parts.vision_config)
-        self.sam_prompt_encoder: Any = _prompt_encoder(parts.prompt_encoder_config)
+        prompt = parts.prompt_encoder_config
+        grid = prompt.image_size // prompt.patch_size
+        self.sam_prompt_encoder: Any = _part("modeling.sam.prompt_encoder").PromptEncoder(
+            embed_dim=prompt.hidden_size,
+            image_embedding_size=(grid, grid),
+            input_image_size=(prompt.image_size, prompt.image_size),
+            mask_in_chans=prompt.mask_input_channels,
+        )
         self.sam_mask_decoder: Any = _mask_decoder(parts.mask_decoder_config)
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, self.width))
         self.train(self.training)
@@ -289,17 +296,6 @@ def _image_encoder(vision: Any) -> nn.Module:
     )
     # `scalp` drops the coarsest level, which is only needed to compute the other levels.
     encoder: nn.Module = image_encoder.ImageEncoder(trunk, neck, scalp=1)
-    return encoder
-
-
-def _prompt_encoder(prompt: Any) -> nn.Module:
-    grid = prompt.image_size // prompt.patch_size
-    encoder: nn.Module = _part("modeling.sam.prompt_encoder").PromptEncoder(
-        embed_dim=prompt.hidden_size,
-        image_embedding_size=(grid, grid),
-        input_image_size=(prompt.image_size, prompt.image_size),
-        mask_in_chans=prompt.mask_input_channels,
-    )
     return encoder
 
 
