@@ -1,4 +1,4 @@
-"""Reads videos as clips in child processes. If a decoder crashes, hangs or takes too much memory, only one video is lost.
+"""Reads videos as clips in child processes. If a decoder crashes or hangs, only one video is affected.
 
     with ClipLoader(needs, LoaderOptions(workers=2)) as loader:
         for item in loader.run(requests):
@@ -8,23 +8,23 @@ The contract:
 
 - Processes. There are up to `workers` decoder processes. Each is started when it is first needed. It reads one video after
   another, also in later runs, and is replaced if it dies. No process is forked, so this process may hold threads and devices.
-- Memory. Each decoder process shares a ring of SLOTS slots with this process and writes clips there. It also holds one more
-  clip. A slot is free again when the next item is requested. If no slot is free, the decoder process waits. Memory does not
-  grow with the length or the number of videos. A request is taken from the iterable only when a decoder process is idle.
+- Memory. Each decoder process shares a ring of SLOTS slots with this process and writes clips there. It has one more clip in
+  its own memory. A slot is free again when the next item is requested. If no slot is free, the decoder process waits. Memory
+  does not grow with the length or the number of videos. A request is taken only when a decoder process is idle.
 - Order. The items of a video come in order, and the last item is always exactly one Finished. Items of different videos are
   mixed. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
-- Killing. A supervisor thread kills a decoder process and its children if it makes no progress for `timeout_s` or holds more
-  than `memory_limit_mib`. To wait for a video, for a free slot or until the messages are read counts as progress.
-  So a slow caller never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the
-  kernel's parent-death signal, elsewhere because their standard input ends. Ctrl-C and signals to the process group of this
-  process do not reach them.
-- A second decoder. If decord was chosen by `auto` and its process dies or is killed, ffmpeg reads the video from the beginning,
-  once. The clips that the caller already has are not delivered again. `note` of Finished says so.
+- Killing. A supervisor thread kills a decoder process and its children if it makes no progress for `timeout_s` or uses more
+  memory than `memory_limit_mib`. Waiting for a video, for a free slot or for the loader counts as progress. So a slow caller
+  never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the kernel's
+  parent-death signal, elsewhere because their standard input ends. Ctrl-C and signals to the process group of this process
+  do not reach them.
+- A second decoder. If `auto` chose decord and its process dies or is killed, ffmpeg reads the video once from the beginning.
+  The clips that the caller already has are not delivered again. `note` of Finished says so.
 - Errors. If a decoder raises an error or its process dies, the video's Finished has the `error`; other videos continue.
   `run` itself raises the errors of `requests`, and VadcliError if no decoder process can be started.
 - Ends. If a run is left early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are
-  killed; the next run starts new processes. `close` may be called at any time and more than once. After it, no child
-  process and no thread is left; only the shared memory of clips that are still in use is kept.
+  killed; the next run starts new processes. `close` may be called at any time and more than once. After `close`, there is no
+  child process and no thread; only the shared memory of clips that are still in use is kept.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that the caller has not yet requested, and the slot to free after the caller has used the item."""
+    """An item that the caller has not requested yet, and the slot to free after its use."""
 
     item: Item
     process: DecoderProcess
@@ -96,7 +96,7 @@ class _Entry:
 
 
 class ClipLoader:
-    """Reads videos in decoder processes; the contract is at the top of this file. Use it in a `with` statement.
+    """Reads videos in decoder processes, by the contract at the top of this file. Use it with `with`.
 
     Args:
         needs: length, sampling, size and pixel format of the clips.
@@ -121,7 +121,7 @@ class ClipLoader:
         self.close()
 
     def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
-        """Read these videos and yield their items as they arrive. May be called again after the run has ended, not earlier.
+        """Read these videos and yield their items as they arrive. Only one run at a time is possible.
 
         The frames of a ClipReady are a read-only view that is valid until the next item is requested; copy what you keep.
 
@@ -189,7 +189,7 @@ class ClipLoader:
         return process
 
     def _collect(self, timeout_s: float) -> None:
-        """Handle all messages that have arrived; wait at most `timeout_s` for the first message."""
+        """Process all messages that have arrived; wait at most `timeout_s` for the first message."""
         connections = {process.connection: process for process in self._jobs}
         for connection in wait(list(connections), timeout_s):
             process = connections[connection]  # type: ignore[index]
@@ -228,7 +228,7 @@ class ClipLoader:
                 self._reap(process)
 
     def _lose(self, process: DecoderProcess) -> None:
-        """Handle a process that died or was killed while it read a video."""
+        """Finish the video of a process that died or was killed, or let the second decoder read it."""
         job = self._jobs.pop(process)
         error, stderr = self._reap(process)
         if self._setup.options.decoder == "auto" and job.decoder == DecoderName.DECORD and job.request.decoder is None:

@@ -1,4 +1,4 @@
-"""Helpers for child processes: how they end with their parent, what memory they hold, and which children they have."""
+"""Helpers for child processes: their end, their memory and their own children."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, even if SIGKILL ends the parent. Call it first in the child.
+    """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
     The function can be a `preexec_fn`, because it takes no lock and imports nothing. Outside Linux it does nothing; there, a
     child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start children from a
@@ -34,10 +34,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Return the resident memory in MiB that a process does not share with others; 0 if the process has ended.
-
-    Libraries and shared memory are not counted.
-    """
+    """Return the resident memory in MiB that a process does not share; 0 if the process has ended."""
     try:
         memory = process.memory_info()
     except (psutil.Error, OSError):
@@ -48,13 +45,24 @@ def private_mib(process: psutil.Process) -> float:
 def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
     """Return each process followed by all its running descendants.
 
-    The processes of the machine are listed only once for all roots. Listing them is slow; to list them for each root would
-    delay the threads that feed a GPU.
+    The processes of the machine are listed only once for all roots, because this is slow: to list them per root would delay the
+    threads that feed a GPU.
     """
     children: dict[int, list[int]] = defaultdict(list)
     for pid, parent in _parents() if roots else ():
         children[parent].append(pid)
-    return [[root, *_descendants(root.pid, children)] for root in roots]
+    trees = []
+    for root in roots:
+        tree, pids, seen = [root], [root.pid], {root.pid}
+        while pids:
+            for child in children.get(pids.pop(), ()):
+                if child not in seen:  # a reused process id could lead to a circle
+                    seen.add(child)
+                    pids.append(child)
+                    with contextlib.suppress(psutil.Error, OSError):
+                        tree.append(psutil.Process(child))
+        trees.append(tree)
+    return trees
 
 
 def _parents() -> Iterator[tuple[int, int]]:
@@ -68,16 +76,3 @@ def _parents() -> Iterator[tuple[int, int]]:
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
                 yield int(name), int(file.read().rpartition(b")")[2].split()[1])  # the program's name may contain ")"
-
-
-def _descendants(pid: int, children: dict[int, list[int]]) -> list[psutil.Process]:
-    found: list[psutil.Process] = []
-    pids, seen = [pid], {pid}
-    while pids:
-        for child in children.get(pids.pop(), ()):
-            if child not in seen:  # a reused process id could lead to a circle
-                seen.add(child)
-                pids.append(child)
-                with contextlib.suppress(psutil.Error, OSError):
-                    found.append(psutil.Process(child))
-    return found

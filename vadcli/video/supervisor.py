@@ -1,7 +1,7 @@
 """Starts, watches and kills decoder processes in a separate thread (`Supervisor`).
 
-This thread lives as long as the loader. The reason: on Linux, if a process asks to die with its parent, it dies with the
-*thread* that started it.
+This thread lives as long as the loader. The reason: on Linux, a process that asks to die with its parent dies with the *thread*
+that started it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from vadcli.video.transport import GROUP_SIGNALS, LoaderOptions, Ring, Setup, St
 
 _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is shorter
 _LONGEST_TICK_S = 1.0
-_REAP_S = 5.0  # if a killed process has not ended after this time, it is given up
+_REAP_S = 5.0  # the loader waits this long for the end of a killed process
 _READ_AHEAD_BYTES = 64 << 20
-_REMOTE_BYTES = 1 << 40  # stands for the size of an object of a store, which is not known yet
+_REMOTE_BYTES = 1 << 40  # used for an object of a store, because its size is not known yet
 _STDERR_LIMIT_BYTES = 1 << 20
 
 
 class DecoderProcess:
-    """A decoder process (`vadcli.video.worker`) with its connection, its ring and the file for its standard error.
+    """A decoder process (`vadcli.video.worker`) with its connection, its ring and its standard error.
 
     Create it in a thread that outlives it.
 
@@ -67,7 +67,7 @@ class DecoderProcess:
         numbers = (connection.fileno(), descriptor)
         # With -P and sys.path, the worker imports what this process would import. -P keeps the current folder out.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        # A signal to our process group must not reach the worker before it has a session of its own. The worker discards it.
+        # A signal to our process group must not end the worker before it has its own session. The worker discards the signal.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
         try:
             return subprocess.Popen(
@@ -91,7 +91,7 @@ class DecoderProcess:
         return True
 
     def expect(self, path: Path) -> None:
-        """Announce the file of the next request, so that reading it counts as progress. Call it before `send`."""
+        """Announce the file of the next request: reading it counts as progress. Call this before `send`."""
         with contextlib.suppress(OSError):
             size = _REMOTE_BYTES if is_remote(path) else path.stat().st_size
             self._bytes_allowed = 2 * size + _READ_AHEAD_BYTES
@@ -128,7 +128,7 @@ class DecoderProcess:
             self._progress, self._bytes_left = progress, self._bytes_allowed
             return True
         # While a decoder opens a long file or seeks in it, it delivers no frame. So reading bytes counts as progress too, until
-        # the number of bytes would be enough to read the whole file twice.
+        # it has read as many bytes as the file has, twice.
         self._bytes_left -= max(0, more)
         return more > 0 and self._bytes_left > 0
 
@@ -140,7 +140,7 @@ class DecoderProcess:
 
     @property
     def survives_kill(self) -> bool:
-        """Whether the process was killed but does not end, for example because it reads from a lost network drive."""
+        """Whether the process does not end after a kill, for example if it reads from a lost network drive."""
         return self._kill_reason is not None and time.monotonic() - self._killed_at > _REAP_S
 
     def _kill(self) -> None:
@@ -148,10 +148,9 @@ class DecoderProcess:
             os.killpg(self._popen.pid, signal.SIGKILL)
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children and free its memory. Return the reason of its end, and the end of its stderr.
+        """Kill the process and its children, and free its memory. Return the reason and its stderr.
 
-        Before this call, the supervisor's thread must have stopped watching the process. Slots that are still in use stay
-        readable.
+        Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """
         self._kill()  # kill first: after the wait, the process id may belong to another process
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -178,7 +177,7 @@ def _waits_for_storage(process: psutil.Process) -> bool:
 def _bytes_read(process: psutil.Process) -> int:
     try:
         return int(process.io_counters().read_chars)
-    except (psutil.Error, OSError, AttributeError):  # it ended, or the system counts no bytes
+    except (psutil.Error, OSError, AttributeError):  # the process has ended, or the system counts no bytes
         return 0
 
 
@@ -237,7 +236,7 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # Limited: time in which this process or the whole machine was suspended must not count as time without progress.
+            # Limited, because time does not count while this process or the whole machine is suspended.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
                 trees = process_trees([process.process for process in self._processes])

@@ -1,7 +1,7 @@
-"""The types that pass between a caller, the loader and its decoder processes: requests, items, messages and shared memory.
+"""Defines the requests, items, messages and shared memory of the loader and its processes.
 
-The shared memory (`Ring`) holds clips and a progress counter. It has no name in any file system, so nothing is left behind: the
-system frees it when the last process that maps it ends.
+The shared memory (`Ring`) contains clips and a progress counter. It has no name in any file system: the system frees it when
+the last process that maps it ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LoaderOptions:
     Attributes:
         workers: number of decoder processes; each has one video open.
         timeout_s: a decoder that makes no progress for this long counts as hung.
-        memory_limit_mib: how much memory a decoder process and its children may hold, not counting shared memory.
+        memory_limit_mib: how much memory a decoder process and its children may use, without shared memory.
         decoder: which decoder reads the frames.
         threads: threads per decoder; 0 is the number of cores divided by workers.
         prober: "module:attribute" of a function that describes a video. The decoder process calls it like
@@ -64,8 +64,7 @@ class ClipRequest:
         video: relative path of the video; all of its items carry it.
         path: the file, or the folder of images.
         fps: frame rate of a folder of images.
-        start_clip: the first clip wanted. Rows start at its `SamplingPlan.first_row`, right after the last row of the clip
-            before.
+        start_clip: the first clip to read. Rows start at its `SamplingPlan.first_row`, after the last row of the previous clip.
         bursts: if given, only one clip is read at each of these positions, which are fractions [0, 1) of the video's frames.
             The clips are numbered in this order and have no rows. If no frame of a burst was decoded, the burst is left out.
         exact: True if each burst starts exactly at its position; False if it may start nearby, where decoding is cheapest.
@@ -102,7 +101,7 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first item of a video: the result of the probe. If a video cannot be probed, it has no such item."""
+    """The first item of a video: the result of the probe. It is missing if a video cannot be probed."""
 
     video: str
     info: VideoInfo
@@ -110,11 +109,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class ClipReady:
-    """A clip; its frames are valid until the next item is requested.
-
-    Attributes:
-        rows: all rows from the end of the previous clip up to and including this clip's last sample.
-    """
+    """A clip, valid until the next item is requested; and its rows, as in `ClipParts`."""
 
     video: str
     clip: Clip
@@ -127,11 +122,10 @@ class Finished:
 
     Attributes:
         info: None if the video could not be opened.
-        decoder: which decoder read it last; "" if none did or it is not known.
-        rows: the rows after those of the last clip. If the decoder process died, the rows that it had not sent are missing.
+        decoder: the last decoder of the video; "" if it is not known.
+        rows: the rows after the last clip. If the decoder process died, the rows that it had not sent are missing.
         decoded_frames: number of rows with decode_ok in all items of this request.
-        error: why the video was not read to its end, or None. If frames were only skipped, or damage was concealed, this is not
-            an error.
+        error: why the video was not read to its end, or None. Skipped frames and concealed damage are no error.
         complaints: the decoder's messages, for people to read.
         note: which decoder failed before another one read the video, and why; usually empty.
     """
@@ -151,7 +145,7 @@ Item = Opened | ClipReady | Finished
 
 @dataclass(frozen=True)
 class Setup:
-    """The first message to a decoder process. Later messages are requests, or numbers of slots that are free again."""
+    """The first message to a decoder process. Later messages are requests and numbers of free slots."""
 
     needs: ClipNeeds
     options: LoaderOptions
@@ -220,18 +214,18 @@ def anonymous_file(size: int) -> int:
 
 
 def read_tail(descriptor: int, limit: int = 4000) -> str:
-    """Return the last `limit` bytes of an open file as text. The position in the file is neither used nor changed."""
+    """Return the last `limit` bytes of an open file as text. The position in the file stays."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, limit, max(0, size - limit)).decode(errors="replace").strip()
 
 
 class Ring:
-    """Shared memory: a header with two numbers, then slots of equal size. The decoder process writes, the loader reads.
+    """Shared memory: a header with two numbers, then slots. The decoder process writes, the loader reads.
 
     Args:
         descriptor: from `anonymous_file(Ring.size(...))`; it may be closed after this call.
-        slots: how many clips fit.
-        slot_bytes: size of a slot, enough for one clip.
+        slots: number of slots; each can contain one clip.
+        slot_bytes: size of a slot.
         writable: True in the decoder process.
     """
 
@@ -266,11 +260,7 @@ class Ring:
         self._header[1] += 1
 
     def slot(self, number: int, shape: tuple[int, ...]) -> ByteArray:
-        """Return a view of a slot as a uint8 array, read-only for the loader.
-
-        Raises:
-            ValueError: the shape needs more bytes than a slot has.
-        """
+        """Return a slot as a uint8 array, read-only for the loader; ValueError if the shape is too large."""
         count = int(np.prod(shape))
         if count > self._slot_bytes:
             raise ValueError(f"a clip of shape {shape} needs {count} bytes, but a slot has {self._slot_bytes}")

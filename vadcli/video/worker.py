@@ -1,4 +1,4 @@
-"""The program of a decoder process: it reads one video after another and puts the clips into shared memory.
+"""The program of a decoder process: it reads videos one by one and writes clips to shared memory.
 
 The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (the process id of the loader and two open
 descriptors). The standard input of the process is a pipe that closes when the loader's process ends. The process leads its own
@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
-from vadcli.types import NO_REGIONS, ByteArray, DecoderChoice, DecoderName, VideoInfo
+from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.regions import Blanker
 from vadcli.types.text import is_remote, shown
 from vadcli.video.completeness import check_machine
@@ -59,9 +59,9 @@ class _Part:
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Return the sampled row at which each burst starts.
 
-    If `exact` is False, a burst starts at the last keyframe before its position, or at the first sampled row after it. Decoding
-    that starts at a keyframe wastes no frame, and for a fit some seconds make no difference. If another burst already starts at
-    this row, the burst starts at its own position, because a fit learns nothing from the same frames twice.
+    If `exact` is False, a burst starts at the last keyframe before its position, or at the next sampled row. Then every decoded
+    frame is used, and for a fit some seconds make no difference. If another burst already starts at this row, the burst starts
+    at its own position, because a fit learns nothing from the same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
@@ -124,17 +124,18 @@ class _Worker:
         before: tuple[int, int] | None = None
         try:
             before = _identity(request.path)
-            info = self._probe_once(request, before)
+            key = (request.path, request.fps, before)
+            if self._probed is None or self._probed[0] != key or not any(before):  # else the last request was for this file
+                self._probed = (key, self._probe(request.path, fps=request.fps))
+            info = self._probed[1]
             self._send(Opened(request.video, info))
-            if request.bursts:
-                self._read_bursts(info, request, outcome)
-            elif request.spans:
-                self._read_spans(info, request, outcome)
+            if request.bursts or request.spans:
+                self._read_parts(info, request, outcome)
             else:
                 self._read_all(info, request.start_clip, outcome)
         except VideoError as error:
             outcome.error = error
-        except Exception as error:  # whatever a decoder raises for one video must not stop the others
+        except Exception as error:  # an unknown error of a decoder in one video must not stop the others
             outcome.error = DecodeError(f"{printable(request.path)}: {type(error).__name__}: {error}")
         outcome.complaints = outcome.complaints or read_tail(sys.stderr.fileno())
         try:
@@ -142,13 +143,6 @@ class _Worker:
         except NotFinished as error:
             outcome.error = error
         return outcome
-
-    def _probe_once(self, request: ClipRequest, identity: tuple[int, int]) -> VideoInfo:
-        """Return the probe of the video. If the last request was for the same file, its probe is used again."""
-        key = (request.path, request.fps, identity)
-        if self._probed is None or self._probed[0] != key or not any(identity):
-            self._probed = (key, self._probe(request.path, fps=request.fps))
-        return self._probed[1]
 
     def _read_all(self, info: VideoInfo, start_clip: int, outcome: _Outcome) -> None:
         plan = SamplingPlan.of(self._setup.needs, info)
@@ -161,18 +155,15 @@ class _Worker:
         if assembler.next_row == 0:
             raise DecodeError(f"{printable(info.path)}: no frame could be decoded")
 
-    def _read_bursts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
+    def _read_parts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
+        """Read the bursts or spans of a request. The clips of each part are cut as if it was a separate video."""
         plan = replace(SamplingPlan.of(self._setup.needs, info), overlap=0)
+        parts = [(first, _Part(number, last)) for number, (first, last) in enumerate(request.spans)]
         for number, row in enumerate(burst_rows(info, plan, request.bursts, exact=request.exact)):
-            part = plan.since(row)
-            assembler = ClipAssembler(part, self._shape(info), origin=row)
-            self._read(info, plan, assembler, outcome, _Part(number, row + part.row(plan.frames - 1) + 1))
-
-    def _read_spans(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
-        plan = replace(SamplingPlan.of(self._setup.needs, info), overlap=0)
-        for number, (first, last) in enumerate(request.spans):
+            parts.append((row, _Part(number, row + plan.since(row).row(plan.frames - 1) + 1)))
+        for first, part in parts:
             assembler = ClipAssembler(plan.since(first), self._shape(info), origin=first)
-            self._read(info, plan, assembler, outcome, _Part(number, last))
+            self._read(info, plan, assembler, outcome, part)
 
     def _read(
         self, info: VideoInfo, plan: SamplingPlan, assembler: ClipAssembler, outcome: _Outcome, part: _Part | None = None
@@ -186,7 +177,7 @@ class _Worker:
             needed = (keys if only_keys else info.reference) if can_skip(info) and not self._damaged else None
             wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
         elif stop is not None and can_skip(info):
-            # The rows of a part are not reported, so nobody needs to know whether the other frames are damaged.
+            # The rows of a part are not reported, so damage of its other frames does not matter.
             rows = np.arange(start, min(stop, info.frames), plan.interval, dtype=np.int64)
             needed, only_keys = needed_for(info, rows)
             if needed is not None:
@@ -207,7 +198,7 @@ class _Worker:
                 if assembler.add(frame.pts, frame.ok, frame.image):
                     outcome.decoder = reader.decoder
                     self._send_clip(assembler, outcome, part)
-        finally:  # frames read before an error are sent too
+        finally:  # frames that were read before an error are sent too
             outcome.decoder = reader.decoder
             if assembler.end():
                 self._send_clip(assembler, outcome, part)
@@ -226,22 +217,17 @@ class _Worker:
         seen = assembler.has_picture
         slot = self._ring.slot(self._free[-1], shape)
         parts = assembler.take(slot)
-        self._blank(slot)
+        if self._regions:  # hide the regions before anything else reads the frames
+            height, width, _ = assembler.shape
+            key = (self._regions, width, height)
+            if self._blanker is None or self._blanker[0] != key:
+                self._blanker = (key, Blanker(self._regions, width, height))
+            self._blanker[1].blank(slot)
         if part is not None:
             if not seen:
                 return
             parts = replace(parts, index=part.number, rows=Rows(0, parts.rows.pts[:0], parts.rows.decode_ok[:0]))
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
-
-    def _blank(self, frames: ByteArray) -> None:
-        """Hide the regions of the video in the frames of a clip, before anything else sees them."""
-        if not self._regions:
-            return
-        height, width = frames.shape[1:3]
-        key = (self._regions, width, height)
-        if self._blanker is None or self._blanker[0] != key:
-            self._blanker = (key, Blanker(self._regions, width, height))
-        self._blanker[1].blank(frames)
 
     def _receive(self) -> ClipRequest | None:
         """Return the next request; None if the message only says that a slot is free again."""
@@ -262,7 +248,7 @@ class _Worker:
         try:
             yield
         except (EOFError, OSError):
-            os._exit(0)  # the loader has ended, so no process can receive a message
+            os._exit(0)  # the loader has ended
         self._ring.advance()
         self._ring.state = State.WORKING
 
@@ -278,7 +264,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) -> None:
-    """Raise NotFinished if the file changed while it was read, or if frames are missing because of the machine."""
+    """Raise NotFinished if the file changed meanwhile, or if frames are missing because of the machine."""
     if isinstance(outcome.error, NotFinished):
         return
     if _identity(path) != before:
@@ -295,19 +281,15 @@ def _end_with_loader() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _discard_group_signals() -> None:
-    """Discard signals to the loader's process group that came while this process started. Later signals have an effect."""
+def main() -> None:
+    """Run the decoder process until the loader ends."""
+    parent, connection_number, descriptor = map(int, sys.argv[1:])
+    # Discard signals to the loader's process group that came while this process started. Later signals have an effect.
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-
-
-def main() -> None:
-    """Run the decoder process until the loader ends."""
-    parent, connection_number, descriptor = map(int, sys.argv[1:])
-    _discard_group_signals()
     die_with_parent(parent)
     connection = Connection(connection_number)
     threading.Thread(target=_end_with_loader, name="end-with-loader", daemon=True).start()
