@@ -130,7 +130,7 @@ def _is_known(container: Any) -> bool:
 
 
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
-    """Try again to open a file that ffmpeg did not recognize. Else raise an error with the reason."""
+    """Try again to open a file that ffmpeg did not recognize. If this fails, too, raise an error."""
     heard = list(heard)  # a copy: the next tries log messages, too
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
@@ -301,7 +301,7 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects frames by their number, counted from a given time, in variable 0 of the expression.
+    """Selects frames by their number, counted from a given time. ffmpeg counts in its variable 0.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.

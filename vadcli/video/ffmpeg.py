@@ -73,7 +73,11 @@ def ffmpeg_path() -> str:
 
 @functools.cache
 def ffmpeg_version() -> tuple[int, int]:
-    """Return (major, minor) of ffmpeg; a build without a number is the newest. ToolError if it fails."""
+    """Return (major, minor) of ffmpeg; a build without a number counts as the newest.
+
+    Raises:
+        ToolError: ffmpeg does not run.
+    """
     path = ffmpeg_path()
     try:
         said = subprocess.run([path, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True).stdout

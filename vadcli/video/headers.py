@@ -370,9 +370,9 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 class _HevcReferences:
-    """HEVC (ITU-T H.265, 7.4.2.2): no picture of the same sub-layer refers to an even type up to 14.
+    """HEVC (ITU-T H.265, 7.4.2.2): a picture of an even type up to 14 is no reference in its sub-layer.
 
-    But pictures of a higher sub-layer may refer to it. So all frames that are left out must be in the highest sub-layer.
+    But a picture of a higher sub-layer may refer to it. So all frames that are left out must be in the highest sub-layer.
     """
 
     def __init__(self, extradata: bytes) -> None:

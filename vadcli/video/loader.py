@@ -216,9 +216,22 @@ class ClipLoader:
             job.repeated -= 1
             process.send(message.slot)
         elif isinstance(message, Filled):
+            assert job.info is not None
+            parts = message.parts
             job.decoder = message.decoder
             job.clips += 1
-            self._ready.append(_Entry(_clip_ready(job, process, message), process, message.slot))
+            job.next_row = parts.rows.first + len(parts.rows)
+            job.decoded_frames += int(parts.rows.decode_ok.sum())
+            clip = Clip(
+                video=job.request.video,
+                index=parts.index,
+                frames=process.ring.slot(message.slot, message.shape),
+                frame_index=parts.frame_index,
+                timestamp=job.info.timestamps(parts.pts),
+                valid=parts.valid,
+                interval=job.interval,
+            )
+            self._ready.append(_Entry(ClipReady(job.request.video, clip, parts.rows), process, message.slot))
         else:
             job.decoder = message.decoder
             job.note = job.note or message.note
@@ -261,23 +274,6 @@ class ClipLoader:
         if self._supervisor:
             self._supervisor.stop()
             self._supervisor = None
-
-
-def _clip_ready(job: _Job, process: DecoderProcess, message: Filled) -> ClipReady:
-    assert job.info is not None
-    parts = message.parts
-    clip = Clip(
-        video=job.request.video,
-        index=parts.index,
-        frames=process.ring.slot(message.slot, message.shape),
-        frame_index=parts.frame_index,
-        timestamp=job.info.timestamps(parts.pts),
-        valid=parts.valid,
-        interval=job.interval,
-    )
-    job.next_row = parts.rows.first + len(parts.rows)
-    job.decoded_frames += int(parts.rows.decode_ok.sum())
-    return ClipReady(job.request.video, clip, parts.rows)
 
 
 def core_count() -> int:

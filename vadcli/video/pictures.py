@@ -5,7 +5,7 @@
 `add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
 the sound is missing. If a file was joined from several recordings, its clock restarts at the beginning of each part. The rows
 of the video continue where the clock stopped (see `vadcli.video.timeline`). But the sound still has the times in the file. So
-each part of the sound is moved by the same time as its frames.
+each part of the sound is moved by as many seconds as its frames.
 """
 
 from __future__ import annotations

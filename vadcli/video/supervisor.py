@@ -65,7 +65,7 @@ class DecoderProcess:
 
     def _start(self, connection: Connection, descriptor: int) -> subprocess.Popen[bytes]:
         numbers = (connection.fileno(), descriptor)
-        # With -P and sys.path, the worker imports what this process would import. -P keeps the current folder out.
+        # With -P and this sys.path, the worker imports the same modules as this process. -P leaves out the current folder.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         # A signal to our process group must not end the worker before it has its own session. The worker discards the signal.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)

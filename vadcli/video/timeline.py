@@ -31,7 +31,7 @@ MOST_ODD = 8
 """If more frames in succession than this have odd times, the clock has changed."""
 _DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after it was decoded
 _UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not say that frames are reordered
-_FAR_STEPS = 32  # times that differ by more than this many steps are not near each other
+_FAR_STEPS = 32  # two times are far apart if they differ by more than this many usual steps
 _MOST_REPEATS = 2  # if more frames before a keyframe have its time or a later one, the clock restarted at the keyframe
 _LONG_STEP = 4  # frames; after a longer step, the times of the next frames are compared too
 _FINER = 1000  # new ticks per tick if times repeat
@@ -199,8 +199,15 @@ def _presentation_order(
         cuts += sorted({*_restarts(times[right]), *at_keys})
     order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
+    # A packet with an odd time is placed after the packet that was decoded before it. But if frames are reordered and one gap
+    # near that packet is clearly the widest, it is placed into this gap.
     for i in np.flatnonzero(odd).tolist():
-        place = _place_of_odd(i, order, times, reorders)
+        before = int(np.flatnonzero(order == i - 1)[0])
+        place = before + 1
+        first = max(0, before - MOST_ODD)
+        steps = np.diff(times[order[first : before + MOST_ODD]])
+        if reorders and len(steps) and steps.max() > 1.5 * np.median(steps):
+            place = first + int(np.argmax(steps)) + 1
         order, begins = np.insert(order, place, i), np.insert(begins, place, False)
     return order, begins
 
@@ -246,22 +253,6 @@ def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
 def _far(times: IndexArray) -> int:
     """Return the largest difference of time between two packets that are shown near each other."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
-
-
-def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: bool) -> int:
-    """Return the position in `order` for a packet whose time is wrong.
-
-    The packet is placed into the widest gap near the packet that was decoded before it. If no gap is clearly the widest, the
-    packet is placed directly after that packet.
-    """
-    before = int(np.flatnonzero(order == packet - 1)[0])
-    if not reorders:
-        return before + 1
-    first = max(0, before - MOST_ODD)
-    near = times[order[first : before + MOST_ODD]]
-    steps = np.diff(near)
-    widest = int(np.argmax(steps)) if len(steps) else 0
-    return first + widest + 1 if len(steps) and steps[widest] > 1.5 * np.median(steps) else before + 1
 
 
 def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
