@@ -1,7 +1,7 @@
 """Cuts events out of their footage, in original quality and with sound. Nothing is encoded.
 
 An ffmpeg process copies the packets (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe
-at or before the requested time, or at an earlier keyframe if ffmpeg cannot find that one.
+at or before the requested time, or at an earlier keyframe if ffmpeg cannot find the last one.
 """
 
 from __future__ import annotations

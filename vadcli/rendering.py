@@ -1,7 +1,7 @@
 """Renders scanned videos as MP4: frames with heat map, score curve, time and captions.
 
-Scores, events and masks are read from the output folder; no model runs. Time 0 of a rendered file is its first frame. So if a
-whole video is rendered, the player shows the same times as the events document.
+Scores, events and masks are read from the output folder; no detector runs. Time 0 of a rendered file is its first frame. So if
+a whole video is rendered, the player shows the same times as the events document.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def render_video(
 ) -> RenderResult:
     """Render one scanned video and return the written files.
 
-    The result names frames that can't be decoded, masks that end early and unreadable sound. Everything else is rendered. Files
-    of events that no longer exist are removed.
+    If frames can't be decoded, masks end early or the sound is unreadable, the rest is rendered. The result then names these
+    problems. Files of events that no longer exist are removed.
 
     Args:
         source: the video file or folder of images.

@@ -79,8 +79,8 @@ class Cameras:
     scratch: Scratch
     detector: Detector
     needs: ClipNeeds  # the detector's needs, changed by the sampling options
-    loader_options: LoaderOptions  # how bursts are read
-    seed: int  # of the random sample of footage
+    loader_options: LoaderOptions  # how to read the bursts
+    seed: int  # seed of the random sample of footage
     # True to fit each camera again, once per run; False to fit no camera that has a model; None to fit those cameras again
     # whose model `is_outgrown`.
     refit: bool | None
@@ -166,7 +166,7 @@ class Cameras:
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
-        """Let one process at a time fit a camera."""
+        """Make other processes wait with the fit of this camera until the `with` block ends."""
         path = self.layout.camera(camera).with_suffix(".json.part")
         claim = Claim.acquire(path)
         while claim is None and not self.stopped():
@@ -274,7 +274,7 @@ def _sample(
     read = sorted({clip.video for clip in clips} - held.hidden)
     seconds = sum(held.infos[video].duration_s for video in read)
     places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
-    spread = [clips[place] for place in places]  # with the first and the last clip
+    spread = [clips[place] for place in places]  # including the first and the last clip
     return spread, Footage(len(read), round(seconds, 3), size_of(whole, but=held.hidden))
 
 

@@ -126,7 +126,7 @@ class Judge:
         return found
 
     def _say_if_new(self, video: str, vectors: VideoVectors) -> None:
-        """Warn once per camera if the head was not trained on it, or if it looks unlike the training videos."""
+        """Warn once per camera if the head was not trained on it, or if its videos look unlike the training videos."""
         if vectors.camera in self._said:
             return
         strangeness = self.head.strangeness(vectors.centre())
@@ -185,7 +185,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
 class EventRules:
     """The thresholds of each video, the verdicts of the stored review, and the head."""
 
-    thresholds: Thresholds  # of videos for which OUT has no choice
+    thresholds: Thresholds  # for videos for which OUT has no choice
     # The choices of thresholds in OUT for the scan's detector, changed by the options of the scan.
     chosen: tuple[ChosenThresholds, ...] = ()
     reviews: tuple[ReviewedEvent, ...] = ()

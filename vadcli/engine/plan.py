@@ -198,7 +198,7 @@ class _Walk:
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
-        """Return the entries of a folder, except the images of a video; none if it was visited before."""
+        """Return the entries of a folder, except the images of a video; none if the folder was visited before."""
         real = os.path.realpath(folder)
         # Mask videos and rendered videos in the output folder of another scan are not footage.
         is_output = os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
@@ -242,7 +242,7 @@ class _Walk:
         return suffix in VIDEO_SUFFIXES
 
     def _file(self, path: Path, *, real: str | None = None) -> bool:
-        """Add a file; False if it does not exist. `real` is its real path, if the caller knows it."""
+        """Add a file. Return False if it does not exist. `real` is its real path, if the caller knows it."""
         real = real or os.path.realpath(path)
         if real in self._seen:
             return True
@@ -259,7 +259,7 @@ class _Walk:
         return True
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add a folder as a video if it has numbered images. Returns True if it has."""
+        """Add a folder as a video if it has numbered images. Return True if the folder was added."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False

@@ -1,4 +1,4 @@
-"""`vadcli events`: makes events again from stored scores, and previews those of other thresholds.
+"""`vadcli events`: makes events again from stored scores, and previews the events of other thresholds.
 
 No video is decoded and no detector is loaded.
 """
@@ -113,7 +113,7 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                asked = self.options.alarms_per_hour is not None  # else it is not read: this takes as long as reading scores
+                asked = self.options.alarms_per_hour is not None  # a calibration is read only if needed: this takes long
                 calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if asked else None
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
@@ -263,8 +263,8 @@ def recut(
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
     """Return the boxes of the stored masks at the threshold of events; None if no masks are stored.
 
-    Run lengths have boxes at one threshold only: the one with which they were written. They are used if it is the right one, or
-    if there is no mask video.
+    Run lengths have boxes at one threshold only: the threshold at which they were written. These boxes are used if this is the
+    right threshold, or if there is no mask video.
     """
     level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
     if runs.exists() and (not pixels.exists() or mask_level(rle_threshold(runs)) == level):
@@ -353,7 +353,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 
 
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
-    """Yield the documents of the chosen videos that have scores. Unreadable ones are added to `problems`."""
+    """Yield the documents of the chosen videos that have scores. An unreadable document adds a line to `problems`."""
     for path in layout.iter_events():
         try:
             document = read_events(path)

@@ -112,7 +112,7 @@ def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray)
 
 
 def first_complaint(end: Finished) -> str:
-    """Return the decoder's first error message; "" if there is none. Later ones mostly repeat it."""
+    """Return the decoder's first error message; "" if there is none. Later messages mostly repeat the first."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
     line = _TAGS.sub("", line)
@@ -242,7 +242,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
-            remove(path)  # other vectors were stored by `vadcli embed`, and are still right
+            remove(path)  # but vectors of `vadcli embed` that are still right stay
         return
     blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
     rows = np.flatnonzero(table.sampled)

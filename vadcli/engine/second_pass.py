@@ -143,7 +143,7 @@ def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]
     """
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
-    if not len(sampled):  # a short event may be between two sampled frames; its score is that of the sampled frame before it
+    if not len(sampled):  # a short event between two sampled frames has the score of the sampled frame before it
         sampled = rows[:1]
     clips = np.array([plan.samples(row + 1) - 1 for row in sampled.tolist()]).clip(0) // plan.stride
     numbers = np.unique(clips)

@@ -34,7 +34,7 @@ from vadcli.video.sampling import SamplingPlan
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video that the model can be asked about: those of a scan with the detector `ask`.
+    """All clips of a video about which the model can be asked: the clips of a scan with the detector `ask`.
 
     The cell of a clip has the frames that are closer to the middle of this clip than to the middle of any other clip.
     """
@@ -48,7 +48,7 @@ class ClipGrid:
 
     @classmethod
     def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
-        """Return the clips of a video with at least one frame.
+        """Return all clips of a video. The video must have at least one frame.
 
         The plan says which frames are sampled and how they form clips. `timestamp` has the seconds (N,) of the frames, and
         `duration_s` is the end of the last frame.
@@ -135,7 +135,7 @@ class VerifiedScores:
     stored: StoredAnswers
     grid: ClipGrid
     logits: FloatArray  # (A, C) float32, the model's logits for the clips with answers about all present categories
-    rows: IndexArray  # (A,) int64, the indices of these clips in `stored.answers`
+    rows: IndexArray  # (A,) int64, the positions of these clips in `stored.answers`
 
     @classmethod
     def of(cls, table: ScoreTable, stored: StoredAnswers, thresholds: Thresholds, duration_s: float) -> VerifiedScores | None:
@@ -159,7 +159,7 @@ class VerifiedScores:
         return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
 
     def clips_of(self, event: Event) -> IndexArray:
-        """Return the places in `rows` of the clips whose cells overlap the event."""
+        """Return the positions in `rows` of those clips whose cells overlap the event."""
         edges = self.grid.edges
         clips = self.stored.answers.clip[self.rows]
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
@@ -198,7 +198,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer, with the log-odds of the clip and category that have the highest logit."""
+        """Return the answer, with the log-odds of one clip and category: those with the highest logit."""
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)

@@ -20,7 +20,7 @@ from vadcli.store.masks import MaskTrack, masks_of
 MasksOf = Callable[[EventsDocument], MaskTrack | None]
 Write = Callable[[Sequence[EventsDocument], MasksOf, TextIO], None]
 ExportedFile = tuple[str, Write, Sequence[EventsDocument]]
-"""One file of an export: its relative name, the function that writes it, and the documents of the videos in it."""
+"""One file of an export: its relative name, the function that writes the file, and the documents of its videos."""
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,8 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 
 def _said(event: Event) -> dict[str, str]:
     """Return the answers of the second models about the event, as attributes of its shapes."""
-    said = {"verification": event.verified, "description": event.described}
-    return {name: text for name, text in said.items() if text}
+    answers = {"verification": event.verified, "description": event.described}
+    return {name: text for name, text in answers.items() if text}
 
 
 _Shape = tuple[str, list[dict[str, object]]]

@@ -1,4 +1,4 @@
 """Reads videos: `probe` describes a file, `reader` reads its frames, `loader` its clips.
 
-Imports only types, options and errors of vadcli. Nothing here scores a frame, writes outputs or knows a detector.
+This package imports only the types, options and errors of vadcli. It scores no frames, writes no outputs and knows no detector.
 """

@@ -38,8 +38,8 @@ _SURELY_CUT_FRAMES = 1.5
 _USUAL_ERROR_S = 1.0
 _USUAL_SHARE = 0.01
 _LARGEST_ERROR_S = 10.0
-_TAKES_OVER_S = 1.0  # two streams of a file may end at slightly different times, but not this much
-_HELD_BACK = 3  # packets: ffmpeg delivers the last packets of a program stream only at the end of the file
+_TAKES_OVER_S = 1.0  # the video streams of a file usually end less than this apart
+_HELD_BACK = 3  # number of packets of a program stream that ffmpeg delivers only at the end of the file
 _NOTHING: Counter[int] = Counter()
 _HEADER_BYTES = 1 << 16
 _MOST_FRAMES = 1 << 29  # half a year at 30 frames per second
@@ -49,7 +49,7 @@ _OGG_LAST = 4
 
 @dataclass(frozen=True)
 class Read:
-    """The extent of the video stream as the probe has read it.
+    """The number and times of the packets that the probe has read from the video stream.
 
     Attributes:
         packets: number of all packets, also those that show nothing.
@@ -79,16 +79,16 @@ class OtherStreams:
         self._counts[packet.stream_index] += packet.size > 0
 
     def own(self) -> None:
-        """Note a packet of the stream that is read. Call `add` and `own` in the file order of the packets."""
+        """Register a packet of the stream that is read. Call `add` and `own` in the file order of the packets."""
         if not self._recent:
             self._before = self._counts.copy()
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
 
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
-        """Return how many frames of other streams come before or after this stream, and a message.
+        """Return how many frames of other video streams come before or after this stream, and a message.
 
         Args:
-            read: the extent of the stream.
+            read: the packets of this stream.
             unlisted: number of video streams that begin in the middle of the file; their packets are not known.
         """
         last = self._recent[0] if self._recent else _NOTHING
@@ -115,7 +115,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     frames = stream.frames or 0
     if demuxer == "ivf":
         return _beyond(frames / read.fps, read.packets / read.fps, path, demuxer, read)
-    if demuxer == "avi":  # the number of frames includes empty ones, which the index lists too
+    if demuxer == "avi":  # empty frames are in the declared number and in the index
         if frames > _MOST_FRAMES:
             return 0  # a placeholder: the recorder could not go back to the header at the end of the recording
         tick_s = float(stream.time_base)
@@ -195,7 +195,7 @@ def missing_end(path: Path, demuxer: str) -> str:
 
 
 def _gif_end(file: BinaryIO, size: int) -> str:
-    """GIF89a: blocks, then a trailer. A block is a sequence of parts of up to 255 bytes."""
+    """Check a GIF89a file: it has blocks and then a trailer. A block has parts of up to 255 bytes."""
     file.seek(10)
     _skip_palette(file, file.read(1)[0])
     file.seek(2, os.SEEK_CUR)
@@ -226,7 +226,7 @@ def _apng_end(file: BinaryIO, size: int) -> str:
 
 
 def _ogg_end(file: BinaryIO, size: int) -> str:
-    """RFC 3533, section 6: the pages of each stream are numbered, and the last page of a stream is marked."""
+    """Check an Ogg file (RFC 3533, section 6): each stream's pages are numbered and its last page is marked."""
     last: dict[bytes, int] = {}  # serial number of a stream -> number of its last page, until the stream ends
     position = 0
     while position < size:
@@ -238,7 +238,7 @@ def _ogg_end(file: BinaryIO, size: int) -> str:
         if serial in last and number != last[serial] + 1:
             return f"page {last[serial] + 1} of a stream is missing"
         if head[5] & _OGG_LAST:
-            last.pop(serial, None)  # another file may be appended whose streams have the same serial numbers
+            last.pop(serial, None)  # an appended file may use the same serial number again
         else:
             last[serial] = number
         position += 27 + head[26] + sum(file.read(head[26]))
@@ -295,7 +295,8 @@ def _asf_s(path: Path) -> float:
     with suppress(OSError, struct.error), path.open("rb") as file:
         _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
         if found:
-            # object size, file id, file size, creation date, packets; then in units of 100 ns, the last one in ms
+            # The skipped fields: object size, file id, file size, creation date, packets. The durations are in 100 ns, preroll
+            # in ms.
             play, _, preroll_ms, flags = struct.unpack_from("<QQQI", properties, 8 + 16 + 8 + 8 + 8)
             return 0.0 if flags & _ASF_LIVE else max(0.0, play / 1e7 - preroll_ms / 1e3)
     return 0.0
@@ -336,7 +337,7 @@ def check_machine(path: Path, said: str) -> None:
             is_scarce = True
         if is_scarce:
             raise NotFinished(f"{name}: the machine has too little memory at the moment")
-    whole = os.strerror(errno.EIO) in said  # read everything; otherwise samples
+    whole = os.strerror(errno.EIO) in said  # True: read every file completely; False: read samples
     try:
         files = [path]
         if path.is_dir():

@@ -4,8 +4,8 @@ Opening: ffmpeg's libraries follow references in a file. If a concat script, an 
 .mp4, they open other files and sockets. Two options prevent this. With `format_whitelist`, the detected format must be in a
 list of real containers before its demuxer reads anything. With `protocol_whitelist`, ffmpeg can open only plain files.
 
-Selecting: a `Selection` has the same rule twice: as an expression for ffmpeg's `select` filter, and in Python. From the rule
-in Python, the caller knows which frames come with an image.
+Selecting: a `Selection` has the same rule in two forms: as an expression for ffmpeg's `select` filter, and in Python. The
+caller uses the Python form to know which frames come with an image.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # decoding times reveal a restart
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # decoding times show restarts
 
 _LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
-"""If 5 MB are not enough, ffmpeg reads this much to find the streams: bytes, microseconds, and bytes to detect the format.
+"""The limits of a second try to open a file: bytes and microseconds to find the streams, bytes to detect the format.
 
-For example, a recording begins inside a long group of pictures, or its video starts long after its sound.
+The first try reads 5 MB. This is too little if, for example, the recording begins inside a long group of pictures, or its video
+starts long after its sound.
 """
 _MOTION_JPEG_PARTS = frozenset({"jpeg_pipe", "mpjpeg"})
 """ffmpeg's names for a sequence of JPEG images, raw or as a multipart stream. The demuxer `mjpeg` reads both."""
@@ -112,7 +113,7 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
 
 
 def longer_look(container: Any) -> dict[str, str]:
-    """Return the options of `_LONGER_LOOK` that were needed to open a container; else empty."""
+    """Return the options of `_LONGER_LOOK` that were needed to open a container; empty if none were needed."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -131,7 +132,7 @@ def _is_known(container: Any) -> bool:
 
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
     """Try again to open a file that ffmpeg did not recognize. If this fails, too, raise an error."""
-    heard = list(heard)  # a copy: the next tries log messages, too
+    heard = list(heard)  # a copy, because the next attempts log messages, too
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
         if any(source in _MOTION_JPEG_PARTS for source in refused) and path.suffix.lower() not in _PICTURE_SUFFIXES:
@@ -144,7 +145,7 @@ def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Seque
             opened.close()
     if refused:
         raise UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{refused[0]}' is not allowed") from error
-    detail = f" ({heard[-1][2].strip()})" if heard else ""  # this says more than the error
+    detail = f" ({heard[-1][2].strip()})" if heard else ""  # the message is more exact than the error
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
         hint = "it may be cut short, unfinished, or not a video"
         raise ProbeError(f"{name}: not a readable video file{detail}", hint=hint) from error
@@ -167,7 +168,7 @@ def listening(level: int = av.logging.ERROR) -> Iterator[list[tuple[int, str, st
 def pick_stream(container: Any, name: str) -> Any:
     """Return the video stream that ffmpeg would pick; never a cover picture.
 
-    It has the most pixels; the default stream gets a bonus.
+    This is the stream with the most pixels; the default stream gets a bonus.
 
     Raises:
         NoVideoStream: the file has no video stream.
@@ -198,7 +199,7 @@ def video_packets(container: Any) -> Iterator[Any]:
             unread.add(stream.index)
             if hasattr(stream, "discard"):
                 stream.discard = av.stream.Discard.all
-    with suppress(IndexError):  # PyAV raises it at the end of a file if it did not list one of the streams
+    with suppress(IndexError):  # PyAV raises this error at the end of a file if PyAV did not list one of the streams
         for packet in container.demux():
             if packet.stream_index not in unread:
                 yield packet
@@ -221,7 +222,7 @@ def describe(stream: Any) -> str:
 def recording_start(container: Any, stream: Any, duration_s: float) -> str:
     """Return when the recording began, according to the container; "" if the container does not say."""
     tags = container.metadata
-    # Apple's own tag has the time zone, and it survives an export, which sets creation_time again.
+    # Apple's own tag has the time zone. An export keeps this tag, but writes a new creation_time.
     if apple := tags.get("com.apple.quicktime.creationdate"):
         return str(apple)
     told = str(tags.get("creation_time") or stream.metadata.get("creation_time") or "")
@@ -245,7 +246,7 @@ def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
 
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-_SAFE_ROUNDING = 0.4  # in rows; near 0.5, two machines could round to different rows
+_SAFE_ROUNDING = 0.4  # in rows; at a distance near 0.5, two machines could round to different rows
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,8 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
         interval: rows with index % interval == 0 are sampled.
         start: first row to deliver.
         sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
-        every_image: True selects at least all rows from `start` on. Use it after frames were lost or unexpected.
+        every_image: True selects at least all rows from `start` on. Use it after the decoder lost frames or delivered
+            unexpected frames.
     """
     pts, first_pts = info.pts, int(info.pts[min(start, info.frames - 1)])
     if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:

@@ -67,7 +67,7 @@ def is_short(info: VideoInfo) -> bool:
 
 
 class DecordFrames:
-    """A Backend for one decord reader.
+    """A `Backend` that reads one video with decord.
 
     Args:
         info: the probe's description of the file.
@@ -110,7 +110,8 @@ class DecordFrames:
                 reader.next()
             for row in range(start, frames):
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
-                # Not `skip_frames`: after it, decord continues at a wrong frame if the codec is HEVC or the frame rate varies.
+                # `skip_frames` is not used: after it, decord continues at a wrong frame if the codec is HEVC or the frame rate
+                # varies.
                 picture = reader.next()
                 image: ByteArray | None = None
                 if selected:

@@ -49,7 +49,7 @@ _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """Return the path of ffmpeg: from VADCLI_FFMPEG, of the system, or of the package imageio-ffmpeg.
+    """Return the path of the ffmpeg program: VADCLI_FFMPEG, the system's, or that of imageio-ffmpeg.
 
     Raises:
         ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.
@@ -119,7 +119,7 @@ class DamageFound(Exception):
 
 
 class FfmpegFrames:
-    """A Backend for one ffmpeg process. Not safe to share between threads.
+    """A `Backend` that reads one video with an ffmpeg process. Do not share it between threads.
 
     Args:
         info: the probe's description of the file.
@@ -154,7 +154,7 @@ class FfmpegFrames:
         self._exact = threads == 1
         self._decoded: queue.SimpleQueue[list[_Decoded] | type[DamageFound] | None] = queue.SimpleQueue()
         command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads, skip=skip)
-        environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # it makes ffmpeg write a log file
+        environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # FFREPORT starts a log file
         try:
             self._process = subprocess.Popen(
                 command,
@@ -170,7 +170,7 @@ class FfmpegFrames:
             kind = NotFinished if error.errno in _BUSY_ERRORS else ToolError
             raise kind(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pictures = cast(io.RawIOBase, self._process.stdout)
-        with suppress(ImportError, OSError):  # a pipe that holds a few images: the two processes switch less often
+        with suppress(ImportError, OSError):  # the pipe has room for a few images, so the two processes switch less often
             import fcntl
 
             fcntl.fcntl(self._pictures, _F_SETPIPE_SZ, _PIPE_BYTES)
@@ -298,7 +298,7 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Raise ToolError if ffmpeg cannot even decode two gray frames: then the video may be undamaged."""
+    """Raise ToolError if ffmpeg cannot even decode two gray frames: the video may then be undamaged."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
         path.write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3 // 2)))

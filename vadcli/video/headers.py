@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MARK = b"\0\0\1"
-_HEADER_BYTES = 48  # the headers that are read here are shorter
+_HEADER_BYTES = 48  # every header that is read here is shorter
 _SPS_BYTES = 512
 _H264_SLICES = frozenset({1, 2, 5})
 _H264_SPS, _H264_PPS = 7, 8
@@ -75,7 +75,7 @@ def _vp9(packet: Any) -> Shows:
         first = frame[0]
         if first >> 6 != 0b10:
             return Shows.FRAME  # not a VP9 frame: it counts as shown, and the decoder reports the damage
-        show_existing = 2 if first >> 4 & 3 == 3 else 3  # bit number; in profile 3, a reserved bit comes before it
+        show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; profile 3 has a reserved bit before it
         if first >> show_existing & 1 or first >> (show_existing - 2) & 1:  # frame_type is between these bits
             return Shows.FRAME
     return Shows.NOTHING
@@ -145,7 +145,7 @@ class _H264:
 
     def __init__(self, extradata: bytes) -> None:
         self._sps: dict[int, _Sps] = {}
-        self._pps: dict[int, int] = {}  # pps id -> sps id
+        self._pps: dict[int, int] = {}  # id of the picture parameters -> id of the sequence parameters
         self._fields = _Fields()
         self._length_bytes = _h264_length_bytes(extradata)
         for unit in _avcc_units(extradata) if self._length_bytes else _marked_units(extradata):
@@ -153,7 +153,7 @@ class _H264:
 
     def __call__(self, packet: Any) -> Shows:
         if self._sps and all(sps.frames_only for sps in self._sps.values()) and not packet.is_keyframe:
-            return Shows.FRAME  # without fields; new parameters come only with a keyframe
+            return Shows.FRAME  # the stream has no fields; new parameters come only with a keyframe
         pictures = new = 0
         for unit in _units(packet, self._length_bytes):
             self._learn(unit)
@@ -370,7 +370,7 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 class _HevcReferences:
-    """HEVC (ITU-T H.265, 7.4.2.2): a picture of an even type up to 14 is no reference in its sub-layer.
+    """HEVC (ITU-T H.265, 7.4.2.2): a picture of an even type up to 14 is not a reference in its sub-layer.
 
     But a picture of a higher sub-layer may refer to it. So all frames that are left out must be in the highest sub-layer.
     """
@@ -396,5 +396,5 @@ class _HevcReferences:
 
 def _agreed(parts: Iterable[bool]) -> bool | None:
     """Return the answer of all parts of a packet; None if they differ; True if there is no part."""
-    said = set(parts)
-    return None if len(said) > 1 else said != {False}
+    answers = set(parts)
+    return None if len(answers) > 1 else answers != {False}

@@ -120,7 +120,7 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """Return the errors that Pillow raises for unreadable images. Few scans need to import Pillow."""
+    """Return the errors that Pillow raises for unreadable images. Pillow is imported only when it is needed."""
     from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError

@@ -73,7 +73,7 @@ _WAIT_S = 1.0
 
 @dataclass
 class _Job:
-    """The video that a process is reading, and what its messages have said so far."""
+    """The video that a process is reading, and the content of the process's messages so far."""
 
     request: ClipRequest
     info: VideoInfo | None = None
@@ -179,7 +179,7 @@ class ClipLoader:
             if process.send(request):
                 return
             del self._jobs[process]
-            self._reap(process)  # it died while it was idle, so this video is not the cause
+            self._reap(process)  # the process died while it was idle, so this video is not the cause
 
     def _start(self) -> DecoderProcess:
         if self._supervisor is None:

@@ -44,7 +44,7 @@ _PASSWORD = re.compile(r"[a-z0-9]+://[^/]*:[^/]*@")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _TIMES = ("LastModified", "updated", "mtime", "last_modified")
 _not_md5: set[str] = set()
-"""Buckets whose ETags look like an MD5 but are none, for example because the store encrypts the objects."""
+"""Buckets whose ETags look like an MD5 but are not one, for example because the store encrypts the objects."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,9 @@ def _asking(path: Path, kind: type[VadcliError]) -> Iterator[None]:
 
 def _described(path: Path, info: Mapping[str, Any]) -> StoredObject:
     size, tag = int(info["size"] or 0), str(info.get("ETag") or info.get("etag") or "").strip('"')
-    told = next((info[key] for key in _TIMES if info.get(key)), 0)
-    if isinstance(told, str):
-        told = datetime.fromisoformat(told)
-    seconds = int(told.timestamp() if isinstance(told, datetime) else told)
+    changed = next((info[key] for key in _TIMES if info.get(key)), 0)
+    if isinstance(changed, str):
+        changed = datetime.fromisoformat(changed)
+    seconds = int(changed.timestamp() if isinstance(changed, datetime) else changed)
     content = hashlib.sha256(f"{size} {tag or seconds}".encode()).hexdigest()
     return StoredObject(path, size, seconds * 10**9, content, tag if _MD5.fullmatch(tag) else "")

@@ -34,9 +34,10 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return for each part of a video by how many seconds its rows are later than their times in the file.
+    """Return one number per part of a video: the seconds by which its rows are later than in the file.
 
-    Empty if the clock neither restarts nor jumps. A few frames with odd times do not count as a part.
+    A part ends where the clock restarts or jumps; the result is empty if this never happens. A few frames with odd times do not
+    count as a part.
     """
     if not len(info.shown_pts):
         return ()
@@ -284,7 +285,7 @@ def run_ffmpeg(
 ) -> subprocess.CompletedProcess[str]:
     """Run ffmpeg with these arguments on a video, and return its exit code and messages.
 
-    Raises DecoderHung if ffmpeg took longer than `timeout_s`. The message then says what ffmpeg has not done (`what`).
+    Raises DecoderHung if ffmpeg took longer than `timeout_s`. The message then contains `what`, such as "read no sound".
     """
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", verbosity, *arguments]
     try:

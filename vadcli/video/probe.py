@@ -78,15 +78,15 @@ class _Packets:
     duration: array[int] = field(default_factory=lambda: array("q"))
     keyframe: bytearray = field(default_factory=bytearray)
     reference: bytearray = field(default_factory=bytearray)
-    may_skip: bool = True  # frames that no other frame refers to can be left out safely
-    hidden_by_edit: int = 0  # packets that an edit list hides
+    may_skip: bool = True  # decoders can safely leave out frames to which no other frame refers
+    hidden_by_edit: int = 0  # number of packets that an edit list hides
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
-    cut_off: int = 0  # frames that the file's index lists beyond the end of the file
+    cut_off: int = 0  # number of frames that the index lists beyond the end of the file
     begun: bool = False  # a keyframe was read
     packed: bool = False  # some packets hold two frames, so that decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
-    read: int = 0  # all packets with data, also those that show nothing
-    empty: int = 0  # packets without data
+    read: int = 0  # number of packets with data, also of those that show nothing
+    empty: int = 0  # number of packets without data
     damage: str = ""  # where the container could not be read, and why
 
     def add(self, packet: Any, reference: bool | None, *, keyframe: bool) -> None:
@@ -250,6 +250,6 @@ def _display_size(stream: Any, degrees: float | None) -> tuple[int, int, int]:
     if not by_rounding and 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
         width = max(1, round(width * aspect))
     rotation, nearest = 0, round((degrees or 0.0) / 90.0) * 90
-    if degrees is not None and abs(degrees - nearest) < 1.0:  # as in ffmpeg, other angles do not count
+    if degrees is not None and abs(degrees - nearest) < 1.0:  # other angles are ignored, as in ffmpeg
         rotation = nearest % 360
     return (height, width, rotation) if rotation in (90, 270) else (width, height, rotation)

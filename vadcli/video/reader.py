@@ -227,7 +227,7 @@ class FrameReader:
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
 
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
-        """Yield all rows from the next one on. If a fast way proves unsafe, ffmpeg is started again."""
+        """Yield all rows from the next row on. If a fast way of decoding proves unsafe, ffmpeg is started again."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
         # If samples are unevenly spaced, ffmpeg does not select them: most of the frames that it decodes are samples.
@@ -288,7 +288,7 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Like `_deliver`, but for a decoder that leaves out frames. Their rows count as undamaged.
+        """Yield rows like `_deliver`, if the decoder leaves out frames. The rows of these frames count as undamaged.
 
         The outcome is UNSAFE if a row shows that the file is damaged. This row is not yielded. The outcome does not depend on
         the number of threads, because only a decoder with one thread yields frames after damage.

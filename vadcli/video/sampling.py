@@ -29,7 +29,7 @@ _WIDEST = 2  # references may be at most this many sampling intervals apart
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Tells which rows of a video are samples, and which samples form each clip.
+    """Defines which rows of a video are samples, and which samples form each clip.
 
     Attributes:
         frames: T, samples per clip.
@@ -85,7 +85,7 @@ class SamplingPlan:
         return replace(self, rows=later if len(later) else np.zeros(1, np.int64))
 
     def first_new_sample(self, clip: int) -> int:
-        """The first sample of this clip that no earlier clip scores."""
+        """Number of the first sample that this clip scores."""
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
@@ -117,16 +117,17 @@ class SamplingPlan:
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the first row of a clip at `position`, a fraction of the video; moved back at the end."""
+        """Return the first row of a clip at `position` (0 to 1), moved back if the clip would pass the video's end."""
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
 
 
 def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
-    """Return the rows to sample if only references are decoded: those nearest to each `interval`-th row.
+    """Return the rows to sample if only references are decoded; None if all frames must be decoded.
 
-    Two samples are at least half the interval apart. None if all frames must be decoded: the file may be damaged, few frames
-    can be left out, or references are too far apart.
+    A reference is a frame that other frames need for decoding. For each `interval`-th row, the nearest reference is sampled.
+    Two samples are at least half the interval apart. All frames must be decoded if the file may be damaged, if few frames can
+    be left out, or if references are too far apart.
     """
     kept = np.flatnonzero(info.reference)
     if interval == 1 or not len(kept) or info.missing or len(kept) > (1 - _SKIPPED_SHARE) * info.frames:
@@ -161,7 +162,7 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:
-    """Return the rows without those that follow the last kept row by less than `apart`."""
+    """Return rows that are at least `apart` from one another: a row too near to the last kept row is dropped."""
     if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
         return rows
     kept = [int(rows[0])]

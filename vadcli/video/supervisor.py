@@ -177,7 +177,7 @@ def _waits_for_storage(process: psutil.Process) -> bool:
 def _bytes_read(process: psutil.Process) -> int:
     try:
         return int(process.io_counters().read_chars)
-    except (psutil.Error, OSError, AttributeError):  # the process has ended, or the system counts no bytes
+    except (psutil.Error, OSError, AttributeError):  # the process has ended, or the system does not count bytes
         return 0
 
 

@@ -150,9 +150,9 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return times if some packets have no pts; None if they contradict the known pts.
+    """Return a time for each packet if some packets have no pts; None if the times contradict the known pts.
 
-    At a constant frame rate, the frames are shown at the decoding times plus a constant, in any order of presentation.
+    This works at a constant frame rate: each time is a decoding time plus a constant, even if frames are reordered.
     """
     # A demuxer may give one time to two packets. It belongs to the second packet: the first began before the time was stated.
     doubled = np.append(dts[1:] == dts[:-1], False)
@@ -294,7 +294,7 @@ def _increasing(
 def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
     """Return times that never fall, and True if odd times were replaced. Restarts are removed."""
     result, odd = [shown[0]], False
-    moved, last, i = 0, shown[0], 1  # `last` is the last time that is in line, before it is moved
+    moved, last, i = 0, shown[0], 1  # `last` is the last time that fits, before it is moved
     while i < len(shown):
         back = _back_in_line(shown, i, last, longest_gap, long=_LONG_STEP * lasting[i - 1])
         if back > i and not (shown[i] < last and i in parts):
@@ -310,7 +310,7 @@ def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, par
 
 
 def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row, from `i` on, whose time is in line with `last`; `i` if no near row is in line."""
+    """Return the first row, from `i` on, whose time fits after the time `last`; `i` if no near row fits."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i

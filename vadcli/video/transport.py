@@ -61,7 +61,7 @@ class ClipRequest:
     """One video to read as clips.
 
     Attributes:
-        video: relative path of the video; all of its items carry it.
+        video: relative path of the video; each of its items has this path.
         path: the file, or the folder of images.
         fps: frame rate of a folder of images.
         start_clip: the first clip to read. Rows start at its `SamplingPlan.first_row`, after the last row of the previous clip.
@@ -101,7 +101,7 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first item of a video: the result of the probe. It is missing if a video cannot be probed."""
+    """The first item of a video: the result of the probe. If the video cannot be probed, there is no such item."""
 
     video: str
     info: VideoInfo
@@ -109,7 +109,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class ClipReady:
-    """A clip, valid until the next item is requested; and its rows, as in `ClipParts`."""
+    """A clip and its rows, as in `ClipParts`. The clip is valid until the next item is requested."""
 
     video: str
     clip: Clip

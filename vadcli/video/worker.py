@@ -60,8 +60,8 @@ def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *
     """Return the sampled row at which each burst starts.
 
     If `exact` is False, a burst starts at the last keyframe before its position, or at the next sampled row. Then every decoded
-    frame is used, and for a fit some seconds make no difference. If another burst already starts at this row, the burst starts
-    at its own position, because a fit learns nothing from the same frames twice.
+    frame is used. A difference of some seconds does not matter for a fit. If another burst already starts at this row, the
+    burst starts at its own position, because a fit learns nothing from the same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
@@ -125,7 +125,7 @@ class _Worker:
         try:
             before = _identity(request.path)
             key = (request.path, request.fps, before)
-            if self._probed is None or self._probed[0] != key or not any(before):  # else the last request was for this file
+            if self._probed is None or self._probed[0] != key or not any(before):  # else this file was read last
                 self._probed = (key, self._probe(request.path, fps=request.fps))
             info = self._probed[1]
             self._send(Opened(request.video, info))
@@ -156,7 +156,7 @@ class _Worker:
             raise DecodeError(f"{printable(info.path)}: no frame could be decoded")
 
     def _read_parts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
-        """Read the bursts or spans of a request. The clips of each part are cut as if it was a separate video."""
+        """Read the bursts or spans of a request. Each part is cut into clips like a separate video."""
         plan = replace(SamplingPlan.of(self._setup.needs, info), overlap=0)
         parts = [(first, _Part(number, last)) for number, (first, last) in enumerate(request.spans)]
         for number, row in enumerate(burst_rows(info, plan, request.bursts, exact=request.exact)):
