@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODEL_VERSION = 4
+MODEL_VERSION = 5
 """Increase this if a change makes stored camera models unusable. The engine then fits them again."""
 
 

@@ -29,7 +29,10 @@ QUERIES = 64
 """The distances of this many cells are computed together."""
 
 STRIDE = 2
-"""Rarity is computed at every second cell in each direction. This is enough, because features are local averages."""
+"""Rarity is computed at every second cell in each direction, and in every second frame.
+
+This is enough, because features are means over space and time.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,17 @@ def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
 def coarse(moving: BoolArray) -> BoolArray:
     """Return `moving` (T, h, w) with True only in cells where rarity is computed."""
     thin = np.zeros_like(moving)
-    thin[:, ::STRIDE, ::STRIDE] = moving[:, ::STRIDE, ::STRIDE]
+    thin[::STRIDE, ::STRIDE, ::STRIDE] = moving[::STRIDE, ::STRIDE, ::STRIDE]
     return thin
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Return `thin` (T, h, w) after copying the value of each `coarse` cell to the cells next to it."""
-    _, h, w = thin.shape
-    return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
+    """Return `thin` (T, h, w) after copying the value of each `coarse` cell to the cells next to it and to the next frame."""
+    frames, h, w = thin.shape
+    wide = thin[::STRIDE, ::STRIDE, ::STRIDE]
+    for axis in range(3):
+        wide = np.repeat(wide, STRIDE, axis=axis)
+    return wide[:frames, :h, :w]
 
 
 def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> FloatArray:
