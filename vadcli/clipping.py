@@ -165,7 +165,7 @@ class _Cutter:
             yield ClipResult(video, problem=without_name(str(error), video))
 
     def _cut(self, document: EventsDocument, info: VideoInfo, event: Event) -> ClipResult:
-        """Cut one event. If this fails, write Matroska. If that fails, too, leave out the sound."""
+        """Cut one event. If this fails, try Matroska. If Matroska fails, too, leave out the sound."""
         part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
@@ -184,12 +184,12 @@ class _Cutter:
         return replace(result, problem=f"event {event.id}: {without_name(str(first), result.video)}")
 
     def _suffixes(self, source: str) -> list[str]:
-        """Return the suffixes to try, in order."""
+        """Return the suffixes of the container formats to try, in this order."""
         own = source.lower() if source.lower() in MUXERS else ".mkv"
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
     def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
-        """Return the path of a clip. Other footage or another length gives another name."""
+        """Return the path of a clip. Its name depends on the footage and on the length of the clip."""
         video = str(document.video["path"])
         content = document.scan.source.get("content") if document.scan else None
         parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]

@@ -202,7 +202,7 @@ _VISIBLE = [255 if value else 0 for value in _OPACITY]
 class HeatLayer:
     """Draws masks over pictures of one size.
 
-    Between two sampled frames, the same mask is drawn several times. It is prepared once and blended every time.
+    Between two sampled frames, the same mask is drawn several times. The mask is prepared once and blended every time.
 
     Args:
         width, height: size of the pictures in pixels.

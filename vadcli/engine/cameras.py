@@ -101,7 +101,7 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and `whole` has GROWTH times as much of it.
+        """True if the model was fitted on little footage, and the camera now has GROWTH times as much.
 
         `whole` has all videos of the camera.
         """

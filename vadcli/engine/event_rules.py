@@ -96,7 +96,7 @@ class Judge:
         return None if vectors is None else self.head.judge(vectors.of_span(start_s, end_s, peak_score))
 
     def mark_of(self, video: str) -> HeadMark | None:
-        """Return the mark of the head if it has judged the video, else None."""
+        """Return the head's mark for the events document; None if the head has not judged the video."""
         return self.mark if video in self._judged else None
 
     @property
@@ -105,7 +105,7 @@ class Judge:
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
     def say_refused(self) -> None:
-        """Log how many videos could not be judged, one line per reason."""
+        """Log how many videos could not be judged: one line per reason."""
         for reason, count in self._refused.items():
             log.warning("head %s: %s not judged: %s", self.head.name, how_many(count, "video"), reason)
         self._refused.clear()
@@ -267,18 +267,22 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, out: Path) -> str:
     """Return a line for the user about the choices of OUT that a scan uses; "" if there are no choices."""
     own = [entry for entry in choices.thresholds if entry.detector == detector]
-    said = []
+    sentences = []
     if own:
         given = " and ".join(given_thresholds(options))
         but = f", except for {given} of this scan" if given else ""
         wheres = [f" for {' '.join(entry.include)}" if entry.include else "" for entry in own]
         made = [f"the threshold {entry.thresholds.high:.4g}{where}" for entry, where in zip(own, wheres, strict=True)]
-        said.append(f"events are made with {', '.join(made)}{but}")
+        sentences.append(f"events are made with {', '.join(made)}{but}")
     elif choices.thresholds:
         others = ", ".join(dict.fromkeys(entry.detector for entry in choices.thresholds))
-        said.append(f"the thresholds for {others} are not used for {detector}")
+        sentences.append(f"the thresholds for {others} are not used for {detector}")
     if choices.head and getattr(options, "head", None) is None:
-        said.append(f"events are judged by the head {Path(choices.head).name}")
+        sentences.append(f"events are judged by the head {Path(choices.head).name}")
     if false := sum(entry.verdict is Verdict.FALSE for entry in choices.reviews):
-        said.append(f"{how_many(false, 'false alarm')} of the review {'is' if false == 1 else 'are'} left out")
-    return f"as `vadcli events --write` stored in {out}: {'; '.join(said)} (`vadcli events --forget` undoes it)" if said else ""
+        sentences.append(f"{how_many(false, 'false alarm')} of the review {'is' if false == 1 else 'are'} left out")
+    return (
+        f"as `vadcli events --write` stored in {out}: {'; '.join(sentences)} (`vadcli events --forget` undoes it)"
+        if sentences
+        else ""
+    )

@@ -79,7 +79,7 @@ class EventHook:
         self._waiting.add(self._threads.submit(self._run, found))
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait until all commands have ended. Drop those that still wait if `stopped` returns True."""
+        """Wait until all commands have ended. If `stopped` returns True, commands that have not started are dropped."""
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")
         try:

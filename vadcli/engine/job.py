@@ -90,7 +90,7 @@ class ScanIdentity:
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        """The JSON of the parts of the fingerprint that all videos share, by the name of the part."""
+        """The parts of the fingerprint that all videos share: JSON by the name of the part."""
         parts = {
             "detector": self.detector,
             "detector_state": dict(self.detector_state),

@@ -243,7 +243,7 @@ class Scan:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Log once that OUT can't be written. This is not fatal: the disk may have room again at the end."""
+        """Log once that OUT can't be written, and continue: the disk may have room again later."""
         try:
             yield
         except OutputError as error:

@@ -94,7 +94,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with the mean category scores of those of its peak clips that could be read."""
+        """Return the event with category scores: their mean over its peak clips that could be read."""
         found = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not found:
             log.warning(

@@ -93,13 +93,13 @@ class OtherStreams:
         """
         last = self._recent[0] if self._recent else _NOTHING
         beyond = {index: self._before[index] + count - last[index] for index, count in self._counts.items()}
-        found = {index: count for index, count in beyond.items() if count > max(2.0, _TAKES_OVER_S * read.fps)}
-        if not found and unlisted:
+        continued = {index: count for index, count in beyond.items() if count > max(2.0, _TAKES_OVER_S * read.fps)}
+        if not continued and unlisted:
             return max(1, round(read.longest_s * read.fps) - 1), "another video stream begins in the middle and is not read"
-        if not found:
+        if not continued:
             return 0, ""
-        streams = ", ".join(map(str, sorted(found)))
-        return sum(found.values()), f"the video continues in another stream ({streams}), which is not read"
+        streams = ", ".join(map(str, sorted(continued)))
+        return sum(continued.values()), f"the video continues in another stream ({streams}), which is not read"
 
     def note(self, described: Mapping[int, str]) -> str:
         """Return a sentence about the streams that are left out; empty if there are none."""
@@ -317,18 +317,18 @@ _READ_BYTES = 1 << 22
 _SCARCE_BYTES = 256 << 20
 
 
-def check_machine(path: Path, said: str) -> None:
+def check_machine(path: Path, messages: str) -> None:
     """Raise NotFinished if the machine is the reason why a video could not be read completely.
 
     Args:
         path: the file, or the folder of images.
-        said: all messages about the problem.
+        messages: all messages about the problem.
     """
     name = printable(path)
     for number in sorted(MACHINE_ERRORS):
-        if os.strerror(number) in said:
+        if os.strerror(number) in messages:
             raise NotFinished(f"{name}: can't be read at the moment: {os.strerror(number)}")
-    if os.strerror(errno.ENOMEM) in said or "MemoryError" in said:
+    if os.strerror(errno.ENOMEM) in messages or "MemoryError" in messages:
         try:  # is there little memory even now, without the video?
             is_scarce = psutil.virtual_memory().available < _SCARCE_BYTES
             with closing(mmap.mmap(-1, _SCARCE_BYTES)):
@@ -337,7 +337,7 @@ def check_machine(path: Path, said: str) -> None:
             is_scarce = True
         if is_scarce:
             raise NotFinished(f"{name}: the machine has too little memory at the moment")
-    whole = os.strerror(errno.EIO) in said  # True: read every file completely; False: read samples
+    whole = os.strerror(errno.EIO) in messages  # True: read every file completely; False: read samples
     try:
         files = [path]
         if path.is_dir():

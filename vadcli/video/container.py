@@ -67,7 +67,7 @@ def has_times(demuxer: str) -> bool:
 
 
 def has_exact_pts(demuxer: str, codec: str) -> bool:
-    """Whether packets carry presentation times. If not, a decoder may report other times than the probe."""
+    """Whether packets have presentation times. If not, a decoder may report other times than the probe."""
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
@@ -99,16 +99,16 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
         raise ProbeError(f"{name}: not a regular file", hint="scan files or folders of images")
     if status.st_size == 0:
         raise ProbeError(f"{name}: the file is empty (0 bytes)")
-    with listening() as said:
+    with listening() as messages:
         try:
             opened = _open(path)
             if not _is_known(opened):
                 opened.close()
                 opened = _open(path, _LONGER_LOOK)
         except av.error.FFmpegError as error:
-            opened = _open_after(path, name, error, said)
+            opened = _open_after(path, name, error, messages)
     if heard is not None:
-        heard += said
+        heard += messages
     return opened
 
 
@@ -133,7 +133,7 @@ def _is_known(container: Any) -> bool:
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
     """Try again to open a file that ffmpeg did not recognize. If this fails, too, raise an error."""
     heard = list(heard)  # a copy, because the next attempts log messages, too
-    refused = [source for _, source, said in heard if "not on whitelist" in said]
+    refused = [source for _, source, message in heard if "not on whitelist" in message]
     with suppress(av.error.FFmpegError):
         if any(source in _MOTION_JPEG_PARTS for source in refused) and path.suffix.lower() not in _PICTURE_SUFFIXES:
             return _open(path, demuxer="mjpeg")
@@ -225,10 +225,10 @@ def recording_start(container: Any, stream: Any, duration_s: float) -> str:
     # Apple's own tag has the time zone. An export keeps this tag, but writes a new creation_time.
     if apple := tags.get("com.apple.quicktime.creationdate"):
         return str(apple)
-    told = str(tags.get("creation_time") or stream.metadata.get("creation_time") or "")
-    ended = parse_created(told) if any(name.startswith("com.android.") for name in tags) else None
+    created = str(tags.get("creation_time") or stream.metadata.get("creation_time") or "")
+    ended = parse_created(created) if any(name.startswith("com.android.") for name in tags) else None
     if ended is None or ended.tzinfo is None or ended < EARLIEST:
-        return told
+        return created
     return iso(ended - timedelta(seconds=duration_s))  # Android writes the time at which a recording ends
 
 

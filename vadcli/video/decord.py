@@ -2,7 +2,7 @@
 
 decord has four weaknesses. It ignores edit lists. It stops at a packet that it cannot decode. It conceals damage without saying
 in which frame. It detects the container itself, without an allow-list. So decord is used only for kinds of files that it is
-known to read like ffmpeg. Its frames and times are compared with those of the probe. If damage must be noticed, the whole video
+known to read like ffmpeg. decord's frames and times are compared with the probe's. If damage must be noticed, the whole video
 is read first, and it is rejected if decord's libraries log an error.
 """
 

@@ -24,7 +24,7 @@ _B_PICTURE_MPEG2, _B_PICTURE_MPEG4 = 3, 2
 
 
 class Shows(enum.Enum):
-    """What a packet shows."""
+    """The ways in which a packet can show a frame."""
 
     FRAME = enum.auto()
     FRAME_AND_NEXT = enum.auto()  # two frames; the second counts as the frame of the next packet
@@ -259,8 +259,8 @@ def _avcc_units(extradata: bytes) -> Iterator[bytes]:
 def begins_intra(packet: Any) -> bool:
     """Whether the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9).
 
-    A decoder can begin at such a picture. In a damaged file, the container's flag can be wrong: it describes the last picture
-    that seems to be in the packet.
+    A decoder can begin at such a picture. In a damaged file, the container's flag can be wrong: the flag then describes the
+    last picture that seems to be in the packet.
     """
     data = bytes(packet)
     at = data.find(b"\0\0\1\0")
@@ -353,7 +353,7 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
         return _HevcReferences(data)
     if codec == "h264":
         length_bytes = _h264_length_bytes(data)
-        # ITU-T H.264, 7.4.1: nal_ref_idc is 0 if no other picture refers to this one.
+        # ITU-T H.264, 7.4.1: nal_ref_idc is 0 if no other picture refers to this picture.
         return lambda packet: _agreed(
             unit[0] >> 5 & 3 != 0 for unit in _units(packet, length_bytes) if unit[0] & 31 in _H264_SLICES
         )

@@ -229,7 +229,7 @@ def read_image(path: Path, width: int, height: int, pixel_format: PixelFormat) -
     with Image.open(path) as opened:
         opened.draft(mode, (width, height))
         upright = ImageOps.exif_transpose(opened)
-        if upright.mode.startswith("I;16"):  # convert would clip 16-bit values at 255 instead of scaling them
+        if upright.mode.startswith("I;16"):  # `convert` would clip 16-bit values at 255 and not scale them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         image = upright.convert(mode)
     if image.size != (width, height):

@@ -7,7 +7,8 @@
 The contract:
 
 - Processes. There are up to `workers` decoder processes. Each is started when it is first needed. It reads one video after
-  another, also in later runs, and is replaced if it dies. No process is forked, so this process may hold threads and devices.
+  another, also in later runs, and is replaced if it dies. No process is forked, so this process may have threads and use
+  devices.
 - Memory. Each decoder process shares a ring of SLOTS slots with this process and writes clips there. It has one more clip in
   its own memory. A slot is free again when the next item is requested. If no slot is free, the decoder process waits. Memory
   does not grow with the length or the number of videos. A request is taken only when a decoder process is idle.

@@ -93,9 +93,9 @@ def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
     cache_bytes()
     with _asking(path, UsageError):
         store, name = _store(path)
-        found = store.info(name)
-        if found["type"] != "directory":
-            return {path.name: _described(path, found)}, True
+        described = store.info(name)
+        if described["type"] != "directory":
+            return {path.name: _described(path, described)}, True
         listed = store.find(name, detail=True)
     beginning = name.rstrip("/") + "/"
     names = (key for key in sorted(listed) if key.startswith(beginning) and not key.endswith("/"))
@@ -104,9 +104,11 @@ def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
 
 
 def object_of(path: Path) -> StoredObject:
-    """Return the store's description of an object; FileChanged if it does not exist any more.
+    """Return the store's description of an object.
 
-    NotFinished if it can't be read at the moment.
+    Raises:
+        FileChanged: the object no longer exists.
+        NotFinished: the object can't be read at the moment.
     """
     with _asking(path, NotFinished):
         store, name = _store(path)
@@ -120,14 +122,14 @@ def check_store(path: Path) -> None:
 
 
 @contextmanager
-def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[Path]:
+def local_copy(path: Path, on_progress: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield the path of an object's local copy; a path of this machine is yielded unchanged.
 
     If the object is not in the cache, it is downloaded. The copy stays in the cache during the `with` block.
 
     Args:
         path: a path of this machine, or of an object.
-        told: called after each step of the download, and while another process downloads the object.
+        on_progress: called after each step of the download, and while another process downloads the object.
 
     Raises:
         NotFinished: the object cannot be read, or there is no room for it.
@@ -136,18 +138,20 @@ def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[
     if not is_remote(path):
         yield path
         return
-    found = object_of(path)
-    folder = cache_folder() / hashlib.sha256(f"{shown(path)} {found.content}".encode(errors="surrogateescape")).hexdigest()[:32]
+    stored = object_of(path)
+    folder = (
+        cache_folder() / hashlib.sha256(f"{shown(path)} {stored.content}".encode(errors="surrogateescape")).hexdigest()[:32]
+    )
     copy = folder / f"{path.stem[:_LONGEST_NAME].lstrip('.')}{path.suffix}"
     while True:
-        lock = _locked(folder, fcntl.LOCK_SH, told)
+        lock = _locked(folder, fcntl.LOCK_SH, on_progress)
         if copy.exists():
             break
         os.close(lock)
-        lock = _locked(folder, fcntl.LOCK_EX, told)
+        lock = _locked(folder, fcntl.LOCK_EX, on_progress)
         try:
             if not copy.exists():
-                _download(found, copy, told)
+                _download(stored, copy, on_progress)
         finally:
             os.close(lock)
     try:
@@ -158,52 +162,52 @@ def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[
         _make_room(0)
 
 
-def _download(found: StoredObject, copy: Path, told: Callable[[], None]) -> None:
-    part, bucket = copy.with_name(".part"), shown(found.path).split("/")[2]
+def _download(stored: StoredObject, copy: Path, on_progress: Callable[[], None]) -> None:
+    part, bucket = copy.with_name(".part"), shown(stored.path).split("/")[2]
     digests: list[str] = []
     while True:
-        _make_room(found.size - (part.stat().st_size if part.exists() else 0))
-        _fetch(found, part, told)
-        if object_of(found.path).content != found.content:
+        _make_room(stored.size - (part.stat().st_size if part.exists() else 0))
+        _fetch(stored, part, on_progress)
+        if object_of(stored.path).content != stored.content:
             part.unlink()
-            raise FileChanged(f"{shown(found.path)}: was replaced while it was copied")
-        if not found.md5 or bucket in _not_md5:
+            raise FileChanged(f"{shown(stored.path)}: was replaced while it was copied")
+        if not stored.md5 or bucket in _not_md5:
             break
         with part.open("rb") as file:
             digests.append(hashlib.file_digest(file, "md5").hexdigest())
-        if digests[-1] == found.md5:
+        if digests[-1] == stored.md5:
             break
         if len(digests) == 2 and digests[0] == digests[1]:
             _not_md5.add(bucket)
             break
         part.unlink()
         if len(digests) == 2:
-            raise NotFinished(f"{shown(found.path)}: two copies differ from the object's MD5, and from each other")
-        log.debug("%s: the copy has another MD5 than the object; it is copied again", shown(found.path))
+            raise NotFinished(f"{shown(stored.path)}: two copies differ from the object's MD5, and from each other")
+        log.debug("%s: the copy has another MD5 than the object; it is copied again", shown(stored.path))
     os.replace(part, copy)
 
 
-def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
+def _fetch(stored: StoredObject, part: Path, on_progress: Callable[[], None]) -> None:
     """Download the bytes that are missing in an incomplete copy."""
-    with _asking(found.path, NotFinished):
-        store, name = _store(found.path)
+    with _asking(stored.path, NotFinished):
+        store, name = _store(stored.path)
     with part.open("ab", buffering=0) as file:
         have = file.tell()
-        if have > found.size:
+        if have > stored.size:
             have = file.truncate(0)
-        while have < found.size:
-            with _asking(found.path, NotFinished):
-                block = store.cat_file(name, start=have, end=min(have + BLOCK_BYTES, found.size))
+        while have < stored.size:
+            with _asking(stored.path, NotFinished):
+                block = store.cat_file(name, start=have, end=min(have + BLOCK_BYTES, stored.size))
             if not block:
-                raise NotFinished(f"{shown(found.path)}: the store sent {have} of {found.size} bytes")
+                raise NotFinished(f"{shown(stored.path)}: the store sent {have} of {stored.size} bytes")
             try:
                 have += file.write(block)  # if the disk becomes full, only a part may be written
             except OSError as error:
-                raise NotFinished(f"{shown(found.path)}: can't be copied to {cache_folder()}: {error.strerror}") from error
-            told()
+                raise NotFinished(f"{shown(stored.path)}: can't be copied to {cache_folder()}: {error.strerror}") from error
+            on_progress()
 
 
-def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
+def _locked(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
     """Lock a folder and return its descriptor. Close the descriptor to release the lock."""
     while True:
         try:
@@ -218,7 +222,7 @@ def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
             if os.stat(folder).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         os.close(descriptor)
-        told()
+        on_progress()
         time.sleep(_WAIT_S)
 
 

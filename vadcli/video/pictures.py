@@ -43,12 +43,12 @@ def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
         return ()
     shifts = (info.pts - info.shown_pts) * float(info.time_base)
     runs = np.split(shifts, np.flatnonzero(np.abs(np.diff(shifts)) > CLOCK_JUMP_S) + 1)
-    found: list[float] = []
+    per_part: list[float] = []
     for run in runs:
         shift = float(np.median(run))
-        if len(run) > MOST_ODD and (not found or abs(shift - found[-1]) > CLOCK_JUMP_S):
-            found.append(shift)
-    return tuple(found) if len(found) > 1 or any(abs(shift) > CLOCK_JUMP_S for shift in found) else ()
+        if len(run) > MOST_ODD and (not per_part or abs(shift - per_part[-1]) > CLOCK_JUMP_S):
+            per_part.append(shift)
+    return tuple(per_part) if len(per_part) > 1 or any(abs(shift) > CLOCK_JUMP_S for shift in per_part) else ()
 
 
 JOINED_ROWS = 100
@@ -94,8 +94,8 @@ class FrameFeed:
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each frame number in [first, last) with its image (H, W, 3), up to the end of the video.
 
-        An image is valid until the next one is requested. A lost frame gets the image of the previous frame. Raises VideoError
-        if no image could be decoded.
+        An image is valid until the next image is requested. A lost frame gets the image of the previous frame. Raises
+        VideoError if no image could be decoded.
         """
         part = last < self._frames
         row, shown = first, None
@@ -131,7 +131,7 @@ class FrameFeed:
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield these ordered frame numbers, each with its image (H, W, 3); lost frames are left out.
 
-        An image is valid until the next one is requested. Raises VideoError if the video failed before the first image.
+        An image is valid until the next image is requested. Raises VideoError if the video failed before the first image.
         """
         wanted, found = set(rows), False
         with closing(self._items(spans=join_rows(rows))) as items:
@@ -205,8 +205,8 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
     if info.images:
         return None
     described = run_ffmpeg(source_arguments(info), info, verbosity="info", timeout_s=timeout_s).stderr
-    found, start = _AUDIO_STREAM.search(described), _START.search(described)
-    if not found:
+    audio, start = _AUDIO_STREAM.search(described), _START.search(described)
+    if not audio:
         return None
     shifts, problem = clock_shifts(info), ""
     if shifts:
@@ -222,7 +222,7 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
             problem = (
                 f"the sound is right only until the clock restarts: {len(shifts)} parts of the video, {parts} of the sound"
             )
-    return Sound(found[1], float(start[1]) if start else 0.0, shifts, problem)
+    return Sound(audio[1], float(start[1]) if start else 0.0, shifts, problem)
 
 
 def add_sound(

@@ -149,7 +149,7 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return flags of the rows to decode for the images of `rows`, and True if these are keyframes.
+    """Return flags of the frames to decode to get the images of `rows`, and True if they are the keyframes.
 
     The flags (N,) bool mark the keyframes if all of `rows` are keyframes. Otherwise they mark the references if all of `rows`
     are references. None if all frames must be decoded: `rows` has other frames, or too few frames could be left out.
@@ -173,7 +173,7 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 
 
 def can_skip(info: VideoInfo) -> bool:
-    """Whether a decoder may leave out frames. With exact times, the other frames still find their rows."""
+    """Whether a decoder may leave out frames. The times must be exact, to find the rows of the other frames."""
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 
 
@@ -323,7 +323,7 @@ class ClipAssembler:
         return parts
 
     def rest(self) -> Rows:
-        """Return the rows after those of the last clip."""
+        """Return the rows that come after the rows of the last clip."""
         return self._cut(self._first + len(self._pts))
 
     def _last_row_of(self, clip: int) -> int:

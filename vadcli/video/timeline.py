@@ -29,13 +29,13 @@ LONGEST_GAP_S = 86_400.0
 """A longer step forward is not a gap of the recording: the camera's clock was set."""
 MOST_ODD = 8
 """If more frames in succession than this have odd times, the clock has changed."""
-_DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after it was decoded
+_DEEPEST_REORDER = 16  # packets; every codec shows a frame at most this many packets after the packet of the frame
 _UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not say that frames are reordered
 _FAR_STEPS = 32  # two times are far apart if they differ by more than this many usual steps
 _MOST_REPEATS = 2  # if more frames before a keyframe have its time or a later one, the clock restarted at the keyframe
 _LONG_STEP = 4  # frames; after a longer step, the times of the next frames are compared too
 _FINER = 1000  # new ticks per tick if times repeat
-_LARGEST = 1 << 61  # so that differences of times fit into 64 bits
+_LARGEST = 1 << 61  # differences of smaller times fit into 64 bits
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Timeline:
         last_ticks: duration of the last frame in the same ticks.
         finer: number of parts into which a tick was divided because times repeat; else 1.
         guessed: True if the container does not state all times or has odd times, so decoders may report other times.
-        order: the packet of each row, int64; without the rows at the end that the file lists but no longer contains.
+        order: int64, the packet of each row. Rows at the end that the file lists but no longer contains have no packet.
     """
 
     pts: IndexArray
@@ -213,7 +213,7 @@ def _presentation_order(
 
 
 def _odd_packets(times: IndexArray) -> BoolArray:
-    """Return which packets have a time that is far from the times of all packets around them, (P,) bool."""
+    """Return flags (P,) bool of the packets whose times are far from the times of all packets around them."""
     odd = np.zeros(len(times), np.bool_)
     steps = np.abs(np.diff(times))
     far = _far(times)
@@ -292,7 +292,7 @@ def _increasing(
 
 
 def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
-    """Return times that never fall, and True if odd times were replaced. Restarts are removed."""
+    """Return times that never fall, also at restarts of the clock, and True if odd times were replaced."""
     result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # `last` is the last time that fits, before it is moved
     while i < len(shown):

@@ -195,7 +195,7 @@ class State(IntEnum):
 
     STARTING = 0
     WORKING = 1
-    WAITING = 2  # it waits for a video, a free slot or the loader; never counts as hung
+    WAITING = 2  # waits for a video, a free slot or the loader; never counts as hung
     FETCHING = 3  # it copies an object of a store to this machine
 
 

@@ -1,4 +1,4 @@
-"""The program of a decoder process: it reads videos one by one and writes clips to shared memory.
+"""Runs in a decoder process: reads videos one after another, and writes their clips to shared memory.
 
 The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (the process id of the loader and two open
 descriptors). The standard input of the process is a pipe that closes when the loader's process ends. The process leads its own
