@@ -19,7 +19,7 @@ from vadcli.types import ByteArray
 FINEST_PER_S = 1_000_000  # the 32-bit times of an MP4 are too small for a finer time base
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
 KEYFRAME_EVERY_S = 2.0
-_HD_FROM_PX = 720  # players assume BT.601 colours in smaller pictures and BT.709 in larger ones
+_HD_FROM_PX = 720  # players assume BT.601 colours in smaller pictures, and BT.709 in larger pictures
 _SD_TAG, _HD_TAG = 6, 1  # the codes for SMPTE 170M and BT.709 in the standard H.273
 
 

@@ -73,20 +73,20 @@ class Judge:
         self._say_if_new(video, vectors)
         if self.head.card.labels is Labels.EVENTS:
             scored = [
-                replace(one, head_score=self.head.judge(vectors.of_span(one.start_s, one.end_s, one.peak_score)))
-                for one in events
+                replace(event, head_score=self.head.judge(vectors.of_span(event.start_s, event.end_s, event.peak_score)))
+                for event in events
             ]
-            kept = [one for one in scored if one.head_score is not None and one.head_score >= self.high]
-            return [replace(one, id=number) for number, one in enumerate(kept, 1)]
+            kept = [event for event in scored if event.head_score is not None and event.head_score >= self.high]
+            return [replace(event, id=number) for number, event in enumerate(kept, 1)]
         score = self.head.score(vectors.whole(table))
         rows = np.searchsorted(vectors.frame_index, table.frame_index, "right").clip(1, len(score)) - 1
         own = replace(thresholds, high=self.high, low=min(LOW, self.high))
         made = []
-        for one in cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes):
-            scores = table.score[one.start_frame : one.end_frame]  # of the detector
-            peak, highest = one.start_frame + int(scores.argmax()), float(scores.max())
+        for event in cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes):
+            scores = table.score[event.start_frame : event.end_frame]  # of the detector
+            peak, highest = event.start_frame + int(scores.argmax()), float(scores.max())
             mean = min(float(scores.mean(dtype=np.float64)), highest)
-            moved = replace(one, peak_frame=peak, peak_s=float(table.timestamp[peak]), head_score=one.peak_score)
+            moved = replace(event, peak_frame=peak, peak_s=float(table.timestamp[peak]), head_score=event.peak_score)
             made.append(replace(moved, peak_score=highest, mean_score=mean))
         return made
 

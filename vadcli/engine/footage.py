@@ -18,7 +18,7 @@ from vadcli.types import CameraModel, Clip, Footage
 from vadcli.types.text import length_text
 
 # A model that was fitted on this much footage is fitted again only if the user asks for it. One hour is needed because a score
-# stands for a number of events per hour.
+# means a number of events per hour.
 ENOUGH_S = 3600.0
 # A model that was fitted on less is fitted again when the footage has grown by this factor. So there are few fits: a camera
 # whose first video has ten seconds is fitted again at most nine times before it has an hour of footage.

@@ -68,15 +68,15 @@ class LocalRunner:
             scratch = stack.enter_context(Scratch(layout.scratch))
             layout.rename_old_files((unit.video for unit in self.units), {unit.camera for unit in self.settings.plan.units})
             job, options = self._job(layout, scratch), self._loader_options()
-            one = replace(options, workers=1)  # each second pass has its own decoder process
+            one_process = replace(options, workers=1)  # each second pass has its own decoder process
             if self.options.attribute and isinstance(self.detector, Attributor):
-                loader = stack.enter_context(ClipLoader(job.needs, one))
+                loader = stack.enter_context(ClipLoader(job.needs, one_process))
                 job = replace(job, attribution=Attribution(self.detector, loader))
             if self.options.propagate_masks and isinstance(self.detector, Propagator):
-                loader = stack.enter_context(ClipLoader(replace(job.needs, interval=1, overlap=0, decode="all"), one))
+                loader = stack.enter_context(ClipLoader(replace(job.needs, interval=1, overlap=0, decode="all"), one_process))
                 job = replace(job, propagation=Propagation(self.detector, loader, self.stop))
             if self.refiner is not None:
-                refinement = Refinement.of(self.refiner, one, self.stop)
+                refinement = Refinement.of(self.refiner, one_process, self.stop)
                 stack.enter_context(refinement.loader)
                 job = replace(job, refinement=refinement)
             loader = self._loader or stack.enter_context(ClipLoader(job.needs, options))
@@ -92,7 +92,7 @@ class LocalRunner:
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
-            # With no model, or with a model that will be replaced, all fingerprints differ from the stored ones.
+            # With no model, or with a model that will be replaced, all fingerprints differ from the stored fingerprints.
             has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
             model = cameras.stored(camera) if has_model and mine else None
             yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)
@@ -116,7 +116,7 @@ class LocalRunner:
                 for update in work.run(mine, batch_size=self.options.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
-            except OutputError as error:  # this camera's model can't be written, but the next one may work
+            except OutputError as error:  # this camera's model can't be written, but the next model may be
                 for unit in mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
@@ -205,7 +205,7 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Claim and scan those videos of `mine` that need it. The detector is loaded only for them."""
+        """Claim and scan those videos of `mine` that need a scan. The detector is loaded only for them."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.is_outgrown(self.camera, self.whole):

@@ -69,7 +69,7 @@ class Plan:
     roots: tuple[str, ...]  # the absolute paths that the user gave
     units: tuple[WorkUnit, ...]  # every video, in order of camera and name
     unusable: tuple[Unusable, ...] = field(default=())  # the paths that can't be read or are left out of this run
-    # Number of files that are not scanned, per unknown suffix; "" stands for files without a suffix.
+    # Number of files that are not scanned, per unknown suffix; "" means files without a suffix.
     passed_over: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # lines that the user should read
 
@@ -94,7 +94,7 @@ def make_plan(
 
     Args:
         paths: files and folders as given.
-        options: what counts as a video.
+        options: which files and folders count as videos.
         out: the output folder, which is never scanned.
         camera_from: `folder`, `file` or `all`.
         root: the user's --root. If it is None, a stored root is used; if no root is stored, the common ancestor of the paths.

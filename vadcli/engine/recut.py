@@ -50,7 +50,7 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every video again. Return those that `options` choose by time and category.
+    """Make the events of every video again. Return the events that `options` choose by time and category.
 
     If `options.write` is true, the events of each video are stored, together with the choices that later scans use.
 
@@ -60,7 +60,9 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
         OutputError: a document can't be written.
     """
     layout = stored_layout(out)
-    entries = [one for one in read_review(options.review) if matches(one.video, options.include)] if options.review else []
+    entries = (
+        [entry for entry in read_review(options.review) if matches(entry.video, options.include)] if options.review else []
+    )
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(layout.scratch)) if options.write or options.forget else None
         if options.forget and scratch:
@@ -168,18 +170,22 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
             documents.append(read_events(path))
         except DocumentError as error:
             problems.append(str(error))
-    documents = [one for one in documents if one.failure is None and matches(str(one.video["path"]), options.include)]
-    videos = {str(one.video["path"]) for one in documents}
+    documents = [
+        document for document in documents if document.failure is None and matches(str(document.video["path"]), options.include)
+    ]
+    videos = {str(document.video["path"]) for document in documents}
     entries = tuple(entry for entry in entries if entry.video in videos)
-    hours = sum(float(one.video["duration_s"] or 0.0) for one in documents) / 3600
-    peaks = [event.peak_score for one in documents for event in one.events]
+    hours = sum(float(document.video["duration_s"] or 0.0) for document in documents) / 3600
+    peaks = [event.peak_score for document in documents for event in document.events]
     judge = judge_of(options, read_choices(layout), out=out)
     if judge:
-        spans = [(str(one.video["path"]), event) for one in documents for event in one.events]
+        spans = [(str(document.video["path"]), event) for document in documents for event in document.events]
         scores = [judge.score_of(video, event.start_s, event.end_s, event.peak_score) for video, event in spans]
         peaks = [score for score in scores if score is not None]
-        own = [judge.score_of(one.video, one.start_s, one.end_s, one.peak_score) for one in entries]
-        entries = tuple(replace(one, peak_score=score) for one, score in zip(entries, own, strict=True) if score is not None)
+        own = [judge.score_of(entry.video, entry.start_s, entry.end_s, entry.peak_score) for entry in entries]
+        entries = tuple(
+            replace(entry, peak_score=score) for entry, score in zip(entries, own, strict=True) if score is not None
+        )
         judge.say_refused()
     from vadcli.metrics import threshold_choices  # not at the top, because the import takes a second, also in a scan
 
@@ -223,7 +229,7 @@ def recut(
     times: TimeRules = DEFAULT_RULES,
     verify: bool | None = None,
 ) -> EventsDocument:
-    """Make one video's events again with the given thresholds. They are stored if `scratch` is not None.
+    """Make one video's events again with the given thresholds. The events are stored if `scratch` is not None.
 
     - A new event gets its box from the stored masks. If there are no masks, it gets the box of the old events that it overlaps.
     - It gets its category from the stored scores per category. If there are no such scores, it gets the category of the old

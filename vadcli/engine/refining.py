@@ -85,7 +85,7 @@ class Refinement:
                 yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
 
     def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each row that can be decoded, with its frame (H, W, 3) uint8, valid until the next one."""
+        """Yield each row that can be decoded, with its frame (H, W, 3) uint8, valid until the next row."""
         if not rows:
             return
         self.refiner.prepare()

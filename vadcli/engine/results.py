@@ -113,8 +113,8 @@ def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray)
 
 def first_complaint(end: Finished) -> str:
     """Return the decoder's first error message; "" if there is none. Later messages mostly repeat the first."""
-    said = [" ".join(part.split()) for part in end.complaints.split(";")]
-    line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
+    messages = [" ".join(part.split()) for part in end.complaints.split(";")]
+    line = next((part for part in messages if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
     line = _TAGS.sub("", line)
     if not line:
         return ""

@@ -228,7 +228,7 @@ class Scan:
                 yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
 
     def _say_caveats(self, update: Update) -> None:
-        """Log the caveats of the detector with the first update, those of a camera with its first result."""
+        """Log the detector's caveats with the first update, and a camera's caveats with its first result."""
         if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
             return
         while self._unsaid:
@@ -280,7 +280,7 @@ def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: 
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector of the options. For `auto`, this is the first one that is ready.
+    """Return the detector of the options. For `auto`, this is the first detector that is ready.
 
     Raises:
         UsageError: the detector is not known.

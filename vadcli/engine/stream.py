@@ -1,4 +1,4 @@
-"""Sends the clips of several videos through one detector, and the scores of each to its writer.
+"""Sends the clips of several videos through one detector, and the scores of each video to its writer.
 
 The clips of a batch have the same size, and may come from several videos. The scores of a clip do not depend on the other clips
 of its batch. So the batch size and the number of workers do not change a result.

@@ -1,8 +1,8 @@
 """Makes events from the scores of a video and the answers of a second model (`vadcli verify`).
 
-The model's log-odds are converted to a logit on the scale of the scores: on this scale, a value stands for a number of events
-per hour of the camera's usual footage. Frames about which the model was asked get the mean of the two logits. Other frames
-can't open an event.
+The model's log-odds are converted to a logit on the scale of the scores: on this scale, a value means a number of events per
+hour of the camera's usual footage. Frames about which the model was asked get the mean of the two logits. Other frames can't
+open an event.
 """
 
 from __future__ import annotations

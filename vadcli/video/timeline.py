@@ -154,7 +154,8 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
     This works at a constant frame rate: each time is a decoding time plus a constant, even if frames are reordered.
     """
-    # A demuxer may give one time to two packets. It belongs to the second packet: the first began before the time was stated.
+    # A demuxer may give one time to two packets. The time belongs to the second packet: the first packet began before the time
+    # was stated.
     doubled = np.append(dts[1:] == dts[:-1], False)
     dts = np.where(doubled, NO_TIME, dts)
     known = np.flatnonzero((pts != NO_TIME) & (dts != NO_TIME))

@@ -34,7 +34,7 @@ from vadcli.video.loader import core_count
 log = logging.getLogger("vadcli")
 
 CHECK_S = 120.0
-"""A node must answer within this many seconds whether it can take part."""
+"""A node has this many seconds to answer the question whether it can take part."""
 CONNECT_S = 20.0
 LONGEST_FOLDER = 15
 """Longest path of a temporary folder, in bytes. A socket's path has at most 107 bytes, and Ray's own folders need up to 92."""
@@ -93,7 +93,7 @@ def connected(ray: Any, options: ScanOptions | VerifyOptions) -> AbstractContext
 def _joined(ray: Any, address: str) -> Iterator[None]:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdigit():  # if nothing listens there, Ray itself would wait for many minutes
+        if port.isdigit():  # if no program listens at the address, Ray itself would wait for many minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         with _own_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -141,7 +141,7 @@ def _started(ray: Any) -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGTERM. Ray sets another one, which ends the process at once."""
+    """Keep this process's handler of SIGTERM. Ray's handler would end the process at once."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -266,7 +266,7 @@ class Workers:
         return bool(self._free)
 
     def start(self, chunk: Chunk, order: Any) -> None:
-        """Hand a chunk to a free worker. The `order` describes the chunk for the worker."""
+        """Give a chunk to a free worker. The `order` describes the chunk for the worker."""
         worker = self._free.pop()
         worker.chunk, worker.sending = chunk, worker.actor.run.remote(order)
         self._running[worker.sending] = worker
@@ -310,7 +310,7 @@ class Workers:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 
     def give_up(self, worker: Worker, error: VadcliError) -> None:
-        """Give no more work to the node of a worker that can't work. Raises its error if no node is left."""
+        """Give no more work to the node of a worker that can't work. Raises the worker's error if no node is left."""
         log.warning("node %s takes no more videos: %s", worker.node.name, error)
         self.drop(worker.node)
         self.free(worker)

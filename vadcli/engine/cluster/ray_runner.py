@@ -305,7 +305,7 @@ class RayRunner:
                 yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
-        """Return the settings for one chunk. If the worker must fit the camera, they have all its videos."""
+        """Return the settings for one chunk. If the worker must fit the camera, the plan has all videos of the camera."""
         units = work.whole[chunk.camera] if chunk.opens else chunk.units
         # Only the chunk that opens the camera may fit it again.
         refit = self.options.refit if chunk.opens or self.options.refit is None else False
@@ -319,7 +319,7 @@ class RayRunner:
     def _ended(self, work: Worklist, chunk: Chunk) -> None:
         """Make the next chunks of a camera available if its first chunk ended without a scored clip.
 
-        Then all videos of the chunk were done before or have failed, and the camera may or may not have a model.
+        In this case, all videos of the chunk were done before or have failed. It is not known whether the camera has a model.
         """
         if chunk.opens and not chunk.moved:
             if self._here.is_fitted(chunk.camera):

@@ -58,7 +58,7 @@ class Fitted:
 
 @dataclass
 class ScanWork:
-    """Scans chunks. An order is the settings of a scan of only the chunk's videos."""
+    """Scans chunks. An order is a `ScanSettings` that scans only the videos of the chunk."""
 
     options: ScanOptions  # with the number of `workers`
     _detector: Detector | None = None
@@ -96,7 +96,7 @@ class Chunk:
 class ChunkWorker:
     """The worker: a Ray actor that does its work with one chunk after the other.
 
-    It works in the driver's working folder, so that relative paths mean the same. This folder need not exist on every node.
+    It works in the driver's working folder, so relative paths have the same meaning. This folder need not exist on every node.
     """
 
     def __init__(self, work: Work, folder: str) -> None:
@@ -145,7 +145,7 @@ class ChunkWorker:
             self._work.do(order, self._stop, said.put)
         except VadcliError as error:
             said.put(error)
-        except Exception as error:  # the driver reports it with the node's name
+        except Exception as error:  # the driver reports the error with the node's name
             log.debug("the work on a chunk failed", exc_info=True)
             said.put(OutputError(f"{socket.gethostname()}: {type(error).__name__}: {error}"))
         finally:
@@ -153,7 +153,7 @@ class ChunkWorker:
 
 
 def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
-    """Return the reason why this node can't take part; "" if it can.
+    """Return the reason why this node can't take part; "" if it can take part.
 
     If `root` is None, the footage is not checked.
     """
