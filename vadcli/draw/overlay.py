@@ -319,9 +319,9 @@ class Overlay:
         left = self._margin + kind.width_px(clock)
         if self._start is not None and place.width >= _TIME_OF_DAY_EM * em:
             left += round(0.7 * em)
-            told = f"{self._start.at(at_s):%Y-%m-%d %H:%M:%S}"
-            draw.text((left, baseline), told, font=face, fill=DIM, anchor="ls")
-            left += kind.width_px(told)
+            date = f"{self._start.at(at_s):%Y-%m-%d %H:%M:%S}"
+            draw.text((left, baseline), date, font=face, fill=DIM, anchor="ls")
+            left += kind.width_px(date)
         score = f"{self._table.score[row]:.2f}"
         right = place.width - self._margin
         draw.text((right, baseline), score, font=face, fill=colour, anchor="rs")

@@ -86,7 +86,7 @@ class Cameras:
     refit: bool | None
     stopped: Callable[[], bool]  # called during the wait for another process; True ends the wait
     # Called with a camera and the number of frames that were just read for its fit.
-    told: Callable[[str, int], None] = lambda camera, frames: None
+    fitting: Callable[[str, int], None] = lambda camera, frames: None
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
 
@@ -288,7 +288,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
         if isinstance(item, Finished) and isinstance(item.error, ToolError):
             raise item.error
         if isinstance(item, ClipReady):
-            cameras.told(camera, len(item.clip.frame_index))
+            cameras.fitting(camera, len(item.clip.frame_index))
         yield item
 
 

@@ -166,13 +166,13 @@ class NewEvents:
         document = read_unchecked(self._layout.events(result.video))
         if document is None:
             return []
-        path, told = self._paths.get(result.video), self._told.setdefault(result.video, [])
+        path, reported = self._paths.get(result.video), self._told.setdefault(result.video, [])
         found = [
             NewEvent(document, event, path)
             for event in self._reported.new(document)
-            if not any(event.start_s < other.end_s and other.start_s < event.end_s for other in told)
+            if not any(event.start_s < other.end_s and other.start_s < event.end_s for other in reported)
         ]
-        told += [one.event for one in found]
+        reported += [one.event for one in found]
         for one in found:
             if self._hook is not None:
                 self._hook.run(one)

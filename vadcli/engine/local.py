@@ -80,7 +80,7 @@ class LocalRunner:
                 stack.enter_context(refinement.loader)
                 job = replace(job, refinement=refinement)
             loader = self._loader or stack.enter_context(ClipLoader(job.needs, options))
-            yield from self._scan(job, self._cameras_of(layout, job, told=fitting), loader)
+            yield from self._scan(job, self._cameras_of(layout, job, fitting=fitting), loader)
             if job.rules.judge:
                 job.rules.judge.say_refused()
 
@@ -121,7 +121,7 @@ class LocalRunner:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
 
-    def _cameras_of(self, layout: OutputLayout, job: ScanJob, *, told: Fitting = lambda camera, frames: None) -> Cameras:
+    def _cameras_of(self, layout: OutputLayout, job: ScanJob, *, fitting: Fitting = lambda camera, frames: None) -> Cameras:
         options = self.options
         return Cameras(
             layout,
@@ -132,7 +132,7 @@ class LocalRunner:
             seed=options.seed,
             refit=options.refit,
             stopped=self.stop,
-            told=told,
+            fitting=fitting,
             regions=job.regions,
         )
 

@@ -173,12 +173,12 @@ class VerifiedScores:
         best = self.logits[places].max(axis=0)
         scores = [round(float(score), 6) for score in sigmoid(best)]
         clips = self.stored.answers.clip[self.rows[places[np.argsort(-self.logits[places].max(axis=1), kind="stable")]]]
-        told = [metadata.descriptions[str(clip)] for clip in clips.tolist() if metadata.descriptions.get(str(clip))]
+        descriptions = [metadata.descriptions[str(clip)] for clip in clips.tolist() if metadata.descriptions.get(str(clip))]
         return replace(
             found,
             category=metadata.categories[int(best.argmax())],
             category_scores=dict(zip(metadata.categories, scores, strict=True)),
-            description=Description(metadata.model, told[0]) if told else None,
+            description=Description(metadata.model, descriptions[0]) if descriptions else None,
         )
 
     def doubted(self, event: Event) -> Event:

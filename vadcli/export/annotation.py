@@ -82,7 +82,7 @@ def to_label_studio(documents: Iterable[EventsDocument]) -> str:
         video = document.video
         results: list[dict[str, Any]] = []
         for event in document.events:
-            said = [text for text in (event.verified, event.described) if text]
+            answers = [text for text in (event.verified, event.described) if text]
             ranges = [{"start": event.start_frame + 1, "end": event.end_frame}]
             span = {
                 "id": f"event-{event.id}",
@@ -92,7 +92,7 @@ def to_label_studio(documents: Iterable[EventsDocument]) -> str:
                 "score": event.peak_score,
                 "value": {"ranges": ranges, "timelinelabels": [_label(event)]},
             }
-            results.append({"meta": {"text": said}, **span} if said else span)
+            results.append({"meta": {"text": answers}, **span} if answers else span)
             if event.bbox and video["width"] and video["height"]:
                 results.append(_box(event, event.bbox, document))
         predictions = {

@@ -32,8 +32,8 @@ def label(event: Event) -> str:
 def caption(event: Event) -> str:
     """Return the event's label and peak score, then the head's score and the answer of `verify`, if any."""
     judged = f", head {event.head_score:.2f}" if event.head_score is not None else ""
-    said = f", {event.verified}" if event.verified else ""
-    return f"{label(event)} {event.peak_score:.2f}{judged}{said}"
+    answer = f", {event.verified}" if event.verified else ""
+    return f"{label(event)} {event.peak_score:.2f}{judged}{answer}"
 
 
 def one_line(text: str) -> str:

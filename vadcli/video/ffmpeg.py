@@ -80,13 +80,13 @@ def ffmpeg_version() -> tuple[int, int]:
     """
     path = ffmpeg_path()
     try:
-        said = subprocess.run([path, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True).stdout
+        output = subprocess.run([path, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True).stdout
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "no message"
         raise ToolError(f"{path} does not run: exit code {error.returncode}: {last}", hint=_INSTALL_HINT) from error
     except (OSError, subprocess.SubprocessError) as error:
         raise ToolError(f"{path} does not run: {error}", hint=_INSTALL_HINT) from error
-    match = re.search(rb"version n?(\d+)\.(\d+)", said)
+    match = re.search(rb"version n?(\d+)\.(\d+)", output)
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 

@@ -60,7 +60,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
             packets = _read_packets(opened, stream, name, others)
         demuxer = opened.format.name
         if not packets.damage and demuxer.split(",")[0] in _SKIPPING:
-            errors = [said for _, source, said in complaints + heard if source == demuxer and _LIVE_ENDS not in said]
+            errors = [message for _, source, message in complaints + heard if source == demuxer and _LIVE_ENDS not in message]
             packets.damage = f"the file is damaged: {errors[0].strip()}" if errors else ""
         packets.damage = packets.damage or missing_end(path, demuxer)
         return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)

@@ -117,11 +117,11 @@ class ChunkWorker:
         If a `VadcliError` ends the work, it is the last item.
         """
         yield []
-        said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        handler = QueueHandler(said)
+        sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        handler = QueueHandler(sent)
         log.addHandler(handler)
         log.setLevel(logging.INFO)
-        thread = threading.Thread(target=self._run, args=(order, said), daemon=True)
+        thread = threading.Thread(target=self._run, args=(order, sent), daemon=True)
         thread.start()
         try:
             ended = False
@@ -129,7 +129,7 @@ class ChunkWorker:
                 due, items = time.monotonic() + SEND_EVERY_S, []
                 while not ended and (left := due - time.monotonic()) > 0:
                     with suppress(queue.Empty):
-                        item = said.get(timeout=left)
+                        item = sent.get(timeout=left)
                         ended = item is None
                         items += [] if ended else [item]
                 if items:
@@ -140,16 +140,16 @@ class ChunkWorker:
             log.removeHandler(handler)
             self._stop = Stop()
 
-    def _run(self, order: Any, said: queue.SimpleQueue[Any]) -> None:
+    def _run(self, order: Any, sent: queue.SimpleQueue[Any]) -> None:
         try:
-            self._work.do(order, self._stop, said.put)
+            self._work.do(order, self._stop, sent.put)
         except VadcliError as error:
-            said.put(error)
+            sent.put(error)
         except Exception as error:  # the driver reports the error with the node's name
             log.debug("the work on a chunk failed", exc_info=True)
-            said.put(OutputError(f"{socket.gethostname()}: {type(error).__name__}: {error}"))
+            sent.put(OutputError(f"{socket.gethostname()}: {type(error).__name__}: {error}"))
         finally:
-            said.put(None)
+            sent.put(None)
 
 
 def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
