@@ -10,6 +10,7 @@ from typing import Any
 
 import imageio_ffmpeg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import decoder_forks
 
@@ -21,6 +22,10 @@ os.environ["VADCLI_WORKERS"] = "1"
 os.environ["VADCLI_FFMPEG"] = imageio_ffmpeg.get_ffmpeg_exe()
 # What one process has compiled, the next one need not compile again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# On a busy machine, the time that an example takes says nothing about the test.
+settings.register_profile("vadcli", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vadcli")
 
 
 # What the tests import are millions of objects that stay: the garbage collector need not look at them again and again.

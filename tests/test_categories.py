@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commands import vadcli
@@ -244,7 +244,6 @@ def test_words_for_a_category_are_whole_words() -> None:
 WORD = st.text(st.characters(exclude_characters=",:@", exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(deadline=None)
 @given(st.lists(WORD, max_size=20))
 def test_words_come_back_stripped_and_once(words: list[str]) -> None:
     expected = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))

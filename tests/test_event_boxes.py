@@ -65,7 +65,7 @@ def encloses(box: Box | None, marked: np.ndarray) -> bool:
     return not outside.any()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.floats(0.02, 0.99), st.booleans())
 def test_the_box_of_an_event_encloses_every_pixel_that_reaches_its_threshold(
     tmp_path: Path, seed: int, threshold: float, interval: bool

@@ -86,7 +86,7 @@ def reference(table, thresholds, duration_s):
     return padded
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(cases())
 def test_events_equal_the_definition(case):
     table, thresholds, duration_s = case
@@ -94,7 +94,7 @@ def test_events_equal_the_definition(case):
     assert spans(events) == reference(table, thresholds, duration_s)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_events_are_in_order_inside_the_video_and_described_by_their_rows(case):
     table, thresholds, duration_s = case
@@ -114,7 +114,7 @@ def test_events_are_in_order_inside_the_video_and_described_by_their_rows(case):
         end_frame = event.end_frame
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_every_high_row_is_in_an_event_unless_that_was_dropped_as_short(case):
     table, thresholds, duration_s = case
@@ -123,7 +123,7 @@ def test_every_high_row_is_in_an_event_unless_that_was_dropped_as_short(case):
     assert inside[table.score >= np.float32(thresholds.high)].all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_cutting_the_events_themselves_gives_the_same_events(case):
     table, thresholds, duration_s = case
@@ -177,7 +177,7 @@ def test_the_box_of_an_event_is_around_all_its_samples_masks():
     assert second.bbox is None, "the mask of its sample is empty"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(), st.data())
 def test_boxes_equal_a_search_over_all_samples(case, data):
     table, thresholds, duration_s = case

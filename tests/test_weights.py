@@ -156,7 +156,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 DTYPES = st.sampled_from(["float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(tensors=st.dictionaries(st.text(min_size=1, max_size=5), st.tuples(SHAPES, DTYPES), min_size=1, max_size=4))
 def test_every_file_that_safetensors_writes_is_sound_and_no_shorter_one_is(
     tensors: dict[str, tuple[tuple[int, ...], str]], tmp_path_factory: pytest.TempPathFactory

@@ -82,7 +82,7 @@ def embed_all(paths: Sequence[Path], options: EmbedOptions) -> Iterator[EmbedRes
 
 @dataclass
 class _Embedding:
-    """A run of `vadcli embed`. `fingerprint` is that of the encoder."""
+    """A run of `vadcli embed`. `fingerprint` is the encoder's fingerprint."""
 
     options: EmbedOptions
     layout: OutputLayout
@@ -135,13 +135,13 @@ class _Embedding:
         return None
 
     def _is_same(self, old: EmbeddingsMetadata, metadata: EmbeddingsMetadata) -> bool:
-        """True if the stored vectors equal those that this command would make."""
+        """True if the stored vectors are the ones that this command would compute."""
         if (old.encoder_key, old.content) != (metadata.encoder_key, metadata.content):
             return False
         scores = read_metadata(self.layout.scores(old.video))
         if old.key == metadata.key or scores is None:
             return old.key == metadata.key
-        # A scan stores vectors with another key. They are the same if the scan took every n-th frame with the same n.
+        # A scan stores a key of its own. The vectors are the same if scan and command sample the same frames.
         steps = np.diff(read_embeddings(self.layout.embeddings(old.video)).frame_index)
         return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
 

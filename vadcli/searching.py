@@ -1,8 +1,7 @@
 """Searches stored vectors for the moments that fit a sentence or a picture best.
 
-A vector's similarity to the query is compared with the usual similarity of its camera, because a camera that always shows
-something similar would otherwise fill the list. No video is decoded, and the vectors of one video at a
-time are in memory.
+A vector's similarity to the query is compared with the usual similarity of its camera. Otherwise a camera that always shows
+something similar would fill the list. A search decodes no video. It keeps the vectors of one video at a time in memory.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_the_evidence_is_that_of_plain_numpy() -> None:
 
 
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=40, unique=True))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_vectors_evidence_does_not_depend_on_the_others(rows: list[int]) -> None:
     rng = np.random.default_rng(1)
     bank, _ = bank_of(rng)

@@ -49,7 +49,7 @@ def settings_of(videos: list[tuple[str, int]], only: frozenset[str] | None = Non
     return ScanSettings(Plan(Path(), ("",), units), ScanOptions(), videos=only)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(SIZES, st.integers(1, 9), st.booleans(), st.randoms(use_true_random=False))
 def test_each_video_is_handed_out_once(
     videos: list[tuple[str, int]], workers: int, by_cameras: bool, dice: random.Random

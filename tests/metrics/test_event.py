@@ -74,7 +74,7 @@ def best_by_brute_force(predicted, true, level):
     return best
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(predicted=spans(), true=spans(), level=st.sampled_from([0.1, 0.3, 0.5, 1.0]))
 def test_the_matching_is_the_best_there_is(predicted, true, level):
     events = EventSet.of([predicted], [true], [60])
@@ -87,7 +87,7 @@ def test_the_matching_is_the_best_there_is(predicted, true, level):
     assert false_alarms_per_hour(events).value == pytest.approx(60 * touched.count(False))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     videos=st.lists(st.tuples(spans(), spans()), min_size=1, max_size=4),
     seed=st.integers(0, 99),

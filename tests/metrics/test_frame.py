@@ -37,7 +37,7 @@ def videos_of(frames):
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(frames=frame_sets())
 def test_agrees_with_scikit_learn_to_a_billionth(name, frames):
     ours, theirs = METRICS[name]
@@ -59,7 +59,7 @@ def test_agrees_with_scikit_learn_on_many_frames(ours_theirs, dtype):
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=frame_sets(), seed=st.integers(0, 99))
 def test_neither_scale_nor_order_nor_the_borders_of_videos_change_micro(name, frames, seed):
     metric = METRICS[name][0]
@@ -73,7 +73,7 @@ def test_neither_scale_nor_order_nor_the_borders_of_videos_change_micro(name, fr
     assert metric(FrameSet.of([frames.scores], [frames.labels])).value == pytest.approx(value, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=frame_sets())
 def test_turning_the_scores_round_turns_the_auc_round(frames):
     turned = FrameSet(1 - frames.scores, frames.labels, frames.offsets)
@@ -81,7 +81,7 @@ def test_turning_the_scores_round_turns_the_auc_round(frames):
 
 
 @pytest.mark.parametrize(("macro", "theirs"), [(frame_auc_macro, roc_auc_score), (frame_ap_macro, average_precision_score)])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=frame_sets())
 def test_macro_is_the_mean_over_videos_that_define_it(macro, theirs, frames):
     parts = [(frames.labels[part], frames.scores[part]) for part in videos_of(frames)]

@@ -69,7 +69,7 @@ def test_an_alarm_before_an_anomaly_that_is_not_hit_is_false():
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), seed=st.integers(0, 9999))
 def test_buffers_and_anomalies_end_with_their_video(lengths, seed):
     rng = np.random.default_rng(seed)

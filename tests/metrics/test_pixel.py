@@ -97,7 +97,7 @@ def test_the_truth_as_scores_is_perfect():
     assert [figure(counts).value for figure in (pixel_auc, pixel_ap, mask_iou, aupro)] == pytest.approx([1.0] * 4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999))
 def test_frame_by_frame_in_any_order_of_videos_is_the_same(seed):
     (a, at), (b, bt) = some_masks(seed), some_masks(seed + 1, frames=2)
@@ -113,7 +113,7 @@ def test_frame_by_frame_in_any_order_of_videos_is_the_same(seed):
         assert figure(pieces).value == pytest.approx(figure(whole).value, abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999))
 def test_a_monotone_map_of_the_bytes_changes_no_area(seed):
     scores, truth = some_masks(seed)

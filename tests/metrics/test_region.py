@@ -120,7 +120,7 @@ def some_regions(seed, videos=3):
     return found, truth, rng.integers(4, 7, videos)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 9999), alpha=st.sampled_from([0.1, 0.5, 1.0]), beta=st.sampled_from([0.1, 0.3]))
 def test_against_one_threshold_after_another(seed, alpha, beta):
     found, truth, frames = some_regions(seed)
@@ -129,7 +129,7 @@ def test_against_one_threshold_after_another(seed, alpha, beta):
     assert tbdc(found, truth, frames, alpha=alpha, beta=beta).value == pytest.approx(tracks, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 9999))
 def test_order_and_scale_change_nothing(seed):
     found, truth, frames = some_regions(seed)

@@ -46,7 +46,7 @@ def test_no_video_with_both_classes_is_none_with_a_note():
     assert "undefined for all of 2 videos" in found.note
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(frames=whole_scores(), data=st.data())
 def test_a_constant_on_one_video_moves_the_auc_over_all_frames_alone(frames, data):
     video = data.draw(st.integers(0, frames.videos - 1))
@@ -106,7 +106,7 @@ def test_end_points_are_added_to_the_videos_of_the_category_alone():
     assert "end points" in ended.note
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=whole_scores(), data=st.data())
 def test_a_category_within_videos_agrees_with_scikit_learn(frames, data):
     codes = np.array(data.draw(st.lists(st.sampled_from([NORMAL, FIGHT]), min_size=10, max_size=50)))

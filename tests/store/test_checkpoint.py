@@ -38,7 +38,7 @@ def write(path, blocks, header=HEADER, *, resume=None):
     return ends
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 9), max_size=5),
     interval=st.integers(1, 4),

@@ -30,7 +30,7 @@ def write_video(path, frames, timestamps, fps=25.0):
             writer.write(frame, float(timestamp))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(0, 6), width=st.integers(1, 70), height=st.integers(1, 70), fps=st.sampled_from([0.0004, 1.0, 29.97, 240.0])
 )
@@ -87,7 +87,7 @@ def test_a_video_that_is_no_mask_video_is_refused(tmp_path):
         list(read_masks(path))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
 def test_upsampling_keeps_flat_masks_and_never_leaves_their_range(h, w, height, width, value):
     flat = upsample_mask(np.full((h, w), value, np.uint8), width, height)
@@ -105,7 +105,7 @@ def test_upsampling_is_bilinear_between_the_centres_of_pixels():
     assert upsample_mask(same, 7, 5) is same
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 12),
     st.integers(1, 12),
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_no_half_mask_file(tmp_path):
     assert left == "[]"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     shown=st.tuples(st.integers(1, 200), st.integers(1, 200)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.tiny_world import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
@@ -15,7 +15,6 @@ WORLD = SyntheticWorld(WorldOptions(size_px=32), seed=4, split="train", length=4
 EVERYTHING = Naming(WORLD, patterns=tuple(PATTERNS), hard=0.5)
 
 
-@settings(deadline=None)
 @given(index=st.integers(0, 39), seed=st.integers(0, 2**32), length=st.integers(1, 12), true=st.integers(0, 3))
 def test_lists_say_what_holds(index: int, seed: int, length: int, true: int) -> None:
     facts = WORLD.facts(index)

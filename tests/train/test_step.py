@@ -219,7 +219,7 @@ def test_the_smallest_object_keeps_a_cell() -> None:
     assert decoder_masks(masks, (8, 8))[0].nonzero().tolist() == [[4, 2]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**16))
 def test_a_labelled_frame_never_goes_without_a_target(height: int, width: int, side: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

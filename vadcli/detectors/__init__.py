@@ -108,7 +108,7 @@ class Preparer(Protocol):
     """A detector that can begin the work on a clip before its camera has a model."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Compute something that `fit` and `score` need, and keep it for them. Several threads may call this."""
+        """Compute a result that `fit` and `score` need, and keep the result. Several threads may call this."""
 
 
 @runtime_checkable
@@ -160,7 +160,7 @@ class Propagator(Protocol):
     """A detector that can propagate masks from known frames to the frames after them."""
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Return the masks of all frames, given those of some frames. Deterministic.
+        """Return the masks of all frames, computed from the known masks of some frames. Deterministic.
 
         The mask of a frame depends only on the last known frame and on the frames from there to this frame.
 

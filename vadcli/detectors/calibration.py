@@ -159,8 +159,9 @@ def _between(reference: float, own: float, trust: float) -> float:
 class BellTail:
     """Like `Tail`, for values that spread to both sides of their median.
 
-    Up to BEND spreads above the median, the share is that of a normal distribution. Above that, it falls by a factor of e
-    whenever the value rises by spread / hazard, because rare values are more frequent than in a normal distribution.
+    The tail is the share of values at or above a value. Up to BEND spreads above the median, it is the share of a normal
+    distribution. Above BEND spreads, the share falls more slowly: by a factor of e whenever the value rises by spread / hazard.
+    The reason: rare values are more frequent than in a normal distribution.
 
     Attributes:
         median: median of the values.
@@ -215,8 +216,9 @@ RATES = (0.5, 2.0)
 class CategoryTails:
     """How rare evidence for C categories is for one camera. A category has one or more kinds of it.
 
-    With more categories, one of them is rare more often. With more kinds of evidence, all of them are rare less often. `level`
-    and `rate` correct the log rarity for both: it becomes ln(10) + rate · (log rarity - level).
+    If there are more categories, the rarest one looks rarer by chance. If a category has more kinds of evidence, all of them
+    are seldom rare at the same time. `level` and `rate` correct for both: the log rarity becomes ln(10) + rate · (log rarity -
+    level).
 
     Attributes:
         tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...

@@ -68,7 +68,7 @@ class TimeInterval:
 
 
 class Annotation(ABC):
-    """When anomalies happen in one video."""
+    """Says when anomalies happen in one video."""
 
     @property
     def frames(self) -> int | None:
@@ -203,8 +203,9 @@ class TimeIntervals(_Intervals):
 class ShareIntervals(_Intervals):
     """An annotation as intervals of shares of the video: 0 is the start of the video, 1 its end.
 
-    The share s is the frame round(s x number of frames). The end frame of an interval is outside. As in the code of PreVAD's
-    authors, an interval that ends after 1 is cut at the end of the video. An interval that ends before it starts has no frame.
+    The share s belongs to the frame round(s x number of frames). The end frame of an interval is outside. As in the code of
+    PreVAD's authors, an interval that ends after 1 is cut at the end of the video. An interval that ends before it starts has
+    no frame.
 
     Attributes:
         intervals: (start, end) of each interval, finite.
@@ -229,7 +230,7 @@ class ShareIntervals(_Intervals):
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return the first index of each run of True and the index after the run, (E, 2) int64."""
+    """Return the first index of each run of True, and the index after its last True, (E, 2) int64."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 

@@ -1,7 +1,7 @@
 """Data sets filmed on a campus: CUHK Avenue, ShanghaiTech, and UCSD Ped1 and Ped2.
 
-The first two come as masks, or as frame labels per clip. UCSD has folders of frames, frame ranges as MATLAB text, and folders
-of masks.
+CUHK Avenue and ShanghaiTech have masks, or frame labels per clip. UCSD has folders of frames, frame ranges as MATLAB text, and
+folders of masks.
 
 CUHK Avenue (Lu, Shi and Jia, ICCV 2013) has 21 test videos. The official download has testing_videos/NN.avi and
 ground_truth_demo/testing_label_mask/N_label.mat, whose cell array volLabel has one mask per frame; its ground_truth_show.m uses
@@ -92,7 +92,7 @@ class Avenue(GroundTruth):
 
 @dataclass(frozen=True)
 class _VolumeMasks:
-    """The masks of one video in an N_label.mat; `read` is `_read_volume` with a cache."""
+    """The masks of one video in an N_label.mat. `read` is `_read_volume` with a cache, so that a file is read once."""
 
     path: Path
     read: Callable[[Path], tuple[ByteArray, int]]
@@ -201,9 +201,11 @@ class Ped1(GroundTruth):
 class Ped2(Ped1):
     """UCSD Ped2: 12 test clips.
 
-    `root` is one of these: the archive's folder, UCSDped2, its Test folder, or the .m file in it; a folder with frames in
-    test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png; the gt_label.json of
-    LiUzHiAn/hf2vad with one list of labels per clip, in which "0" is testing/frames/01.
+    `root` is one of these:
+
+    - the archive's folder, UCSDped2, its Test folder, or the .m file in it
+    - a folder with frames in test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png
+    - the gt_label.json of LiUzHiAn/hf2vad; it has one list of labels per clip, and "0" is testing/frames/01
     """
 
     name = "ped2"

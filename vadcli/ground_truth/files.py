@@ -28,7 +28,7 @@ _MAX_FRAME = 2**40
 
 
 def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> DocumentError:
-    """Return the error for a line of another form than expected; `own` is True for the user's own file."""
+    """Return the error for a line with another form than expected. `own`: the user wrote the file, so the hint differs."""
     hint = "correct the line" if own else "correct the line, or unpack the official file again"
     return DocumentError(f"{path}, line {line}: {what}", hint=hint)
 

@@ -6,9 +6,10 @@ The CSV table has intervals in seconds; `template_from_events` and `template_fro
     cam1/a.mp4,12.4,15,fighting
     cam1/b.mp4,,,
 
-A frame is inside if start_s <= its timestamp < end_s, within a microsecond. A video with several intervals has several rows. A
-normal video has one row with empty times. The columns category and severity (a number, or empty) are optional. Paths are
-written as in a scan's output; leading folders and the suffix may differ if only one video fits.
+A frame belongs to an interval if start_s <= its timestamp < end_s; differences of a microsecond do not count. A video with
+several intervals has several rows. A normal video has one row with empty times. The columns category and severity (a number,
+or empty) are optional. Paths are written as in a scan's output; leading folders and the suffix may differ if only one video
+fits.
 
 UCF-Crime (Sultani et al., CVPR 2018): Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last
 first last` per test video, with -1 for no interval. The official Evaluate_Anomaly_Detector.m
@@ -42,7 +43,7 @@ _TIMES_HINT = "write seconds as plain numbers, start before end, or leave both e
 
 
 class CsvTruth(GroundTruth):
-    """A user's own intervals; `root` is the table, or a folder with ground_truth.csv."""
+    """Reads a user's own intervals; `root` is the table, or a folder with ground_truth.csv."""
 
     name = "csv"
     stem_alone = False
@@ -196,7 +197,7 @@ _XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
 
 
 class UCFCrime(GroundTruth):
-    """UCF-Crime's 290 test videos; `root` is the annotation file or a folder with it."""
+    """Reads UCF-Crime's 290 test videos; `root` is the annotation file or a folder with it."""
 
     name = "ucf-crime"
 
@@ -223,7 +224,7 @@ class UCFCrime(GroundTruth):
 
 
 class XDViolence(GroundTruth):
-    """XD-Violence's 800 test videos; `root` is annotations.txt or a folder with it.
+    """Reads XD-Violence's 800 test videos; `root` is annotations.txt or a folder with it.
 
     No file lists the normal test videos. They are found in the folder of the file, in its folders "videos" and "test…", and
     among the scored videos.

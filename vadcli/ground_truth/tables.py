@@ -76,7 +76,7 @@ _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 
 
 class Msad(GroundTruth):
-    """MSAD; `root` is anomaly_annotation.csv, or its folder, perhaps with the list of test videos.
+    """Reads MSAD; `root` is anomaly_annotation.csv, or its folder, perhaps with the list of test videos.
 
     Without the list, all abnormal videos of the table belong to the data set.
     """
@@ -115,7 +115,7 @@ class Msad(GroundTruth):
 
 
 class Cuva(GroundTruth):
-    """CUVA; `root` is its JSON file, or a folder in which it is the only JSON file.
+    """Reads CUVA; `root` is its JSON file, or a folder in which it is the only JSON file.
 
     The file is a list, or has one object per line, as `load_dataset("fesvhtr/CUVA", split="test").to_json(FILE)` writes it.
     """
@@ -156,7 +156,7 @@ def _clock_intervals(path: Path, place: int, output: str, category: str | None) 
 
 
 class PreVad(GroundTruth):
-    """PreVAD's test videos; `root` is test.csv, the JSON file, or a folder with one of them."""
+    """Reads PreVAD's test videos; `root` is test.csv, the JSON file, or a folder with one of them."""
 
     name = "prevad"
 
@@ -176,7 +176,7 @@ class PreVad(GroundTruth):
 def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float], ...]:
     """Return the intervals of an `anomaly_span`, without empty intervals.
 
-    The value is a list of intervals, one interval, the JSON of either, or nothing.
+    The value is a list of intervals, one interval, or the JSON text of one of these. It may be missing.
     """
     try:
         found: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
@@ -191,7 +191,7 @@ def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float],
 
 
 class VauBench(GroundTruth):
-    """VAU-Bench; `root` is one of its tables, or the folder `annotations` with tables test_….csv."""
+    """Reads VAU-Bench; `root` is one of its tables, or the folder `annotations` with tables test_….csv."""
 
     name = "vau-bench"
 

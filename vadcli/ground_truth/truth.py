@@ -70,7 +70,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield the pairs (scored, truth) with the same path; with `tails`, one may be the other's end."""
+    """Yield the pairs (scored, truth) with the same path; with `tails`, one path may be the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -157,7 +157,7 @@ class VideoTruth:
 
     @cached_property
     def annotation(self) -> Annotation:
-        """When anomalies happen; raises DocumentError if the file has another form than expected."""
+        """Says when anomalies happen; raises DocumentError if the file has another form than expected."""
         return self.read()
 
     @property
@@ -286,7 +286,7 @@ class GroundTruth(ABC):
         """Return `root` if it is a file, otherwise the first of `candidates` under it that exists.
 
         Raises:
-            UsageError: none exists; the message says that `wanted`, or else the first candidate, is missing.
+            UsageError: none of them exists. The message says that `wanted` is missing; if this is empty, the first candidate.
         """
         if self.root.is_file():
             return self.root
@@ -330,8 +330,8 @@ class GroundTruth(ABC):
             allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
 
         Raises:
-            UsageError: a video could be paired with either of two; no pair is found; or, without `allow_missing`, scores or a
-                truth are missing.
+            UsageError: a video could be paired with two others; no pair is found; or scores or a truth are missing and
+                `allow_missing` is False.
         """
         names, truths = list(scored), self.videos()
         found = pair(names, truths, stem_alone=self.stem_alone)

@@ -3,9 +3,10 @@
 The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. Each abnormal video has a folder <video>_annotations/
 with <video>_tracks.txt (one line `object,first frame,last frame` per track) and <video>_%04d_gt.png, whose pixels are object
 numbers. The official scripts are in lilygeorgescu/UBnormal. scripts/write_frame_level_ground_truth.py sets
-ground_truth[first : last + 1], so frames count from 0 and the last one is abnormal too. scripts/create_tracks_for_tbdc_rbdc.py
-opens the image with the number of the frame, takes the pixels of the track's object, and uses the connected part with the
-largest box. This script takes the tracks from <video>_new_tracks.txt if it exists, and so does `regions` here.
+ground_truth[first : last + 1], so frames count from 0 and the last frame is abnormal too.
+scripts/create_tracks_for_tbdc_rbdc.py opens the image with the number of the frame, takes the pixels of the track's object,
+and uses the connected part with the largest box. This script takes the tracks from <video>_new_tracks.txt if it exists, and so
+does `regions` here.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class _Track:
 
 
 class UBnormal(GroundTruth):
-    """UBnormal.
+    """Reads UBnormal.
 
     `root` has the SceneN folders, either all or those of one split. If the official {abnormal,normal}_test_video_names.txt are
-    in it (or in its scripts folder), only the videos that they name are used. Normal videos are recognized by name; they have
-    no annotation.
+    in `root` (or in its scripts folder), only the videos that they name are used. Normal videos are recognized by name; they
+    have no annotation.
     """
 
     name = "ubnormal"

@@ -145,7 +145,7 @@ class Scale:
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
     """Return the differences of vectors from a mean as unit vectors, (S, D) float32.
 
-    All vectors of an image-text encoder have roughly the same direction. Without it, the vectors of frames differ more.
+    All vectors of an image-text encoder have roughly the same direction. After the mean is subtracted, they differ more.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)

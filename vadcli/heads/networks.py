@@ -25,7 +25,7 @@ MOST_SEGMENTS = 256
 """If a video would have more segments than this, its segments become longer."""
 STEPS = 200
 VIDEOS_PER_STEP = 16
-"""Half of them are abnormal and half normal. If there are too few videos of one kind, all of that kind are used."""
+"""Half of these videos are abnormal and half are normal. If fewer are known of one kind, all videos of this kind are used."""
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 TOP_SHARE = 8
@@ -151,7 +151,7 @@ def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
     Args:
         values: (B, N).
         real: (B, N) bool.
-        by: (B, N), chooses the top segments: the ones where it is highest. None: `values` chooses.
+        by: (B, N). The top segments are the ones with the highest `by`. None: the ones with the highest values.
     """
     count = (real.sum(dim=1) / TOP_SHARE).ceil().long()
     by = (values if by is None else by).masked_fill(~real, float("-inf"))

@@ -187,7 +187,7 @@ def head_kind(name: str) -> type[Head]:
 
 
 def matching(card: Card, found: Sequence[CardEncoder]) -> str:
-    """Return why a head cannot read vectors of the encoders `found`, in one line; "" if it can."""
+    """Return in one line why a head cannot read the vectors of these encoders; "" if it can."""
     for wanted, one in zip(card.encoders, found, strict=False):
         if wanted.key != one.key:
             other = " with other weights" if wanted.name == one.name else ""

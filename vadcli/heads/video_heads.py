@@ -249,7 +249,7 @@ class TwoBranches(nn.Module):
 
 
 def not_normal(categories: Tensor) -> Tensor:
-    """Return the logits (…) of "any category", from those (…, 1 + C) of normal and each category."""
+    """Return the logits (…) of "any category". `categories` has the logits (…, 1 + C) of normal and of each category."""
     return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
 
 

@@ -23,6 +23,7 @@ from zlib import crc32
 
 import numpy as np
 
+from vadcli.errors import UsageError
 from vadcli.train.recipe import ExposureOptions
 from vadcli.train.samples import ExposureSample, SegmentationData
 from vadcli.types import IndexArray
@@ -75,7 +76,7 @@ class AnomalyExposureSampler:
             word with one of the clip's names.
 
     Raises:
-        ValueError: no clip is usable, or N is too small.
+        UsageError: no clip is usable, or N is too small.
     """
 
     def __init__(
@@ -91,7 +92,10 @@ class AnomalyExposureSampler:
         self.max_categories = max_categories or CATEGORY_LIMITS.get(data.name, MAX_CATEGORIES)
         if self.max_categories < 1 + options.min_irrelevant:
             others = options.min_irrelevant
-            raise ValueError(f"max_categories {self.max_categories} leaves no room for one true name and {others} others")
+            raise UsageError(
+                f"{data.name}: max_categories {self.max_categories} leaves no room for one true name and {others} others",
+                hint="raise max_categories of the data set, or lower min_irrelevant of [exposure]",
+            )
         self._held_out = frozenset(map(same_name, options.held_out))
         # The dictionaries have the keys `same_name(name)`, and keep the first spelling of each name.
         self._names: list[dict[str, str]] = []  # the allowed names of each clip
@@ -111,7 +115,7 @@ class AnomalyExposureSampler:
             index for index, names in enumerate(self._names) if names and len(self._vocabulary) - len(names) >= least
         )
         if not self.usable:
-            raise ValueError(f"{data.name}: no sample has an allowed name and enough irrelevant names")
+            raise UsageError(f"{data.name}: no sample has an allowed name and enough irrelevant names")
         self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else None)
 
     def __len__(self) -> int:

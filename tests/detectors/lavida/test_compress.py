@@ -169,7 +169,7 @@ def test_huge_and_tiny_tokens() -> None:
     st.sampled_from([torch.float32, torch.float16]),
     st.integers(0, 10_000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_the_reference_on_a_lattice(
     length: int, width: int, ratio: float, neighbours: int, chunk: int, dtype: torch.dtype, seed: int
 ) -> None:
@@ -179,7 +179,7 @@ def test_equals_the_reference_on_a_lattice(
 
 
 @given(st.integers(2, 60), st.sampled_from(RATIOS), st.integers(1, 12), st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_reference_on_copies_of_few_tokens(length: int, ratio: float, neighbours: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     few = torch.randn(4, 5, generator=generator)

@@ -39,7 +39,7 @@ def film(steps: int, groups: int, seed: int = 0) -> Tensor:
     st.sampled_from([torch.float32, torch.float16]),
     st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_an_obvious_loop(steps: int, groups: int, threshold: float, dtype: torch.dtype, seed: int) -> None:
     patches = film(steps, groups, seed).to(dtype)
     keep = moving_groups(patches, threshold)

@@ -51,7 +51,7 @@ def test_a_category_cannot_forge_a_control_token(token: str) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_words_come_back_from_the_small_tokenizer(text: str) -> None:
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == text or any(

@@ -81,9 +81,10 @@ class Bank:
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
         """Return the evidence (S, 2C) float32: the contrast of C categories, then their fit.
 
-        Fit says how well the sentences for the category fit. Contrast says how much better they fit than those against it.
-        Contrast alone is the published score. But it rises for everything unusual, because normal sentences then fit less
-        well. So both must be rare for an alarm: if a category is absent, its fit is not rare.
+        Fit says how well the sentences for the category fit. Contrast says how much better they fit than the sentences against
+        the category. The published method uses contrast alone. But contrast rises for everything unusual, because normal
+        sentences then fit less well. So an alarm needs both: contrast and fit must be rare. The fit of an absent category is
+        not rare.
 
         Args:
             embeddings: S vectors.

@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021), with SCLIP's patch vectors (Wang et al. 2023, arXiv 2312.01597).
 
-Letters in shapes: N pictures, T = 1 + h·w tokens (the first one stands for the whole picture), W width of the image half, D
+Letters in shapes: N pictures, T = 1 + h·w tokens (the first token describes the whole picture), W width of the image half, D
 width of a vector.
 """
 
@@ -115,7 +115,7 @@ class VisionModel(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
-    """The vectors of patches, after one vector that stands for the whole picture."""
+    """The vectors of patches, after one vector that describes the whole picture."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
