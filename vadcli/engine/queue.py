@@ -55,7 +55,7 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Return the lock on a video's files; a result if another process has it or OUT can't be written."""
+        """Return the lock on a video's files. If another process has the lock, or OUT can't be written, return a result."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:

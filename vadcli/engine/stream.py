@@ -61,7 +61,7 @@ class ScanStream:
         self._settled: deque[VideoResult] = deque()
 
     def expect(self, found: Task | VideoResult) -> None:
-        """Announce a task before its items come, or a result, which `run` then yields."""
+        """Announce a task before its items come, or hand over a result that `run` then yields."""
         if isinstance(found, Task):
             self._tasks[found.unit.video] = found
         else:

@@ -91,8 +91,8 @@ class FeatureMemory:
     def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
         """Return the compressed visual tokens of clips of T frames, from the result of `recall`.
 
-        The shared sight is the part that makes visual tokens from SAM2's image features. If it is
-        frozen, the tokens are kept too.
+        The module `sight` makes visual tokens from SAM2's image features. If it is frozen, the tokens
+        of each clip are computed once and kept.
         """
         sight = self.model.mllm.sight
         assert sight is not None

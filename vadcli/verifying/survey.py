@@ -34,7 +34,7 @@ GROW_S = 5.0
 SAMPLE_CLIPS = 8
 """Largest number of random clips per camera, which show how the model usually answers there."""
 SAMPLE_PART = 5
-"""With few proposals, one random clip per this many proposals is enough."""
+"""If a camera has few proposals, there is one random clip per SAMPLE_PART proposals."""
 FEWEST = 2
 """Every camera needs at least this many random clips, even if it has few proposals."""
 
