@@ -17,7 +17,7 @@ from vadcli.store.mask_video import read_masks
 
 SIZE = (160, 120)
 CLOCK = [[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]]
-CUT = ("--threshold", 0.045, "--low", 0.028)
+CUT = ("--threshold", 0.055, "--low", 0.04)
 BLINKS, CROSSES = slice(40, 60), slice(90, 110)
 
 
