@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vadcli.errors import DocumentError
-from vadcli.types.codec import FieldError, document_errors, read_document, structure
+from vadcli.types.text import FieldError, document_errors, read_document, structure
 
 
 class Colour(StrEnum):

@@ -26,7 +26,7 @@ from vadcli.errors import DocumentError, UsageError, WeightsError
 from vadcli.store import OutputLayout
 from vadcli.store.scores import StoredEmbeddings, read_embeddings, read_embeddings_metadata
 from vadcli.types import BoolArray, ByteArray, CameraModel, Embeddings, FloatArray, StartTime, TimeArray, When, sigmoid
-from vadcli.types.codec import read_document
+from vadcli.types.text import read_document
 from vadcli.video.loader import core_count
 
 log = logging.getLogger("vadcli")

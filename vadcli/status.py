@@ -23,7 +23,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.run_log import LAST_VIDEOS, eta_s, read_live
 from vadcli.store.stored_run import StoredRun, read_run, result_lines, result_of
-from vadcli.types.codec import document_errors
+from vadcli.types.text import document_errors
 
 SILENT_S = 120.0
 """A scan on another machine counts as dead if it has not written its progress for this many seconds."""

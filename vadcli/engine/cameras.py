@@ -29,8 +29,7 @@ from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.types import CameraModel, CameraRegions, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
-from vadcli.types.codec import document_errors, read_document
-from vadcli.types.text import length_text
+from vadcli.types.text import document_errors, length_text, read_document
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
 

@@ -21,7 +21,7 @@ from vadcli.registry import HEADS
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_embeddings
 from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray, sigmoid
-from vadcli.types.codec import document_errors, read_document, structure
+from vadcli.types.text import document_errors, read_document, structure
 
 CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"

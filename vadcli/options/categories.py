@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.errors import UsageError
-from vadcli.types.codec import FieldError, structure
-from vadcli.types.text import SAVE_AS, NotText, decode_text, did_you_mean
+from vadcli.types.text import SAVE_AS, FieldError, NotText, decode_text, did_you_mean, structure
 
 FORMAT_VERSION = 1
 DEFAULT_LIST = "general"

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vadcli.errors import UsageError
-from vadcli.types.codec import WORDS
-from vadcli.types.text import decode_text, did_you_mean
+from vadcli.types.text import WORDS, decode_text, did_you_mean
 
 CONFIG_NAME = "vadcli.toml"
 PROFILE = "profile"

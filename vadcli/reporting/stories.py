@@ -27,8 +27,7 @@ from vadcli.types import (
     VideoResult,
     When,
 )
-from vadcli.types.codec import document_errors
-from vadcli.types.text import without_name
+from vadcli.types.text import document_errors, without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""

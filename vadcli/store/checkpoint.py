@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vadcli.errors import DocumentError
 from vadcli.store.atomic import Claim, writing
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, RowTable
-from vadcli.types.codec import structure
+from vadcli.types.text import structure
 
 CHECKPOINT_VERSION = 2
 _HEADER_KEY = b"vadcli.checkpoint"

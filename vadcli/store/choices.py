@@ -20,8 +20,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout, matches, printable
 from vadcli.store.atomic import Scratch, remove
 from vadcli.types import ReviewedEvent, Thresholds, Verdict
-from vadcli.types.codec import document_errors, read_document, structure
-from vadcli.types.text import error_text, read_text
+from vadcli.types.text import document_errors, error_text, read_document, read_text, structure
 
 REVIEW_FORMAT_VERSION = 1
 _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")  # an apostrophe keeps spreadsheets from running a cell as a formula

@@ -27,7 +27,7 @@ from vadcli.types import (
     Thresholds,
     VideoInfo,
 )
-from vadcli.types.codec import structure
+from vadcli.types.text import structure
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")

@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 from vadcli.errors import DocumentError
 from vadcli.store import printable
 from vadcli.types import SCORES_SCHEMA_VERSION, Embeddings, IndexArray, MaskRows, ScoreTable, TimeArray
-from vadcli.types.codec import structure
-from vadcli.types.text import error_text
+from vadcli.types.text import error_text, structure
 
 SCHEMA = pa.schema(
     [

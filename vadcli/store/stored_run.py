@@ -11,7 +11,7 @@ from typing import Any
 
 from vadcli.errors import DocumentError
 from vadcli.types import VideoResult
-from vadcli.types.codec import document_errors, read_document, structure
+from vadcli.types.text import document_errors, read_document, structure
 
 RUN_FORMAT_VERSION = 1
 FILES_BEGIN = b'\n  "files": ['

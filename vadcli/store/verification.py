@@ -20,8 +20,7 @@ from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
 from vadcli.store.scores import parquet_errors
 from vadcli.types import BoolArray, FloatArray, IndexArray, RowTable, TimeArray
-from vadcli.types.codec import document_errors, read_document, structure
-from vadcli.types.text import clock, how_many
+from vadcli.types.text import clock, document_errors, how_many, read_document, structure
 
 VERIFICATION_FORMAT_VERSION = 1
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from vadcli.errors import UsageError
 from vadcli.options.config import read_toml
-from vadcli.types.codec import FieldError, structure
+from vadcli.types.text import FieldError, structure
 
 PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
 Precision = Literal["fp32", "bf16", "fp16"]

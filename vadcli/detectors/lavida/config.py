@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from vadcli.detectors.lavida.projector import ProjectorOptions
 from vadcli.detectors.mllm.compress import CompressionOptions
 from vadcli.detectors.mllm.pixels import QWEN_PX
-from vadcli.types.codec import structure
+from vadcli.types.text import structure
 
 FORMAT_VERSION = 1
 SEG = "<SEG>"
