@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vadcli.types import NO_REGIONS, CameraRegions, Regions
-from vadcli.types.regions import Blanker, MaskImage, Polygon, region_from_json
+from vadcli.types.media import Blanker, MaskImage, Polygon, region_from_json
 
 TRIANGLE = Polygon(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
 LEFT = Polygon(((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)))

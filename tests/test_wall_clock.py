@@ -19,8 +19,7 @@ from vadcli.searching import rows_in
 from vadcli.store.events import EventsDocument, ScanState, validate
 from vadcli.store.footage import choose, timed
 from vadcli.types import DayWindow, StartTime, Status, TimeRules, TimeSource, When
-from vadcli.types.name_times import PATTERNS, compile_time_pattern, time_by_pattern, time_in_path
-from vadcli.types.wall_clock import iso
+from vadcli.types.wall_clock import PATTERNS, compile_time_pattern, iso, time_by_pattern, time_in_path
 
 BERLIN = ZoneInfo("Europe/Berlin")
 # The table's examples are all of 29 November 2026; a clock before that day must not refuse them.

@@ -15,7 +15,7 @@ from tests.store.documents import DOCUMENT
 from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
 from vadcli.types import Answer, Event, Regions, ScoreTable, StartTime, Thresholds, TimeSource, Verification
-from vadcli.types.regions import Polygon
+from vadcli.types.media import Polygon
 
 GREY = 120
 

@@ -17,7 +17,7 @@ from vadcli.engine.plan import Plan, WorkUnit, by_camera, make_plan
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions
 from vadcli.types import CameraModel, Regions
-from vadcli.types.regions import Polygon
+from vadcli.types.media import Polygon
 
 
 def touch(*paths: Path) -> None:

@@ -20,7 +20,7 @@ from vadcli.reporting.pictures import camera_frames
 from vadcli.store.events import read_events, write_events
 from vadcli.store.regions import read_regions
 from vadcli.types import Regions
-from vadcli.types.regions import Polygon
+from vadcli.types.media import Polygon
 from vadcli.video.loader import LoaderOptions
 
 __all__ = ["browser"]

@@ -9,8 +9,7 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.options.groups import EVENTS, FIND, HOW, option, parse_duration
 from vadcli.types import DayWindow, TimeRules, TimeSource, When
-from vadcli.types.name_times import compile_time_pattern
-from vadcli.types.wall_clock import zone_named
+from vadcli.types.wall_clock import compile_time_pattern, zone_named
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.errors import UsageError
-from vadcli.types.regions import CameraRegions, MaskImage, Region, Regions, region_from_json
+from vadcli.types.media import CameraRegions, MaskImage, Region, Regions, region_from_json
 from vadcli.types.text import SAVE_AS, NotText, decode_text
 
 FORMAT_VERSION = 1

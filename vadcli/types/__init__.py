@@ -15,8 +15,10 @@ from vadcli.types.detection import (
     sigmoid,
 )
 from vadcli.types.media import (
+    NO_REGIONS,
     BoolArray,
     ByteArray,
+    CameraRegions,
     Clip,
     ClipNeeds,
     DecoderChoice,
@@ -26,11 +28,11 @@ from vadcli.types.media import (
     FloatArray,
     IndexArray,
     PixelFormat,
+    Regions,
     SizeRule,
     TimeArray,
     VideoInfo,
 )
-from vadcli.types.regions import NO_REGIONS, CameraRegions, Regions
 from vadcli.types.results import (
     EVENTS_FORMAT_VERSION,
     NOT_FINISHED,

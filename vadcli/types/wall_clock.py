@@ -1,11 +1,17 @@
-"""Finds the time when a video started (`TimeRules`), and chooses events by wall-clock time (`When`).
+"""The time when a video started, and the choice of events by wall-clock time.
 
-All arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that the
-clock skips in spring counts as the time one hour later. A time that comes twice in autumn counts as the first one.
+The first part finds a time in a path. A table lists how recorders, cameras and phones name their files; docs/time.md shows this
+table. `time_in_path` tries the rows of the table from top to bottom. `compile_time_pattern` reads the user's own pattern
+(`--time-from`).
+
+In the second part, `TimeRules` chooses between the time in the path and other sources, and `When` chooses events. All
+arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that the clock
+skips in spring counts as the time one hour later. A time that comes twice in autumn counts as the first one.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +21,249 @@ from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from vadcli.types.name_times import time_by_pattern, time_in_path
+_Y, _M, _D = r"(?P<year>(?:19|20)\d\d)", r"(?P<month>0[1-9]|1[0-2])", r"(?P<day>0[1-9]|[12]\d|3[01])"
+_H, _MIN, _S = r"(?P<hour>[01]\d|2[0-3])", r"(?P<minute>[0-5]\d)", r"(?P<second>[0-5]\d)"
+_TIME = rf"{_H}(?:h|(?P<gap>[-_.:]?)){_MIN}(?:m|(?P=gap)){_S}"  # the same separator twice, so that a date is not read as a time
+_H1 = r"(?P<hour>2[0-3]|[01]?\d)"
+_DATE = rf"(?<!\d){_Y}[-_.]?{_M}[-_.]?{_D}"
+_IN_FOLDER = rf"^.*/{_Y}[-_./]?{_M}[-_./]?{_D}"  # greedy: the date of the innermost folder counts
+_HALF_DAY = rf"(?P<hour12>1[0-2]|0?[1-9])[-_.:]{_MIN}[-_.:]{_S}\s?(?P<half>[AaPp])\.?[Mm]\b"
+_MONTH_FIRST = rf"(?<!\d)(?P<month>1[0-2]|0?[1-9])[-.](?P<day>3[01]|[12]\d|0?[1-9])[-.]{_Y}"
+_ZONE = r"(?P<zone>Z(?![A-Za-z])|\+\d\d:?\d\d(?!\d))"
+_REST = "[^/]*$"  # the match is in the last part of the path
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """One row of the table.
+
+    Attributes:
+        examples: maker -> the path of a recording that started on 29 November 2026, 14:23:45 in Berlin (13:23:45 UTC).
+        regex: finds the time in a path that begins with `/` and has no suffix. The named groups are the parts of the time.
+        utc: True if these names are in UTC; otherwise they are in the time zone of the camera.
+    """
+
+    examples: dict[str, str]
+    regex: str
+    utc: bool = False
+
+
+PATTERNS: tuple[NamePattern, ...] = (
+    NamePattern(
+        {"Google Pixel": "PXL_20261129_132345678.mp4"},
+        rf"/PXL_{_Y}{_M}{_D}_{_H}{_MIN}{_S}(?P<fraction>\d{{3}}){_REST}",
+        utc=True,
+    ),
+    NamePattern({"Zoom": "GMT20261129-132345_Recording.mp4"}, rf"/GMT{_Y}{_M}{_D}-{_H}{_MIN}{_S}(?!\d){_REST}", utc=True),
+    NamePattern(
+        {"Frigate, recordings": "2026-11-29/13/gate/23.45.mp4"}, rf"/{_Y}-{_M}-{_D}/{_H}/[^/]+/{_MIN}\.{_S}$", utc=True
+    ),
+    NamePattern(
+        {"Frigate, recordings before 0.12": "2026-11/29/14/gate/23.45.mp4"}, rf"{_IN_FOLDER}/{_H}/[^/]+/{_MIN}[-_.]{_S}$"
+    ),
+    NamePattern({"Frigate, clips": "gate-1795958625.272411-0lbwng.mp4"}, r"-(?P<epoch>1\d{9}\.\d{1,6})(?:-[^/]*)?$"),
+    NamePattern({"Reolink, in folders": "2026-11-29/14/23.45.mp4"}, rf"{_IN_FOLDER}/{_H}/{_MIN}[-_.]?{_S}$"),
+    NamePattern({"Xiaomi": "2026112914/23M45S_1795958625.mp4"}, rf"/{_Y}{_M}{_D}{_H}/{_MIN}M{_S}S(?:_\d+)?$"),
+    NamePattern({"Yi": "2026Y11M29D14H/23M45S60.mp4"}, rf"/{_Y}Y{_M}M{_D}D{_H}H/(?:E\d)?{_MIN}M{_S}S\d*$"),
+    NamePattern({"Wyze": "record/20261129/14/23.mp4"}, rf"{_IN_FOLDER}/{_H}/{_MIN}$"),
+    NamePattern({"Arlo": "1795958625123.mp4"}, r"/(?P<epoch_ms>1[1-9]\d{11})$"),
+    NamePattern({"Unix time": "1795958625.mp4"}, r"/(?P<epoch>1[1-9]\d{8})$"),
+    NamePattern(
+        {"UniFi Protect": "Front Door - 11-29-2026, 2.23.45pm.mp4", "Milestone, US": "Gate 11-29-2026 2-23-45 PM.mkv"},
+        rf"{_MONTH_FIRST}[ ,_]+{_HALF_DAY}{_REST}",
+    ),
+    NamePattern(
+        {"UniFi Protect, with time zone": "Front Door 11-29-2026, 14.23.45 GMT+1.mp4"},
+        rf"{_MONTH_FIRST}, {_H1}\.{_MIN}\.{_S} (?:GMT|UTC)(?P<gmt>[+-]\d{{1,2}}(?::\d\d)?)?(?!\d){_REST}",
+    ),
+    NamePattern(
+        {
+            "macOS": "Screen Recording 2026-11-29 at 2.23.45\u202fPM.mov",
+            "WhatsApp, desktop": "WhatsApp Video 2026-11-29 at 2.23.45 PM.mp4",
+        },
+        rf"{_DATE}(?: at |[ ,_]+){_HALF_DAY}{_REST}",
+    ),
+    NamePattern({"Nextbase": "261129_142345_001_FH.MP4"}, rf"/(?P<year2>\d\d){_M}{_D}_{_H}{_MIN}{_S}_\d+_[A-Z]+$"),
+    NamePattern({"Mio": "FILE261129-142345F.MP4"}, rf"/[A-Z]+(?P<year2>\d\d){_M}{_D}-{_H}{_MIN}{_S}[A-Z]?$"),
+    NamePattern(
+        {
+            "Hikvision": "NVR_ch1_main_20261129142345_20261129143000.mp4",
+            "Hikvision, upload": "192.168.1.64_01_20261129142345123_MOTION_DETECTION.mp4",
+            "Hikvision, iVMS": "Camera 01_20261129142345_20261129143000_123456.mp4",
+            "Dahua": "NVR_ch1_main_20261129142345_20261129143000.dav",
+            "Dahua, export": "20261129142345-20261129143000.dav",
+            "Lorex": "CH01-20261129-142345-143345-0.avi",
+            "Axis": "20261129_142345_1A2B_ACCC8E012345/20261129_14/20261129_142345_9D5E.mkv",
+            "Reolink": "RecM01_20261129_142345_143000_6D28808_1A468F9.mp4",
+            "Reolink, summer time": "RecM07_DST20261129_142345_143000_0_6D28808_1A468F9.mp4",
+            "Reolink, upload": "2026/11/29/Gate_00_20261129142345.mp4",
+            "UniFi Protect, downloader": "Front Door (4F2A) - 2026-11-29 - 14.23.45+0100.mp4",
+            "Milestone": "Gate 2026-11-29 14.23.45.mkv",
+            "Synology": "20261129PM/Gate-20261129-142345-1795958625.mp4",
+            "Blue Iris": "Gate.20261129_142345.mp4",
+            "Foscam": "MDalarm_20261129_142345.mkv",
+            "Tapo": "20261129_142345_tp00012.mp4",
+            "Eufy": "Camera01_20261129142345.mp4",
+            "Ring": "RingVideo_20261129_142345.mp4",
+            "Viofo": "2026_1129_142345_001F.MP4",
+            "Viofo, newer": "20261129142345_000001F.MP4",
+            "70mai": "NO20261129-142345-000001F.MP4",
+            "BlackVue": "20261129_142345_NF.mp4",
+            "Garmin": "2026-11-29-14-23-45.mp4",
+            "Thinkware": "REC_2026_11_29_14_23_45_F.MP4",
+            "Vantrue": "20261129_142345_0001_N_A.MP4",
+            "Tesla": "2026-11-29_14-23-45-front.mp4",
+            "DJI": "DJI_20261129142345_0001_D.MP4",
+            "Android": "VID_20261129_142345.mp4",
+            "Samsung": "20261129_142345.mp4",
+            "Signal": "signal-2026-11-29-14-23-45-123.mp4",
+            "Telegram": "video_2026-11-29_14-23-45.mp4",
+            "OBS": "2026-11-29 14-23-45.mkv",
+            "ISO 8601": "2026-11-29T13:23:45Z.mp4",
+        },
+        rf"{_DATE}(?: - | at |[-_., T]{{0,3}}){_TIME}"
+        rf"(?:[.,]?(?P<fraction>\d{{3}}))?(?:{_ZONE}|(?!\d)){_REST}",
+    ),
+    NamePattern(
+        {"Dahua, Amcrest": "2026-11-29/001/dav/14/14.23.45-14.33.45[M][0@0][0].dav", "motionEye": "2026-11-29/14-23-45.mp4"},
+        rf"{_IN_FOLDER}/(?:[^/]+/)*(?:[^/]*?[^0-9A-Za-z/])??(?=..\D){_TIME}(?!\d){_REST}",
+    ),
+)
+
+
+_compiled = functools.cache(re.compile)  # not at import, because most commands read no time from a path
+
+
+def time_in_path(path: str) -> datetime | None:
+    """Return the time in the path of a recording; None if the path has no time.
+
+    The time has a time zone only if the path has one, or if this kind of name is always in UTC.
+
+    Args:
+        path: the path. Its folders are searched, too, because some recorders put the date there.
+    """
+    stem = "/" + re.sub(r"\.[A-Za-z0-9]{0,4}[A-Za-z][A-Za-z0-9]{0,4}$", "", path.replace("\\", "/")).lstrip("/")
+    for row in PATTERNS:
+        for match in _compiled(row.regex).finditer(stem):
+            if (moment := _moment(match, utc=row.utc)) is not None:
+                return moment
+    return None
+
+
+def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
+    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it finds none."""
+    found = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
+    return next((moment for moment in found if moment is not None), None)
+
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
+    """Return the time in the named groups of a match; None if the time does not exist, such as 31 February."""
+    part = {name: text for name, text in match.groupdict().items() if text}
+    try:
+        if epoch := part.get("epoch"):
+            return datetime.fromtimestamp(float(epoch), UTC)
+        if epoch := part.get("epoch_ms"):
+            return datetime.fromtimestamp(int(epoch) / 1000, UTC)
+        year = int(part["year"]) if "year" in part else 2000 + int(part["year2"])
+        month = int(part["month"]) if "month" in part else _MONTHS.index(part["month_name"][:3].lower()) + 1
+        hour = int(part["hour"]) if "hour" in part else int(part["hour12"]) % 12 + 12 * (part["half"] in "pP")
+        us = int(part.get("fraction", "0").ljust(6, "0")[:6])
+        moment = datetime(year, month, int(part["day"]), hour, int(part["minute"]), int(part.get("second", 0)), us)
+    except (ValueError, OverflowError, OSError):
+        return None
+    zone = UTC if utc else _offset(part.get("zone") or part.get("gmt") or ("Z" if "GMT" in match[0] else ""))
+    return moment.replace(tzinfo=zone)
+
+
+def _offset(text: str) -> timezone | None:
+    """Return the time zone of `Z`, `+01:00`, `+0100` or `+1`; None for an empty text."""
+    if not text:
+        return None
+    if text in "Zz":
+        return UTC
+    digits = text[1:].replace(":", "")
+    hours, minutes = (int(digits), 0) if len(digits) < 3 else (int(digits[:-2]), int(digits[-2:]))
+    return timezone(timedelta(hours=hours, minutes=minutes) * (-1 if text[0] == "-" else 1))
+
+
+FIELDS = {
+    "Y": r"(?P<year>\d{4})",
+    "y": r"(?P<year2>\d{2})",
+    "m": r"(?P<month>1[0-2]|0[1-9]|[1-9])",
+    "b": r"(?P<month_name>[A-Za-z]{3,9})",
+    "d": r"(?P<day>3[01]|[12]\d|0[1-9]|[1-9])",
+    "H": r"(?P<hour>2[0-3]|[01]\d|\d)",
+    "I": r"(?P<hour12>1[0-2]|0[1-9]|[1-9])",
+    "p": r"(?P<half>[AaPp])\.?[Mm]\.?",
+    "M": r"(?P<minute>[0-5]\d)",
+    "S": r"(?P<second>[0-5]\d)",
+    "f": r"(?P<fraction>\d{1,6})",
+    "z": r"(?P<zone>Z|[+-]\d\d:?\d\d)",
+    "s": r"(?P<epoch>\d{9,10}(?:\.\d+)?)",
+    "%": "%",
+}
+"""Field of `--time-from`, named as in strptime -> its regular expression."""
+
+_FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
+"""Field -> its expression beside other digits. It requires all digits, because 2026111 would have two meanings."""
+
+_NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour12"), ("minute",))
+
+
+def compile_time_pattern(text: str) -> re.Pattern[str]:
+    """Return the pattern of `--time-from`: fields like `%Y-%m-%d/%H.%M.%S`, or a regular expression with named groups.
+
+    In a pattern of fields, `*` means any characters except `/`. The pattern may match anywhere in the path.
+
+    Raises:
+        ValueError: the pattern can't be read, or a part of the date or time is missing; the message says which.
+    """
+    try:
+        pattern = re.compile(text if "(?P<" in text else _regex_of(text))
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    groups = set(pattern.groupindex)
+    if groups & {"epoch", "epoch_ms"}:
+        return pattern
+    for names in _NEEDED:
+        if not groups & set(names):
+            raise ValueError(f"it has no {names[0]}")
+    if "hour12" in groups and "half" not in groups:
+        raise ValueError("it has an hour of 1 to 12 but no %p for AM or PM")
+    return pattern
+
+
+def _regex_of(text: str) -> str:
+    """Return the regular expression of a pattern of fields.
+
+    Raises:
+        ValueError: the pattern has an unknown field, or the same field twice.
+    """
+    made, used = "", set()
+    parts = re.findall(r"%.?|\*|[^%*]+", text, re.DOTALL)
+    for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
+        if part == "*":
+            made += "[^/]*?"
+        elif part[0] != "%":
+            made += re.escape(part)
+        elif part[1:] not in FIELDS:
+            raise ValueError(f"{part} is not a field; the fields are {', '.join('%' + name for name in FIELDS)}")
+        elif part in used:
+            raise ValueError(f"it has {part} twice")
+        else:
+            used.add(part if part != "%%" else "")
+            touches = _is_digit(after, after[:1]) or (part != "%f" and _is_digit(before, before[-1:]))
+            made += (_FIXED if touches and part[1:] in _FIXED else FIELDS)[part[1:]]
+    return rf"(?<!\d)(?:{made})"
+
+
+def _is_digit(part: str, end: str) -> bool:
+    """True if a part of a pattern is a field of digits, or if the character at its `end` is a digit."""
+    return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
+
 
 EARLIEST = datetime(2000, 1, 2, 12, tzinfo=UTC)
 """Earlier times are not believed: a camera whose clock was never set says 1904, 1970, 1980 or 1 January 2000.

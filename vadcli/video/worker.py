@@ -27,7 +27,7 @@ import psutil
 
 from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
 from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
-from vadcli.types.regions import Blanker
+from vadcli.types.media import Blanker
 from vadcli.types.text import is_remote, shown
 from vadcli.video.completeness import check_machine
 from vadcli.video.container import printable
