@@ -76,7 +76,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "detectors/ask/reader",
         "detectors/mllm/",
         "detectors/encoders/",
-        "detectors/loading",
+        "detectors/running",
     ),
     "tokenizers": ("detectors/lavida/text",),
     "sam2": ("detectors/lavida/sam2_package", "doctor"),

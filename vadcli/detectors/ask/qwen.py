@@ -125,9 +125,8 @@ class QwenAsker:
         from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
         from vadcli.detectors.ask.reader import Qwen3Reader, Reader
-        from vadcli.detectors.loading import as_weights_error, attention_for, quiet, read_whole
         from vadcli.detectors.mllm.compress import CompressionOptions
-        from vadcli.detectors.running import dtype_for
+        from vadcli.detectors.running import as_weights_error, attention_for, dtype_for, quiet, read_whole
 
         dtype = dtype_for(self._precision, device)
         if dtype is torch.float32:

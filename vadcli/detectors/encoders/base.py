@@ -25,8 +25,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vadcli import weights
 from vadcli.detectors.encoders import NOT_WHOLE, weight_files
-from vadcli.detectors.loading import as_weights_error, quiet
-from vadcli.detectors.running import devices_for, dtype_for
+from vadcli.detectors.running import as_weights_error, devices_for, dtype_for, quiet
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
 from vadcli.weights.checksums import HEADER_LENGTH_BYTES, read_json

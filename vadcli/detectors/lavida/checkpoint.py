@@ -47,9 +47,9 @@ from vadcli.detectors.lavida.text import (
     small_text_tokenizer,
     small_tokenizer,
 )
-from vadcli.detectors.loading import as_weights_error, quiet, read_whole
 from vadcli.detectors.mllm.compress import NamePooling, SharedSight
 from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM
+from vadcli.detectors.running import as_weights_error, quiet, read_whole
 from vadcli.errors import WeightsError
 
 MODELS: Mapping[str, Any] = {"mllm": Qwen2VLForConditionalGeneration, "text": CLIPTextModel, "sam2": Sam2VideoModel}

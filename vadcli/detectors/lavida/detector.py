@@ -207,8 +207,7 @@ class LavidaDetector:
         import torch
 
         from vadcli.detectors.lavida import checkpoint
-        from vadcli.detectors.loading import attention_for
-        from vadcli.detectors.running import dtype_for
+        from vadcli.detectors.running import attention_for, dtype_for
 
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:

@@ -116,7 +116,7 @@ def import_lavida(
         VadcliError: the disk is full, or `dest` can't be written.
     """
     from vadcli.detectors.lavida.config import load_preset, preset_names
-    from vadcli.detectors.loading import quiet
+    from vadcli.detectors.running import quiet
 
     if preset not in preset_names():
         raise UsageError(f"no preset is called {preset!r}", hint=f"choose from: {', '.join(preset_names())}")
@@ -231,7 +231,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
     from vadcli.detectors.lavida.config import SEG
     from vadcli.detectors.lavida.text import add_seg, build_prompt
-    from vadcli.detectors.loading import as_weights_error
+    from vadcli.detectors.running import as_weights_error
 
     with as_weights_error(folder):
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
