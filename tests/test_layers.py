@@ -87,7 +87,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "tqdm": ("cli/_talk", "train/logs"),
     "platformdirs": ("options/config", "weights"),
-    "psutil": ("video/", "engine/hooks", "engine/cluster/ray_cluster", "doctor", "bench", "status"),
+    "psutil": ("video/", "engine/runner", "engine/cluster/ray_cluster", "doctor", "bench", "status"),
 }
 
 

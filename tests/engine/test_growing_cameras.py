@@ -12,8 +12,7 @@ import pytest
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
 from tests.runs import local_scan
-from vadcli.engine.cameras import read_camera
-from vadcli.engine.footage import ENOUGH_S, estimated_footage, footage_caveats, is_outgrown
+from vadcli.engine.cameras import ENOUGH_S, estimated_footage, footage_caveats, is_outgrown, read_camera
 from vadcli.engine.plan import WorkUnit, make_plan
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout

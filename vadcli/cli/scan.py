@@ -79,7 +79,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
 def _show(run: Scan, options: ScanOptions) -> None:
     """Run the scan. Prints its progress, each result, and at the end the totals."""
-    from vadcli.engine.hooks import NewEvent
+    from vadcli.engine.runner import NewEvent
 
     started = time.monotonic()
     display = ScanDisplay(run.progress, options)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.detectors import Detector, Embedder, caveats_of
+from vadcli.engine.cameras import footage_caveats
 from vadcli.engine.event_rules import EventRules
-from vadcli.engine.footage import footage_caveats
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.refining import Refinement
 from vadcli.engine.second_pass import Attribution, Propagation

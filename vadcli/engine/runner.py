@@ -1,41 +1,54 @@
-"""Makes and drives a scan: from paths and options to results, run record and exit code.
+"""Makes and drives a scan: from paths and options to results, new events, run record and exit code.
 
 `open_scan` finds the videos and chooses the detector and the runner. `Scan` drives the runner, which executes the plan on this
-machine (`local`) or on several machines (`cluster`). `ScanSettings` has everything that a runner needs to know. It has no
+machine (`local`) or on several machines (`ray_runner`). `ScanSettings` has everything that a runner needs to know. It has no
 loaders, locks or devices, so it can be pickled and sent to another process.
+
+`NewEvents` finds the events that no earlier scan has reported, and runs the command of --on-event once for each of them. Up to
+COMMANDS_AT_ONCE commands run at a time, and a thread waits for each of them. The output of the commands goes to stderr, because
+stdout is for data. If a command fails or takes too long, the error is logged, and the scan continues.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import psutil
 
 from vadcli import __version__, detectors, weights
 from vadcli.detectors import Detector, Traits, caveats_of, check_device
 from vadcli.detectors.concept import DEFAULT_ENCODER
 from vadcli.engine.event_rules import choices_text
-from vadcli.engine.hooks import NewEvent, NewEvents
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update
 from vadcli.errors import NoVideoFound, OutputError, UsageError
 from vadcli.options import ExitOptions, FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.options.mixins import RegionOptions
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
-from vadcli.store import OutputLayout
+from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
 from vadcli.store.choices import read_choices
+from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.footage import stored_roots
 from vadcli.store.regions import read_regions
+from vadcli.store.reported import ReportedEvents
 from vadcli.store.run_log import RunProgress, RunRecord, read_live
 from vadcli.store.stored_run import RunInfo
-from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
-from vadcli.types.text import shown
+from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Event, Status, VideoResult
+from vadcli.types.text import clock, shown
 
 log = logging.getLogger("vadcli")
 
@@ -44,6 +57,8 @@ Fitting = Callable[[str, int], None]
 
 MOST_CAVEATS = 3
 """The log shows the caveats of this many cameras, and then the number of the other cameras."""
+COMMANDS_AT_ONCE = 4
+POLL_S = 0.2
 MOST_CAMERAS_NAMED = 10
 """If a file of regions names an unknown camera, the warning names this many cameras of the footage."""
 
@@ -371,3 +386,155 @@ def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
             known = ", ".join(cameras[:MOST_CAMERAS_NAMED])
             log.warning("%s: no camera is called %s; there are %s%s", path, name, known, more)
     return found
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event that no earlier scan has reported."""
+
+    document: EventsDocument  # of the event's video
+    event: Event
+    path: Path | None = None  # the video's file or folder; None if this is not known
+
+    @property
+    def title(self) -> str:
+        """The name of the event in messages."""
+        return f"{self.document.video['path']}, event at {clock(self.event.start_s)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON that `scan --json` prints and that the command of --on-event gets."""
+        return {
+            "type": "event",
+            "video": self.document.video["path"],
+            "camera": self.document.video["camera"],
+            "path": None if self.path is None else printable(shown(self.path)),
+            "detector": self.document.detector,
+            **self.event.to_json(),
+        }
+
+
+class EventHook:
+    """Runs a shell command for new events.
+
+    An event is added to the list of reported events when its command starts.
+
+    A command that takes longer than `timeout_s` is killed, together with all processes that it has started.
+    """
+
+    def __init__(self, command: str, *, timeout_s: float, reported: ReportedEvents) -> None:
+        self._command, self._timeout_s, self._reported = command, timeout_s, reported
+        self._threads = ThreadPoolExecutor(COMMANDS_AT_ONCE, thread_name_prefix="on-event")
+        self._waiting: set[Future[None]] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, found: NewEvent) -> None:
+        """Run the command for an event as soon as a thread is free."""
+        self._waiting = {future for future in self._waiting if not future.done()}
+        self._waiting.add(self._threads.submit(self._run, found))
+
+    def close(self, stopped: Callable[[], bool]) -> None:
+        """Wait until all commands have ended. If `stopped` returns True, commands that have not started are dropped."""
+        if any(not future.done() for future in self._waiting):
+            log.info("waiting for commands of --on-event")
+        try:
+            while left := [future for future in self._waiting if not future.done()]:
+                if stopped():
+                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs these commands
+                wait(left, timeout=POLL_S)
+        except BaseException:  # a second signal: do not wait any longer
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for process in list(self._running):
+                _kill(process)
+            raise
+        self._threads.shutdown()
+
+    def _run(self, found: NewEvent) -> None:
+        try:
+            if not self._reported.add(found.document, found.event):
+                return  # another scan has reported it in the meantime
+            data = json.dumps(found.to_json(), ensure_ascii=False).encode() + b"\n"
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", self._command], stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), start_new_session=True
+            )
+            self._running.add(process)
+            try:
+                process.communicate(data, timeout=self._timeout_s)
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                log.error("--on-event: %s: the command took longer than %g s and was killed", found.title, self._timeout_s)
+                return
+            finally:
+                self._running.discard(process)
+        except (OSError, OutputError) as error:
+            log.error("--on-event: %s: the command did not run: %s", found.title, error)
+            return
+        if process.returncode < 0:
+            name = signal.Signals(-process.returncode).name
+            log.error("--on-event: %s: the command was ended by %s", found.title, name)
+        elif process.returncode:
+            log.error("--on-event: %s: the command ended with exit status %d", found.title, process.returncode)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all processes that it has started."""
+    family = []
+    with suppress(psutil.Error):
+        top = psutil.Process(process.pid)
+        family = [top, *top.children(recursive=True)]
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # the command has its own session, so this kills its process group
+    for member in family:
+        with suppress(psutil.Error):
+            member.kill()
+    process.wait()
+
+
+class NewEvents:
+    """Finds the new events in the results of a scan, and runs the command of --on-event for each of them.
+
+    Args:
+        layout: the output folder.
+        paths: the file or folder of each video, by video.
+        command: the command; no command runs if this is empty.
+        timeout_s: as in `EventHook`.
+        alone: True if no other scan runs in the output folder. Then stored events that were not reported are new, too: an
+            interrupted scan has left them. Otherwise the other scan may still report them.
+    """
+
+    def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
+        self._layout, self._paths, self._alone = layout, paths, alone
+        self._reported = ReportedEvents(layout)
+        self._told: dict[str, list[Event]] = {}  # a run may score a video twice before the command for an event has started
+        self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
+
+    def of(self, result: VideoResult) -> list[NewEvent]:
+        """Return the new events of a video, and report them.
+
+        This runs the command for each of them. If there is no command, they are only added to the list of reported events.
+
+        Raises:
+            OutputError: the list of reported events can't be written.
+        """
+        if not result.events or not (self._alone or result.status in (Status.DONE, Status.PARTIAL)):
+            return []
+        document = read_unchecked(self._layout.events(result.video))
+        if document is None:
+            return []
+        path, reported = self._paths.get(result.video), self._told.setdefault(result.video, [])
+        found = [
+            NewEvent(document, event, path)
+            for event in self._reported.new(document)
+            if not any(event.start_s < other.end_s and other.start_s < event.end_s for other in reported)
+        ]
+        reported += [one.event for one in found]
+        for one in found:
+            if self._hook is not None:
+                self._hook.run(one)
+            else:
+                self._reported.add(one.document, one.event)
+        return found
+
+    def close(self, stopped: Callable[[], bool]) -> None:
+        """Wait for the commands; see `EventHook.close`."""
+        if self._hook is not None:
+            self._hook.close(stopped)

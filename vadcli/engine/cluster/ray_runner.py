@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.detectors import Detector
+from vadcli.engine.cameras import size_of
 from vadcli.engine.cluster.ray_cluster import (
     MakeWork,
     Node,
@@ -33,7 +34,6 @@ from vadcli.engine.cluster.ray_cluster import (
     usable_nodes,
 )
 from vadcli.engine.cluster.worker import Chunk, Fitted, ScanWork
-from vadcli.engine.footage import size_of
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.runner import Fitting, ScanSettings, Stop

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vadcli.detectors import Detector
-from vadcli.engine.footage import size_of
+from vadcli.engine.cameras import size_of
 from vadcli.engine.local import LocalRunner, loader_of
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.runner import ScanSettings, Stop, choose_detector
