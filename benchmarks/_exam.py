@@ -12,7 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vadcli.metrics import Bootstrap, FrameSet, Metric, PixelAccumulator, frame_auc, mask_iou, pixel_ap, pixel_auc
+from vadcli.metrics import Bootstrap, Metric
+from vadcli.metrics.frame import FrameSet, frame_auc
+from vadcli.metrics.localization import PixelAccumulator, mask_iou, pixel_ap, pixel_auc
 from vadcli.train.samples import ExposureSample
 from vadcli.train.step import ExposureStep, Seg
 

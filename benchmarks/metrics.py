@@ -15,18 +15,9 @@ from collections.abc import Callable
 import numpy as np
 from _measure import machine
 
-from vadcli.metrics import (
-    Bootstrap,
-    FrameSet,
-    PixelAccumulator,
-    aupro,
-    frame_ap,
-    frame_auc,
-    mask_iou,
-    pate,
-    pixel_ap,
-    pixel_auc,
-)
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.frame import FrameSet, frame_ap, frame_auc, pate
+from vadcli.metrics.localization import PixelAccumulator, aupro, mask_iou, pixel_ap, pixel_auc
 
 PED2_FRAMES, PED2_HEIGHT, PED2_WIDTH = 180, 240, 360  # Ped2's longest clips; its 12 have 2,010 frames together
 VIDEOS = 290  # as many as UCF-Crime's test set has

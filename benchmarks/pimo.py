@@ -12,8 +12,7 @@ import argparse
 
 import numpy as np
 
-from vadcli.metrics import PixelAccumulator, aupimo
-from vadcli.metrics.pixel import PIMO_LIMITS
+from vadcli.metrics.localization import PIMO_LIMITS, PixelAccumulator, aupimo
 from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LEVELS = 256

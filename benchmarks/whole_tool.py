@@ -20,7 +20,7 @@ import torch
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.metrics import FrameSet, frame_auc
+from vadcli.metrics.frame import FrameSet, frame_auc
 from vadcli.train.samples import ExposureSample
 from vadcli.train.step import ExposureStep
 

@@ -18,7 +18,7 @@ from tools.tiny_world import SyntheticWorld, WorldOptions
 from tools.tiny_world.videos import VideoOptions, write_videos
 from vadcli import detectors
 from vadcli.detectors.lavida import LavidaOptions
-from vadcli.metrics import FrameSet, frame_auc
+from vadcli.metrics.frame import FrameSet, frame_auc
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "coloured_shapes.py"
 NAMES = ("red star", "blue ring", "green cross")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadcli.metrics import (
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.event import (
     IOU_LEVELS,
-    Bootstrap,
     EventSet,
     detection_recall,
     false_alarms_per_hour,

@@ -6,16 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vadcli.metrics import (
-    NORMAL,
-    Bootstrap,
-    FrameSet,
-    frame_ap,
-    frame_ap_macro,
-    frame_auc,
-    frame_auc_macro,
-    frames_of_category,
-)
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.frame import NORMAL, FrameSet, frame_ap, frame_ap_macro, frame_auc, frame_auc_macro, frames_of_category
 
 METRICS = {"auc": (frame_auc, roc_auc_score), "ap": (frame_ap, average_precision_score)}
 

@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vadcli.metrics import (
-    Bootstrap,
-    EventSet,
-    FrameSet,
-    Metric,
-    difference,
-    frame_ap,
-    frame_auc,
-    frame_auc_macro,
-    segment_f1,
-)
+from vadcli.metrics import Bootstrap, Metric, difference
+from vadcli.metrics.event import EventSet, segment_f1
+from vadcli.metrics.frame import FrameSet, frame_ap, frame_auc, frame_auc_macro
 
 
 def some_videos(seed=0, videos=9, strength=1.0, levels=None, frames=60):

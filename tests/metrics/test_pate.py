@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadcli.metrics import Bootstrap, FrameSet, pate
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.frame import FrameSet, pate
 
 
 def wave(frames, seed):

@@ -8,7 +8,8 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
 
 from benchmarks.pimo import at, made_up
-from vadcli.metrics import Bootstrap, PixelAccumulator, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.localization import PixelAccumulator, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 
 
 def some_masks(seed, frames=6, shape=(13, 17)):

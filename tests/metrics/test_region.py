@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadcli.metrics import Bootstrap, Regions, Tracks, mask_regions, rbdc, tbdc
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.localization import Regions, Tracks, mask_regions, rbdc, tbdc
 
 BOX = (10, 10, 10, 10)
 FAR = (100, 100, 10, 10)

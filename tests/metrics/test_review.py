@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.metrics import threshold_choices, without_false
+from vadcli.metrics.event import threshold_choices, without_false
 from vadcli.types import ReviewedEvent, Verdict
 
 

@@ -4,23 +4,10 @@ import numpy as np
 import pytest
 
 from vadcli.cutting import cut_events
-from vadcli.metrics import (
-    Bootstrap,
-    EventSet,
-    FrameSet,
-    PixelAccumulator,
-    detection_recall,
-    false_alarms_per_hour,
-    frame_ap,
-    frame_ap_macro,
-    frame_auc,
-    frame_auc_macro,
-    onset_error,
-    pate,
-    pixel_ap,
-    pixel_auc,
-    segment_f1,
-)
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.event import EventSet, detection_recall, false_alarms_per_hour, onset_error, segment_f1
+from vadcli.metrics.frame import FrameSet, frame_ap, frame_ap_macro, frame_auc, frame_auc_macro, pate
+from vadcli.metrics.localization import PixelAccumulator, pixel_ap, pixel_auc
 from vadcli.types import ScoreTable, Thresholds
 
 PLAIN = Thresholds(high=0.5, low=0.5, merge_gap_s=0.0)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from vadcli.metrics import Bootstrap, SeveritySet, severity_kendall, severity_spearman
+from vadcli.metrics import Bootstrap
+from vadcli.metrics.event import SeveritySet, severity_kendall, severity_spearman
 
 FIGURES = {severity_spearman: spearmanr, severity_kendall: kendalltau}
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from vadcli.metrics import NORMAL, Bootstrap, FrameSet, category_auc, difference, frame_auc, frame_auc_macro
+from vadcli.metrics import Bootstrap, difference
+from vadcli.metrics.frame import NORMAL, FrameSet, category_auc, frame_auc, frame_auc_macro
 
 FIGHT, FIRE = 0, 1
 

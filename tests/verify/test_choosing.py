@@ -7,7 +7,7 @@ import pytest
 
 from tests.store.test_scores import table_of
 from vadcli.engine.verified import ClipGrid
-from vadcli.metrics.intervals import share_interval
+from vadcli.metrics import share_interval
 from vadcli.store.verification import Audit
 from vadcli.types import ScoreTable
 from vadcli.verifying.survey import SAMPLE_CLIPS, Candidates, choose_clips, spread_sample

@@ -252,7 +252,7 @@ def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEven
     """Return the events of one video, numbered again, without those that a review marks as false."""
     if not any(entry.verdict is Verdict.FALSE for entry in reviews):
         return list(events)
-    from vadcli.metrics import without_false  # not at the top, because the import takes a second in every scan
+    from vadcli.metrics.event import without_false  # not at the top, because the import takes a second in every scan
 
     kept = without_false([(event.start_s, event.end_s) for event in events], reviews)
     return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]

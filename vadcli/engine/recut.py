@@ -33,7 +33,7 @@ from vadcli.store.verification import answers_or_none, validate_answers
 from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, When, mask_level
 
 if TYPE_CHECKING:
-    from vadcli.metrics import ThresholdChoice
+    from vadcli.metrics.event import ThresholdChoice
 
 log = logging.getLogger("vadcli")
 
@@ -187,7 +187,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
             replace(entry, peak_score=score) for entry, score in zip(entries, own, strict=True) if score is not None
         )
         judge.say_refused()
-    from vadcli.metrics import threshold_choices  # not at the top, because the import takes a second, also in a scan
+    from vadcli.metrics.event import threshold_choices  # not at the top, because the import takes a second, also in a scan
 
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:

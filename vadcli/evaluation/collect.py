@@ -17,7 +17,9 @@ from PIL import Image
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
-from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, SeveritySet, Tracks, mask_regions
+from vadcli.metrics.event import EventSet, SeveritySet
+from vadcli.metrics.frame import FrameSet
+from vadcli.metrics.localization import PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.masks import MaskTrack, rle_threshold

@@ -10,32 +10,27 @@ import numpy as np
 
 from vadcli.errors import UsageError
 from vadcli.evaluation.collect import Size, TestSet
-from vadcli.metrics import (
+from vadcli.metrics import Bootstrap, Estimate
+from vadcli.metrics.event import (
     IOU_LEVELS,
-    NORMAL,
-    Bootstrap,
-    Estimate,
-    aupimo,
-    aupro,
-    category_auc,
     detection_recall,
     false_alarms_per_hour,
+    onset_error,
+    segment_f1,
+    severity_kendall,
+    severity_spearman,
+)
+from vadcli.metrics.frame import (
+    NORMAL,
+    category_auc,
     frame_ap,
     frame_ap_macro,
     frame_auc,
     frame_auc_macro,
     frames_of_category,
-    mask_iou,
-    onset_error,
     pate,
-    pixel_ap,
-    pixel_auc,
-    rbdc,
-    segment_f1,
-    severity_kendall,
-    severity_spearman,
-    tbdc,
 )
+from vadcli.metrics.localization import aupimo, aupro, mask_iou, pixel_ap, pixel_auc, rbdc, tbdc
 
 Estimates = dict[str, dict[str, Estimate]]
 """Figures by group and name: `estimates["frame"]["auc_micro"]`."""

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from vadcli.evaluation.collect import TestSet
 from vadcli.evaluation.report import Evaluation
-from vadcli.metrics import PIMO_LIMITS, FrameSet
+from vadcli.metrics.frame import FrameSet
+from vadcli.metrics.localization import PIMO_LIMITS
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.scores import read_metadata, read_scores

@@ -17,7 +17,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import beta, kendalltau, spearmanr
 
-from vadcli.metrics.intervals import Estimate, Numbers, check_share, divide, ratio
+from vadcli.metrics import Estimate, Numbers, check_share, divide, ranges, ratio
 from vadcli.types import IndexArray, ReviewedEvent, TimeArray, Verdict
 
 IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -158,9 +158,8 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
     reach = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts
     low = np.searchsorted(reach, true[:, 0], "right")
     counts = np.maximum(np.searchsorted(starts, true[:, 1], "left") - low, 0)
-    second = np.repeat(np.arange(len(true)), counts)
-    ramp = np.arange(len(second)) - np.repeat(np.cumsum(counts) - counts, counts)
-    first = order[np.repeat(low, counts) + ramp]
+    places, second = ranges(low, counts)
+    first = order[places]
     shared = np.minimum(predicted[first, 1], true[second, 1]) - np.maximum(predicted[first, 0], true[second, 0])
     touch = shared > TOLERANCE_S
     return first[touch], second[touch], shared[touch]

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from vadcli.metrics import FrameSet, frame_auc
+from vadcli.metrics.frame import FrameSet, frame_auc
 from vadcli.store.atomic import writing
 from vadcli.train.samples import ExposureSample
 from vadcli.train.step import ExposureStep

@@ -14,7 +14,7 @@ from vadcli.engine.event_rules import judge_of
 from vadcli.engine.recut import recut
 from vadcli.engine.verified import tails_to_json
 from vadcli.errors import DocumentError
-from vadcli.metrics.intervals import share_interval
+from vadcli.metrics import share_interval
 from vadcli.options import EventsOptions
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
