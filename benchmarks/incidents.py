@@ -58,7 +58,7 @@ CLIPS = (
     Clip("ucf_crime/Normal_Videos_006_x264.mp4", "UCF-Crime Normal 006", "a street with cars"),
     Clip("everyday/traffic_camera.mp4", "motorway", "dense traffic"),
     Clip("everyday/traffic_camera_vfr.mp4", "motorway, variable rate", "the same traffic"),
-    Clip("everyday/issue53_brightness_change.avi", "brightness", "a garden path, and the light changes at once"),
+    Clip("everyday/issue53_brightness_change.avi", "brightness", "a garden path; the light changes suddenly"),
     Clip("everyday/chaplin.mp4", "old film", "two men talk"),
     Clip("everyday/flipping_a_pancake.mkv", "kitchen", "a pancake is flipped; at the end a person walks into the camera"),
     Clip("everyday/newtonscradle.gif", "Newton's cradle", "balls swing"),
@@ -136,22 +136,23 @@ def page_text(found: list[Found], command: str) -> str:
     touched = sum(bool(item.hits) for item in incidents)
     clear = sum(not item.events for item in quiet)
     before = (
-        f"`{command}` makes this page. DIR is a folder with the clips that the script lists. They are from public data sets and"
-        " test suites; `vadcli` does not include them. Each clip is a camera of its own, and the threshold is the detector's"
-        " default. Clips of 1 to 35 seconds do not show what is usual. With days of footage, expect other figures."
-        " [motion.md](motion.md#how-well-it-does) has figures on UCSD Ped2."
+        "This page shows which incidents in real clips `motion` finds, and how many false alarms it gives."
+        f" `{command}` makes this page. DIR is a folder with the clips that the script lists. The clips come from public data sets"
+        " and test suites; they are not part of `vadcli`. Each clip was scanned as a camera of its own, with the default"
+        " threshold. Clips of 1 to 35 seconds do not show what is usual for a camera, so expect other figures with days of"
+        " footage. [motion.md](motion.md#how-well-it-does) has figures on UCSD Ped2."
     )
     words = (
-        "The intervals were found by eye. An incident is *touched* if an event overlaps it. All other events are false alarms."
-        " The frame AUC says how well the scores separate the frames of the incident from the other frames of the same clip (.5"
-        " is chance). A clip that shows an incident from start to end, or no incident, has no AUC."
+        "The intervals of the incidents were found by eye. An incident is *touched* if an event overlaps the incident. Every other"
+        " event is a false alarm. The frame AUC measures how well the scores separate the frames of the incident from the other"
+        " frames of the same clip; .5 is chance. A clip without an incident, or with an incident from start to end, has no AUC."
     )
     after = (
         f"{touched} of {len(incidents)} incidents are touched. {clear} of {len(quiet)} clips without an incident have no event."
-        f" False alarms: {alarms} in {minutes:.1f} minutes. The frame AUC within clips is {_figure(within.value)} (the"
-        f" mean of the column), and {_figure(over_all)} over all frames of all clips together."
+        f" False alarms: {alarms} in {minutes:.1f} minutes. The frame AUC within clips (the mean of the last column) is"
+        f" {_figure(within.value)}. The frame AUC over all frames of all clips together is {_figure(over_all)}."
     )
-    head = "| clip | what a person sees | minutes | events, s | touched | false alarms | frame AUC |"
+    head = "| clip | what a person sees, and when | minutes | events, s | touched | false alarms | frame AUC |"
     table = "\n".join([head, "|---|---|---|---|---|---|---|", *(item.row() for item in found)])
     parts = ["# What `motion` finds in real clips", *(textwrap.fill(text, 120) for text in (before, words))]
     return "\n\n".join([*parts, table, textwrap.fill(after, 120)]) + "\n"
