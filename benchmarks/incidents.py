@@ -137,15 +137,16 @@ def page_text(found: list[Found], command: str) -> str:
     clear = sum(not item.events for item in quiet)
     before = (
         "This page shows which incidents in real clips `motion` finds, and how many false alarms it gives."
-        f" `{command}` makes this page. DIR is a folder with the clips that the script lists. The clips come from public data sets"
-        " and test suites; they are not part of `vadcli`. Each clip was scanned as a camera of its own, with the default"
+        f" `{command}` makes this page. DIR is a folder with the clips that the script lists. The clips come from public data"
+        " sets and test suites; they are not part of `vadcli`. Each clip was scanned as a camera of its own, with the default"
         " threshold. Clips of 1 to 35 seconds do not show what is usual for a camera, so expect other figures with days of"
         " footage. [motion.md](motion.md#how-well-it-does) has figures on UCSD Ped2."
     )
     words = (
-        "The intervals of the incidents were found by eye. An incident is *touched* if an event overlaps the incident. Every other"
-        " event is a false alarm. The frame AUC measures how well the scores separate the frames of the incident from the other"
-        " frames of the same clip; .5 is chance. A clip without an incident, or with an incident from start to end, has no AUC."
+        "The intervals of the incidents were found by eye. An incident is *touched* if an event overlaps the incident. Every"
+        " other event is a false alarm. The frame AUC measures how well the scores separate the frames of the incident from the"
+        " other frames of the same clip; .5 is chance. A clip without an incident, or with an incident from start to end, has"
+        " no AUC."
     )
     after = (
         f"{touched} of {len(incidents)} incidents are touched. {clear} of {len(quiet)} clips without an incident have no event."
