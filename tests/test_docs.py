@@ -32,7 +32,7 @@ from vadcli.options import (
     WeightsImportOptions,
     WeightsPullOptions,
     category_list_names,
-    config,
+    env_name,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,12 +99,12 @@ def test_a_variable_means_one_thing() -> None:
     for command, kind in COMMANDS.items():
         hints = typing.get_type_hints(kind)
         for item in fields(kind):
-            name = config.env_name(item.name, command if item.metadata["own_variable"] else "")
+            name = env_name(item.name, command if item.metadata["own_variable"] else "")
             meant = ({hints[item.name], *typing.get_args(hints[item.name])} & BASIC, item.metadata["choices"])
             found.setdefault(name, []).append(meant)
     assert {name: meant for name, meant in found.items() if any(one != meant[0] for one in meant)} == {}
     page = (ROOT / "docs" / "using.md").read_text()
-    named = {config.env_name(i.name, c) for c, kind in COMMANDS.items() for i in fields(kind) if i.metadata["own_variable"]}
+    named = {env_name(i.name, c) for c, kind in COMMANDS.items() for i in fields(kind) if i.metadata["own_variable"]}
     assert named <= set(re.findall(r"`(VADCLI_[A-Z0-9_]+)`", page))
 
 

@@ -86,7 +86,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),
     "typer": ("cli/",),
     "tqdm": ("cli/_talk", "train/logs"),
-    "platformdirs": ("options/config", "weights"),
+    "platformdirs": ("options/__init__", "weights"),
     "psutil": ("video/", "engine/runner", "engine/cluster/ray_cluster", "doctor", "bench", "status"),
 }
 

@@ -18,12 +18,13 @@ from vadcli.options import (
     ThresholdOptions,
     WeightsImportOptions,
     category_list_names,
+    out_folder,
     parse_categories,
     parse_duration,
     parse_shard,
+    resolve,
     scan,
 )
-from vadcli.options.config import out_folder, resolve
 from vadcli.options.groups import HOW, DetectorOptions, option, with_detector_options
 from vadcli.registry import Registry
 from vadcli.types import Calibration, Thresholds

@@ -12,8 +12,8 @@ import pytest
 from vadcli.engine.paths import read_list
 from vadcli.errors import VadcliError
 from vadcli.ground_truth import open_ground_truth
+from vadcli.options import read_toml
 from vadcli.options.categories import read_list as read_categories
-from vadcli.options.config import read_toml
 from vadcli.store.choices import read_review
 from vadcli.train.datasets.base import read_json, read_lines
 

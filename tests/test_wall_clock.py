@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
-from vadcli.options.mixins import TimeOptions, WhenOptions, parse_since
+from vadcli.options.groups import TimeOptions, WhenOptions, parse_since
 from vadcli.searching import rows_in
 from vadcli.store.events import EventsDocument, ScanState, validate
 from vadcli.store.footage import choose, timed

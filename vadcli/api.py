@@ -29,8 +29,8 @@ from vadcli.options import (
     ScanOptions,
     SearchOptions,
     VerifyOptions,
+    from_keywords,
 )
-from vadcli.options.config import from_keywords
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from tests.commands import vadcli
 from tests.media import make_video, truncate
 from vadcli.errors import DecodeError, UsageError
 from vadcli.ground_truth import open_ground_truth
-from vadcli.options import ScanOptions
-from vadcli.options.config import from_keywords
+from vadcli.options import ScanOptions, from_keywords
 from vadcli.types.text import how_many, without_name
 
 

@@ -25,7 +25,7 @@ from tools.tiny_world.recipe import SYNTHETIC, TinyDataChoice, TinyRecipe
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
-from vadcli.options.config import cache_folder
+from vadcli.options import cache_folder
 from vadcli.train import trainer
 from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import SegmentationData

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from vadcli.cli._talk import set_up_talk
-from vadcli.options import DEFAULT_OUT, PANELS, default_of
-from vadcli.options.config import out_folder, resolve
+from vadcli.options import DEFAULT_OUT, PANELS, default_of, out_folder, resolve
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 Config = Annotated[
@@ -39,7 +38,7 @@ Profile = Annotated[
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds every field of the option dataclass `kind` to a command.
 
-    The command receives its arguments by name, and an instance of `kind` as `options`. `config.resolve` fills this instance;
+    The command receives its arguments by name, and an instance of `kind` as `options`. `options.resolve` fills this instance;
     `section` names the command's table in a TOML file. The log is set up before the command runs.
     """
 

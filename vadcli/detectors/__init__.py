@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vadcli.errors import DeviceError, UsageError
-from vadcli.options.config import cache_folder
 from vadcli.options.groups import DetectorOptions
 from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
 from vadcli.types import (
@@ -240,6 +239,8 @@ def keep_compiler_cache() -> None:
 
     During that import, torch creates a folder that it never removes. Without a fixed folder, this is a new temporary one.
     """
+    from vadcli.options import cache_folder  # here, because `vadcli.options` imports the options of each detector
+
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
 
 

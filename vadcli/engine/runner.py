@@ -36,7 +36,7 @@ from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update
 from vadcli.errors import NoVideoFound, OutputError, UsageError
 from vadcli.options import ExitOptions, FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
-from vadcli.options.mixins import RegionOptions
+from vadcli.options.groups import RegionOptions
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch

@@ -1,12 +1,29 @@
-"""The options of every command, as frozen dataclasses. Each option is declared only once.
+"""The options of every command, as frozen dataclasses, and how they get their values.
 
-The metadata of a field has its help text and choices. The command line and the reference page are made from this metadata.
-`config.resolve` fills an option set from the command line, the environment and TOML files. `ScanOptions` also has the options
-of each detector in the registry.
+Each option is declared only once. The metadata of a field has its help text and choices. The command line and the reference
+page are made from this metadata. `ScanOptions` also has the options of each detector in the registry.
+
+`resolve` fills an option set from several layers. The first layer that sets an option wins:
+1. the command line
+2. the environment: `VADCLI_*`
+3. the tables of the chosen profile
+4. the other tables of `./vadcli.toml`, or of `--config FILE`
+5. the other tables of the user's own file
+6. the defaults
 """
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vadcli.errors import UsageError
 from vadcli.options import scan
 from vadcli.options.categories import category_list_names, parse_categories
 from vadcli.options.groups import (
@@ -17,6 +34,7 @@ from vadcli.options.groups import (
     DetectorOptions,
     ExitOptions,
     FindOptions,
+    HeadOptions,
     TalkOptions,
     ThresholdOptions,
     default_of,
@@ -26,12 +44,13 @@ from vadcli.options.groups import (
     parse_shard,
     with_detector_options,
 )
-from vadcli.options.learning import METRIC_GROUPS, EmbedOptions, EvalOptions, LearnOptions
-from vadcli.options.mixins import HeadOptions
 from vadcli.options.results import (
+    METRIC_GROUPS,
     REPORT_FORMATS,
     ClipsOptions,
+    EvalOptions,
     EventsOptions,
+    LearnOptions,
     PruneOptions,
     RenderOptions,
     ReportOptions,
@@ -39,7 +58,8 @@ from vadcli.options.results import (
     StatusOptions,
     VerifyOptions,
 )
-from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, WeightsImportOptions, WeightsPullOptions
+from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, EmbedOptions, WeightsImportOptions, WeightsPullOptions
+from vadcli.types.text import WORDS, decode_text, did_you_mean
 
 if TYPE_CHECKING:
     from vadcli.options.scan import ScanOptions
@@ -76,11 +96,220 @@ __all__ = [
     "VerifyOptions",
     "WeightsImportOptions",
     "WeightsPullOptions",
+    "cache_folder",
     "category_list_names",
     "default_of",
     "effective",
+    "env_name",
+    "from_keywords",
     "option",
+    "out_folder",
     "parse_categories",
     "parse_duration",
     "parse_shard",
+    "read_toml",
+    "resolve",
 ]
+
+CONFIG_NAME = "vadcli.toml"
+PROFILE = "profile"
+SCAN = "scan"
+"""The table of `vadcli scan`. Its `out` is the default for every command that needs an output folder."""
+
+T = TypeVar("T")
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+_KINDS = WORDS | {Path: "a path"}
+
+
+def resolve(
+    kind: type[T],
+    *,
+    section: str,
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    profile: str | None = None,
+    env: Mapping[str, str] | None = None,
+    takes_out: bool = False,
+) -> T:
+    """Fill an option set from every layer.
+
+    Args:
+        kind: the option dataclass.
+        section: the command's table in a TOML file.
+        given: values from the command line; None means "not given".
+        config: `--config FILE`, which replaces `./vadcli.toml`.
+        profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
+        env: the environment; None means the environment of this process.
+        takes_out: True if the output folder is an argument and not an option of the command. Its table may still have `out`.
+
+    Raises:
+        UsageError: a value or key is invalid; the message names its layer.
+    """
+    env = os.environ if env is None else env
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for source, tables in _tables(config, profile, env):
+        layer = _layer(source, tables, section, known, takes_out=takes_out)
+        values |= {name: _coerce(hints[name], value, f"{source}: {name}", known[name]) for name, value in layer.items()}
+    for name, item in known.items():
+        variable = env_name(name, section if item.metadata["own_variable"] else "")
+        if variable in env:
+            values[name] = _coerce(hints[name], env[variable], variable, item)
+    for name, value in given.items():
+        if value is not None:
+            values[name] = _coerce(hints[name], value, f"--{name.replace('_', '-')}", known[name])
+    return kind(**values)
+
+
+def out_folder(
+    *,
+    section: str,
+    default: Path,
+    config: Path | None = None,
+    profile: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Path:
+    """Return the output folder for a command line that does not name it, from the same layers as an option.
+
+    Args:
+        section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
+        default: the folder if no layer names one.
+        config, profile, env: as in `resolve`.
+
+    Raises:
+        UsageError: a TOML file can't be read.
+    """
+    env = os.environ if env is None else env
+    if env.get(env_name("out")):
+        return Path(env[env_name("out")]).expanduser()
+    found = default
+    for _, tables in _tables(config, profile, env):
+        for table in (tables.get(SCAN), tables.get(section)):
+            if isinstance(table, dict) and "out" in table:
+                found = Path(str(table["out"])).expanduser()
+    return found
+
+
+def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Fill an option set from keyword arguments alone, for the library; None means "not given".
+
+    Args:
+        kind: the option dataclass.
+        given: options by name. If an option takes words separated by commas, a list of words may be given instead.
+
+    Raises:
+        UsageError: an option is not known, or its value can't be used.
+    """
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    hints, values = typing.get_type_hints(kind), {}
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(f"{name!r} is not an option", hint=did_you_mean(name, known) or "see docs/cli.md")
+        if hints[name] is str and not isinstance(value, str | None) and isinstance(value, Iterable):
+            value = ",".join(map(str, value))  # noqa: PLW2901 - categories=["fight", "fire"] reads as "fight,fire"
+        if value is not None:
+            values[name] = _coerce(hints[name], value, name, known[name])
+    return kind(**values)
+
+
+def env_name(name: str, command: str = "") -> str:
+    """Return the name of an option's environment variable. Give `command` if the command has its own variable for it."""
+    return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        UsageError: the file can't be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(decode_text(path.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: can't be read as TOML: {error}") from error
+
+
+def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, tables by command) for each TOML file, then for the chosen profile in each file. The last tables win.
+
+    Raises:
+        UsageError: a file can't be read, or no file has the profile.
+    """
+    from platformdirs import user_config_path
+
+    paths = [path for path in (user_config_path("vadcli") / CONFIG_NAME,) if path.is_file()]
+    if config is not None:
+        paths.append(config)
+    elif Path(CONFIG_NAME).is_file():
+        paths.append(Path(CONFIG_NAME))
+    files = [(path, read_toml(path)) for path in paths]
+    yield from ((str(path), tables) for path, tables in files)
+    profile = profile or env.get(env_name("profile"))
+    if not profile:
+        return
+    there = [(path, profiles) for path, tables in files if isinstance(profiles := tables.get(PROFILE), dict)]
+    chosen = [
+        (f"{path}: [{PROFILE}.{profile}]", every[profile]) for path, every in there if isinstance(every.get(profile), dict)
+    ]
+    if not chosen:
+        names = sorted({name for _, every in there for name in every})
+        hint = f"choose among {', '.join(names)}" if names else f"write [{PROFILE}.{profile}.{SCAN}] into {CONFIG_NAME}"
+        raise UsageError(f"--profile {profile}: no settings file has this profile", hint=hint)
+    yield from chosen
+
+
+def _layer(path: str, tables: Mapping[str, Any], section: str, known: Mapping[str, Any], *, takes_out: bool) -> dict[str, Any]:
+    table, scan = tables.get(section, {}), tables.get(SCAN, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: {section} must be a table, [{section}]")
+    values = {key.replace("-", "_"): value for key, value in table.items()}
+    if takes_out:
+        values.pop("out", None)  # `out_folder` reads it
+    elif "out" in known and isinstance(scan, dict) and "out" in scan:
+        values = {"out": scan["out"], **values}
+    for key in values:
+        if key not in known:
+            raise UsageError(f"{path}: [{section}] has no option {key!r}", hint=did_you_mean(key, known))
+    return values
+
+
+def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
+    """Convert a value from the command line, a TOML file or the environment to the field's type."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    try:
+        result = _convert(hint, value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {value!r} is not {_KINDS.get(hint, 'a list of texts')}") from error
+    choices = item.metadata.get("choices", ())
+    if choices and result not in choices:
+        raise UsageError(f"{where}: {result!r} is not one of {', '.join(choices)}")
+    return result
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    if typing.get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(part).strip() for part in parts)
+    if hint is bool:
+        word = str(value).strip().lower()
+        if word not in _TRUTH:
+            raise ValueError(value)
+        return _TRUTH[word]
+    if hint is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
+        raise ValueError(value)
+    if hint is str and isinstance(value, list):
+        return ",".join(map(str, value))  # categories = ["fight", "fire"] reads as "fight,fire"
+    if hint is str or typing.get_origin(hint) is typing.Literal:
+        return str(value)
+    return Path(value).expanduser() if hint is Path else hint(value)
+
+
+def cache_folder() -> Path:
+    """Return the platform's cache folder, for data that can be fetched or computed again."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("vadcli")

@@ -1,4 +1,4 @@
-"""The options of the commands that run a detector or install its weights: `scan`, `bench` and `weights`."""
+"""The options of the commands that run a model on videos or install its weights: `scan`, `embed`, `bench` and `weights`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from vadcli.options.groups import (
     DetectorOptions,
     ExitOptions,
     FindOptions,
+    HeadOptions,
+    RegionOptions,
     TalkOptions,
     ThresholdOptions,
+    TimeOptions,
     check_above_zero,
     check_counts,
     check_durations,
@@ -29,7 +32,6 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
-from vadcli.options.mixins import HeadOptions, RegionOptions, TimeOptions
 from vadcli.registry import DETECTOR_OPTIONS, DETECTORS, RUNNERS
 from vadcli.types import DecodingChoice
 
@@ -164,6 +166,37 @@ def check_cluster(options: Any) -> None:
         raise UsageError(f"--ray-gpus {options.ray_gpus:g} must be at least 0")
     if options.runner != "ray" and (options.ray_address or options.ray_cpus or options.ray_gpus):
         raise UsageError("--ray-address, --ray-cpus and --ray-gpus need a cluster", hint="add --runner ray")
+
+
+@dataclass(frozen=True)
+class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
+    """The options of `vadcli embed`."""
+
+    root: Path | None = same(ScanOptions, "root")
+    camera_from: str = same(ScanOptions, "camera_from")
+    encoder: str = same(DETECTOR_OPTIONS.load("concept"), "encoder")
+    device: str = same(DetectorOptions, "device")
+    precision: str = same(DetectorOptions, "precision")
+    sample_fps: float = option(2.0, "Embed about this many frames per second.", panel=HOW)
+    out: Path = same(ScanOptions, "out")
+    npy: Path | None = option(
+        None, "Also write the vectors of each video to this folder, as a NumPy array (frames, D).", panel=OUTPUT, metavar="DIR"
+    )
+    npy_crops: int = option(
+        0,
+        "With --npy: write (frames, N, D) for heads that read N crops. Each crop gets the whole frame's vector.",
+        panel=OUTPUT,
+    )
+    workers: int = option(1, "Number of decoder processes.", panel=RUNNING)
+    force: bool = option(False, "Embed videos again whose vectors are already stored.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        FindOptions.__post_init__(self)
+        DecodeOptions.__post_init__(self)
+        check_above_zero(self, "sample_fps")
+        check_counts(self, "workers")
+        if self.npy_crops < 0 or (self.npy_crops and self.npy is None):
+            raise UsageError("--npy-crops needs --npy, and a number of at least 1")
 
 
 _LAVIDA = DETECTOR_OPTIONS.load("lavida")

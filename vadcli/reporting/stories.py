@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.options.mixins import LAST_RUN, parse_since
+from vadcli.options.groups import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, printable
 from vadcli.store.events import EventsDocument
 from vadcli.store.footage import timed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadcli.options.config import cache_folder
+from vadcli.options import cache_folder
 from vadcli.train.datasets import open_data
 from vadcli.train.datasets.base import ClipRule
 from vadcli.train.exposure import AnomalyExposureSampler

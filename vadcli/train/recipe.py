@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vadcli.errors import UsageError
-from vadcli.options.config import read_toml
+from vadcli.options import read_toml
 from vadcli.types.text import FieldError, structure
 
 PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.errors import FileChanged, NotFinished, UsageError, VadcliError
-from vadcli.options.config import cache_folder as platform_cache
+from vadcli.options import cache_folder as platform_cache
 from vadcli.types.text import STORES, is_remote, shown
 
 log = logging.getLogger("vadcli")
