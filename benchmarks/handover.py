@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from vadcli.detectors.batching import ClipBatcher
 from vadcli.types import Clip, ClipBatch
-from vadcli.video.processes import process_trees
+from vadcli.video.supervisor import process_trees
 
 ROUNDS = 9
 SHAPE = (8, 720, 1280, 3)

@@ -138,7 +138,7 @@ def _fork(caller: socket.socket, listener: socket.socket) -> int:
 
 def _become_worker(request: Mapping[str, Any], descriptors: Sequence[int], server: int) -> None:
     """Take over what the supervisor gives a process of its own."""
-    from vadcli.video.transport import GROUP_SIGNALS
+    from vadcli.video.supervisor import GROUP_SIGNALS
 
     stdin, stderr, *numbers = descriptors
     signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)

@@ -23,7 +23,7 @@ import numpy as np
 from vadcli.errors import DecodeError, ProbeError
 from vadcli.types import DecoderName, VideoInfo
 from vadcli.video.images import Frame, ReadRequest
-from vadcli.video.processes import die_with_parent
+from vadcli.video.supervisor import die_with_parent
 
 PROBER = "tests.video.fake_decoders:probe"
 READER = "tests.video.fake_decoders:Reader"

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-from vadcli.video.processes import process_trees
+from vadcli.video.supervisor import process_trees
 
 NEST = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('ready', flush=True); time.sleep(600)"
 

@@ -26,7 +26,7 @@ from vadcli.errors import DeviceError, VadcliError
 from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipRequest, core_count
-from vadcli.video.processes import process_trees
+from vadcli.video.supervisor import process_trees
 
 if TYPE_CHECKING:
     from vadcli.detectors.lavida.config import LavidaConfig

@@ -46,11 +46,11 @@ from vadcli.errors import VadcliError, VideoError
 from vadcli.options import DecodeOptions, parse_duration
 from vadcli.types import Clip, ClipNeeds, DecoderName, VideoInfo
 from vadcli.video.sampling import Rows, SamplingPlan
-from vadcli.video.supervisor import DecoderProcess, Supervisor
-from vadcli.video.transport import (
+from vadcli.video.supervisor import (
     Begun,
     ClipReady,
     ClipRequest,
+    DecoderProcess,
     Done,
     Filled,
     Finished,
@@ -59,6 +59,7 @@ from vadcli.video.transport import (
     Opened,
     Setup,
     State,
+    Supervisor,
 )
 
 log = logging.getLogger("vadcli")

@@ -29,7 +29,7 @@ from vadcli.types.text import how_many
 from vadcli.video.container import open_media
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
-from vadcli.video.processes import die_with_parent
+from vadcli.video.supervisor import die_with_parent
 from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 

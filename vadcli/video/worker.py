@@ -33,9 +33,21 @@ from vadcli.video.completeness import check_machine
 from vadcli.video.container import printable
 from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.images import ReadRequest
-from vadcli.video.processes import die_with_parent, private_mib
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
-from vadcli.video.transport import GROUP_SIGNALS, Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
+from vadcli.video.supervisor import (
+    GROUP_SIGNALS,
+    Begun,
+    ClipRequest,
+    Done,
+    Filled,
+    Opened,
+    Ring,
+    Setup,
+    State,
+    die_with_parent,
+    private_mib,
+    read_tail,
+)
 
 
 @dataclass
