@@ -22,9 +22,9 @@ import numpy as np
 import vadcli
 from vadcli.options import VerifyOptions
 from vadcli.verifying import verify_all
-from vadcli.video.container import seek_row
 from vadcli.video.loader import LoaderOptions
 from vadcli.video.reader import FrameReader
+from vadcli.video.sampling import seek_row
 
 LOG = "VADCLI_DECODED"
 

@@ -16,9 +16,9 @@ from tests import commands
 from tests.media import ffmpeg_exe, make_image_folder, make_video
 from vadcli.errors import NotFinished, ToolError
 from vadcli.store import OutputLayout
-from vadcli.video.completeness import check_machine
 from vadcli.video.probe import probe
 from vadcli.video.reader import FrameReader, ReadRequest
+from vadcli.video.worker import check_machine
 
 BROKEN = {
     "missing": "",

@@ -26,11 +26,11 @@ from tests.video.test_probe import shown_pts
 from vadcli.errors import DecodeError, ToolError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
-from vadcli.video.container import CountSince, choose_selection, seek_row
 from vadcli.video.decord import can_read, luma
 from vadcli.video.ffmpeg import FfmpegFrames
 from vadcli.video.probe import probe
 from vadcli.video.reader import Frame, FrameReader, ReadRequest, Row, RowMatcher
+from vadcli.video.sampling import CountSince, choose_selection, seek_row
 
 DECODERS: tuple[DecoderChoice, ...] = ("decord", "ffmpeg", "auto")
 SIZE = (96, 64)

@@ -56,7 +56,7 @@ from vadcli.types import (
     VideoResult,
 )
 from vadcli.video.loader import ClipRequest, Finished
-from vadcli.video.sampling import SamplingPlan
+from vadcli.video.sampling import SamplingPlan, can_seek
 
 COMPLAINT_CHARACTERS = 160
 _TAGS = re.compile(r"^(?:\[[^\]]*\]\s*)+")  # ffmpeg puts [the decoder] and [the level] before each message
@@ -314,8 +314,6 @@ def write_masks(
     masks = ((row, enlarge(mask)) for row, mask in masks)
     spans = tuple((event.start_frame, event.end_frame) for event in events)
     if job.refinement is not None:
-        from vadcli.video.container import can_seek  # not at the top, because the import of PyAV takes time in every scan
-
         rows = rows_of(job.masked_rows.of(columns.sampled), spans, len(table))
         parts = spans_of(rows, spans, may_seek=unit.is_frames or can_seek(info))
         masks = job.refinement.refined(masks, rows, replace(request, spans=parts), level=thresholds.mask_level, hidden=hidden)

@@ -36,8 +36,8 @@ from vadcli.types.text import how_many, without_name
 from vadcli.verifying.asking import Interview, ReadClip, Told, VideoJob, describe, read_clips
 from vadcli.verifying.settling import ELSEWHERE
 from vadcli.verifying.survey import Survey, Surveyed
-from vadcli.video.container import can_seek
 from vadcli.video.loader import ClipLoader, ClipRequest, loader_options
+from vadcli.video.sampling import can_seek
 
 log = logging.getLogger("vadcli")
 

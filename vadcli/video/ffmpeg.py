@@ -40,8 +40,9 @@ import numpy as np
 
 from vadcli.errors import NotFinished, ToolError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import Count, Selection, printable
+from vadcli.video.container import printable
 from vadcli.video.images import DecodedFrame
+from vadcli.video.sampling import Count, Selection
 from vadcli.video.supervisor import die_with_parent
 
 _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI_FFMPEG to the path of ffmpeg"

@@ -18,7 +18,6 @@ import numpy as np
 
 from vadcli.errors import NotFinished, NoVideoStream, ProbeError
 from vadcli.types import BoolArray, ByteArray, PixelFormat, VideoInfo
-from vadcli.video.completeness import MACHINE_ERRORS
 from vadcli.video.container import printable
 
 
@@ -112,6 +111,16 @@ class Backend(Protocol):
         """End the decoder; a second call does nothing."""
         ...
 
+
+MACHINE_ERRORS = frozenset(
+    {
+        *(errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ENOLINK, errno.EREMOTEIO, errno.ENOMEDIUM),
+        *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET),
+        *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ESHUTDOWN, errno.EBUSY),
+        *(errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EUCLEAN),
+    }
+)
+"""System errors that no content of a file can cause."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _DEFAULT_FPS = 10.0

@@ -20,7 +20,6 @@ import numpy as np
 from vadcli.errors import NoVideoStream, ProbeError
 from vadcli.types import VideoInfo
 from vadcli.video import container as media
-from vadcli.video.completeness import OtherStreams, Read, missing_end, missing_frames
 from vadcli.video.headers import Shows, begins_intra, frame_counter, reference_counter
 from vadcli.video.images import probe_folder
 from vadcli.video.sampling import can_skip
@@ -55,14 +54,14 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     complaints: list[tuple[int, str, str]] = []
     with media.open_media(path, heard=complaints) as opened:
         stream = media.pick_stream(opened, name)
-        others = OtherStreams(stream)
+        others = media.OtherStreams(stream)
         with media.listening() as heard:
             packets = _read_packets(opened, stream, name, others)
         demuxer = opened.format.name
         if not packets.damage and demuxer.split(",")[0] in _SKIPPING:
             errors = [message for _, source, message in complaints + heard if source == demuxer and _LIVE_ENDS not in message]
             packets.damage = f"the file is damaged: {errors[0].strip()}" if errors else ""
-        packets.damage = packets.damage or missing_end(path, demuxer)
+        packets.damage = packets.damage or media.missing_end(path, demuxer)
         return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)
 
 
@@ -127,7 +126,7 @@ def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
             tries += 1
 
 
-def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> _Packets:
+def _read_packets(opened: Any, stream: Any, name: str, others: media.OtherStreams) -> _Packets:
     packets, demuxer = _Packets(), opened.format.name.split(",")[0]
     codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
     count, refers = frame_counter(codec, extradata), reference_counter(codec, extradata)
@@ -214,7 +213,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     return replace(info, reference=np.frombuffer(packets.reference, np.bool_)[timeline.order]) if may_skip else info
 
 
-def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:
+def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: media.OtherStreams) -> VideoInfo:
     """Add the missing frames, the reason, and a note about other streams to the description."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
@@ -222,11 +221,11 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     if bool(np.any(stated != NO_TIME)):  # the container's own times: its declared length includes jumps of the clock
         end_s = max(end_s, float(int(stated.max()) * Fraction(stream.time_base)))
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
-    read = Read(packets.read, first_s, end_s, info.fps, longest_s)
+    read = media.Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
     # If the camera's clock was set during the recording, the declared length contains this jump, so it is useless.
     was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
-    cut = 0 if was_set else missing_frames(opened, stream, info.path, read)
+    cut = 0 if was_set else media.missing_frames(opened, stream, info.path, read)
     if cut:
         reason = "; ".join(filter(None, ["the file ends before the length that it declares", reason]))
     elif packets.damage and not missing:

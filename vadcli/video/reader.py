@@ -21,10 +21,11 @@ import numpy as np
 
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, VideoInfo
-from vadcli.video.container import choose_selection, printable, seek_row
+from vadcli.video.container import printable
 from vadcli.video.decord import DecordFrames, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
 from vadcli.video.images import Backend, Frame, ImageFrames, ReadRequest
+from vadcli.video.sampling import choose_selection, seek_row
 
 __all__ = ["Frame", "FrameReader", "ReadRequest"]
 

@@ -1,4 +1,4 @@
-"""Computes which frames are sampled and which clips they form; collects clips frame by frame.
+"""Computes which frames are sampled, how ffmpeg selects them and which clips they form; collects clips frame by frame.
 
 A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If a decoder leaves out
 frames, a list of rows gives the samples. A clip is T samples:
@@ -10,10 +10,14 @@ frames, a list of rows gives the samples. A clip is T samples:
 
 The last clip of a video is moved back so that it ends on the last sample. If a video is shorter than a clip, its last frame is
 repeated. Each sampled frame that was decoded is `valid` in exactly one clip.
+
+A `Selection` has the same rule in two forms: as an expression for ffmpeg's `select` filter, and in Python. The caller uses the
+Python form to know which frames come with an image.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +28,9 @@ from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, VideoInfo
 # If less than this share of the frames can be left out, all frames are decoded. This costs little more, and the samples are
 # evenly spaced.
 _SKIPPED_SHARE = 0.25
+_INDEXED = frozenset({"mov", "matroska"})
+_CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
+_SAFE_ROUNDING = 0.4  # in rows; at a distance near 0.5, two machines could round to different rows
 _WIDEST = 2  # references may be at most this many sampling intervals apart
 
 
@@ -182,6 +189,125 @@ def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
     flags = np.zeros(frames, np.bool_)
     flags[rows] = True
     return flags
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """Selects frames by their pts, if the frame rate is constant. Lost frames do not shift other rows.
+
+    Attributes:
+        origin: pts of row 0.
+        rows_per_tick: 1 / (duration of a frame in ticks of the time base).
+        interval: rows with index % interval == 0 are selected.
+        first_pts: frames before this time are not selected.
+    """
+
+    origin: int
+    rows_per_tick: float
+    interval: int
+    first_pts: int
+
+    @property
+    def expression(self) -> str:
+        """The expression for ffmpeg's select filter."""
+        row = f"floor((pts-({self.origin}))*{self.rows_per_tick!r}+0.5)"
+        return f"gte(pts,{self.first_pts})*not(mod({row},{self.interval}))"
+
+    def takes(self, shown: int, pts: int | None) -> bool:
+        """Whether ffmpeg selects the frame after `shown` frames. Call it for each frame, in order."""
+        if pts is None or pts < self.first_pts:
+            return False
+        return math.floor((pts - self.origin) * self.rows_per_tick + 0.5) % self.interval == 0
+
+
+@dataclass(frozen=True)
+class Count:
+    """Selects frames by their number, counted from the first frame shown.
+
+    Attributes:
+        first: frames before this number are not selected.
+        interval: frames with number % interval == 0 are selected.
+    """
+
+    first: int
+    interval: int
+
+    @property
+    def expression(self) -> str:
+        """The expression for ffmpeg's select filter."""
+        return f"gte(n,{self.first})*not(mod(n,{self.interval}))"
+
+    def takes(self, shown: int, pts: int | None) -> bool:
+        """Whether ffmpeg selects the frame; see `TimeGrid.takes`."""
+        return shown >= self.first and shown % self.interval == 0
+
+
+@dataclass
+class CountSince:
+    """Selects frames by their number, counted from a given time. ffmpeg counts in its variable 0.
+
+    Attributes:
+        first_pts: frames before this time are neither counted nor selected.
+        first_row: row of the first frame that is counted.
+        interval: rows with index % interval == 0 are selected.
+    """
+
+    first_pts: int
+    first_row: int
+    interval: int
+    _counted: int = field(default=0, repr=False)
+
+    @property
+    def expression(self) -> str:
+        """The expression for ffmpeg's select filter."""
+        row = f"{self.first_row - 1}+ld(0)"
+        return f"if(gte(pts,{self.first_pts}),st(0,ld(0)+1)*0+not(mod({row},{self.interval})),0)"
+
+    def takes(self, shown: int, pts: int | None) -> bool:
+        """Whether ffmpeg selects the frame; see `TimeGrid.takes`."""
+        if pts is None or pts < self.first_pts:
+            return False
+        self._counted += 1
+        return (self.first_row - 1 + self._counted) % self.interval == 0
+
+
+Selection = TimeGrid | Count | CountSince
+
+
+def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool) -> Selection:
+    """Return the selection with which ffmpeg delivers the sampled rows.
+
+    Args:
+        info: the probe of the video.
+        interval: rows with index % interval == 0 are sampled.
+        start: first row to deliver.
+        sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
+        every_image: True selects at least all rows from `start` on. Use it after the decoder lost frames or delivered
+            unexpected frames.
+    """
+    pts, first_pts = info.pts, int(info.pts[min(start, info.frames - 1)])
+    if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:
+        rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))
+        rows = (pts - pts[0]) * rows_per_tick
+        if float(np.abs(rows - np.arange(len(pts))).max()) <= _SAFE_ROUNDING:  # else the frame rate varies
+            return TimeGrid(int(pts[0]), rows_per_tick, interval, first_pts)
+    if sought:
+        return CountSince(first_pts, start, 1 if every_image else interval)
+    return Count(0, 1) if every_image else Count(start, interval)
+
+
+def seek_row(info: VideoInfo, start: int) -> int | None:
+    """Return the last keyframe at or before `start`; None if decoding must begin at the start."""
+    if not can_seek(info) or start == 0:
+        return None
+    before = info.keyframes[info.keyframes <= min(start, info.frames - 1)]
+    return int(before[-1]) if len(before) and before[-1] > 0 else None
+
+
+def can_seek(info: VideoInfo) -> bool:
+    """Whether decoding can begin at a keyframe: the file has an index, and its times are exact."""
+    is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
+    return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ loader.
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import pkgutil
 import signal
@@ -16,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,10 +31,9 @@ from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
 from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.media import Blanker
 from vadcli.types.text import is_remote, shown
-from vadcli.video.completeness import check_machine
 from vadcli.video.container import printable
 from vadcli.video.ffmpeg import check_ffmpeg
-from vadcli.video.images import ReadRequest
+from vadcli.video.images import MACHINE_ERRORS, ReadRequest
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
 from vadcli.video.supervisor import (
     GROUP_SIGNALS,
@@ -48,6 +49,10 @@ from vadcli.video.supervisor import (
     private_mib,
     read_tail,
 )
+
+_SAMPLE_BYTES = 1 << 16
+_READ_BYTES = 1 << 22
+_SCARCE_BYTES = 256 << 20
 
 
 @dataclass
@@ -285,6 +290,43 @@ def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) 
         check_machine(path, f"{outcome.error} {outcome.complaints}")
     if isinstance(outcome.error, DecodeError) and outcome.decoder == DecoderName.FFMPEG:
         check_ffmpeg()
+
+
+def check_machine(path: Path, messages: str) -> None:
+    """Raise NotFinished if the machine is the reason why a video could not be read completely.
+
+    Args:
+        path: the file, or the folder of images.
+        messages: all messages about the problem.
+    """
+    name = printable(path)
+    for number in sorted(MACHINE_ERRORS):
+        if os.strerror(number) in messages:
+            raise NotFinished(f"{name}: can't be read at the moment: {os.strerror(number)}")
+    if os.strerror(errno.ENOMEM) in messages or "MemoryError" in messages:
+        try:  # is there little memory even now, without the video?
+            is_scarce = psutil.virtual_memory().available < _SCARCE_BYTES
+            with closing(mmap.mmap(-1, _SCARCE_BYTES)):
+                pass
+        except (OSError, ValueError):
+            is_scarce = True
+        if is_scarce:
+            raise NotFinished(f"{name}: the machine has too little memory at the moment")
+    whole = os.strerror(errno.EIO) in messages  # True: read every file completely; False: read samples
+    try:
+        files = [path]
+        if path.is_dir():
+            entries = sorted(entry for entry in path.iterdir() if entry.is_file())
+            files = entries if whole else entries[:1] + entries[-1:]
+        for each in files:
+            with each.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                while whole and file.read(_READ_BYTES):
+                    pass
+                for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+                    os.pread(file.fileno(), _SAMPLE_BYTES, start)
+    except OSError as error:
+        raise NotFinished(f"{name}: can't be read at the moment: {error.strerror}") from error
 
 
 def _end_with_loader() -> None:
