@@ -22,7 +22,7 @@ import numpy as np
 
 from vadcli.errors import DecodeError, ProbeError
 from vadcli.types import DecoderName, VideoInfo
-from vadcli.video.images import Frame, ReadRequest
+from vadcli.video.decoders import Frame, ReadRequest
 from vadcli.video.supervisor import die_with_parent
 
 PROBER = "tests.video.fake_decoders:probe"

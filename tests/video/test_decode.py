@@ -26,7 +26,7 @@ from tests.video.test_probe import shown_pts
 from vadcli.errors import DecodeError, ToolError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
-from vadcli.video.decord import can_read, luma
+from vadcli.video.decoders import can_read, luma
 from vadcli.video.ffmpeg import FfmpegFrames
 from vadcli.video.probe import probe
 from vadcli.video.reader import Frame, FrameReader, ReadRequest, Row, RowMatcher

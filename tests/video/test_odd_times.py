@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from tests import media, odd_media
 from tests.video.test_decode import fake_info, numbers, read
 from vadcli.types import DecoderChoice, PixelFormat, VideoInfo
-from vadcli.video.decord import can_read
+from vadcli.video.decoders import DecodedFrame, can_read
 from vadcli.video.ffmpeg import DamageFound
-from vadcli.video.images import DecodedFrame
 from vadcli.video.probe import probe
 from vadcli.video.reader import FrameReader, ReadRequest, Row, RowMatcher
 from vadcli.video.timeline import NO_TIME, PacketTimes, Timeline, build_timeline

@@ -23,8 +23,8 @@ from tests import media
 from tests.patience import PATIENCE_S
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.video.container import printable
+from vadcli.video.decoders import list_images
 from vadcli.video.headers import Shows, frame_counter
-from vadcli.video.images import list_images
 from vadcli.video.probe import probe
 from vadcli.video.timeline import NO_TIME, PacketTimes, build_timeline
 

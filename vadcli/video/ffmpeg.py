@@ -41,7 +41,7 @@ import numpy as np
 from vadcli.errors import NotFinished, ToolError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
 from vadcli.video.container import printable
-from vadcli.video.images import DecodedFrame
+from vadcli.video.decoders import DecodedFrame
 from vadcli.video.sampling import Count, Selection
 from vadcli.video.supervisor import die_with_parent
 

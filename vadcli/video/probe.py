@@ -20,8 +20,8 @@ import numpy as np
 from vadcli.errors import NoVideoStream, ProbeError
 from vadcli.types import VideoInfo
 from vadcli.video import container as media
+from vadcli.video.decoders import probe_folder
 from vadcli.video.headers import Shows, begins_intra, frame_counter, reference_counter
-from vadcli.video.images import probe_folder
 from vadcli.video.sampling import can_skip
 from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, PacketTimes, build_timeline
 

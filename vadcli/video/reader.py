@@ -1,7 +1,7 @@
 """Reads the frames of a video in order, with decord, ffmpeg or Pillow (`FrameReader`).
 
 With the decoder choice `auto`, decord reads a short video if the caller needs gray frames, the file is not damaged, and decord
-is known to read files of this kind correctly (see `vadcli.video.decord`). The reason: decord needs no process. ffmpeg reads
+is known to read files of this kind correctly (see `vadcli.video.decoders`). The reason: decord needs no process. ffmpeg reads
 everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
 
 The rows are the same for every decoder: one row per frame that a player shows, in presentation order, without gaps. Lost frames
@@ -22,9 +22,8 @@ import numpy as np
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, VideoInfo
 from vadcli.video.container import printable
-from vadcli.video.decord import DecordFrames, can_read, is_short
+from vadcli.video.decoders import Backend, DecordFrames, Frame, ImageFrames, ReadRequest, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
-from vadcli.video.images import Backend, Frame, ImageFrames, ReadRequest
 from vadcli.video.sampling import choose_selection, seek_row
 
 __all__ = ["Frame", "FrameReader", "ReadRequest"]

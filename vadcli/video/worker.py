@@ -32,8 +32,8 @@ from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.media import Blanker
 from vadcli.types.text import is_remote, shown
 from vadcli.video.container import printable
+from vadcli.video.decoders import MACHINE_ERRORS, ReadRequest
 from vadcli.video.ffmpeg import check_ffmpeg
-from vadcli.video.images import MACHINE_ERRORS, ReadRequest
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
 from vadcli.video.supervisor import (
     GROUP_SIGNALS,
