@@ -18,11 +18,19 @@ from hypothesis import strategies as st
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds, usage
-from vadcli.bench.comparison import Candidate, Comparison, Measured, measure
-from vadcli.bench.report import BenchReport, Setting, Stages, Throughput
-from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
-from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
+from vadcli.bench import Bench, BenchPlan, BenchReport, Bound, Candidate, Comparison, Measured, footage_of, measure, measuring
+from vadcli.bench.measuring import (
+    BusyMeter,
+    HostMemory,
+    Round,
+    ScoreStore,
+    StageClock,
+    covered,
+    naive_clips,
+    naive_round,
+    scan_round,
+)
+from vadcli.bench.report import Setting, Stages, Throughput
 from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.config import load_preset
@@ -53,7 +61,7 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def read(video: Path, tmp_path: Path) -> usage.Footage:
+def read(video: Path, tmp_path: Path) -> measuring.BenchVideos:
     return footage_of([("a.mp4", video)], tmp_path)
 
 
@@ -65,7 +73,7 @@ def test_time_that_two_things_share_counts_once(spans: list[tuple[int, int]]) ->
 
 def test_a_stage_is_charged_with_what_ran_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(usage.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: float(next(ticks)))
     clock = StageClock([CPU])
     for stage in ("llm", "write", "llm"):
         with clock(stage):
@@ -115,10 +123,10 @@ class _Recorded:
 
 def test_busy_is_the_devices_own_time_over_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([10.0, 11.0])
-    monkeypatch.setattr(usage.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(seconds))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     spans = [("CUDA", 0, 300_000), ("CUDA", 200_000, 500_000), ("CPU", 500_000, 1_000_000)]
-    monkeypatch.setattr(usage, "_profiler", lambda: _Recorded(spans))
+    monkeypatch.setattr(measuring, "_profiler", lambda: _Recorded(spans))
     with BusyMeter([torch.device("cuda", 0)]) as busy:
         pass
     assert busy.share == pytest.approx(0.5)
@@ -137,7 +145,7 @@ def test_without_a_gpu_there_is_no_share_and_no_device_memory() -> None:
     with BusyMeter([CPU]) as busy, HostMemory() as memory:
         pass
     assert busy.share is None
-    assert usage.peak_over(usage.held_bytes([CPU])) is None
+    assert measuring.peak_over(measuring.held_bytes([CPU])) is None
     assert memory.peak_bytes > 2**20
 
 
@@ -168,7 +176,7 @@ def test_the_naive_reader_names_what_it_cannot_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clips", [1, 5, 7])
 def test_a_round_scores_and_stores_every_clip_it_counts(
-    read: usage.BenchVideos, clips: int, monkeypatch: pytest.MonkeyPatch
+    read: measuring.BenchVideos, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored: list[int] = []
     add = ScoreStore.add
@@ -190,7 +198,7 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
     assert by_scan.rows > (clips - 1) * 8  # a video's very last frame has no score of its own
 
 
-def test_a_round_that_fails_says_why(read: usage.BenchVideos, tmp_path: Path) -> None:
+def test_a_round_that_fails_says_why(read: measuring.BenchVideos, tmp_path: Path) -> None:
     class Broken(Colours):
         def score(self, batch: object) -> object:  # type: ignore[override]
             raise RuntimeError("no")
@@ -207,7 +215,7 @@ def test_a_round_that_fails_says_why(read: usage.BenchVideos, tmp_path: Path) ->
             )  # fmt: skip
 
 
-def test_time_ends_a_round_too(read: usage.BenchVideos) -> None:
+def test_time_ends_a_round_too(read: measuring.BenchVideos) -> None:
     with ScoreStore(read.scratch, channels=2) as store:
         assert naive_round(Colours(), read, bound=Bound(1e-9), store=store).clips == 1
 
@@ -215,14 +223,14 @@ def test_time_ends_a_round_too(read: usage.BenchVideos) -> None:
 def test_made_footage_is_asked_for_without_end(tmp_path: Path) -> None:
     made = footage_of([], tmp_path, size=(64, 48), seconds=1)
     paths = [path for _, path in made.videos]
-    assert len({path.read_bytes() for path in paths}) == len(paths) == usage.MADE_FILES
+    assert len({path.read_bytes() for path in paths}) == len(paths) == measuring.MADE_FILES
     names = [request.video for request in itertools.islice(made.requests(), 2 * len(paths))]
     assert len(set(names)) == 2 * len(paths)
 
 
 def test_footage_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(VadcliError, match="give paths of your own videos"):
-        usage.make_video(tmp_path / "missing" / "a.mp4", size=(64, 48), seconds=1, hue=0)
+        measuring.make_video(tmp_path / "missing" / "a.mp4", size=(64, 48), seconds=1, hue=0)
 
 
 def throughput(setting: Setting, *rates: float, device_bytes: int | None = None) -> Throughput:
@@ -293,7 +301,7 @@ def tiny(**options: object) -> LavidaDetector:
     return LavidaDetector(LavidaOptions(**given))  # type: ignore[arg-type]
 
 
-def test_a_measurement_of_the_real_detector(read: usage.BenchVideos, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_of_the_real_detector(read: measuring.BenchVideos, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vadcli.bench.TIMED_BATCHES", 1)
     encode, sizes = Lavida.encode, []
 
@@ -320,7 +328,7 @@ def test_a_measurement_of_the_real_detector(read: usage.BenchVideos, monkeypatch
     assert "random weights, float32 on cpu" in found.model
 
 
-def test_a_comparison_measures_each_detector_in_the_same_way(read: usage.BenchVideos, tmp_path: Path) -> None:
+def test_a_comparison_measures_each_detector_in_the_same_way(read: measuring.BenchVideos, tmp_path: Path) -> None:
     asked = AskOptions(model=str(tiny_qwen_folder(tmp_path / "qwen")), device="cpu", categories="fight")
     motion, ask = (
         measure(Candidate(name, options), read, bound=Bound(60.0, 2), rounds=2, workers=1)
@@ -375,7 +383,7 @@ def test_real_sizes_are_drawn_where_they_are_needed_and_nowhere_else() -> None:
 
 
 def needs(model: str, precision: str = "auto") -> int:
-    model_bytes = usage.weights_bytes(load_preset(model), {"auto": torch.float32, "bf16": torch.bfloat16}[precision])
+    model_bytes = measuring.weights_bytes(load_preset(model), {"auto": torch.float32, "bf16": torch.bfloat16}[precision])
     assert model_bytes > 0
     return model_bytes
 
@@ -393,15 +401,15 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_drawn(
     monkeypatch: pytest.MonkeyPatch, spare: int, fits: str
 ) -> None:
     wanted = needs("lavida-7b")
-    monkeypatch.setattr(usage, "free_bytes", lambda device: max(0, wanted + spare))
+    monkeypatch.setattr(measuring, "free_bytes", lambda device: max(0, wanted + spare))
     detector = tiny(model="lavida-7b")
     with pytest.raises(DeviceError, match=r"lavida-7b: its weights take \d+\.\d GB in float32, and cpu has") as caught:
-        usage.need_memory(detector)
+        measuring.need_memory(detector)
     assert fits in caught.value.hint
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 4
-    monkeypatch.setattr(usage, "free_bytes", lambda device: wanted)
-    usage.need_memory(detector)
+    monkeypatch.setattr(measuring, "free_bytes", lambda device: wanted)
+    measuring.need_memory(detector)
 
 
 def test_weights_are_counted_in_their_number_format() -> None:
@@ -415,12 +423,12 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         (tmp_path / name).write_text(text)
     available = psutil.virtual_memory().available
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
-    monkeypatch.setattr(usage, "CGROUP_LIMITS", (tmp_path / "absent", tmp_path / "unlimited"))
-    assert usage.free_bytes(CPU) == available
-    monkeypatch.setattr(usage, "CGROUP_LIMITS", (tmp_path / "limited",))
-    assert usage.free_bytes(CPU) <= 2**30
+    monkeypatch.setattr(measuring, "CGROUP_LIMITS", (tmp_path / "absent", tmp_path / "unlimited"))
+    assert measuring.free_bytes(CPU) == available
+    monkeypatch.setattr(measuring, "CGROUP_LIMITS", (tmp_path / "limited",))
+    assert measuring.free_bytes(CPU) <= 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
-    assert usage.free_bytes(torch.device("cuda", 0)) == 7
+    assert measuring.free_bytes(torch.device("cuda", 0)) == 7
 
 
 @pytest.mark.parametrize(
@@ -451,4 +459,4 @@ def test_options_reach_the_detector() -> None:
     assert options.batch_size_list() == (8, 2)
     given = options.detector_options()
     assert (given.model, given.precision, given.allow_untrained, given.detector) == ("preset:lavida-2b", "bf16", True, "lavida")
-    assert rounds.Bound(options.seconds, options.clips) == Bound(5.0, None)
+    assert measuring.Bound(options.seconds, options.clips) == Bound(5.0, None)

@@ -15,8 +15,8 @@ import torch
 
 from tests.commands import WITH_TORCH
 from vadcli.bench import BenchReport
+from vadcli.bench.measuring import Round
 from vadcli.bench.report import Setting, Stages, Throughput
-from vadcli.bench.rounds import Round
 
 ROOT = Path(__file__).resolve().parents[1]
 

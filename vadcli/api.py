@@ -34,8 +34,7 @@ from vadcli.options import (
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.bench.comparison import Comparison
-    from vadcli.bench.report import BenchReport
+    from vadcli.bench import BenchReport, Comparison
     from vadcli.clipping import ClipResult
     from vadcli.embedding import EmbedResult
     from vadcli.engine.recut import StoredEvents
@@ -333,8 +332,7 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
         VideoError: a video can't be read.
     """
     from vadcli import detectors
-    from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
-    from vadcli.bench.comparison import COMPARED_S, Candidate, compare
+    from vadcli.bench import COMPARED_S, Bench, BenchPlan, Bound, Candidate, compare, footage_of, need_memory
     from vadcli.detectors.lavida.detector import LavidaDetector
     from vadcli.engine.plan import make_plan, no_video_text
 

@@ -83,7 +83,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
     """Runs in this process: as a process, it would depend on the memory of the machine."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("vadcli.bench.usage.free_bytes", lambda device: 10**6)
+    monkeypatch.setattr("vadcli.bench.measuring.free_bytes", lambda device: 10**6)
     monkeypatch.setattr("vadcli.bench.footage_of", lambda *given: pytest.fail("footage was made"))
     done = CliRunner().invoke(app, ["bench", *TINY])
     assert isinstance(done.exception, DeviceError)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vadcli.bench.rounds import Round
+from vadcli.bench.measuring import Round
 from vadcli.types.text import how_many
 
 MIB = 2**20
