@@ -65,7 +65,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "jinja2": ("reporting/",),
     "fsspec": ("video/objects",),
     "ray": ("engine/cluster/ray_cluster",),
-    "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/event_heads", "heads/exam"),
+    "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/__init__", "learning"),
     "opentimelineio": ("export/text",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),

@@ -163,8 +163,8 @@ HEADS = Registry(
     "head",
     "vadcli.heads",
     {
-        "logistic": "vadcli.heads.event_heads:LogisticHead",
-        "retrieval": "vadcli.heads.event_heads:RetrievalHead",
+        "logistic": "vadcli.heads:LogisticHead",
+        "retrieval": "vadcli.heads:RetrievalHead",
         "mil": "vadcli.heads.video_heads:MilHead",
         "rtfm": "vadcli.heads.video_heads:RtfmHead",
         "topk": "vadcli.heads.video_heads:TopkHead",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vadcli.errors import UsageError
-from vadcli.heads.exam import MOST_FOLDS, auc, compare, false_alarms, folds, threshold_at
+from vadcli.learning import MOST_FOLDS, auc, compare, false_alarms, folds, threshold_at
 
 
 @given(st.data())

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from tests.heads import planted
-from vadcli.heads import Head, Labels, networks, pooled
-from vadcli.heads.event_heads import fit_logistic
-from vadcli.heads.exam import auc
-from vadcli.heads.networks import MOST_SEGMENTS, segments_of
+from vadcli.heads import Head, Labels, fit_logistic, pooled, video_heads
 from vadcli.heads.stored import head_kind
-from vadcli.heads.video_heads import splat
+from vadcli.heads.video_heads import MOST_SEGMENTS, segments_of, splat
+from vadcli.learning import auc
 from vadcli.registry import HEADS
 
 VIDEO_HEADS = [name for name in HEADS if head_kind(name).labels is not Labels.EVENTS]
@@ -33,7 +31,7 @@ def test_heads_of_events_come_close_to_the_best_possible_auc(name: str, length: 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "STEPS", 30)
+    monkeypatch.setattr(video_heads, "STEPS", 30)
 
 
 @pytest.mark.parametrize("name", VIDEO_HEADS)

@@ -13,8 +13,9 @@ import pytest
 import vadcli
 from tests import commands
 from tests.heads.site import Site, make_site, review_of
+from vadcli import learning
 from vadcli.errors import DocumentError, NotBetter, UsageError, WeightsError
-from vadcli.heads import exam, networks
+from vadcli.heads import video_heads
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 
@@ -229,7 +230,7 @@ def test_wrong_options_are_one_line(
 
 
 def test_labels_of_videos_make_events_of_the_heads_own_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exam, "MOST_FOLDS", 4)  # each fold is a training
+    monkeypatch.setattr(learning, "MOST_FOLDS", 4)  # each fold is a training
     monkeypatch.setattr("tests.heads.site.NIGHT_S", 120)
     out = tmp_path / "out"
     make_site(out, 8, Site(true=1, false=0, signal=1.0), seed=1)
@@ -272,8 +273,8 @@ def test_a_wrong_file_of_labels_is_one_line(
 
 
 def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exam, "MOST_FOLDS", 3)
-    monkeypatch.setattr(networks, "STEPS", 20)
+    monkeypatch.setattr(learning, "MOST_FOLDS", 3)
+    monkeypatch.setattr(video_heads, "STEPS", 20)
     monkeypatch.setattr("tests.heads.site.NIGHT_S", 120)
     out, second = tmp_path / "out", tmp_path / "second"
     for folder, encoder in ((out, "planted"), (second, "other")):

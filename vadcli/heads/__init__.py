@@ -150,3 +150,160 @@ def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)
     return np.asarray(difference / np.maximum(length, 1e-6), np.float32)
+
+
+STRENGTH = 10.0
+"""The weight of the examples; the L2 penalty has the weight 1. scikit-learn calls it C. Not tuned on any footage."""
+LOGIT_SPREAD = 4.0
+"""The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
+
+
+@dataclass(frozen=True)
+class LogisticHead:
+    """Logistic regression on the vectors of events and the detector's own score.
+
+    HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
+    HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
+    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Left out: their
+    choice of layers and attention heads, since an image-text encoder has one vector per frame; and their temporal localisation,
+    since the detector has found the events.
+
+    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples. The model is
+    trained on the mean vector of each event. It is linear, so the mean of an event's frame logits is the logit of its mean.
+
+    Attributes:
+        weights: (D + 1,) for the vector and the detector's logit.
+        bias: the intercept.
+        mean: (D,) vector that is subtracted first.
+    """
+
+    weights: FloatArray = field(repr=False)
+    bias: float
+    mean: FloatArray = field(repr=False)
+
+    labels: ClassVar[Labels] = Labels.EVENTS
+    encoders: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, examples: Examples, *, seed: int) -> Self:
+        """See `Head`. The problem has one minimum, so the seed changes nothing."""
+        mean = examples.mean[0]
+        features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
+        weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
+        return cls(weights.astype(np.float32), bias, mean)
+
+    def score(self, sample: Sample) -> FloatArray:
+        """See `Head`."""
+        return np.asarray(_features(sample, self.mean) @ self.weights + np.float32(self.bias), np.float32)
+
+    def state(self) -> dict[str, FloatArray]:
+        """See `Head`."""
+        return {"weights": self.weights, "bias": np.array([self.bias], np.float32), "mean": self.mean}
+
+    @classmethod
+    def of(cls, state: Mapping[str, FloatArray]) -> Self:
+        """See `Head`."""
+        if state["weights"].shape != (len(state["mean"]) + 1,):
+            raise ValueError(f"weights {state['weights'].shape} do not fit a mean {state['mean'].shape}")
+        return cls(state["weights"], float(state["bias"][0]), state["mean"])
+
+
+def _features(sample: Sample, mean: FloatArray) -> FloatArray:
+    """Return the centred vector and the detector's scaled logit of each frame, (S, D + 1)."""
+    logit = np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
+    return np.column_stack([centred(sample.vectors[0], mean), logit])
+
+
+def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
+    """Return weights and intercept of `LogisticRegression(C=strength, class_weight="balanced")`.
+
+    Args:
+        features: (N, F) float64.
+        positive: (N,) float64, 1 or 0; both must occur.
+        strength: the weight of the examples.
+    """
+    from scipy.optimize import minimize  # the import takes a third of a second, and a scan without a head does not need it
+
+    sign = 2.0 * positive - 1.0
+    count = np.where(positive > 0, positive.sum(), len(positive) - positive.sum())
+    weight = strength * len(positive) / (2.0 * count)
+
+    def loss(parameters: TimeArray) -> tuple[float, TimeArray]:
+        margin = sign * (features @ parameters[:-1] + parameters[-1])
+        pull = -0.5 * weight * sign * (1.0 - np.tanh(0.5 * margin))
+        value = 0.5 * float(parameters[:-1] @ parameters[:-1]) + float(weight @ np.logaddexp(0.0, -margin))
+        return value, np.append(parameters[:-1] + features.T @ pull, pull.sum())
+
+    rules = {"maxiter": 500, "gtol": 1e-6, "ftol": 1e-11}
+    found = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B", options=rules)
+    return found.x[:-1], float(found.x[-1])
+
+
+SHARPNESS = 5.5
+"""The influence of a labelled event is exp(-SHARPNESS (1 - cosine)), as in Tip-Adapter."""
+SHARE = 4.0
+"""Weight of the similarities. If an event looks like a rejected one, its logit falls by about this much."""
+
+
+@dataclass(frozen=True)
+class RetrievalHead:
+    """Similarity to confirmed events minus similarity to rejected ones, added to the detector's own logit.
+
+    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) adds the similarity to a
+    cache of labelled vectors to the score that CLIP has without labels. NAGL (Wang et al., "Normal-Abnormal Guided Generalist
+    Anomaly Detection", NeurIPS 2025) compares with normal and with abnormal references. Left out: Tip-Adapter's fine-tuning of
+    the cache and its search for the two constants on labelled data; NAGL's learned attention and its patches, since a frame has
+    one vector here.
+
+    One verdict is enough: the head does not need both confirmed and rejected events. An event has one vector, the mean of its
+    frames' vectors, so all its frames get the same logit.
+
+    Attributes:
+        confirmed, rejected: (N, D) unit vectors of events.
+        mean: (D,) vector that is subtracted first.
+    """
+
+    confirmed: FloatArray = field(repr=False)
+    rejected: FloatArray = field(repr=False)
+    mean: FloatArray = field(repr=False)
+
+    labels: ClassVar[Labels] = Labels.EVENTS
+    encoders: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, examples: Examples, *, seed: int) -> Self:
+        """See `Head`. Nothing is random, so the seed changes nothing."""
+        mean = examples.mean[0]
+        keys = np.stack([_key(sample, mean) for sample in examples.samples])
+        return cls(keys[examples.positive], keys[~examples.positive], mean)
+
+    def score(self, sample: Sample) -> FloatArray:
+        """See `Head`."""
+        key = _key(sample, self.mean)
+        difference = _nearness(key, self.confirmed) - _nearness(key, self.rejected)
+        return np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) + SHARE * difference, np.float32)
+
+    def state(self) -> dict[str, FloatArray]:
+        """See `Head`."""
+        return {"confirmed": self.confirmed, "rejected": self.rejected, "mean": self.mean}
+
+    @classmethod
+    def of(cls, state: Mapping[str, FloatArray]) -> Self:
+        """See `Head`."""
+        confirmed, rejected, mean = (state[name] for name in ("confirmed", "rejected", "mean"))
+        if not confirmed.shape[1] == rejected.shape[1] == len(mean):
+            raise ValueError(f"keys {confirmed.shape} and {rejected.shape} do not fit a mean {mean.shape}")
+        return cls(confirmed, rejected, mean)
+
+
+def _key(sample: Sample, mean: FloatArray) -> FloatArray:
+    """Return the unit vector of a sample, (D,) float32."""
+    key = centred(sample.vectors[0], mean).mean(axis=0)
+    return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6), np.float32)
+
+
+def _nearness(key: FloatArray, keys: FloatArray) -> float:
+    """Return the mean influence of the three nearest keys, in [0, 1]; 0 without keys."""
+    # Tip-Adapter sums the influences of all keys of a class. But reviews have far more false events than true ones.
+    influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
+    return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

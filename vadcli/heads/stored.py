@@ -16,7 +16,6 @@ import numpy as np
 from vadcli import __version__
 from vadcli.errors import DocumentError, UsageError, WeightsError
 from vadcli.heads import HEADS_VERSION, LOGIT_LIMIT, Head, Labels, Sample, Scale, pooled
-from vadcli.heads.exam import Comparison
 from vadcli.registry import HEADS
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_embeddings
@@ -37,6 +36,35 @@ class CardEncoder:
     name: str
     key: str
     width: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of a head with the detector alone, on examples that the head was not trained on.
+
+    Attributes:
+        recall: the head and the detector keep at least this share of the true examples.
+        detector_per_hour, head_per_hour: false alarms per hour.
+        change_per_hour: the head's false alarms per hour minus the detector's.
+        low, high: 95 % interval of the change.
+        detector_auc, head_auc: how often a true example has a higher score than a false one.
+        threshold: the head's logit that keeps the share `recall`.
+    """
+
+    recall: float
+    detector_per_hour: float
+    head_per_hour: float
+    change_per_hour: float
+    low: float
+    high: float
+    detector_auc: float
+    head_auc: float
+    threshold: float
+
+    @property
+    def is_better(self) -> bool:
+        """True if the whole interval is below 0: the head gives fewer false alarms."""
+        return self.high < 0.0
 
 
 @dataclass(frozen=True)
