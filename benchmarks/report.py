@@ -20,9 +20,8 @@ from vadcli.cutting import cut_events
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, ScanState, write_events
-from vadcli.store.run_log import RunRecord
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import ScoresMetadata, write_scores
-from vadcli.store.stored_run import RunInfo
 from vadcli.types import ScoreTable, Status, Thresholds, VideoResult
 
 FPS = 10.0

@@ -22,8 +22,7 @@ from _measure import VADCLI, WORK, machine
 
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunProgress, RunRecord
-from vadcli.store.stored_run import RunInfo
+from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
 from vadcli.types import Status, VideoResult
 
 OUT = WORK / "status"

@@ -13,7 +13,7 @@ import pytest
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli.store import OutputLayout
-from vadcli.store.stored_run import read_run
+from vadcli.store.run_log import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")

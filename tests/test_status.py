@@ -29,8 +29,7 @@ from vadcli.reporting.archive import run_facts
 from vadcli.status import SILENT_S, RunState, read_status
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunProgress, RunRecord, read_live
-from vadcli.store.stored_run import RunInfo
+from vadcli.store.run_log import RunInfo, RunProgress, RunRecord, read_live
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo("0", ("vadcli", "scan", "x"), {}, {"name": "fake"})

@@ -21,8 +21,7 @@ import psutil
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.run_log import LAST_VIDEOS, eta_s, read_live
-from vadcli.store.stored_run import StoredRun, read_run, result_lines, result_of
+from vadcli.store.run_log import LAST_VIDEOS, StoredRun, eta_s, read_live, read_run, result_lines, result_of
 from vadcli.types.text import document_errors
 
 SILENT_S = 120.0

@@ -34,8 +34,8 @@ from vadcli.errors import UsageError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim
+from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
-from vadcli.store.stored_run import read_run
 from vadcli.types import Status, VideoResult
 
 SIZES = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 10**9)), max_size=60)

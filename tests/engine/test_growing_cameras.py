@@ -17,8 +17,8 @@ from vadcli.engine.plan import WorkUnit, make_plan
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
+from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
-from vadcli.store.stored_run import read_run
 from vadcli.types import CameraModel, Clip, Footage, VideoResult
 
 CAMERA = "cameras/gate.json"

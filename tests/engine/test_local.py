@@ -24,8 +24,8 @@ from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks
 from vadcli.store.masks import MaskTrack
+from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
-from vadcli.store.stored_run import read_run
 from vadcli.types import ClipBatch, ClipScores, ScoreTable, Status, VideoResult
 
 

@@ -24,7 +24,7 @@ from vadcli.errors import FileChanged, NotFinished, UsageError
 from vadcli.options import FindOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.stored_run import read_run
+from vadcli.store.run_log import read_run
 from vadcli.types import Status, VideoResult
 from vadcli.video import objects
 from vadcli.video.objects import cache_folder, list_objects, local_copy

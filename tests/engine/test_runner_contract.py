@@ -19,8 +19,8 @@ from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector, exit
 from vadcli.options import ScanOptions, effective
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
+from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
-from vadcli.store.stored_run import read_run
 from vadcli.types import Status, VideoResult
 
 RUNNERS = {"local": LocalRunner, "fresh": FreshProcessRunner, "ray": RayRunner}

@@ -13,8 +13,7 @@ from tests.store.documents import DOCUMENT
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import Failure, ScanState, read_events, write_events
-from vadcli.store.run_log import RunRecord
-from vadcli.store.stored_run import RunInfo
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult
 
 QUIET = [0.1] * 40

@@ -35,9 +35,8 @@ from vadcli.reporting.stories import moment
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import ScanState, read_events, write_events
-from vadcli.store.run_log import RunRecord
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import read_scores
-from vadcli.store.stored_run import RunInfo
 from vadcli.types import Event, Status, VideoResult
 
 

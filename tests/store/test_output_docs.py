@@ -18,9 +18,8 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.events import schema, validate, write_events
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter
-from vadcli.store.run_log import RunRecord
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import write_scores
-from vadcli.store.stored_run import RunInfo
 from vadcli.store.verification import Audit, VerificationRun, read_verification, write_verification
 from vadcli.types import CameraModel, Status, VideoResult
 

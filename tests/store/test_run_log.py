@@ -8,8 +8,7 @@ import pytest
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout, run_log
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunRecord
-from vadcli.store.stored_run import RunInfo, read_run, result_lines, result_of
+from vadcli.store.run_log import RunInfo, RunRecord, read_run, result_lines, result_of
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo(

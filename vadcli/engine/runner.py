@@ -45,8 +45,7 @@ from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.footage import stored_roots
 from vadcli.store.regions import read_regions
 from vadcli.store.reported import ReportedEvents
-from vadcli.store.run_log import RunProgress, RunRecord, read_live
-from vadcli.store.stored_run import RunInfo
+from vadcli.store.run_log import RunInfo, RunProgress, RunRecord, read_live
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Event, Status, VideoResult
 from vadcli.types.text import clock, shown
 

@@ -13,7 +13,7 @@ from vadcli.options.groups import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, printable
 from vadcli.store.events import EventsDocument
 from vadcli.store.footage import timed
-from vadcli.store.stored_run import StoredRun, read_run, result_lines, result_of
+from vadcli.store.run_log import StoredRun, read_run, result_lines, result_of
 from vadcli.types import (
     DEFAULT_RULES,
     NO_REGIONS,

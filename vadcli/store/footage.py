@@ -19,7 +19,7 @@ from pathlib import Path
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout, matches, told_paths
 from vadcli.store.events import EventsDocument
-from vadcli.store.stored_run import read_run
+from vadcli.store.run_log import read_run
 from vadcli.types import TimeRules, TimeSource, When
 from vadcli.types.text import is_remote, may_exist
 from vadcli.types.wall_clock import in_zone
