@@ -14,7 +14,7 @@ from vadcli import __version__
 from vadcli.cutting import cut_events
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, ScanState, write_events
-from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.masks import MaskVideoWriter
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import ByteArray, FloatArray, ScoreTable, Status, Thresholds
 

@@ -28,7 +28,7 @@ from vadcli.detectors.motion.camera import from_model
 from vadcli.detectors.motion.detector import MotionDetector
 from vadcli.detectors.motion.scoring import measure, peaks
 from vadcli.engine.cameras import read_camera
-from vadcli.store.mask_video import upsample_mask
+from vadcli.store.masks import upsample_mask
 from vadcli.types import ByteArray, FloatArray
 
 REPO = Path(__file__).resolve().parents[1]

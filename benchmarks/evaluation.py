@@ -15,7 +15,7 @@ from _measure import VADCLI, WORK, Run, machine, run
 from _outputs import Scored, write_output
 from PIL import Image
 
-from vadcli.store.mask_video import upsample_mask
+from vadcli.store.masks import upsample_mask
 from vadcli.types import ByteArray
 
 FPS = 25.0

@@ -23,8 +23,7 @@ from vadcli.options import ScanOptions
 from vadcli.reporting.pictures import outlined
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import read_masks
-from vadcli.store.masks import MaskTrack, rle_threshold
+from vadcli.store.masks import MaskTrack, read_masks, rle_threshold
 from vadcli.store.scores import read_scores
 from vadcli.types import (
     Box,

@@ -14,8 +14,7 @@ from tests.detectors.lavida.models import tiny_folder
 from tests.media import remux
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import read_masks
-from vadcli.store.masks import read_boxes
+from vadcli.store.masks import read_boxes, read_masks
 from vadcli.store.scores import read_scores
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "data" / "incidents"

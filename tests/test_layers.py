@@ -56,7 +56,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "decord": ("video/",),
     "ffmpeg": ("video/", "rendering"),
     "imageio_ffmpeg": ("video/",),
-    "av": ("video/", "store/mask_video", "draw/__init__", "bench/measuring"),
+    "av": ("video/", "store/masks", "draw/__init__", "bench/measuring"),
     "pyarrow": ("store/",),
     "pycocotools": ("store/masks", "train/datasets/"),
     "jsonschema_rs": ("store/events",),

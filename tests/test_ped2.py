@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks._baselines import difference, smoothed
 from tests.commands import vadcli
-from vadcli.store.mask_video import read_masks
+from vadcli.store.masks import read_masks
 
 CLIPS = ("01", "02", "03", "04", "05", "06")
 FRAME_AUC, PIXEL_AUC = 0.991, 0.995

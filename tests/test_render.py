@@ -21,8 +21,7 @@ from vadcli.rendering import RenderResult, RenderSettings, clip_needs, render_vi
 from vadcli.store import OutputLayout, event_clip
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, describe_video, read_events, write_events
-from vadcli.store.mask_video import MaskVideoWriter
-from vadcli.store.masks import MaskRleWriter
+from vadcli.store.masks import MaskRleWriter, MaskVideoWriter
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import Event, ScoreTable, SizeRule, Thresholds, VideoInfo
 from vadcli.video.loader import LoaderOptions

@@ -16,8 +16,7 @@ from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
 from vadcli.options.groups import TimeOptions, WhenOptions, parse_since
 from vadcli.searching import rows_in
-from vadcli.store.events import EventsDocument, ScanState, validate
-from vadcli.store.footage import choose, timed
+from vadcli.store.events import EventsDocument, ScanState, choose, timed, validate
 from vadcli.types import DayWindow, StartTime, Status, TimeRules, TimeSource, When
 from vadcli.types.wall_clock import PATTERNS, compile_time_pattern, iso, time_by_pattern, time_in_path
 

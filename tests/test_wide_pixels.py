@@ -14,8 +14,7 @@ import vadcli
 from tests import media
 from vadcli.export import export
 from vadcli.store import OutputLayout
-from vadcli.store.mask_video import read_masks
-from vadcli.store.masks import read_mask_rle
+from vadcli.store.masks import read_mask_rle, read_masks
 
 STORED, SHOWN = (160, 120), (320, 120)  # pixels of 2:1
 SEEN_S = (3.0, 4.0)

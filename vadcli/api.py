@@ -210,7 +210,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.runner import may_be_empty
     from vadcli.store import stored_layout
-    from vadcli.store.footage import stored_roots
+    from vadcli.store.events import stored_roots
     from vadcli.types.text import is_remote
 
     layout = stored_layout(options.out, hint="scan first, or name the scan's folder with --out")

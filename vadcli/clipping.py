@@ -24,8 +24,7 @@ from vadcli.errors import DecodeError, DocumentError, VideoError
 from vadcli.options import ClipsOptions, parse_duration
 from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Scratch
-from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.footage import FootageFolders, choose, timed
+from vadcli.store.events import EventsDocument, FootageFolders, choose, read_events, timed
 from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
 from vadcli.types.text import clock, how_many, without_name
 from vadcli.video.container import can_jump, has_times

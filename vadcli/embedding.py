@@ -16,7 +16,7 @@ from vadcli.errors import NoVideoFound, VideoError
 from vadcli.options import EmbedOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
-from vadcli.store.footage import stored_roots
+from vadcli.store.events import stored_roots
 from vadcli.store.scores import (
     EmbeddingsMetadata,
     StoredEmbeddings,

@@ -19,8 +19,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.options import PruneOptions, parse_duration
 from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, event_clips, files_under, matches, rendered_video, stored_layout
 from vadcli.store.atomic import Claim, Scratch, output_error
-from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.footage import FootageFolders, Presence, timed
+from vadcli.store.events import EventsDocument, FootageFolders, Presence, read_events, timed
 from vadcli.store.run_log import read_live
 from vadcli.types import DEFAULT_RULES
 from vadcli.types.text import how_many

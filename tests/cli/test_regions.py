@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.commands import vadcli
 from tests.media import make_video
-from vadcli.store.mask_video import read_masks
+from vadcli.store.masks import read_masks
 
 SIZE = (160, 120)
 CLOCK = [[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]]

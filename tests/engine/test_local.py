@@ -22,8 +22,7 @@ from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import read_masks
-from vadcli.store.masks import MaskTrack
+from vadcli.store.masks import MaskTrack, read_masks
 from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, ClipScores, ScoreTable, Status, VideoResult

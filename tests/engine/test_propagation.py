@@ -25,8 +25,7 @@ from vadcli.rendering import RenderSettings, render_video
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import mask_box, read_masks
-from vadcli.store.masks import MaskTrack, read_mask_rle
+from vadcli.store.masks import MaskTrack, mask_box, read_mask_rle, read_masks
 from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import (
     ClipBatch,

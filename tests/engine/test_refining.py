@@ -30,8 +30,7 @@ from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import read_masks
-from vadcli.store.masks import read_mask_rle, refined_spans
+from vadcli.store.masks import read_mask_rle, read_masks, refined_spans
 from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, ClipNeeds, ClipScores, FrameScores, PixelFormat, RawTrack, SizeRule, VideoResult
 

@@ -17,7 +17,7 @@ from vadcli.engine.cameras import read_camera
 from vadcli.engine.plan import make_plan
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
-from vadcli.store.mask_video import read_masks
+from vadcli.store.masks import read_masks
 from vadcli.types import (
     CameraModel,
     CameraSample,

@@ -12,8 +12,7 @@ from tests.store.documents import DOCUMENT
 from vadcli.cutting import cut_events
 from vadcli.store import OutputLayout
 from vadcli.store.events import write_events
-from vadcli.store.mask_video import MaskVideoWriter
-from vadcli.store.masks import MaskRleWriter
+from vadcli.store.masks import MaskRleWriter, MaskVideoWriter
 from vadcli.store.scores import ScoresMetadata, shown_s, write_scores
 from vadcli.types import ScoreTable, Thresholds
 

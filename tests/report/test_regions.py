@@ -17,8 +17,8 @@ from tests.report.test_browser import browser, playwright
 from tests.report.test_report import report
 from vadcli.reporting.archive import collect
 from vadcli.reporting.pictures import camera_frames
+from vadcli.store.choices import read_regions
 from vadcli.store.events import read_events, write_events
-from vadcli.store.regions import read_regions
 from vadcli.types import Regions
 from vadcli.types.media import Polygon
 from vadcli.video.loader import LoaderOptions

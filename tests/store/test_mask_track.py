@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from vadcli.store import OutputLayout
-from vadcli.store.mask_video import MaskVideoWriter
-from vadcli.store.masks import MaskRleWriter, MaskTrack
+from vadcli.store.masks import MaskRleWriter, MaskTrack, MaskVideoWriter
 from vadcli.types import MaskRows, ScoreTable
 
 VIDEO = "a.mp4"

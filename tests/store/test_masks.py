@@ -12,8 +12,16 @@ from pycocotools import mask as coco
 
 from tests.store.processes import finished
 from vadcli.errors import DocumentError
-from vadcli.store.mask_video import MaskVideoWriter, enlarged_box, mask_box, read_masks, upsample_mask
-from vadcli.store.masks import MaskRleWriter, read_boxes, read_mask_rle
+from vadcli.store.masks import (
+    MaskRleWriter,
+    MaskVideoWriter,
+    enlarged_box,
+    mask_box,
+    read_boxes,
+    read_mask_rle,
+    read_masks,
+    upsample_mask,
+)
 from vadcli.types.results import Box
 
 
@@ -174,7 +182,7 @@ import numpy as np
 from vadcli.errors import OutputError
 from vadcli.store.atomic import Scratch
 from vadcli.store.masks import MaskRleWriter
-from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.masks import MaskVideoWriter
 out = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 frames = rng.integers(0, 256, (20, 120, 160), np.uint8)

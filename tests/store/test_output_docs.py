@@ -16,8 +16,7 @@ from vadcli.store import OutputLayout, scores, verification
 from vadcli.store import masks as mask_rle
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import schema, validate, write_events
-from vadcli.store.mask_video import MaskVideoWriter
-from vadcli.store.masks import MaskRleWriter
+from vadcli.store.masks import MaskRleWriter, MaskVideoWriter
 from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import write_scores
 from vadcli.store.verification import Audit, VerificationRun, read_verification, write_verification

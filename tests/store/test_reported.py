@@ -10,7 +10,7 @@ import pytest
 from tests.store.documents import DOCUMENT, FIGHT, PLAIN
 from vadcli.errors import OutputError
 from vadcli.store import OutputLayout
-from vadcli.store.reported import ReportedEvents
+from vadcli.store.choices import ReportedEvents
 
 
 def test_an_event_after_a_cut_off_line_is_reported_once(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from vadcli.engine.recut import recut
 from vadcli.engine.results import embedding_key, score_columns, write_failure
 from vadcli.errors import DocumentError, OutputError, VideoError
 from vadcli.store.atomic import Claim
-from vadcli.store.events import ScanState, read_events, write_events
-from vadcli.store.footage import timed
+from vadcli.store.events import ScanState, read_events, timed, write_events
 from vadcli.store.scores import read_embeddings, read_embeddings_metadata, read_scores, shown_s, write_scores
 from vadcli.types import CameraModel, MaskRows, RawTrack, Status, VideoInfo, VideoResult
 from vadcli.video.loader import ClipRequest

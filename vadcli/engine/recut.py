@@ -24,10 +24,8 @@ from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Scratch
 from vadcli.store.choices import Choices, read_choices, read_review, write_choices
-from vadcli.store.events import EventsDocument, load, read_events, validate, write_events
-from vadcli.store.footage import choose, timed
-from vadcli.store.mask_video import mask_box, masked_rows, read_masks
-from vadcli.store.masks import read_boxes, rle_threshold
+from vadcli.store.events import EventsDocument, choose, load, read_events, timed, validate, write_events
+from vadcli.store.masks import mask_box, masked_rows, read_boxes, read_masks, rle_threshold
 from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.store.verification import answers_or_none, validate_answers
 from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, When, mask_level

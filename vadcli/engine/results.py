@@ -27,8 +27,7 @@ from vadcli.errors import NotFinished, VideoError
 from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
-from vadcli.store.mask_video import upsample_mask
-from vadcli.store.masks import MaskFiles
+from vadcli.store.masks import MaskFiles, upsample_mask
 from vadcli.store.scores import (
     EmbeddingsMetadata,
     ScoresMetadata,

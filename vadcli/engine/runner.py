@@ -40,11 +40,8 @@ from vadcli.options.groups import RegionOptions
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
-from vadcli.store.choices import read_choices
-from vadcli.store.events import EventsDocument, read_unchecked
-from vadcli.store.footage import stored_roots
-from vadcli.store.regions import read_regions
-from vadcli.store.reported import ReportedEvents
+from vadcli.store.choices import ReportedEvents, read_choices, read_regions
+from vadcli.store.events import EventsDocument, read_unchecked, stored_roots
 from vadcli.store.run_log import RunInfo, RunProgress, RunRecord, read_live
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Event, Status, VideoResult
 from vadcli.types.text import clock, shown

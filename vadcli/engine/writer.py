@@ -23,7 +23,7 @@ from vadcli.engine.results import (
 )
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
-from vadcli.store.mask_video import enlarged_box, mask_box, upsample_mask
+from vadcli.store.masks import enlarged_box, mask_box, upsample_mask
 from vadcli.store.scores import shown_s
 from vadcli.types import (
     BoolArray,

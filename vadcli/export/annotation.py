@@ -21,8 +21,7 @@ from vadcli.errors import UsageError
 from vadcli.export import Exporter, MasksOf, all_videos
 from vadcli.export.text import UNNAMED, label, legal_in_xml
 from vadcli.store.events import EventsDocument
-from vadcli.store.mask_video import mask_box, upsample_mask
-from vadcli.store.masks import MaskTrack
+from vadcli.store.masks import MaskTrack, mask_box, upsample_mask
 from vadcli.types import BoolArray, Box, Event
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.reporting.stories import Stories, VideoStory, counted, read_all
 from vadcli.store import OutputLayout, printable, told_paths
-from vadcli.store.events import read_events
-from vadcli.store.footage import find_below
+from vadcli.store.events import find_below, read_events
 from vadcli.store.run_log import StoredRun
 from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource

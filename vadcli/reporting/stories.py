@@ -11,8 +11,7 @@ from typing import TypeVar
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options.groups import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, printable
-from vadcli.store.events import EventsDocument
-from vadcli.store.footage import timed
+from vadcli.store.events import EventsDocument, timed
 from vadcli.store.run_log import StoredRun, read_run, result_lines, result_of
 from vadcli.types import (
     DEFAULT_RULES,

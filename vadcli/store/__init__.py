@@ -3,15 +3,11 @@
 - atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video
 - scores: the scores of a finished video, and one vector per sampled frame, as Parquet
-- events: the events document of a video
+- events: the events document of a video; finds the video and the times of its events
 - verification: the answers of a second model about clips of a video, and the record of `vadcli verify`
-- regions: the user's file of hidden regions
-- masks: the masks of a video, as run lengths or as a gray video (mask_video)
-- choices: a saved review of events, and the thresholds and review that `vadcli events --write` stores
-- run_log: counts how far a run has come, and writes this and the results of the videos into files
-- stored_run: reads run records
-- footage: where stored videos are, whether they still exist, and when they started; chooses events by time
-- reported: the events that scans have reported
+- masks: the masks of a video, as a gray video or as run lengths
+- choices: hidden regions, reviews of events, what `vadcli events --write` stores, and the events that scans have reported
+- run_log: counts how far a run has come; writes and reads run records
 """
 
 from __future__ import annotations

@@ -1,26 +1,139 @@
-"""Reads the review that the report page saves; reads and writes the choices of `vadcli events --write`.
+"""The files that decide which events a user sees: hidden regions, reviews, stored choices, and reported events.
 
-A review is JSON or CSV. The choices are in OUT/choices.json. Scans make events with the thresholds in this file, and leave out
-the events that its review marks as false.
+- The user's file of hidden regions is JSON with polygons per camera, or a mask image for all cameras.
+- A review is the JSON or CSV that the report page saves.
+- OUT/choices.json has the thresholds and the review of `vadcli events --write`. Scans make events with these thresholds, and
+  leave out the events that the review marks as false.
+- OUT/reported.jsonl lists the events that scans have reported, so that each event is new only once.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout, matches, printable
-from vadcli.store.atomic import Scratch, remove
-from vadcli.types import ReviewedEvent, Thresholds, Verdict
-from vadcli.types.text import document_errors, error_text, read_document, read_text, structure
+from vadcli.store.atomic import Scratch, remove, writing
+from vadcli.store.events import EventsDocument, read_unchecked
+from vadcli.types import Event, ReviewedEvent, Thresholds, Verdict
+from vadcli.types.media import CameraRegions, MaskImage, Region, Regions, region_from_json
+from vadcli.types.text import SAVE_AS, NotText, decode_text, document_errors, error_text, read_document, read_text, structure
+
+REGIONS_FORMAT_VERSION = 1
+KINDS = ("ignore", "only")
+EVERY_CAMERA = "*"
+WHITE = 128
+_LARGEST_SIDE_PX = 512  # larger mask images are reduced to this size, because they are stored with the results
+_CHECK_PX = 512
+_MOST_FAULTS = 10
+
+
+def read_regions(path: Path, kind: str) -> CameraRegions:
+    """Return the regions of a file.
+
+    Args:
+        path: a JSON file or an image.
+        kind: `ignore` or `only`, the meaning of the white pixels of an image. A JSON file names both kinds itself.
+
+    Raises:
+        UsageError: the file can't be read. The message names all faults, up to ten.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--{kind} {path}: can't be read: {error.strerror or error}") from error
+    faults: list[str] = []
+    if data.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] in (b"{", b"["):
+        found = {}
+        for name, given in _cameras(path, data).items():
+            if not isinstance(given, dict):
+                faults.append(f"{_name(name)}: is not an object with `ignore` and `only`")
+                continue
+            faults += [f"{_name(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
+            ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
+            found[name] = Regions(ignore, only)
+    else:
+        try:
+            region = (_image(path),)
+        except ValueError as error:
+            raise UsageError(f"--{kind} {path}: {error}", hint="give a regions file (JSON) or a mask image") from error
+        found = {EVERY_CAMERA: Regions(ignore=region) if kind == "ignore" else Regions(only=region)}
+    faults += [
+        f"{_name(name)}: the regions hide the whole picture"
+        for name, one in found.items()
+        if one and one.hidden(_CHECK_PX, _CHECK_PX).all()
+    ]
+    if faults:
+        more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+        raise UsageError(f"{path}: {'; '.join(faults[:_MOST_FAULTS] + more)}")
+    return CameraRegions(found)
+
+
+def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
+    """Return the JSON of each camera in a regions file."""
+    try:
+        document = json.loads(decode_text(data))
+    except NotText as error:
+        raise UsageError(f"{path}: {error}", hint=SAVE_AS) from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
+    version = document.get("format_version", document.get("version")) if isinstance(document, dict) else None
+    if version != REGIONS_FORMAT_VERSION or not isinstance(document.get("cameras"), dict):
+        raise UsageError(
+            f"{path}: not a regions file of format version {REGIONS_FORMAT_VERSION}",
+            hint='write {"format_version": 1, "cameras": {"NAME": {"ignore": [POLYGON, …]}}}, or draw it in the report',
+        )
+    cameras: Mapping[str, Any] = document["cameras"]
+    return cameras
+
+
+def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) -> Iterator[Region]:
+    """Yield the regions of one camera and kind; add the faults of the file to `faults`."""
+    if not isinstance(given, list):
+        faults.append(f"{_name(camera)}: {kind} is not a list of polygons")
+        return
+    for place, value in enumerate(given):
+        where = f"{_name(camera)}: {kind}[{place}]"
+        try:
+            yield _image(path.parent / value) if isinstance(value, str) else region_from_json(value)
+        except ValueError as error:
+            faults.append(f"{where}: {value}: {error}" if isinstance(value, str) else f"{where}: {error}")
+
+
+def _image(path: Path) -> MaskImage:
+    """Return the white pixels of an image. Raises ValueError if the image can't be read or has no white pixels."""
+    from PIL import Image, ImageOps  # here, because every scan imports this file, and few have mask images
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None)  # the reason of the system; None if the file is not an image
+        raise ValueError(f"can't be read: {why}" if why else "can't be read as an image") from error
+    grey = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
+    grey.thumbnail((_LARGEST_SIDE_PX, _LARGEST_SIDE_PX), Image.Resampling.BOX)
+    pixels = np.asarray(grey) >= WHITE
+    if not pixels.any():
+        raise ValueError("the mask image has no white pixel")
+    return MaskImage.of(pixels)
+
+
+def _name(camera: str) -> str:
+    return "all cameras" if camera == EVERY_CAMERA else f"camera {camera}"
+
 
 REVIEW_FORMAT_VERSION = 1
 _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")  # an apostrophe keeps spreadsheets from running a cell as a formula
@@ -165,3 +278,107 @@ def write_choices(layout: OutputLayout, scratch: Scratch, choices: Choices) -> N
         return
     document = {"format_version": CHOICES_FORMAT_VERSION, **asdict(choices)}
     scratch.write_text(layout.choices, printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
+
+
+REPORTED_FORMAT_VERSION = 1
+
+Span = tuple[float, float]
+
+
+class ReportedEvents:
+    """The reported events of an output folder. An event is new if no reported event of the same video overlaps it.
+
+    If the content of a video has changed, all its events are new. If OUT has no list yet, the events that are stored at that
+    time count as reported.
+
+    Args:
+        layout: the output folder.
+
+    Raises:
+        OutputError: the list can't be written.
+    """
+
+    def __init__(self, layout: OutputLayout) -> None:
+        self._path = layout.reported
+        self._spans: dict[tuple[str, str], list[Span]] = {}
+        self._read_to = 0
+        self._threads = threading.Lock()
+        with self._locked() as fd:
+            if os.fstat(fd).st_size == 0:
+                lines = [json.dumps({"format_version": REPORTED_FORMAT_VERSION}) + "\n"]
+                for document in filter(None, map(read_unchecked, layout.iter_events())):
+                    lines += [_line(*_key(document), (event.start_s, event.end_s)) for event in document.events]
+                _append(fd, "".join(lines))
+                self._read(fd)
+
+    def new(self, document: EventsDocument) -> list[Event]:
+        """Return the events of a video that are not in the list.
+
+        Raises:
+            OutputError: the list can't be read.
+        """
+        with self._locked():
+            return [event for event in document.events if self._is_new(_key(document), event)]
+
+    def add(self, document: EventsDocument, event: Event) -> bool:
+        """Add an event of a video. Returns False if another scan has already added it.
+
+        Raises:
+            OutputError: the list can't be written.
+        """
+        key = _key(document)
+        with self._locked() as fd:
+            if not self._is_new(key, event):
+                return False
+            _append(fd, _line(*key, (event.start_s, event.end_s)))
+            self._read(fd)
+            return True
+
+    def _is_new(self, key: tuple[str, str], event: Event) -> bool:
+        return all(event.end_s <= start_s or end_s <= event.start_s for start_s, end_s in self._spans.get(key, ()))
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Open and lock the list, and read what other processes have added."""
+        with self._threads, writing(self._path):
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                self._read(fd)
+                yield fd
+            finally:
+                os.close(fd)
+
+    def _read(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        text = os.pread(fd, size - self._read_to, self._read_to) if size > self._read_to else b""
+        self._read_to = max(self._read_to, size)
+        for line in text.splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # the first line, or a line that was cut off when the disk was full
+                entry = json.loads(line)
+                span = float(entry["start_s"]), float(entry["end_s"])
+                self._spans.setdefault((entry["video"], entry["content"]), []).append(span)
+
+
+def _append(fd: int, lines: str) -> None:
+    """Add all of these lines, or no line if that fails."""
+    size = os.fstat(fd).st_size
+    # If an earlier process did not write its last line completely, the new lines must begin on another line.
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        lines = "\n" + lines
+    left = memoryview(lines.encode())
+    try:
+        while left:  # if the disk becomes full, a write adds only a part of them
+            left = left[os.write(fd, left) :]
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
+
+
+def _key(document: EventsDocument) -> tuple[str, str]:
+    return str(document.video["path"]), str(document.scan.source.get("content", "")) if document.scan else ""
+
+
+def _line(video: str, content: str, span: Span) -> str:
+    entry: dict[str, Any] = {"video": video, "content": content, "start_s": span[0], "end_s": span[1]}
+    return printable(json.dumps(entry, ensure_ascii=False)) + "\n"

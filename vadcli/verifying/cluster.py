@@ -27,7 +27,7 @@ from vadcli.errors import DocumentError
 from vadcli.options.results import VerifyOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.footage import FootageFolders
+from vadcli.store.events import FootageFolders
 from vadcli.types import IndexArray
 from vadcli.types.text import is_remote
 from vadcli.verifying.asking import Told, asker_of

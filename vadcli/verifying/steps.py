@@ -26,9 +26,8 @@ from vadcli.options import parse_duration
 from vadcli.options.results import VerifyOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
-from vadcli.store.footage import FootageFolders
-from vadcli.store.mask_video import masked_rows
-from vadcli.store.masks import MaskFiles, MaskTrack, Spans, refined_spans, rle_rows, rle_threshold
+from vadcli.store.events import FootageFolders
+from vadcli.store.masks import MaskFiles, MaskTrack, Spans, masked_rows, refined_spans, rle_rows, rle_threshold
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import write_answers
 from vadcli.types import Answer, ByteArray, IndexArray, MaskRows, VideoInfo

@@ -24,8 +24,7 @@ from vadcli.errors import UsageError, WeightsError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import read_masks
-from vadcli.store.masks import read_boxes
+from vadcli.store.masks import read_boxes, read_masks
 from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import ClipBatch, MaskScale, VideoResult
 

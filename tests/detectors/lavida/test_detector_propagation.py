@@ -24,8 +24,7 @@ from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.mask_video import read_masks, upsample_mask
-from vadcli.store.masks import read_mask_rle, rle_threshold
+from vadcli.store.masks import read_mask_rle, read_masks, rle_threshold, upsample_mask
 from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, MaskScale, VideoResult, mask_level
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
