@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vadcli.clipping import ClipResult
     from vadcli.embedding import EmbedResult
     from vadcli.engine.recut import StoredEvents
-    from vadcli.evaluation.report import Evaluation
+    from vadcli.evaluation import Evaluation
     from vadcli.learning import Learned
     from vadcli.pruning import PruneResult
     from vadcli.rendering import OnFrame, RenderResult

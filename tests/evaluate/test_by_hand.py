@@ -15,9 +15,8 @@ from PIL import Image
 from tests.evaluate.outputs import SIZE, Odd, write_scan, write_truth
 from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
-from vadcli.evaluation import Evaluation, Protocol, collect, measure
+from vadcli.evaluation import Evaluation, Protocol, collect, compared, measure, to_table
 from vadcli.evaluation.plots import draw
-from vadcli.evaluation.report import compared, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap
 from vadcli.store import OutputLayout

@@ -12,10 +12,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.evaluate.outputs import FPS, SIZE, write_scan, write_truth
 from vadcli.errors import DocumentError, UsageError
-from vadcli.evaluation import Evaluation, Protocol, collect, measure
-from vadcli.evaluation.measure import Estimates
+from vadcli.evaluation import Evaluation, Protocol, collect, compared, measure, to_latex, to_markdown, to_table
+from vadcli.evaluation.figures import Estimates
 from vadcli.evaluation.plots import curve, draw, moments
-from vadcli.evaluation.report import compared, to_latex, to_markdown, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap, Metric
 

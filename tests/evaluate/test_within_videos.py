@@ -10,8 +10,22 @@ import numpy as np
 import pytest
 
 from tests.evaluate.outputs import write_scan, write_truth
-from vadcli.evaluation import Evaluation, Protocol, TestSet, collect, measure
-from vadcli.evaluation.report import UNPAIRED, compared, document_of, inputs_of, keep, merged, to_latex, to_markdown, to_table
+from vadcli.evaluation import (
+    UNPAIRED,
+    Evaluation,
+    Protocol,
+    TestSet,
+    collect,
+    compared,
+    document_of,
+    inputs_of,
+    measure,
+    merged,
+    store_document,
+    to_latex,
+    to_markdown,
+    to_table,
+)
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap, Metric
 from vadcli.store import OutputLayout
@@ -166,7 +180,7 @@ def test_figures_stored_before_are_kept_with_those_measured_now(tmp_path: Path, 
     layout.evaluation("csv").parent.mkdir()
     layout.evaluation("csv").write_text(json.dumps(earlier))
     now = document_of(report_of(test, Protocol(groups=("frame",))), truth)
-    stored = json.loads(keep(now, layout).read_text())
+    stored = json.loads(store_document(now, layout).read_text())
     assert list(stored["metrics"]["category"]) == ["fight", "fire"]
     assert list(stored["metrics"]["frame"]) == ["auc_micro", "auc_macro", "ap_micro", "ap_macro"]
     assert merged(earlier, document_of(report_of(test), truth)) == document_of(report_of(test), truth)

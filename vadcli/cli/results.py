@@ -230,8 +230,16 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
       vadcli eval results --root truth.csv --plots plots
       vadcli eval --compare night-1 night-2 --root truth.csv --format markdown
     """  # noqa: D301
-    from vadcli.evaluation import evaluate_outputs, events_as_truth, keep_figures, truth_in_seconds
-    from vadcli.evaluation.report import document_of, to_latex, to_markdown, to_table
+    from vadcli.evaluation import (
+        document_of,
+        evaluate_outputs,
+        events_as_truth,
+        keep_figures,
+        to_latex,
+        to_markdown,
+        to_table,
+        truth_in_seconds,
+    )
 
     folders = outs or []
     if options.init:

@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vadcli.evaluation.collect import TestSet
-from vadcli.evaluation.report import Evaluation
+from vadcli.evaluation import Evaluation
+from vadcli.evaluation.figures import TestSet
 from vadcli.metrics.frame import FrameSet
 from vadcli.metrics.localization import PIMO_LIMITS
 from vadcli.store import OutputLayout
