@@ -7,7 +7,7 @@ import pytest
 
 from tests.store.documents import DOCUMENT, PLAIN
 from vadcli.cli.machine import _event_line
-from vadcli.export.text import to_vtt
+from vadcli.export import to_vtt
 from vadcli.reporting.html import _cells
 from vadcli.types.text import clock, clock_ms
 

@@ -66,7 +66,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fsspec": ("video/objects",),
     "ray": ("engine/cluster/ray_cluster",),
     "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/__init__", "learning"),
-    "opentimelineio": ("export/text",),
+    "opentimelineio": ("export/__init__",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),
     "torch": ("detectors/", "heads/", "doctor", "bench", "train/", "weights_check/"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.store.documents import DOCUMENT
-from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
+from vadcli.draw import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
 from vadcli.types import Answer, Event, Regions, ScoreTable, StartTime, Thresholds, TimeSource, Verification
 from vadcli.types.media import Polygon

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.errors import UsageError
-from vadcli.export import export
+from vadcli.export import CSV_COLUMNS, export, to_csv, to_edl, to_json, to_vtt
 from vadcli.export.annotation import to_fiftyone, to_label_studio, write_cvat
-from vadcli.export.text import CSV_COLUMNS, to_csv, to_edl, to_json, to_vtt
 from vadcli.store import OutputLayout
 from vadcli.store.events import HeadMark
 from vadcli.types import Answer, Description, Event, StartTime, TimeSource, Verification

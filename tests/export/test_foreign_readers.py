@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as arrays
 
 from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.errors import UsageError
+from vadcli.export import to_edl, to_otio, to_vtt
 from vadcli.export.annotation import label_studio_config, runs, to_fiftyone, to_label_studio, write_cvat
-from vadcli.export.text import to_edl, to_otio, to_vtt
 from vadcli.store.events import EventsDocument
 from vadcli.types import Thresholds
 

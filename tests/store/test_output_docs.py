@@ -11,7 +11,7 @@ import pytest
 from tests.store.documents import DOCUMENT
 from tests.store.test_masks import frames_of
 from tests.store.test_scores import METADATA, table_of
-from vadcli.export.text import CSV_COLUMNS
+from vadcli.export import CSV_COLUMNS
 from vadcli.store import OutputLayout, scores, verification
 from vadcli.store import masks as mask_rle
 from vadcli.store.atomic import Scratch

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vadcli.draw.layers import (
+from vadcli.draw import (
     BAR,
     DIM,
     EVENT,

@@ -18,8 +18,7 @@ from xml.sax.xmlreader import AttributesImpl
 import numpy as np
 
 from vadcli.errors import UsageError
-from vadcli.export import Exporter, MasksOf, all_videos
-from vadcli.export.text import UNNAMED, label, legal_in_xml
+from vadcli.export import UNNAMED, Exporter, MasksOf, all_videos, label, legal_in_xml
 from vadcli.store.events import EventsDocument
 from vadcli.store.masks import MaskTrack, mask_box, upsample_mask
 from vadcli.types import BoolArray, Box, Event

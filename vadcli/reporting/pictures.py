@@ -24,7 +24,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from vadcli.draw.layers import EVENT, HiddenLayer, column_maxima
+from vadcli.draw import EVENT, HiddenLayer, column_maxima
 from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
 from vadcli.reporting.archive import Archive
 from vadcli.reporting.stories import VideoStory
