@@ -25,8 +25,7 @@ from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.video.container import printable
 from vadcli.video.decoders import list_images
 from vadcli.video.headers import Shows, frame_counter
-from vadcli.video.probe import probe
-from vadcli.video.timeline import NO_TIME, PacketTimes, build_timeline
+from vadcli.video.probe import NO_TIME, PacketTimes, build_timeline, probe
 
 
 def shown_pts(path: Path) -> list[int]:

@@ -4,7 +4,7 @@
 
 `add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
 the sound is missing. If a file was joined from several recordings, its clock restarts at the beginning of each part. The rows
-of the video continue where the clock stopped (see `vadcli.video.timeline`). But the sound still has the times in the file. So
+of the video continue where the clock stopped (see `vadcli.video.probe`). But the sound still has the times in the file. So
 each part of the sound is moved by as many seconds as its frames.
 """
 
@@ -29,8 +29,8 @@ from vadcli.types.text import how_many
 from vadcli.video.container import open_media
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
+from vadcli.video.probe import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 from vadcli.video.supervisor import die_with_parent
-from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
