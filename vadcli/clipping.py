@@ -28,9 +28,9 @@ from vadcli.store.events import EventsDocument, FootageFolders, choose, read_eve
 from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
 from vadcli.types.text import clock, how_many, without_name
 from vadcli.video.container import can_jump, has_times
+from vadcli.video.ffmpeg import clock_shifts, find_sound, run_ffmpeg, source_arguments
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished, Opened, loader_options
 from vadcli.video.objects import local_copy
-from vadcli.video.pictures import clock_shifts, find_sound, run_ffmpeg, source_arguments
 
 MUXERS = {
     ".mp4": "mp4",

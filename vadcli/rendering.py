@@ -26,8 +26,8 @@ from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule
 from vadcli.types.text import without_name
-from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
-from vadcli.video.pictures import FrameFeed, add_sound, find_sound
+from vadcli.video.ffmpeg import add_sound, find_sound
+from vadcli.video.loader import ClipLoader, FrameFeed, LoaderOptions, loader_options
 
 OnFrame = Callable[[int, int], None]
 """Called with the number of frames written so far and the number of all frames to write."""

@@ -15,8 +15,7 @@ from tests.video.loading import NEEDS, OPTIONS, REAL, request
 from vadcli.errors import VideoError
 from vadcli.types import SizeRule
 from vadcli.types.text import how_many
-from vadcli.video.loader import ClipLoader
-from vadcli.video.pictures import JOINED_ROWS, FrameFeed, join_rows
+from vadcli.video.loader import JOINED_ROWS, ClipLoader, FrameFeed, join_rows
 
 EVERY = replace(NEEDS, interval=1, overlap=0)
 ROWS = 100

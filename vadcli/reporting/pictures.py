@@ -44,8 +44,7 @@ from vadcli.types import (
     SizeRule,
 )
 from vadcli.types.text import how_many, without_name
-from vadcli.video.loader import ClipLoader, LoaderOptions
-from vadcli.video.pictures import FrameFeed
+from vadcli.video.loader import ClipLoader, FrameFeed, LoaderOptions
 
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"

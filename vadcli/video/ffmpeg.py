@@ -1,6 +1,6 @@
-"""Decodes with ffmpeg as a child process, which rotates, selects, scales and pipes raw images.
+"""Runs the ffmpeg program: finds it (`ffmpeg_path`), decodes frames (`FfmpegFrames`), and adds sound to a video (`add_sound`).
 
-The file has two parts: the search for the ffmpeg program, and the decoder `FfmpegFrames`.
+The decoder is a child process, which rotates, selects, scales and pipes raw images.
 
 How the decoder learns the time of every frame: because of `-debug_ts`, ffmpeg writes a line to stderr for each frame that it
 has decoded, before the select filter runs. If ffmpeg has concealed damage in the frame, the line before says that the frame is
@@ -12,6 +12,10 @@ Why one thread after damage: with several threads, a frame's damage flag may be 
 has set the flag. And in streams of fields, ffmpeg 5.1 flags undamaged frames. But an error is always logged before its frame is
 shown. So a decoder with several threads stops at the first error or flag (`DamageFound`). The caller then continues with a
 decoder that has one thread. The flags of that decoder are exact.
+
+How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
+part. The rows of the video continue where the clock stopped (see `vadcli.video.probe`). But the sound still has the times of
+the file. So each part of the sound is moved by as many seconds as its frames.
 """
 
 from __future__ import annotations
@@ -30,18 +34,21 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import av
 import ffmpeg
 import numpy as np
 
-from vadcli.errors import NotFinished, ToolError
+from vadcli.errors import DecodeError, DecoderHung, NotFinished, ToolError, VideoError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import printable
+from vadcli.video.container import open_media, printable
 from vadcli.video.decoders import DecodedFrame
+from vadcli.video.probe import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 from vadcli.video.sampling import Count, Selection
 from vadcli.video.supervisor import die_with_parent
 
@@ -108,6 +115,11 @@ _LISTENER_END_S = 1.0
 _F_SETPIPE_SZ = 1031  # F_SETPIPE_SZ of fcntl, Linux only
 _PIPE_BYTES = 1 << 20
 _PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
+
+_AUDIO_STREAM = re.compile(r"^\s*Stream #0:\d+.*?: Audio: (\w+)", re.MULTILINE)
+_START = re.compile(r"^\s*Duration: .*\bstart: (-?[\d.]+)", re.MULTILINE)
+_HIDDEN_AT_MOST_S = 0.05
+_BIT_RATE = "160k"
 
 _BUSY_ERRORS = frozenset({errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 _ENDED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -315,3 +327,145 @@ def check_ffmpeg() -> None:
     if not shown:
         text = f"{ffmpeg_path()} decodes nothing: {frames.complaints or 'no message'}"
         raise ToolError(text, hint=_INSTALL_HINT)
+
+
+def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
+    """Return one number per part of a video: the seconds by which its rows are later than in the file.
+
+    A part ends where the clock restarts or jumps; the result is empty if this never happens. A few frames with odd times do not
+    count as a part.
+    """
+    if not len(info.shown_pts):
+        return ()
+    shifts = (info.pts - info.shown_pts) * float(info.time_base)
+    runs = np.split(shifts, np.flatnonzero(np.abs(np.diff(shifts)) > CLOCK_JUMP_S) + 1)
+    per_part: list[float] = []
+    for run in runs:
+        shift = float(np.median(run))
+        if len(run) > MOST_ODD and (not per_part or abs(shift - per_part[-1]) > CLOCK_JUMP_S):
+            per_part.append(shift)
+    return tuple(per_part) if len(per_part) > 1 or any(abs(shift) > CLOCK_JUMP_S for shift in per_part) else ()
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A video's first audio stream.
+
+    Attributes:
+        codec: ffmpeg's name of the codec.
+        earliest_s: time of the file's earliest packet; the sound starts there or later.
+        shifts_s: the seconds by which each part of the sound must be moved, if the clock restarts in the file; else empty.
+        problem: a message if a part of the sound can't be used; else empty.
+    """
+
+    codec: str
+    earliest_s: float
+    shifts_s: tuple[float, ...] = ()
+    problem: str = ""
+
+
+def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
+    """Return the first audio stream according to the file's header; None if the video has no sound.
+
+    If the clock restarts in the file, the whole file is read to find the parts of the sound. Raises DecoderHung if the header
+    could not be read within the time limit.
+    """
+    if info.images:
+        return None
+    described = run_ffmpeg(source_arguments(info), info, verbosity="info", timeout_s=timeout_s).stderr
+    audio, start = _AUDIO_STREAM.search(described), _START.search(described)
+    if not audio:
+        return None
+    shifts, problem = clock_shifts(info), ""
+    if shifts:
+        parts, last_s = 1, None
+        with suppress(VideoError, av.error.FFmpegError), open_media(info.path) as opened:
+            for packet in opened.demux(opened.streams.audio[0]):
+                if packet.pts is None:
+                    continue
+                at_s = float(packet.pts * packet.time_base)
+                parts += last_s is not None and not -CLOCK_JUMP_S <= at_s - last_s <= LONGEST_GAP_S
+                last_s = at_s
+        if parts != len(shifts):
+            problem = (
+                f"the sound is right only until the clock restarts: {len(shifts)} parts of the video, {parts} of the sound"
+            )
+    return Sound(audio[1], float(start[1]) if start else 0.0, shifts, problem)
+
+
+def add_sound(
+    pictures: Path, target: Path, *, info: VideoInfo, sound: Sound, start_s: float, duration_s: float, timeout_s: float = 60.0
+) -> None:
+    """Write an MP4 of a silent video and the source's first audio stream, synchronized as in the source.
+
+    AAC is copied if almost nothing has to be cut off; otherwise the sound is encoded again as AAC. Sound before the first frame
+    is left out.
+
+    Args:
+        pictures: a silent MP4 that starts at time 0.
+        target: the file to write.
+        info: the video that the sound comes from.
+        sound: the result of `find_sound`.
+        start_s: time of the first frame, measured from the source's first pts.
+        duration_s: duration of the silent MP4.
+        timeout_s: the time limit in seconds, in addition to `duration_s`.
+
+    Raises:
+        DecodeError: ffmpeg failed; the message has ffmpeg's last line.
+        DecoderHung: ffmpeg took too long.
+    """
+    zero_s = float(info.pts[0] * info.time_base) + start_s
+    may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, a time can be in several parts
+    seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if may_seek else []
+    # A copy still contains the sound that is cut off. An edit list hides this sound, but some players ignore edit lists.
+    may_copy = sound.codec == "aac" and not sound.shifts_s and zero_s - sound.earliest_s < _HIDDEN_AT_MOST_S
+    # The filters pad or trim the sound so that it starts at time 0. So the encoded track needs no edit list.
+    filters = "atrim=start=0,aresample=async=1:first_pts=0"
+    if sound.shifts_s:  # move each part of the sound
+        restarted = f"gt(N,0)*max(lt(T,ld(1)-{CLOCK_JUMP_S}),gt(T,ld(1)+{LONGEST_GAP_S}))"
+        steps = np.diff(sound.shifts_s).tolist()
+        moved = "".join(f"+gte(ld(0),{part + 1})*{step:.6f}" for part, step in enumerate(steps))
+        shifting = f"asetpts='st(0,ld(0)+{restarted});st(1,T);PTS+({sound.shifts_s[0]:.6f}{moved})/TB'"
+        filters = f"{shifting},{filters}"
+    encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", filters]
+    arguments = [
+        *("-i", f"file:{pictures}"),
+        *seek,
+        *("-itsoffset", f"{-zero_s:.6f}"),
+        *source_arguments(info),
+        *("-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"),
+        *(["-c:a", "copy"] if may_copy else encode),
+        *("-copyts", "-t", f"{duration_s:.6f}", "-movflags", "+faststart", "-f", "mp4", f"file:{target}"),
+    ]
+    done = run_ffmpeg(["-y", *arguments], info, verbosity="error", timeout_s=timeout_s + duration_s)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"ffmpeg ended with status {done.returncode}"]
+        raise DecodeError(f"{info.path}: the sound can't be read; ffmpeg reports: {lines[-1]}")
+
+
+def source_arguments(info: VideoInfo) -> list[str]:
+    """Return the input arguments for this file. They name the demuxer and allow only plain files."""
+    return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
+
+
+def run_ffmpeg(
+    arguments: list[str], info: VideoInfo, *, verbosity: str, timeout_s: float, what: str = "read no sound"
+) -> subprocess.CompletedProcess[str]:
+    """Run ffmpeg with these arguments on a video, and return its exit code and messages.
+
+    Raises DecoderHung if ffmpeg took longer than `timeout_s`. The message then contains `what`, such as "read no sound".
+    """
+    command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", verbosity, *arguments]
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            preexec_fn=partial(die_with_parent, os.getpid()),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DecoderHung(f"{info.path}: ffmpeg {what} within {timeout_s:.0f} s") from error

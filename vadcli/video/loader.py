@@ -4,6 +4,8 @@
         for item in loader.run(requests):
             ...  # per video: Opened, then each ClipReady, then Finished; use or copy a clip before the next item
 
+`FrameFeed` uses a loader to read single frames of a video by their numbers.
+
 The contract:
 
 - Processes. There are up to `workers` decoder processes. Each is started when it is first needed. It reads one video after
@@ -34,17 +36,20 @@ import logging
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
-from vadcli.errors import VadcliError, VideoError
+from vadcli.errors import DecodeError, VadcliError, VideoError
 from vadcli.options import DecodeOptions, parse_duration
-from vadcli.types import Clip, ClipNeeds, DecoderName, VideoInfo
+from vadcli.types import ByteArray, Clip, ClipNeeds, DecoderName, VideoInfo
+from vadcli.types.text import how_many
 from vadcli.video.sampling import Rows, SamplingPlan
 from vadcli.video.supervisor import (
     Begun,
@@ -64,10 +69,27 @@ from vadcli.video.supervisor import (
 
 log = logging.getLogger("vadcli")
 
-__all__ = ["SLOTS", "ClipLoader", "ClipReady", "ClipRequest", "Finished", "Item", "LoaderOptions", "Opened", "Rows"]
+__all__ = [
+    "SLOTS",
+    "ClipLoader",
+    "ClipReady",
+    "ClipRequest",
+    "Finished",
+    "FrameFeed",
+    "Item",
+    "LoaderOptions",
+    "Opened",
+    "Rows",
+]
 
 SLOTS = 3
 """Clips per decoder process in shared memory: one that the caller uses, one that is ready, one that is being written."""
+
+JOINED_ROWS = 100
+"""If two requested frames are less than this apart, both are read in one span.
+
+This costs less than starting a decoder at a keyframe for each requested frame.
+"""
 
 _AHEAD_ITEMS = 8
 _WAIT_S = 1.0
@@ -291,3 +313,118 @@ def loader_options(options: DecodeOptions, *, workers: int = 1) -> LoaderOptions
         memory_limit_mib=options.decode_memory,
         decoder=options.decoder,
     )
+
+
+class FrameFeed:
+    """Yields the images of one video by frame number. A `ClipLoader` reads them.
+
+    Args:
+        loader: it must deliver every frame, in color.
+        clip_frames: how many frames the loader's clips have.
+        source: the video file or folder of images.
+        video: relative path of the video.
+        frames: how many frames the video is known to have.
+        fps: frame rate of a folder of images.
+    """
+
+    def __init__(self, loader: ClipLoader, clip_frames: int, source: Path, *, video: str, frames: int, fps: float) -> None:
+        self._loader, self._clip_frames = loader, clip_frames
+        self._source, self._video, self._frames, self._fps = source, video, frames, fps
+        self._info: VideoInfo | None = None
+        self._lost = 0
+        self._ends: list[str] = []
+
+    @property
+    def info(self) -> VideoInfo:
+        """The probe's description of the video; RuntimeError before the first image is read."""
+        if self._info is None:
+            raise RuntimeError("no image was read yet")
+        return self._info
+
+    def problems(self) -> list[str]:
+        """Return what went wrong so far, one line per problem."""
+        lost = (
+            [f"{how_many(self._lost, 'frame')} could not be decoded; the previous frame is shown instead"] if self._lost else []
+        )
+        return lost + self._ends
+
+    def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
+        """Yield each frame number in [first, last) with its image (H, W, 3), up to the end of the video.
+
+        An image is valid until the next image is requested. A lost frame gets the image of the previous frame. Raises
+        VideoError if no image could be decoded.
+        """
+        part = last < self._frames
+        row, shown = first, None
+        with closing(self._items(spans=((first, last),)) if part else self._items(first // self._clip_frames)) as items:
+            for item in items:
+                if isinstance(item, Opened):
+                    continue
+                if isinstance(item, Finished):
+                    if row < last and shown is None:
+                        raise item.error or DecodeError(f"{self._source}: no frame could be decoded from frame {row} on")
+                    if row < last:  # yield the frames up to the known end of the video
+                        whole = part and not item.error  # only a part was requested, and it was read to its end
+                        end = self.info.frames if whole else item.rows.first + len(item.rows)
+                        known = max(row, min(last, end))
+                        self._lost += known - row
+                        yield from ((gone, cast(ByteArray, shown)) for gone in range(row, known))
+                        if known < last:
+                            why = item.error.message if item.error else "the file now has fewer frames than were scored"
+                            self._ends.append(f"ends at frame {known} of {self._frames}: {why}")
+                    continue
+                seen = False
+                for index, own, lost in _rows_of(item, row, last):
+                    self._lost += lost
+                    seen = seen or not lost
+                    picture = own if seen or shown is None else shown
+                    yield from ((between, picture) for between in range(row, index + 1))
+                    row = index + 1
+                if row >= last and not part:  # a request for a part ends by itself, so its decoder process continues
+                    return
+                if item.clip.valid.any():
+                    shown = item.clip.frames[-1].copy()
+
+    def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
+        """Yield these ordered frame numbers, each with its image (H, W, 3); lost frames are left out.
+
+        An image is valid until the next image is requested. Raises VideoError if the video failed before the first image.
+        """
+        wanted, found = set(rows), False
+        with closing(self._items(spans=join_rows(rows))) as items:
+            for item in items:
+                if isinstance(item, ClipReady):
+                    for row, picture, lost in _rows_of(item, 0, self._frames):
+                        if row in wanted and not lost:
+                            found = True
+                            yield row, picture
+                elif isinstance(item, Finished) and item.error:
+                    if not found:
+                        raise item.error
+                    self._ends.append(item.error.message)
+
+    def _items(self, start_clip: int = 0, spans: tuple[tuple[int, int], ...] = ()) -> Generator[Item, None, None]:
+        request = ClipRequest(self._video, self._source, fps=self._fps, start_clip=start_clip, spans=spans)
+        with closing(cast(Generator[Item, None, None], self._loader.run([request]))) as items:
+            for item in items:
+                if isinstance(item, Opened):
+                    self._info = item.info
+                yield item
+
+
+def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return spans [first, last) that contain these ordered frames; frames that are close share a span."""
+    spans: list[tuple[int, int]] = []
+    for row in rows:
+        first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row
+        spans.append((first, row + 1))
+    return tuple(spans)
+
+
+def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
+    """Yield (frame number, image, lost) for those frames of a clip that are in [first, last), each once."""
+    clip = item.clip
+    for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
+        if first <= index < last:
+            yield index, picture, not valid
+            first = index + 1
