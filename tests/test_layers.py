@@ -80,7 +80,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "tokenizers": ("detectors/lavida/text",),
     "sam2": ("detectors/lavida/sam2_package", "doctor"),
-    "safetensors": ("detectors/lavida/", "heads/stored", "weights", "train/"),
+    "safetensors": ("detectors/lavida/", "detectors/encoders/", "heads/stored", "weights", "train/"),
     "peft": ("detectors/lavida/checkpoint", "train/state"),
     "accelerate": ("train/",),
     "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),

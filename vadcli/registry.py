@@ -152,7 +152,7 @@ DATA_SETS = Registry(
 ENCODERS = Registry(
     "image-text encoder",
     "vadcli.encoders",
-    {"clip": "vadcli.detectors.encoders.clip:ClipEncoder", "siglip": "vadcli.detectors.encoders.siglip:SiglipEncoder"},
+    {"clip": "vadcli.detectors.encoders.networks:ClipEncoder", "siglip": "vadcli.detectors.encoders.networks:SiglipEncoder"},
 )
 """Families of image-text encoders, named as `model_type` in transformers (SigLIP 2 with a fixed image size is "siglip", too).
 

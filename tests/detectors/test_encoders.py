@@ -23,7 +23,7 @@ from tests.detectors.encoders import PATCH_PX, SIDE_PX, WIDTH, pictures, tiny_en
 from tests.patience import PATIENCE_S
 from vadcli.detectors.encoders import encoder_fingerprint, encoder_size_px, load_encoder
 from vadcli.detectors.encoders.base import _in_two_steps, squash
-from vadcli.detectors.encoders.clip import correlate
+from vadcli.detectors.encoders.networks import correlate
 from vadcli.errors import DeviceError, UsageError, VadcliError, WeightsError
 from vadcli.registry import ENCODERS
 
@@ -126,7 +126,7 @@ def test_sentence_needs_neither_the_whole_token_table_nor_the_librarys_models(ow
 
 ENCODED = """
 import json, resource, sys
-import tokenizers, vadcli.detectors.encoders.clip
+import tokenizers, vadcli.detectors.encoders.networks
 from vadcli.detectors.encoders import load_encoder
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 before = peak()

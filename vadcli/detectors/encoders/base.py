@@ -8,7 +8,6 @@ resized before the height. Recent versions of PIL resize some tall pictures in t
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
@@ -28,15 +28,13 @@ from vadcli.detectors.encoders import NOT_WHOLE, weight_files
 from vadcli.detectors.running import as_weights_error, devices_for, dtype_for, quiet
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
-from vadcli.weights.checksums import HEADER_LENGTH_BYTES, read_json
+from vadcli.weights.checksums import read_json
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
 """How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros. In a smaller chunk,
 sums may be rounded differently, and a vector would then depend on the number of pictures or sentences in the call."""
 TABLE = "token_embedding.weight"
 """The end of the token table's name."""
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-"""torch's dtypes by safetensors' names."""
 MODES = {2: "bilinear", 3: "bicubic"}
 """The resize filters of CLIP and SigLIP, by PIL's numbers."""
 GPU_PICTURES = 8
@@ -303,19 +301,10 @@ def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: tor
     """
     found = {}
     for path in weight_files(folder):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-            header = json.loads(file.read(length))
-            for name in names & header.keys():
-                start, end = (HEADER_LENGTH_BYTES + length + place for place in header[name]["data_offsets"])
-                own, shape = DTYPES[header[name]["dtype"]], header[name]["shape"]
-                if name.endswith(TABLE):
-                    found[name] = torch.from_numpy(np.memmap(path, np.uint8, "c", start, (end - start,))).view(own).view(shape)
-                else:
-                    file.seek(start)
-                    values = torch.empty(shape, dtype=own)
-                    file.readinto(values.view(-1).view(torch.uint8).numpy().data)
-                    found[name] = values.to(device, dtype)
+        for name in names & weights.read_header(path).tensors.keys():
+            with safe_open(path, "pt") as file:  # opened per tensor: an open file keeps the pages of every tensor in memory
+                mapped = file.get_tensor(name)
+            found[name] = mapped if name.endswith(TABLE) else mapped.to(device, dtype, copy=True)
     return found
 
 
