@@ -28,10 +28,9 @@ from typing import Any
 
 from _measure import VADCLI, WORK, Run, machine, made_video, median_ratio, run
 
-from vadcli.engine.cluster.ray_cluster import Node, import_ray
-from vadcli.engine.cluster.ray_runner import RayRunner, Worklist
-from vadcli.engine.cluster.worker import Chunk
 from vadcli.engine.plan import Plan, WorkUnit
+from vadcli.engine.ray_cluster import Chunk, Node, import_ray
+from vadcli.engine.ray_runner import RayRunner, Worklist
 from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
 from vadcli.engine.stream import ClipsScored
 from vadcli.options import ScanOptions

@@ -82,7 +82,7 @@ SOON = {
 def ray_cluster(ray_site: Path) -> Iterator[Any]:
     """A Ray cluster of two simulated nodes with one core each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'vadcli[ray]'")
-    from vadcli.engine.cluster.ray_cluster import import_ray
+    from vadcli.engine.ray_cluster import import_ray
 
     import_ray()
     from ray.cluster_utils import Cluster

@@ -64,7 +64,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
     "jinja2": ("reporting/",),
     "fsspec": ("video/objects",),
-    "ray": ("engine/cluster/ray_cluster",),
+    "ray": ("engine/ray_cluster",),
     "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/__init__", "learning"),
     "opentimelineio": ("export/__init__",),
     "matplotlib": ("evaluation",),
@@ -87,7 +87,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "tqdm": ("cli/_talk", "train/logs"),
     "platformdirs": ("options/__init__", "weights"),
-    "psutil": ("video/", "engine/runner", "engine/cluster/ray_cluster", "doctor", "bench", "status"),
+    "psutil": ("video/", "engine/runner", "engine/ray_cluster", "doctor", "bench", "status"),
 }
 
 

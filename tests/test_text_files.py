@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vadcli.engine.paths import read_list
+from vadcli.engine.plan import read_list
 from vadcli.errors import VadcliError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options import read_toml

@@ -206,8 +206,7 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
     """Render the videos below these paths, like `render`. `watch` opens the progress display of a video."""
-    from vadcli.engine.paths import OutsideRoot
-    from vadcli.engine.plan import make_plan, no_video_text
+    from vadcli.engine.plan import OutsideRoot, make_plan, no_video_text
     from vadcli.engine.runner import may_be_empty
     from vadcli.store import stored_layout
     from vadcli.store.events import stored_roots

@@ -109,7 +109,7 @@ FALLBACK = "motion"
 RUNNERS = Registry(
     "runner",
     "vadcli.runners",
-    {"local": "vadcli.engine.local:LocalRunner", "ray": "vadcli.engine.cluster.ray_runner:RayRunner"},
+    {"local": "vadcli.engine.local:LocalRunner", "ray": "vadcli.engine.ray_runner:RayRunner"},
 )
 """Classes that implement `vadcli.engine.runner.Runner`."""
 

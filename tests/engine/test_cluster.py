@@ -26,9 +26,9 @@ from tests.conftest import NODE
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli import __version__
-from vadcli.engine.cluster.ray_runner import Worklist
-from vadcli.engine.cluster.worker import check_node
 from vadcli.engine.plan import Plan, WorkUnit
+from vadcli.engine.ray_cluster import check_node
+from vadcli.engine.ray_runner import Worklist
 from vadcli.engine.runner import ScanSettings
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions

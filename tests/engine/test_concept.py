@@ -16,8 +16,8 @@ from tests.runs import local_scan
 from vadcli.detectors.concept import detector as concept
 from vadcli.engine.job import ScanJob
 from vadcli.engine.plan import WorkUnit, make_plan
-from vadcli.engine.queue import rescore
 from vadcli.engine.recut import recut
+from vadcli.engine.results import rescore
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import ScanOptions
@@ -248,7 +248,7 @@ def test_a_camera_that_is_learned_again_is_scored_from_stored_vectors(
         scored.append(unit.video)
         return rescore(job, unit, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vadcli.engine.queue.rescore", noted)
+    monkeypatch.setattr("vadcli.engine.local.rescore", noted)
     assert {result.status for result in scan(archive, out, RED).values()} == {Status.DONE}
     assert scored == ["cam/a-red.mp4"]
     scan(archive, whole, RED)

@@ -24,8 +24,8 @@ from tests.media import make_rotated, make_video
 from tests.runs import local_scan
 from vadcli.detectors.refining import MOST_BLOBS, Sam2Refiner, refine_mask
 from vadcli.engine.plan import make_plan
-from vadcli.engine.refining import rows_of, spans_of
 from vadcli.engine.runner import Stop
+from vadcli.engine.second_pass import rows_of, spans_of
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout

@@ -12,9 +12,9 @@ import pytest
 
 from tests.media import damage, make_video
 from tests.runs import FreshProcessRunner
-from vadcli.engine.cluster.ray_runner import RayRunner
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.plan import make_plan
+from vadcli.engine.ray_runner import RayRunner
 from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector, exit_code
 from vadcli.options import ScanOptions, effective
 from vadcli.store import OutputLayout

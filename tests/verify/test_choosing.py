@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.store.test_scores import table_of
-from vadcli.engine.verified import ClipGrid
+from vadcli.engine.event_rules import ClipGrid
 from vadcli.metrics import share_interval
 from vadcli.store.verification import Audit
 from vadcli.types import ScoreTable

@@ -22,10 +22,10 @@ from tests.verify.planted import JUMPS_S, VIDEOS, BrightAsker, make_archive, mak
 from vadcli.detectors.ask import SEVERITY, AskOptions, questions_for
 from vadcli.detectors.ask.detector import AskDetector, calibrate
 from vadcli.detectors.calibration import CategoryTails
+from vadcli.engine.event_rules import VerifiedScores, tails_to_json
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all
 from vadcli.engine.runner import Stop
-from vadcli.engine.verified import VerifiedScores, tails_to_json
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.options.categories import Category

@@ -21,8 +21,7 @@ from vadcli.detectors import Detector, Embedder, caveats_of
 from vadcli.engine.cameras import footage_caveats
 from vadcli.engine.event_rules import EventRules
 from vadcli.engine.plan import WorkUnit
-from vadcli.engine.refining import Refinement
-from vadcli.engine.second_pass import Attribution, Propagation
+from vadcli.engine.second_pass import Attribution, Propagation, Refinement
 from vadcli.errors import FileChanged, NotFinished, VideoError
 from vadcli.options.categories import Category
 from vadcli.store import OutputLayout

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from vadcli.detectors import Attributor, Detector, Propagator, Traits
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.event_rules import EventRules, judge_of
-from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide, digest
+from vadcli.engine.job import Decision, Need, ScanIdentity, ScanJob, Task, decide, digest, usable_checkpoint
 from vadcli.engine.plan import WorkUnit, by_camera
-from vadcli.engine.queue import ClaimQueue, can_rescore
-from vadcli.engine.refining import Refinement, refiner_of
+from vadcli.engine.recut import recut
+from vadcli.engine.results import can_rescore, rescore, write_failure
 from vadcli.engine.runner import Fitting, ScanSettings, Stop, effective_needs
-from vadcli.engine.second_pass import Attribution, Propagation
+from vadcli.engine.second_pass import Attribution, Propagation, Refinement, refiner_of
 from vadcli.engine.stream import ScanStream, Update
 from vadcli.errors import OutputError, UsageError, VideoError
 from vadcli.options import ScanOptions, parse_duration
@@ -265,3 +265,117 @@ class _Work:
         finally:
             for _, claim in claimed.values():
                 claim.release(delete=False)
+
+
+class ClaimQueue:
+    """Turns each video into a task, or into a result if the video needs no scan.
+
+    `request` makes the loader's request for a video. When `stopped` returns True, no more videos are claimed.
+    """
+
+    def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:
+        self.job = job
+        self.request = request
+        self.stopped = stopped
+
+    def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
+        """Yield each video that needs scanning, and a result for every other video."""
+        for unit in units:
+            if self.stopped():
+                return
+            try:
+                decision = decide(self.job, unit, model)
+            except VideoError:
+                yield unit
+                continue
+            result = self._without_scan(unit, decision)
+            yield unit if result is None else result
+
+    def claim(self, unit: WorkUnit) -> Claim | VideoResult:
+        """Return the lock on a video's files. If another process has the lock, or OUT can't be written, return a result."""
+        try:
+            claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
+        except OutputError as error:
+            return _unwritten(unit, error)
+        if claim is None:
+            reason = "another scan is working on it"
+            return VideoResult(unit.video, Status.SKIPPED, reason=reason, camera=unit.camera)
+        return claim
+
+    def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
+        """Return a claimed video as a task. If it needs no scan, release the lock and return a result.
+
+        If `resume` is true and a checkpoint is stored, the scan continues from the checkpoint.
+        """
+        try:
+            decision = decide(self.job, unit, model)
+        except VideoError as error:
+            try:
+                return write_failure(self.job, Task(unit, claim, Decision(Need.SCAN, "", {}), model), error)
+            except OutputError as trouble:
+                claim.release(delete=False)
+                return _unwritten(unit, trouble)
+        result = self._without_scan(unit, decision)
+        if result is not None:
+            claim.release(delete=True)
+            return result
+        try:
+            rescored = rescore(self.job, unit, decision, model) if can_rescore(self.job, unit, decision) else None
+        except OutputError as error:
+            claim.release(delete=False)
+            return _unwritten(unit, error)
+        if rescored is not None:
+            claim.release(delete=True)
+            return rescored
+        checkpoint = None
+        if resume and not self.job.force:
+            checkpoint = usable_checkpoint(claim, decision.fingerprint, self.job, unit.video)
+        return Task(unit, claim, decision, model, checkpoint)
+
+    def take(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[Task | VideoResult]:
+        """Yield one task or result per video. Each video is claimed when the caller asks for the next item."""
+        for unit in units:
+            if self.stopped():
+                return
+            claim = self.claim(unit)
+            yield claim if isinstance(claim, VideoResult) else self.task(unit, claim, model, resume=True)
+
+    def request_of(self, task: Task) -> ClipRequest:
+        """Return the loader's request for a task, from the clip at which its scan continues."""
+        return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
+
+    def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
+        """Return the result of a video that needs no scan; None if it must be scanned."""
+        if decision.need is Need.SCAN:
+            return None
+        events = (
+            recut(
+                self.job.layout,
+                self.job.scratch,
+                unit.video,
+                self.job.rules.of_video(unit.video),
+                review=self.job.rules.reviews,
+                judge=self.job.rules.judge,
+                times=self.job.times,
+            )
+            if decision.need is Need.RECUT
+            else None
+        )
+        lost = decision.status in (Status.FAILED, Status.PARTIAL)
+        why = (
+            "done"
+            if decision.status is Status.DONE
+            else f"{decision.status} in an earlier run (--retry-failed tries again): {decision.reason}"
+        )
+        return VideoResult(
+            video=unit.video,
+            status=Status.FAILED if decision.need is Need.TAKEN else Status.SKIPPED,
+            stage=decision.stage if lost else "",
+            reason=decision.reason if decision.need is Need.TAKEN else why,
+            camera=unit.camera,
+            events=decision.events if events is None else len(events.events),
+        )
+
+
+def _unwritten(unit: WorkUnit, error: OutputError) -> VideoResult:
+    return VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)

@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, with_categories
-from vadcli.engine.event_rules import HIGH, Judge, given_thresholds, judge_of, make_events, without_false_alarms
-from vadcli.engine.verified import VerifiedScores, verified_events
+from vadcli.engine.event_rules import (
+    HIGH,
+    Judge,
+    VerifiedScores,
+    given_thresholds,
+    judge_of,
+    make_events,
+    verified_events,
+    without_false_alarms,
+)
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches, stored_layout

@@ -18,21 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadcli import __version__
-from vadcli.cutting import EventBoxes
+from vadcli.cutting import EventBoxes, categorised
 from vadcli.detectors import Embedder
-from vadcli.engine.job import ScanJob, Task
-from vadcli.engine.refining import rows_of, spans_of
-from vadcli.engine.second_pass import MaskSpans
-from vadcli.errors import NotFinished, VideoError
+from vadcli.engine.job import Decision, ScanJob, Task
+from vadcli.engine.plan import WorkUnit
+from vadcli.engine.second_pass import MaskSpans, rows_of, spans_of
+from vadcli.errors import DocumentError, NotFinished, VideoError
 from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
-from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
+from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, read_events, timed, write_events
 from vadcli.store.masks import MaskFiles, upsample_mask
 from vadcli.store.scores import (
     EmbeddingsMetadata,
     ScoresMetadata,
     StoredEmbeddings,
+    read_embeddings,
     read_embeddings_metadata,
+    read_scores,
+    shown_s,
     write_embeddings,
     write_scores,
 )
@@ -41,6 +44,7 @@ from vadcli.types import (
     NOT_FINISHED,
     BoolArray,
     ByteArray,
+    CameraModel,
     Embeddings,
     Event,
     FloatArray,
@@ -48,6 +52,7 @@ from vadcli.types import (
     IndexArray,
     MaskRows,
     MaskScale,
+    RawTrack,
     Regions,
     ScoreTable,
     Status,
@@ -380,3 +385,84 @@ def _remove_earlier(job: ScanJob, video: str) -> None:
         remove(job.layout.mask_video(video))
     if not job.mask_rle:
         remove(job.layout.mask_rle(video))
+
+
+def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
+    """True if a video can be scored from stored vectors. This is not possible if masks are needed."""
+    if job.embedder is None or job.force or job.keeps_masks:
+        return False
+    stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
+    key = embedding_key(job, job.regions.of(unit.camera))
+    return stored is not None and stored.key == key and stored.content == decision.source["content"]
+
+
+def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel | None) -> VideoResult | None:
+    """Score a claimed video from its stored vectors, and write its events and scores.
+
+    Returns None if a stored file can't be used.
+
+    Raises:
+        OutputError: a file can't be written.
+    """
+    started = time.monotonic()
+    assert job.embedder is not None
+    try:
+        table, metadata = read_scores(job.layout.scores(unit.video))
+        document = read_events(job.layout.events(unit.video))
+        stored = read_embeddings(job.layout.embeddings(unit.video))
+        info = VideoInfo.from_json(metadata.video, unit.path, table.pts)
+    except (DocumentError, KeyError, TypeError, ValueError):
+        return None
+    rows = np.flatnonzero(table.sampled)
+    if document.scan is None or not np.array_equal(table.frame_index[rows], stored.frame_index):
+        return None
+    raw = job.embedder.score_embeddings(stored.embeddings, model)
+    scores = job.detector.finish(RawTrack(info, table.timestamp[rows], raw, model))
+    table = replace(table, **score_columns(scores, job.detector.categories, table.sampled))
+    thresholds = job.rules.of_video(unit.video)
+    events = categorised(job.rules.events(unit.video, table, duration_s=shown_s(table, metadata.video)), table)
+    calibration = job.detector.calibration
+    state = ScanState(document.scan.status, decision.fingerprint, decision.source)
+    document = replace(
+        timed(document, job.times),
+        detector=job.detector.name,
+        categories=job.categories,
+        own_categories=job.own_categories,
+        thresholds=thresholds,
+        events=tuple(events),
+        head=job.rules.head_of(unit.video),
+        scan=state,
+        generator=f"vadcli {__version__}",
+        caveats=job.caveats(model),
+        scan_events=None,
+    )
+    metadata = replace(
+        metadata,
+        version=__version__,
+        fingerprint=decision.fingerprint,
+        source=decision.source,
+        categories=job.categories,
+        detector=job.detector.name,
+        calibration=calibration.to_json() if calibration else None,
+        masks=MaskRows.SAMPLED,
+    )
+    with job.scratch.replace(job.layout.events(unit.video)) as path:
+        write_events(path, document)
+    with job.scratch.replace(job.layout.scores(unit.video)) as path:
+        write_scores(path, table, metadata)
+    partial = state.status is Status.PARTIAL  # then the reason comes from the scan that decoded the video
+    return VideoResult(
+        video=unit.video,
+        status=state.status,
+        stage=str(metadata.extra.get("stage", "")) if partial else "",
+        reason=str(metadata.extra.get("reason", "")) if partial else "",
+        camera=unit.camera,
+        moving_camera=scores.moving_camera,
+        decoder=str(metadata.extra.get("decoder", "")),
+        expected_frames=int(metadata.video["frames"]) + int(metadata.extra.get("missing", 0)),
+        decoded_frames=int(table.decode_ok.sum()),
+        seconds=time.monotonic() - started,
+        events=len(events),
+        note=str(metadata.extra.get("note", "")),
+        caveats=document.caveats,
+    )

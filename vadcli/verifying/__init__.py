@@ -20,9 +20,9 @@ import numpy as np
 from vadcli import __version__
 from vadcli.detectors.ask import Asker
 from vadcli.detectors.refining import Refiner
-from vadcli.engine.refining import refiner_of
+from vadcli.engine.event_rules import cell_of
 from vadcli.engine.runner import Scan, Stop
-from vadcli.engine.verified import cell_of
+from vadcli.engine.second_pass import refiner_of
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions, effective, parse_duration
 from vadcli.store import stored_layout

@@ -19,7 +19,7 @@ import numpy as np
 
 from vadcli.detectors import check_device
 from vadcli.detectors.ask import Asker, Question, load_asker
-from vadcli.engine.verified import ClipGrid
+from vadcli.engine.event_rules import ClipGrid
 from vadcli.options.results import VerifyOptions
 from vadcli.registry import ASKERS
 from vadcli.store import OutputLayout

@@ -17,12 +17,11 @@ import numpy as np
 
 from vadcli.detectors.ask import Asker, Question
 from vadcli.detectors.refining import Refiner
-from vadcli.engine.cluster.ray_cluster import Workers
-from vadcli.engine.cluster.ray_runner import KILLS, Killer, Worklist, drive, hired
-from vadcli.engine.cluster.worker import Chunk
 from vadcli.engine.plan import WorkUnit
-from vadcli.engine.refining import refiner_of
+from vadcli.engine.ray_cluster import Chunk, Workers
+from vadcli.engine.ray_runner import KILLS, Killer, Worklist, drive, hired
 from vadcli.engine.runner import Stop
+from vadcli.engine.second_pass import refiner_of
 from vadcli.errors import DocumentError
 from vadcli.options.results import VerifyOptions
 from vadcli.store import OutputLayout

@@ -10,9 +10,8 @@ from functools import partial
 import numpy as np
 
 from vadcli.detectors.calibration import CategoryTails
-from vadcli.engine.event_rules import judge_of
+from vadcli.engine.event_rules import judge_of, tails_to_json
 from vadcli.engine.recut import recut
-from vadcli.engine.verified import tails_to_json
 from vadcli.errors import DocumentError
 from vadcli.metrics import share_interval
 from vadcli.options import EventsOptions

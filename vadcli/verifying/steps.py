@@ -16,11 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from vadcli.detectors.refining import Refiner
+from vadcli.engine.event_rules import ClipGrid
 from vadcli.engine.job import check_unchanged
-from vadcli.engine.refining import Refinement, rows_of, spans_of
 from vadcli.engine.runner import Stop
-from vadcli.engine.second_pass import Interrupted
-from vadcli.engine.verified import ClipGrid
+from vadcli.engine.second_pass import Interrupted, Refinement, rows_of, spans_of
 from vadcli.errors import DocumentError, VadcliError, VideoError
 from vadcli.options import parse_duration
 from vadcli.options.results import VerifyOptions

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from vadcli.detectors.ask import Asker, Question, questions_about, questions_for
+from vadcli.engine.event_rules import ClipGrid
 from vadcli.engine.job import digest
-from vadcli.engine.verified import ClipGrid
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options.categories import described_categories
 from vadcli.options.results import VerifyOptions, parse_share

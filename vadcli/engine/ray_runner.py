@@ -23,9 +23,14 @@ from typing import Any
 
 from vadcli.detectors import Detector
 from vadcli.engine.cameras import size_of
-from vadcli.engine.cluster.ray_cluster import (
+from vadcli.engine.local import LocalRunner
+from vadcli.engine.plan import WorkUnit, by_camera
+from vadcli.engine.ray_cluster import (
+    Chunk,
+    Fitted,
     MakeWork,
     Node,
+    ScanWork,
     WorkerDied,
     Workers,
     connected,
@@ -33,9 +38,6 @@ from vadcli.engine.cluster.ray_cluster import (
     nodes_of,
     usable_nodes,
 )
-from vadcli.engine.cluster.worker import Chunk, Fitted, ScanWork
-from vadcli.engine.local import LocalRunner
-from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.runner import Fitting, ScanSettings, Stop
 from vadcli.engine.stream import ClipsScored, Update
 from vadcli.errors import DeviceError, ToolError, VadcliError, WeightsError
