@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from vadcli.detectors import digest
 from vadcli.detectors.encoders import Encoder, encoder_area_px, encoder_fingerprint, encoder_key, load_encoder
-from vadcli.engine.job import digest, source_of
+from vadcli.engine.job import source_of
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.errors import NoVideoFound, VideoError
 from vadcli.options import EmbedOptions

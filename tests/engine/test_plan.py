@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media import make_image_folder
+from vadcli.detectors import digest
 from vadcli.engine.cameras import burst_positions
-from vadcli.engine.job import ScanIdentity, digest
+from vadcli.engine.job import ScanIdentity
 from vadcli.engine.plan import Plan, WorkUnit, by_camera, make_plan
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions

@@ -20,9 +20,8 @@ from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.verification import read_answers, read_verification
-from vadcli.verifying import VerifyResult, cluster, verify_all, verify_options
-from vadcli.verifying.cluster import Part, VerifyWork, VideoAsked, VideoPart
-from vadcli.verifying.steps import Step, unrefined_rows
+from vadcli.verifying import VerifyResult, steps, verify_all, verify_options
+from vadcli.verifying.steps import Part, Step, VerifyWork, VideoAsked, VideoPart, unrefined_rows
 from vadcli.verifying.survey import Survey
 
 ENTRY_POINTS = "[vadcli.askers]\nplanted = tests.verify.planted:load_planted\nmortal = tests.verify.planted:load_mortal\n"
@@ -103,8 +102,8 @@ def test_a_worker_refines_masks(archive: Path, tmp_path: Path, monkeypatch: pyte
     verify_all(layout.out, VerifyOptions(), BrightAsker())
     options, refiner = VerifyOptions(refine_masks=True), Middle()
     survey = Survey.of(layout, options, BrightAsker())
-    monkeypatch.setattr(cluster, "asker_of", lambda options: BrightAsker())
-    monkeypatch.setattr(cluster, "refiner_of", lambda options: refiner)
+    monkeypatch.setattr(steps, "asker_of", lambda options: BrightAsker())
+    monkeypatch.setattr(steps, "refiner_of", lambda options: refiner)
     rows = [unrefined_rows(layout, video) for video in survey.videos]
     parts = tuple(VideoPart(*part) for part in zip(survey.videos, survey.choices, rows, strict=True) if len(part[2]))
     order = pickle.loads(pickle.dumps(Part(Step.REFINE, layout, survey.questions, parts)))

@@ -101,11 +101,6 @@ class ScanIdentity:
         return {name: json.dumps(value, sort_keys=True) for name, value in parts.items()}
 
 
-def digest(document: object) -> str:
-    """Return a hash of a JSON value."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the size, modification time and content hash of a video. They are stored with its results.
 

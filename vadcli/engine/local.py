@@ -7,10 +7,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from vadcli.detectors import Attributor, Detector, Propagator, Traits
+from vadcli.detectors import Attributor, Detector, Propagator, Traits, digest
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.event_rules import EventRules, judge_of
-from vadcli.engine.job import Decision, Need, ScanIdentity, ScanJob, Task, decide, digest, usable_checkpoint
+from vadcli.engine.job import Decision, Need, ScanIdentity, ScanJob, Task, decide, usable_checkpoint
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.recut import recut
 from vadcli.engine.results import can_rescore, rescore, write_failure

@@ -5,8 +5,6 @@ The Parquet file of the scores is written last. If it exists, all files of the v
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 
 from vadcli import __version__
 from vadcli.cutting import EventBoxes, categorised
-from vadcli.detectors import Embedder
+from vadcli.detectors import Embedder, digest
 from vadcli.engine.job import Decision, ScanJob, Task
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import MaskSpans, rows_of, spans_of
@@ -270,7 +268,7 @@ def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
     assert job.embedder is not None
     hidden = [regions.sha256] if regions else []
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest(parts)
 
 
 def write_masks(

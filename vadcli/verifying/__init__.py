@@ -31,10 +31,8 @@ from vadcli.store.verification import Audit, VerificationRun, write_verification
 from vadcli.types import Answer, IndexArray, VideoResult
 from vadcli.types.text import how_many
 from vadcli.verifying.asking import Told, asker_of
-from vadcli.verifying.cluster import ClusterCrew
-from vadcli.verifying.settling import Settled, settle
-from vadcli.verifying.steps import NO_CLIPS, Crew, Here, Step, Wanted, has_masks, unrefined_rows
-from vadcli.verifying.survey import Survey, limited
+from vadcli.verifying.steps import NO_CLIPS, ClusterCrew, Crew, Here, Step, Wanted, has_masks, unrefined_rows
+from vadcli.verifying.survey import Settled, Survey, limited, settle
 
 __all__ = [
     "VerifiedVideo",
