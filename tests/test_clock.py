@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.store.documents import DOCUMENT, PLAIN
-from vadcli.cli.machine import _event_line
+from vadcli.cli.results import _event_line
 from vadcli.export import to_vtt
 from vadcli.reporting.html import _cells
 from vadcli.types.text import clock, clock_ms

@@ -112,9 +112,11 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
     """Return the recent runs that are still running, oldest first, and at the end the newest run in any state.
 
     Raises:
-        UsageError: the folder has no run record.
+        UsageError: the folder does not exist, or has no run record.
         DocumentError: the newest record can't be read.
     """
+    if not layout.out.is_dir():
+        raise UsageError(f"{layout.out}: the folder does not exist", hint="name the --out folder of a scan")
     paths = sorted(layout.iter_runs())[-RECENT_RUNS:]
     if not paths:
         raise UsageError(f"{layout.out}: has no run record, so no scan has run here", hint="give the --out folder of a scan")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vadcli.errors import UsageError, VadcliError
 from vadcli.options import TalkOptions
 from vadcli.types import Status, VideoResult
-from vadcli.types.text import clock, how_many, without_name
+from vadcli.types.text import clock, counted, how_many, without_name
 
 if TYPE_CHECKING:
     from vadcli.store.run_log import RunProgress
@@ -290,8 +290,3 @@ def on_signals(
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: `no events`, `1 event`, `2 events`."""
-    return f"no {noun}s" if number == 0 else how_many(number, noun)

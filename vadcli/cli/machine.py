@@ -1,90 +1,23 @@
-"""The commands about this machine and its work: `vadcli status`, `doctor` and `bench`."""
+"""The commands about what is installed: `vadcli doctor`, `weights` and `categories`."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import sys
-import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vadcli.cli._options import Out, with_options
-from vadcli.cli._talk import counted, emit_json, on_signals, put
-from vadcli.errors import UsageError
-from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
-from vadcli.store import OutputLayout
-from vadcli.types.text import clock, how_many
-
-if TYPE_CHECKING:
-    from vadcli.status import RunStatus
-
-SHARE_OF_TIME = 0.008
-"""Share of a core that `status --watch` uses at most: run records that take long to read are read less often."""
-CLEAR = "\x1b[H\x1b[2J"
-
-
-@with_options(StatusOptions, section="status")
-def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
-    """Report how far a running scan has come: videos, speed, time left, last events. Does not disturb the scan.
-
-    \b
-    Examples:
-      vadcli status vadcli-out
-      vadcli status vadcli-out --watch
-      vadcli status vadcli-out --json
-    """  # noqa: D301
-    from vadcli.status import RunState, last_events, read_status
-
-    if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
-    layout = OutputLayout(out)
-    every_s = parse_duration(options.every, "every")
-    while True:
-        began = time.process_time()
-        runs = read_status(layout)
-        events = last_events(layout, runs[-1])
-        if options.json:
-            for line in [*(run.to_json() for run in runs), *({"type": "event", **event} for event in events)]:
-                emit_json(line)
-        else:
-            lines = [line for run in runs for line in _run_lines(run)] + [_event_line(event) for event in events]
-            put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
-        if not options.watch or all(run.state is not RunState.RUNNING for run in runs):
-            return
-        time.sleep(max(every_s, (time.process_time() - began) / SHARE_OF_TIME))
-
-
-def _run_lines(status: RunStatus) -> list[str]:
-    run = status.to_json()
-    shown = [name for name in ("done", "partial", "failed", "skipped") if run[name] or name == "done"]
-    counts = ", ".join(f"{run[name]} {name}" for name in shown)
-    speed = f"{run['frames_per_s']:.0f} frames/s"
-    if run["times_real_time"] is not None:
-        speed += f", {run['times_real_time']:.1f}x real time"
-    state = f"{run['run'].removesuffix('.json')}: {run['state']}"
-    if run["exit_code"] is not None:
-        state += f", exit code {run['exit_code']}"
-    eta = f", {clock(run['eta_s'])} to go" if run["eta_s"] is not None else ""
-    lines = [
-        f"{state}, {clock(run['seconds'])}{eta}",
-        f"  {status.over}/{status.planned} videos: {counts}; {counted(run['events'], 'event')}; {speed}",
-    ]
-    if len(run["nodes"]) > 1:
-        lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in run['nodes'].items())} videos")
-    if fitting := run["fitting"]:
-        lines.append(f"  now: fitting camera {fitting['camera'] or '.'} ({how_many(fitting['frames'], 'frame')} read)")
-    return lines + [f"  now: {video['video']} ({how_many(video['frames'], 'frame')})" for video in run["running"]]
-
-
-def _event_line(event: dict[str, Any]) -> str:
-    span = f"{clock(event['start_s'])} to {clock(event['end_s'])}"
-    category = f", {event['category']}" if event["category"] else ""
-    return f"  event: {event['video']} {span}, peak {event['peak_score']:.2f}{category}"
-
+from vadcli.cli import with_options
+from vadcli.cli._talk import emit_json, log, on_signals, put, put_result, say_error
+from vadcli.errors import WeightsError
+from vadcli.options import DEFAULT_OUT, TalkOptions, WeightsImportOptions, WeightsPullOptions
+from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
+from vadcli.types.text import how_many, size_text
 
 DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The output folder to examine.")]
 
@@ -114,34 +47,293 @@ def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
         raise typer.Exit(1)
 
 
-Paths = Annotated[
-    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; without PATHS, a synthetic video is made.")
+weights_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, fetch, verify, test, find, remove and build weights."
+)
+
+WeightsName = Annotated[str, typer.Argument(metavar="NAME", help="One of `vadcli weights list`.")]
+WeightsNameOrFolder = Annotated[
+    str, typer.Argument(metavar="NAME|DIR", help="One of `vadcli weights list`, or a LAVIDA folder.")
 ]
+WeightsNamesOrFolders = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; by default all that are installed."),
+]
+WeightsNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `vadcli weights list`.")]
+Testable = Annotated[
+    list[str], typer.Argument(metavar="NAME|DIR...", help="Names of `vadcli weights list`, or transformers folders.")
+]
+Preset = Annotated[str, typer.Argument(metavar="PRESET", help="lavida-7b, lavida-2b or lavida-tiny.")]
 
 
-@with_options(BenchOptions, section="bench")
-def bench(*, paths: Paths = None, options: BenchOptions) -> None:
-    """Measure the speed and memory of LAVIDA and a plain loop, or of several detectors. Stores nothing.
+@weights_app.command("list")
+@with_options(TalkOptions, section="weights-list")
+def list_weights(*, options: TalkOptions) -> None:
+    """List the known weights, which of them are installed, and what they are for.
 
     \b
     Examples:
-      vadcli bench --random-weights
-      vadcli bench ./footage --model lavida-2b --ratios 1,0.2 --batch-sizes 8
-      vadcli bench ./footage --detectors motion,concept,ask=qwen2-vl-7b,lavida=./my-lavida
-      vadcli bench --model lavida-tiny --random-weights --device cpu --json
+      vadcli weights list
+      vadcli weights list --json
     """  # noqa: D301
-    from vadcli.api import measure_speed
+    from vadcli import weights
 
-    with TemporaryDirectory(prefix="vadcli-bench-") as folder:
+    for item in weights.status():
+        if options.json:
+            emit_json(item.to_json())
+            continue
+        entry = item.entry
+        size = size_text(item.bytes) if item.bytes is not None else ""
+        if not size and entry is not None and entry.download_gb is not None:
+            size = f"~{entry.download_gb:g} GB"
+        words = [item.trouble] if item.trouble else []
+        if entry is not None and not words:
+            also = f"also called {', '.join(entry.aliases)}" if entry.aliases else ""
+            words = [entry.purpose, also, entry.repo_id, entry.licence, entry.note]
+        put(f"{item.name:22} {item.state:9} {size:9} {'; '.join(word for word in words if word)}".rstrip())
 
-        def end(number: int) -> None:
-            # After an exception, Python could wait for a running thread. The decoders end with this process.
-            shutil.rmtree(folder, ignore_errors=True)
-            os._exit(128 + number)
 
-        with on_signals(end):
-            report = measure_speed(paths or [], options, scratch=Path(folder))
-    if not options.json:
-        put(report.text(), nl=False)
-    for line in report.json_lines() if options.json else ():
-        emit_json(line)
+@weights_app.command()
+@with_options(WeightsPullOptions, section="weights-pull")
+def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
+    """Fetch a public encoder or base model into the hub's cache, and compare every file with the hub's checksum.
+
+    For the name of a LAVIDA model, fetches its base models. Fetches only safetensors, JSON and text files. Reads HF_HOME,
+    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+
+    \b
+    Examples:
+      vadcli weights pull siglip2-b32
+      vadcli weights pull lavida-2b
+      vadcli weights pull sam2.1-hiera-small --update
+    """  # noqa: D301
+    from vadcli import weights
+
+    progress = sys.stderr.isatty() and not options.quiet
+
+    def stop(number: int) -> None:
+        sys.stderr.write("vadcli: interrupted; the fetched part is kept: run the same command again to continue\n")
+        sys.stderr.flush()
+        os._exit(128 + number)  # with an exception, the hub's library would first finish its downloads
+
+    with on_signals(stop):
+        pulled = weights.pull(name, update=options.update, progress=progress, say=log.info)
+    for item in pulled:
+        put_result(item.to_json(), f"{item.name}\t{item.folder}", options)
+    note = weights.entry(name).note
+    if note:
+        log.info("%s: %s", name, note)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-verify")
+def verify(*, names: WeightsNamesOrFolders = None, options: TalkOptions) -> None:
+    """Hash every file again, and list missing, changed and extra files. Exits with 4 if there is such a file.
+
+    \b
+    Examples:
+      vadcli weights verify
+      vadcli weights verify lavida-2b ./my-lavida
+    """  # noqa: D301
+    from vadcli import weights
+
+    wanted = names or [
+        item.name for item in weights.status() if item.folder is not None and (item.commit or item.kind == "lavida")
+    ]
+
+    def verify_one(name: str) -> bool:
+        item = weights.known(name)
+        on_hub = item is not None and item.on_hub and not Path(name).is_dir()
+        result = weights.verify_pulled(name) if on_hub else weights.verify(weights.find(name))
+        if options.json:
+            emit_json({"name": name, **result.to_json()})
+        else:
+            for what in ("missing", "changed", "extra"):
+                for file in getattr(result, what):
+                    put(f"{what}\t{result.folder / file}")
+            state = "as it should be" if result.ok else "not what it should be"
+            log.info("%s: %s, %s", name, state, how_many(result.checked, "file"))
+        return result.ok
+
+    if not wanted:
+        log.info("no weights are installed, so there is nothing to verify")
+    _for_each(wanted, verify_one)
+
+
+def _for_each(names: Iterable[str], work: Callable[[str], bool]) -> None:
+    """Call `work` for each name. Exits with 4 at the end if it returned False or raised WeightsError, which is reported."""
+    failed = False
+    for name in names:
+        try:
+            failed |= not work(name)
+        except WeightsError as error:
+            failed = True
+            say_error(error)
+    if failed:
+        raise typer.Exit(4)
+
+
+@weights_app.command("check")
+@with_options(TalkOptions, section="weights-check")
+def check_weights(*, names: Testable, options: TalkOptions) -> None:
+    """Test weights on this machine with drawn pictures. Exits with 4 if a test fails.
+
+    The pictures show coloured shapes, discs, stripes, words, day and night. An encoder gets several sentences, and must choose
+    the one that describes the picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.
+
+    \b
+    Examples:
+      vadcli weights check siglip2-b32
+      vadcli weights check ./my-clip sam2.1-hiera-small --json
+    """  # noqa: D301
+    from vadcli import weights_check
+
+    def check_one(name: str) -> bool:
+        results = weights_check.check(name)
+        for result in results:
+            figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
+            text = f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}"
+            put_result({"weights": name, **result.to_json()}, text, options)
+        failed = [result.name for result in results if not result.ok]
+        if failed:
+            log.error("%s: failed: %s; these weights do not work as they should", name, ", ".join(failed))
+        else:
+            log.info("%s: all %d tests passed", name, len(results))
+        return not failed
+
+    _for_each(names, check_one)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-remove")
+def remove(*, names: WeightsNames, options: TalkOptions) -> None:
+    """Delete models that `vadcli weights pull` fetched from the hub's cache.
+
+    LAVIDA folders, your own folders, and files that other programs fetched are kept.
+
+    \b
+    Examples:
+      vadcli weights remove clip-l14-336
+      vadcli weights remove qwen2-vl-2b sam2.1-hiera-small --json
+    """  # noqa: D301
+    from vadcli import weights
+
+    def remove_one(name: str) -> bool:
+        removed = weights.remove(name, say=log.info)
+        put_result(removed.to_json(), f"{removed.name}\t{size_text(removed.freed_bytes)} freed", options)
+        return True
+
+    _for_each(names, remove_one)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-path")
+def path(*, name: WeightsNameOrFolder, options: TalkOptions) -> None:
+    """Print the folder of named weights.
+
+    \b
+    Examples:
+      vadcli weights path lavida-tiny
+      du -shL "$(vadcli weights path qwen2-vl-2b)"
+    """  # noqa: D301
+    from vadcli import weights
+
+    folder = weights.find(name)
+    put_result({"name": name, "folder": str(folder)}, folder, options)
+
+
+@weights_app.command("import")
+@with_options(WeightsImportOptions, section="weights-import")
+def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
+    """Build a LAVIDA folder for `--model` from base models on this machine and trained weights of LAVIDA.
+
+    A base model that you do not name comes from the cache of `vadcli weights pull`. Nothing is fetched.
+
+    \b
+    Examples:
+      vadcli weights import lavida-2b
+      vadcli weights import lavida-7b --sam2 sam2.1_hiera_small.pt --own lavida.safetensors --to ./lavida-7b
+      vadcli weights import lavida-tiny --random-weights
+    """  # noqa: D301
+    from vadcli import weights
+    from vadcli.detectors.lavida.import_build import import_lavida
+    from vadcli.detectors.lavida.import_sources import Sources
+
+    sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)
+    dest = options.to or weights.home() / preset
+    drawn, seed, force = options.random_weights, options.seed, options.force
+    with on_signals(lambda number: sys.exit(128 + number), (signal.SIGTERM,)):  # so that no half-built folder is left
+        result = import_lavida(preset, dest, sources, random_weights=drawn, seed=seed, force=force, say=log.info)
+    log.info("%s linked, %d copied", how_many(len(result.linked), "file"), len(result.copied))
+    for note in result.notes:
+        log.info("note: %s", note)
+    if not result.trained:
+        log.warning("LAVIDA's own part is untrained: train it with `vadcli train`, or give trained weights with --own")
+    put_result(result.to_json(), result.folder, options)
+
+
+categories_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and check categories.")
+
+CategoryList = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of `vadcli categories list`, or your own file.")]
+CategoryFiles = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Category files in TOML.")]
+
+
+@categories_app.command("list")
+@with_options(TalkOptions, section="categories-list")
+def list_categories(*, options: TalkOptions) -> None:
+    """List the category lists for `--categories @NAME`.
+
+    \b
+    Examples:
+      vadcli categories list
+      vadcli scan ./footage --categories @retail
+    """  # noqa: D301
+    for name in category_list_names():
+        file = read_list(name)
+        document = {"name": name, "about": file.about, "categories": [category.name for category in file.category]}
+        put_result(document, f"{name:16} {len(file.category):3} categories  {file.about}".rstrip(), options)
+
+
+@categories_app.command()
+@with_options(TalkOptions, section="categories-show")
+def show(*, name: CategoryList, options: TalkOptions) -> None:
+    """Print the categories of a list and the sentences for and against each.
+
+    \b
+    Examples:
+      vadcli categories show general
+      vadcli categories show ./mine.toml --json
+    """  # noqa: D301
+    file = read_list(name.removeprefix("@"))
+    if options.json:
+        emit_json({"name": name.removeprefix("@"), **asdict(file)})
+        return
+    for category in file.category:
+        put(category.name)
+        for mark, sentences in (("+", category.means), ("-", category.looks_like)):
+            for sentence in sentences:
+                put(f"  {mark} {sentence}")
+    put("normal scenes" if file.normal else f"normal scenes: those of @{DEFAULT_LIST}")
+    for sentence in file.normal:
+        put(f"  - {sentence}")
+
+
+@categories_app.command("check")
+@with_options(TalkOptions, section="categories-check")
+def check_categories(*, files: CategoryFiles, options: TalkOptions) -> None:
+    """Check category files, and print one line per problem. Exits with 3 if there is a problem.
+
+    \b
+    Examples:
+      vadcli categories check ./mine.toml
+    """  # noqa: D301
+    wrong = 0
+    for path in files:
+        problems = check_file(read_text(path), str(path))
+        wrong += bool(problems)
+        for problem in problems:
+            put_result({"file": str(path), "problem": problem}, problem, options)
+        if not problems:
+            log.info("%s: no problem found", path)
+    if wrong:
+        raise typer.Exit(3)

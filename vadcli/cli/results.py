@@ -1,18 +1,19 @@
-"""Commands that read an output folder: `vadcli events`, `render`, `report`, `search`, `eval`, `clips`, `prune`."""
+"""The commands that read an output folder: `vadcli status`, `events`, `render`, `report`, `search` and so on."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._options import Out, with_options
+from vadcli.cli import Out, with_options
 from vadcli.cli._talk import Progress, emit_json, log, put
 from vadcli.options import (
     DEFAULT_OUT,
@@ -23,11 +24,76 @@ from vadcli.options import (
     RenderOptions,
     ReportOptions,
     SearchOptions,
+    StatusOptions,
+    parse_duration,
 )
-from vadcli.types.text import how_many, size_text, without_name
+from vadcli.types.text import clock, counted, how_many, size_text, without_name
 
 if TYPE_CHECKING:
     from vadcli.rendering import OnFrame
+    from vadcli.status import RunStatus
+
+SHARE_OF_TIME = 0.008
+"""Share of a core that `status --watch` uses at most. If reading the run records takes long, they are read less often."""
+CLEAR = "\x1b[H\x1b[2J"
+
+
+@with_options(StatusOptions, section="status")
+def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
+    """Report how far a running scan has come: videos, speed, time left, last events. Does not disturb the scan.
+
+    \b
+    Examples:
+      vadcli status vadcli-out
+      vadcli status vadcli-out --watch
+      vadcli status vadcli-out --json
+    """  # noqa: D301
+    from vadcli.status import RunState, last_events, read_status
+    from vadcli.store import OutputLayout
+
+    layout = OutputLayout(out)
+    every_s = parse_duration(options.every, "every")
+    while True:
+        began = time.process_time()
+        runs = read_status(layout)
+        events = last_events(layout, runs[-1])
+        if options.json:
+            for line in [*(run.to_json() for run in runs), *({"type": "event", **event} for event in events)]:
+                emit_json(line)
+        else:
+            lines = [line for run in runs for line in _run_lines(run)] + [_event_line(event) for event in events]
+            put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
+        if not options.watch or all(run.state is not RunState.RUNNING for run in runs):
+            return
+        time.sleep(max(every_s, (time.process_time() - began) / SHARE_OF_TIME))
+
+
+def _run_lines(status: RunStatus) -> list[str]:
+    run = status.to_json()
+    shown = [name for name in ("done", "partial", "failed", "skipped") if run[name] or name == "done"]
+    counts = ", ".join(f"{run[name]} {name}" for name in shown)
+    speed = f"{run['frames_per_s']:.0f} frames/s"
+    if run["times_real_time"] is not None:
+        speed += f", {run['times_real_time']:.1f}x real time"
+    state = f"{run['run'].removesuffix('.json')}: {run['state']}"
+    if run["exit_code"] is not None:
+        state += f", exit code {run['exit_code']}"
+    eta = f", {clock(run['eta_s'])} to go" if run["eta_s"] is not None else ""
+    lines = [
+        f"{state}, {clock(run['seconds'])}{eta}",
+        f"  {status.over}/{status.planned} videos: {counts}; {counted(run['events'], 'event')}; {speed}",
+    ]
+    if len(run["nodes"]) > 1:
+        lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in run['nodes'].items())} videos")
+    if fitting := run["fitting"]:
+        lines.append(f"  now: fitting camera {fitting['camera'] or '.'} ({how_many(fitting['frames'], 'frame')} read)")
+    return lines + [f"  now: {video['video']} ({how_many(video['frames'], 'frame')})" for video in run["running"]]
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    span = f"{clock(event['start_s'])} to {clock(event['end_s'])}"
+    category = f", {event['category']}" if event["category"] else ""
+    return f"  event: {event['video']} {span}, peak {event['peak_score']:.2f}{category}"
 
 
 @with_options(EventsOptions, section="events")

@@ -46,6 +46,11 @@ def how_many(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as people write it: `no events`, `1 event`, `1,204 events`."""
+    return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
+
+
 def error_text(error: BaseException) -> str:
     """Return the text of an error in one line: `no KEY` for a KeyError, and the error's type if it has no text."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -1,0 +1,351 @@
+"""The commands that run or train models: `vadcli scan`, `verify`, `embed`, `learn`, `train` and `bench`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vadcli.cli import Out, with_options
+from vadcli.cli._talk import Progress, ScanDisplay, emit_json, log, on_signals, put, put_result, set_up_talk
+from vadcli.errors import UsageError
+from vadcli.options import (
+    DEFAULT_OUT,
+    BenchOptions,
+    EmbedOptions,
+    LearnOptions,
+    ScanOptions,
+    TalkOptions,
+    VerifyOptions,
+)
+from vadcli.types import Status, VideoResult
+from vadcli.types.text import clock, counted, how_many
+
+if TYPE_CHECKING:
+    from vadcli.engine.runner import Scan, Stop
+    from vadcli.learning import Learned
+    from vadcli.verifying import VerifyResult
+
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="PATHS...", readable=False, help="Files and folders of footage, also s3://BUCKET/FOLDER."),
+]
+
+
+@with_options(ScanOptions, section="scan")
+def scan(*, paths: Paths = None, options: ScanOptions) -> None:
+    """Score every frame of the videos in PATHS, and make events from the scores.
+
+    \b
+    Examples:
+      vadcli scan ./footage
+      vadcli scan ./footage --categories "fight,fire" --masks video --out results
+      find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
+    """  # noqa: D301
+    from vadcli.engine.runner import how_to_read_categories, ignored_categories, open_scan
+    from vadcli.store.scores import keep_pandas_out
+
+    keep_pandas_out()
+    verification = None
+    if options.verify:
+        from vadcli.verifying import verification_of, verify_options
+
+        verification = verification_of(options)
+    run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
+    for note in run.settings.plan.notes:
+        log.info("%s", note)
+    if not run.settings.plan.units and not run.settings.plan.unusable:
+        log.info("no video found")
+        if options.json:
+            emit_json(_summary(run, 0.0, code=0))
+        return
+    if ignored := ignored_categories(run):
+        log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
+        if options.detector == "auto":
+            log.warning("to find them: %s", how_to_read_categories())
+    if options.dry_run:
+        for video, need in run.preview():
+            put_result({"type": "plan", "video": video, "need": need}, f"{need}\t{video}", options)
+        return
+    with _signals(run.stop, " (send it again to stop now)"):
+        _show(run, options)
+        result = None if verification is None else verification(run)
+    code = run.exit_code
+    if result is not None:
+        _show_verified(result, verify_options(options))
+        if run.stop.signal is None:  # only confirmed events count
+            code = options.exit_code(lost=bool(run.totals.lost or result.problems), events=bool(result.confirmed))
+    raise typer.Exit(code)
+
+
+def _show(run: Scan, options: ScanOptions) -> None:
+    """Run the scan. Prints its progress, each result, and at the end the totals."""
+    from vadcli.engine.runner import NewEvent
+
+    started = time.monotonic()
+    display = ScanDisplay(run.progress, options)
+    run.on_fitting = display.move
+    with closing(display), closing(run.run()) as updates:
+        for update in updates:
+            if isinstance(update, VideoResult):
+                display.result(update)
+                line = {"type": "video", **update.to_json()}
+            elif isinstance(update, NewEvent):
+                line = update.to_json()
+            else:
+                display.move()
+                continue
+            if options.json:
+                emit_json(line)
+    if options.json:
+        emit_json(_summary(run, time.monotonic() - started, code=run.exit_code))
+    totals, events = run.totals, counted(run.totals.events, "event")
+    counts = Counter(totals.by_status) - Counter(skipped=totals.unfinished)
+    videos = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    if run.stop.reason:
+        videos = ", ".join(filter(None, [videos, f"{totals.unfinished} not finished"]))
+        message = "stopped (%s): %s; %s; results in %s; the next run continues from here"
+        log.warning(message, run.stop.reason, videos, events, options.out)
+        return
+    log.info("%s; %s; %s; results in %s", videos, events, display.summary(), options.out)
+    if totals.frames or totals.by_status["skipped"]:
+        log.info("next: vadcli report %s", shlex.quote(str(options.out)))
+
+
+def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
+    totals = run.totals
+    return {
+        "type": "summary",
+        "videos": sum(totals.by_status.values()),
+        **{str(status): totals.by_status[str(status)] for status in Status if status is not Status.RUNNING},
+        "unfinished": totals.unfinished,
+        "lost": totals.lost,
+        "events": totals.events,
+        "new_events": totals.new_events,
+        "frames": totals.frames,
+        "video_s": round(totals.video_s, 3),
+        "seconds": round(seconds, 3),
+        "out": str(run.settings.options.out),
+        "stopped": run.stop.reason or None,
+        "exit_code": code,
+    }
+
+
+@contextmanager
+def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
+    """Make the first SIGINT or SIGTERM end the run after its current clips, and the second end the process at once."""
+
+    def ask(number: int) -> None:
+        if stop.signal is not None:
+            raise SystemExit(128 + number)
+        name = signal.Signals(number).name
+        stop.set(name, number)
+        log.warning("%s: finishing the current clips; the next run continues from there%s", name, advice)
+
+    with on_signals(ask):
+        yield
+
+
+@with_options(VerifyOptions, section="verify")
+def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
+    """Ask a multimodal model about the spans where a scan scored highest, and mark each event as confirmed or rejected.
+
+    \b
+    Examples:
+      vadcli verify vadcli-out --dry-run
+      vadcli verify vadcli-out --model qwen2-vl-7b --share 10% --max-runtime 6h
+      vadcli verify vadcli-out --categories "fight,fire" --describe
+    """  # noqa: D301
+    from vadcli.engine.runner import Stop
+    from vadcli.options import parse_duration
+    from vadcli.verifying import verify_stored
+
+    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    with _signals(stop), closing(Progress("clips", " clips", options)) as display:
+        result = verify_stored(out, options, stop=stop, told=display.advance, command=["vadcli", *sys.argv[1:]])
+    _show_verified(result, options)
+    raise typer.Exit(result.exit_code)
+
+
+def _show_verified(result: VerifyResult, options: VerifyOptions) -> None:
+    """Print the result of each video, and an estimate of how much the scan misses."""
+    for problem in result.problems:
+        log.error("%s", problem)
+    if options.json:
+        for video in result.videos:
+            emit_json(video.to_json())
+        emit_json({**result.to_json(), "dry_run": options.dry_run})
+    elif options.dry_run:
+        seconds = f", about {clock(result.seconds)} on this machine" if result.left else ""
+        put(f"{how_many(result.left, 'clip')} to ask{seconds}")
+    if options.dry_run:
+        return
+    numbers = result.events
+    answers = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
+    log.info("%s, %d not asked; %s asked", answers, numbers["not_asked"], how_many(result.asked, "clip"))
+    if numbers["not_asked"] and not result.left:
+        log.info("to ask about all events, raise --share")
+    if result.audit is not None:
+        log.info("audit: %s", result.audit.text)
+    if result.left:
+        why = f"stopped ({result.stopped}): " if result.stopped else ""
+        log.warning("%s%s left to ask; the next run continues from here", why, how_many(result.left, "clip"))
+
+
+@with_options(EmbedOptions, section="embed")
+def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
+    """Store one vector per sampled frame, for heads, search and your own programs. Stores no scores.
+
+    \b
+    Examples:
+      vadcli embed ./footage --out vadcli-out
+      vadcli embed ./footage --encoder clip-b32 --out second-encoder
+      vadcli embed ./footage --npy features
+    """  # noqa: D301
+    from vadcli.embedding import embed_all
+
+    done = skipped = problems = 0
+    for result in embed_all(paths or [], options):
+        if options.json:
+            emit_json(result.to_json())
+        if result.problem:
+            problems += 1
+            log.error("%s: %s", result.video, result.problem)
+        elif not result.skipped:
+            log.info("%s: %s", result.video, how_many(result.vectors, "vector"))
+        done += bool(result.file) and not result.skipped
+        skipped += result.skipped
+    log.info("%s embedded, %d already; in %s", how_many(done, "video"), skipped, options.out)
+    if problems:
+        raise typer.Exit(3)
+
+
+@with_options(LearnOptions, section="learn")
+def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
+    """Train a head on your own labels, and test it on other videos. Reads stored vectors; no video is decoded.
+
+    \b
+    Examples:
+      vadcli learn vadcli-out --review review.json
+      vadcli learn vadcli-out --review review.json --to my-head
+      vadcli learn vadcli-out --labels videos.csv --head rtfm --to my-head
+    """  # noqa: D301
+    from vadcli.learning import train, write
+
+    learned = train(out, options)
+    for note in learned.notes:
+        log.info("%s", note)
+    if options.json:
+        emit_json({"type": "head", **asdict(learned.card), "untested": learned.untested or None})
+    else:
+        _print_head(learned, options)
+    folder = write(learned, options)
+    if folder is None:
+        figures = learned.card.figures
+        better = "is" if figures is not None and figures.is_better else "may not be"
+        log.info("the head %s better than the detector alone; --to DIR writes it", better)
+    else:
+        log.info("%s: written", folder)
+        log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))
+
+
+def _print_head(learned: Learned, options: LearnOptions) -> None:
+    card, figures = learned.card, learned.card.figures
+    noun = "event" if options.review is not None else "video"
+    true, false, videos = how_many(card.true, f"true {noun}"), card.false, how_many(card.videos, "video")
+    put(f"{card.kind} head: {true} and {false} false ones, in {videos}")
+    if figures is None:
+        put(f"not tested: {learned.untested}")
+        return
+    put(f"on videos that it was not trained on, at a threshold that keeps {figures.recall:.0%} of the true {noun}s:")
+    put("               false alarms per hour    AUC")
+    put(f"detector alone {figures.detector_per_hour:21.3g} {figures.detector_auc:6.3f}")
+    put(f"with the head  {figures.head_per_hour:21.3g} {figures.head_auc:6.3f}")
+    put(f"change         {figures.change_per_hour:+21.3g}   95 %: {figures.low:+.3g} to {figures.high:+.3g}")
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe: a TOML file.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Log, checkpoints and the model.")] = Path("training"),
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", hidden=True, help="The old name of --recipe.")] = None,
+) -> None:
+    """Train LAVIDA with a recipe. An interrupted training continues from its newest checkpoint.
+
+    Needs the packages of `pip install "vadcli[train]"`. To use several processes, one per GPU or core, run
+    `torchrun --nproc-per-node N -m vadcli train ...`.
+
+    \b
+    Examples:
+      vadcli train --recipe recipes/lavida-7b.toml --dry-run
+      vadcli train --recipe recipes/lavida-7b.toml --out training
+    """  # noqa: D301
+    from vadcli.train.recipe import Recipe, read_recipes
+
+    set_up_talk(TalkOptions())
+    chosen = recipe or config
+    if chosen is None:
+        raise UsageError("vadcli train needs a recipe", hint="name a TOML file with --recipe")
+    try:
+        recipes = read_recipes(chosen, Recipe)
+    except UsageError as error:
+        if chosen.is_file() and '"synthetic"' in chosen.read_text(encoding="utf-8", errors="replace"):
+            hint = f"this recipe is for the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {chosen}"
+            raise UsageError(error.message, hint=hint) from error
+        raise
+    if dry_run:
+        from vadcli.train.plan import plan_of, plan_text, time_text
+
+        for plan in map(plan_of, recipes):
+            put(plan_text(plan) + time_text(plan))
+        return
+    from vadcli.train import trainer
+
+    folder = trainer.train(recipes, out, device=None if device == "auto" else device)
+    log.info("trained; next: vadcli scan ./footage --detector lavida --model %s", folder)
+
+
+BenchPaths = Annotated[
+    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; without PATHS, a synthetic video is made.")
+]
+
+
+@with_options(BenchOptions, section="bench")
+def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
+    """Measure the speed and memory of LAVIDA and a plain loop, or of several detectors. Stores nothing.
+
+    \b
+    Examples:
+      vadcli bench --random-weights
+      vadcli bench ./footage --model lavida-2b --ratios 1,0.2 --batch-sizes 8
+      vadcli bench ./footage --detectors motion,concept,ask=qwen2-vl-7b,lavida=./my-lavida
+      vadcli bench --model lavida-tiny --random-weights --device cpu --json
+    """  # noqa: D301
+    from vadcli.api import measure_speed
+
+    with TemporaryDirectory(prefix="vadcli-bench-") as folder:
+
+        def end(number: int) -> None:
+            # After an exception, Python could wait for a running thread. The decoders end with this process.
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(128 + number)
+
+        with on_signals(end):
+            report = measure_speed(paths or [], options, scratch=Path(folder))
+    if not options.json:
+        put(report.text(), nl=False)
+    for line in report.json_lines() if options.json else ():
+        emit_json(line)
