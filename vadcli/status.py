@@ -22,7 +22,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.run_log import LAST_VIDEOS, StoredRun, eta_s, read_live, read_run, result_lines, result_of
-from vadcli.types.text import document_errors
+from vadcli.types.text import document_errors, unreadable
 
 SILENT_S = 120.0
 """A scan on another machine counts as dead if it has not written its progress for this many seconds."""
@@ -154,7 +154,7 @@ def _head(path: Path) -> StoredRun:
     try:
         stored = path.stat()
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise DocumentError(unreadable(path, error)) from error
     return _read_head(path, stored.st_mtime_ns, stored.st_size, stored.st_ino)
 
 

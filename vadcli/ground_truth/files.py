@@ -18,6 +18,7 @@ import numpy as np
 from vadcli.errors import DocumentError
 from vadcli.ground_truth.truth import Region
 from vadcli.types import BoolArray, text
+from vadcli.types.text import unreadable
 
 UNPACK = "unpack the archive again"
 """The hint of most errors: usually, an interrupted download or copy has damaged the official file."""
@@ -45,7 +46,7 @@ def read_text(path: Path, *, hint: str = UNPACK) -> str:
         if path.stat().st_size > _MAX_TEXT_BYTES:
             raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=hint)
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
+        raise DocumentError(unreadable(path, error), hint=hint) from error
     return text.read_text(path, hint=hint).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -84,7 +85,7 @@ def numbered_images(folder: Path) -> list[Path]:
     try:
         found = sorted((int(match[1]), path) for path in folder.iterdir() if (match := name.fullmatch(path.name)))
     except OSError as error:
-        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=UNPACK) from error
+        raise DocumentError(unreadable(folder, error), hint=UNPACK) from error
     for wanted, (number, path) in enumerate(found, start=found[0][0] if found else 0):
         if number != wanted:
             what = f"{path.name} occurs twice" if number < wanted else f"image {wanted} is missing before {path.name}"

@@ -20,7 +20,7 @@ from vadcli.registry import HEADS
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_embeddings
 from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray, sigmoid
-from vadcli.types.text import document_errors, read_document, structure
+from vadcli.types.text import document_errors, read_document, structure, unreadable
 
 CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
@@ -193,7 +193,7 @@ def read_head(folder: Path) -> StoredHead:
     try:
         arrays: dict[str, FloatArray] = load(weights.read_bytes())
     except OSError as error:
-        raise DocumentError(f"{weights}: can't be read: {error.strerror or error}", hint=_AGAIN) from error
+        raise DocumentError(unreadable(weights, error), hint=_AGAIN) from error
     except SafetensorError as error:
         raise DocumentError(f"{weights}: not a safetensors file: {error}", hint=_AGAIN) from error
     kind = head_kind(card.kind)

@@ -59,7 +59,7 @@ from vadcli.options.results import (
     VerifyOptions,
 )
 from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, EmbedOptions, WeightsImportOptions, WeightsPullOptions
-from vadcli.types.text import WORDS, decode_text, did_you_mean
+from vadcli.types.text import WORDS, decode_text, did_you_mean, unreadable
 
 if TYPE_CHECKING:
     from vadcli.options.scan import ScanOptions
@@ -227,7 +227,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(decode_text(path.read_bytes()))
     except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise UsageError(unreadable(path, error)) from error
     except ValueError as error:
         raise UsageError(f"{path}: can't be read as TOML: {error}") from error
 

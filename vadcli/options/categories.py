@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.errors import UsageError
-from vadcli.types.text import SAVE_AS, FieldError, NotText, decode_text, did_you_mean, structure
+from vadcli.types.text import SAVE_AS, FieldError, NotText, decode_text, did_you_mean, structure, unreadable
 
 FORMAT_VERSION = 1
 DEFAULT_LIST = "general"
@@ -182,7 +182,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise UsageError(unreadable(path, error)) from error
     if len(content) > MOST_BYTES:
         raise UsageError(f"{path}: has more than {MOST_BYTES:,} bytes", hint="is this a category file?")
     try:

@@ -40,7 +40,8 @@ SEARCH_FORMATS = ("table", "csv", "html")
 
 def _check_footage(folder: Path | None) -> None:
     if folder is not None and not (is_remote(folder) or folder.is_dir()):
-        raise UsageError(f"--footage {folder}: the folder does not exist")
+        hint = "name the folder that contains the footage now"
+        raise UsageError(f"--footage {folder}: the folder does not exist", hint=hint)
 
 
 def _check_since(since: str | None) -> None:
@@ -173,6 +174,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
         WhenOptions.__post_init__(self)
+        _check_footage(self.footage)
         for name in ("thumbnails", "pictured"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
@@ -267,6 +269,7 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
         WhenOptions.__post_init__(self)
+        _check_footage(self.footage)
         check_counts(self, "top")
 
 

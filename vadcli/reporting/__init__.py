@@ -16,7 +16,7 @@ from pathlib import Path
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ReportOptions, parse_duration
 from vadcli.rendering import RenderSettings, render_video
-from vadcli.reporting.archive import Archive, check_footage, collect
+from vadcli.reporting.archive import Archive, collect
 from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
 from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, camera_frames, packed_curves, strips
 from vadcli.reporting.stories import VideoStory
@@ -53,11 +53,10 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
     """Return the results of the scans in a folder, for the times and videos that the options choose.
 
     Raises:
-        UsageError: the folder does not exist, or the folder of the footage is missing.
+        UsageError: the folder does not exist.
     """
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
-    check_footage(options.footage)
     when, rules = options.when(), options.time_rules()
     return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
 

@@ -5,7 +5,6 @@ Of a large archive, `collect` keeps counts, the events with the highest scores, 
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Collection
@@ -291,12 +290,6 @@ class _Gathered:
 
 def _in_order(story: VideoStory) -> tuple[str, str]:
     return story.camera, story.video
-
-
-def check_footage(folder: Path | None) -> None:
-    """Raise UsageError if --footage names a folder that does not exist."""
-    if folder is not None and not os.path.isdir(folder):
-        raise UsageError(f"--footage {folder}: the folder does not exist", hint="name the folder that holds the footage now")
 
 
 def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[tuple[str, str]]]:

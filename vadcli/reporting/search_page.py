@@ -17,7 +17,7 @@ import numpy as np
 from vadcli import __version__
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import SearchOptions
-from vadcli.reporting.archive import Archive, Counts, check_footage
+from vadcli.reporting.archive import Archive, Counts
 from vadcli.reporting.html import asset, policy, template
 from vadcli.reporting.pictures import read_picture, strips
 from vadcli.reporting.stories import Stories, VideoStory
@@ -58,7 +58,6 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
-    check_footage(options.footage)
     layout = OutputLayout(out)
     problems: list[str] = []
     stored = encoders_in(layout)

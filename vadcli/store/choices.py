@@ -30,7 +30,17 @@ from vadcli.store.atomic import Scratch, remove, writing
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.types import Event, ReviewedEvent, Thresholds, Verdict
 from vadcli.types.media import CameraRegions, MaskImage, Region, Regions, region_from_json
-from vadcli.types.text import SAVE_AS, NotText, decode_text, document_errors, error_text, read_document, read_text, structure
+from vadcli.types.text import (
+    SAVE_AS,
+    NotText,
+    decode_text,
+    document_errors,
+    error_text,
+    read_document,
+    read_text,
+    structure,
+    unreadable,
+)
 
 REGIONS_FORMAT_VERSION = 1
 KINDS = ("ignore", "only")
@@ -54,7 +64,7 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"--{kind} {path}: can't be read: {error.strerror or error}") from error
+        raise UsageError(unreadable(f"--{kind} {path}", error)) from error
     faults: list[str] = []
     if data.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] in (b"{", b"["):
         found = {}

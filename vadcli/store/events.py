@@ -41,7 +41,7 @@ from vadcli.types import (
     VideoInfo,
     When,
 )
-from vadcli.types.text import is_remote, may_exist, structure
+from vadcli.types.text import is_remote, may_exist, structure, unreadable
 from vadcli.types.wall_clock import in_zone
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
@@ -261,7 +261,7 @@ def load(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_REWRITE) from error
+        raise DocumentError(unreadable(path, error), hint=_REWRITE) from error
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {error}", hint=_REWRITE) from error
 

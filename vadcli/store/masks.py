@@ -30,6 +30,7 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument
 from vadcli.store.scores import parquet_errors, read_scores
 from vadcli.types import Box, ByteArray, IndexArray, MaskRows, ScoreTable, Thresholds, mask_level
+from vadcli.types.text import unreadable
 
 _CLOCK = Fraction(1, 1000)
 _FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice is fastest for masks that are mostly black
@@ -211,7 +212,7 @@ def read_masks(path: Path) -> Iterator[ByteArray]:
     except (IndexError, av.error.FFmpegError) as error:
         raise DocumentError(f"{path}: not a readable mask video: {error}", hint=_RESCAN_VIDEO) from error
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN_VIDEO) from error
+        raise DocumentError(unreadable(path, error), hint=_RESCAN_VIDEO) from error
 
 
 MASKS_SCHEMA_VERSION = 1

@@ -26,7 +26,7 @@ from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import Status, VideoResult
-from vadcli.types.text import document_errors, read_document, structure
+from vadcli.types.text import document_errors, read_document, structure, unreadable
 
 RUN_FORMAT_VERSION = 1
 FILES_BEGIN = b'\n  "files": ['
@@ -501,7 +501,7 @@ def result_lines(path: Path) -> Iterator[bytes]:
                 if last not in (b"]", b"}"):
                     yield last
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise DocumentError(unreadable(path, error)) from error
     if not is_ours:
         yield from (
             json.dumps(entry).encode() for entry in read_document(path, version=RUN_FORMAT_VERSION, what=_WHAT)["files"]

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from vadcli.errors import DocumentError
 from vadcli.store import printable
 from vadcli.types import SCORES_SCHEMA_VERSION, Embeddings, IndexArray, MaskRows, ScoreTable, TimeArray
-from vadcli.types.text import error_text, structure
+from vadcli.types.text import error_text, structure, unreadable
 
 SCHEMA = pa.schema(
     [
@@ -61,7 +61,7 @@ def parquet_errors(path: Path, what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
+        raise DocumentError(unreadable(path, error), hint=hint) from error
     except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DocumentError(f"{path}: not {what}: {error_text(error)}", hint=hint) from error
 

@@ -57,6 +57,11 @@ def error_text(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def unreadable(path: object, error: OSError) -> str:
+    """Return the message about a file that can't be read: its name and the system's reason."""
+    return f"{path}: can't be read: {error.strerror or error}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint with the known name that is most similar to a wrong name; "" if no name is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -178,7 +183,7 @@ def read_text(path: Path, *, hint: str = "") -> str:
     try:
         return decode_text(path.read_bytes())
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
+        raise DocumentError(unreadable(path, error), hint=hint) from error
     except NotText as error:
         raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
 
@@ -293,7 +298,7 @@ def read_document(
     try:
         document = json.loads(read(path))
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
+        raise DocumentError(unreadable(path, error), hint=hint) from error
     except ValueError as error:
         raise DocumentError(f"{path}: not JSON: {error}", hint=hint) from error
     if not isinstance(document, dict) or document.get("format_version") != version:

@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 from vadcli.errors import DocumentError, UsageError
 from vadcli.train.samples import UNPACK_AGAIN, Reduction, Segmentation, SegmentedObject, read_frame, read_labels
 from vadcli.types import BoolArray, ByteArray
-from vadcli.types.text import NotText, decode_text, text_encoding
+from vadcli.types.text import NotText, decode_text, text_encoding, unreadable
 
 MAX_DOCUMENT_BYTES = 4 * 2**30
 """Size limit of an annotation file. The largest real one, the masks of MeViS, has some hundred MB."""
@@ -126,7 +126,7 @@ def _read(path: Path) -> bytes:
             raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=UNPACK_AGAIN)
         return path.read_bytes()
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
+        raise DocumentError(unreadable(path, error), hint=UNPACK_AGAIN) from error
 
 
 def _line(error: Exception) -> str:

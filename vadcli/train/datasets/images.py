@@ -37,6 +37,7 @@ from vadcli.train.datasets.base import (
 )
 from vadcli.train.samples import UNPACK_AGAIN, Reduction, read_labels
 from vadcli.types import BoolArray
+from vadcli.types.text import unreadable
 
 _VERSION = 1
 _READERS = 4
@@ -101,7 +102,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
         try:
             state = (root / name).stat()
         except OSError as error:
-            raise DocumentError(f"{root / name}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
+            raise DocumentError(unreadable(root / name, error), hint=UNPACK_AGAIN) from error
         stamps[name] = (state.st_size, state.st_mtime_ns)
     unread = [name for name in maps if known.get(name, ())[:2] != stamps[name]]
     with ThreadPoolExecutor(_READERS) as readers:  # decoding releases the GIL
@@ -130,7 +131,7 @@ def names_in(folder: Path, suffix: str) -> Iterable[str]:
     try:
         return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as error:
-        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
+        raise DocumentError(unreadable(folder, error), hint=UNPACK_AGAIN) from error
 
 
 _INNER = "ADEChallengeData2016"
