@@ -18,7 +18,7 @@ from transformers import (
     SiglipModel,
 )
 
-from vadcli.detectors.lavida.config import load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.text import CLIP_SPECIALS, QWEN_SPECIALS, small_tokenizer
 from vadcli.options.categories import read_categories
 

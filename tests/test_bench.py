@@ -33,7 +33,7 @@ from vadcli.bench.measuring import (
 from vadcli.bench.report import Setting, Stages, Throughput
 from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
-from vadcli.detectors.lavida.config import load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import DecodeError, DeviceError, UsageError, VadcliError, VideoError

@@ -26,12 +26,10 @@ from transformers import (
 )
 
 from vadcli import weights
-from vadcli.detectors.lavida.config import SEG, load_preset
-from vadcli.detectors.lavida.import_build import import_lavida
-from vadcli.detectors.lavida.import_sources import Sources
-from vadcli.detectors.lavida.sam2_package import package_state
-from vadcli.detectors.lavida.sam2_sizes import sam2_config
-from vadcli.detectors.lavida.text import CHAT_TEMPLATE, CLIP_SPECIALS, QWEN_SPECIALS, small_text_tokenizer
+from vadcli.detectors.lavida.checkpoint import load_preset
+from vadcli.detectors.lavida.importing import Sources, import_lavida
+from vadcli.detectors.lavida.sam2 import package_state, sam2_config
+from vadcli.detectors.lavida.text import CHAT_TEMPLATE, CLIP_SPECIALS, QWEN_SPECIALS, SEG, small_text_tokenizer
 from vadcli.errors import UsageError, VadcliError, WeightsError
 
 PRESET = load_preset("lavida-tiny")

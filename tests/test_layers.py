@@ -79,7 +79,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "detectors/running",
     ),
     "tokenizers": ("detectors/lavida/text",),
-    "sam2": ("detectors/lavida/sam2_package", "doctor"),
+    "sam2": ("detectors/lavida/sam2", "doctor"),
     "safetensors": ("detectors/lavida/", "detectors/encoders/", "heads/stored", "weights", "train/"),
     "peft": ("detectors/lavida/checkpoint", "train/state"),
     "accelerate": ("train/",),
@@ -202,7 +202,7 @@ def test_a_scan_with_motion_loads_nothing_heavy(tmp_path: Path) -> None:
 
 # LAVIDA's bridges: one between folders of weights and the model, one between the model and the scan engine.
 BRIDGES = ("__init__", "checkpoint", "detector")
-IMPORTERS = ("import_build", "import_sources")  # build a folder of weights; the model does not know them
+IMPORTERS = ("importing",)  # build a folder of weights; the model does not know them
 MODEL_MAY_IMPORT = {
     "torch",
     "transformers",

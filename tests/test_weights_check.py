@@ -285,9 +285,8 @@ def save_random_sam2(folder: Path) -> Path:
     torch = pytest.importorskip("torch")
     from transformers import Sam2VideoConfig, Sam2VideoModel
 
-    from vadcli.detectors.lavida import sam2_sizes  # registers the small image encoder
+    import vadcli.detectors.lavida.sam2  # noqa: F401  registers the small image encoder
 
-    assert sam2_sizes.STRIDE_PX == 16
     torch.manual_seed(0)
     Sam2VideoModel(Sam2VideoConfig.from_pretrained(SMALL_SAM2)).save_pretrained(folder)
     return folder
@@ -309,7 +308,7 @@ def test_prompts_give_what_transformers_own_model_gives(random_sam2: Path, has_b
     from transformers import Sam2Config, Sam2Model
 
     from vadcli.detectors.lavida.checkpoint import read_model
-    from vadcli.detectors.mllm.pixels import sam_pixels
+    from vadcli.detectors.lavida.masks import sam_pixels
     from vadcli.detectors.refining import Sam2Refiner
 
     video = read_model("sam2", random_sam2)

@@ -10,9 +10,9 @@ import torch
 
 from tests.detectors.lavida.models import films
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
-from vadcli.detectors.lavida.config import LavidaConfig, load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.model import Lavida, LavidaConfig
 from vadcli.types import ClipBatch
 
 CATEGORIES = ("fight", "fire")

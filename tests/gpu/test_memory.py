@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from tests.gpu.models import CATEGORIES, built, clips, mid
-from vadcli.detectors.lavida.config import LavidaConfig, load_preset
-from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.checkpoint import load_preset
+from vadcli.detectors.lavida.model import Lavida, LavidaConfig
 from vadcli.detectors.lavida.text import build_prompt
 from vadcli.detectors.mllm.compress import kept_count
-from vadcli.detectors.mllm.pixels import PatchGrid
-from vadcli.detectors.mllm.qwen import VisualTokens
+from vadcli.detectors.mllm.qwen import PatchGrid, VisualTokens
 from vadcli.detectors.running import MOST_CLIPS, Runner
 
 pytestmark = pytest.mark.cuda_only

@@ -12,7 +12,8 @@ import torch
 from tests.detectors.lavida.models import tiny_folder
 from tests.gpu.models import CATEGORIES, batch_of, clips, converted, mid, tiny_detector, with_ratio
 from vadcli.detectors.batching import ScoringPool
-from vadcli.detectors.lavida.config import LavidaConfig, load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset
+from vadcli.detectors.lavida.model import LavidaConfig
 from vadcli.detectors.mllm.compress import CompressionOptions, compress
 
 HALF_TOLERANCE = 0.005

@@ -15,7 +15,7 @@ from tests.train.small import sample, small_model
 from tools.tiny_world.recipe import TinyRecipe
 from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.config import load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.train import state as parts
 from vadcli.train.recipe import Recipe, parse_recipe
 from vadcli.train.step import ExposureStep

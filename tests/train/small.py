@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.config import LavidaConfig, PartSizes, PixelOptions, load_preset
-from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.checkpoint import load_preset
+from vadcli.detectors.lavida.model import Lavida, LavidaConfig, PartSizes, PixelOptions
 from vadcli.detectors.lavida.projector import ProjectorOptions
 from vadcli.train.samples import ExposureSample
 from vadcli.train.state import OPTIONAL_PARTS, PARTS

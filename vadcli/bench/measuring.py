@@ -37,8 +37,8 @@ from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, It
 from vadcli.video.supervisor import process_trees
 
 if TYPE_CHECKING:
-    from vadcli.detectors.lavida.config import LavidaConfig
     from vadcli.detectors.lavida.detector import LavidaDetector
+    from vadcli.detectors.lavida.model import LavidaConfig
 
 MADE_FILES = 4
 MADE_S = 10
@@ -545,7 +545,7 @@ def free_bytes(device: torch.device) -> int:
 
 def _what_fits(config: LavidaConfig, dtype: torch.dtype, free: int) -> str:
     """Return a hint that lists half precision and the smaller presets that fit, largest first."""
-    from vadcli.detectors.lavida.config import load_preset, preset_names
+    from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
 
     fitting = []
     half = weights_bytes(config, torch.bfloat16)

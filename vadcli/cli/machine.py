@@ -256,8 +256,7 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
       vadcli weights import lavida-tiny --random-weights
     """  # noqa: D301
     from vadcli import weights
-    from vadcli.detectors.lavida.import_build import import_lavida
-    from vadcli.detectors.lavida.import_sources import Sources
+    from vadcli.detectors.lavida.importing import Sources, import_lavida
 
     sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)
     dest = options.to or weights.home() / preset

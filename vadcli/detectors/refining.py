@@ -155,7 +155,7 @@ class Sam2Refiner:
         import torch
         from torch.nn.functional import interpolate
 
-        from vadcli.detectors.mllm.pixels import sam_pixels
+        from vadcli.detectors.lavida.masks import sam_pixels
 
         model, precision, runner = self._load()
         encoded: list[ImageFeatures] = []  # the frame is encoded once, even if its prompts are split

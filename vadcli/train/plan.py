@@ -15,10 +15,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.config import load_preset, preset_names
+from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.mllm.compress import kept_count
-from vadcli.detectors.mllm.pixels import QWEN_PX
+from vadcli.detectors.mllm.qwen import QWEN_PX
 from vadcli.train.materials import Mixture
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import part_of, set_up

@@ -19,8 +19,8 @@ from torch import nn
 import vadcli
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.config import LoraOptions, load_preset, preset_names
-from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
+from vadcli.detectors.lavida.model import Lavida, LoraOptions
 from vadcli.detectors.lavida.projector import ProjectorOptions, build_projector
 from vadcli.errors import UsageError
 from vadcli.train.logs import Validated, validate

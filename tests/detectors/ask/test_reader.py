@@ -17,8 +17,7 @@ from vadcli.detectors.ask import MAX_PX, MIN_PX, SEVERITY, Question, load_asker,
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.ask.reader import ANSWER_SO, Reader, answer_tokens, first_sentence
 from vadcli.detectors.mllm.compress import CompressionOptions, compress
-from vadcli.detectors.mllm.pixels import qwen_patches
-from vadcli.detectors.mllm.qwen import VIDEO
+from vadcli.detectors.mllm.qwen import VIDEO, qwen_patches
 from vadcli.errors import UsageError, WeightsError
 
 ASKED = questions_for("fight: two people fighting, purple dragon, fire")

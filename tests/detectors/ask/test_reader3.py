@@ -13,8 +13,7 @@ from tests.detectors.lavida.models import films
 from vadcli.detectors.ask import MAX_PX, MIN_PX, load_asker, questions_for
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.ask.reader import Qwen3Reader
-from vadcli.detectors.mllm.pixels import qwen_patches
-from vadcli.detectors.mllm.qwen import VIDEO
+from vadcli.detectors.mllm.qwen import VIDEO, qwen_patches
 from vadcli.errors import UsageError
 
 ASKED = questions_for("purple dragon, smoke: grey smoke, fire: flames")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.config import load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.model import Lavida
 
 PRESET = "lavida-tiny"

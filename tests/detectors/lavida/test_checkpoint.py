@@ -49,7 +49,7 @@ def drop_memory(folder: Path) -> list[str]:
 
 @torch.no_grad()
 def test_a_stored_model_scores_as_before(tmp_path: Path) -> None:
-    from vadcli.detectors.lavida.config import load_preset
+    from vadcli.detectors.lavida.checkpoint import load_preset
 
     model = checkpoint.random_model(load_preset(PRESET), seed=3)
     checkpoint.save(model, tmp_path / "m", trained=True)

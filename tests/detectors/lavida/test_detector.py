@@ -111,7 +111,7 @@ def test_out_of_memory_costs_no_clip(folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_two_devices_score_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = detector_of(folder).score(batch(4))
-    monkeypatch.setattr("vadcli.detectors.running.devices_for", lambda name: [torch.device("cpu")] * 2)
+    monkeypatch.setattr("vadcli.detectors.lavida.detector.devices_for", lambda name: [torch.device("cpu")] * 2)
     detector = detector_of(folder)
     detector.prepare()
     assert detector.parallel == 2

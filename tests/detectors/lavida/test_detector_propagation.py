@@ -16,7 +16,7 @@ from vadcli import detectors
 from vadcli.detectors import Propagator
 from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.detectors.lavida.sam2_package import PackageMasks
+from vadcli.detectors.lavida.sam2 import PackageMasks
 from vadcli.detectors.running import MOST_SPANS
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 
 from tests.detectors.lavida.test_masks import TINY
-from vadcli.detectors.lavida import sam2_package as key_map
+from vadcli.detectors.lavida import sam2 as key_map
 from vadcli.detectors.lavida.masks import TransformersMasks
-from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.sam2 import sam2_config
 
 
 def transformers_names(**sizes: object) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def test_every_parameter_of_hiera_small_has_one_counterpart(package_small: dict[
 
 def test_every_parameter_of_a_tiny_model_has_one_counterpart() -> None:
     pytest.importorskip("sam2", reason="the sam2 package is not installed")
-    from vadcli.detectors.lavida.sam2_package import PackageMasks
+    from vadcli.detectors.lavida.sam2 import PackageMasks
 
     theirs = PackageMasks(sam2_config(**TINY)).state_dict()
     named = key_map.package_state(transformers_names(**TINY))

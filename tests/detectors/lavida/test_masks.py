@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
-from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.sam2 import sam2_config
 from vadcli.errors import WeightsError
 
 WIDTH, SIZE = 32, 128
@@ -68,7 +68,7 @@ def masks(request: pytest.FixtureRequest, transformers_masks: TransformersMasks)
 def package_twin(model: TransformersMasks) -> Any:
     """The sam2 package's model with the same weights, drawn anew first so that a weight left out shows."""
     pytest.importorskip("sam2", reason="the sam2 package is not installed")
-    from vadcli.detectors.lavida.sam2_package import PackageMasks
+    from vadcli.detectors.lavida.sam2 import PackageMasks
 
     twin = PackageMasks(model.sam2.config).eval()
     twin.load_transformers_state(model.sam2.state_dict())
@@ -166,7 +166,7 @@ def test_both_backends_agree_in_bfloat16(transformers_masks: TransformersMasks) 
 
 
 def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vadcli.detectors.lavida.sam2_package import PackageMasks
+    from vadcli.detectors.lavida.sam2 import PackageMasks
 
     monkeypatch.setitem(sys.modules, "sam2", None)
     for name in [name for name in sys.modules if name.startswith("sam2.")]:

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.detectors.lavida.models import PRESET, films, tiny
-from vadcli.detectors.lavida.checkpoint import random_model
-from vadcli.detectors.lavida.config import load_preset
+from vadcli.detectors.lavida.checkpoint import load_preset, random_model
 from vadcli.detectors.lavida.text import build_prompt
 from vadcli.detectors.mllm.compress import CompressionOptions
-from vadcli.detectors.mllm.pixels import PatchGrid, qwen_patches
-from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM, PromptTokens, VisualTokens
+from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM, PatchGrid, PromptTokens, VisualTokens, qwen_patches
 
 WHOLE = CompressionOptions(ratio=1.0)
 FIFTH = CompressionOptions(ratio=0.2)

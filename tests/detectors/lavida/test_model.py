@@ -9,8 +9,9 @@ import torch
 
 from tests.detectors.lavida.models import films, tiny
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.config import LavidaConfig, PromptOptions, load_preset
-from vadcli.detectors.lavida.model import Lavida, LavidaOutput
+from vadcli.detectors.lavida.checkpoint import load_preset
+from vadcli.detectors.lavida.model import Lavida, LavidaConfig, LavidaOutput
+from vadcli.detectors.lavida.text import PromptOptions
 from vadcli.detectors.mllm.compress import CompressionOptions
 
 NAMES = ("fight", "fire")

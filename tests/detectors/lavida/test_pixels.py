@@ -8,16 +8,8 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vadcli.detectors.mllm.pixels import (
-    CLIP_MEAN,
-    CLIP_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    normalise,
-    qwen_patches,
-    resize,
-    sam_pixels,
-)
+from vadcli.detectors.lavida.masks import IMAGENET_MEAN, IMAGENET_STD, sam_pixels
+from vadcli.detectors.mllm.qwen import CLIP_MEAN, CLIP_STD, normalise, qwen_patches, resize
 
 PX = 28 * 28
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Sam2VideoModel
 
-from vadcli.detectors.lavida.config import load_preset, preset_names
+from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
 from vadcli.detectors.lavida.projector import build_projector
-from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.sam2 import sam2_config
 
 
 def count(module: torch.nn.Module) -> int:

@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import Sam2VideoInferenceSession
 
 from tests.detectors.lavida.test_masks import SIZE, one_thread, random_transformers  # noqa: F401  one_thread is a fixture
-from vadcli.detectors.lavida.masks import TransformersMasks
-from vadcli.detectors.lavida.propagate import propagate
+from vadcli.detectors.lavida.masks import TransformersMasks, propagate
 
 SIDE = SIZE // 4
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vadcli.detectors.mllm.pixels import moving_groups
+from vadcli.detectors.mllm.compress import moving_groups
 
 
 def slow_distance(patches: Tensor, group: int) -> float:

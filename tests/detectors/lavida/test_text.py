@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from vadcli.detectors.lavida.config import SEG, PromptOptions
 from vadcli.detectors.lavida.text import (
+    SEG,
     VIDEO,
+    PromptOptions,
     build_prompt,
     messages,
     small_text_tokenizer,

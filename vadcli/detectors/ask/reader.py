@@ -22,8 +22,7 @@ from transformers import DynamicCache
 
 from vadcli.detectors.ask import CLIP_FRAMES, CLIP_S, MAX_PX, MIN_PX, Question
 from vadcli.detectors.mllm.compress import CompressionOptions
-from vadcli.detectors.mllm.pixels import qwen_patches
-from vadcli.detectors.mllm.qwen import CACHE, VIDEO, MultimodalLM, Prefix, PromptTokens, VisualTokens
+from vadcli.detectors.mllm.qwen import CACHE, VIDEO, MultimodalLM, Prefix, PromptTokens, VisualTokens, qwen_patches
 
 SYSTEM = "You watch the videos of cameras. Judge only what is visible."
 ANSWER_SO = " Answer with one word in lower case: yes or no."

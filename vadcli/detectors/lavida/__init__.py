@@ -13,6 +13,16 @@ from vadcli.options.groups import AUTO_MODEL, DEFAULT_MODEL, HOW, option
 
 
 @dataclass(frozen=True)
+class LoraOptions:
+    """Low-rank adapters. They are merged into the language model when it is loaded."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True)
 class LavidaOptions(CompressionOption):
     """The options that only LAVIDA has."""
 

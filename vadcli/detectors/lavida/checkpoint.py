@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ from transformers import (
 from transformers.utils import is_accelerate_available
 
 from vadcli import weights
-from vadcli.detectors.lavida.config import SEG, LavidaConfig, load_preset
 from vadcli.detectors.lavida.masks import TransformersMasks
-from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.model import Lavida, LavidaConfig
 from vadcli.detectors.lavida.projector import build_projector
-from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.sam2 import sam2_config
 from vadcli.detectors.lavida.text import (
     CLIP_SPECIALS,
     QWEN_SPECIALS,
+    SEG,
     TURN_END,
     TextEncoder,
     add_seg,
@@ -65,6 +66,24 @@ MEMORY = (
     "temporal_positional_encoding_projection_layer",
 )
 """The parts of Sam2VideoModel that are only used to propagate masks."""
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with vadcli."""
+    folder = resources.files("vadcli.detectors.lavida").joinpath("presets")
+    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+
+
+def load_preset(name: str) -> LavidaConfig:
+    """Return the preset with this name.
+
+    Raises:
+        ValueError: no preset has this name.
+    """
+    if name not in preset_names():
+        raise ValueError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")
+    text = resources.files("vadcli.detectors.lavida").joinpath("presets").joinpath(f"{name}.json").read_text(encoding="utf-8")
+    return LavidaConfig.from_json(json.loads(text))
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from vadcli import weights
 from vadcli.detectors.batching import Workers
-from vadcli.detectors.lavida import LavidaOptions
-from vadcli.detectors.lavida.config import LavidaConfig
-from vadcli.detectors.mllm.pixels import STATIC_DISTANCE
+from vadcli.detectors.lavida import LavidaOptions, checkpoint
+from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
+from vadcli.detectors.lavida.model import Lavida, LavidaConfig, Question
+from vadcli.detectors.lavida.sam2 import ConvTrunkConfig, PackageMasks
+from vadcli.detectors.mllm.compress import STATIC_DISTANCE
+from vadcli.detectors.running import Clock, Runner, attention_for, devices_for, dtype_for
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import parse_categories
 from vadcli.options.groups import PRESET_MARK
@@ -35,12 +38,6 @@ from vadcli.types import (
     SizeRule,
     Thresholds,
 )
-
-if TYPE_CHECKING:
-    import torch
-
-    from vadcli.detectors.lavida.model import Lavida, Question
-    from vadcli.detectors.running import Clock, Runner
 
 log = logging.getLogger("vadcli")
 
@@ -79,9 +76,7 @@ class LavidaDetector:
         if self.folder is None:
             side = int(self.config.parts.sam2.get("image_size", 1024))
         else:
-            from vadcli.detectors.lavida.checkpoint import image_size
-
-            side = image_size(self.folder)
+            side = checkpoint.image_size(self.folder)
         sampling = self.config.sampling
         self.needs = ClipNeeds(
             frames=sampling.frames,
@@ -110,8 +105,6 @@ class LavidaDetector:
         """Load the model onto each device and find how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
-        from vadcli.detectors.running import devices_for
-
         if not self.options.categories:
             log.info("no --categories: looking for %s (%s)", DEFAULT_CATEGORIES, ", ".join(self.categories))
         if len(self.categories) > self.config.prompt.max_categories:
@@ -190,8 +183,6 @@ class LavidaDetector:
 
     def fingerprint(self) -> dict[str, object]:
         """Return the weights, the precision and everything in the config that changes scores."""
-        from vadcli.detectors.running import devices_for, dtype_for
-
         config = asdict(self.config)
         return {
             "detector": self.name,
@@ -204,11 +195,6 @@ class LavidaDetector:
 
     def load(self, device: torch.device) -> Lavida:
         """Load the model onto a device."""
-        import torch
-
-        from vadcli.detectors.lavida import checkpoint
-        from vadcli.detectors.running import attention_for, dtype_for
-
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
             # By default, convolutions use TF32, whose results depend on the batch size.
@@ -235,8 +221,6 @@ class _Worker:
     """One device with its model and its prompts."""
 
     def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
-        from vadcli.detectors.running import Runner
-
         self.model = detector.load(device)
         self.runner: Runner = Runner(device)
         try:
@@ -250,21 +234,15 @@ class _Worker:
         return verdict.object_logit, _on_scale(verdict.mask_logit)
 
     def attribute(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        import torch
-
         verdicts = self.model.each(self.model.encode(frames), self._alone)
         return (torch.stack([verdict.object_logit.sigmoid() for verdict in verdicts], dim=-1),)
 
     def count_tokens(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        import torch
-
         visual = self.model.encode(frames).visual
         counts = torch.tensor([(clip.length, len(clip.tokens)) for clip in visual], dtype=torch.float64)
         return counts[:, 0], counts[:, 1]
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        import torch
-
         logits = {number: (torch.from_numpy(mask) - 0.5) * (2 * MASK_LOGIT_LIMIT) for number, mask in known.items()}
         masks: FloatArray = self.runner.run_whole(
             lambda video, batch: _on_scale(self.model.propagate(video, logits, batch=batch)), frames
@@ -279,9 +257,6 @@ def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
 
 def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
     """Return the model's folder and config; the folder is None for a preset's random weights."""
-    from vadcli.detectors.lavida import checkpoint
-    from vadcli.detectors.lavida.config import load_preset, preset_names
-
     model = options.lavida_model
     if model.startswith(PRESET_MARK):
         name = model.removeprefix(PRESET_MARK)
@@ -318,9 +293,6 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
 
 def _use_package(model: Lavida) -> None:
     """Replace transformers' SAM2 with that of the sam2 package; the weights stay the same."""
-    from vadcli.detectors.lavida.sam2_package import PackageMasks
-    from vadcli.detectors.lavida.sam2_sizes import ConvTrunkConfig
-
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type
     if trunk == ConvTrunkConfig.model_type:

@@ -13,24 +13,161 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vadcli.detectors.lavida.config import LavidaConfig
-from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
-from vadcli.detectors.lavida.projector import Prompts
-from vadcli.detectors.lavida.propagate import propagate
-from vadcli.detectors.lavida.text import TextEncoder, build_prompt, split_categories
-from vadcli.detectors.mllm.pixels import PatchGrid, qwen_patches, sam_pixels
-from vadcli.detectors.mllm.qwen import MultimodalLM, PromptTokens, VisualTokens
+from vadcli.detectors.lavida import LoraOptions
+from vadcli.detectors.lavida.masks import (
+    ImageFeatures,
+    MaskGate,
+    MaskModel,
+    MaskOutput,
+    TransformersMasks,
+    gate,
+    propagate,
+    sam_pixels,
+)
+from vadcli.detectors.lavida.projector import ProjectorOptions, Prompts
+from vadcli.detectors.lavida.text import PromptOptions, TextEncoder, build_prompt, split_categories
+from vadcli.detectors.mllm.compress import CompressionOptions
+from vadcli.detectors.mllm.qwen import QWEN_PX, MultimodalLM, PatchGrid, PromptTokens, VisualTokens, qwen_patches
+from vadcli.types.text import structure
 
 ENCODED_FRAMES = 16
 """Frames per call of SAM2's encoder: enough to keep a GPU busy. A fixed number limits the memory use."""
 
+FORMAT_VERSION = 1
+
 Clock = Callable[[str], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the frames of a clip are sampled.
+
+    Attributes:
+        frames: T, sampled frames per clip; even, because Qwen2-VL reads frames in pairs.
+        rate_hz: sampled frames per second; the interval is round(fps / rate_hz) frames.
+    """
+
+    frames: int = 8
+    rate_hz: float = 7.5
+
+    def __post_init__(self) -> None:
+        if self.frames < 2 or self.frames % 2:
+            raise ValueError(f"{self.frames} frames per clip can't be paired in time: give an even number")
+        if not self.rate_hz > 0:
+            raise ValueError(f"rate_hz {self.rate_hz} must be above 0")
+
+
+@dataclass(frozen=True)
+class PixelOptions:
+    """How large a frame is for each of the two encoders.
+
+    Attributes:
+        min_px, max_px: limits of a frame's area for Qwen2-VL at inference; its sides become multiples of 28.
+        train_min_px, train_max_px: the same limits in training.
+        static_threshold: the vision tower drops patches that change less than this (see `moving_groups`); None keeps all.
+    """
+
+    min_px: int = 160 * QWEN_PX**2
+    max_px: int = 192 * QWEN_PX**2
+    train_min_px: int = 32 * QWEN_PX**2
+    train_max_px: int = 64 * QWEN_PX**2
+    static_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        for low, high in ((self.min_px, self.max_px), (self.train_min_px, self.train_max_px)):
+            if not QWEN_PX**2 <= low <= high:
+                raise ValueError(f"frame areas {low} to {high} px: give at least {QWEN_PX**2}, the smaller one first")
+
+
+@dataclass(frozen=True)
+class AdditionOptions:
+    """Parts that are not in the paper, for small models that start with random weights.
+
+    Attributes:
+        sight: True if the language model reads SAM2's image features and not those of the vision tower (`SharedSight`).
+        motion_width: number of channels that describe how these features change over time.
+        pooling: True if the hidden states of the categories are added to that of `<SEG>` (`NamePooling`).
+    """
+
+    sight: bool = False
+    motion_width: int = 32
+    pooling: bool = False
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """Sizes of the three base models, as fields of their transformers configs; only for a preset."""
+
+    mllm: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+    sam2: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LavidaConfig:
+    """One LAVIDA model.
+
+    Attributes:
+        name: the preset from which the model was made.
+        projector, compression, prompt, sampling, pixels, lora, additions: see their classes.
+        mask_gate: how the object score of a frame changes its mask; see `gate`.
+        trained: True if LAVIDA's own part (projector, mask decoder, `<SEG>`) was trained.
+        seed: seed for the random weights of LAVIDA's own part if it was not trained.
+        random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words
+            would hardly affect the scores. None keeps each part's own initialisation, as training needs it.
+        parts: sizes of the base models. A LAVIDA folder has none, because each base model has its own config.json.
+        sources: the sources of the parts; only for information.
+    """
+
+    name: str
+    projector: ProjectorOptions = field(default_factory=ProjectorOptions)
+    compression: CompressionOptions = field(default_factory=CompressionOptions)
+    prompt: PromptOptions = field(default_factory=PromptOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    pixels: PixelOptions = field(default_factory=PixelOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    additions: AdditionOptions = field(default_factory=AdditionOptions)
+    mask_gate: MaskGate = "hard"
+    trained: bool = False
+    seed: int = 0
+    random_gain: float | None = None
+    parts: PartSizes = field(default_factory=PartSizes)
+    sources: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mask_gate not in get_args(MaskGate):
+            raise ValueError(f"mask_gate {self.mask_gate!r} is not one of {', '.join(get_args(MaskGate))}")
+
+    def data_sets(self) -> frozenset[str]:
+        """Return the names of the data sets in `sources` from all training stages; may be empty."""
+        try:
+            return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
+        except (KeyError, TypeError, IndexError):
+            return frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that is stored in config.json."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> LavidaConfig:
+        """Return the config of a `to_json` document; missing groups and fields get their defaults.
+
+        Raises:
+            ValueError: wrong format version, unknown field, or a value of the wrong type or range.
+        """
+        if not isinstance(document, Mapping):
+            raise ValueError("the file is not a JSON object")
+        version = document.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format_version {version!r} is not {FORMAT_VERSION}")
+        return structure(cls, {key: value for key, value in document.items() if key != "format_version"})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any
@@ -16,9 +17,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from vadcli.detectors.lavida.config import SEG, PromptOptions
 from vadcli.detectors.mllm.qwen import VIDEO, PromptTokens
 
+SEG = "<SEG>"
 TURN_END = "<|im_end|>"
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
@@ -48,6 +49,30 @@ CORPUS = (
     "something orange pink crescent small large slowly circling appearing disappearing showing briefly touching front before "
     "the"
 )
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """The prompt, the same in all runs (paper 3.5).
+
+    Attributes:
+        question: {categories} is replaced by the categories, joined by commas.
+        answer: the answer, which is a part of the prompt and not generated; contains `<SEG>` once.
+        max_categories: categories per prompt; longer lists are split into several prompts. The
+            paper's limit is 30 (Table 3).
+    """
+
+    question: str = "Detect the anomalies in this video. They may be: {categories}"
+    answer: str = f"It is {SEG}."
+    max_categories: int = 30
+
+    def __post_init__(self) -> None:
+        if "{categories}" not in self.question:
+            raise ValueError(f"the question {self.question!r} must contain {{categories}}")
+        if self.answer.count(SEG) != 1:
+            raise ValueError(f"the answer {self.answer!r} must contain {SEG} exactly once")
+        if self.max_categories < 1:
+            raise ValueError(f"max_categories {self.max_categories} must be at least 1")
 
 
 def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
@@ -290,6 +291,48 @@ def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, 
         squared.masked_fill_(candidates == itself[:, None], math.inf)
     squared, order = squared.sort(dim=1, stable=True)
     return candidates.gather(1, order[:, :count]), squared[:, :count]
+
+
+STATIC_DISTANCE = 0.01
+"""A patch is static if its mean cosine distance is below this value, as in the code of the paper's authors."""
+
+
+@torch.no_grad()
+def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
+    """Return which merge groups to keep: all groups of the first time step, and later the moving ones.
+
+    A merge group is the four patches that become one visual token. At each later step, they are compared with the same patches
+    in the first step. A group moves if the mean cosine distance of its patches over all steps is at least the threshold.
+    The caller drops the patches of the other groups, and their positions.
+
+    Args:
+        patches: (T, G, P, D) patch embeddings of one clip: time steps, merge groups, patches per
+            group (4), width.
+        threshold: mean cosine distance, in [0, 2]; 0 keeps all groups.
+
+    Returns:
+        (T, G) bool, True if the group is kept.
+
+    Raises:
+        ValueError: the threshold is outside [0, 2], or `patches` has another shape.
+    """
+    if not 0 <= threshold <= 2:
+        raise ValueError(f"static-patch threshold is {threshold}; give a cosine distance in [0, 2]")
+    if patches.dim() != 4 or patches.shape[0] < 1:
+        raise ValueError(f"patches have the shape {tuple(patches.shape)}; give (T, G, 4, D) with T ≥ 1")
+    steps, groups = patches.shape[:2]
+    keep = torch.ones(steps, groups, dtype=torch.bool, device=patches.device)
+    if steps == 1 or threshold == 0:
+        return keep
+    first = normalize(patches[0].double(), dim=-1)  # (G, P, D)
+    distance = torch.zeros(groups, dtype=torch.float64, device=patches.device)
+    for step in patches[1:]:
+        # Half the squared distance of two unit vectors is their cosine distance. Computed in this way, small distances
+        # are precise, and equal patches have distance 0, even if they are all zeros.
+        chord = normalize(step.double(), dim=-1) - first
+        distance += chord.square().sum(dim=-1).mean(dim=-1) / 2
+    keep[1:] = distance / (steps - 1) >= threshold
+    return keep
 
 
 KERNEL = 3
