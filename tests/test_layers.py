@@ -61,7 +61,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pycocotools": ("store/masks", "train/datasets/"),
     "jsonschema_rs": ("store/events",),
     "cv2": ("detectors/motion",),
-    "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
+    "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check"),
     "jinja2": ("reporting/",),
     "fsspec": ("video/objects",),
     "ray": ("engine/ray_cluster",),
@@ -69,7 +69,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "opentimelineio": ("export/__init__",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),
-    "torch": ("detectors/", "heads/", "doctor", "bench", "train/", "weights_check/"),
+    "torch": ("detectors/", "heads/", "doctor", "bench", "train/", "weights_check"),
     "transformers": (
         "detectors/lavida/",
         "detectors/ask/qwen",

@@ -25,7 +25,7 @@ from tests.patience import PATIENCE_S
 from vadcli import weights
 from vadcli.detectors.mllm import MODELS
 from vadcli.errors import VadcliError, WeightsError
-from vadcli.weights.entries import parse_manifest
+from vadcli.weights.files import parse_manifest
 
 TINY = "facebook/sam2.1-hiera-tiny"
 CLIP = "openai/clip-vit-base-patch32"

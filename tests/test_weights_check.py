@@ -17,8 +17,17 @@ from tests.detectors.encoders import tiny_encoder_folder
 from vadcli.detectors.ask import Question as YesNo
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
-from vadcli.weights_check import CHECKS, CheckResult, check, check_asker, check_encoder, check_masks, sam2_segment
-from vadcli.weights_check.pictures import clip_questions, questions
+from vadcli.weights_check import (
+    CHECKS,
+    CheckResult,
+    check,
+    check_asker,
+    check_encoder,
+    check_masks,
+    clip_questions,
+    questions,
+    sam2_segment,
+)
 
 SMALL_PX = 48
 

@@ -361,7 +361,7 @@ def test_folder_in_several_files(own_folder: Path) -> None:
 
 def test_names_and_their_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: dict[str, Path]) -> None:
     monkeypatch.setenv("VADCLI_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("vadcli.weights.cache.base_folder", lambda name: None)
+    monkeypatch.setattr("vadcli.weights.hub.base_folder", lambda name: None)
     with pytest.raises(WeightsError, match=r"siglip2-b32: not on this machine.*run `vadcli weights pull siglip2-b32`"):
         load_encoder("siglip2-b32")
     with pytest.raises(UsageError, match=r"no encoder is called 'siglip-b32' \(did you mean .*siglip2-b32"):
@@ -372,7 +372,7 @@ def test_names_and_their_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         load_encoder("qwen2-vl-2b")
     with pytest.raises(UsageError, match=r"--encoder ./nowhere: the folder does not exist"):
         load_encoder("./nowhere")
-    monkeypatch.setattr("vadcli.weights.cache.base_folder", lambda name: folders["clip"])
+    monkeypatch.setattr("vadcli.weights.hub.base_folder", lambda name: folders["clip"])
     assert load_encoder("clip-b32").name == "clip-b32"
 
 

@@ -2,9 +2,8 @@
 
 A LAVIDA folder (the value of `--model`) has config.json, the transformers folders mllm/, text/ and
 sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
-This file finds and checks such folders. `entries` reads the manifest of known weights, `checksums`
-compares files with their hashes, `hub` fetches public base models and encoders, and `cache` finds and
-deletes fetched models.
+This file finds and checks such folders. `files` reads the manifest of known weights and compares files
+with their hashes. `hub` fetches, finds and deletes public base models and encoders.
 
 The first pull compares the files with the sizes and hashes on the hub. It writes the commit and the
 hashes to a lock file, and later pulls and checks require the same bytes. Only safetensors, JSON and
@@ -21,14 +20,19 @@ from typing import Any
 
 import vadcli
 from vadcli.errors import WeightsError
-from vadcli.weights.cache import Removed, base_folder, pulled_folder, read_lock, remove, verify_pulled
-from vadcli.weights.checksums import (
+from vadcli.weights.files import (
     CHECKSUMS_NAME,
+    Entry,
     FileSum,
     Header,
     Verified,
+    entry,
     file_names,
     fingerprint,
+    home,
+    known,
+    manifest,
+    nearest,
     read_header,
     read_json,
     refuse_pickles,
@@ -36,8 +40,7 @@ from vadcli.weights.checksums import (
     verify,
     write_checksums,
 )
-from vadcli.weights.entries import Entry, entry, home, known, manifest, nearest
-from vadcli.weights.hub import Pulled, pull
+from vadcli.weights.hub import Pulled, Removed, base_folder, pull, pulled_folder, read_lock, remove, verify_pulled
 
 __all__ = [
     "CHECKSUMS_NAME",

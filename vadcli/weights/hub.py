@@ -1,10 +1,14 @@
-"""Fetches public base models from the Hugging Face hub, checks them and writes their lock files.
+"""Fetches public base models from the Hugging Face hub, checks them, finds them in the hub's cache and deletes them.
 
-HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN control how huggingface_hub fetches files into its cache.
+HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN control how huggingface_hub fetches files. HF_HOME and HF_HUB_CACHE define where its
+cache is. `home()/.locks` has one lock file per pulled model, with the commit and the size and hash of every file. `remove`
+deletes only the revision in the lock file, and no file of the user or of another program.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +18,167 @@ from typing import TYPE_CHECKING, Any
 
 from vadcli.errors import VadcliError, WeightsError
 from vadcli.types.text import size_text
-from vadcli.weights.cache import PATTERNS, Lock, cached_snapshot, has_size, lock_paths, read_lock, snapshot
-from vadcli.weights.checksums import compare, file_sum, read_header, write_json
-from vadcli.weights.entries import Entry, entry
+from vadcli.weights.files import (
+    PICKLE_SUFFIXES,
+    Entry,
+    FileSum,
+    Verified,
+    compare,
+    entry,
+    file_sum,
+    home,
+    known,
+    manifest,
+    parse_sums,
+    read_header,
+    read_json,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 CONVERTER = "SFconvertbot"  # an account of the hub that adds safetensors to repositories with pickles
 DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
+OWN_FOLDER = "delete the folder yourself if you no longer need it"
+# The tokenizers need tokenizer.json, or vocab.json and merges.txt, but not SigLIP 2's tokenizer.model.
+PATTERNS: Mapping[str, Any] = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.txt", "LICENSE*"],
+    "ignore_patterns": [f"*{suffix}" for suffix in PICKLE_SUFFIXES],
+}
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The contents of a lock file, which lists the fetched files of a base model.
+
+    Attributes:
+        repo_id: repository on the hub.
+        commit: the commit of the fetched files.
+        files: name -> hash and size of every fetched file.
+    """
+
+    repo_id: str
+    commit: str
+    files: Mapping[str, FileSum]
+
+
+def base_folder(name: str) -> Path | None:
+    """Return the folder of a base model in the hub's cache; None if it is absent or incomplete.
+
+    Does not use the network. Also finds a model that another program fetched, if it has safetensors.
+    """
+    item = entry(name)
+    lock = read_lock(item)
+    folder = cached_snapshot(item, lock.commit if lock else item.revision)
+    if folder is None or lock is None:
+        return folder
+    return folder if all(has_size(folder / file, listed.bytes) for file, listed in lock.files.items()) else None
+
+
+def pulled_folder(name: str) -> Path:
+    """Return the folder of a base model in the hub's cache.
+
+    Raises:
+        WeightsError: the model is absent or incomplete; the hint names the command that fetches it.
+    """
+    folder, item = base_folder(name), entry(name)
+    if folder is None:
+        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
+        raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`{size}")
+    return folder
+
+
+def verify_pulled(name: str) -> Verified:
+    """Return how the files of a fetched base model differ from its lock file; every file is hashed.
+
+    Raises:
+        WeightsError: the model was never pulled, or its folder does not exist any more.
+    """
+    item = entry(name)
+    lock = read_lock(item)
+    folder = cached_snapshot(item, lock.commit) if lock else None
+    if lock is None or folder is None:
+        raise WeightsError(
+            f"{name}: vadcli has not fetched it, or its files are gone", hint=f"run `vadcli weights pull {name}`"
+        )
+    return compare(folder, lock.files, extras_matter=False)
+
+
+def read_lock(item: Entry) -> Lock | None:
+    """Return the lock of a fetched base model; None if no lock file exists for its repository.
+
+    Raises:
+        WeightsError: the lock file is damaged.
+    """
+    path = next((path for path in lock_paths(item) if path.is_file()), None)
+    if path is None:
+        return None
+    try:
+        document = read_json(path)
+        lock = Lock(str(document["repo_id"]), str(document["commit"]), parse_sums(document["files"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: not a lock file of fetched weights", hint="delete it and pull again") from error
+    return lock if lock.repo_id == item.repo_id else None
+
+
+def lock_paths(item: Entry) -> list[Path]:
+    """Return the possible paths of a model's lock file, the present one first; older versions used aliases."""
+    return [home() / ".locks" / f"{name}.json" for name in item.names]
+
+
+def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
+    """Return the folder of a model's snapshot in the hub's cache; None if there is no such snapshot.
+
+    Without a revision, this is the default branch, or else the newest complete snapshot. If `whole`
+    is True, the snapshot must have a config and all safetensors files that its index lists.
+    """
+    repository = repo_folder(item)
+    if not repository.is_dir():
+        return None
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot(item, revision, local=True)
+    except (LocalEntryNotFoundError, OSError) as error:
+        partial = getattr(error, "snapshot_path", None)
+        if revision is None:  # the cache has no default branch if the model was fetched by commit or pull request
+            found = [folder for folder in (repository / "snapshots").glob("*") if _is_model(folder)]
+            return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+        return Path(partial) if partial and not whole else None
+    return folder if not whole or _is_model(folder) else None
+
+
+def snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
+    """Return the folder of a revision, or of the default branch. Fetches absent files unless `local` is True."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(item.repo_id, revision=revision, local_files_only=local, **PATTERNS))
+
+
+def repo_folder(item: Entry) -> Path:
+    """Return the folder of a model in the hub's cache, without the slow imports of huggingface_hub."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *item.repo_id.split("/")])
+
+
+def _is_model(folder: Path) -> bool:
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(path.is_file() for path in folder.glob("*.safetensors"))
+    try:
+        shards = set(read_json(index)["weight_map"].values())
+    except (KeyError, ValueError, AttributeError, OSError):
+        return False
+    return all((folder / str(shard)).is_file() for shard in shards)
+
+
+def has_size(path: Path, size: int | None) -> bool:
+    """True if the file exists and has this size; None fits every size."""
+    return path.is_file() and (size is None or path.stat().st_size == size)
 
 
 @dataclass(frozen=True)
@@ -111,7 +267,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
         commit, declared = _declaration(item, lock, say)
         folder = _download(item, commit, declared, progress=progress, say=say)
     lock = Lock(item.repo_id, commit, {file: file_sum(folder / file) for file in sorted(declared)})
-    files = {name: known.to_json() for name, known in lock.files.items()}
+    files = {name: listed.to_json() for name, listed in lock.files.items()}
     write_json(lock_paths(item)[0], {"format_version": 1, "repo_id": lock.repo_id, "commit": commit, "files": files})
     return _pulled(item, folder, lock, fetched=True)
 
@@ -167,7 +323,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
     """Return the commit to fetch and its declared files, from the lock or else from the hub."""
     if lock is not None:
-        return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
+        return lock.commit, {file: Declared(listed.bytes, listed.sha256, None) for file, listed in lock.files.items()}
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -178,11 +334,11 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
     siblings = _siblings(info)
     declared = {}
     for name in _wanted(siblings):
-        known, file = item.files.get(name), siblings[name]
+        pinned, file = item.files.get(name), siblings[name]
         size = file.lfs.size if file.lfs else file.size
         declared[name] = (
-            Declared(known.bytes, known.sha256, None)
-            if known
+            Declared(pinned.bytes, pinned.sha256, None)
+            if pinned
             else Declared(size, file.lfs.sha256 if file.lfs else None, None if file.lfs else file.blob_id)
         )
     return str(info.sha), declared
@@ -217,8 +373,8 @@ def _download(
     if not progress:
         disable_progress_bars()
     here = cached_snapshot(item, commit, whole=False)
-    absent = [known for name, known in declared.items() if here is None or not has_size(here / name, known.bytes)]
-    missing_bytes = sum(known.bytes or 0 for known in absent)
+    absent = [file for name, file in declared.items() if here is None or not has_size(here / name, file.bytes)]
+    missing_bytes = sum(file.bytes or 0 for file in absent)
     cache = Path(constants.HF_HUB_CACHE).absolute()
     disk = next(parent for parent in (cache, *cache.parents) if parent.exists())
     free = shutil.disk_usage(disk).free
@@ -229,7 +385,7 @@ def _download(
         )
     say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = snapshot(item, commit, local=False)
-    for name in (name for name, known in declared.items() if not known.fits(folder / name)):
+    for name in (name for name, expected in declared.items() if not expected.fits(folder / name)):
         say(f"{item.name}: {name} is not what the hub declares; fetching it again")
         path = Path(hf_hub_download(item.repo_id, name, revision=commit, force_download=True))
         if not declared[name].fits(path):
@@ -255,4 +411,103 @@ def _siblings(info: ModelInfo) -> dict[str, RepoSibling]:
 
 
 def _pulled(item: Entry, folder: Path, lock: Lock, *, fetched: bool) -> Pulled:
-    return Pulled(item.name, folder, lock.commit, sum(known.bytes for known in lock.files.values()), fetched)
+    return Pulled(item.name, folder, lock.commit, sum(listed.bytes for listed in lock.files.values()), fetched)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A model that is no longer on this machine.
+
+    Attributes:
+        name: the model's main name in the manifest.
+        commit: the commit whose files were deleted.
+        freed_bytes: freed disk space, without files that a LAVIDA folder shares by a hard link.
+        kept_bytes: size of the files of other revisions of the same repository, which stay in the cache.
+    """
+
+    name: str
+    commit: str
+    freed_bytes: int
+    kept_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that `vadcli weights remove --json` prints."""
+        return dict(vars(self))
+
+
+def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Removed:
+    """Delete a pulled model from the hub's cache, and delete its lock file. Does not use the network.
+
+    Args:
+        name: a name or alias of the manifest.
+        say: is called with one line per fact that the user should know, such as other names of the same files.
+
+    Raises:
+        WeightsError: the name is unknown, is a folder, or was not fetched by vadcli.
+        VadcliError: a file cannot be deleted; the lock file is kept, so the command can be repeated.
+    """
+    item = known(name)
+    if item is None:
+        is_path = os.sep in name or (os.altsep is not None and os.altsep in name) or name.startswith("~")
+        if is_path or Path(name).is_dir() or (home() / name).is_dir():
+            raise WeightsError(f"{name}: this command does not remove your own folders", hint=OWN_FOLDER)
+        item = entry(name)  # raises the error for an unknown name
+    if not item.on_hub:
+        parts = f"; its base models can be removed: {', '.join(item.parts.values())}" if item.parts else ""
+        raise WeightsError(f"{name}: this command does not remove LAVIDA folders", hint=OWN_FOLDER + parts)
+    try:
+        lock = read_lock(item)
+    except WeightsError as error:
+        raise WeightsError(error.message, hint=f"delete it, run `vadcli weights pull {item.name}`, then repeat") from error
+    if lock is None:
+        hint = f"if another program fetched {item.repo_id}, `hf cache rm model/{item.repo_id}` removes it"
+        raise WeightsError(f"{name}: not fetched by vadcli, so there is nothing to remove", hint=hint)
+    others = ", ".join(other for other in item.names if other != name)
+    if others:
+        say(f"{name}: the same files are also called {others}")
+    for lavida in manifest().values():
+        if item.name in lavida.parts.values():
+            say(f"{name}: {lavida.name} is built from it; folders that are already built keep working")
+    freed, kept = _delete_revision(item.repo_id, repo_folder(item), lock.commit)
+    for path in lock_paths(item):
+        path.unlink(missing_ok=True)
+    if kept:
+        say(f"{item.name}: other revisions of {item.repo_id} stay in the cache ({size_text(kept)})")
+    return Removed(item.name, lock.commit, freed, kept)
+
+
+def _delete_revision(repo_id: str, folder: Path, commit: str) -> tuple[int, int]:
+    """Delete one revision of a repository from the hub's cache, and return the freed and the kept bytes.
+
+    Args:
+        repo_id: repository on the hub.
+        folder: folder of the repository in the cache.
+        commit: the revision.
+    """
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+    from huggingface_hub.utils import logging as hub_logging
+
+    try:
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return 0, 0
+    revisions = [
+        revision for repo in cache.repos if repo.repo_type == "model" and repo.repo_id == repo_id for revision in repo.revisions
+    ]
+    kept = {file.blob_path: file.size_on_disk for one in revisions if one.commit_hash != commit for file in one.files}
+    files = [file for one in revisions if one.commit_hash == commit for file in one.files]
+    own = {file.blob_path: file.size_on_disk for file in files if file.blob_path not in kept}
+    # A LAVIDA folder may have a hard link to a file. Then deleting the file in the cache frees no space.
+    freed = sum(size for path, size in own.items() if path.stat().st_nlink == 1)
+    if files:
+        level = hub_logging.get_verbosity()
+        hub_logging.set_verbosity(logging.ERROR)  # hides its tracebacks for files that cannot be deleted
+        try:
+            cache.delete_revisions(commit).execute()
+        finally:
+            hub_logging.set_verbosity(level)
+    left = next((path for path in (folder / "snapshots" / commit, *own) if path.exists()), None)
+    if left is not None:
+        hint = f"check that you may write there and repeat, or delete {folder} yourself"
+        raise VadcliError(f"{left}: can't be deleted", hint=hint)
+    return freed, sum(kept.values())

@@ -14,7 +14,7 @@ from vadcli.detectors.encoders import model_hashes
 from vadcli.detectors.mllm import mllm_family, mllm_folder
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
-from vadcli.weights.checksums import read_json
+from vadcli.weights.files import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -20,8 +20,8 @@ from vadcli.detectors import check_device, digest, keep_compiler_cache
 from vadcli.errors import UsageError, WeightsError
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
-from vadcli.weights.cache import read_lock
-from vadcli.weights.checksums import read_json
+from vadcli.weights.files import read_json
+from vadcli.weights.hub import read_lock
 
 PREPROCESSING_VERSION = 1
 """Increase this if a change of the code gives the same picture or sentence another vector."""

@@ -28,7 +28,7 @@ from vadcli.detectors.encoders import NOT_WHOLE, weight_files
 from vadcli.detectors.running import as_weights_error, devices_for, dtype_for, quiet
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
-from vadcli.weights.checksums import read_json
+from vadcli.weights.files import read_json
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
 """How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros. In a smaller chunk,

@@ -12,7 +12,7 @@ from pathlib import Path
 from vadcli import weights
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options.groups import HOW, DetectorOptions, option
-from vadcli.weights.checksums import read_json
+from vadcli.weights.files import read_json
 
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b", "qwen3-vl-2b")
 """Names of public models in the weights manifest."""
