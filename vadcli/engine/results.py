@@ -1,6 +1,8 @@
 """Writes the files of a video when its scan ends: vectors, masks, events and scores, or its failure.
 
-The Parquet file of the scores is written last. If it exists, all files of the video exist.
+The Parquet file of the scores is written last. If this file exists, all files of the video exist.
+
+If only the categories changed since the last scan, `rescore` makes scores and events from the stored vectors of the video.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from vadcli.engine.job import Decision, ScanJob, Task
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import MaskSpans, rows_of, spans_of
 from vadcli.errors import DocumentError, NotFinished, VideoError
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, read_events, timed, write_events
@@ -66,7 +69,7 @@ _TAGS = re.compile(r"^(?:\[[^\]]*\]\s*)+")  # ffmpeg puts [the decoder] and [the
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows of a checkpoint, without its masks."""
+    """All rows of a checkpoint, one array per column. Masks and vectors are left out."""
 
     frame_index: IndexArray
     pts: IndexArray
@@ -88,9 +91,10 @@ class Columns:
 
 
 def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
-    """Return the scores of all rows as fields of `ScoreTable`.
+    """Return the scores of all N rows as fields of `ScoreTable`.
 
-    The score of a sampled row is carried forward to the rows after it. Rows before the first sampled row get its score.
+    The score of a sampled row is carried forward to the rows before the next sampled row. Rows before the first sampled row get
+    the score of the first sampled row.
 
     Args:
         scores: the scores of the S sampled rows.
@@ -106,17 +110,17 @@ def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray)
         return np.asarray(1.0 / (1.0 + np.exp(-logit.astype(np.float64))), np.float32)
 
     logit = carried(scores.logit)
-    found: dict[str, Any] = {"score": score_of(logit), "logit": logit, "category_names": (), "category_scores": None}
+    fields: dict[str, Any] = {"score": score_of(logit), "logit": logit, "category_names": (), "category_scores": None}
     if scores.by_category is not None:
-        found["category_names"] = tuple(names)
-        found["category_scores"] = np.stack([score_of(carried(column)) for column in scores.by_category.T], axis=1)
-    return found
+        fields["category_names"] = tuple(names)
+        fields["category_scores"] = np.stack([score_of(carried(column)) for column in scores.by_category.T], axis=1)
+    return fields
 
 
 def first_complaint(end: Finished) -> str:
-    """Return the decoder's first error message; "" if there is none. Later messages mostly repeat the first."""
+    """Return the decoder's first error message; "" without error messages. Later messages mostly repeat the first message."""
     messages = [" ".join(part.split()) for part in end.complaints.split(";")]
-    line = next((part for part in messages if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
+    line = next((part for part in messages if "muxer" not in part), "")  # the muxer only repeats the messages of the decoder
     line = _TAGS.sub("", line)
     if not line:
         return ""
@@ -133,12 +137,11 @@ def write_files(
     events: list[Event],
     result: VideoResult,
 ) -> None:
-    """Write events, then scores. The masks must already be written.
+    """Write the events and then the scores of a scanned video. The masks must already be written.
 
     Raises:
-        OutputError: a file can't be written. The files before it are in place, and the next run writes them again.
+        OutputError: a file can't be written. The files that are already written stay, and the next run writes them again.
     """
-    layout, video = job.layout, task.unit.video
     calibration = job.detector.calibration
     metadata = ScoresMetadata(
         version=__version__,
@@ -162,9 +165,14 @@ def write_files(
         | ({"refined": job.refined} if job.refined else {}),
         masks=job.masked_rows if job.keeps_masks else MaskRows.SAMPLED,
     )
-    with job.scratch.replace(layout.events(video)) as path:
-        write_events(path, _events_document(job, task, info, events, result, frames=len(table)))
-    with job.scratch.replace(layout.scores(video)) as path:
+    _write_both(job, _events_document(job, task, info, events, result, frames=len(table)), table, metadata)
+
+
+def _write_both(job: ScanJob, document: EventsDocument, table: ScoreTable, metadata: ScoresMetadata) -> None:
+    """Write the events and then the scores of a video, because the scores must be its last file."""
+    with job.scratch.replace(job.layout.events(table.video)) as path:
+        write_events(path, document)
+    with job.scratch.replace(job.layout.scores(table.video)) as path:
         write_scores(path, table, metadata)
 
 
@@ -205,15 +213,23 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Remove the older results of a video, store that its scan failed, and release its lock.
+    """Store that the scan of a video failed, remove older results of the video, and release its lock. Return the failure.
 
-    If the machine failed and not the video (`NotFinished`), nothing is stored or removed, so that the next run tries again.
+    If not the video but the machine is the cause of the error (`NotFinished`), the files in OUT do not change, so that the next
+    run tries again.
+
+    Args:
+        job, task: the scan and the video.
+        error: why the scan failed.
+        decoder: the decoder that read the video.
+        info: what the probe found out about the video; None if the video could not be opened.
+        started: `time.monotonic()` at the start of the scan of this video.
 
     Raises:
         OutputError: the failure can't be written, or an older file can't be removed.
     """
     if isinstance(error, NotFinished):
-        task.claim.release(delete=True)  # the checkpoint is deleted, because its rows may be wrong
+        task.claim.release(delete=True)  # the checkpoint is deleted, because it may contain wrong rows
         reason = f"{NOT_FINISHED}: {error}"
         return VideoResult(task.unit.video, Status.FAILED, stage=error.stage, reason=reason, camera=task.unit.camera)
     result = VideoResult(
@@ -235,7 +251,7 @@ def write_failure(
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
-    """Write the vectors of the sampled frames, or remove those of an earlier scan.
+    """Write the vectors of the sampled frames. If the scan makes no vectors, remove stored vectors that are outdated.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -243,8 +259,9 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
+        # Vectors that `vadcli embed` made from the present content of the video stay.
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
-            remove(path)  # but vectors of `vadcli embed` that are still right stay
+            remove(path)
         return
     blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
     rows = np.flatnonzero(table.sampled)
@@ -264,7 +281,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
-    """Return a hash of all settings that change stored vectors. The video's content is not part of it."""
+    """Return a hash of all settings that change stored vectors. The hash does not depend on the video's content."""
     assert job.embedder is not None
     hidden = [regions.sha256] if regions else []
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
@@ -281,7 +298,7 @@ def write_masks(
     table: ScoreTable,
     events: list[Event],
 ) -> EventBoxes:
-    """Write the masks that the options ask for, and remove mask files of an earlier scan.
+    """Write the masks that the options ask for, and remove other mask files of the video. Return the boxes around the masks.
 
     Args:
         job, task, info: the scan and the video.
@@ -290,11 +307,8 @@ def write_masks(
         table: the scores.
         events: the events in which masks are propagated or refined, if the options ask for this.
 
-    Returns:
-        The boxes of the rows that have masks.
-
     Raises:
-        OutputError: a file can't be written. The files before it are in place, and the next run writes them again.
+        OutputError: a file can't be written. The files that are already written stay, and the next run writes them again.
         Interrupted: the scan must end before the masks are complete. No file is written.
     """
     if not job.keeps_masks:
@@ -307,8 +321,7 @@ def write_masks(
         assert stored.header.mask_shape is not None
         mask_spans, empty = MaskSpans.of(columns.sampled, events), np.zeros(stored.header.mask_shape, np.uint8)
         before = ((row, empty) for row in range(int(mask_spans.starts[0])))  # the rows before the first sampled row
-        made = job.propagation.every_row(mask_spans, _sampled_masks(stored), request)
-        masks = chain(before, made)
+        masks = chain(before, job.propagation.every_row(mask_spans, _sampled_masks(stored), request))
     else:
         masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
     hidden, thresholds = hidden_pixels(job, task, info), job.rules.of_video(unit.video)
@@ -337,9 +350,9 @@ def write_masks(
 
 
 class _Enlarger:
-    """Turns masks on a detector's scale into pixel scores uint8 (height, width) at display size.
+    """Converts masks (h, w) on a detector's scale into pixel scores (height, width) uint8 at display size.
 
-    Hidden pixels get the score 0. If the same array is given twice in a row, the first result is returned again.
+    Hidden pixels get the score 0. Propagation repeats the same array for many rows, so the last result is kept and reused.
     """
 
     def __init__(self, info: VideoInfo, scale: MaskScale, hidden: BoolArray | None) -> None:
@@ -358,27 +371,27 @@ class _Enlarger:
 
 
 def request_of(job: ScanJob, task: Task, info: VideoInfo) -> ClipRequest:
-    """Return a request to read a video again after it is scored."""
+    """Return a request for the loader to read a video again after all its clips are scored."""
     unit = task.unit
     fps = info.fps if unit.is_frames else None
     return ClipRequest(unit.video, unit.path, fps=fps, regions=job.regions.of(unit.camera))
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return the hidden pixels as bool (height, width) at display size; None without regions."""
+    """Return bool (height, width) at display size, True for hidden pixels; None if the camera has no regions."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """Yield the masks (h, w) of the sampled rows, on the detector's scale. Reads block by block."""
+    """Yield the masks (h, w) of the sampled rows, on the detector's scale. The checkpoint is read block by block."""
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
 
 
 def _remove_earlier(job: ScanJob, video: str) -> None:
-    """Remove mask files of an earlier scan, in formats that this scan does not write."""
+    """Remove the mask files of an earlier scan that this scan does not replace."""
     if not job.mask_video:
         remove(job.layout.mask_video(video))
     if not job.mask_rle:
@@ -386,7 +399,7 @@ def _remove_earlier(job: ScanJob, video: str) -> None:
 
 
 def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
-    """True if a video can be scored from stored vectors. This is not possible if masks are needed."""
+    """True if a video can be scored from stored vectors. Masks can't be made from vectors."""
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
@@ -394,8 +407,34 @@ def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
     return stored is not None and stored.key == key and stored.content == decision.source["content"]
 
 
+@dataclass(frozen=True)
+class _StoredScan:
+    """The results of an earlier scan of a video, from which the video can be scored again."""
+
+    info: VideoInfo
+    document: EventsDocument
+    state: ScanState  # of `document`
+    table: ScoreTable
+    metadata: ScoresMetadata
+    embeddings: Embeddings  # one vector per sampled row of the table
+
+    @classmethod
+    def read(cls, layout: OutputLayout, unit: WorkUnit) -> _StoredScan | None:
+        """Read the results of a video; None if a file can't be used."""
+        try:
+            table, metadata = read_scores(layout.scores(unit.video))
+            document = read_events(layout.events(unit.video))
+            vectors = read_embeddings(layout.embeddings(unit.video))
+            info = VideoInfo.from_json(metadata.video, unit.path, table.pts)
+        except (DocumentError, KeyError, TypeError, ValueError):
+            return None
+        if document.scan is None or not np.array_equal(table.frame_index[table.sampled], vectors.frame_index):
+            return None
+        return cls(info, document, document.scan, table, metadata, vectors.embeddings)
+
+
 def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel | None) -> VideoResult | None:
-    """Score a claimed video from its stored vectors, and write its events and scores.
+    """Score a video from its stored vectors, and write its events and scores. The caller must have the lock of the video.
 
     Returns None if a stored file can't be used.
 
@@ -404,38 +443,30 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
     """
     started = time.monotonic()
     assert job.embedder is not None
-    try:
-        table, metadata = read_scores(job.layout.scores(unit.video))
-        document = read_events(job.layout.events(unit.video))
-        stored = read_embeddings(job.layout.embeddings(unit.video))
-        info = VideoInfo.from_json(metadata.video, unit.path, table.pts)
-    except (DocumentError, KeyError, TypeError, ValueError):
+    stored = _StoredScan.read(job.layout, unit)
+    if stored is None:
         return None
-    rows = np.flatnonzero(table.sampled)
-    if document.scan is None or not np.array_equal(table.frame_index[rows], stored.frame_index):
-        return None
+    table = stored.table
     raw = job.embedder.score_embeddings(stored.embeddings, model)
-    scores = job.detector.finish(RawTrack(info, table.timestamp[rows], raw, model))
+    scores = job.detector.finish(RawTrack(stored.info, table.timestamp[table.sampled], raw, model))
     table = replace(table, **score_columns(scores, job.detector.categories, table.sampled))
-    thresholds = job.rules.of_video(unit.video)
-    events = categorised(job.rules.events(unit.video, table, duration_s=shown_s(table, metadata.video)), table)
-    calibration = job.detector.calibration
-    state = ScanState(document.scan.status, decision.fingerprint, decision.source)
+    duration_s = shown_s(table, stored.metadata.video)
     document = replace(
-        timed(document, job.times),
+        timed(stored.document, job.times),
         detector=job.detector.name,
         categories=job.categories,
         own_categories=job.own_categories,
-        thresholds=thresholds,
-        events=tuple(events),
+        thresholds=job.rules.of_video(unit.video),
+        events=tuple(categorised(job.rules.events(unit.video, table, duration_s=duration_s), table)),
         head=job.rules.head_of(unit.video),
-        scan=state,
+        scan=ScanState(stored.state.status, decision.fingerprint, decision.source),
         generator=f"vadcli {__version__}",
         caveats=job.caveats(model),
         scan_events=None,
     )
+    calibration = job.detector.calibration
     metadata = replace(
-        metadata,
+        stored.metadata,
         version=__version__,
         fingerprint=decision.fingerprint,
         source=decision.source,
@@ -444,23 +475,27 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         calibration=calibration.to_json() if calibration else None,
         masks=MaskRows.SAMPLED,
     )
-    with job.scratch.replace(job.layout.events(unit.video)) as path:
-        write_events(path, document)
-    with job.scratch.replace(job.layout.scores(unit.video)) as path:
-        write_scores(path, table, metadata)
-    partial = state.status is Status.PARTIAL  # then the reason comes from the scan that decoded the video
+    _write_both(job, document, table, metadata)
+    return replace(
+        _earlier_result(unit, stored),
+        moving_camera=scores.moving_camera,
+        seconds=time.monotonic() - started,
+        events=len(document.events),
+        caveats=document.caveats,
+    )
+
+
+def _earlier_result(unit: WorkUnit, stored: _StoredScan) -> VideoResult:
+    """Return what the scan that decoded the video reported about its frames."""
+    extra, partial = stored.metadata.extra, stored.state.status is Status.PARTIAL
     return VideoResult(
         video=unit.video,
-        status=state.status,
-        stage=str(metadata.extra.get("stage", "")) if partial else "",
-        reason=str(metadata.extra.get("reason", "")) if partial else "",
+        status=stored.state.status,
+        stage=str(extra.get("stage", "")) if partial else "",
+        reason=str(extra.get("reason", "")) if partial else "",
         camera=unit.camera,
-        moving_camera=scores.moving_camera,
-        decoder=str(metadata.extra.get("decoder", "")),
-        expected_frames=int(metadata.video["frames"]) + int(metadata.extra.get("missing", 0)),
-        decoded_frames=int(table.decode_ok.sum()),
-        seconds=time.monotonic() - started,
-        events=len(events),
-        note=str(metadata.extra.get("note", "")),
-        caveats=document.caveats,
+        decoder=str(extra.get("decoder", "")),
+        expected_frames=int(stored.metadata.video["frames"]) + int(extra.get("missing", 0)),
+        decoded_frames=int(stored.table.decode_ok.sum()),
+        note=str(extra.get("note", "")),
     )

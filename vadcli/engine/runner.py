@@ -49,44 +49,46 @@ from vadcli.types.text import clock, shown
 log = logging.getLogger("vadcli")
 
 Fitting = Callable[[str, int], None]
-"""Called with a camera and the number of frames that were just read to fit it."""
+"""Called with the name of a camera and the number of frames that were just read to fit this camera."""
 
 MOST_CAVEATS = 3
-"""The log shows the caveats of this many cameras, and then the number of the other cameras."""
-COMMANDS_AT_ONCE = 4
-POLL_S = 0.2
+"""The log shows the caveats of this many cameras, and then how many other cameras have caveats."""
 MOST_CAMERAS_NAMED = 10
 """If a file of regions names an unknown camera, the warning names this many cameras of the footage."""
+COMMANDS_AT_ONCE = 4
+"""Largest number of commands of --on-event that run at the same time."""
+POLL_S = 0.2
+"""While a scan waits for the commands of --on-event, it checks after this many seconds whether the user has stopped it."""
 
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """The settings of a scan."""
+    """The settings of a scan, for its runner."""
 
     plan: Plan  # all videos of all shards, because a camera is fitted on a sample of all its videos
     options: ScanOptions
     command: tuple[str, ...] = ()  # the command line, for the run record
-    videos: frozenset[str] | None = None  # only these videos of the shard are scanned; None for all of them
+    videos: frozenset[str] | None = None  # the videos of the shard to scan; None for all videos of the shard
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:
-        """The videos to scan: those of this run's shard, limited to `videos`."""
+        """The videos to scan: all videos of this run's shard, or only those in `videos`."""
         units = self.plan.shard(*parse_shard(self.options.shard))
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return the categories to store: the detector's, or the user's if the detector reads no categories."""
+        """Return the categories to store: the detector's categories, or the user's if the detector can't read categories."""
         return detector.categories or parse_categories(self.options.categories)
 
 
 class Runner(Protocol):
-    """Executes the plan of a scan. It is made from `ScanSettings` and a `Stop`."""
+    """Executes the plan of a scan. A runner is made from `ScanSettings`, a detector and a `Stop`."""
 
     def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
         """Scan the videos of the settings. Yields progress, and one result per video that ended.
 
-        `fitting` is called when frames were read to fit a camera.
+        The runner calls `fitting` each time it has read frames to fit a camera.
 
         Raises:
             OutputError: OUT can't be written at all.
@@ -95,12 +97,12 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video, and the value of its `Need` or "rescore". Nothing is written."""
+        """Yield each video with what the scan would do: the value of a `Need`, or "rescore". Nothing is written."""
         ...
 
 
 class Stop:
-    """A request to end the run early. A signal or a deadline sets it, and every loop checks it."""
+    """A request to end the run early. A signal or a deadline makes the request, and every loop of the run checks it."""
 
     def __init__(self, deadline_s: float | None = None) -> None:
         self.reason = ""
@@ -112,7 +114,7 @@ class Stop:
         self.reason, self.signal = self.reason or reason, self.signal or signal
 
     def __call__(self) -> bool:
-        """True if the run was asked to end or the deadline has passed."""
+        """True if the run must end: it was asked to end, or the deadline has passed."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self.set("the time of --max-runtime is over")
         return bool(self.reason)
@@ -120,11 +122,11 @@ class Stop:
 
 @dataclass
 class Totals:
-    """Counts of a run."""
+    """Counts the results of a run."""
 
     by_status: Counter[str] = field(default_factory=Counter)  # number of videos per status
     unfinished: int = 0  # number of videos that were skipped because the run was stopped
-    lost: int = 0  # number of videos that failed or are partial, now or in an earlier run with the same input
+    lost: int = 0  # number of videos that are failed or partial, from this run or an earlier run with the same input
     events: int = 0  # number of events in all videos of the run
     new_events: int = 0  # number of events that no earlier scan has reported
     frames: int = 0  # frames that this run has scored
@@ -140,9 +142,9 @@ class Totals:
 
 
 class Scan:
-    """A run of a scan: drives the runner, counts the results, and writes the run record.
+    """A run of a scan: drives the runner, counts the results, finds new events, and writes the run record.
 
-    The runner must have the same `stop`.
+    The runner must have been made with the same `stop`.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
@@ -151,10 +153,10 @@ class Scan:
         self.progress = RunProgress(
             {unit.video: unit.size for unit in settings.units}, {unit.video: unit.camera for unit in settings.units}
         )
-        # Called when frames were read to fit a camera, because `run` yields nothing during a fit.
+        # Called when frames were read to fit a camera, because `run` yields nothing during a fit. The caller may replace this.
         self.on_fitting: Callable[[], None] = lambda: None
         self._record_is_stale = False
-        self._unsaid = list(caveats_of(detector))  # the caveats of the detector that are not in the log yet
+        self._unlogged = list(caveats_of(detector))  # the caveats of the detector that are not in the log yet
         self._doubtful: set[str] = set()  # the cameras that have caveats
 
     def run(self) -> Generator[Update | NewEvent, None, None]:
@@ -169,38 +171,38 @@ class Scan:
         options, layout = self.settings.options, OutputLayout(self.settings.options.out)
         with ExitStack() as stack:
             scratch = stack.enter_context(Scratch(layout.scratch))
-            news = NewEvents(
+            new_events = NewEvents(
                 layout,
                 {unit.video: unit.path for unit in self.settings.units},
                 command=options.on_event,
                 timeout_s=parse_duration(options.on_event_timeout, "on_event_timeout"),
                 alone=not read_live(layout),
             )
-            stack.callback(news.close, lambda: True)
+            stack.callback(new_events.close, lambda: True)
             record = stack.enter_context(self._open_record(layout, scratch))
             for update in self._updates(record):
                 if not isinstance(update, VideoResult):
                     self.totals.frames += update.frames
                     self.totals.video_s += update.video_s
                     self.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
-                    with self._noting():
+                    with self._logging_write_errors():
                         record.flush()
-                    self._say_caveats(update)
+                    self._log_caveats(update)
                     yield update
                     continue
                 found: list[NewEvent] = []
-                with self._noting():
-                    found = news.of(update)
+                with self._logging_write_errors():
+                    found = new_events.of(update)
                 counted = replace(update, new_events=len(found)) if found else update
                 self.totals.add(counted)
-                with self._noting():
+                with self._logging_write_errors():
                     record.add(counted)
-                self._say_caveats(counted)
+                self._log_caveats(counted)
                 yield counted
                 yield from found
             if (others := len(self._doubtful) - MOST_CAVEATS) > 0:
                 log.info("%d more %s learned on little footage", others, "camera was" if others == 1 else "cameras were")
-            news.close(lambda: self.stop.signal is not None)
+            new_events.close(lambda: self.stop.signal is not None)
             record.close(self.exit_code)
 
     @property
@@ -210,13 +212,13 @@ class Scan:
         return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video, and the value of its `Need`, "rescore" or "skip". Nothing is written."""
+        """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "skip". Nothing is written."""
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         yield from self.runner.preview()
 
     def _updates(self, record: RunRecord) -> Iterator[Update]:
-        """Yield the updates of the runner, and results of the videos that it does not scan."""
+        """Yield the updates of the runner, and results of the videos that the runner does not scan."""
         for item in self.settings.plan.unusable:
             yield VideoResult(
                 item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
@@ -224,7 +226,7 @@ class Scan:
 
         def fitting(camera: str, frames: int) -> None:
             self.progress.fit(camera, frames=frames)
-            with self._noting():
+            with self._logging_write_errors():
                 record.say()
             self.on_fitting()
 
@@ -238,12 +240,12 @@ class Scan:
             if unit.video not in reached:
                 yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
 
-    def _say_caveats(self, update: Update) -> None:
-        """Log the detector's caveats with the first update, and a camera's caveats with its first result."""
+    def _log_caveats(self, update: Update) -> None:
+        """Log the caveats of the detector at its first update, and the caveats of a camera at its first result."""
         if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
             return
-        while self._unsaid:
-            log.info("%s", self._unsaid.pop(0))
+        while self._unlogged:
+            log.info("%s", self._unlogged.pop(0))
         if not isinstance(update, VideoResult) or update.camera in self._doubtful:
             return
         for caveat in update.caveats:
@@ -253,8 +255,8 @@ class Scan:
                     log.info("%s%s", "" if update.camera == "." else f"{update.camera}: ", caveat)
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Log once that OUT can't be written, and continue: the disk may have room again later."""
+    def _logging_write_errors(self) -> Iterator[None]:
+        """If OUT can't be written in the `with` block, log this once and continue: the disk may have room again later."""
         try:
             yield
         except OutputError as error:
@@ -283,7 +285,7 @@ class Scan:
 def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: bool = False) -> int:
     """Return the exit code of a run without a fatal error.
 
-    It is 128 + the signal that stopped the run, or `ExitOptions.exit_code` if there was no signal.
+    If a signal stopped the run, the exit code is 128 + the number of the signal; otherwise, see `ExitOptions.exit_code`.
     """
     if stop.signal is not None:
         return 128 + stop.signal
@@ -291,7 +293,7 @@ def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: 
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector of the options. For `auto`, this is the first detector that is ready.
+    """Return the detector that the options name. For `auto`, this is the first detector that is ready to run.
 
     Raises:
         UsageError: the detector is not known.
@@ -323,7 +325,7 @@ def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
     """Find the videos, choose the detector and the runner, and return the scan, ready to run.
 
-    Options that the detector ignores are logged as warnings. Raises the same errors as `vadcli.scan`.
+    A warning is logged for each option that the detector ignores. Raises the same errors as `vadcli.scan`.
     """
     layout = OutputLayout(options.out)
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
@@ -348,49 +350,49 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
 
 
 def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
-    """True if a plan may have no videos: with --allow-empty, or if the only input is a list of files."""
-    # A list of new files may be empty, for example after a quiet night.
+    """True if a scan without videos is no error: with --allow-empty, or if the only input is a list of files."""
+    # A list of new files may be empty, for example after a night without recordings.
     return options.allow_empty or (options.files_from is not None and not paths)
 
 
 def ignored_categories(run: Scan) -> tuple[str, ...]:
-    """Return the categories of the user if the detector can't read categories, else nothing."""
+    """Return the categories that the user gave and the detector can't read; empty if it reads categories."""
     return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
 
 
 def how_to_read_categories() -> str:
-    """Return the command that downloads an encoder for categories, with the size of the download."""
+    """Return the command that downloads an encoder which reads categories, with the size of the download."""
     size = weights.entry(DEFAULT_ENCODER).download_gb
     return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
 
 
 def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
-    """Return the regions that --ignore and --only hide. Unknown names of cameras are logged.
+    """Return the regions that --ignore and --only hide. If a file names an unknown camera, a warning is logged.
 
     Raises:
         UsageError: a file can't be read. The message has one line per fault.
     """
-    found = CameraRegions()
+    regions = CameraRegions()
     cameras = list(dict.fromkeys(unit.camera for unit in plan.units))
     for kind, path in (("ignore", options.ignore), ("only", options.only)):
         if path is None:
             continue
-        read = read_regions(path, kind)
-        found |= read
-        for name in read.unknown(cameras) if cameras else ():
+        of_file = read_regions(path, kind)
+        regions |= of_file
+        for name in of_file.unknown(cameras) if cameras else ():
             more = f" and {len(cameras) - MOST_CAMERAS_NAMED} more" if len(cameras) > MOST_CAMERAS_NAMED else ""
             known = ", ".join(cameras[:MOST_CAMERAS_NAMED])
             log.warning("%s: no camera is called %s; there are %s%s", path, name, known, more)
-    return found
+    return regions
 
 
 @dataclass(frozen=True)
 class NewEvent:
     """An event that no earlier scan has reported."""
 
-    document: EventsDocument  # of the event's video
+    document: EventsDocument  # the events of the video in which the event happens
     event: Event
-    path: Path | None = None  # the video's file or folder; None if this is not known
+    path: Path | None = None  # the video's file or folder; None if the path is not known
 
     @property
     def title(self) -> str:
@@ -398,7 +400,7 @@ class NewEvent:
         return f"{self.document.video['path']}, event at {clock(self.event.start_s)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that `scan --json` prints and that the command of --on-event gets."""
+        """Return the JSON object that `scan --json` prints, and that the command of --on-event gets on stdin."""
         return {
             "type": "event",
             "video": self.document.video["path"],
@@ -412,9 +414,8 @@ class NewEvent:
 class EventHook:
     """Runs a shell command for new events.
 
-    An event is added to the list of reported events when its command starts.
-
-    A command that takes longer than `timeout_s` is killed, together with all processes that it has started.
+    An event is added to the list of reported events just before its command starts. A command that takes longer than
+    `timeout_s` is killed, together with all processes that it has started.
     """
 
     def __init__(self, command: str, *, timeout_s: float, reported: ReportedEvents) -> None:
@@ -423,19 +424,19 @@ class EventHook:
         self._waiting: set[Future[None]] = set()
         self._running: set[subprocess.Popen[bytes]] = set()
 
-    def run(self, found: NewEvent) -> None:
+    def run(self, event: NewEvent) -> None:
         """Run the command for an event as soon as a thread is free."""
         self._waiting = {future for future in self._waiting if not future.done()}
-        self._waiting.add(self._threads.submit(self._run, found))
+        self._waiting.add(self._threads.submit(self._run, event))
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait until all commands have ended. If `stopped` returns True, commands that have not started are dropped."""
+        """Wait until all commands have ended. When `stopped` returns True, commands that have not started are left out."""
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")
         try:
             while left := [future for future in self._waiting if not future.done()]:
                 if stopped():
-                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs these commands
+                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs the commands left out here
                 wait(left, timeout=POLL_S)
         except BaseException:  # a second signal: do not wait any longer
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -444,11 +445,11 @@ class EventHook:
             raise
         self._threads.shutdown()
 
-    def _run(self, found: NewEvent) -> None:
+    def _run(self, event: NewEvent) -> None:
         try:
-            if not self._reported.add(found.document, found.event):
-                return  # another scan has reported it in the meantime
-            data = json.dumps(found.to_json(), ensure_ascii=False).encode() + b"\n"
+            if not self._reported.add(event.document, event.event):
+                return  # another scan has reported the event in the meantime
+            data = json.dumps(event.to_json(), ensure_ascii=False).encode() + b"\n"
             process = subprocess.Popen(
                 ["/bin/sh", "-c", self._command], stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), start_new_session=True
             )
@@ -457,18 +458,18 @@ class EventHook:
                 process.communicate(data, timeout=self._timeout_s)
             except subprocess.TimeoutExpired:
                 _kill(process)
-                log.error("--on-event: %s: the command took longer than %g s and was killed", found.title, self._timeout_s)
+                log.error("--on-event: %s: the command took longer than %g s and was killed", event.title, self._timeout_s)
                 return
             finally:
                 self._running.discard(process)
         except (OSError, OutputError) as error:
-            log.error("--on-event: %s: the command did not run: %s", found.title, error)
+            log.error("--on-event: %s: the command did not run: %s", event.title, error)
             return
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name
-            log.error("--on-event: %s: the command was ended by %s", found.title, name)
+            log.error("--on-event: %s: the command was ended by %s", event.title, name)
         elif process.returncode:
-            log.error("--on-event: %s: the command ended with exit status %d", found.title, process.returncode)
+            log.error("--on-event: %s: the command ended with exit status %d", event.title, process.returncode)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -478,7 +479,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         top = psutil.Process(process.pid)
         family = [top, *top.children(recursive=True)]
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # the command has its own session, so this kills its process group
+        os.killpg(process.pid, signal.SIGKILL)  # the command has its own session, and so its own process group
     for member in family:
         with suppress(psutil.Error):
             member.kill()
@@ -491,22 +492,24 @@ class NewEvents:
     Args:
         layout: the output folder.
         paths: the file or folder of each video, by video.
-        command: the command; no command runs if this is empty.
-        timeout_s: as in `EventHook`.
-        alone: True if no other scan runs in the output folder. Then stored events that were not reported are new, too: an
-            interrupted scan has left them. Otherwise the other scan may still report them.
+        command: the command of --on-event; "" to run no command.
+        timeout_s: a command is killed after this many seconds.
+        alone: True if no other scan runs in the output folder. Then the stored events of skipped videos are new, too, if they
+            were not reported: a scan was interrupted before it reported them. If another scan runs, it may still report them.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
         self._layout, self._paths, self._alone = layout, paths, alone
         self._reported = ReportedEvents(layout)
-        self._told: dict[str, list[Event]] = {}  # a run may score a video twice before the command for an event has started
+        # The new events of this run, by video. A video may be scored again before the command for its event has started.
+        self._events: dict[str, list[Event]] = {}
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 
     def of(self, result: VideoResult) -> list[NewEvent]:
         """Return the new events of a video, and report them.
 
-        This runs the command for each of them. If there is no command, they are only added to the list of reported events.
+        To report an event means to run the command for it. Without a command, the event is only added to the list of reported
+        events.
 
         Raises:
             OutputError: the list of reported events can't be written.
@@ -516,19 +519,19 @@ class NewEvents:
         document = read_unchecked(self._layout.events(result.video))
         if document is None:
             return []
-        path, reported = self._paths.get(result.video), self._told.setdefault(result.video, [])
-        found = [
+        path, known = self._paths.get(result.video), self._events.setdefault(result.video, [])
+        new = [
             NewEvent(document, event, path)
             for event in self._reported.new(document)
-            if not any(event.start_s < other.end_s and other.start_s < event.end_s for other in reported)
+            if not any(event.start_s < other.end_s and other.start_s < event.end_s for other in known)
         ]
-        reported += [one.event for one in found]
-        for one in found:
+        known += [event.event for event in new]
+        for event in new:
             if self._hook is not None:
-                self._hook.run(one)
+                self._hook.run(event)
             else:
-                self._reported.add(one.document, one.event)
-        return found
+                self._reported.add(event.document, event.event)
+        return new
 
     def close(self, stopped: Callable[[], bool]) -> None:
         """Wait for the commands; see `EventHook.close`."""
