@@ -38,21 +38,22 @@ from vadcli.video.sampling import SamplingPlan
 
 log = logging.getLogger("vadcli")
 
-# A model that was fitted on this much footage is fitted again only if the user asks for it. One hour is needed because a score
-# means a number of events per hour.
+# A model that was fitted on this much footage is fitted again only with --refit. One hour is needed, because a score means a
+# number of events per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less is fitted again when the footage has grown by this factor. So there are few fits: a camera
-# whose first video has ten seconds is fitted again at most nine times before it has an hour of footage.
+# A model that was fitted on less is fitted again when the footage has grown by this factor. A camera whose first video has ten
+# seconds is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
-# and then scored. With more footage, it is faster to read bursts for the fit, and to decode the footage again for the scan.
+# and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.
 HELD_CLIPS = 40
-# The fit uses at most this many of the clips in memory. They are evenly spread.
+# The fit uses at most this many of the clips in memory, evenly spread over the footage.
 SAMPLE_CLIPS = 12
-# Footage of more than HELD_CLIPS clips is sampled in this many bursts.
+# From footage of more than HELD_CLIPS clips, this many bursts are read.
 BURSTS = 20
 # A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
+# If another process is fitting a camera, this process checks after this many seconds whether the fit has ended.
 WAIT_S = 0.2
 _REFIT = "fit the camera again with --refit"
 
@@ -89,14 +90,14 @@ class Cameras:
     needs: ClipNeeds  # the detector's needs, changed by the sampling options
     loader_options: LoaderOptions  # how to read the bursts
     seed: int  # seed of the random sample of footage
-    # True to fit each camera again, once per run; False to fit no camera that has a model; None to fit those cameras again
-    # whose model `is_outgrown`.
+    # True: fit each camera again, once per run. False: fit no camera that has a model. None: fit a camera again if its model
+    # `is_outgrown`.
     refit: bool | None
-    stopped: Callable[[], bool]  # called during the wait for another process; True ends the wait
+    stopped: Callable[[], bool]  # returns True when the run must end
     # Called with a camera and the number of frames that were just read for its fit.
     fitting: Callable[[str, int], None] = lambda camera, frames: None
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
-    _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
+    _fitted: dict[str, CameraModel | None] = field(default_factory=dict)  # the models that this run has fitted, by camera
 
     def stored(self, camera: str) -> CameraModel | None:
         """Return the camera's model that this run uses; None if the camera must be fitted first."""
@@ -109,7 +110,7 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera now has GROWTH times as much.
+        """True if the model was fitted on little footage, and the camera has much more footage now (see `is_outgrown`).
 
         `whole` has all videos of the camera.
         """
@@ -123,7 +124,7 @@ class Cameras:
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return why a stored model can't be used; "" if there is no such model or --refit replaces it."""
+        """Return why the stored model of this detector can't be used; "" if no model is stored or --refit replaces it."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         model = self._on_disk(camera)
@@ -134,7 +135,7 @@ class Cameras:
         return "its regions changed" if model.regions != self.regions.of(camera).sha256 else ""
 
     def _read(self, camera: str) -> CameraModel | None:
-        """Return the stored model of a camera if this run can use it."""
+        """Return the stored model of a camera; None if no model is stored or this run can't use it."""
         model = self._on_disk(camera)
         if model is None or (model.detector, model.version) != (self.detector.name, self.detector.model_version):
             return None
@@ -150,7 +151,10 @@ class Cameras:
             return None
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
-        """Fit, store and return a model, or return the model that another process has just stored."""
+        """Fit, store and return a model, or return the model that another process has just stored.
+
+        Returns None if the detector makes no model from these clips.
+        """
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
@@ -170,11 +174,12 @@ class Cameras:
                 return replace(model, footage=footage, regions=self.regions.of(camera).sha256)
         if before is None or before.footage is None:
             return before
-        return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so the next run does not try again
+        # The new number of bytes prevents that the next run tries to fit the camera again.
+        return replace(before, footage=replace(before.footage, bytes=footage.bytes))
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
-        """Make other processes wait with the fit of this camera until the `with` block ends."""
+        """Wait until no other process fits this camera, and make other processes wait until the `with` block ends."""
         path = self.layout.camera(camera).with_suffix(".json.part")
         claim = Claim.acquire(path)
         while claim is None and not self.stopped():
@@ -194,9 +199,9 @@ def fit_on_the_way(
     items: Iterator[Item],
     request: Callable[[WorkUnit], ClipRequest],
 ) -> Iterator[Item]:
-    """Fit a camera on the first items of its scan, then yield every item, in order.
+    """Fit a camera on the first items of its scan. Then yield all items of the scan, in order.
 
-    When the scan is stopped, no more items are yielded.
+    The first items are kept in memory, so that they are not read again. When the scan is stopped, no more items are yielded.
 
     Args:
         cameras: stores the model.
@@ -218,7 +223,7 @@ def fit_on_the_way(
             return
         cameras.fit(camera, clips, footage)
     for item in chain(held.items, items):
-        if isinstance(item, ClipReady) and cameras.stopped():  # `Finished` is still yielded: its video is read to the end
+        if isinstance(item, ClipReady) and cameras.stopped():  # a `Finished` item is yielded, because its video is complete
             return
         yield item
 
@@ -226,10 +231,10 @@ def fit_on_the_way(
 def fit_again(
     cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest], *, scored: int
 ) -> None:
-    """Fit a camera again because its model `is_outgrown`, and log this if the new model differs.
+    """Fit a camera again because its model `is_outgrown`. If the new model differs, log this.
 
-    The caller must do this before any video of the camera is scored. The arguments are as in `fit_on_the_way`, and `scored` is
-    the number of videos that have scores from the earlier model.
+    Must be called before any video of the camera is scored. The arguments are as in `fit_on_the_way`, and `scored` is the
+    number of videos that have scores from the earlier model.
     """
     before = cameras.stored(camera)
     with PreparingPool(cameras.detector) as pool:
@@ -256,7 +261,7 @@ def _hold_whole(
     request: Callable[[WorkUnit], ClipRequest],
     pool: PreparingPool,
 ) -> _Held:
-    """Read a camera's videos and keep their clips in memory. Stop when there are too many clips."""
+    """Read all videos of a camera and keep their clips in memory. Stop when there are too many clips."""
     held = _Held(cameras.needs, pool)
     with ClipLoader(cameras.needs, cameras.loader_options) as loader:
         reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
@@ -271,7 +276,7 @@ def _sample(
     request: Callable[[WorkUnit], ClipRequest],
     held: _Held,
 ) -> tuple[list[Clip], Footage]:
-    """Return the clips on which the camera is fitted, and the footage from which they come.
+    """Return the clips on which the camera is fitted, and the length and size of the footage that they represent.
 
     `held` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
     """
@@ -282,15 +287,15 @@ def _sample(
     read = sorted({clip.video for clip in clips} - held.hidden)
     seconds = sum(held.infos[video].duration_s for video in read)
     places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
-    spread = [clips[place] for place in places]  # including the first and the last clip
+    spread = [clips[place] for place in places]
     return spread, Footage(len(read), round(seconds, 3), size_of(whole, but=held.hidden))
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
-    """Yield the items, and report the number of frames in each clip.
+    """Yield the items, and report the number of frames of each clip to `cameras.fitting`.
 
     Raises:
-        ToolError: no video can be read, so the camera must not be fitted now.
+        ToolError: a program that reads videos does not run, so the camera must not be fitted now.
     """
     for item in items:
         if isinstance(item, Finished) and isinstance(item.error, ToolError):
@@ -301,32 +306,32 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 
 
 class _Held:
-    """Keeps items in memory until their videos have more than HELD_CLIPS clips.
-
-    `hidden` has the videos that could not be read because the machine failed. A later run may be able to read them.
-    """
+    """The items of a loader that are kept in memory, up to HELD_CLIPS clips."""
 
     def __init__(self, needs: ClipNeeds, pool: PreparingPool) -> None:
         self.needs = needs
         self.pool = pool
         self.items: list[Item] = []
-        self.infos: dict[str, VideoInfo] = {}
-        self.ended: set[str] = set()
-        self.hidden: set[str] = set()
-        self.total_clips = 0
+        self.infos: dict[str, VideoInfo] = {}  # by video
+        self.ended: set[str] = set()  # the videos that were read to the end
+        self.hidden: set[str] = set()  # the videos that the machine could not read; a later run may be able to read them
+        self.total_clips = 0  # number of clips of all opened videos, also of clips that are not read yet
 
     @property
     def is_too_long(self) -> bool:
-        """True if the videos have more than HELD_CLIPS clips together."""
+        """True if the opened videos have more than HELD_CLIPS clips together."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:
-        """Keep all items. Stop early if `is_too_long` becomes true."""
+        """Keep the items. Stop when `is_too_long` becomes true."""
         for item in items:
-            self.items.append(kept := _owned(item) if isinstance(item, ClipReady) else item)
-            if isinstance(kept, ClipReady):
-                self.pool.add(kept.clip)
-            elif isinstance(item, Opened):
+            if isinstance(item, ClipReady):
+                clip = item.clip.owned()  # a copy that does not depend on the loader's memory
+                self.pool.add(clip)
+                self.items.append(replace(item, clip=clip))
+            else:
+                self.items.append(item)
+            if isinstance(item, Opened):
                 self.infos[item.video] = item.info
                 self.total_clips += SamplingPlan.of(self.needs, item.info).clips(item.info.frames)
             elif isinstance(item, Finished):
@@ -341,11 +346,6 @@ class _Held:
         return (item.clip for item in self.items if isinstance(item, ClipReady))
 
 
-def _owned(item: ClipReady) -> ClipReady:
-    """Return a copy that does not depend on the loader's memory."""
-    return replace(item, clip=item.clip.owned())
-
-
 def _read_bursts(
     cameras: Cameras,
     camera: str,
@@ -353,45 +353,46 @@ def _read_bursts(
     request: Callable[[WorkUnit], ClipRequest],
     pool: PreparingPool,
 ) -> tuple[list[Clip], Footage]:
-    wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
-    asked = [unit for unit in whole if unit.video in wanted]
-    requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in asked)
+    """Return bursts of the videos as clips, and the length and size of the footage that they represent."""
+    positions = burst_positions(whole, camera=camera, seed=cameras.seed)
+    with_bursts = [unit for unit in whole if unit.video in positions]
+    requests = (replace(request(unit), start_clip=0, bursts=positions[unit.video]) for unit in with_bursts)
     needs = cameras.needs
     frames = needs.frames if needs.whole_bursts else max(needs.overlap + 1, needs.frames // BURST_PART)
     lengths_s: dict[str, float] = {}
     hidden: set[str] = set()
-    held: list[Clip] = []
+    clips: list[Clip] = []
     with ClipLoader(replace(needs, frames=frames), cameras.loader_options) as loader:
         for item in _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera):
             if isinstance(item, ClipReady):
-                held.append(_owned(item).clip)
-                pool.add(held[-1])
+                clips.append(item.clip.owned())
+                pool.add(clips[-1])
             elif isinstance(item, Opened):
                 lengths_s[item.video] = item.info.duration_s
             elif isinstance(item.error, NotFinished):
                 hidden.add(item.video)
     pool.wait()
-    clips = sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
-    whole, asked = ([unit for unit in units if unit.video not in hidden] for units in (whole, asked))
-    return clips, estimated_footage(whole, asked, wanted, lengths_s, clips)
+    clips.sort(key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+    whole, with_bursts = ([unit for unit in units if unit.video not in hidden] for units in (whole, with_bursts))
+    return clips, estimated_footage(whole, with_bursts, positions, lengths_s, clips)
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on little footage, and now there are GROWTH times as many bytes.
+    """True if a model was fitted on little footage, and the camera now has GROWTH times as many bytes (`size`).
 
-    Models of older versions do not store their footage. They are never outgrown, so that videos with their scores stay done.
+    Models of older versions do not store their footage. They are never outgrown, so that their videos are not scanned again.
     """
-    known = model.footage
-    return known is not None and known.seconds < ENOUGH_S and size >= GROWTH * max(1, known.bytes)
+    footage = model.footage
+    return footage is not None and footage.seconds < ENOUGH_S and size >= GROWTH * max(1, footage.bytes)
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
     """Return a warning about a camera model that was fitted on little footage; empty if there was enough."""
-    known = model.footage if model else None
-    if known is None or known.seconds >= ENOUGH_S:
+    footage = model.footage if model else None
+    if footage is None or footage.seconds >= ENOUGH_S:
         return ()
-    length = length_text(known.seconds)
-    if known.videos == 1:
+    length = length_text(footage.seconds)
+    if footage.videos == 1:
         usual = "anything that lasts for the whole video counts as usual"
         return (f"The camera was learned from a single video of {length}, so {usual}.",)
     return (f"The camera was learned on only {length} of footage, so what is usual there may still count as unusual.",)
@@ -404,51 +405,48 @@ def size_of(units: Iterable[WorkUnit], *, but: Collection[str] = ()) -> int:
 
 def estimated_footage(
     whole: Sequence[WorkUnit],
-    asked: Sequence[WorkUnit],
-    wanted: Mapping[str, Sequence[float]],
+    with_bursts: Sequence[WorkUnit],
+    positions: Mapping[str, Sequence[float]],
     lengths_s: Mapping[str, float],
     clips: Sequence[Clip],
 ) -> Footage:
-    """Return an estimate of a camera's footage if only bursts of it were read.
+    """Return an estimate of the length and size of a camera's footage, of which only bursts were read.
 
     The declared length of a video may be wrong. So if only half of its bursts could be read, only half of its length counts.
 
     Args:
         whole: all videos of the camera.
-        asked: the videos that have bursts.
-        wanted: the positions of the bursts in these videos, by video.
+        with_bursts: the videos that have bursts.
+        positions: the positions of the bursts in these videos, by video.
         lengths_s: the declared lengths of the videos that could be opened, by video.
         clips: the bursts that could be read.
     """
-    found = Counter(clip.video for clip in clips)
-    seconds = sum(lengths_s.get(unit.video, 0.0) * found[unit.video] / len(wanted[unit.video]) for unit in asked)
-    unread = sum(not found[unit.video] for unit in asked)
-    scale = size_of(whole) / max(1, size_of(asked))
+    bursts = Counter(clip.video for clip in clips)
+    seconds = sum(lengths_s.get(unit.video, 0.0) * bursts[unit.video] / len(positions[unit.video]) for unit in with_bursts)
+    unread = sum(not bursts[unit.video] for unit in with_bursts)
+    scale = size_of(whole) / max(1, size_of(with_bursts))
     return Footage(len(whole) - unread, round(seconds * scale, 3), size_of(whole))
 
 
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
-    """Return the positions of a camera's bursts.
+    """Return the positions of a camera's bursts, by video: ascending fractions [0, 1) of the video.
 
     The bytes of all videos are divided into one equal share per burst. Each burst begins at a random place in its share. The
-    random places depend on the camera's name and the seed.
+    random places depend on the camera's name and the seed. Videos without bursts are left out.
 
     Args:
         units: the camera's videos, in plan order.
         camera: the camera's name.
         seed: the seed of the scan.
         bursts: number of bursts.
-
-    Returns:
-        The positions in each video that has bursts, by video: ascending fractions [0, 1) of the video.
     """
     digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
     shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)
     ends = np.cumsum([max(1, unit.size) for unit in units], dtype=np.float64)
     points = (np.arange(bursts) + shifts) / bursts * ends[-1]
-    found: dict[str, list[float]] = {}
+    fractions: dict[str, list[float]] = {}
     for point, k in zip(points, np.searchsorted(ends, points, side="right"), strict=True):
         unit, end = units[min(int(k), len(units) - 1)], ends[min(int(k), len(units) - 1)]
         fraction = (point - (end - max(1, unit.size))) / max(1, unit.size)
-        found.setdefault(unit.video, []).append(float(min(max(fraction, 0.0), 1 - 1e-9)))
-    return {video: tuple(sorted(positions)) for video, positions in found.items()}
+        fractions.setdefault(unit.video, []).append(float(min(max(fraction, 0.0), 1 - 1e-9)))
+    return {video: tuple(sorted(positions)) for video, positions in fractions.items()}

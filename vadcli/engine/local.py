@@ -1,4 +1,8 @@
-"""The runner for one machine: connects the plan, the cameras, the queue, the loader and the stream."""
+"""The runner for one machine: locks the videos that need a scan, and connects the cameras, the loader and the stream.
+
+The stored results decide whether a video needs a scan (`job.decide`). If so, the video is locked, and then the decision is made
+again, because another scan may have finished the video in the meantime.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +36,8 @@ log = logging.getLogger("vadcli")
 class LocalRunner:
     """Executes a plan with the devices and cores of this machine.
 
-    The detector is loaded when the first video needs it. The caller may give an open `loader` (see `loader_of`), and must
-    close it later. Otherwise the runner opens a loader.
+    The detector is loaded when the first video needs it. The caller may give an open `loader` (see `loader_of`), and must close
+    it later. Without it, the runner opens and closes its own loader.
 
     Raises:
         UsageError: the detector can't do what the options ask for.
@@ -68,7 +72,7 @@ class LocalRunner:
             scratch = stack.enter_context(Scratch(layout.scratch))
             layout.rename_old_files((unit.video for unit in self.units), {unit.camera for unit in self.settings.plan.units})
             job, options = self._job(layout, scratch), self._loader_options()
-            one_process = replace(options, workers=1)  # each second pass has its own decoder process
+            one_process = replace(options, workers=1)  # each second pass has a loader of its own, with one decoder process
             if self.options.attribute and isinstance(self.detector, Attributor):
                 loader = stack.enter_context(ClipLoader(job.needs, one_process))
                 job = replace(job, attribution=Attribution(self.detector, loader))
@@ -92,7 +96,7 @@ class LocalRunner:
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
-            # With no model, or with a model that will be replaced, all fingerprints differ from the stored fingerprints.
+            # Without a model, or with a model that this run replaces, all fingerprints differ from the stored fingerprints.
             has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
             model = cameras.stored(camera) if has_model and mine else None
             yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)
@@ -103,7 +107,7 @@ class LocalRunner:
         return self._cameras_of(layout, self._job(layout, Scratch(layout.scratch))).has_model(camera)
 
     def _scan(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
-        """Scan one camera after the other if the detector fits cameras, else all videos in one stream."""
+        """Scan one camera after the other if the detector fits cameras; otherwise all videos in one stream."""
         plan = self.settings.plan
         groups = by_camera(plan.units) if self.detector.fits_camera else [("", list(plan.units))]
         for camera, whole in groups:
@@ -179,12 +183,12 @@ class LocalRunner:
 
 
 def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
-    """Return a loader for scans with these options. By default, it has one decoder process per core."""
+    """Return a loader for scans with these options. Without --workers, the loader has one decoder process per core."""
     return ClipLoader(effective_needs(detector, options), loader_options(options, workers=options.workers or core_count()))
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
-    """Return what a run must do with a video: the value of a `Need`, or "rescore"."""
+    """Return what a run would do with a video: the value of a `Need`, or "rescore"."""
     try:
         decision = decide(job, unit, model)
     except VideoError:
@@ -199,13 +203,13 @@ class _Work:
     job: ScanJob
     cameras: Cameras
     loader: ClipLoader
-    camera: str
-    whole: list[WorkUnit]
-    request: Callable[[WorkUnit], ClipRequest]
+    camera: str  # "" if the detector does not fit cameras
+    whole: list[WorkUnit]  # all videos of the camera, also those of other shards
+    request: Callable[[WorkUnit], ClipRequest]  # makes the loader's request for a video
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Claim and scan those videos of `mine` that need a scan. The detector is loaded only for them."""
+        """Scan the videos of `mine` that need a scan. If no video needs a scan, the detector is not loaded."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.is_outgrown(self.camera, self.whole):
@@ -221,27 +225,30 @@ class _Work:
         else:
             model = self.cameras.stored(self.camera) if detector.fits_camera else None
             pending: list[WorkUnit] = []
-            for found in queue.sift(mine, model):
-                if isinstance(found, VideoResult):
-                    yield found
+            for item in queue.sift(mine, model):
+                if isinstance(item, VideoResult):
+                    yield item
                 else:
-                    pending.append(found)
+                    pending.append(item)
             if not pending:
                 return
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
 
-            def requests() -> Iterator[ClipRequest]:  # claims each video when the loader has room for it
-                for found in queue.take(pending, model):
-                    stream.expect(found)
-                    if isinstance(found, Task):
-                        yield queue.request_of(found)
+            def requests() -> Iterator[ClipRequest]:  # claims each video when the loader has room for this video
+                for task in queue.take(pending, model):
+                    stream.expect(task)
+                    if isinstance(task, Task):
+                        yield queue.request_of(task)
 
             items = self.loader.run(requests(), stopped=self.stop)
         yield from stream.run(items)
 
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Claim and read the videos before the camera has a model. After the fit, decide about each video."""
+        """Yield the loader's items of the videos, after the camera was fitted on the first items.
+
+        The videos are claimed before they are read. After the fit, `ClaimQueue.task` decides what each of them needs.
+        """
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:
@@ -268,9 +275,10 @@ class _Work:
 
 
 class ClaimQueue:
-    """Turns each video into a task, or into a result if the video needs no scan.
+    """Locks each video and returns it as a task, or returns a result if the video needs no scan.
 
-    `request` makes the loader's request for a video. When `stopped` returns True, no more videos are claimed.
+    `request` makes the loader's request for a video. When `stopped` returns True, no more videos are claimed. To claim a video
+    means to lock its files.
     """
 
     def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:
@@ -292,7 +300,7 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Return the lock on a video's files. If another process has the lock, or OUT can't be written, return a result."""
+        """Lock a video and return the lock. If another process has the lock, or OUT can't be written, return a result."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:
@@ -303,18 +311,19 @@ class ClaimQueue:
         return claim
 
     def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
-        """Return a claimed video as a task. If it needs no scan, release the lock and return a result.
+        """Return a claimed video as a task. If the video needs no scan, release the lock and return a result.
 
-        If `resume` is true and a checkpoint is stored, the scan continues from the checkpoint.
+        If only the categories changed, the stored vectors of the video are scored again here, without a scan. If `resume` is
+        true and a checkpoint is stored, the scan continues from the checkpoint.
         """
         try:
             decision = decide(self.job, unit, model)
         except VideoError as error:
             try:
                 return write_failure(self.job, Task(unit, claim, Decision(Need.SCAN, "", {}), model), error)
-            except OutputError as trouble:
+            except OutputError as output_error:
                 claim.release(delete=False)
-                return _unwritten(unit, trouble)
+                return _unwritten(unit, output_error)
         result = self._without_scan(unit, decision)
         if result is not None:
             claim.release(delete=True)
@@ -345,35 +354,37 @@ class ClaimQueue:
         return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
-        """Return the result of a video that needs no scan; None if it must be scanned."""
+        """Return the result of a video that needs no scan; None if the video must be scanned.
+
+        If only the rules for events changed, the events of the video are made again here.
+        """
         if decision.need is Need.SCAN:
             return None
-        events = (
-            recut(
+        events, rules = decision.events, self.job.rules
+        if decision.need is Need.RECUT:
+            document = recut(
                 self.job.layout,
                 self.job.scratch,
                 unit.video,
-                self.job.rules.of_video(unit.video),
-                review=self.job.rules.reviews,
-                judge=self.job.rules.judge,
+                rules.of_video(unit.video),
+                review=rules.reviews,
+                judge=rules.judge,
                 times=self.job.times,
             )
-            if decision.need is Need.RECUT
-            else None
-        )
-        lost = decision.status in (Status.FAILED, Status.PARTIAL)
-        why = (
-            "done"
-            if decision.status is Status.DONE
-            else f"{decision.status} in an earlier run (--retry-failed tries again): {decision.reason}"
-        )
+            events = len(document.events)
+        if decision.need is Need.TAKEN:
+            reason = decision.reason
+        elif decision.status is Status.DONE:
+            reason = "done"
+        else:
+            reason = f"{decision.status} in an earlier run (--retry-failed tries again): {decision.reason}"
         return VideoResult(
             video=unit.video,
             status=Status.FAILED if decision.need is Need.TAKEN else Status.SKIPPED,
-            stage=decision.stage if lost else "",
-            reason=decision.reason if decision.need is Need.TAKEN else why,
+            stage=decision.stage if decision.status in (Status.FAILED, Status.PARTIAL) else "",
+            reason=reason,
             camera=unit.camera,
-            events=decision.events if events is None else len(events.events),
+            events=events,
         )
 
 
