@@ -382,8 +382,8 @@ def test_a_name_in_any_alphabet_and_of_any_length(here: Path) -> None:
     [
         ('["people dancing"]', '["a man Punching a ball"]', "fight: the sentence 'a man Punching a ball' contains 'Punching'"),
         ("a parked van", "a punch card", "fight: the sentence 'a punch card' contains 'punch'"),
-        ('verbs = ["punch", "punching"]\n', "", "fight: has no verbs, so the sentences against it can't be checked for them"),
-        ('["punch", "punching"]', '[" "]', "fight: has no verbs, so the sentences against it can't be checked for them"),
+        ('verbs = ["punch", "punching"]\n', "", "fight: has no verbs, so the sentences against it can't be checked"),
+        ('["punch", "punching"]', '[" "]', "fight: has no verbs, so the sentences against it can't be checked"),
         ('"a parked van", ', "", f"has 4 normal sentences; give at least {FEWEST_NORMAL}"),
         ("a parked van", "a closed gate", "normal: the sentence 'a closed gate' occurs 2 times"),
         ("a parked van", " ", "normal: has an empty sentence"),

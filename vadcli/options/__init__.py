@@ -183,12 +183,12 @@ def out_folder(
     env = os.environ if env is None else env
     if env.get(env_name("out")):
         return Path(env[env_name("out")]).expanduser()
-    found = default
+    folder = default
     for _, tables in _tables(config, profile, env):
         for table in (tables.get(SCAN), tables.get(section)):
             if isinstance(table, dict) and "out" in table:
-                found = Path(str(table["out"])).expanduser()
-    return found
+                folder = Path(str(table["out"])).expanduser()
+    return folder
 
 
 def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
@@ -214,7 +214,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def env_name(name: str, command: str = "") -> str:
-    """Return the name of an option's environment variable. Give `command` if the command has its own variable for it."""
+    """Return the name of an option's environment variable. `command` is given if this command has its own variable."""
     return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
 
 
@@ -250,12 +250,14 @@ def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) ->
     profile = profile or env.get(env_name("profile"))
     if not profile:
         return
-    there = [(path, profiles) for path, tables in files if isinstance(profiles := tables.get(PROFILE), dict)]
+    with_profiles = [(path, profiles) for path, tables in files if isinstance(profiles := tables.get(PROFILE), dict)]
     chosen = [
-        (f"{path}: [{PROFILE}.{profile}]", every[profile]) for path, every in there if isinstance(every.get(profile), dict)
+        (f"{path}: [{PROFILE}.{profile}]", profiles[profile])
+        for path, profiles in with_profiles
+        if isinstance(profiles.get(profile), dict)
     ]
     if not chosen:
-        names = sorted({name for _, every in there for name in every})
+        names = sorted({name for _, profiles in with_profiles for name in profiles})
         hint = f"choose among {', '.join(names)}" if names else f"write [{PROFILE}.{profile}.{SCAN}] into {CONFIG_NAME}"
         raise UsageError(f"--profile {profile}: no settings file has this profile", hint=hint)
     yield from chosen

@@ -61,8 +61,8 @@ class Category:
     def verb_in(self, sentence: str) -> str:
         """Return the first of `verbs` that the sentence contains as a whole word, or an empty text."""
         words = "|".join(re.escape(verb) for verb in self.verbs if verb.strip())
-        found = re.search(rf"\b(?:{words})\b", sentence, re.IGNORECASE) if words else None
-        return found.group() if found else ""
+        match = re.search(rf"\b(?:{words})\b", sentence, re.IGNORECASE) if words else None
+        return match.group() if match else ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CategoryBook:
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
         """Return the normal sentences that contain no word for the category."""
-        # `check_file` compares the words with the normal sentences of the same file. But the user may combine several files.
+        # `check_file` makes this test within one file. But the user may combine several files, so it is made here again.
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
 
@@ -99,27 +99,29 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def read_categories(text: str) -> CategoryBook:
     """Return the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
-    The sentences of a category come from `text`; otherwise from the first list that has the category, in upper or lower case;
-    otherwise from TEMPLATES. The normal sentences come from the files that `text` names, or from the general list if the files
-    have none.
+    The sentences of a category come from `text`; otherwise from the first list that has the category (upper and lower case are
+    the same); otherwise from TEMPLATES. The normal sentences come from the files that `text` names, or from the general list if
+    the files have none.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
     """
-    found: dict[str, Category] = {}
-    told: dict[str, tuple[str, ...]] = {}
+    by_name: dict[str, Category] = {}
+    own_sentences: dict[str, tuple[str, ...]] = {}
     normal: dict[str, None] = {}
     for part in (piece.strip() for piece in text.split(",")):
         if part.startswith("@"):
             file = read_list(part[1:].strip())
             normal.update(dict.fromkeys(file.normal))
             for category in file.category:
-                found.setdefault(category.name, category)
+                by_name.setdefault(category.name, category)
         elif part:
             name, sentences = _split(part, "--categories")
-            told[name] = told.get(name, ()) + sentences
-            found.setdefault(name, _described(name))
-    categories = tuple(_own(name, told[name]) if told.get(name) else category for name, category in found.items())
+            own_sentences[name] = own_sentences.get(name, ()) + sentences
+            by_name.setdefault(name, _described(name))
+    categories = tuple(
+        _own(name, own_sentences[name]) if own_sentences.get(name) else category for name, category in by_name.items()
+    )
     return CategoryBook(categories, tuple(normal) or read_list(DEFAULT_LIST).normal)
 
 
@@ -134,8 +136,8 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
     """Return one category per name, without repeats: from `own`, or otherwise the category that the name alone gives."""
-    told = {category.name: category for category in reversed(tuple(own))}
-    return tuple(told.get(name) or _described(name) for name in dict.fromkeys(names))
+    by_name = {category.name: category for category in reversed(tuple(own))}
+    return tuple(by_name.get(name) or _described(name) for name in dict.fromkeys(names))
 
 
 def template_sentences(name: str) -> tuple[str, ...]:
@@ -150,7 +152,7 @@ def category_list_names() -> list[str]:
 
 
 def read_list(name: str) -> CategoryFile:
-    """Return a category list that comes with vadcli by its name, or a user's file by its path.
+    """Return the content of a category list that comes with vadcli, by its name, or of a user's file, by its path.
 
     Raises:
         UsageError: neither exists, or the file is damaged.
@@ -204,7 +206,7 @@ def parse_file(text: str, where: str) -> CategoryFile:
     """
     if _is_toml(text, where):
         return _parse_toml(text, where)
-    told: dict[str, tuple[str, ...]] = {}
+    sentences_of: dict[str, tuple[str, ...]] = {}
     for line in _lines(text):
         if line.startswith("@"):
             raise UsageError(
@@ -212,8 +214,8 @@ def parse_file(text: str, where: str) -> CategoryFile:
                 hint="give both lists to --categories, with a comma between them",
             )
         name, sentences = _split(line, where)
-        told[name] = told.get(name, ()) + sentences
-    return CategoryFile(category=tuple(_own(name, found) if found else _described(name) for name, found in told.items()))
+        sentences_of[name] = sentences_of.get(name, ()) + sentences
+    return CategoryFile(category=tuple(_own(name, own) if own else _described(name) for name, own in sentences_of.items()))
 
 
 def check_file(text: str, where: str) -> list[str]:
@@ -238,7 +240,7 @@ def check_file(text: str, where: str) -> list[str]:
         for category in file.category:
             name = category.name
             if not any(verb.strip() for verb in category.verbs):
-                problems.append(f"{name}: has no verbs, so the sentences against it can't be checked for them")
+                problems.append(f"{name}: has no verbs, so the sentences against it can't be checked")
             problems += _bad_sentences(name, category.means + category.looks_like)
             for sentence in (*category.looks_like, *file.normal):
                 if verb := category.verb_in(sentence):
@@ -296,8 +298,8 @@ def _bad_sentences(where: str, sentences: tuple[str, ...]) -> Iterator[str]:
 
 def _split(part: str, where: str) -> tuple[str, tuple[str, ...]]:
     """Return the name and the sentences of `NAME: SENTENCE; SENTENCE`; no sentences for `NAME` alone."""
-    name, colon, told = (piece.strip() for piece in part.partition(":"))
-    sentences = tuple(piece for piece in (text.strip() for text in told.split(";")) if piece)
+    name, colon, rest = (piece.strip() for piece in part.partition(":"))
+    sentences = tuple(piece for piece in (text.strip() for text in rest.split(";")) if piece)
     if colon and not (sentences and name):
         raise UsageError(
             f"{where}: {_short(part)!r} has no {'sentence' if name else 'name'}",
@@ -322,12 +324,12 @@ def _short(text: str) -> str:
 @cache
 def _known() -> dict[str, Category]:
     """Return {lower-case name: category} of all lists; the general list wins over the others."""
-    found: dict[str, Category] = {}
+    by_name: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")
         for category in parse_file(text, f"{name}.toml").category if text else ():
-            found.setdefault(category.name.lower(), category)
-    return found
+            by_name.setdefault(category.name.lower(), category)
+    return by_name
 
 
 @cache

@@ -82,13 +82,13 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
         UsageError: the text is empty, or a part of it is not a finite number.
     """
     try:
-        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+        numbers = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        found = ()
-    if not found or not all(math.isfinite(value) for value in found):
+        numbers = ()
+    if not numbers or not all(math.isfinite(number) for number in numbers):
         flag = name.replace("_", "-")
         raise UsageError(f"--{flag} {text!r} is not a list of numbers", hint="separate them by commas")
-    return found
+    return numbers
 
 
 def option(
@@ -121,8 +121,8 @@ def option(
 
 def same(kind: type[Any], name: str) -> Any:
     """Return a copy of a field of another option set, so that two commands can have the same option."""
-    found = next(item for item in fields(kind) if item.name == name)
-    return field(default=found.default, metadata=found.metadata)
+    original = next(item for item in fields(kind) if item.name == name)
+    return field(default=original.default, metadata=original.metadata)
 
 
 PANELS = ("Which videos", "Detector", "Events", "Outputs", "Running", "Talking")
@@ -233,7 +233,7 @@ class TalkOptions:
 
 @dataclass(frozen=True)
 class ExitOptions:
-    """The meaning of the exit code."""
+    """What makes the exit code non-zero."""
 
     fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
     events_first: bool = option(
@@ -347,7 +347,7 @@ class DetectorOptions:
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """The parts of the picture that a scan hides, and the sizes of things that it finds."""
+    """The parts of the picture that a scan hides, and which things the motion detector finds."""
 
     min_size: float | None = option(
         None,
@@ -406,7 +406,7 @@ class TimeOptions:
     )
     time_from: str = option(
         "",
-        "How to find when a video started: a pattern of its path like %Y-%m-%d/%H.%M.%S, or the source to believe first: "
+        "How to find when a video started: a pattern of its path like %Y-%m-%d/%H.%M.%S, or the source to try first: "
         "container, container-local, name or modified.",
         panel=EVENTS,
         metavar="PATTERN",
@@ -476,8 +476,8 @@ def parse_since(text: str, zone: str = "") -> datetime:
         UsageError: the text is neither a time nor a duration.
     """
     try:
-        told = datetime.fromisoformat(text)
-        return told if told.tzinfo else told.replace(tzinfo=zone_named(zone)).astimezone(UTC)
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=zone_named(zone)).astimezone(UTC)
     except ValueError:
         pass
     try:
@@ -492,7 +492,10 @@ class HeadOptions:
     """The head that judges the events."""
 
     head: Path | None = option(
-        None, "Judge the events by this head, which `vadcli learn` wrote; it reads stored vectors.", panel=EVENTS, metavar="DIR"
+        None,
+        "Folder of a head from `vadcli learn`, which judges the events by their stored vectors.",
+        panel=EVENTS,
+        metavar="DIR",
     )
     head_threshold: float | None = option(
         None, "With --head: keep an event if the head's score reaches this value, 0-1.", panel=EVENTS, default_text="0.5"
@@ -512,12 +515,12 @@ class HeadOptions:
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
     """Return a subclass of `kind` with the options of every detector. If both have an option, that of `kind` counts."""
-    named: list[type[Any]] = []
+    loaded: list[type[Any]] = []
     for name in DETECTOR_OPTIONS:
-        with suppress(UsageError):  # the package is broken: the error is reported when this detector is used
-            named.append(DETECTOR_OPTIONS.load(name))
-    # Several detectors may name one class, or a class and its subclass. Python refuses such bases; the subclass is enough.
-    own = [one for one in dict.fromkeys(named) if not any(issubclass(other, one) and other is not one for other in named)]
+        with suppress(UsageError):  # the detector's package is broken: the error is reported when this detector is used
+            loaded.append(DETECTOR_OPTIONS.load(name))
+    # Several detectors may have the same class, or a class and its subclass. Python refuses such bases; the subclass is enough.
+    own = [base for base in dict.fromkeys(loaded) if not any(issubclass(other, base) and other is not base for other in loaded)]
 
     def check(self: Any) -> None:
         for part in (kind, *own):

@@ -73,13 +73,11 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     validate: bool = option(False, "Only check the events files in OUT against the published schema.", panel=OUTPUT)
     review: Path | None = option(
         None,
-        "Leave out the events that are marked false in this review, which the report page saves.",
+        "Leave out the events that this review marks as false. The report page saves reviews.",
         panel=OUTPUT,
         metavar="FILE",
     )
-    keep_false: bool = option(
-        False, "Do not leave out the events that are marked false in the review that --write has stored.", panel=OUTPUT
-    )
+    keep_false: bool = option(False, "Keep the events that the review stored by --write marks as false.", panel=OUTPUT)
     verify: bool = option(
         True,
         "Use the answers that `vadcli verify` stored. With --no-verify, the events are those of the scan alone.",
@@ -137,7 +135,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     )
     include: tuple[str, ...] = same(EventsOptions, "include")
     footage: Path | None = option(
-        None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
+        None, "Folder that contains the footage now.", panel=FIND, metavar="DIR", default_text="the folder of the scan"
     )
     format: str = option(
         "html", "An HTML page, or a summary for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS, own_variable=True
@@ -152,7 +150,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     )
     assets: Path | None = option(
         None,
-        "Put pictures, clips and curves into this folder instead of the page; keep the two together.",
+        "Put pictures, clips and curves into this folder instead of the page. The page needs this folder.",
         panel=OUTPUT,
         metavar="DIR",
     )
@@ -247,7 +245,7 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     """The options of `vadcli search`."""
 
     image: Path | None = option(None, "Search for what this picture shows, instead of a text.", panel=FIND, metavar="FILE")
-    top: int = option(20, "Number of moments to show.", panel=FIND, metavar="N")
+    top: int = option(20, "Number of results to show.", panel=FIND, metavar="N")
     camera: tuple[str, ...] = same(ClipsOptions, "camera")
     include: tuple[str, ...] = same(EventsOptions, "include")
     since: str | None = same(ReportOptions, "since")
@@ -359,8 +357,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     footage: Path | None = same(ReportOptions, "footage")
     refine_masks: bool = option(
         False,
-        "Also replace the blobs of stored masks in confirmed events by the outlines that SAM2 finds there "
-        "(sam2.1-hiera-small).",
+        "Also replace the coarse stored masks of confirmed events by the outlines that SAM2 finds (sam2.1-hiera-small).",
         panel=OUTPUT,
     )
     describe: bool = option(
@@ -397,7 +394,7 @@ class LearnOptions(TalkOptions):
     """The options of `vadcli learn`."""
 
     review: Path | None = option(
-        None, "Learn from the verdicts of this review, which the report page saves.", panel=HOW, metavar="FILE"
+        None, "Learn from the verdicts of this review. The report page saves reviews.", panel=HOW, metavar="FILE"
     )
     labels: Path | None = option(
         None,
@@ -491,9 +488,9 @@ class EvalOptions(TalkOptions):
         False, "Show several OUT side by side, with paired differences from the first. On if you name several OUT.", panel=HOW
     )
     init: bool = option(
-        False, "Print the found events as CSV, and no figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS
+        False, "Print the events as CSV instead of figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS
     )
-    from_frames: bool = option(False, "Print the ground truth of --dataset as CSV in seconds, and no figures.", panel=EVENTS)
+    from_frames: bool = option(False, "Print the ground truth of --dataset as CSV in seconds instead of figures.", panel=EVENTS)
     format: str = option(
         "table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"), own_variable=True
     )

@@ -78,9 +78,9 @@ class ScanOptions(
     )
     refit: bool | None = option(
         None,
-        "Fit all cameras again and scan their videos again; with --no-refit, fit no camera again that has a model.",
+        "Fit all cameras again and scan their videos again; with --no-refit, keep all camera models that exist.",
         panel=HOW,
-        default_text="fit only cameras again that were fitted on little footage, when there is twice as much",
+        default_text="fit a camera again if it was fitted on little footage, and there is now twice as much",
     )
     seed: int = option(0, "Seed of the sample that a camera is fitted on.", panel=HOW)
     out: Path = option(
@@ -96,7 +96,7 @@ class ScanOptions(
     )
     refine_masks: bool = option(
         False,
-        "Replace the blobs of masks in events by the outlines that SAM2 finds there (sam2.1-hiera-small); slower.",
+        "In events, replace coarse masks by the outlines that SAM2 finds (sam2.1-hiera-small); slower.",
         panel=OUTPUT,
     )
     workers: int | None = option(
@@ -128,7 +128,7 @@ class ScanOptions(
         None,
         "GPUs per worker of the cluster, such as 0.5.",
         panel=RUNNING,
-        default_text="1 if the node has one and the model can use it",
+        default_text="1 if the node has a GPU and the model can use it",
     )
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
     verify: str = option(
@@ -138,7 +138,10 @@ class ScanOptions(
         "", "Run this shell command once per new event, with the event as JSON on its stdin.", panel=RUNNING, metavar="COMMAND"
     )
     on_event_timeout: str = option(
-        "60s", "Kill a command of --on-event, with all its processes, if it takes longer.", panel=RUNNING, metavar="TIME"
+        "60s",
+        "Kill a command of --on-event, with all its processes, if it takes longer than this.",
+        panel=RUNNING,
+        metavar="TIME",
     )
 
     def __post_init__(self) -> None:
@@ -160,7 +163,7 @@ class ScanOptions(
 
 
 def check_cluster(options: Any) -> None:
-    """Raise UsageError if the options of a cluster are out of range, or are given without a cluster."""
+    """Raise UsageError if an option for a cluster is out of range, or is given without a cluster."""
     check_counts(options, "ray_cpus")
     if options.ray_gpus is not None and not options.ray_gpus >= 0:
         raise UsageError(f"--ray-gpus {options.ray_gpus:g} must be at least 0")
@@ -238,7 +241,11 @@ class BenchOptions(TalkOptions):
         default_text="the model's own",
     )
     clips: int | None = option(
-        None, "End a round after this many clips, if that is before --seconds.", panel=RUNNING, metavar="N", own_variable=True
+        None,
+        "End a round after this many clips, even before --seconds have passed.",
+        panel=RUNNING,
+        metavar="N",
+        own_variable=True,
     )
     seconds: float = option(5.0, "Length of a round in seconds.", panel=RUNNING)
     rounds: int = option(3, "Number of times that each setting is measured.", panel=RUNNING)
@@ -292,8 +299,8 @@ class BenchOptions(TalkOptions):
         values = {name: getattr(self, name) for name in shared}
         if self.random_weights and not Path(self.model).is_dir():
             values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
-        found: DetectorOptions = _LAVIDA(**values, detector="lavida", allow_untrained=self.random_weights)
-        return found
+        options: DetectorOptions = _LAVIDA(**values, detector="lavida", allow_untrained=self.random_weights)
+        return options
 
     def options_of(self, name: str, model: str) -> DetectorOptions:
         """Return the options of one of the detectors to compare."""
@@ -303,8 +310,8 @@ class BenchOptions(TalkOptions):
         values = {part: getattr(self, part) for part in ("categories", "device", "precision", "compile")}
         if model:
             values["encoder" if any(item.name == "encoder" for item in fields(kind)) else "model"] = model
-        found: DetectorOptions = kind(**values, detector=name)
-        return found
+        options: DetectorOptions = kind(**values, detector=name)
+        return options
 
 
 @dataclass(frozen=True)
@@ -336,7 +343,7 @@ class WeightsImportOptions(TalkOptions):
     lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
     random_weights: bool = option(
         False,
-        "Fill base models that are not found with random weights of the preset's sizes; such a model detects nothing.",
+        "Use random weights of the preset's sizes for base models that are not found; such a model detects nothing.",
         panel=HOW,
         own_variable=True,
     )

@@ -1,4 +1,4 @@
-"""The values that cross vadcli's boundaries: frozen dataclasses that check themselves and state shapes and units."""
+"""The values that vadcli's packages give to each other: frozen dataclasses that check their fields."""
 
 from vadcli.types.detection import (
     MASK_LOGIT_LIMIT,

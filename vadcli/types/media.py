@@ -68,12 +68,12 @@ class VideoInfo:
         path: the file, or the folder of numbered images.
         demuxer: ffmpeg's name of the container format; "images" for a folder.
         codec: ffmpeg's decoder name, e.g. "h264".
-        stream_index: the stream that ffmpeg would pick.
-        width, height: display size in square pixels, after rotation. Frames are delivered in this shape.
+        stream_index: the number of the video stream that is read: the stream that ffmpeg would choose, too.
+        width, height: size of a frame as a player shows it: in square pixels, after rotation.
         rotation: the clockwise angle in degrees (0, 90, 180, 270) by which a player turns the stored frame.
         time_base: seconds per unit of pts.
-        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. They are an estimate
-            until the video has been decoded if the container does not store them.
+        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. If the container does
+            not store them, they are an estimate until the video is decoded.
         fps: average frames per second, > 0.
         duration_s: seconds from the first pts to the end of the last frame.
         vfr: True if the frame rate varies: the time between frames changes by more than rounding errors.
@@ -81,12 +81,12 @@ class VideoInfo:
         images: file names of a frame folder in order; empty for a file.
         shown_pts: (N,) int64, the times that a decoder reports. They may repeat or decrease. Empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
-        created: when the recording was made according to the container, in ISO 8601; "" if the container does not say it.
+        created: when the recording was made according to the container, in ISO 8601; "" if it does not store this.
         guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
-        look: ffmpeg's options for reading more of the file if this is needed to find the streams; usually empty.
-        missing: number of frames that the file should have but does not have: it ends early, or another stream continues.
+        look: options that make ffmpeg read more of the file, if ffmpeg does not find the streams without them; usually empty.
+        missing: the number of frames that the file should have but does not have. For example, the file ends too early.
         missing_reason: a text that says why frames are missing; empty if `missing` is 0.
-        note: a text that says which other parts of the file are left out; empty if nothing is left out.
+        note: a text that says which other video streams of the file are not scanned; empty if there are none.
         one_frame_per_packet: False if a packet may contain two frames, half a frame, or only a command to repeat a frame.
         reference: (N,) bool, False if no other frame needs the frame, so that a decoder can skip it. Empty if this is
             not known, or if it is not safe to skip frames of this file.
@@ -149,8 +149,8 @@ class VideoInfo:
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.
         """
-        kept = {name: document[name] for name in (*_STREAM_FIELDS, "fps", "duration_s", "vfr", "edit_list")}
-        return cls(path=path, time_base=Fraction(document["time_base"]), pts=pts, **kept)
+        values = {name: document[name] for name in (*_STREAM_FIELDS, "fps", "duration_s", "vfr", "edit_list")}
+        return cls(path=path, time_base=Fraction(document["time_base"]), pts=pts, **values)
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class ClipNeeds:
         size: the delivered size.
         pixel_format: gray (one channel) or rgb.
         interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
-        decode: all frames are decoded, only reference frames (if a video has enough of them), or only keyframes. Only
-            decoded frames can be sampled.
+        decode: which frames are decoded: "all", "reference" (only the frames that other frames need, if a video has enough of
+            them) or "key" (only keyframes). Only decoded frames can be sampled.
         whole_bursts: True if a camera must be fitted on clips of T frames; False if shorter clips are good enough.
     """
 
@@ -210,7 +210,7 @@ class ClipNeeds:
             raise ValueError(f"rate {self.rate_hz} must be positive")
 
     def interval_for(self, fps: float) -> int:
-        """Return the frames from one sampled frame to the next in a video of this frame rate."""
+        """Return the number of frames from one sampled frame to the next in a video of this frame rate."""
         return self.interval or max(1, round(fps / self.rate_hz))
 
     @property
@@ -251,13 +251,13 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Return the clip with a copy of the pixels. The loader uses the memory of the original for its next item."""
+        """Return the clip with a copy of the pixels, because the loader writes the next clip into the same memory."""
         return replace(self, frames=self.frames.copy())
 
 
 FEWEST_POINTS = 3
-_SAMPLES_PER_SIDE = 4  # a pixel is tested at so many places per side, because a region may hide only a part of the pixel
-_FINE_PX = 2048  # in large pictures, pixels are tested at fewer places: about this many along the longer side
+_SAMPLES_PER_SIDE = 4  # each pixel is tested at 4 x 4 points, because a region may hide only a part of the pixel
+_FINE_PX = 2048  # pictures over 512 pixels have fewer points per pixel: at most about this many points per side
 _SHOWN_SAMPLES = 4096  # the median brightness is computed from about this many visible pixels
 
 
@@ -284,13 +284,13 @@ class Polygon:
     def inside(self, width: int, height: int) -> BoolArray:
         """Return which pixels have their centre inside the polygon, (height, width) bool."""
         x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
-        found = np.zeros((height, width), np.bool_)
+        inside = np.zeros((height, width), np.bool_)
         for (x0, y0), (x1, y1) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
             rows = np.flatnonzero((y >= y0) != (y >= y1))
             if len(rows):
                 crossing = x0 + (y[rows] - y0) * ((x1 - x0) / (y1 - y0))
-                found[rows] ^= x < crossing[:, None]
-        return found
+                inside[rows] ^= x < crossing[:, None]
+        return inside
 
     def to_json(self) -> list[list[float]]:
         """Return the points as JSON."""
@@ -327,8 +327,8 @@ class MaskImage:
         pixels = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.width * self.height).astype(np.bool_)
         rows = (np.arange(height) * 2 + 1) * self.height // (2 * height)
         columns = (np.arange(width) * 2 + 1) * self.width // (2 * width)
-        found: BoolArray = pixels.reshape(self.height, self.width)[rows][:, columns]
-        return found
+        inside: BoolArray = pixels.reshape(self.height, self.width)[rows][:, columns]
+        return inside
 
     def to_json(self) -> dict[str, Any]:
         """Return the size and the compressed pixels as JSON."""
@@ -363,7 +363,7 @@ def region_from_json(value: Any) -> Region:
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of one camera. The object is false in a condition if it has no region.
+    """The regions of one camera. `bool(regions)` is False if there is no region.
 
     Attributes:
         ignore: these parts of the picture are hidden.
@@ -384,12 +384,12 @@ class Regions:
         """Return which pixels are hidden, completely or in part, (height, width) bool."""
         fine = max(1, min(_SAMPLES_PER_SIDE, _FINE_PX // max(width, height)))
         wide, tall = width * fine, height * fine
-        found = np.full((tall, wide), bool(self.only))
+        hidden = np.full((tall, wide), bool(self.only))
         for region in self.only:
-            found &= ~region.inside(wide, tall)
+            hidden &= ~region.inside(wide, tall)
         for region in self.ignore:
-            found |= region.inside(wide, tall)
-        return np.asarray(found.reshape(height, fine, width, fine).any(axis=(1, 3)))
+            hidden |= region.inside(wide, tall)
+        return np.asarray(hidden.reshape(height, fine, width, fine).any(axis=(1, 3)))
 
     @property
     def sha256(self) -> str:
@@ -434,11 +434,11 @@ class CameraRegions:
 
     def of(self, camera: str) -> Regions:
         """Return the regions of all names and globs that match the camera."""
-        found = NO_REGIONS
+        matching = NO_REGIONS
         for name, regions in self.by_name.items():
             if _fits(name, camera):
-                found |= regions
-        return found
+                matching |= regions
+        return matching
 
     def unknown(self, cameras: Iterable[str]) -> list[str]:
         """Return the names and globs that match none of the cameras."""
@@ -471,6 +471,6 @@ class Blanker:
         count, height, width, channels = frames.shape
         fill = np.full((count, 1, 1, channels), 128, np.uint8)
         if len(self._sample):
-            seen = frames.reshape(count, height * width, channels)[:, self._sample]
-            fill[:, 0, 0] = np.sort(seen, axis=1)[:, len(self._sample) // 2]
+            visible = frames.reshape(count, height * width, channels)[:, self._sample]
+            fill[:, 0, 0] = np.sort(visible, axis=1)[:, len(self._sample) // 2]
         np.copyto(frames, fill, where=self._hidden[None, :, :, None])

@@ -26,7 +26,7 @@ class RowTable:
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the columns by name; fields that are not arrays are left out."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
     def __len__(self) -> int:
@@ -255,12 +255,12 @@ class Event:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
         """Return the event that `to_json` stored. Unknown fields are ignored."""
-        values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
+        values = {item.name: document[item.name] for item in fields(cls) if item.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
-        if said := values.get("verification"):
-            values["verification"] = Verification(said["model"], Answer(said["answer"]), said["log_odds"])
-        if told := values.get("description"):
-            values["description"] = Description(told["model"], told["text"])
+        if stored := values.get("verification"):
+            values["verification"] = Verification(stored["model"], Answer(stored["answer"]), stored["log_odds"])
+        if stored := values.get("description"):
+            values["description"] = Description(stored["model"], stored["text"])
         return cls(**values)
 
 

@@ -35,7 +35,7 @@ _REST = "[^/]*$"  # the match is in the last part of the path
 
 @dataclass(frozen=True)
 class NamePattern:
-    """One row of the table.
+    """One row of the table: a regular expression, and names that it fits.
 
     Attributes:
         examples: maker -> the path of a recording that started on 29 November 2026, 14:23:45 in Berlin (13:23:45 UTC).
@@ -152,8 +152,8 @@ def time_in_path(path: str) -> datetime | None:
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
     """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it finds none."""
-    found = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
-    return next((moment for moment in found if moment is not None), None)
+    moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
+    return next((moment for moment in moments if moment is not None), None)
 
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -208,7 +208,7 @@ FIELDS = {
 """Field of `--time-from`, named as in strptime -> its regular expression."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
-"""Field -> its expression beside other digits. It requires all digits, because 2026111 would have two meanings."""
+"""Field -> its regular expression if a digit is next to it. It fits only the full number of digits: 2026111 is ambiguous."""
 
 _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour12"), ("minute",))
 
@@ -242,13 +242,13 @@ def _regex_of(text: str) -> str:
     Raises:
         ValueError: the pattern has an unknown field, or the same field twice.
     """
-    made, used = "", set()
+    regex, used = "", set()
     parts = re.findall(r"%.?|\*|[^%*]+", text, re.DOTALL)
     for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
         if part == "*":
-            made += "[^/]*?"
+            regex += "[^/]*?"
         elif part[0] != "%":
-            made += re.escape(part)
+            regex += re.escape(part)
         elif part[1:] not in FIELDS:
             raise ValueError(f"{part} is not a field; the fields are {', '.join('%' + name for name in FIELDS)}")
         elif part in used:
@@ -256,22 +256,22 @@ def _regex_of(text: str) -> str:
         else:
             used.add(part if part != "%%" else "")
             touches = _is_digit(after, after[:1]) or (part != "%f" and _is_digit(before, before[-1:]))
-            made += (_FIXED if touches and part[1:] in _FIXED else FIELDS)[part[1:]]
-    return rf"(?<!\d)(?:{made})"
+            regex += (_FIXED if touches and part[1:] in _FIXED else FIELDS)[part[1:]]
+    return rf"(?<!\d)(?:{regex})"
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or if the character at its `end` is a digit."""
+    """True if a part of a pattern is a field of digits, or if `end`, its first or last character, is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
 EARLIEST = datetime(2000, 1, 2, 12, tzinfo=UTC)
-"""Earlier times are not believed: a camera whose clock was never set says 1904, 1970, 1980 or 1 January 2000.
+"""Earlier times are ignored: a camera whose clock was never set stores a time in 1904, 1970, 1980 or on 1 January 2000.
 
-This is noon of 2 January 2000, when 1 January has ended in every time zone.
+At noon of 2 January 2000 in UTC, 1 January has ended in every time zone.
 """
 CLOCK_ERROR = timedelta(minutes=10)
-"""A time that is further in the future than this is not believed."""
+"""Times that are further in the future than this are ignored."""
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d\d)?", re.IGNORECASE)
 
 
@@ -394,11 +394,11 @@ class TimeRules:
     def start_of(
         self, path: str, *, created: str = "", modified_s: float | None = None, duration_s: float | None = None
     ) -> StartTime | None:
-        """Return the start from the first source that has a believable time; None if no source has such a time.
+        """Return the start from the first source that has a plausible time; None if no source has such a time.
 
         Args:
             path: the path of the video, with its folders.
-            created: creation time as the container says it, ISO 8601.
+            created: creation time according to the container, in ISO 8601; "" if it stores no time.
             modified_s: time of the file's last change in seconds since 1970; taken as the end of the recording.
             duration_s: the video's length; needed with `modified_s`.
         """
@@ -409,14 +409,14 @@ class TimeRules:
         # The upper limit, in the year 6325, keeps damaged file times within the range of datetime.
         if modified_s is not None and duration_s is not None and 0 <= modified_s - duration_s < 2**37:
             modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=modified_s - duration_s)
-        found = {TimeSource.CONTAINER: container, TimeSource.NAME: time_in_path(path), TimeSource.MODIFIED: modified}
-        sources = sorted(found.items(), key=lambda item: item[0] is not self.first)
+        times = {TimeSource.CONTAINER: container, TimeSource.NAME: time_in_path(path), TimeSource.MODIFIED: modified}
+        sources = sorted(times.items(), key=lambda item: item[0] is not self.first)
         if self.pattern is not None:
             sources.insert(0, (TimeSource.OPTION, time_by_pattern(path, self.pattern)))
         name = self.zone or local_zone_name()
         now = datetime.now(UTC)
-        for source, told in sources:
-            moment = None if told is None else _in_zone(told, zone_named(name))
+        for source, time_found in sources:
+            moment = None if time_found is None else _in_zone(time_found, zone_named(name))
             if moment is not None and EARLIEST <= moment <= now + CLOCK_ERROR:
                 return StartTime(moment, source, name)
         return None
@@ -519,7 +519,7 @@ class When:
         return self.since is not None or self.between is not None
 
     def takes(self, start: StartTime | None, start_s: float, end_s: float) -> bool:
-        """True if this choice includes an event of a video with this start."""
+        """True if the choice includes an event. `start` is the start of its video; None if this is unknown."""
         if not self:
             return True
         if start is None:
