@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vadcli.export import Exporter, all_videos
-from vadcli.ground_truth.lists import CsvTruth
+from vadcli.ground_truth.interval_sets import CsvTruth
 from vadcli.heads import Labels
 from vadcli.options import DetectorOptions, option
 from vadcli.types import (

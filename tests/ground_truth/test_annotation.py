@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.ground_truth.tables import table, true_rows
 from vadcli.errors import DocumentError
-from vadcli.ground_truth.annotation import FrameIntervals, FrameLabels, Span, TimeInterval, TimeIntervals, fill, runs
-from vadcli.ground_truth.truth import video_truth
+from vadcli.ground_truth import Span, video_truth
+from vadcli.ground_truth.annotation import FrameIntervals, FrameLabels, TimeInterval, TimeIntervals, fill, runs
 
 
 def truth_of(annotation):

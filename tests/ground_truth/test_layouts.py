@@ -480,7 +480,7 @@ def test_an_unknown_data_set_lists_the_known_ones(tmp_path):
 
 
 def test_categories_are_spelled_like_the_category_lists():
-    from vadcli.ground_truth.lists import UCF_CATEGORIES, XD_CATEGORIES
+    from vadcli.ground_truth.interval_sets import UCF_CATEGORIES, XD_CATEGORIES
 
     folder = Path(__file__).resolve().parents[2] / "vadcli" / "categories"
     for name, ours in (("ucf-crime", UCF_CATEGORIES), ("xd-violence", XD_CATEGORIES)):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vadcli.errors import DocumentError, UsageError
+from vadcli.ground_truth import GroundTruth, pair, video_truth
 from vadcli.ground_truth.annotation import FrameIntervals
-from vadcli.ground_truth.truth import GroundTruth, pair, video_truth
 
 
 def truth_of(*videos, alone=True):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.ground_truth.tables import table, true_rows
 from vadcli.errors import DocumentError
-from vadcli.ground_truth import Span, open_ground_truth, template_from_events, template_from_labels
+from vadcli.ground_truth import Span, open_ground_truth
+from vadcli.ground_truth.interval_sets import template_from_events, template_from_labels
 from vadcli.types import Event
 
 

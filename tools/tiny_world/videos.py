@@ -29,7 +29,7 @@ from tools.tiny_world.world import SyntheticWorld, object_masks, parsed
 from vadcli.draw import Mp4Writer
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import runs
-from vadcli.ground_truth.lists import HEADER
+from vadcli.ground_truth.interval_sets import HEADER
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import BoolArray, ByteArray, TimeArray
 
@@ -84,7 +84,7 @@ def write_videos(
         options: length, frame rate and objects.
 
     Returns:
-        The path of the ground truth, a table for `vadcli.ground_truth.lists`.
+        The path of the ground truth, a table for `vadcli.ground_truth.interval_sets`.
 
     Raises:
         UsageError: a category is not a name of the world, is held out, or is only for clips.

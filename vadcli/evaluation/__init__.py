@@ -17,7 +17,8 @@ from typing import Any
 from vadcli import __version__
 from vadcli.errors import OutputError, UsageError
 from vadcli.evaluation.figures import GROUPS, NEEDS_MASKS, Estimates, Protocol, TestSet, collect, measure
-from vadcli.ground_truth import open_ground_truth, template_from_events, template_from_labels
+from vadcli.ground_truth import open_ground_truth
+from vadcli.ground_truth.interval_sets import template_from_events, template_from_labels
 from vadcli.metrics import Bootstrap, Estimate, Metric, difference
 from vadcli.options import EvalOptions
 from vadcli.store import OutputLayout

@@ -4,17 +4,388 @@
     for video, video_truth in truth.match(scored).pairs.items():
         labels = video_truth.labels(table)
 
-To add a data set, write a subclass of `GroundTruth` with one method, and add a line to `vadcli.registry`.
+To add a data set, write a subclass of `GroundTruth` with one method, `read`, and add a line to `vadcli.registry`. The method
+yields one `VideoTruth` per video. Scored videos are paired with these truths by path. Folders and suffixes may differ, but an
+ambiguous pair is an error, never a guess.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, Protocol
 
-from vadcli.ground_truth.annotation import Span
-from vadcli.ground_truth.lists import template_from_events, template_from_labels
-from vadcli.ground_truth.truth import GroundTruth, Matching, Region, VideoTruth
+from vadcli.errors import DocumentError, UsageError
+from vadcli.ground_truth.annotation import Annotation, Span, fill
 from vadcli.registry import DATA_SETS
+from vadcli.types import BoolArray, Box, ScoreTable
+
+__all__ = [
+    "GroundTruth",
+    "Masks",
+    "Matching",
+    "Region",
+    "Span",
+    "VideoTruth",
+    "open_ground_truth",
+    "pair",
+    "stem",
+    "video_truth",
+]
+
+_VIDEO = ".mp4 .avi .mkv .mov .webm .mpg .mpeg .m4v .ts .m2ts .mts .flv .wmv .asf .ogv .ogg .gif .3gp .vob .mxf .mjpeg .h264"
+_SUFFIXES = frozenset(_VIDEO.split())
+
+PathParts = tuple[str, ...]
+"""The parts of a relative path."""
+
+UNPACKED = "set --root to the unpacked official archive"
+_SHOWN = 5  # largest number of names in an error message
+
+
+def stem(name: str) -> str:
+    """Return the last part of a path, without its suffix if this is the suffix of a video."""
+    return _parts(name, suffix=False)[-1]
+
+
+def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
+    """Return the truth of each scored video that can be paired. No video and no truth occurs twice.
+
+    The first rule that fits decides:
+
+    1. The paths are the same.
+    2. The paths are the same without their suffixes.
+    3. One path is the end of the other: "a.mp4" and "cam1/a.mp4".
+    4. Without their suffixes, one path is the end of the other.
+    5. With `stem_alone`: the names are the same in any folder, and no other video has this name.
+
+    Args:
+        stem_alone: the names of the data set's videos differ even without their folders.
+
+    Raises:
+        UsageError: a rule fits two videos equally.
+    """
+    groups: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, names in enumerate((scored, truths)):
+        for name in names:
+            groups[stem(name)][side].append(name)
+    found: dict[str, str] = {}
+    for here, there in groups.values():
+        paired: dict[str, str] = {}
+        for tails, suffix in ((False, True), (False, False), (True, True), (True, False)) if here and there else ():
+            taken = set(paired.values())
+            free = {name: _parts(name, suffix=suffix) for name in here if name not in paired}
+            free_truths = {name: _parts(name, suffix=suffix) for name in there if name not in taken}
+            paired.update(_one_to_one(_edges(free, free_truths, tails=tails)))
+        if not paired and stem_alone and len(here) == len(there) == 1:
+            paired = {here[0]: there[0]}
+        found.update(paired)
+    return found
+
+
+def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
+    """Yield the pairs (scored, truth) with the same path; with `tails`, one path may be the end of the other."""
+    whole, ends = defaultdict(list), defaultdict(list)
+    for truth, parts in truths.items():
+        whole[parts].append(truth)
+        for cut in range(1, len(parts) if tails else 0):
+            ends[parts[cut:]].append(truth)
+    for name, parts in scored.items():
+        for cut in range(len(parts) if tails else 1):
+            yield from ((name, truth) for truth in whole.get(parts[cut:], ()))
+        yield from ((name, truth) for truth in ends.get(parts, ()))
+
+
+def _one_to_one(edges: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """Return the pairs as a mapping; a video in two pairs is an error."""
+    by_scored: dict[str, str] = {}
+    by_truth: dict[str, str] = {}
+    for name, truth in edges:
+        for seen, key, value, what in (
+            (by_scored, name, truth, "videos of the truth"),
+            (by_truth, truth, name, "scored videos"),
+        ):
+            if key in seen:
+                raise UsageError(
+                    f"{key!r} could be either of two {what}, {seen[key]!r} and {value!r}",
+                    hint="scan the data set's test folder alone, or write paths in the ground truth that fit only one video",
+                )
+            seen[key] = value
+    return by_scored
+
+
+def _parts(name: str, *, suffix: bool) -> PathParts:
+    normal = unicodedata.normalize("NFC", name.strip().replace("\\", "/"))
+    parts = [part for part in normal.split("/") if part not in ("", ".")] or [normal]
+    head, dot, end = parts[-1].rpartition(".")
+    if not suffix and head and f"{dot}{end}".lower() in _SUFFIXES:
+        parts[-1] = head
+    return tuple(parts)
+
+
+class Masks(Protocol):
+    """The masks of one video, read one frame at a time."""
+
+    def mask(self, frame_index: int) -> BoolArray | None:
+        """Return the mask (H, W) bool of a frame, counted from 0; None if a normal frame has no mask.
+
+        Raises:
+            DocumentError: the mask is missing or damaged, or the frame is outside the video.
+        """
+
+
+@dataclass(frozen=True)
+class Region:
+    """An abnormal object in one frame.
+
+    Attributes:
+        track: number of the object, the same for all its regions in the video.
+        frame: number of the frame, from 0.
+        box: x, y, width, height in pixels.
+    """
+
+    track: int
+    frame: int
+    box: Box
+
+
+@dataclass(frozen=True, eq=False)
+class VideoTruth:
+    """The ground truth of one video. Large files are read only when they are needed.
+
+    Attributes:
+        video: the data set's name for the video, a relative path without "..".
+        source: the file with the annotation, for error messages.
+        read: function that returns the annotation; callers use `annotation`, which caches the result.
+        categories: all kinds of anomalies in the video; empty if the video is normal or the data set has no categories.
+        masks: None if the data set has no masks for this video.
+        read_regions: function that returns the tracked regions; None if there are none.
+    """
+
+    video: str
+    source: Path
+    read: Callable[[], Annotation]
+    categories: tuple[str, ...] = ()
+    masks: Masks | None = None
+    read_regions: Callable[[], tuple[Region, ...]] | None = None
+
+    @cached_property
+    def annotation(self) -> Annotation:
+        """Says when anomalies happen; raises DocumentError if the file has another form than expected."""
+        return self.read()
+
+    @property
+    def frames(self) -> int | None:
+        """The number of frames that the annotation was made for; None if the annotation does not state it."""
+        return self.annotation.frames
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether the video has no anomaly."""
+        return self.annotation.is_normal
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the data set has masks for this video."""
+        return self.masks is not None
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the data set has tracked regions for this video."""
+        return self.read_regions is not None
+
+    def labels(self, table: ScoreTable) -> BoolArray:
+        """Return one label per frame of the table (N,) bool, True if the frame is abnormal.
+
+        Raises:
+            DocumentError: the annotation was made for another version of the video; nothing is cropped to fit.
+        """
+        return fill(self.spans(table), len(table))
+
+    def spans(self, table: ScoreTable) -> tuple[Span, ...]:
+        """Return the spans of frames with anomalies, ordered by start, with categories; spans may overlap.
+
+        Raises:
+            DocumentError: the annotation was made for another version of the video.
+        """
+        return self.annotation.spans(table, self._where)
+
+    def overhang_frames(self, table: ScoreTable) -> int:
+        """Return how many annotated frames are ignored, because they lie after the end of the video."""
+        return self.annotation.overhang_frames(table)
+
+    def mask(self, frame_index: int) -> BoolArray | None:
+        """Return the mask (H, W) bool of a frame, counted from 0; None if there is no mask for it.
+
+        Raises:
+            DocumentError: the mask is missing or damaged, or the frame is outside the video.
+        """
+        if self.masks is None:
+            return None
+        if frame_index < 0 or (self.frames is not None and frame_index >= self.frames):
+            raise DocumentError(f"{self._where}: frame {frame_index} does not exist: there are only {self.frames} frames")
+        return self.masks.mask(frame_index)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The tracked regions, ordered by track and frame; empty if there are none.
+
+        Raises:
+            DocumentError: the file of the regions has another form than expected.
+        """
+        return self.read_regions() if self.read_regions is not None else ()
+
+    @property
+    def _where(self) -> str:
+        name = self.video if self.video.isprintable() else repr(self.video)
+        return f"{name} in {self.source}"
+
+
+def video_truth(
+    video: str, source: Path, annotation: Annotation, *, categories: Iterable[str] = (), masks: Masks | None = None
+) -> VideoTruth:
+    """Return the truth of a video from an annotation that has been read."""
+    return VideoTruth(video, source, lambda: annotation, tuple(categories), masks)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Scored videos paired with their truth.
+
+    Attributes:
+        pairs: relative path of the scored video -> its truth, in the order of the truth.
+        unscored: videos of the truth without scores.
+        unknown: scored videos without a truth.
+    """
+
+    pairs: Mapping[str, VideoTruth]
+    unscored: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+class GroundTruth(ABC):
+    """The ground truth of a data set. A subclass only implements `read`.
+
+    Attributes:
+        name: the value of `--dataset`.
+        stem_alone: whether the names of the videos differ even without their folders.
+    """
+
+    name: ClassVar[str]
+    stem_alone: ClassVar[bool] = True
+
+    def __init__(self, root: Path) -> None:
+        """Set the folder or file of the annotations; nothing is read yet.
+
+        Raises:
+            UsageError: `root` does not exist.
+        """
+        if not root.exists():
+            raise UsageError(
+                f"{root}: the file or folder does not exist", hint=f"give the folder or file of {self.name}'s ground truth"
+            )
+        self.root = root
+        self._videos: dict[str, VideoTruth] = {}
+
+    @abstractmethod
+    def read(self) -> Iterable[VideoTruth]:
+        """Return every video of the data set, including normal ones.
+
+        Raises:
+            UsageError: the folder `root` does not have the layout of this data set.
+            DocumentError: a file has another form than expected.
+        """
+
+    def annotation_file(self, candidates: Sequence[str], *, wanted: str = "", hint: str = UNPACKED) -> Path:
+        """Return `root` if it is a file, otherwise the first of `candidates` under it that exists.
+
+        Raises:
+            UsageError: none of them exists. The message says that `wanted` is missing; if this is empty, the first candidate.
+        """
+        if self.root.is_file():
+            return self.root
+        found = find_existing(self.root, candidates)
+        if found is None:
+            raise self.missing(wanted or candidates[0], hint=hint)
+        return found
+
+    def missing(self, wanted: str, *, hint: str = UNPACKED) -> UsageError:
+        """Return the error for a `root` that lacks a file."""
+        return UsageError(f"{self.root}: not a folder of {self.name}: {wanted} is missing", hint=hint)
+
+    def videos(self) -> Mapping[str, VideoTruth]:
+        """Return the truth of each video by its name in the data set, in order. Files are read once.
+
+        Raises:
+            UsageError: the folder `root` does not have the layout of this data set.
+            DocumentError: a file has another form than expected.
+        """
+        if self._videos:
+            return self._videos
+        found: dict[str, VideoTruth] = {}
+        for truth in self.read():
+            if truth.video in found:
+                raise DocumentError(f"{truth.source}: {truth.video!r} occurs twice", hint="remove one of the two")
+            found[truth.video] = truth
+        if not found:
+            raise DocumentError(f"{self.root}: the ground truth of {self.name} has no video")
+        self._videos = found
+        return found
+
+    def implied(self, scored: str) -> VideoTruth | None:
+        """Return the truth of a scored video that no file lists, if its name states the truth; otherwise None."""
+        return None
+
+    def match(self, scored: Iterable[str], *, allow_missing: bool = False) -> Matching:
+        """Pair scored videos with their truth.
+
+        Args:
+            scored: relative paths as a scan wrote them.
+            allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
+
+        Raises:
+            UsageError: a video could be paired with two others; no pair is found; or scores or a truth are missing and
+                `allow_missing` is False.
+        """
+        names, truths = list(scored), self.videos()
+        found = pair(names, truths, stem_alone=self.stem_alone)
+        implied = {name: truth for name in names if name not in found and (truth := self.implied(name)) is not None}
+        by_truth = {truth: name for name, truth in found.items()}
+        pairs = {by_truth[truth]: truths[truth] for truth in truths if truth in by_truth} | implied
+        matching = Matching(
+            pairs,
+            unscored=tuple(truth for truth in truths if truth not in by_truth),
+            unknown=tuple(name for name in names if name not in pairs),
+        )
+        if not pairs:
+            raise UsageError(
+                f"no scored video belongs to {self.name}: the scan has {_list(names)}, {self.name} has {_list(truths)}",
+                hint="check --dataset and --root, and that OUT is the scan of this data set",
+            )
+        hint = "--allow-missing evaluates the videos that have both"
+        if matching.unscored and not allow_missing:
+            lost = f"{len(matching.unscored)} of {len(truths)} videos of {self.name} have no scores"
+            raise UsageError(f"{lost}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
+        if matching.unknown and not allow_missing:
+            lost = f"{len(matching.unknown)} of {len(names)} scored videos are not in the truth of {self.name}"
+            raise UsageError(f"{lost}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
+        return matching
+
+
+def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
+    """Return the first of `candidates` under `root` that exists, or None."""
+    return next((root / name for name in candidates if (root / name).exists()), None)
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(repr(name) for name in names[:_SHOWN]) or "none") + more
 
 
 def open_ground_truth(name: str, root: Path) -> GroundTruth:
@@ -31,15 +402,3 @@ def open_ground_truth(name: str, root: Path) -> GroundTruth:
     DATA_SETS.check(name, ok=isinstance(kind, type) and issubclass(kind, GroundTruth), what="is not a GroundTruth class")
     truth: GroundTruth = kind(root)
     return truth
-
-
-__all__ = [
-    "GroundTruth",
-    "Matching",
-    "Region",
-    "Span",
-    "VideoTruth",
-    "open_ground_truth",
-    "template_from_events",
-    "template_from_labels",
-]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.errors import DocumentError
-from vadcli.ground_truth.truth import Region
+from vadcli.ground_truth import Region
 from vadcli.types import BoolArray, text
 from vadcli.types.text import unreadable
 

@@ -1,26 +1,4 @@
-"""Data sets filmed on a campus: CUHK Avenue, ShanghaiTech, and UCSD Ped1 and Ped2.
-
-CUHK Avenue and ShanghaiTech have masks, or frame labels per clip. UCSD has folders of frames, frame ranges as MATLAB text, and
-folders of masks.
-
-CUHK Avenue (Lu, Shi and Jia, ICCV 2013) has 21 test videos. The official download has testing_videos/NN.avi and
-ground_truth_demo/testing_label_mask/N_label.mat, whose cell array volLabel has one mask per frame; its ground_truth_show.m uses
-the k-th mask for the k-th frame. A frame is abnormal if its mask has a pixel. Most papers use other frame labels: the file
-gt_label.json of LiUzHiAn/hf2vad, with one list per clip (key "0" is clip 01); 3,712 of 15,324 frames are abnormal. These labels
-differ from the masks in a few clips. To use them, give this file as `root`.
-
-ShanghaiTech Campus (Liu, Luo, Lian and Gao, CVPR 2018) has 107 test clips. The official archive has
-testing/frames/SS_CCCC/NNN.jpg (numbered from 000), testing/test_frame_mask/SS_CCCC.npy with one label per frame and
-testing/test_pixel_mask/SS_CCCC.npy with one mask per frame, (N, H, W). Entry k belongs to the k-th frame (as in the readers of
-anomalib, aimagelab/novelty-detection and StevenLiuWen/ano_pred_cvpr2018). 17,326 of 40,791 frames are abnormal. Tracked boxes
-are published separately (lilygeorgescu/AED, annotations/ShanghaiTech).
-
-UCSD Ped1 and Ped2 are by Mahadevan et al. (CVPR 2010). In the official archive UCSD_Anomaly_Dataset.v1p2, each of the folders
-UCSDped1 and UCSDped2 has the frames Test/TestNNN/NNN.tif (numbered from 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips
-of Ped2 and 10 of Ped1) and Test/UCSDpedN.m. The k-th line of this file, `TestVideoFile{end+1}.gt_frame = [61:180];`, belongs to
-the k-th clip (the README: "gt_frame indicates frames that contain abnormal events"). MATLAB ranges count from 1 and include
-both ends: [61:180] are the frames 60 to 179, counted from 0.
-"""
+"""Data sets with masks or boxes: CUHK Avenue, ShanghaiTech, UCSD Ped1 and Ped2, and UBnormal."""
 
 from __future__ import annotations
 
@@ -29,12 +7,13 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from vadcli.errors import DocumentError
+from vadcli.ground_truth import GroundTruth, Region, VideoTruth, find_existing, video_truth
 from vadcli.ground_truth.annotation import FrameIntervals, FrameLabels, Span
 from vadcli.ground_truth.files import (
     UNPACK,
@@ -45,6 +24,7 @@ from vadcli.ground_truth.files import (
     numbered_images,
     numbered_lines,
     read_clip_list,
+    read_image,
     read_json_labels,
     read_label_array,
     read_mat,
@@ -53,8 +33,7 @@ from vadcli.ground_truth.files import (
     read_tracks,
     whole,
 )
-from vadcli.ground_truth.truth import GroundTruth, VideoTruth, find_existing, video_truth
-from vadcli.types import BoolArray, ByteArray
+from vadcli.types import BoolArray, Box, ByteArray
 
 _AVENUE_MASKS = ("ground_truth_demo/testing_label_mask", "testing_label_mask")
 _AVENUE_LISTS = ("ground_truth_demo/gt_label.json", "gt_label.json", "frame_labels_avenue_per_clip.json")
@@ -65,10 +44,20 @@ _SHANGHAITECH_TRACKS = ("annotations/ShanghaiTech", "testing/tracks", "tracks")
 
 
 class Avenue(GroundTruth):
-    """CUHK Avenue.
+    """CUHK Avenue (Lu, Shi and Jia, ICCV 2013): 21 test videos.
 
-    `root` is the download's folder (then a frame is abnormal if its mask has a pixel), a JSON file of frame labels, or a folder
-    with such a file or with test_frame_mask/NN.npy. Only the masks of one video are in memory, with one bit per pixel.
+    `root` is one of these:
+
+    - the folder of the official download; a frame is abnormal if its mask has a pixel
+    - a folder with test_frame_mask/NN.npy, one label per frame
+    - a JSON file of frame labels, or a folder with this file
+
+    The official download has testing_videos/NN.avi and ground_truth_demo/testing_label_mask/N_label.mat. The cell array
+    volLabel of this file has one mask per frame. As in the download's ground_truth_show.m, the k-th mask belongs to the k-th
+    frame. Only the masks of one video are in memory, with one bit per pixel.
+
+    Most papers use other frame labels: the file gt_label.json of LiUzHiAn/hf2vad, with one list per clip (the key "0" is clip
+    01). In these labels, 3,712 of 15,324 frames are abnormal. They differ from the masks in a few clips.
     """
 
     name = "avenue"
@@ -124,11 +113,20 @@ def _read_volume(path: Path) -> tuple[ByteArray, int]:
 
 
 class ShanghaiTech(GroundTruth):
-    """ShanghaiTech Campus.
+    """ShanghaiTech Campus (Liu, Luo, Lian and Gao, CVPR 2018): 107 test clips.
 
-    `root` is the archive's folder or its testing folder. It may also be a JSON file that has one list of labels per clip under
-    the key "SS_CCCC.npy", or a folder with such a file. Tracked boxes are read from SS_CCCC.txt in annotations/ShanghaiTech,
-    testing/tracks or tracks under `root`, if it exists.
+    `root` is one of these:
+
+    - the folder of the official archive, or its testing folder
+    - a JSON file that has one list of labels per clip, with the key "SS_CCCC.npy", or a folder with this file
+
+    The official archive has testing/frames/SS_CCCC/NNN.jpg (numbered from 000), testing/test_frame_mask/SS_CCCC.npy with one
+    label per frame, and testing/test_pixel_mask/SS_CCCC.npy with one mask per frame, (N, H, W). The k-th label and the k-th
+    mask belong to the k-th frame, as in the readers of anomalib, aimagelab/novelty-detection and
+    StevenLiuWen/ano_pred_cvpr2018. 17,326 of 40,791 frames are abnormal.
+
+    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). They are read from SS_CCCC.txt in the
+    folder annotations/ShanghaiTech, testing/tracks or tracks under `root`, if it exists.
     """
 
     name = "shanghaitech"
@@ -163,7 +161,16 @@ _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 
 
 class Ped1(GroundTruth):
-    """UCSD Ped1: 36 test clips. `root` is the archive's folder, UCSDped1, its Test folder or its .m file."""
+    """UCSD Ped1 (Mahadevan et al., CVPR 2010): 36 test clips.
+
+    `root` is the archive's folder, its folder UCSDped1, the folder Test in it, or the .m file in that.
+
+    In the official archive UCSD_Anomaly_Dataset.v1p2, each of the folders UCSDped1 and UCSDped2 has the frames
+    Test/TestNNN/NNN.tif (numbered from 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and for 10 of Ped1), and
+    Test/UCSDpedN.m. The k-th line of this file, `TestVideoFile{end+1}.gt_frame = [61:180];`, belongs to the k-th clip. The
+    archive's README explains: "gt_frame indicates frames that contain abnormal events". MATLAB ranges count from 1 and include
+    both ends: [61:180] are the frames 60 to 179, counted from 0.
+    """
 
     name = "ped1"
     folder = "UCSDped1"
@@ -199,13 +206,13 @@ class Ped1(GroundTruth):
 
 
 class Ped2(Ped1):
-    """UCSD Ped2: 12 test clips.
+    """UCSD Ped2: 12 test clips; see `Ped1` for the official archive.
 
     `root` is one of these:
 
-    - the archive's folder, UCSDped2, its Test folder, or the .m file in it
+    - the archive's folder, its folder UCSDped2, the folder Test in it, or the .m file in that
     - a folder with frames in test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png
-    - the gt_label.json of LiUzHiAn/hf2vad; it has one list of labels per clip, and "0" is testing/frames/01
+    - the file gt_label.json of LiUzHiAn/hf2vad, with one list of labels per clip; the key "0" is testing/frames/01
     """
 
     name = "ped2"
@@ -273,3 +280,146 @@ def _read_label_table(path: Path) -> dict[str, FrameLabels]:
             raise bad_line(path, rows.line_num, f"the label is {label}, neither 0 nor 1")
         labels.append(bool(label))
     return {clip: FrameLabels(np.array(labels, np.bool_)) for clip, labels in clips.items()}
+
+
+_UBNORMAL_VIDEO = re.compile(r"(abnormal|normal)_scene_\d+_scenario_?\d+\w*")
+_UBNORMAL_SPLIT = ("{}_test_video_names.txt", "scripts/{}_test_video_names.txt")
+
+
+@dataclass(frozen=True)
+class _Track:
+    """An abnormal object: the value of its pixels, and the half-open range of its frames."""
+
+    number: int
+    start_frame: int
+    end_frame: int
+
+
+class UBnormal(GroundTruth):
+    """UBnormal (Acsintoae et al., CVPR 2022): rendered videos with tracks and with images of object numbers.
+
+    `root` has the SceneN folders, either all or those of one split. If the official files abnormal_test_video_names.txt and
+    normal_test_video_names.txt are in `root` or in its folder scripts, only the videos in these files are used.
+
+    The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. A video is normal if its name starts with
+    "normal"; such a video has no annotation. Each abnormal video has a folder <video>_annotations with two kinds of files:
+
+    - <video>_tracks.txt has one line `object,first frame,last frame` per track. Frames count from 0, and the last frame is
+      abnormal too: the official scripts/write_frame_level_ground_truth.py (lilygeorgescu/UBnormal) sets
+      ground_truth[first : last + 1].
+    - <video>_%04d_gt.png is named by its frame. Its pixels are object numbers.
+
+    Regions are found as in the official scripts/create_tracks_for_tbdc_rbdc.py. The script takes the tracks from
+    <video>_new_tracks.txt if it exists. For each frame of a track, it opens the image of this frame, takes the pixels of the
+    track's object, and uses the connected part with the largest box.
+    """
+
+    name = "ubnormal"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the videos and annotations in the folders of the scenes."""
+        lists = [find_existing(self.root, [name.format(kind) for name in _UBNORMAL_SPLIT]) for kind in ("abnormal", "normal")]
+        split = {line for path in lists if path is not None for _, line in numbered_lines(path)}
+        found: dict[str, Path] = {}
+        for path in sorted([*self.root.glob("Scene*/*"), *self.root.glob("*normal_scene_*")]):
+            video = path.name.removesuffix("_annotations") if path.is_dir() else path.stem
+            if _UBNORMAL_VIDEO.fullmatch(video) and (not split or video in split):
+                found.setdefault(video, path.parent)
+        if lost := sorted(split - set(found)):
+            raise DocumentError(f"{self.root}: {len(lost)} test videos are missing, the first is {lost[0]}", hint=UNPACK)
+        for video, scene in found.items():
+            name = f"{video}.mp4" if scene == self.root else f"{scene.name}/{video}.mp4"
+            folder = scene / f"{video}_annotations"
+            if video.startswith("normal"):
+                yield video_truth(name, scene, FrameIntervals(()), masks=_ObjectMasks(folder, video, ()))
+                continue
+            tracks = _read_tracks(folder / f"{video}_tracks.txt")
+            spans = tuple(Span(track.start_frame, track.end_frame) for track in tracks)
+            masks = _ObjectMasks(folder, video, tracks)
+            if masks.frames:
+                read = partial(FrameIntervals, spans, masks.frames)
+                yield VideoTruth(name, folder, read, masks=masks, read_regions=masks.regions)
+            else:
+                yield video_truth(name, folder, FrameIntervals(spans))
+
+
+@dataclass(frozen=True)
+class _ObjectMasks:
+    """The masks of a video, from images of object numbers and the tracks of the abnormal objects."""
+
+    folder: Path
+    video: str
+    tracks: tuple[_Track, ...]
+
+    @property
+    def frames(self) -> int:
+        """The number of frames: one more than the highest image number; 0 without images."""
+        return self._frames[1] + 1
+
+    def mask(self, frame_index: int) -> BoolArray | None:
+        """Return the pixels of the objects that are abnormal in this frame; None if no object is abnormal."""
+        numbers = [track.number for track in self.tracks if track.start_frame <= frame_index < track.end_frame]
+        return np.isin(self._objects(frame_index), numbers) if numbers else None
+
+    def regions(self) -> tuple[Region, ...]:
+        """Return the boxes of the abnormal objects in all frames; tracks have the numbers of their lines."""
+        first, last = self._frames
+        by_frame: dict[int, list[tuple[int, _Track]]] = {}
+        newer = self.folder / f"{self.video}_new_tracks.txt"
+        for place, track in enumerate(_read_tracks(newer) if newer.exists() else self.tracks):
+            if track.start_frame < first or track.end_frame > last + 1:
+                raise self._missing(track.start_frame if track.start_frame < first else last + 1)
+            for frame in range(track.start_frame, track.end_frame):
+                by_frame.setdefault(frame, []).append((place, track))
+        regions = []
+        for frame, tracks in by_frame.items():
+            objects = self._objects(frame)
+            for place, track in tracks:
+                box = _largest_box(objects == track.number)
+                if box is None:
+                    raise DocumentError(f"{self._image(frame)}: has no pixel of object {track.number}", hint=UNPACK)
+                regions.append(Region(place, frame, box))
+        return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
+
+    @cached_property
+    def _frames(self) -> tuple[int, int]:
+        name = re.compile(rf"{re.escape(self.video)}_(\d{{1,9}})_gt\.png")
+        numbers = [int(match[1]) for path in self.folder.iterdir() if (match := name.fullmatch(path.name))]
+        return min(numbers, default=0), max(numbers, default=-1)
+
+    def _objects(self, frame: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        image = self._image(frame)
+        if not image.exists():
+            raise self._missing(frame)
+        return read_image(image)
+
+    def _image(self, frame: int) -> Path:
+        return self.folder / f"{self.video}_{frame:04d}_gt.png"
+
+    def _missing(self, frame: int) -> DocumentError:
+        return DocumentError(f"{self._image(frame)}: is missing, although frame {frame} is abnormal", hint=UNPACK)
+
+
+def _read_tracks(path: Path) -> tuple[_Track, ...]:
+    tracks = []
+    for number, line in numbered_lines(path):
+        try:
+            key, first, last = (whole(part) for part in line.split(","))
+        except ValueError:
+            raise bad_line(path, number, f"{line[:80]!r} is not object,first frame,last frame") from None
+        if not (1 <= key <= 255 and 0 <= first <= last):
+            text = f"{line[:80]!r} is not a track: it needs an object from 1 to 255 and 0 <= first frame <= last frame"
+            raise bad_line(path, number, text)
+        tracks.append(_Track(key, first, last + 1))
+    if not tracks:
+        raise DocumentError(f"{path}: has no track, although the video is abnormal", hint=UNPACK)
+    return tuple(tracks)
+
+
+def _largest_box(mask: BoolArray) -> Box | None:
+    """Return the largest box (x, y, width, height) of the connected parts; None without a pixel."""
+    from scipy.ndimage import find_objects, label
+
+    parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])
+    boxes = [(xs.start, ys.start, xs.stop - xs.start, ys.stop - ys.start) for ys, xs in parts]
+    return max(boxes, key=lambda box: box[2] * box[3], default=None)

@@ -1,0 +1,530 @@
+"""Data sets with intervals: a user's own CSV table, and the lists and tables of six benchmarks.
+
+The repositories of MSAD, CUVA, PreVAD and VAU-Bench describe few of their files. The docstring of each reader says where the
+layout comes from, and what is not documented. In tables, columns are found by their names, and other columns are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vadcli.errors import DocumentError
+from vadcli.ground_truth import GroundTruth, VideoTruth, find_existing, stem, video_truth
+from vadcli.ground_truth.annotation import (
+    OVERHANG_FRAMES,
+    FrameIntervals,
+    ShareIntervals,
+    Span,
+    TimeInterval,
+    TimeIntervals,
+    runs,
+    video_end_s,
+)
+from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole
+from vadcli.types import BoolArray, Event, ScoreTable
+from vadcli.types.text import error_text
+
+HEADER = ("video", "start_s", "end_s", "category")
+OPTIONAL = ("category", "severity")
+_TIMES_HINT = "write seconds as plain numbers, start before end, or leave both empty for a normal video"
+
+
+class CsvTruth(GroundTruth):
+    """A user's own CSV table of intervals in seconds; `root` is the table, or a folder with ground_truth.csv.
+
+    `template_from_events` and `template_from_labels` write such a table:
+
+        video,start_s,end_s,category
+        cam1/a.mp4,12.4,15,fighting
+        cam1/b.mp4,,,
+
+    A frame belongs to an interval if start_s <= its timestamp < end_s; differences of a microsecond do not count. A video with
+    several intervals has several rows. A normal video has one row with empty times. The columns category and severity (a
+    number, or empty) are optional. Paths are written as in a scan's output; leading folders and the suffix may differ if only
+    one video fits.
+    """
+
+    name = "csv"
+    stem_alone = False
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the videos of the table, in its order."""
+        path = self.annotation_file(["ground_truth.csv"], hint="set --root to your table, or to the folder that holds it")
+        videos: dict[str, list[TimeInterval]] = {}
+        normal: set[str] = set()
+        for line, video, interval in _rows(path):
+            known = video in videos
+            intervals = videos.setdefault(video, [])
+            if video in normal or (interval is None and known):
+                what = f"{video!r} has several rows, but one with empty times; a normal video has one row"
+                raise bad_line(path, line, what, own=True)
+            if interval is None:
+                normal.add(video)
+            else:
+                intervals.append(interval)
+        for video, intervals in videos.items():
+            categories = dict.fromkeys(interval.category for interval in intervals if interval.category)
+            yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
+
+
+def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
+    """Return a CSV table of the events of a scan, to be corrected by hand.
+
+    `CsvTruth` reads the same frames from the table if timestamps are at least two microseconds apart.
+
+    Args:
+        events: scored videos, each with the list of its events; the list may be empty.
+    """
+    rows: list[tuple[str, ...]] = []
+    for table, found in events:
+        for event in found:
+            # A long last frame may end later than an interval is allowed to, because its length is not in the score table.
+            end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
+            rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
+        if not found:
+            rows.append((table.video, "", "", ""))
+    return _csv_text(rows)
+
+
+def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
+    """Return a CSV table with frame labels as intervals in seconds.
+
+    `CsvTruth` reads the same labels from the table if timestamps are at least two microseconds apart.
+
+    Args:
+        labels: scored videos, each with (N,) bool labels.
+
+    Raises:
+        ValueError: the numbers of labels and rows of a video differ.
+    """
+    rows: list[tuple[str, ...]] = []
+    for table, flags in labels:
+        if len(flags) != len(table):
+            raise ValueError(f"{table.video}: {len(flags)} labels for {len(table)} rows")
+        times = [*table.timestamp.tolist(), _last_end_s(table)] if len(table) else []
+        spans = runs(flags)
+        rows.extend((table.video, _seconds_text(times[start]), _seconds_text(times[end]), "") for start, end in spans)
+        if not len(spans):
+            rows.append((table.video, "", "", ""))
+    return _csv_text(rows)
+
+
+def _last_end_s(table: ScoreTable) -> float:
+    return max(video_end_s(table.timestamp), float(table.timestamp[-1]) + 1e-3)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
+    """Yield the line, the video and the interval of each row; None if the row is for a normal video."""
+    reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        more = header[3:]
+        if tuple(header[:3]) != HEADER[:3] or not set(more) <= set(OPTIONAL) or len(more) != len(set(more)):
+            wanted = f"{','.join(HEADER)}[,severity]"
+            raise bad_line(path, 1, f"the header is {','.join(header)[:80]!r} instead of {wanted}", own=True)
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, *_row(path, reader.line_num, row, header)
+    except csv.Error as error:
+        raise bad_line(path, reader.line_num, f"not CSV: {error}", own=True) from error
+
+
+def _row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> tuple[str, TimeInterval | None]:
+    if not len(HEADER) - 1 <= len(row) <= len(header):
+        raise bad_line(path, line, f"has {len(row)} columns instead of {len(header)}", own=True)
+    cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+    video, start, end = (cells[name] for name in HEADER[:3])
+    if not video:
+        raise bad_line(path, line, "the video is empty", own=True)
+    text = cells.get("severity", "")
+    try:
+        severity = float(text) if text else None
+    except ValueError:
+        severity = math.nan
+    if severity is not None and not math.isfinite(severity):
+        raise bad_line(path, line, f"the severity {text[:40]!r} is not a number; leave it empty if it is unknown", own=True)
+    if not start and not end:
+        return video, None
+    try:
+        return video, TimeInterval(float(start), float(end), cells.get("category") or None, severity)
+    except ValueError:
+        message = f"{path}, line {line}: {start[:40]!r} to {end[:40]!r} is not an interval"
+        raise DocumentError(message, hint=_TIMES_HINT) from None
+
+
+def _seconds_text(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def _csv_text(rows: Iterable[tuple[str, ...]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
+    return text.getvalue()
+
+
+_UCF_FILES = (
+    "Temporal_Anomaly_Annotation_for_Testing_Videos.txt",
+    "Temporal_Anomaly_Annotation_For_Testing_Videos/Txt_formate/Temporal_Anomaly_Annotation.txt",
+    "Temporal_Anomaly_Annotation.txt",
+)
+UCF_CATEGORIES = {
+    "Abuse": "abuse",
+    "Arrest": "arrest",
+    "Arson": "arson",
+    "Assault": "assault",
+    "Burglary": "burglary",
+    "Explosion": "explosion",
+    "Fighting": "fighting",
+    "RoadAccidents": "road accident",
+    "Robbery": "robbery",
+    "Shooting": "shooting",
+    "Shoplifting": "shoplifting",
+    "Stealing": "stealing",
+    "Vandalism": "vandalism",
+}
+"""Class in the file -> its name in the category lists."""
+XD_CATEGORIES = {
+    "B1": "fighting",
+    "B2": "shooting",
+    "B4": "riot",
+    "B5": "abuse",
+    "B6": "car accident",
+    "G": "explosion",
+}
+"""Label in the name of a video -> its name in the category lists."""
+_XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
+
+
+class UCFCrime(GroundTruth):
+    """UCF-Crime (Sultani et al., CVPR 2018): 290 test videos; `root` is the annotation file or a folder with it.
+
+    Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last first last` per test video; -1 -1
+    means that there is no interval. The official Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets
+    GT(max(first, 1) : min(last, frames)) = 1 in MATLAB. So frames count from 1 and both ends are inside. A few intervals end
+    one or two frames after the video (Arson011, Fighting003 and Shooting015, by the frame counts of ekosman's port).
+    """
+
+    name = "ucf-crime"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the videos of the file."""
+        path = self.annotation_file(_UCF_FILES)
+        for number, line in numbered_lines(path):
+            video, *rest = line.split()
+            kind, numbers = "".join(rest[:1]), rest[1:]
+            if kind != "Normal" and kind not in UCF_CATEGORIES:
+                raise bad_line(path, number, f"{kind[:40]!r} is not a class of UCF-Crime")
+            if len(numbers) != 4:
+                raise bad_line(path, number, f"has {len(numbers)} frame numbers instead of 4")
+            pairs = [pair for pair in _pairs(path, number, numbers) if pair != (-1, -1)]
+            if any(not 1 <= first <= last for first, last in pairs):
+                text = f"{' '.join(numbers)[:80]} are not intervals: they need 1 <= first <= last"
+                raise bad_line(path, number, text)
+            if (kind == "Normal") != (not pairs):
+                raise bad_line(path, number, f"a video of class {kind} has {len(pairs)} intervals")
+            category = UCF_CATEGORIES.get(kind)
+            spans = tuple(Span(first - 1, last, category) for first, last in pairs)
+            annotation = FrameIntervals(spans, slack_frames=OVERHANG_FRAMES)
+            yield video_truth(video, path, annotation, categories=[category] if category else [])
+
+
+class XDViolence(GroundTruth):
+    """XD-Violence (Wu et al., ECCV 2020): 800 test videos; `root` is annotations.txt or a folder with it.
+
+    annotations.txt has one line `video start end start end …` per violent test video. The official list/make_gt.py
+    (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python. So frames count from 0 and the end is outside. The name of a violent
+    video ends in one to three labels of `XD_CATEGORIES`.
+
+    No file lists the normal test videos. Their names end in the label A. They are found in the folder of annotations.txt, in
+    its folders "videos" and "test…", and among the scored videos.
+    """
+
+    name = "xd-violence"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the violent videos of the file, then the normal videos that are found."""
+        path = self.annotation_file(["annotations.txt"])
+        for number, line in numbered_lines(path):
+            video, *numbers = line.split()
+            labels = _XD_LABEL.fullmatch(stem(video))
+            codes = [code for code in labels[1].split("-") if code != "0"] if labels else []
+            if not codes or any(code not in XD_CATEGORIES for code in codes):
+                what = f"{video[-60:]!r} does not end in the labels of a violent video, such as _label_B1-0-0"
+                raise bad_line(path, number, what)
+            categories = tuple(XD_CATEGORIES[code] for code in codes)
+            pairs = _pairs(path, number, numbers)
+            if not pairs or any(not 0 <= start < end for start, end in pairs):
+                raise bad_line(path, number, f"{' '.join(numbers)[:80]!r} are not intervals: they need 0 <= start < end")
+            category = categories[0] if len(categories) == 1 else None
+            spans = tuple(Span(start, end, category) for start, end in pairs)
+            annotation = FrameIntervals(spans, slack_frames=OVERHANG_FRAMES)
+            yield video_truth(stem(video) + ".mp4", path, annotation, categories=categories)
+        folder = path.parent
+        for place in (folder, folder / "videos", *sorted(folder.glob("[Tt]est*"))):
+            for file in sorted(place.glob("*_label_A.mp4")):
+                yield video_truth(file.relative_to(folder).as_posix(), folder, FrameIntervals(()))
+
+    def implied(self, scored: str) -> VideoTruth | None:
+        """Return the truth of a normal video if its name ends in the label A; otherwise None."""
+        return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).endswith("_label_A") else None
+
+
+def _pairs(path: Path, number: int, texts: Sequence[str]) -> list[tuple[int, int]]:
+    try:
+        values = [whole(text) for text in texts]
+    except ValueError as error:
+        raise bad_line(path, number, str(error)[:120]) from None
+    if len(values) % 2:
+        raise bad_line(path, number, f"has {len(values)} frame numbers, but they must come in pairs")
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+Item = Mapping[str, Any]
+Items = Iterator[tuple[int, Item]]
+"""The items of a file, each with its line in the table or its position in the list, counted from 1."""
+
+MSAD_LISTS = ("msad-i3d-test.list", "RTFM/list/msad-i3d-test.list", "MGFN/data/msad/msad-i3d-test.list")
+MSAD_NORMAL = "MSAD_normal"
+MSAD_FRAMES = ("total frames", "starting frame of anomaly", "ending frame of anomaly")
+CUVA_CATEGORIES = {
+    1: "fighting",
+    2: "animals hurting people",
+    3: "water incident",
+    4: "vandalism",
+    5: "traffic accident",
+    6: "robbery",
+    7: "theft",
+    8: "pedestrian incident",
+    9: "fire",
+    10: "traffic violation",
+    11: "burning",
+}
+"""Number in the repository's Category.txt -> the name in words."""
+MOST_SHARE = 10.0
+"""Shares of the video are below this limit; a larger number is probably a frame number or a time."""
+_NORMAL = "normal"
+_CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
+
+
+class Msad(GroundTruth):
+    """MSAD (Zhu et al., NeurIPS 2024, Tom-roujiang/MSAD); `root` is anomaly_annotation.csv or its folder.
+
+    The table comes with the videos. It has one row per abnormal video: `name,scenario,total frames,starting frame of
+    anomaly,ending frame of anomaly`. The repository's list of test videos (RTFM/list/msad-i3d-test.list) has one line
+    `…/NAME_i3d.npy` per video; normal videos are named MSAD_normal_…. If the folder of the table has this list, the videos of
+    the list are the test set. Otherwise, all abnormal videos of the table are the test set.
+
+    The authors do not document how frames are counted. This reader counts from 1 with both ends inside, for two reasons: some
+    anomalies end at the total number of frames, and in VAU-Bench, an anomaly that starts at the first frame starts at 0.03 s
+    (1/30 s).
+    """
+
+    name = "msad"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the abnormal videos of the table, then the normal videos of the list."""
+        path = self.annotation_file(["anomaly_annotation.csv"])
+        listed = find_existing(path.parent, MSAD_LISTS)
+        lines = None if listed is None else [line.rpartition("/")[2] for _, line in numbered_lines(listed)]
+        wanted = None if lines is None else {line.removesuffix(".npy").removesuffix("_i3d") for line in lines}
+        seen: set[str] = set()
+        for line, row in table_rows(path, ("name", *MSAD_FRAMES)):
+            video = stem(_text(path, line, row, "name"))
+            seen.add(video)
+            if wanted is not None and video not in wanted:
+                continue
+            try:
+                total, first, last = (whole(row[name]) for name in MSAD_FRAMES)
+            except ValueError:
+                raise bad_line(path, line, f"the frames of {video!r} are not whole numbers") from None
+            if not 1 <= first <= last <= total:
+                raise bad_line(path, line, f"frames {first} to {last} of {total} are not an interval counted from 1")
+            category = video.rstrip("0123456789").rstrip("_").replace("_", " ").lower()
+            intervals = FrameIntervals((Span(first - 1, last, category),), slack_frames=OVERHANG_FRAMES)
+            yield video_truth(f"{video}.mp4", path, intervals, categories=[category])
+        for video in sorted((wanted or set()) - seen):
+            if not video.startswith(MSAD_NORMAL):
+                raise DocumentError(f"{listed}: {video!r} is not in {path.name}", hint=UNPACK)
+            yield video_truth(f"{video}.mp4", path, FrameIntervals(()))
+
+    def implied(self, scored: str) -> VideoTruth | None:
+        """Return the truth of a video whose name says that it is normal; otherwise None."""
+        return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).startswith(MSAD_NORMAL) else None
+
+
+class Cuva(GroundTruth):
+    """CUVA (Du et al., CVPR 2024, fesvhtr/CUVA); `root` is its JSON file, or a folder in which it is the only JSON file.
+
+    The file is a list, or has one object per line, as `load_dataset("fesvhtr/CUVA", split="test").to_json(FILE)` writes it. The
+    repository's evaluation (CUVA/mmaEval.py) reads the keys `ID`, `visual_input` (the video), `task` and `output` of each
+    object. The output depends on the task:
+
+    - Timestamp: `[mmss, mmss]`, start and end in minutes and seconds without a colon
+    - Classification: a number of the repository's Category.txt
+    - Detection: 1 if there is an anomaly, otherwise 0
+
+    The authors do not document whether the second at which an anomaly ends belongs to it. This reader leaves it out.
+    """
+
+    name = "cuva"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the videos of the file."""
+        found = [] if self.root.is_file() else sorted(each.name for each in self.root.glob("*.json"))
+        path = self.annotation_file(found if len(found) == 1 else [], wanted="its one JSON file")
+        said: dict[str, dict[str, list[tuple[int, str]]]] = {}
+        for place, item in _json_items(path):
+            video, task = (_text(path, place, item, key) for key in ("visual_input", "task"))
+            said.setdefault(video, {}).setdefault(task.lower(), []).append((place, str(item.get("output", ""))))
+        for video, tasks in said.items():
+            numbers = [re.match(r"\W*(\d+)", output) for _, output in tasks.get("classification", ())]
+            names = dict.fromkeys(CUVA_CATEGORIES.get(int(number[1][:4]), "") for number in numbers if number)
+            categories = [name for name in names if name]
+            category = categories[0] if len(categories) == 1 else None
+            stamps = tasks.get("timestamp", ())
+            # A dictionary, because several questions about one video repeat its intervals.
+            intervals = dict.fromkeys(each for stamp in stamps for each in _clock_intervals(path, *stamp, category))
+            if not intervals and not any(output.strip() == "0" for _, output in tasks.get("detection", ())):
+                raise DocumentError(f"{path}: {video!r} has no item of the task Timestamp", hint=UNPACK)
+            yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
+
+
+def _clock_intervals(path: Path, place: int, output: str, category: str | None) -> Iterator[TimeInterval]:
+    found = _CLOCK.findall(output)
+    if not found:
+        raise bad_line(path, place, f"{output[:60]!r} is not [mmss, mmss], minutes and seconds of start and end")
+    for parts in found:
+        minute, second, end_minute, end_second = map(int, parts)
+        try:
+            yield TimeInterval(60.0 * minute + second, 60.0 * end_minute + end_second, category)
+        except ValueError as error:
+            raise bad_line(path, place, str(error)) from None
+
+
+class PreVad(GroundTruth):
+    """PreVAD (Liu et al., 2025, Kamino666/LaGoVAD-PreVAD); `root` is test.csv, the JSON file, or a folder with one of them.
+
+    Both files have the same keys: `video_path`, `class_name` and `anomaly_span`, a list of [start, end] as shares of the video.
+    The README does not describe these files. The keys and the arithmetic (`ShareIntervals`) are from the authors' data loader.
+    The loader applies the arithmetic to the features of every eighth frame; this reader applies it to frames.
+    """
+
+    name = "prevad"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the videos of the file."""
+        path = self.annotation_file(["test.csv", "annotations/prevad_test_anno.json", "v6/prevad_test_anno_v6.json"])
+        needed = ("video_path", "class_name", "anomaly_span")
+        for place, item in _json_items(path) if path.suffix == ".json" else table_rows(path, needed):
+            video, category = (_text(path, place, item, key) for key in needed[:2])
+            shares = _shares(path, place, item.get("anomaly_span"))
+            if (category.lower() == _NORMAL) != (not shares):
+                raise bad_line(path, place, f"a video of class {category!r} has {len(shares)} intervals")
+            categories = [category.lower()] if shares else []
+            yield video_truth(video, path, ShareIntervals(shares, *categories), categories=categories)
+
+
+def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float], ...]:
+    """Return the intervals of an `anomaly_span`, without empty intervals.
+
+    The value is a list of intervals, one interval, or the JSON text of one of these. It may be missing.
+    """
+    try:
+        found: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
+        if len(found) == 2 and not isinstance(found[0], list):
+            found = [found]
+        shares = tuple((float(start), float(end)) for start, end in found if start != end)
+        if not all(0.0 <= share < MOST_SHARE for pair in shares for share in pair):
+            raise ValueError
+    except (ValueError, TypeError, RecursionError):
+        raise bad_line(path, place, f"{str(value)[:60]!r} is not a list of [start, end], shares of the video") from None
+    return shares
+
+
+class VauBench(GroundTruth):
+    """VAU-Bench (Zhu et al., 2025, GVCLab/VAU-R1); `root` is one of its tables, or the folder `annotations` with all tables.
+
+    The tables are test_msad.csv, test_ucf_crime.csv and test_ecva.csv, with the columns `Video Name`, `Anomaly Class`, `Start
+    Time` and `End Time` in seconds. In src/evaluation/evaluation_tag.py, a normal video has the times 0 and 0. The time -1
+    means that the time is not known; such a row is left out. A video with several questions has several rows.
+    """
+
+    name = "vau-bench"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """Yield the videos with known times, from all tables."""
+        paths = [self.root]
+        if not self.root.is_file():
+            paths = [each for place in (".", "annotations") for each in sorted((self.root / place).glob("test_*.csv"))]
+            if not paths:
+                raise self.missing("annotations/test_msad.csv")
+        found: dict[str, tuple[Path, dict[TimeInterval, None]]] = {}
+        for path in paths:
+            for line, row in table_rows(path, ("Video Name", "Anomaly Class", "Start Time", "End Time")):
+                video = _text(path, line, row, "Video Name")
+                start_s, end_s = (_seconds(path, line, row, key) for key in ("Start Time", "End Time"))
+                if min(start_s, end_s) < 0.0:
+                    continue
+                _, intervals = found.setdefault(video, (path, {}))
+                if (start_s, end_s) == (0.0, 0.0):
+                    continue
+                try:
+                    interval = TimeInterval(start_s, end_s, _text(path, line, row, "Anomaly Class").lower())
+                except ValueError as error:
+                    raise bad_line(path, line, str(error)) from None
+                intervals.setdefault(interval)
+        for video, (path, intervals) in found.items():
+            categories = dict.fromkeys(each.category for each in intervals if each.category)
+            yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
+
+
+def table_rows(path: Path, needed: Sequence[str]) -> Items:
+    """Yield the rows of a CSV table: the line, and the cells by the names of their columns.
+
+    Raises:
+        DocumentError: the file cannot be read, is not CSV, or lacks a needed column.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, restval="")
+    try:
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        if missing := [name for name in needed if name not in columns]:
+            raise bad_line(path, 1, f"the column {missing[0]!r} is missing; the columns are {','.join(columns)[:80]!r}")
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise bad_line(path, reader.line_num, f"not CSV: {error}") from error
+
+
+def _json_items(path: Path) -> Items:
+    """Yield the objects of a JSON list or of a file with one object per line, with positions from 1."""
+    text = read_text(path)
+    try:
+        found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{path}: not JSON: {error_text(error)[:200]}", hint=UNPACK) from error
+    for place, item in enumerate(found, 1):
+        if not isinstance(item, dict):
+            raise bad_line(path, place, "is not an object")
+        yield place, item
+
+
+def _text(path: Path, place: int, item: Item, key: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise bad_line(path, place, f"{key} is empty or not a text")
+    return value.strip()
+
+
+def _seconds(path: Path, line: int, row: Item, key: str) -> float:
+    try:
+        return float(row[key])
+    except ValueError:
+        raise bad_line(path, line, f"{key} is {row[key][:40]!r}, not a number of seconds") from None
