@@ -31,11 +31,11 @@ from vadcli.bench.measuring import (
     scan_round,
 )
 from vadcli.bench.report import Setting, Stages, Throughput
-from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.options import AskOptions
 from vadcli.errors import DecodeError, DeviceError, UsageError, VadcliError, VideoError
 from vadcli.options import BenchOptions, DetectorOptions
 from vadcli.types import ClipNeeds, PixelFormat, SizeRule

@@ -72,7 +72,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("detectors/", "heads/", "doctor", "bench", "train/", "weights_check"),
     "transformers": (
         "detectors/lavida/",
-        "detectors/ask/qwen",
+        "detectors/ask/__init__",
         "detectors/ask/reader",
         "detectors/mllm/",
         "detectors/encoders/",

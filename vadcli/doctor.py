@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from vadcli import __version__, weights
-from vadcli.detectors.concept import DEFAULT_ENCODER
+from vadcli.detectors.options import DEFAULT_ENCODER
 from vadcli.errors import VadcliError
 from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version

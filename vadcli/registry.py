@@ -82,8 +82,8 @@ DETECTORS = Registry(
     "vadcli.detectors",
     {
         "lavida": "vadcli.detectors:make_lavida",
-        "ask": "vadcli.detectors.ask.detector:AskDetector",
-        "concept": "vadcli.detectors.concept.detector:ConceptDetector",
+        "ask": "vadcli.detectors.ask:AskDetector",
+        "concept": "vadcli.detectors.concept:ConceptDetector",
         "motion": "vadcli.detectors:make_motion",
     },
 )
@@ -94,8 +94,8 @@ DETECTOR_OPTIONS = Registry(
     "vadcli.detector_options",
     {
         "lavida": "vadcli.detectors.lavida:LavidaOptions",
-        "ask": "vadcli.detectors.ask:AskOptions",
-        "concept": "vadcli.detectors.concept:ConceptOptions",
+        "ask": "vadcli.detectors.options:AskOptions",
+        "concept": "vadcli.detectors.options:ConceptOptions",
     },
 )
 """The options class of a detector, under the detector's name. It is a subclass of `vadcli.options.DetectorOptions`.
@@ -177,5 +177,5 @@ HEADS = Registry(
 ASKERS = Registry("multimodal model", "vadcli.askers", {})
 """Models from other packages for `vadcli verify --model NAME`, in addition to the names of `vadcli weights list`.
 
-Each entry is called like `vadcli.detectors.ask.load_asker`, and returns a `vadcli.detectors.ask.Asker`.
+Each entry is called like `vadcli.detectors.ask.QwenAsker`, and returns a `vadcli.detectors.ask.Asker`.
 """

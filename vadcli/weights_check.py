@@ -243,9 +243,9 @@ def _check_sam2_folder(folder: Path) -> list[CheckResult]:
 
 
 def _check_asker_folder(folder: Path) -> list[CheckResult]:
-    from vadcli.detectors.ask import load_asker
+    from vadcli.detectors.ask import QwenAsker
 
-    return check_asker(load_asker(str(folder)))
+    return check_asker(QwenAsker(str(folder)))
 
 
 CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planted import PlantedEncoder
-from vadcli.detectors.concept.detector import make_bank
-from vadcli.detectors.concept.scoring import (
+from vadcli.detectors.concept import (
     ANCHOR_TEMPERATURE,
     Bank,
     Burst,
     ConceptCamera,
     Sentences,
+    make_bank,
     smooth_all,
     unlike,
     upper_half,

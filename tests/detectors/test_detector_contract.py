@@ -15,11 +15,10 @@ from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import tiny_encoder_folder
 from vadcli import detectors
 from vadcli.detectors import Detector
-from vadcli.detectors.ask import AskOptions
-from vadcli.detectors.concept import ConceptOptions
 from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.motion import MotionOptions
 from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.detectors.options import AskOptions, ConceptOptions
 from vadcli.registry import DETECTORS
 from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores, RawTrack, VideoInfo
 

@@ -17,9 +17,9 @@ import vadcli
 from tests.engine.test_concept import RED_S, make
 from tests.planted import PlantedAsker
 from tests.runs import local_scan
-from vadcli.detectors.ask import AskOptions
-from vadcli.detectors.ask import detector as ask
-from vadcli.detectors.ask.detector import AskDetector, between_clips
+from vadcli.detectors import ask
+from vadcli.detectors.ask import AskDetector, between_clips
+from vadcli.detectors.options import AskOptions
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop, choose_detector
 from vadcli.engine.stream import ClipsScored
@@ -47,7 +47,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def planted(monkeypatch: pytest.MonkeyPatch) -> PlantedAsker:
     asker = PlantedAsker()
-    monkeypatch.setattr(ask, "load_asker", lambda model, **_: asker)
+    monkeypatch.setattr(ask, "QwenAsker", lambda model, **_: asker)
     return asker
 
 
@@ -64,7 +64,7 @@ def whole(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """The output folder of a scan, and the number of clips that the model was asked about."""
     out, asker = tmp_path_factory.mktemp("whole") / "out", PlantedAsker()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ask, "load_asker", lambda model, **_: asker)
+        patch.setattr(ask, "QwenAsker", lambda model, **_: asker)
         assert {result.status for result in scan(footage, out).values()} == {Status.DONE}
     return out, asker.asked
 
@@ -143,7 +143,7 @@ KILLED = """
 import sys, time
 import vadcli
 from tests.planted import PlantedAsker
-from vadcli.detectors.ask import detector as ask
+from vadcli.detectors import ask
 
 class Slow(PlantedAsker):
     def ask(self, frames, questions):
@@ -151,7 +151,7 @@ class Slow(PlantedAsker):
         time.sleep(0.05)
         return super().ask(frames, questions)
 
-ask.load_asker = lambda model, **_: Slow()
+ask.QwenAsker = lambda model, **_: Slow()
 footage, out, categories = sys.argv[1:]
 list(vadcli.scan(footage, out=out, detector="ask", categories=categories, workers=1, checkpoint_every="0s"))
 """
@@ -192,7 +192,7 @@ class LeansToYes(PlantedAsker):
 def test_a_model_that_leans_to_yes_gives_the_same_scores(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, int]
 ) -> None:
-    monkeypatch.setattr(ask, "load_asker", lambda model, **_: LeansToYes())
+    monkeypatch.setattr(ask, "QwenAsker", lambda model, **_: LeansToYes())
     scan(footage, tmp_path / "yes")
     for video in ("a/red.mp4", "b/still.mp4"):
         first, second = (read_scores(OutputLayout(out).scores(video))[0] for out in (whole[0], tmp_path / "yes"))

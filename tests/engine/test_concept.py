@@ -13,7 +13,7 @@ import vadcli
 from tests.media import run_ffmpeg
 from tests.planted import PlantedEncoder
 from tests.runs import local_scan
-from vadcli.detectors.concept import detector as concept
+from vadcli.detectors import concept
 from vadcli.engine.job import ScanJob
 from vadcli.engine.plan import WorkUnit, make_plan
 from vadcli.engine.recut import recut

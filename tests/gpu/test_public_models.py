@@ -15,8 +15,7 @@ from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import pictures, tiny_encoder_folder
 from tests.gpu.models import clips
 from tests.test_weights_check import save_random_sam2
-from vadcli.detectors.ask import Question, load_asker
-from vadcli.detectors.ask.qwen import QwenAsker
+from vadcli.detectors.ask import Question, QwenAsker
 from vadcli.detectors.encoders import load_encoder
 from vadcli.detectors.refining import Sam2Refiner
 
@@ -35,14 +34,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_gpu_answers_as_a_cpu(device: torch.device, folder: str) -> None:
     frames = clips(3 if device.type == "cuda" else 1)
-    here, there = (load_asker(folder, device=str(where), precision="fp32").ask(frames, ASKED) for where in (device, "cpu"))
+    here, there = (QwenAsker(folder, device=str(where), precision="fp32").ask(frames, ASKED) for where in (device, "cpu"))
     np.testing.assert_allclose(here, there, rtol=0, atol=ACROSS_DEVICES)
 
 
 def test_half_precision_answers_as_single_precision(device: torch.device, folder: str) -> None:
     frames = clips(3 if device.type == "cuda" else 1)
     half = "fp16" if device.type == "cuda" else "bf16"
-    found, wanted = (load_asker(folder, device=str(device), precision=each).ask(frames, ASKED) for each in (half, "fp32"))
+    found, wanted = (QwenAsker(folder, device=str(device), precision=each).ask(frames, ASKED) for each in (half, "fp32"))
     assert np.isfinite(found).all()
     assert np.abs(found - wanted).max() < HALF_TOLERANCE * (1 if half == "fp16" else 8)
 
@@ -51,7 +50,7 @@ def test_half_precision_answers_as_single_precision(device: torch.device, folder
 def test_answers_depend_neither_on_the_batch_nor_on_calls_at_the_same_time(
     device: torch.device, folder: str, compression: float
 ) -> None:
-    asker = load_asker(folder, device=str(device), precision="fp32", compression=compression)
+    asker = QwenAsker(folder, device=str(device), precision="fp32", compression=compression)
     count = 6 if device.type == "cuda" else 3
     frames = clips(count)
     whole = asker.ask(frames, ASKED)

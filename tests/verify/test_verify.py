@@ -19,9 +19,9 @@ from benchmarks.verify import count
 from tests.media import SHARED
 from tests.runs import local_scan
 from tests.verify.planted import JUMPS_S, VIDEOS, BrightAsker, make_archive, make_yard, scanned
-from vadcli.detectors.ask import SEVERITY, AskOptions, questions_for
-from vadcli.detectors.ask.detector import AskDetector, calibrate
+from vadcli.detectors.ask import SEVERITY, AskDetector, calibrate, questions_for
 from vadcli.detectors.calibration import CategoryTails
+from vadcli.detectors.options import AskOptions
 from vadcli.engine.event_rules import VerifiedScores, tails_to_json
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all

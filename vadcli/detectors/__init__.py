@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from vadcli.detectors.lavida import LavidaOptions
 
 
+CATEGORY_THRESHOLDS = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
+"""The default thresholds of the detectors that look for categories."""
+
+
 class Detector(Protocol):
     """A detector turns clips into scores. It may also have the attributes of `Traits`.
 

@@ -30,7 +30,7 @@ import psutil
 
 from vadcli import __version__, detectors, weights
 from vadcli.detectors import Detector, Traits, caveats_of, check_device
-from vadcli.detectors.concept import DEFAULT_ENCODER
+from vadcli.detectors.options import DEFAULT_ENCODER
 from vadcli.engine.event_rules import choices_text
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update

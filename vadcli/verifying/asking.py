@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 
 from vadcli.detectors import check_device
-from vadcli.detectors.ask import Asker, Question, load_asker
+from vadcli.detectors.ask import Asker, Question, QwenAsker
 from vadcli.engine.event_rules import ClipGrid
 from vadcli.options.results import VerifyOptions
 from vadcli.registry import ASKERS
@@ -41,7 +41,7 @@ def asker_of(options: VerifyOptions) -> Asker:
         DeviceError, WeightsError: the device or the weights are missing or unsuitable.
     """
     check_device(options.device)
-    load = ASKERS.load(options.model) if options.model in ASKERS else load_asker
+    load = ASKERS.load(options.model) if options.model in ASKERS else QwenAsker
     found: Asker = load(
         options.model,
         device=options.device,

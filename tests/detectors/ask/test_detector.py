@@ -13,11 +13,10 @@ from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
 from tests.media import make_video
 from tests.planted import PlantedAsker
-from vadcli.detectors.ask import SEVERITY, AskOptions
-from vadcli.detectors.ask.detector import AskDetector
-from vadcli.detectors.ask.qwen import QwenAsker
+from vadcli.detectors.ask import SEVERITY, AskDetector, QwenAsker
 from vadcli.detectors.ask.reader import Reader
 from vadcli.detectors.lavida import LavidaOptions
+from vadcli.detectors.options import AskOptions
 from vadcli.errors import DeviceError, UsageError, WeightsError
 from vadcli.options import ScanOptions
 from vadcli.weights import locate

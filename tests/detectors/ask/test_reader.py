@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
-from vadcli.detectors.ask import MAX_PX, MIN_PX, SEVERITY, Question, load_asker, questions_for
-from vadcli.detectors.ask.qwen import QwenAsker
+from vadcli.detectors.ask import MAX_PX, MIN_PX, SEVERITY, Question, QwenAsker, questions_for
 from vadcli.detectors.ask.reader import ANSWER_SO, Reader, answer_tokens, first_sentence
 from vadcli.detectors.mllm.compress import CompressionOptions, compress
 from vadcli.detectors.mllm.qwen import VIDEO, qwen_patches
@@ -31,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def asker(folder: Path) -> QwenAsker:
-    found = load_asker(str(folder), device="cpu")
+    found = QwenAsker(str(folder), device="cpu")
     assert isinstance(found, QwenAsker)
     found.prepare()
     return found
@@ -114,14 +113,14 @@ def test_log_odds_equal_transformers_own_forward_without_a_cache(asker: QwenAske
 
 def test_compressed_log_odds_equal_an_explicit_reference(folder: Path, reader: Reader) -> None:
     frames = films(2)
-    found = load_asker(str(folder), device="cpu", compression=0.2).ask(frames.numpy(), ALONE)
+    found = QwenAsker(str(folder), device="cpu", compression=0.2).ask(frames.numpy(), ALONE)
     wanted = np.stack([by_hand(reader, frames, one.text, 0.2) for one in ALONE], axis=1)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("compression", [1.0, 0.2])
 def test_neither_order_nor_company_changes_an_answer(folder: Path, compression: float) -> None:
-    asker = load_asker(str(folder), device="cpu", compression=compression)
+    asker = QwenAsker(str(folder), device="cpu", compression=compression)
     frames = films(8).numpy()
     whole = asker.ask(frames, ASKED)
     backwards = asker.ask(frames[::-1].copy(), ASKED[::-1])[::-1, ::-1]
@@ -166,7 +165,7 @@ def test_a_bias_towards_yes_shifts_all_answers_equally(folder: Path) -> None:
 
 
 def test_answers_must_be_single_tokens(tmp_path: Path) -> None:
-    asker = load_asker(str(tiny_qwen_folder(tmp_path / "qwen", answers=("yes",))), device="cpu")
+    asker = QwenAsker(str(tiny_qwen_folder(tmp_path / "qwen", answers=("yes",))), device="cpu")
     with pytest.raises(WeightsError, match="'no' is 2 tokens in this tokenizer") as error:
         asker.prepare()
     assert "Instruct model of Qwen2-VL or Qwen3-VL" in str(error.value.hint)
@@ -175,15 +174,15 @@ def test_answers_must_be_single_tokens(tmp_path: Path) -> None:
 def test_a_missing_model_names_the_command_that_pulls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VADCLI_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match="qwen2-vl-7b: not on this machine") as error:
-        load_asker("qwen2-vl-7b")
+        QwenAsker("qwen2-vl-7b")
     assert error.value.hint == "run `vadcli weights pull qwen2-vl-7b` (16.6 GB)"
     with pytest.raises(UsageError, match="not a model that `ask` can use"):
-        load_asker("siglip2-b32")
+        QwenAsker("siglip2-b32")
     with pytest.raises(UsageError, match="the folder does not exist"):
-        load_asker("./nothing")
+        QwenAsker("./nothing")
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(WeightsError, match="not a model that `ask` can use"):
-        load_asker(str(tmp_path))
+        QwenAsker(str(tmp_path))
 
 
 def test_the_chat_template_may_be_in_the_processors_file(asker: QwenAsker, tmp_path: Path) -> None:
@@ -191,10 +190,10 @@ def test_the_chat_template_may_be_in_the_processors_file(asker: QwenAsker, tmp_p
     template = (copy / "chat_template.jinja").read_text()
     (copy / "chat_template.jinja").unlink()
     with pytest.raises(WeightsError, match="chat_template"):
-        load_asker(str(copy), device="cpu").prepare()
+        QwenAsker(str(copy), device="cpu").prepare()
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     frames = films(1).numpy()
-    np.testing.assert_array_equal(load_asker(str(copy), device="cpu").ask(frames, ALONE), asker.ask(frames, ALONE))
+    np.testing.assert_array_equal(QwenAsker(str(copy), device="cpu").ask(frames, ALONE), asker.ask(frames, ALONE))
 
 
 def test_damaged_weights_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_damaged_weights_are_refused_in_one_line(folder: Path, tmp_path: Path) -
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(WeightsError) as error:
-        load_asker(str(copy), device="cpu").prepare()
+        QwenAsker(str(copy), device="cpu").prepare()
     assert "\n" not in str(error.value)
 
 

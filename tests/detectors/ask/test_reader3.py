@@ -10,8 +10,7 @@ import torch
 
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
-from vadcli.detectors.ask import MAX_PX, MIN_PX, load_asker, questions_for
-from vadcli.detectors.ask.qwen import QwenAsker
+from vadcli.detectors.ask import MAX_PX, MIN_PX, QwenAsker, questions_for
 from vadcli.detectors.ask.reader import Qwen3Reader
 from vadcli.detectors.mllm.qwen import VIDEO, qwen_patches
 from vadcli.errors import UsageError
@@ -72,4 +71,4 @@ def test_it_describes_and_does_not_compress(asker: QwenAsker, folder: Path) -> N
     (clip,) = films(1).numpy()
     assert asker.describe(clip) == asker.describe(clip)
     with pytest.raises(UsageError, match=r"--compression 0\.2: not possible with qwen3_vl"):
-        load_asker(str(folder), compression=0.2)
+        QwenAsker(str(folder), compression=0.2)

@@ -1,21 +1,52 @@
 """The detector `ask`: a multimodal language model answers one yes-or-no question per category.
 
-This file has the options, the questions, and the protocol of a model that answers them. It does not load torch.
+This file has the questions, a model that answers them, and the detector. `reader` has the network. Only `prepare` loads torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from vadcli.detectors.mllm import CompressionOption, is_mllm
-from vadcli.errors import UsageError
+import numpy as np
+
+from vadcli.detectors import CATEGORY_THRESHOLDS, digest, keep_compiler_cache
+from vadcli.detectors.batching import PerCamera, Workers
+from vadcli.detectors.calibration import CALIBRATION, CategoryTails
+from vadcli.detectors.encoders import model_hashes
+from vadcli.detectors.mllm import mllm_family, mllm_folder
+from vadcli.detectors.options import AskOptions
+from vadcli.errors import UsageError, WeightsError
 from vadcli.options.categories import Category, read_categories, template_sentences
-from vadcli.options.groups import AUTO_MODEL
-from vadcli.types import ByteArray, FloatArray
+from vadcli.types import (
+    BoolArray,
+    ByteArray,
+    Calibration,
+    CameraModel,
+    CameraSample,
+    ClipBatch,
+    ClipNeeds,
+    ClipScores,
+    FloatArray,
+    FrameScores,
+    MaskScale,
+    PixelFormat,
+    RawTrack,
+    SizeRule,
+    TimeArray,
+)
+from vadcli.weights.files import read_json
 
-DEFAULT_ASK_MODEL = "qwen2-vl-2b"
+if TYPE_CHECKING:
+    import torch
+
+    from vadcli.detectors.ask.reader import Reader
+    from vadcli.detectors.running import Runner
+
+log = logging.getLogger("vadcli")
+
 CLIP_FRAMES, CLIP_S = 8, 8.0
 """A clip has one frame per second. Published results are better with 8 to 10 frames per clip than with one."""
 MIN_PX, MAX_PX = 128 * 28 * 28, 256 * 28 * 28
@@ -26,31 +57,15 @@ MOST_SENTENCES = 3
 """A question quotes at most this many sentences of a category, so that it does not become longer than the clip."""
 CONTROL = "<|"
 SHOWS = "Does this video clip show {}?"
-
-
-@dataclass(frozen=True)
-class AskOptions(CompressionOption):
-    """The options of the detector `ask`, which are a part of LAVIDA's options."""
-
-    @property
-    def ask_model(self) -> str:
-        """The name of the model that answers: --model, or DEFAULT_ASK_MODEL if --model is `auto`."""
-        return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
-
-    def is_ready(self) -> bool:
-        """True if the user named a usable model, or if the default model and a GPU are on this machine.
-
-        `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
-        """
-        from vadcli import weights
-
-        if self.model != AUTO_MODEL:
-            return is_mllm(self.model)
-        if self.device == "cpu" or weights.base_folder(DEFAULT_ASK_MODEL) is None:
-            return False
-        import torch
-
-        return torch.cuda.is_available()
+VERSION = 1
+"""Increase this if the same answers give other scores."""
+HOP_S = 4.0
+"""Seconds from one clip to the next in a scan. A caller that needs a smaller hop gives its loader a larger overlap."""
+SPREAD_FLOOR = 0.25
+"""Smallest spread of a camera's log-odds. Without it, a camera whose frames never change would alarm at any change: in half
+precision, the log-odds of equal pictures differ by a few hundredths."""
+SAME_CLIP_S = 1e-3
+"""Two frames belong to one clip if the times of their clips' middles differ by less than this."""
 
 
 @dataclass(frozen=True)
@@ -163,24 +178,277 @@ class Asker(Protocol):
         """Return everything that changes the answers to a question about a clip, as JSON. Loads no weights."""
 
 
-def load_asker(
-    model: str,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    compression: float | None = None,
-    batch_size: int | None = None,
-    compile: bool = False,
-) -> Asker:
-    """Return the model of a name or of a transformers folder. `prepare` reads its weights.
+class QwenAsker:
+    """Qwen2-VL or Qwen3-VL as an `Asker`, on one or several devices. Only `prepare` reads tensors.
+
+    Args:
+        model: a name of the weights manifest, or a transformers folder.
+        device, precision: as in `DetectorOptions`.
+        compression: share of the visual tokens that the language model reads; None means all.
+        batch_size: clips per call; None means as many as fit into memory.
+        compile: compile the layers of the model.
 
     Raises:
-        UsageError: the name or folder does not exist.
-        WeightsError: the model is not on this machine, or it is of another kind.
+        UsageError: the name or folder does not exist, or the model cannot compress tokens.
+        WeightsError: the model is not on this machine, or it is another kind of model.
     """
-    from vadcli.detectors import keep_compiler_cache
 
-    keep_compiler_cache()
-    from vadcli.detectors.ask.qwen import QwenAsker
+    clip_frames = CLIP_FRAMES
+    clip_s = CLIP_S
+    max_area_px = MAX_PX
 
-    return QwenAsker(model, device=device, precision=precision, compression=compression, batch_size=batch_size, compile=compile)
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        compression: float | None = None,
+        batch_size: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.name = model
+        self.folder = mllm_folder(model)
+        self.family = mllm_family(self.folder)
+        self.compression = 1.0 if compression is None else compression
+        if self.compression < 1.0 and self.family != "qwen2_vl":
+            raise UsageError(f"--compression {compression:g}: not possible with {self.family}", hint="omit it, or use Qwen2-VL")
+        self._device, self._precision, self._compile = device, precision, compile
+        self._wanted_batch = batch_size
+        self.batch_size = 1
+        self._workers: Workers[_Worker] = Workers()
+
+    @property
+    def parallel(self) -> int:
+        """The number of simultaneous calls: one on a CPU, or two per GPU, because one of them copies frames."""
+        return self._workers.parallel
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that compute; empty before `prepare`."""
+        return self._workers.devices
+
+    def prepare(self) -> None:
+        """Load the model onto each device and find how many clips fit into memory. Later calls do nothing."""
+        if self._workers.all:
+            return
+        from vadcli.detectors.running import Runner, devices_for
+
+        self._workers.start(_Worker(self.load(device), Runner(device)) for device in devices_for(self._device))
+        if self._wanted_batch:
+            self.batch_size = self._wanted_batch
+            return
+        first, side = self._workers.all[0], int(MAX_PX**0.5)
+        clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
+        # a long question, so that all usual ones fit too
+        typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
+        self.batch_size = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
+
+    def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
+        """Return log-odds (N, Q) float32; see `Asker.ask`."""
+        found: FloatArray
+        self.prepare()
+        with self._workers.idle() as worker:
+            (found,) = worker.runner.run(lambda clips: (worker.reader.log_odds(clips, questions),), _paired(frames))
+        return found
+
+    def describe(self, frames: ByteArray) -> str:
+        """Return one sentence about one clip (T, H, W, 3); see `Asker.describe`."""
+        import torch
+
+        self.prepare()
+        with self._workers.idle() as worker, torch.inference_mode():
+            return worker.reader.describe(torch.from_numpy(_paired(frames[None])).to(worker.runner.device))
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return the files, the precision and everything else that changes the answers."""
+        return {
+            "asker": self.family,
+            "prompt": PROMPT_VERSION,
+            "precision": self._precision,
+            "compression": self.compression,
+            "files": model_hashes(self.name, self.folder),
+        }
+
+    def load(self, device: torch.device) -> Reader:
+        """Load the model onto a device.
+
+        Raises:
+            WeightsError: the files are incomplete or damaged, or "yes" and "no" are not single tokens.
+        """
+        keep_compiler_cache()
+        import torch
+        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen3VLForConditionalGeneration
+
+        from vadcli.detectors.ask.reader import Qwen3Reader, Reader
+        from vadcli.detectors.mllm.compress import CompressionOptions
+        from vadcli.detectors.running import as_weights_error, attention_for, dtype_for, quiet, read_whole
+
+        dtype = dtype_for(self._precision, device)
+        if dtype is torch.float32:
+            # By default, convolutions use TF32, whose results depend on the batch size.
+            torch.backends.cudnn.allow_tf32 = False
+        kinds = {
+            "qwen2_vl": (Qwen2VLForConditionalGeneration, Reader),
+            "qwen3_vl": (Qwen3VLForConditionalGeneration, Qwen3Reader),
+        }
+        model, reader_kind = kinds[self.family]
+        qwen, _ = read_whole(model, self.folder, dtype=dtype, attn_implementation=attention_for(device, dtype))
+        with quiet(), as_weights_error(self.folder):
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            if tokenizer.chat_template is None:  # some folders have it only in the processor's file
+                tokenizer.chat_template = read_json(self.folder / "chat_template.json")["chat_template"]
+        try:
+            reader = reader_kind(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
+        except ValueError as error:
+            hint = "use an Instruct model of Qwen2-VL or Qwen3-VL with its own tokenizer"
+            raise WeightsError(f"{self.folder}: {error}", hint=hint) from error
+        if self._compile:
+            for layer in qwen.model.language_model.layers:
+                layer.compile(dynamic=True)
+        return reader.to(device=device, dtype=dtype).eval()
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One device with its model."""
+
+    reader: Reader
+    runner: Runner
+
+
+def _paired(frames: ByteArray) -> ByteArray:
+    """Repeat the last frame of clips (N, T, H, W, 3) if T is odd, because Qwen-VL reads frames in pairs."""
+    return np.concatenate([frames, frames[:, -1:]], axis=1) if frames.shape[1] % 2 else frames
+
+
+class AskDetector:
+    """Asks a multimodal language model one question per category about each clip.
+
+    The score of a category is high if this camera rarely has log-odds as high as those of the frame. Between the middles of two
+    clips, the log-odds change linearly with time. This detector makes no masks.
+
+    Args:
+        options: the options.
+        asker: the model that answers. None: the model that the options name.
+
+    Raises:
+        UsageError: the category list can't be read, or the model does not exist.
+        WeightsError: the model is not on this machine.
+    """
+
+    name = "ask"
+    calibration: Calibration | None = CALIBRATION
+    uses_categories = True
+    fits_camera = True
+    makes_masks = False
+    mask_scale = MaskScale.SCORE
+    thresholds = CATEGORY_THRESHOLDS
+
+    def __init__(self, options: AskOptions, asker: Asker | None = None) -> None:
+        self.options = options
+        self.questions = questions_for(options.categories)
+        if not self.questions:
+            hint = "omit it to ask about danger, crime, violence, accidents and emergencies"
+            raise UsageError(f"--categories {options.categories!r} contains no category", hint=hint)
+        self.asker = asker or QwenAsker(
+            options.ask_model,
+            device=options.device,
+            precision=options.precision,
+            compression=options.compression,
+            batch_size=options.batch_size,
+            compile=options.compile,
+        )
+        self.categories = tuple(question.category for question in self.questions)
+        self.channels = (*self.categories, "seconds to the middle of the clip")
+        frames, rate_hz = self.asker.clip_frames, self.asker.clip_frames / self.asker.clip_s
+        self.needs = ClipNeeds(
+            frames=frames,
+            overlap=frames - round(HOP_S * rate_hz),
+            rate_hz=rate_hz,
+            # Twice the area, because the model makes the sides multiples of 28 px and must not enlarge a frame for that.
+            size=SizeRule(2 * self.asker.max_area_px),
+            pixel_format=PixelFormat.RGB,
+            whole_bursts=True,
+        )
+        self._asker_state = self.asker.fingerprint()
+        self._asker_key = digest(self._asker_state)
+        self._questions_key = digest([asdict(question) for question in self.questions])
+        self.weights: Mapping[str, str] = {self.asker.name: self._asker_key}
+        # A camera model stores the answers of one model to one list of questions. So each model and list has its own version.
+        self.model_version = int(digest([self._asker_state, self._questions_key])[:12], 16)
+        self._tails = PerCamera(lambda model: calibrate(model, len(self.questions)))
+
+    @property
+    def batch_size(self) -> int:
+        """The number of clips per call of the model."""
+        return self.asker.batch_size
+
+    @property
+    def parallel(self) -> int:
+        """The number of simultaneous calls of the model."""
+        return self.asker.parallel
+
+    def prepare(self) -> None:
+        """Load the model. Later calls do nothing."""
+        self.asker.prepare()
+        if not self.options.categories:
+            log.info("no --categories: asking about %s", ", ".join(self.categories))
+
+    def fit(self, sample: CameraSample) -> CameraModel | None:
+        """Return a camera model with the log-odds of the sample; None if the sample has no frame."""
+        clips = [clip for clip in sample.clips if clip.valid.any()]
+        if not clips:
+            return None
+        # One clip at a time: the sizes may differ, and the model must not depend on the batch size.
+        values = np.concatenate([self.asker.ask(clip.frames[None], self.questions) for clip in clips])
+        seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip in clips)
+        arrays = {"values": values.astype(np.float32)}
+        return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
+
+    def score(self, batch: ClipBatch) -> ClipScores:
+        """Return raw scores (B, T, C + 1): the log-odds of the clip, and the seconds to its middle."""
+        answers = self.asker.ask(batch.frames, self.questions)  # (B, C)
+        frames = batch.frames.shape[1]
+        middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)
+        away = (middle - batch.timestamp).astype(np.float32)[..., None]  # (B, T, 1)
+        return ClipScores(np.concatenate([np.repeat(answers[:, None], frames, axis=1), away], axis=2))
+
+    def finish(self, track: RawTrack) -> FrameScores:
+        """Return the logits of a video, and the score of each category."""
+        if not len(track.timestamp):
+            return FrameScores(np.zeros(0, np.float32))
+        by_category = self._tails(track.model).logits(between_clips(track.raw, track.timestamp))
+        return FrameScores(by_category.max(axis=1), by_category=by_category)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return the model, the questions and the version."""
+        return {
+            "detector": self.name,
+            "version": VERSION,
+            "asker": self._asker_state,
+            "asker_key": self._asker_key,
+            "questions": self._questions_key,
+        }
+
+
+def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
+    """Return how rare log-odds are for a camera. `model` comes from `AskDetector.fit`."""
+    if model is None:
+        return CategoryTails.unknown(categories)
+    return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
+
+
+def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
+    """Return log-odds (S, C) that change linearly in time between the middles of clips.
+
+    Before the first middle and after the last one, they are constant.
+
+    Args:
+        raw: (S, C + 1) raw scores of the sampled frames, as `AskDetector.score` returns them.
+        timestamp: (S,) seconds, increasing.
+    """
+    middle = timestamp + raw[:, -1]  # (S,)
+    first: BoolArray = np.concatenate([[True], np.diff(middle) > SAME_CLIP_S])
+    columns = [np.interp(timestamp, middle[first], column[first]) for column in raw[:, :-1].T]
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vadcli import weights
+from vadcli.detectors import CATEGORY_THRESHOLDS
 from vadcli.detectors.batching import Workers
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
@@ -36,7 +37,6 @@ from vadcli.types import (
     PixelFormat,
     RawTrack,
     SizeRule,
-    Thresholds,
 )
 
 log = logging.getLogger("vadcli")
@@ -85,7 +85,7 @@ class LavidaDetector:
             size=SizeRule(side * side),
             pixel_format=PixelFormat.RGB,
         )
-        self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
+        self.thresholds = CATEGORY_THRESHOLDS
         model = options.lavida_model
         self.caveats: tuple[str, ...] = ()
         if self.folder is None or not self.config.trained:

@@ -1,0 +1,59 @@
+"""The options of the detectors `concept` and `ask`. The command line shows them, so this file loads no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vadcli.detectors.mllm import CompressionOption, is_mllm
+from vadcli.options.groups import AUTO_MODEL, HOW, OUTPUT, DetectorOptions, option
+
+DEFAULT_ENCODER = "siglip2-b32"
+DEFAULT_ASK_MODEL = "qwen2-vl-2b"
+
+
+@dataclass(frozen=True)
+class ConceptOptions(DetectorOptions):
+    """The options that only the concept detector has."""
+
+    encoder: str = option(
+        DEFAULT_ENCODER,
+        "Image-text encoder of the concept detector: a name of `vadcli weights list`, or a transformers folder.",
+        panel=HOW,
+        metavar="NAME|DIR",
+    )
+    keep_embeddings: bool = option(
+        True,
+        "With the concept detector, store a vector per sampled frame: other categories and searches then need no decoding.",
+        panel=OUTPUT,
+    )
+
+    def is_ready(self) -> bool:
+        """True if the user named an encoder, or the default encoder is on this machine."""
+        from vadcli import weights
+
+        return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None
+
+
+@dataclass(frozen=True)
+class AskOptions(CompressionOption):
+    """The options of the detector `ask`, which are a part of LAVIDA's options."""
+
+    @property
+    def ask_model(self) -> str:
+        """The name of the model that answers: --model, or DEFAULT_ASK_MODEL if --model is `auto`."""
+        return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
+
+    def is_ready(self) -> bool:
+        """True if the user named a usable model, or if the default model and a GPU are on this machine.
+
+        `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
+        """
+        from vadcli import weights
+
+        if self.model != AUTO_MODEL:
+            return is_mllm(self.model)
+        if self.device == "cpu" or weights.base_folder(DEFAULT_ASK_MODEL) is None:
+            return False
+        import torch
+
+        return torch.cuda.is_available()
