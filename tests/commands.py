@@ -114,7 +114,7 @@ _LIGHT = (
     "vadcli.detectors.motion.detector",
     "vadcli.pruning",
     "vadcli.verifying",
-    "vadcli.searching",
+    "vadcli.vectors",
     "vadcli.evaluation",
     "vadcli.rendering",
     "vadcli.reporting",

@@ -32,22 +32,21 @@ LEVELS: dict[str, int] = {
     "detectors": 2,
     "heads": 2,
     "engine": 3,
-    "rendering": 3,
     "pruning": 3,
     "status": 3,
     "doctor": 3,
-    "searching": 3,
     "learning": 3,
     "bench": 3,
     "evaluation": 3,
     "train": 3,
     "weights_check": 3,
-    "reporting": 4,  # shows clips that rendering makes
+    "rendering": 4,  # finds the footage as the engine does
     "verifying": 4,  # uses the engine's rules for events
-    "embedding": 4,  # plans the footage as the engine does
+    "vectors": 4,  # finds the footage as the engine does
     "clipping": 4,  # finds out whether footage has changed since the engine scanned it
-    "api": 5,
-    "cli": 6,
+    "reporting": 5,  # shows clips that rendering makes
+    "api": 6,
+    "cli": 7,
 }
 # L0 in its own order, since its files do lean on one another.
 GROUND = ["errors", "registry", "types", "options"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vadcli.searching import encoders_in, find
 from vadcli.store import OutputLayout
 from vadcli.store.scores import EmbeddingsMetadata, StoredEmbeddings, write_embeddings
 from vadcli.types import BoolArray, Embeddings, TimeArray
+from vadcli.vectors import encoders_in, find
 
 VIDEOS = 40
 

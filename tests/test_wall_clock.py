@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
 from vadcli.options.groups import TimeOptions, WhenOptions, parse_since
-from vadcli.searching import rows_in
 from vadcli.store.events import EventsDocument, ScanState, choose, timed, validate
 from vadcli.types import DayWindow, StartTime, Status, TimeRules, TimeSource, When
 from vadcli.types.wall_clock import PATTERNS, compile_time_pattern, iso, time_by_pattern, time_in_path
+from vadcli.vectors import rows_in
 
 BERLIN = ZoneInfo("Europe/Berlin")
 # The table's examples are all of 29 November 2026; a clock before that day must not refuse them.

@@ -6,14 +6,12 @@ read. The errors are those of `vadcli.errors`. An unknown option or a value outs
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError, WeightsError
+from vadcli.errors import NoVideoFound, WeightsError
 from vadcli.options import (
     DEFAULT_OUT,
     BenchOptions,
@@ -36,18 +34,16 @@ from vadcli.types import VideoResult
 if TYPE_CHECKING:
     from vadcli.bench import BenchReport, Comparison
     from vadcli.clipping import ClipResult
-    from vadcli.embedding import EmbedResult
     from vadcli.engine.recut import StoredEvents
     from vadcli.evaluation import Evaluation
     from vadcli.learning import Learned
     from vadcli.pruning import PruneResult
-    from vadcli.rendering import OnFrame, RenderResult
+    from vadcli.rendering import RenderResult
     from vadcli.reporting import WrittenReport
-    from vadcli.searching import Moment
+    from vadcli.vectors import EmbedResult, Moment
     from vadcli.verifying import VerifyResult
 
 PathGiven = str | PathLike[str]
-Watch = Callable[[str], AbstractContextManager["OnFrame | None"]]
 
 
 def scan(
@@ -150,7 +146,7 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
         OutputError: a file can't be written.
     """
-    from vadcli.embedding import embed_all
+    from vadcli.vectors import embed_all
 
     return embed_all(_paths(paths), from_keywords(EmbedOptions, options))
 
@@ -201,65 +197,9 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
     Raises:
         UsageError: `out` has no results, or no video is found.
     """
+    from vadcli.rendering import render_all
+
     return render_all(_paths(paths), from_keywords(RenderOptions, options))
-
-
-def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
-    """Render the videos below these paths, like `render`. `watch` opens the progress display of a video."""
-    from vadcli.engine.plan import OutsideRoot, make_plan, no_video_text
-    from vadcli.engine.runner import may_be_empty
-    from vadcli.store import stored_layout
-    from vadcli.store.events import stored_roots
-    from vadcli.types.text import is_remote
-
-    layout = stored_layout(options.out, hint="scan first, or name the scan's folder with --out")
-    roots = list(stored_roots(layout))
-    # If the footage has moved, names are relative to the common ancestor of `paths`, as in the first scan.
-    moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)
-    try:
-        plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
-    except OutsideRoot as error:
-        raise UsageError(error.message, hint="give footage that was scanned into this --out") from error
-    if not plan.units and not may_be_empty(paths, options):
-        raise NoVideoFound(no_video_text(plan, options))
-    known = {unit.video for unit in plan.units if layout.scores(unit.video).exists() or layout.events(unit.video).exists()}
-    unknown = [unit.video for unit in plan.units if unit.video not in known]
-    if unknown and len(unknown) == len(plan.units):
-        raise UsageError(f"{unknown[0]}: {_not_scanned(unknown, options)}", hint="scan first, or name the scan's --out")
-    videos = [(unit.video, unit.path) for unit in plan.units if unit.video in known]
-    return _rendered(videos, options, watch or (lambda video: nullcontext()), unknown)
-
-
-def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
-    """Return a message that the first of these videos was not scanned, with the number of the others."""
-    return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
-
-
-def _rendered(
-    videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
-) -> Iterator[RenderResult]:
-    from vadcli.rendering import RenderResult, is_rendered, render_settings, render_video
-    from vadcli.store import OutputLayout
-    from vadcli.store.atomic import Scratch
-    from vadcli.video.objects import local_copy
-
-    layout, settings = OutputLayout(options.out), render_settings(options)
-    with Scratch(layout.scratch) as scratch:
-        for video, path in videos:
-            if is_rendered(layout, video, options):
-                yield RenderResult(video, (layout.rendered(video),), 0, 0, (), skipped=True)
-                continue
-            with watch(video) as progress:
-                try:
-                    with local_copy(path) as source:
-                        result = render_video(
-                            source, video=video, layout=layout, settings=settings, scratch=scratch, progress=progress
-                        )
-                except (DocumentError, VideoError) as error:
-                    result = RenderResult(video, (), 0, 0, (str(error),))
-            yield result
-    if unknown:
-        yield RenderResult(unknown[0], (), 0, 0, (_not_scanned(unknown, options),))
 
 
 def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
@@ -294,7 +234,7 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
         UsageError: no vectors are stored, or text and image are both given or both missing.
         WeightsError: the encoder that made the vectors is not installed, or its weights have changed.
     """
-    from vadcli.reporting.search_page import search_all
+    from vadcli.reporting import search_all
 
     return search_all(Path(out), text, from_keywords(SearchOptions, options)).moments
 

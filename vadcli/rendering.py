@@ -6,8 +6,9 @@ a whole video is rendered, the player shows the same times as the events documen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing, suppress
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -17,20 +18,23 @@ import numpy as np
 
 from vadcli.draw import Mp4Writer
 from vadcli.draw.overlay import Geometry, Overlay
-from vadcli.errors import DocumentError, VideoError
+from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError
 from vadcli.options import RenderOptions, parse_duration
-from vadcli.store import OutputLayout, event_clip, event_clips
+from vadcli.store import OutputLayout, event_clip, event_clips, stored_layout
 from vadcli.store.atomic import Scratch
-from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.events import EventsDocument, read_events, stored_roots
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule
-from vadcli.types.text import without_name
+from vadcli.types.text import is_remote, without_name
 from vadcli.video.ffmpeg import add_sound, find_sound
 from vadcli.video.loader import ClipLoader, FrameFeed, LoaderOptions, loader_options
+from vadcli.video.objects import local_copy
 
 OnFrame = Callable[[int, int], None]
 """Called with the number of frames written so far and the number of all frames to write."""
+Watch = Callable[[str], AbstractContextManager[OnFrame | None]]
+"""Opens the progress display of a video. Called with the name of the video."""
 
 CLIP_BYTES = 48 << 20  # largest clip that a decoder may deliver, in bytes
 LONGEST_CLIP_FRAMES = 8
@@ -82,6 +86,87 @@ class RenderResult:
     expected_frames: int
     problems: tuple[str, ...]
     skipped: bool = False
+
+
+def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
+    """Render the scanned videos below these paths. Yields one result per video, with the written files.
+
+    Args:
+        paths: the files and folders that were scanned, or some of them.
+        watch: opens the progress display of a video; None for no display.
+
+    Raises:
+        UsageError: `options.out` has no results, or no video is found.
+    """
+    from vadcli.engine.plan import OutsideRoot, make_plan, no_video_text
+    from vadcli.engine.runner import may_be_empty
+
+    layout = stored_layout(options.out, hint="scan first, or name the scan's folder with --out")
+    roots = list(stored_roots(layout))
+    # If the footage has moved, names are relative to the common ancestor of `paths`, as in the first scan.
+    moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)
+    try:
+        plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
+    except OutsideRoot as error:
+        raise UsageError(error.message, hint="give footage that was scanned into this --out") from error
+    if not plan.units and not may_be_empty(paths, options):
+        raise NoVideoFound(no_video_text(plan, options))
+    known = {unit.video for unit in plan.units if layout.scores(unit.video).exists() or layout.events(unit.video).exists()}
+    unknown = [unit.video for unit in plan.units if unit.video not in known]
+    if unknown and len(unknown) == len(plan.units):
+        raise UsageError(f"{unknown[0]}: {_not_scanned(unknown, options)}", hint="scan first, or name the scan's --out")
+    videos = [(unit.video, unit.path) for unit in plan.units if unit.video in known]
+    return _rendered(videos, options, watch or (lambda video: nullcontext()), unknown)
+
+
+def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
+    """Return a message that the first of these videos was not scanned, with the number of the others."""
+    return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
+
+
+def _rendered(
+    videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
+) -> Iterator[RenderResult]:
+    """Render pairs of a video's name and its path. Yields their results, and one result for all `unknown` videos."""
+    layout, settings = OutputLayout(options.out), render_settings(options)
+    with Scratch(layout.scratch) as scratch:
+        for video, path in videos:
+            if is_rendered(layout, video, options):
+                yield RenderResult(video, (layout.rendered(video),), 0, 0, (), skipped=True)
+                continue
+            with watch(video) as progress:
+                try:
+                    with local_copy(path) as source:
+                        result = render_video(
+                            source, video=video, layout=layout, settings=settings, scratch=scratch, progress=progress
+                        )
+                except (DocumentError, VideoError) as error:
+                    result = RenderResult(video, (), 0, 0, (str(error),))
+            yield result
+    if unknown:
+        yield RenderResult(unknown[0], (), 0, 0, (_not_scanned(unknown, options),))
+
+
+def render_settings(options: RenderOptions) -> RenderSettings:
+    """Return the settings for these options of `vadcli render`."""
+    return RenderSettings(
+        events_only=options.events_only,
+        pad_s=parse_duration(options.pad, "pad"),
+        side_by_side=options.side_by_side,
+        max_height_px=options.max_height,
+        fps=options.fps,
+        decode=loader_options(options),
+    )
+
+
+def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
+    """True if a video was rendered after its events were computed, and no option asks to render it again."""
+    if options.force or options.events_only:
+        return False
+    try:
+        return layout.rendered(video).stat().st_mtime_ns > layout.events(video).stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def render_video(
@@ -301,25 +386,3 @@ def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
         size = SizeRule(size.max_area_px * 49 // 50)
     frames = max(1, min(LONGEST_CLIP_FRAMES, CLIP_BYTES // (3 * size.max_area_px)))
     return ClipNeeds(frames=frames, overlap=0, rate_hz=1.0, interval=1, size=size, pixel_format=PixelFormat.RGB)
-
-
-def render_settings(options: RenderOptions) -> RenderSettings:
-    """Return the settings for these options of `vadcli render`."""
-    return RenderSettings(
-        events_only=options.events_only,
-        pad_s=parse_duration(options.pad, "pad"),
-        side_by_side=options.side_by_side,
-        max_height_px=options.max_height,
-        fps=options.fps,
-        decode=loader_options(options),
-    )
-
-
-def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if a video was rendered after its events were computed, and no option asks to render it again."""
-    if options.force or options.events_only:
-        return False
-    try:
-        return layout.rendered(video).stat().st_mtime_ns > layout.events(video).stat().st_mtime_ns
-    except OSError:
-        return False

@@ -67,8 +67,8 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concept, "load_encoder", lambda name, **_: encoder)
     monkeypatch.setattr(concept, "encoder_fingerprint", lambda name, **_: {"encoder": name})
     monkeypatch.setattr(concept, "encoder_area_px", lambda name: 32 * 32 * 16 // 9)
-    monkeypatch.setattr("vadcli.searching.load_encoder", lambda name, **_: encoder)
-    monkeypatch.setattr("vadcli.searching.encoder_fingerprint", lambda name: {"encoder": name})
+    monkeypatch.setattr("vadcli.vectors.load_encoder", lambda name, **_: encoder)
+    monkeypatch.setattr("vadcli.vectors.encoder_fingerprint", lambda name: {"encoder": name})
 
 
 def scan(footage: Path, out: Path, categories: str, **options: object) -> dict[str, VideoResult]:

@@ -14,11 +14,11 @@ from tests import commands
 from tests.detectors.encoders import VECTOR, tiny_encoder_folder
 from tests.media import make_video
 from tests.store.test_scores import METADATA, table_of
-from vadcli.embedding import embed_all
 from vadcli.options import EmbedOptions
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_embeddings, read_scores, write_embeddings, write_scores
 from vadcli.types import ByteArray, FloatArray
+from vadcli.vectors import embed_all
 
 
 def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -82,9 +82,9 @@ class OneNumber:
 
 
 def test_stored_vectors_are_kept_if_the_rate_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vadcli.embedding.load_encoder", lambda *_, **__: OneNumber())
-    monkeypatch.setattr("vadcli.embedding.encoder_fingerprint", lambda *_, **__: {"encoder": "one"})
-    monkeypatch.setattr("vadcli.embedding.encoder_area_px", lambda _: 32 * 32 * 16 // 9)
+    monkeypatch.setattr("vadcli.vectors.load_encoder", lambda *_, **__: OneNumber())
+    monkeypatch.setattr("vadcli.vectors.encoder_fingerprint", lambda *_, **__: {"encoder": "one"})
+    monkeypatch.setattr("vadcli.vectors.encoder_area_px", lambda _: 32 * 32 * 16 // 9)
     make_video(tmp_path / "a.mp4", frames=60, fps=10)
     layout = OutputLayout(tmp_path / "out")
 

@@ -28,10 +28,9 @@ from vadcli.errors import UsageError
 from vadcli.options import ReportOptions
 from vadcli.reporting import archive as archive_module
 from vadcli.reporting import make_report
-from vadcli.reporting.archive import Counts, collect, no_events_text
+from vadcli.reporting.archive import Counts, collect, no_events_text, time_of_since
 from vadcli.reporting.html import to_json, to_markdown
 from vadcli.reporting.pictures import LEVELS, NO_SCORE, InPage, outlined, pack, peaks, points_for, rows_of
-from vadcli.reporting.stories import moment
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import ScanState, read_events, write_events
@@ -138,7 +137,7 @@ class TestArchive:
     @pytest.mark.parametrize("since", ["yesterday", "", "12 parsecs"])
     def test_a_time_that_is_none_is_refused(self, since: str) -> None:
         with pytest.raises(UsageError, match="not understood"):
-            moment(since, [])
+            time_of_since(since, [])
 
 
 class TestCurves:

@@ -214,7 +214,7 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
       vadcli embed ./footage --encoder clip-b32 --out second-encoder
       vadcli embed ./footage --npy features
     """  # noqa: D301
-    from vadcli.embedding import embed_all
+    from vadcli.vectors import embed_all
 
     done = skipped = problems = 0
     for result in embed_all(paths or [], options):

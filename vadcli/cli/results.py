@@ -196,7 +196,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
       vadcli render ./footage
       vadcli render ./footage/cam1 --events-only --pad 5s --out results
     """  # noqa: D301
-    from vadcli.api import render_all
+    from vadcli.rendering import render_all
 
     @contextmanager
     def watch(video: str) -> Iterator[OnFrame]:
@@ -262,23 +262,18 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
       vadcli search vadcli-out --image suspect.jpg --top 50 --camera "gate*"
       vadcli search vadcli-out "a red car" --since 24h --format html
     """  # noqa: D301
-    from vadcli.reporting.search_page import search_all, to_csv, to_page, to_table
-    from vadcli.store import OutputLayout
-    from vadcli.store.atomic import Scratch
-    from vadcli.video.loader import loader_options
+    from vadcli.reporting import search_all, write_search
 
     found = search_all(out, text, options)
     if options.json:
         for moment in found.moments:
             emit_json(moment.to_json())
-    elif options.format == "html" or options.to is not None:
-        to = options.to or out / "search.html"
-        with Scratch(OutputLayout(out).scratch) as scratch:
-            page = to_page(found, root=options.footage, decode=loader_options(options)) if options.format == "html" else ""
-            scratch.write_text(to, page or {"csv": to_csv, "table": to_table}[options.format](found))
-        log.info("%s: %s", to, how_many(len(found.moments), "moment"))
     else:
-        put({"csv": to_csv, "table": to_table}[options.format](found), nl=False)
+        written = write_search(found, options)
+        if written.file is None:
+            put(written.text, nl=False)
+        else:
+            log.info("%s: %s", written.file, how_many(len(found.moments), "moment"))
     raise typer.Exit(_say(found.problems))
 
 

@@ -1,47 +1,71 @@
-"""Makes reports of events and failures: an HTML page, or a digest for a mail or a program.
+"""Makes reports of events and failures, and searches: the result is a page, a table, or a digest for a mail or a program.
 
-`stories` reads the results of the scans. `archive` counts them, chooses those that a report lists, and writes sentences about
-them. `pictures` makes score curves, thumbnails and one picture per camera that are small enough for a page. `html` writes the
-page and the digests. `search_page` writes the results of a search.
+`archive` reads the stored results, counts them, chooses the results that a report lists, and writes sentences about them.
+`pictures` makes score curves, thumbnails and one picture per camera that are small enough for a page. `html` writes the page
+and the digests of a report.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from vadcli import __version__
 from vadcli.errors import DocumentError, UsageError, VideoError
-from vadcli.options import ReportOptions, parse_duration
+from vadcli.options import ReportOptions, SearchOptions, parse_duration
 from vadcli.rendering import RenderSettings, render_video
-from vadcli.reporting.archive import Archive, collect
-from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
-from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, camera_frames, packed_curves, strips
-from vadcli.reporting.stories import VideoStory
-from vadcli.store import OutputLayout, event_clip, printable
+from vadcli.reporting.archive import Archive, Counts, Stories, VideoStory, collect
+from vadcli.reporting.html import Shown, asset, by_importance, make_page, policy, template, to_email, to_json, to_markdown
+from vadcli.reporting.pictures import (
+    EventKey,
+    InFolder,
+    InPage,
+    Strip,
+    camera_frames,
+    packed_curves,
+    read_picture,
+    strips,
+)
+from vadcli.store import OutputLayout, event_clip, matches, printable, stored_layout
 from vadcli.store.atomic import Scratch, writing
-from vadcli.types import Event
-from vadcli.types.text import how_many
+from vadcli.store.events import read_events
+from vadcli.types import BoolArray, Event, TimeArray
+from vadcli.types.text import clock, how_many
 from vadcli.video.loader import loader_options
+
+if TYPE_CHECKING:
+    from vadcli.vectors import Moment
 
 log = logging.getLogger("vadcli")
 
 STDOUT = Path("-")
-CURVE_SHARE = 0.2  # the score curves may take this share of a page's size
+CURVE_SHARE = 0.2  # the score curves may use this share of a page's size
 POINTS_BESIDE = 4_000_000  # points of all curves together, if the curves are in files beside the page
 CLIP_HEIGHT_PX = 480
+COLUMNS = ("video", "camera", "start_s", "end_s", "peak_s", "peak_frame", "score", "similarity", "start_time", "end_time")
+"""The columns of a search result as CSV."""
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report that was made.
+    """A report, or the result of a search.
 
     Attributes:
-        archive: the events and failures that the report shows.
-        text: the page or digest.
-        file: the file that was written. None if the caller must print the text, because it is meant for stdout.
+        archive: the events and failures that the report shows, or the videos in which the search found moments.
+        text: the page, digest or table.
+        file: the file that was written. None if no file was written, because the text is for stdout.
     """
 
     archive: Archive
@@ -53,7 +77,7 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
     """Return the results of the scans in a folder, for the times and videos that the options choose.
 
     Raises:
-        UsageError: the folder does not exist.
+        UsageError: the folder does not exist, or has no results.
     """
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
@@ -101,6 +125,7 @@ def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
 
 
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
+    """Return the HTML page of a report. Its assets are stored in `folder`, or in the page if `folder` is None."""
     decode = loader_options(options)
     problems: list[str] = []
     room = int(options.max_mb * 1e6)
@@ -108,16 +133,16 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
     scored = archive.cameras if archive.is_whole else {}
     curves = packed_curves(archive.layout, scored, budget=points, problems=problems)
     pictured = by_importance(archive)[: options.pictured]
-    found: dict[EventKey, Strip] = {}
+    thumbnails: dict[EventKey, Strip] = {}
     if options.thumbnails:
-        found = dict(
+        thumbnails = dict(
             strips(archive, pictured, count=options.thumbnails, root=options.footage, decode=decode, problems=problems)
         )
     clips = _clips(archive, pictured, scratch=scratch, options=options, problems=problems) if options.clips else {}
     frames = {}
     if options.thumbnails and archive.is_whole:
         frames = camera_frames(archive, most=options.pictured, root=options.footage, decode=decode)
-    shown = Shown(curves, found, clips, frames)
+    shown = Shown(curves, thumbnails, clips, frames)
     problems = [printable(line) for line in problems]
     title = printable(options.title)
     for line in problems:
@@ -163,9 +188,9 @@ def _clips(
     most_s = parse_duration(options.clip_length, "clip_length")
     decode = loader_options(options)
     settings = RenderSettings(events_only=True, most_s=most_s, max_height_px=CLIP_HEIGHT_PX, decode=decode)
-    wanted = {(video.video, event.id) for video, event in pictured}
-    found = {}
-    for video in sorted({video for video, _ in wanted}):
+    keys = {(video.video, event.id) for video, event in pictured}
+    clips = {}
+    for video in sorted({video for video, _ in keys}):
         source = archive.footage(video, options.footage)
         if source is None:
             continue
@@ -174,8 +199,156 @@ def _clips(
             problems.extend(f"{video}: clips: {line}" for line in result.problems)
         except (DocumentError, VideoError) as error:
             problems.append(f"{video}: no clips: {error.message}")
-        for key in (key for key in wanted if key[0] == video):
+        for key in (key for key in keys if key[0] == video):
             path = event_clip(layout.rendered(video), key[1])
             if path.exists():
-                found[key] = path.read_bytes()
-    return found
+                clips[key] = path.read_bytes()
+    return clips
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
+
+    Attributes:
+        query: the text, or the name of the picture.
+        archive: the archive that was searched, with the videos in which moments were found.
+        moments: the moments that were found, the best first.
+        problems: one line per file that could not be read.
+    """
+
+    query: str
+    archive: Archive
+    moments: list[Moment]
+    problems: list[str]
+
+
+def search_all(out: Path, text: str, options: SearchOptions) -> Found:
+    """Return the moments that fit a sentence or a picture best, with the searched archive and the problems.
+
+    Raises:
+        UsageError, WeightsError: as in `vadcli.search`.
+    """
+    from vadcli.vectors import at_times, encoders_in, find, query_vector, rows_in
+
+    if bool(text) == (options.image is not None):
+        raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
+    layout = stored_layout(out)
+    problems: list[str] = []
+    encoders = encoders_in(layout)
+    first = next(encoders, None)
+    if first is None:
+        raise UsageError(f"{out}: contains no stored vectors", hint="scan with --detector concept first")
+    stories = Stories(layout, since=options.since, include=options.include, rules=options.time_rules(), problems=[])
+    when = options.when()
+
+    @lru_cache(maxsize=options.top)
+    def story_of(video: str) -> VideoStory | None:
+        with suppress(DocumentError):
+            return stories.of(read_events(layout.events(video)))
+        return None
+
+    def rows_of(video: str, timestamp: TimeArray) -> BoolArray | None:
+        story = story_of(video)  # None if the options do not choose the video, or its document can't be read
+        return np.zeros(len(timestamp), np.bool_) if story is None else rows_in(timestamp, story.start, when)
+
+    chosen = ((name, key) for name, key in chain([first], encoders) if options.encoder in ("", name))
+    name, key = next(chosen, (options.encoder, ""))
+    picture = None if options.image is None else read_picture(options.image)
+    query = query_vector(name, key, device=options.device, text=text, picture=picture)
+    moments = find(
+        layout,
+        query,
+        encoder_key=key,
+        top=options.top,
+        keep=lambda video, camera: matches(video, options.include) and matches(camera, options.camera),
+        rows=rows_of,
+        problems=problems,
+    )
+    found = {moment.video: story for moment in moments if (story := story_of(moment.video))}
+    moments = [at_times(moment, found[moment.video].start) for moment in moments]
+    archive = Archive(layout, stories.runs, tuple(found.values()), Counts(), ())
+    return Found(text or str(options.image), archive, moments, problems)
+
+
+def write_search(found: Found, options: SearchOptions) -> WrittenReport:
+    """Return the result of a search as a table, as CSV or as a page. A page, or a text with `options.to`, is also written.
+
+    Adds one line to the problems of `found` per video whose pictures can't be made.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    if options.format == "html":
+        text = _search_page(found, options)
+    else:
+        text = _search_csv(found) if options.format == "csv" else _search_table(found)
+    to = options.to or (found.archive.layout.out / "search.html" if options.format == "html" else None)
+    if to is not None:
+        with Scratch(found.archive.layout.scratch) as scratch:
+            _write(text, to, found.archive, scratch)
+    return WrittenReport(found.archive, text, to)
+
+
+def _search_table(found: Found) -> str:
+    """Return one line per moment: score, date and time if known, times in the video, and video."""
+    lines = [
+        "  ".join((f"{moment.score:.2f}", *_when(moment), f"{clock(moment.start_s)}-{clock(moment.end_s)}", moment.video))
+        for moment in found.moments
+    ]
+    return "".join(f"{line}\n" for line in lines) or "nothing found\n"
+
+
+def _when(moment: Moment) -> list[str]:
+    """Return the date and time of a moment in its camera's time zone; empty if they are unknown."""
+    return [moment.start_time[:19].replace("T", " ")] if moment.start_time else []
+
+
+def _search_csv(found: Found) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(moment, name) for name in COLUMNS] for moment in found.moments)
+    return file.getvalue()
+
+
+def _search_page(found: Found, options: SearchOptions) -> str:
+    """Return one HTML file with a picture of each moment whose footage is found."""
+    stories = {story.video: story for story in found.archive.videos}
+    peaks = []
+    for number, moment in enumerate(found.moments, 1):
+        # `strips` makes pictures of events. This event has only the frame that fits best.
+        peak = Event(
+            id=number,
+            start_frame=moment.peak_frame,
+            end_frame=moment.peak_frame + 1,
+            start_s=moment.peak_s,
+            end_s=moment.peak_s,
+            peak_frame=moment.peak_frame,
+            peak_s=moment.peak_s,
+            peak_score=moment.score,
+            mean_score=moment.score,
+        )
+        peaks.append((stories[moment.video], peak))
+    decode = loader_options(options)
+    pictures = dict(strips(found.archive, peaks, count=1, root=options.footage, decode=decode, problems=found.problems))
+    cards = []
+    for number, moment in enumerate(found.moments, 1):
+        strip = pictures.get((moment.video, number))
+        cards.append(
+            {
+                "moment": moment,
+                "when": " ".join(_when(moment)),
+                "picture": base64.b64encode(strip.frames[0]).decode() if strip else "",
+                "size": (strip.width, strip.height) if strip else (0, 0),
+            }
+        )
+    style = asset("page.css") + asset("search.css")
+    return template("search.html.j2").render(
+        found=found,
+        cards=cards,
+        made=datetime.now(UTC),
+        version=__version__,
+        style=style,
+        policy=policy("", style, beside=False),
+    )

@@ -1,30 +1,48 @@
-"""Collects the results that a report shows, and writes sentences about them.
+"""Collects the stored results that a report or a search shows, and writes sentences about them.
 
-Of a large archive, `collect` keeps counts, the events with the highest scores, and some failures.
+`Stories` turns the events document of each video into a `VideoStory`. `collect` counts the stories in an `Archive`. Of a large
+archive, `collect` keeps the counts, the events with the highest scores, and some failures.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
-from vadcli.errors import UsageError
-from vadcli.reporting.stories import Stories, VideoStory, counted, read_all
-from vadcli.store import OutputLayout, printable, told_paths
-from vadcli.store.events import find_below, read_events
-from vadcli.store.run_log import StoredRun
+from vadcli.errors import DocumentError, UsageError
+from vadcli.options.groups import LAST_RUN, parse_since
+from vadcli.store import OutputLayout, matches, printable, told_paths
+from vadcli.store.events import EventsDocument, find_below, read_events, timed
+from vadcli.store.run_log import StoredRun, read_run, result_lines, result_of
 from vadcli.store.verification import VerificationRun, read_verification
-from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
-from vadcli.types.text import length_text
+from vadcli.types import (
+    DEFAULT_RULES,
+    NO_REGIONS,
+    DayWindow,
+    Event,
+    Regions,
+    StartTime,
+    Status,
+    Thresholds,
+    TimeRules,
+    TimeSource,
+    VideoResult,
+    When,
+)
+from vadcli.types.text import counted, document_errors, length_text, without_name
 
+SIDE_BY_SIDE = timedelta(minutes=10)
+"""Shards that start within this time of each other count as one run."""
 MOST_VIDEOS = 10_000
-"""A report about more videos lists some events and failures, and has no score curves."""
+"""A report about more videos lists only some events and failures, and has no score curves."""
 MOST_EVENTS = 10_000
-"""Such a report lists this many events: those with the highest peak scores."""
+"""Such a report lists this many events: the events with the highest peak scores."""
 MOST_FAILURES = 1_000
 """Such a report lists this many videos that failed or are partial."""
 MOST_CAMERAS = 1_000
@@ -37,6 +55,183 @@ SOURCES = {
     TimeSource.NAME: "the file's name",
     TimeSource.MODIFIED: "the file's last change",
 }
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VideoStory:
+    """The stored results of one video.
+
+    Attributes:
+        camera: the camera's name; "" if the video could not be opened.
+        reason: why the video is not done; "" if it is done.
+        duration_s: the video's length according to the probe; 0 if the probe failed.
+        frames: number of frames with a score.
+        lost_frames: number of expected frames that could not be decoded.
+        detector: name of the detector that scored the video.
+        thresholds: the thresholds that opened and closed the events.
+        events: the events in order of time.
+        start: when the video started; None if this is unknown.
+        caveats: sentences that say why the scores deserve less trust than usual.
+        regions: the hidden parts of the picture.
+    """
+
+    video: str
+    camera: str
+    status: Status
+    reason: str
+    duration_s: float
+    frames: int
+    lost_frames: int
+    detector: str
+    thresholds: Thresholds
+    events: tuple[Event, ...]
+    start: StartTime | None = None
+    caveats: tuple[str, ...] = ()
+    regions: Regions = NO_REGIONS
+
+
+class Stories:
+    """Makes the stories of chosen videos from their documents, one at a time.
+
+    Args:
+        since: a time like 2026-11-27T06:00 or an age like "24h": keep only events since then, and videos that ended since then.
+            Videos that failed, are partial or have an unknown start are kept if a run scanned them since then.
+            "last-run" keeps the videos that the last run scanned. None keeps all videos.
+        include: globs of relative paths; empty for all videos.
+        between: keep only events in this part of a day; None keeps all events.
+        rules: how the start of a video is found.
+        problems: one line is added per run record that can't be read.
+
+    Attributes:
+        runs: the runs that started at or after `begin`, without their results; the oldest is first.
+        has_runs: True if the folder has a run record, also one from before `begin`.
+        begin: the time that `since` means; None without `since`.
+
+    Raises:
+        UsageError: `since` is not understood.
+    """
+
+    def __init__(
+        self,
+        layout: OutputLayout,
+        *,
+        since: str | None = None,
+        include: Collection[str] = (),
+        between: DayWindow | None = None,
+        rules: TimeRules = DEFAULT_RULES,
+        problems: list[str],
+    ) -> None:
+        self._include, self._rules = include, rules
+        runs = list(read_all(layout.iter_runs(), lambda path: read_run(path, head=True), problems))
+        self.has_runs = bool(runs)
+        self.begin = None if since is None else time_of_since(since, runs, rules.zone)
+        self._when = When(None if since == LAST_RUN else self.begin, between)
+        self.runs = tuple(run for run in runs if self.begin is None or run.start >= self.begin)
+        self._partial: dict[str, VideoResult] = {}
+        self._scanned: set[str] = set()  # the videos that a run scanned since `begin`
+        for _ in read_all(runs, self._read_results, problems):
+            pass
+
+    def of(self, document: EventsDocument) -> VideoStory | None:
+        """Return the story of a video with its chosen events; None if the options do not choose the video."""
+        video = str(document.video["path"])
+        if not matches(video, self._include):
+            return None
+        story = _story(timed(document, self._rules), self._partial.get(video))
+        since, when = self._when.since, self._when
+        if self.begin is not None:
+            undated = since is None or story.start is None or story.status is not Status.DONE
+            ended = story.start.at(story.duration_s) if story.start else None
+            if not (undated and story.video in self._scanned) and (since is None or ended is None or ended < since):
+                return None
+        if not when:
+            return story
+        if story.start is None:
+            return replace(story, events=()) if when.between else story
+        chosen = tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
+        return replace(story, events=chosen)
+
+    def _read_results(self, run: StoredRun) -> None:
+        """Remember the results of partial videos. If the run started since `begin`, also remember the videos it scanned."""
+        chosen = self.begin is not None and run.start >= self.begin
+        with document_errors(run.path, "a run record"):
+            for line in result_lines(run.path):
+                if chosen:
+                    entry = json.loads(line)
+                    # A skipped video has a stage if it is still failed or partial.
+                    if entry["status"] != Status.SKIPPED or entry["stage"]:
+                        self._scanned.add(entry["video"])
+                if b'"status": "partial"' in line:
+                    result = result_of(line)
+                    self._partial[result.video] = result
+
+
+def time_of_since(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
+    """Return the time that `--since` means; a time without an offset is in the time zone `zone`.
+
+    For "last-run", this is the start of the last run. Shards of a scan that start at about the same time count as one run.
+
+    Raises:
+        UsageError: `since` is not a time, a duration or "last-run", or it is "last-run" and no run is stored.
+    """
+    if since != LAST_RUN:
+        return parse_since(since, zone)
+    if not runs:
+        raise UsageError(f"--since {LAST_RUN}: no run record is stored", hint="leave --since out, or scan first")
+    newest, *earlier = sorted(runs, key=lambda run: run.start, reverse=True)
+    start, shards = newest.start, {newest.info.shard}
+    for run in earlier:
+        if start - run.start > SIDE_BY_SIDE or run.info.shard in shards or _shard_count(run) != _shard_count(newest):
+            break
+        start = run.start
+        shards.add(run.info.shard)
+    return start
+
+
+def _shard_count(run: StoredRun) -> str:
+    """Return the N of a shard I/N; "" for a run without shards."""
+    return (run.info.shard or "").partition("/")[2]
+
+
+def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
+    """Yield the result of `read` for each source. For each source that can't be read, add a line to `problems`."""
+    for source in sources:
+        try:
+            yield read(source)
+        except DocumentError as error:
+            problems.append(printable(error.message))
+
+
+def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
+    """Return the story of a video with all its events. `result` is its result in a run record if the video is partial."""
+    video = document.video
+    status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
+    lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
+    reason = document.failure.error if document.failure else result.reason if result else ""
+    reason = without_name(reason, str(video["path"]))
+    if status is Status.DONE:
+        reason = ""
+    elif not reason:
+        reason = "frames are missing; the run record with the reason was deleted"
+    elif lost and not reason.startswith(f"{lost} of "):
+        reason = f"{reason}; {counted(lost, 'frame')} lost"
+    return VideoStory(
+        video=str(video["path"]),
+        camera=str(video["camera"] or ""),
+        status=status,
+        reason=reason,
+        duration_s=float(video["duration_s"] or 0.0),
+        frames=int(video["frames"] or 0),
+        lost_frames=lost,
+        detector=document.detector,
+        thresholds=document.thresholds,
+        events=document.events,
+        start=document.start,
+        caveats=document.caveats,
+        regions=document.regions,
+    )
 
 
 @dataclass
@@ -68,7 +263,7 @@ class Numbers:
 
 @dataclass
 class Share:
-    """The videos of a caveat: their number, their cameras, and (camera, name) of the first video."""
+    """The videos of one caveat: their number, their cameras, and (camera, name) of the first video."""
 
     videos: int
     cameras: set[str]
@@ -87,11 +282,11 @@ class Share:
 
 @dataclass
 class Counts:
-    """Numbers of all videos of a report. Memory grows with the cameras, but not with the videos.
+    """Numbers of all videos of a report. The memory grows with the number of cameras, but not with the number of videos.
 
     Attributes:
-        cameras: camera -> its numbers; "" stands for failed videos without a camera.
-        caveats: caveat of the scores -> the videos that the caveat concerns.
+        cameras: camera -> its numbers. The key "" is for failed videos without a camera.
+        caveats: caveat of the scores -> the videos with this caveat.
         thresholds: the thresholds that opened events.
         sources: source of the date and time -> number of videos with scores.
         zones: the time zones of the videos with scores.
@@ -110,12 +305,12 @@ class Counts:
         """Count a video."""
         self.total.add(story)
         self.cameras.setdefault(story.camera, Numbers()).add(story)
-        place = _in_order(story)
+        name = _by_name(story)
         for caveat in story.caveats:
-            share = self.caveats.setdefault(caveat, Share(0, set(), place))
+            share = self.caveats.setdefault(caveat, Share(0, set(), name))
             share.videos += 1
             share.cameras.add(story.camera)
-            share.first = min(share.first, place)
+            share.first = min(share.first, name)
         self.is_timed |= story.start is not None
         if story.status is not Status.FAILED:
             self.thresholds.add(story.thresholds.high)
@@ -130,8 +325,9 @@ class Archive:
 
     Attributes:
         runs: the runs that started at or after `since` of `collect`, from the oldest to the newest.
-        videos: the videos, sorted by camera and name. If there are more than `MOST_VIDEOS`, only the listed videos, with the
-            listed events.
+        videos: the listed videos with their listed events, sorted by camera and name. All videos and events are listed if
+            there are at most `MOST_VIDEOS` videos.
+        counts: numbers of all videos, also of the videos that are not listed.
         problems: one line per file of the output folder that can't be read.
         verification: the newest run of `vadcli verify`; None if there was no such run at or after `since`.
     """
@@ -145,7 +341,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The output folder's name; bytes that are not UTF-8 are written as %XX."""
+        """The output folder's name. Bytes that are not UTF-8 are written as %XX."""
         return printable(self.layout.out.absolute().name)
 
     @property
@@ -175,12 +371,12 @@ class Archive:
 
     @property
     def cameras(self) -> dict[str, list[VideoStory]]:
-        """The listed videos that have scores, in order and grouped by camera."""
-        found: dict[str, list[VideoStory]] = {}
+        """Camera -> its listed videos that have scores, in order."""
+        videos: dict[str, list[VideoStory]] = {}
         for video in self.videos:
             if video.status is not Status.FAILED:
-                found.setdefault(video.camera, []).append(video)
-        return found
+                videos.setdefault(video.camera, []).append(video)
+        return videos
 
     @property
     def unlisted(self) -> dict[str, int]:
@@ -190,7 +386,7 @@ class Archive:
 
     @property
     def busiest(self) -> list[tuple[str, Numbers]]:
-        """The cameras with the most events, at most `MOST_CAMERAS` of them, and their numbers."""
+        """(camera, its numbers) of at most `MOST_CAMERAS` cameras, the camera with the most events first."""
         cameras = sorted(self.counts.cameras.items(), key=lambda item: (-item[1].events, -item[1].highest, item[0]))
         return cameras[:MOST_CAMERAS]
 
@@ -201,9 +397,9 @@ class Archive:
 
     @property
     def caveats(self) -> list[str]:
-        """One line per caveat of the scores, with its videos. The caveat of the most videos is first."""
-        found = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
-        return [f"{caveat} ({share.text(self.counts.total.scored)})" for caveat, share in found]
+        """One line per caveat of the scores, with its videos. The caveat with the most videos is first."""
+        ordered = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
+        return [f"{caveat} ({share.text(self.counts.total.scored)})" for caveat, share in ordered]
 
     @property
     def newest(self) -> StoredRun | None:
@@ -211,12 +407,13 @@ class Archive:
         return self.runs[-1] if self.runs else None
 
     def footage(self, video: str, root: Path | None = None) -> Path | None:
-        """Return the path of a video's file; None if it is not found.
+        """Return the path of a video's file; None if the file is not found.
 
-        The file is searched below `root`, or, without `root`, below the root of each run, from the newest to the oldest run.
+        The file is searched below `root`. Without `root`, it is searched below the root of each run, from the newest to the
+        oldest run.
         """
-        told = dict.fromkeys(run.info.root for run in reversed(self.runs))
-        roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
+        stored = dict.fromkeys(run.info.root for run in reversed(self.runs))
+        roots = [root] if root else [Path(path) for text in stored for path in told_paths(text)]
         return find_below(roots, video)
 
 
@@ -235,27 +432,27 @@ def collect(
     """
     problems: list[str] = []
     stories = Stories(layout, since=since, include=include, between=between, rules=rules, problems=problems)
-    gathered, has_documents = _Gathered(), False
+    collected, has_documents = _Collected(), False
     for document in read_all(layout.iter_events(), read_events, problems):  # one at a time: there may be a million
         has_documents = True
         story = stories.of(document)
         if story is not None:
-            gathered.add(story)
+            collected.add(story)
     if not stories.has_runs and not has_documents and not problems:
         raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     verification = next(read_all([layout], read_verification, problems), None)
     if verification and stories.begin and datetime.fromisoformat(verification.start) < stories.begin:
         verification = None
-    return Archive(layout, stories.runs, gathered.listed(), gathered.counts, tuple(problems), verification)
+    return Archive(layout, stories.runs, collected.listed(), collected.counts, tuple(problems), verification)
 
 
-class _Gathered:
-    """Counts stories, and keeps the listed stories. Memory is limited, except for counts per camera."""
+class _Collected:
+    """Counts the stories, and keeps the stories to list. The memory is limited, except for the counts per camera."""
 
     def __init__(self) -> None:
         self.counts = Counts()
         self._all: list[VideoStory] = []
-        self._events: list[tuple[float, str, int, VideoStory]] = []
+        self._events: list[tuple[float, str, int, VideoStory]] = []  # negative score, video and number of the event, story
         self._failures: list[VideoStory] = []
 
     def add(self, story: VideoStory) -> None:
@@ -263,32 +460,32 @@ class _Gathered:
         if self.counts.total.videos <= MOST_VIDEOS:
             self._all.append(story)
             return
-        for one in (*self._all, story):
-            self._events += [(-event.peak_score, one.video, event.id, one) for event in one.events]
-            self._failures += [one] if one.status is not Status.DONE else []
+        for new in (*self._all, story):
+            self._events += [(-event.peak_score, new.video, event.id, new) for event in new.events]
+            self._failures += [new] if new.status is not Status.DONE else []
         self._all.clear()
         if len(self._events) > 2 * MOST_EVENTS:
             self._events = sorted(self._events, key=lambda item: item[:3])[:MOST_EVENTS]
         if len(self._failures) > 2 * MOST_FAILURES:
-            self._failures = sorted(self._failures, key=_in_order)[:MOST_FAILURES]
+            self._failures = sorted(self._failures, key=_by_name)[:MOST_FAILURES]
 
     def listed(self) -> tuple[VideoStory, ...]:
         """Return the stories to list, sorted by camera and name."""
         if self.counts.total.videos <= MOST_VIDEOS:
-            return tuple(sorted(self._all, key=_in_order))
-        chosen = {one.video: replace(one, events=()) for one in sorted(self._failures, key=_in_order)[:MOST_FAILURES]}
+            return tuple(sorted(self._all, key=_by_name))
+        chosen = {story.video: replace(story, events=()) for story in sorted(self._failures, key=_by_name)[:MOST_FAILURES]}
         ids: dict[str, set[int]] = {}
         for _, video, number, story in sorted(self._events, key=lambda item: item[:3])[:MOST_EVENTS]:
             ids.setdefault(video, set()).add(number)
             chosen[video] = story
-        kept = (
-            replace(one, events=tuple(event for event in one.events if event.id in ids.get(one.video, ())))
-            for one in chosen.values()
+        stories = (
+            replace(story, events=tuple(event for event in story.events if event.id in ids.get(story.video, ())))
+            for story in chosen.values()
         )
-        return tuple(sorted(kept, key=_in_order))
+        return tuple(sorted(stories, key=_by_name))
 
 
-def _in_order(story: VideoStory) -> tuple[str, str]:
+def _by_name(story: VideoStory) -> tuple[str, str]:
     return story.camera, story.video
 
 
@@ -310,20 +507,20 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
         return f"There are no events: the scores that reached the threshold {reasons}.", [preview]
     needed = f"the threshold is {min(thresholds):.2f}{' or more' if len(thresholds) > 1 else ''}"
     lower = f"vadcli events {out} --threshold {max(0.01, int(highest * 20) / 20):.2f} --write"
-    told = f"There are no events: the highest score is {highest:.2f}, and {needed}."
-    return told, [preview, (lower, "stores the events of a lower threshold. Then make the report again.")]
+    text = f"There are no events: the highest score is {highest:.2f}, and {needed}."
+    return text, [preview, (lower, "stores the events of a lower threshold. Then make the report again.")]
 
 
 def time_sources(archive: Archive) -> str:
     """Return a sentence about the source of the dates and times of the videos; "" if no video has a date."""
-    found, zones = archive.counts.sources, archive.counts.zones
-    if not found:
+    sources, zones = archive.counts.sources, archive.counts.zones
+    if not sources:
         return ""
-    parts = [f"{SOURCES[source]} ({counted(number, 'video')})" for source, number in found.most_common()]
-    if unknown := archive.counts.total.scored - found.total():
+    parts = [f"{SOURCES[source]} ({counted(number, 'video')})" for source, number in sources.most_common()]
+    if unknown := archive.counts.total.scored - sources.total():
         parts.append(f"unknown for {counted(unknown, 'video')}")
     zone = f", in the time zone {next(iter(zones))}" if len(zones) == 1 and "" not in zones else ""
-    copied = " The last change of a copied file may be the time of the copy." if TimeSource.MODIFIED in found else ""
+    copied = " The last change of a copied file may be the time of the copy." if TimeSource.MODIFIED in sources else ""
     return f"Dates and times are from {', '.join(parts)}{zone}.{copied}"
 
 
@@ -332,19 +529,22 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     run = archive.newest
     if run is None:
         return [("Run", "no run record is stored")]
-    ending = "not ended: it is still running, or was killed"
+    ending, speed = "not ended: it is still running, or was killed", "not known"
     if run.end is not None:
-        ending = f"{length_text((run.end - run.start).total_seconds())}, exit code {run.exit_code}"
+        seconds = (run.end - run.start).total_seconds()
+        ending = f"{length_text(seconds)}, exit code {run.exit_code}"
+        if frames := int(run.totals.get("decoded_frames", 0)):
+            speed = f"{frames / max(1e-3, seconds):.0f} frames/s"
     facts = [
         ("Detector", str(run.info.detector.get("name", "?"))),
         ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),
-        ("Run", f"{when(run.start)}, {ending}"),
-        ("Speed", speed(run) or "not known"),
+        ("Run", f"{_time_text(run.start)}, {ending}"),
+        ("Speed", speed),
         ("Footage from", run.info.root),
         ("Command", shlex.join(run.info.command)),
         ("Version", f"vadcli {run.info.version}"),
     ]
-    # Records of older versions have only the categories that the user gave, and the motion detector reads none.
+    # Records of older versions have only the categories that the user gave, also if the motion detector ignored them.
     given, read = str(run.info.config.get("categories") or ""), run.info.looked_for
     if read is None:
         looked_for = "" if run.info.detector.get("name") == "motion" else given
@@ -353,7 +553,7 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     if looked_for:
         facts.insert(2, ("Looked for", looked_for))
     if verified := archive.verification:
-        facts += [("Verified by", f"{verified.model}, {when(datetime.fromisoformat(verified.start))}: {verified.text}")]
+        facts += [("Verified by", f"{verified.model}, {_time_text(datetime.fromisoformat(verified.start))}: {verified.text}")]
         facts += [("Audit", verified.audit.text)] if verified.audit else []
     if len(nodes := (run.progress or {}).get("nodes") or {}) > 1:
         facts.append(("Nodes", ", ".join(f"{node} ({counted(videos, 'video')})" for node, videos in nodes.items())))
@@ -361,14 +561,5 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     return [*facts, ("Earlier runs", str(others))] if others else facts
 
 
-def speed(run: StoredRun) -> str:
-    """Return text like `310 frames/s`; "" if the run has not ended or has decoded no frames."""
-    frames = int(run.totals.get("decoded_frames", 0))
-    if run.end is None or not frames:
-        return ""
-    return f"{frames / max(1e-3, (run.end - run.start).total_seconds()):.0f} frames/s"
-
-
-def when(moment: datetime) -> str:
-    """Return a time as text, in UTC and without seconds."""
+def _time_text(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"

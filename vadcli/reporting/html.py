@@ -23,12 +23,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from vadcli import __version__
-from vadcli.reporting.archive import MOST_VIDEOS, SOURCES, Archive, no_events_text, run_facts, time_sources
+from vadcli.reporting.archive import MOST_VIDEOS, SOURCES, Archive, VideoStory, no_events_text, run_facts, time_sources
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
-from vadcli.reporting.stories import VideoStory, counted
 from vadcli.store import printable
 from vadcli.types import Event
-from vadcli.types.text import clock, length_text
+from vadcli.types.text import clock, counted, length_text
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "regions.js", "timeline.js", "table.js", "main.js")
 STYLES = ("uplot/uPlot.min.css", "page.css", "regions.css")

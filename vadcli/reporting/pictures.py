@@ -26,8 +26,7 @@ from PIL import Image
 
 from vadcli.draw import EVENT, HiddenLayer, column_maxima
 from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
-from vadcli.reporting.archive import Archive
-from vadcli.reporting.stories import VideoStory
+from vadcli.reporting.archive import Archive, VideoStory
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack
