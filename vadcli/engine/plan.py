@@ -1,6 +1,6 @@
 """Finds the videos below the paths of the user, and gives each video a name, a camera and a shard.
 
-Folders are listed and file attributes are read, but no file is opened, except a list of paths (--files-from).
+Folders are listed and file attributes are read, but no video is opened.
 
 The root is the folder that the names of videos and cameras are relative to. The first scan into OUT chooses the root, and every
 run record stores it. Later scans use the same root for all paths, so a video or a camera never changes its name.
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from itertools import tee
+from itertools import groupby, tee
 from operator import attrgetter
 from pathlib import Path
 
@@ -40,11 +40,10 @@ _VIDEO = (
     "m2v "
     # TV recorders, broadcast, security cameras, DV
     "wtv dvr-ms ty pva nuv nsv mxf gxf lxf nut dav ifv dv dif "
-    # streams without a container, and moving images
+    # streams without a container, and animated images
     "h261 h263 h264 264 h26l 26l avc h265 265 hevc h266 266 vvc evc av1 obu ivf vc1 rcv drc cavs avs2 avs3 mjpeg mjpg y4m gif "
     "apng"
 )
-_IMAGES = "bmp jpeg jpg pgm png ppm tif tiff webp"
 # Images (but a WebP file may also be a video) and sound; texts, subtitles, playlists, indexes; data, programs, archives.
 _NO_VIDEO = (
     "bmp jpeg jpg pgm png ppm tif tiff heic heif avif ico svg thm mp3 aac m4a m4b wav flac opus oga wma ac3 eac3 dts mka aif "
@@ -54,10 +53,12 @@ _NO_VIDEO = (
 )
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO.split())
 """Suffixes of files that are scanned. A file with another suffix is scanned only if --include or PATHS name it."""
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+"""Suffixes of the images of a video that is a folder of numbered images."""
 NO_VIDEO_SUFFIXES = frozenset(f".{name}" for name in _NO_VIDEO.split())
 """Suffixes of files that nobody expects to be scanned. These files are left out without a message."""
 MOST_SUFFIXES_NAMED = 5
+"""The note about files with unknown suffixes names this many suffixes."""
 
 _URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash only, because pathlib has removed the other one
 NO_URL = "this is a URL, and streams are not read"
@@ -78,22 +79,22 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path that can't be scanned. `failed` is False if it is only left out of this run."""
+    """A path that is not scanned."""
 
-    video: str
-    reason: str
-    failed: bool = True
+    video: str  # the name of the video or folder, or the whole path if it is not below the root
+    reason: str  # why the path is not scanned, for the user
+    failed: bool = True  # False if a later run may scan the video; True if the path can't be scanned
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All videos of the input, and the paths that can't be scanned."""
+    """All videos of the input, and the paths that are not scanned."""
 
     root: Path  # the folder that names are relative to
     roots: tuple[str, ...]  # the absolute paths that the user gave
     units: tuple[WorkUnit, ...]  # every video, in order of camera and name
-    unusable: tuple[Unusable, ...] = field(default=())  # the paths that can't be read or are left out of this run
-    # Number of files that are not scanned, per unknown suffix; "" means files without a suffix.
+    unusable: tuple[Unusable, ...] = ()  # the paths that can't be scanned or are left out of this run
+    # Number of files with unknown suffixes, which are not scanned, per suffix; "" means files without a suffix.
     passed_over: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # lines that the user should read
 
@@ -121,7 +122,8 @@ def make_plan(
         options: which files and folders count as videos.
         out: the output folder, which is never scanned.
         camera_from: `folder`, `file` or `all`.
-        root: the user's --root. If it is None, a stored root is used; if no root is stored, the common ancestor of the paths.
+        root: the user's --root. Without --root, a stored root is used. If no root is stored, the root becomes the folder that
+            contains all paths.
         stored: the roots in the run records of the output folder, the newest first.
 
     Raises:
@@ -135,7 +137,7 @@ def make_plan(
     walk = _Walk(options, Path(os.path.abspath(out)))
     everything = Path(os.path.abspath(os.sep))
     given = absolute([*paths, *listed])
-    if everything in given[len(paths) :]:  # "/" in a list is a mistake, for example the rest of a broken line
+    if everything in given[len(paths) :]:  # "/" in a list is probably a mistake, for example one half of a broken line
         walk.trouble.append((everything, "is the whole file system, which is never scanned because of a list"))
         given = [path for place, path in enumerate(given) if place < len(paths) or path != everything]
     roots = tuple(encode_name(shown(path)) for path in given[: len(paths)])
@@ -151,6 +153,8 @@ def make_plan(
 
 @dataclass(slots=True)
 class _Found:
+    """A video that has no name yet. The fields are as in `WorkUnit`."""
+
     path: Path
     size: int
     mtime_ns: int
@@ -159,21 +163,20 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and problems.
+    """Collects videos, and the problems with paths.
 
-    It remembers real paths, because links may lead to a video or a folder twice.
+    Links may lead to the same video or folder twice, so the walk remembers real paths.
     """
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
-        self.out = out
         self.real_out = os.path.realpath(out)
         self.found: list[_Found] = []
-        self.trouble: list[tuple[Path, str]] = []
-        self.bases: list[Path] = []
-        self.passed_over: Counter[str] = Counter()
-        self._seen: set[str] = set()
-        self._folders: set[str] = set()
+        self.trouble: list[tuple[Path, str]] = []  # paths that can't be scanned, and why
+        self.bases: list[Path] = []  # the folders that contain the given paths; names may be relative to them
+        self.passed_over: Counter[str] = Counter()  # number of files per unknown suffix
+        self._seen: set[str] = set()  # the real paths of all videos, and the paths of objects in a store
+        self._folders: set[str] = set()  # the real paths of the folders that were listed
 
     def add(self, path: Path, *, listed: bool = False) -> None:
         """Add a path that the user gave: a file, a folder, or a path in an object store."""
@@ -191,14 +194,14 @@ class _Walk:
             return
         base = path
         if self.options.frames_as_video:
-            with suppress(OSError):  # the walk reports it
+            with suppress(OSError):  # `_entries` reports that the folder can't be read
                 if sum(_is_numbered_image(name) for name in os.listdir(path)) >= MIN_FRAMES:
                     base = path.parent
         self.bases.append(base)
         self._folder(path)
 
     def _folder(self, base: Path) -> None:
-        """Add the videos below a folder. Not recursive, because a tree may be too deep for Python's stack."""
+        """Add the videos below a folder. This function does not call itself: a tree may be too deep for Python's stack."""
         opened = [(os.path.realpath(base), self._entries(base, base))]
         above = f"{str(base).rstrip(os.sep)}{os.sep}"
         while opened:
@@ -210,7 +213,7 @@ class _Walk:
             relative = entry.path.removeprefix(above).replace(os.sep, "/")
             if entry.name.startswith(".") or _matches(entry.name, relative, self.options.exclude):
                 continue
-            is_folder = False  # a link to itself raises OSError; `_file` then reports that it can't be read
+            is_folder = False  # for a link to itself, `is_dir` raises OSError; then `_file` reports that it can't be read
             with suppress(OSError):
                 is_folder = entry.is_dir()
             if is_folder:
@@ -218,11 +221,14 @@ class _Walk:
                     folder = Path(entry.path)
                     opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                # The real path of a file is made from that of its folder, because resolving a million paths takes too long.
+                # The real path of the folder and the name give the real path of a file. To resolve a million paths takes long.
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
-        """Return the entries of a folder, except the images of a video; none if the folder was visited before."""
+        """Return the entries of a folder. If the folder was visited before, return nothing.
+
+        If the folder has numbered images, the folder is added as a video, and the images are left out.
+        """
         real = os.path.realpath(folder)
         # Mask videos and rendered videos in the output folder of another scan are not footage.
         is_output = os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
@@ -231,7 +237,7 @@ class _Walk:
         self._folders.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            os.stat(os.path.join(folder, os.curdir))  # fails if only the names can be read, but not the files
+            os.stat(os.path.join(folder, os.curdir))  # fails if the names of the files can be read, but not the files
             if self.options.frames_as_video and self._take_frames(folder, entries, base):
                 entries = [entry for entry in entries if not _is_numbered_image(entry.name)]
         except OSError as error:
@@ -240,14 +246,14 @@ class _Walk:
         return iter(entries)
 
     def _objects(self, path: Path) -> None:
-        """Add an object, or the objects below a folder of a store."""
+        """Add one object of a store, or all objects below a folder of the store."""
         found, is_one = list_objects(path)
         self.bases.append(path.parent if is_one else path)
         for name, item in found.items():
             folders = name.split("/")[:-1]
             hidden = any(part.startswith(".") for part in name.split("/")) or (folders and not self.options.recursive)
             above = ("/".join(folders[: end + 1]) for end in range(len(folders)))
-            excluded = any(_matches(one.rpartition("/")[2], one, self.options.exclude) for one in (*above, name))
+            excluded = any(_matches(part.rpartition("/")[2], part, self.options.exclude) for part in (*above, name))
             if not is_one and (hidden or excluded or not self._wanted(item.path.name, name)):
                 continue
             if not is_one and (str(item.path) != f"{path}/{name}" or ".." in folders):
@@ -266,7 +272,7 @@ class _Walk:
         return suffix in VIDEO_SUFFIXES
 
     def _file(self, path: Path, *, real: str | None = None) -> bool:
-        """Add a file. Return False if it does not exist. `real` is its real path, if the caller knows it."""
+        """Add a file as a video. Return False if the file does not exist. The caller may give the `real` path of the file."""
         real = real or os.path.realpath(path)
         if real in self._seen:
             return True
@@ -283,7 +289,7 @@ class _Walk:
         return True
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add a folder as a video if it has numbered images. Return True if the folder was added."""
+        """Add a folder as a video if it has numbered images and --include names it. Return True if it has numbered images."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -314,6 +320,7 @@ def no_video_text(plan: Plan, options: FindOptions) -> str:
 
 
 def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *, now_ns: int) -> Plan:
+    """Return the plan for the videos of a walk: their names, their cameras, and the videos that are left out of this run."""
     age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
     unusable = [Unusable(_name_or_path(path, root), reason) for path, reason in walk.trouble]
@@ -333,7 +340,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
             continue
         if age_ns and found.mtime_ns > now_ns:
             future.append(video)
-        camera = {"all": ".", "file": video}.get(camera_from) or video.rpartition("/")[0] or "."
+        camera = {"all": ".", "file": video}.get(camera_from) or video.rpartition("/")[0] or "."  # "folder" by default
         units.append(WorkUnit(video, found.path, camera, found.size, found.mtime_ns, found.is_frames, found.content))
     notes = [passed_over_text(walk.passed_over)] if walk.passed_over else []
     if future:
@@ -351,21 +358,15 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
 
 
 def _name_or_path(path: Path, root: Path) -> str:
-    """Return the name of a video or folder, or the whole path if it is not below the root."""
+    """Return the path of a video or folder relative to the root, or the whole path if it is not below the root."""
     text, base = str(path), f"{str(root).rstrip('/')}/"
     return encode_name(text.removeprefix(base))
 
 
 def by_camera(units: Iterable[WorkUnit]) -> Iterator[tuple[str, list[WorkUnit]]]:
-    """Yield each camera with its units. The units must be in plan order."""
-    group: list[WorkUnit] = []
-    for unit in units:
-        if group and group[0].camera != unit.camera:
-            yield group[0].camera, group
-            group = []
-        group.append(unit)
-    if group:
-        yield group[0].camera, group
+    """Yield each camera with its units. The units must be in the order of a plan."""
+    for camera, group in groupby(units, attrgetter("camera")):
+        yield camera, list(group)
 
 
 class OutsideRoot(UsageError):
@@ -373,23 +374,26 @@ class OutsideRoot(UsageError):
 
 
 def absolute(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths: those on this machine as absolute paths, those in an object store unchanged.
+    """Return absolute paths. Paths in an object store are returned without a change.
 
     Raises:
         UsageError: some paths are on this machine, and others are in an object store.
     """
-    found = [path if is_remote(path) else Path(os.path.abspath(path)) for path in paths]
-    remote = [path for path in found if is_remote(path)]
-    if remote and len(remote) < len(found):
+    made = [path if is_remote(path) else Path(os.path.abspath(path)) for path in paths]
+    remote = [path for path in made if is_remote(path)]
+    if remote and len(remote) < len(made):
         raise UsageError(
             f"{shown(remote[0])}: in an object store, but other footage is on this machine",
             hint="scan the two into different folders with --out",
         )
-    return found
+    return made
 
 
 def check_exists(path: Path) -> None:
-    """Raise UsageError if a path does not exist. `make_plan` reports paths that exist but can't be read."""
+    """Raise UsageError if a path does not exist. Paths in an object store are not checked here.
+
+    If a path exists but can't be read, no error is raised, because the plan reports such paths.
+    """
     if is_remote(path):
         return
     try:
@@ -403,7 +407,7 @@ def check_exists(path: Path) -> None:
 
 
 def why_unreadable(path: Path, error: OSError) -> str:
-    """Return the reason why a path can't be read, as a text for the user."""
+    """Return why a path can't be read, as a text for the user."""
     if isinstance(error, FileNotFoundError) and _URL.search(str(path)):
         return f"{NO_URL} ({_instead_of(path)})"
     return f"can't be read: {error.strerror}"
@@ -416,16 +420,16 @@ def _instead_of(url: Path) -> str:
 
 
 def read_list(source: Path) -> list[Path]:
-    """Return the paths in a list file, or in stdin if `source` is `-`.
+    """Return the paths in a list of paths: a file, or stdin if `source` is `-`.
 
-    The list has one path per line. If it contains a NUL, its paths are separated by NUL instead.
+    The list has one path per line, or its paths are separated by NUL bytes.
 
     Raises:
         UsageError: the list can't be read.
     """
     try:
         data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-        if text_encoding(data) != "utf-8":  # UTF-8 is not decoded: the bytes of a path need not be valid UTF-8
+        if text_encoding(data) != "utf-8":  # UTF-8 is not decoded, because the bytes of a path may be invalid UTF-8
             data = os.fsencode(decode_text(data))
     except OSError as error:
         raise UsageError(f"{list_name(source)} can't be read: {error.strerror}") from error
@@ -441,9 +445,9 @@ def list_name(source: Path) -> str:
 
 
 def passed_over_text(counts: Mapping[str, int]) -> str:
-    """Return a note about files with unknown suffixes; "" if there are no such files.
+    """Return a note about files with unknown suffixes; "" without such files.
 
-    The counts are per suffix, with "" for files without a suffix.
+    `counts` has the number of files per suffix; the key "" is for files without a suffix.
     """
     if not counts:
         return ""
@@ -458,18 +462,19 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
 def choose_root(
     given: Sequence[Path], *, asked: Path | None, stored: Iterable[Path], out: Path
 ) -> tuple[Path | None, list[Path]]:
-    """Return the root, and the given paths as paths below it.
+    """Return the root, and the given paths as paths below the root.
 
-    The root is None if no root is stored and no --root is given.
+    The root is None if no root is stored and --root is not given. Then the paths are returned without a change.
 
     Args:
         given: absolute paths of files and folders.
-        asked: the user's --root, or None.
+        asked: the user's --root; None if --root is not given.
         stored: the roots in the run records of the output folder, the newest first.
         out: the output folder, for messages.
 
     Raises:
-        UsageError: another root is stored, or a path is not below the root.
+        UsageError: another root is stored, or a path is not below --root.
+        OutsideRoot: a path is not below a stored root.
     """
     if asked is not None:
         root = _as_stored(absolute([asked])[0], stored, out)
@@ -496,9 +501,10 @@ def choose_root(
 
 
 def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
-    """Return --root in the form in which it is stored.
+    """Return --root, or the stored root if it is the same folder.
 
-    A new root is accepted only if none of the stored roots exists.
+    Raises:
+        UsageError: --root does not exist, or it is another folder than a stored root that still exists.
     """
     if not (is_remote(asked) or os.path.isdir(asked)):
         raise UsageError(f"--root {asked}: the folder does not exist")
@@ -506,18 +512,18 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
     for root in roots:
         if root == asked or os.path.realpath(root) == os.path.realpath(asked):
             return root
-    there = next((root for root in again if is_remote(root) or os.path.isdir(root)), None)
-    if there is not None:
+    existing = next((root for root in again if is_remote(root) or os.path.isdir(root)), None)
+    if existing is not None:
         raise UsageError(
-            f"--root {asked}: the names in {out} are relative to {shown(there)}", hint="leave --root out, or give another --out"
+            f"--root {asked}: the names in {out} are relative to {shown(existing)}", hint="omit --root, or give another --out"
         )
     return asked
 
 
 def _below_root(given: Sequence[Path], root: Path) -> tuple[list[Path], Path | None]:
-    """Return the paths as paths below the root, and the first path that is not below it, or None.
+    """Return the paths as paths below the root, and the first path that is not below the root; None if all paths are below it.
 
-    A path is also below the root if it leads there through a link.
+    A path that is below the root only after links are resolved counts as below the root, too.
     """
     below: list[Path] = []
     for path in given:
