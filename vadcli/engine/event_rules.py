@@ -1,7 +1,8 @@
-"""Makes events from scores with thresholds, a head that judges events, verdicts of reviews, and answers of a second model.
+"""Makes events from scores, with thresholds, a head, reviews, and the answers of a second model.
 
-The rules come from the options of the scan and from the choices in OUT (`vadcli events --write`). A head removes events that
-look like rejected events, or makes events from its own scores. It reads stored vectors, so no video is decoded.
+The rules come from the options of the scan and from the choices in OUT (`vadcli events --write`). A head is a small model that
+learned from the user's reviews. It removes events that look like rejected events, or makes events from its own scores. A head
+reads stored vectors, so no video is decoded.
 
 `vadcli verify` asks a second model about clips, and stores the answers as log-odds. Here the log-odds become a logit on the
 scale of the scores: on this scale, a value means a number of events per hour of the camera's usual footage. Frames about which
@@ -52,7 +53,7 @@ log = logging.getLogger("vadcli")
 HIGH, LOW = 0.5, 0.4
 """An event is kept if its head score is at least HIGH. A head that scores frames opens events at HIGH and closes them at LOW.
 
-The user can replace HIGH by another value. If the new value is below LOW, it also closes events.
+The user can replace HIGH by another value (--head-threshold). If this value is below LOW, it also closes events.
 """
 
 
@@ -69,9 +70,9 @@ class Judge:
         self.head, self.folders, self.high = head, tuple(folders), high
         # The name of the head in events documents.
         self.mark = HeadMark(head.name, head.card.kind, head.key if high == HIGH else f"{head.key}@{high:g}")
-        self._judged: set[str] = set()
-        self._refused: Counter[str] = Counter()
-        self._said: set[str] = set()
+        self._judged: set[str] = set()  # the videos that the head has judged
+        self._refused: Counter[str] = Counter()  # number of videos that can't be judged, by reason
+        self._warned: set[str] = set()  # the cameras about which a warning is in the log
 
     def events(
         self,
@@ -87,14 +88,18 @@ class Judge:
 
         If the vectors of the video can't be read, `events` are returned without a change.
 
-        The table, the events and the thresholds are those of the detector. `duration_s` is the end of the video.
+        Args:
+            video: the name of the video.
+            table, events, thresholds: the scores, the events and the thresholds of the detector.
+            duration_s: the end of the video.
+            boxes: boxes for the events; see `cut_events`.
         """
         vectors = self._vectors(video)
         if vectors is None:
             self._judged.discard(video)
             return events
         self._judged.add(video)
-        self._say_if_new(video, vectors)
+        self._warn_if_unlike(video, vectors)
         if self.head.card.labels is Labels.EVENTS:
             scored = [
                 replace(event, head_score=self.head.judge(vectors.of_span(event.start_s, event.end_s, event.peak_score)))
@@ -125,33 +130,34 @@ class Judge:
 
     @property
     def refusal(self) -> str:
-        """The reason why no video could be judged; "" if a video was judged, or if there was no video."""
+        """Why no video could be judged; "" if at least one video was judged, or if no video was given."""
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
     def say_refused(self) -> None:
-        """Log how many videos could not be judged: one line per reason."""
+        """Log how many videos could not be judged, with one line per reason."""
         for reason, count in self._refused.items():
             log.warning("head %s: %s not judged: %s", self.head.name, how_many(count, "video"), reason)
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
+        """Return the vectors of a video that the head can read; None if there are none. The reason is counted."""
         try:
-            found = read_vectors(self.folders, video)
+            vectors = read_vectors(self.folders, video)
         except DocumentError as error:
             self._refused[error.message] += 1
             return None
-        if found is None:
+        if vectors is None:
             self._refused["no vectors are stored (vadcli embed stores them)"] += 1
             return None
-        reason = matching(self.head.card, found.encoders)
+        reason = matching(self.head.card, vectors.encoders)
         if reason:
             self._refused[reason] += 1
             return None
-        return found
+        return vectors
 
-    def _say_if_new(self, video: str, vectors: VideoVectors) -> None:
-        """Warn once per camera if the head was not trained on it, or if its videos look unlike the training videos."""
-        if vectors.camera in self._said:
+    def _warn_if_unlike(self, video: str, vectors: VideoVectors) -> None:
+        """Warn once per camera if its videos look unlike the training videos, or if the head was not trained on the camera."""
+        if vectors.camera in self._warned:
             return
         strangeness = self.head.strangeness(vectors.centre())
         if strangeness > 1.0:
@@ -167,17 +173,17 @@ class Judge:
             log.warning("head %s: was not trained on the camera %s", self.head.name, vectors.camera)
         else:
             return
-        self._said.add(vectors.camera)
+        self._warned.add(vectors.camera)
 
 
 def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
     """Return a judge with the head of the options or of the choices in OUT; None if there is no head.
 
     Args:
-        options: the options of the command. Their head replaces the head of the choices.
+        options: the options of the command. If they name a head, it replaces the head of the choices.
         choices: the choices that `vadcli events --write` stored.
-        out: the output folder. It has the vectors of the head's first encoder.
-        detector: the detector whose events are judged; "" if there may be several detectors.
+        out: the output folder, which has the vectors of the head's first encoder.
+        detector: the detector whose events are judged; "" if the events may come from several detectors.
 
     Raises:
         UsageError: the folder of the head does not exist, or there are too many or too few folders with vectors.
@@ -189,7 +195,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     others = tuple(map(Path, options.embeddings or choices.embeddings))
     head = read_head(folder)
     if len(others) + 1 != len(head.card.encoders):
-        names = ", ".join(one.name for one in head.card.encoders)
+        names = ", ".join(encoder.name for encoder in head.card.encoders)
         raise UsageError(
             f"--head {folder}: reads the vectors of {names}, and {how_many(len(others) + 1, 'folder')} with vectors is given",
             hint="name one folder with --embeddings for each of these encoders except the first",
@@ -207,13 +213,12 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
 
 @dataclass(frozen=True)
 class EventRules:
-    """The thresholds of each video, the verdicts of the stored review, and the head."""
+    """How the scores of each video become events: the thresholds, the verdicts of the stored review, and the head."""
 
-    thresholds: Thresholds  # for videos for which OUT has no choice
-    # The choices of thresholds in OUT for the scan's detector, changed by the options of the scan.
-    chosen: tuple[ChosenThresholds, ...] = ()
+    thresholds: Thresholds  # for videos that have no chosen thresholds
+    chosen: tuple[ChosenThresholds, ...] = ()  # thresholds from the choices in OUT, changed by the options of the scan
     reviews: tuple[ReviewedEvent, ...] = ()
-    judge: Judge | None = None  # None if there is no head
+    judge: Judge | None = None  # None if the scan uses no head
 
     @classmethod
     def of(
@@ -227,6 +232,12 @@ class EventRules:
         judge: Judge | None = None,
     ) -> EventRules:
         """Return the rules of a scan. An option of the scan replaces the value in the choices of OUT.
+
+        Args:
+            options: the options of the scan.
+            choices: the choices in OUT.
+            detector, default, calibration: the name, the default thresholds and the calibration of the detector.
+            judge: the head; None if the scan uses no head.
 
         Raises:
             UsageError: the options contradict the choices, the detector or one another.
@@ -243,12 +254,12 @@ class EventRules:
         return chosen_for(self.chosen, video) or self.thresholds
 
     def events(self, video: str, table: ScoreTable, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
-        """Return the events of a video, as `make_events` makes them."""
+        """Return the events of a video; see `make_events`."""
         thresholds = self.of_video(video)
         return make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=self.judge, reviews=self.reviews)
 
     def head_of(self, video: str) -> HeadMark | None:
-        """Return the head that has judged the events of a video."""
+        """Return the head that has judged the events of a video; None if no head has judged them."""
         return self.judge.mark_of(video) if self.judge else None
 
 
@@ -262,9 +273,16 @@ def make_events(
     judge: Judge | None = None,
     reviews: Sequence[ReviewedEvent] = (),
 ) -> list[Event]:
-    """Cut scores into events, judge the events by a head, and leave out those that are marked as false.
+    """Return the events of a video: cut from its scores, judged by a head, without events that a review marks as false.
 
-    `duration_s` is the end of the video. The reviews may be of several videos.
+    Args:
+        video: the name of the video.
+        table: the scores.
+        thresholds: the thresholds that open and close events.
+        duration_s: the end of the video.
+        boxes: boxes for the events; see `cut_events`.
+        judge: the head; None if no head judges the events.
+        reviews: the verdicts about events of this and other videos.
     """
     events = cut_events(table, thresholds, duration_s=duration_s, boxes=boxes)
     if judge is not None:
@@ -273,7 +291,7 @@ def make_events(
 
 
 def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEvent]) -> list[Event]:
-    """Return the events of one video, numbered again, without those that a review marks as false."""
+    """Return the events of one video, numbered again, without events that a review marks as false."""
     if not any(entry.verdict is Verdict.FALSE for entry in reviews):
         return list(events)
     from vadcli.metrics.event import without_false  # not at the top, because the import takes a second in every scan
@@ -289,15 +307,15 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 
 
 def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, out: Path) -> str:
-    """Return a line for the user about the choices of OUT that a scan uses; "" if there are no choices."""
+    """Return a line for the user about the choices of OUT that a scan uses; "" without choices."""
     own = [entry for entry in choices.thresholds if entry.detector == detector]
     sentences = []
     if own:
         given = " and ".join(given_thresholds(options))
-        but = f", except for {given} of this scan" if given else ""
-        wheres = [f" for {' '.join(entry.include)}" if entry.include else "" for entry in own]
-        made = [f"the threshold {entry.thresholds.high:.4g}{where}" for entry, where in zip(own, wheres, strict=True)]
-        sentences.append(f"events are made with {', '.join(made)}{but}")
+        exception = f", except for {given} of this scan" if given else ""
+        videos = [f" for {' '.join(entry.include)}" if entry.include else "" for entry in own]
+        parts = [f"the threshold {entry.thresholds.high:.4g}{where}" for entry, where in zip(own, videos, strict=True)]
+        sentences.append(f"events are made with {', '.join(parts)}{exception}")
     elif choices.thresholds:
         others = ", ".join(dict.fromkeys(entry.detector for entry in choices.thresholds))
         sentences.append(f"the thresholds for {others} are not used for {detector}")
@@ -314,9 +332,9 @@ def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, 
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video about which the model can be asked: the clips of a scan with the detector `ask`.
+    """All clips of a video about which the second model can be asked. They are the clips of a scan with the detector `ask`.
 
-    The cell of a clip has the frames that are closer to the middle of this clip than to the middle of any other clip.
+    The cell of a clip is the span of the frames that are closer to the middle of this clip than to the middle of other clips.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip
@@ -330,8 +348,10 @@ class ClipGrid:
     def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
         """Return all clips of a video. The video must have at least one frame.
 
-        The plan says which frames are sampled and how they form clips. `timestamp` has the seconds (N,) of the frames, and
-        `duration_s` is the end of the last frame.
+        Args:
+            plan: which frames are sampled, and how they form clips.
+            timestamp: (N,) seconds of all frames.
+            duration_s: the end of the last frame.
         """
         frames = len(timestamp)
         samples = np.stack([plan.clip_samples(clip, frames) for clip in range(plan.clips(frames))])  # (C, T)
@@ -356,7 +376,7 @@ class ClipGrid:
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Return the middle (C,) of each clip's first and last frame in seconds, rounded as in `ask`."""
+        """Return the middle (C,) between the first and the last frame of each clip, in seconds, rounded as in `ask`."""
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
 
@@ -371,7 +391,7 @@ def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
 
 
 def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
-    """Return the JSON that is stored with the answers."""
+    """Return the JSON object that is stored with the answers."""
     return asdict(tails)
 
 
@@ -384,8 +404,8 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
     """Return the log-odds (N, C) float32 of every frame, interpolated between the middles of clips.
 
-    They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of other
-    clips are NaN.
+    Only the log-odds of sampled frames are interpolated. They are carried forward to the other frames, as in a scan. Frames in
+    the cells of clips about which the model was not asked get NaN.
 
     Args:
         log_odds: (A, C), the log-odds of the clips about which the model was asked.
@@ -393,7 +413,7 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
         grid: all clips.
         timestamp: (N,) seconds of the frames.
     """
-    found = np.full((len(timestamp), log_odds.shape[1]), np.nan, np.float32)
+    of_frames = np.full((len(timestamp), log_odds.shape[1]), np.nan, np.float32)
     cells = grid.cell_of(timestamp)
     sampled = timestamp[:: grid.interval]
     middle = grid.middle_of_frames(timestamp)
@@ -401,15 +421,15 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
         inside = (cells >= clips[run[0]]) & (cells <= clips[run[-1]])
         columns = [np.interp(sampled, middle[clips[run]], column[run]) for column in log_odds.T]
         at_samples = np.stack(columns, axis=1).astype(np.float32)
-        found[inside] = np.repeat(at_samples, grid.interval, axis=0)[: len(timestamp)][inside]
-    return found
+        of_frames[inside] = np.repeat(at_samples, grid.interval, axis=0)[: len(timestamp)][inside]
+    return of_frames
 
 
 @dataclass(frozen=True)
 class VerifiedScores:
-    """A video's scores together with the answers about it."""
+    """A video's scores together with the answers of the second model about it."""
 
-    table: ScoreTable  # the joint scores. Frames about which the model was not asked have a score below the threshold.
+    table: ScoreTable  # the joint scores; frames about which the model was not asked have a score below the threshold
     asked: BoolArray  # (N,) bool, True for frames in the cell of a clip about which the model was asked
     model: FloatArray  # (N,) float32 logits of the model alone; 0 for frames about which it was not asked
     stored: StoredAnswers
@@ -439,7 +459,7 @@ class VerifiedScores:
         return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
 
     def clips_of(self, event: Event) -> IndexArray:
-        """Return the positions in `rows` of those clips whose cells overlap the event."""
+        """Return the positions in `rows` of the clips whose cells overlap the event."""
         edges = self.grid.edges
         clips = self.stored.answers.clip[self.rows]
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
@@ -447,22 +467,22 @@ class VerifiedScores:
     def confirmed(self, event: Event) -> Event:
         """Return an event of the joint scores, with the model's answer, category and description."""
         places, metadata = self.clips_of(event), self.stored.metadata
-        found = replace(event, verification=self._verification(Answer.CONFIRMED, places))
+        event = replace(event, verification=self._verification(Answer.CONFIRMED, places))
         if not len(places):
-            return found
+            return event
         best = self.logits[places].max(axis=0)
         scores = [round(float(score), 6) for score in sigmoid(best)]
         clips = self.stored.answers.clip[self.rows[places[np.argsort(-self.logits[places].max(axis=1), kind="stable")]]]
         descriptions = [metadata.descriptions[str(clip)] for clip in clips.tolist() if metadata.descriptions.get(str(clip))]
         return replace(
-            found,
+            event,
             category=metadata.categories[int(best.argmax())],
             category_scores=dict(zip(metadata.categories, scores, strict=True)),
             description=Description(metadata.model, descriptions[0]) if descriptions else None,
         )
 
     def doubted(self, event: Event) -> Event:
-        """Return an event of the scan, marked as rejected or as not asked."""
+        """Return an event of the scan that is no event of the joint scores, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)
@@ -478,7 +498,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer, with the log-odds of one clip and category: those with the highest logit."""
+        """Return the answer, with the log-odds of the clip and category that have the highest logit."""
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)
@@ -491,18 +511,25 @@ def verified_events(
 ) -> list[Event]:
     """Return the events of a verified video, in order and without overlap.
 
-    They are the events of the joint scores, and the events of the scan (`before`) that overlap none of them. Both are made with
-    the same thresholds. `duration_s` is the end of the last frame, and the boxes are as in `cut_events`.
+    The model has confirmed the events of the joint scores. Those events of the scan that overlap no confirmed event are
+    rejected, or the model was not asked about them.
+
+    Args:
+        video: the scores and answers.
+        before: the events of the scan, made with the same thresholds.
+        thresholds: the thresholds that open and close events.
+        duration_s: the end of the last frame.
+        boxes: boxes for the events; see `cut_events`.
     """
-    found = cut_events(video.table, thresholds, duration_s=duration_s, boxes=boxes)
-    found = inherit_boxes(found, before) if boxes is None else found
-    found = [video.confirmed(event) for event in inherit_categories(found, before)]
-    starts = np.array([event.start_frame for event in found], np.int64)
-    ends = np.array([event.end_frame for event in found], np.int64)
+    joint = cut_events(video.table, thresholds, duration_s=duration_s, boxes=boxes)
+    joint = inherit_boxes(joint, before) if boxes is None else joint
+    confirmed = [video.confirmed(event) for event in inherit_categories(joint, before)]
+    starts = np.array([event.start_frame for event in confirmed], np.int64)
+    ends = np.array([event.end_frame for event in confirmed], np.int64)
     others = [
         video.doubted(event)
         for event in before
         if np.searchsorted(starts, event.end_frame, "left") <= np.searchsorted(ends, event.start_frame, "right")
     ]
-    merged = sorted([*found, *others], key=lambda event: event.start_frame)
+    merged = sorted([*confirmed, *others], key=lambda event: event.start_frame)
     return [replace(event, id=number) for number, event in enumerate(merged, 1)]

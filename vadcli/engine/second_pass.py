@@ -1,17 +1,17 @@
 """Second passes over the spans of events: attribution finds categories; propagation and refinement make masks.
 
 Attribution scores each category alone, in the clips in which an event scores highest. This is needed because the first pass
-gives one score for all categories together, and this score does not say which category was found.
+gives one score for all categories together. That score does not show which category the event belongs to.
 
-Propagation uses the detector's memory to move masks from the sampled frames to the frames between them. It needs every
+Propagation uses the detector's memory to move masks from the sampled frames to the frames between them. Propagation needs every
 frame of an event, but the first pass reads only the sampled frames.
 
 Refinement (`--refine-masks`) replaces the blobs of masks by the outlines that SAM2 finds. Only one frame and its mask are in
 memory at a time.
 
 All passes read their frames again after the whole video is scored, and propagation reads the masks of the sampled frames from
-the checkpoint. So the scan keeps no frames in memory for them, and a resumed scan gives the same result. A long event does not
-need more memory than a short one.
+the checkpoint. So the scan keeps no frames in memory for these passes, and a resumed scan gives the same result. A long event
+does not need more memory than a short event.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ log = logging.getLogger("vadcli")
 PEAK_CLIPS = 2
 """Number of clips that attribution reads again for each event."""
 MOST_FRAMES = 32
-"""Frames per call of the detector. In a longer span, the next call starts from the last mask of the call before it."""
+"""Frames per call of the detector in propagation. In longer spans, each call starts from the last mask of the previous call."""
 
 
 class Interrupted(Exception):
@@ -67,7 +67,7 @@ class Attribution:
     """Finds the categories of events."""
 
     detector: Attributor  # scores each category alone
-    loader: ClipLoader  # reads the clips around the peaks; nothing else may use it at the same time
+    loader: ClipLoader  # reads the clips around the peaks; no other code may use this loader at the same time
 
     def fill(
         self,
@@ -97,24 +97,25 @@ class Attribution:
         positions = tuple((start + 0.5) / plan.samples(max(frames, len(table))) for start in starts)
         scores: dict[int, _ClipCategories] = {}
         for batch in self._batches(replace(request, bursts=positions, exact=True)):
-            found = self.detector.attribute(ClipBatch.of(batch))
-            scores.update({clips[clip.index]: _ClipCategories(clip, found[row]) for row, clip in enumerate(batch)})
+            of_batch = self.detector.attribute(ClipBatch.of(batch))  # (B, T, C)
+            scores.update({clips[clip.index]: _ClipCategories(clip, of_batch[row]) for row, clip in enumerate(batch)})
         return [
             self._named(event, [scores[clip] for clip in chosen if clip in scores], request.path)
             for event, chosen in zip(events, peaks, strict=True)
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with category scores: their mean over its peak clips that could be read."""
-        found = [scores for peak in peaks if (scores := peak.within(event)) is not None]
-        if not found:
+        """Return the event with category scores: their mean over those of its peak clips that could be read."""
+        by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
+        if not by_clip:
             log.warning(
                 "%s: the peak of the event at %.1f s can't be read again: its category is not known", path, event.peak_s
             )
             return event
-        return _named(event, self.detector.categories, np.mean(found, axis=0))
+        return _named(event, self.detector.categories, np.mean(by_clip, axis=0))
 
     def _batches(self, request: ClipRequest) -> Iterator[list[Clip]]:
+        """Read the clips of a request, and yield them in batches."""
         batch: list[Clip] = []
         for item in self.loader.run([request]):
             if isinstance(item, ClipReady):
@@ -138,9 +139,9 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return each category's highest score (C,) in the event; None if no frame of the clip is in it.
+        """Return each category's highest score (C,) in the event; None if no frame of the clip is in the event.
 
-        The last sampled frame before the event counts, too, because its score is carried forward into the event.
+        The last sampled frame before the event counts as in the event, because its score is carried forward into the event.
         """
         rows = self.clip.frame_index
         inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
@@ -148,7 +149,7 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the PEAK_CLIPS clips in which the event scores highest, the best first.
+    """Return the numbers of the PEAK_CLIPS clips in which the event scores highest, in order of falling score.
 
     Clips with equal scores are in order of time.
     """
@@ -163,13 +164,14 @@ def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]
 
 
 def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
+    """Return the event with the category that scores highest. `scores` is (C,), one score per name."""
     listed = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
     return replace(event, category=names[int(np.argmax(scores))], category_scores=listed)
 
 
 @dataclass(frozen=True)
 class MaskSpans:
-    """The spans of a video. A span is one sampled frame and all frames before the next sampled frame."""
+    """The mask spans of a video. A mask span is one sampled frame and all frames before the next sampled frame."""
 
     starts: IndexArray  # (S,) numbers of the sampled frames
     ends: IndexArray  # (S,) number of the frame after the last frame of each span
@@ -177,9 +179,9 @@ class MaskSpans:
 
     @classmethod
     def of(cls, sampled: BoolArray, events: Sequence[Event]) -> MaskSpans:
-        """Return the spans of a video.
+        """Return the mask spans of a video.
 
-        `sampled` is (N,), True for the sampled frames. The events are in order, without overlap.
+        `sampled` is (N,), True for the sampled frames. The events must be in order, without overlap.
         """
         rows = len(sampled)
         starts = np.flatnonzero(sampled).astype(np.int64)
@@ -188,7 +190,7 @@ class MaskSpans:
         return cls(starts, ends, (touched[ends] > touched[starts]) & (ends - starts > 1))
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Return the propagated spans as ranges [first, end) of frames. Adjacent ranges are joined."""
+        """Return the propagated mask spans as ranges [first, end) of frames. Adjacent ranges are joined."""
         edges = np.diff(self.propagated.astype(np.int8), prepend=0, append=0)
         firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
         return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
@@ -196,7 +198,7 @@ class MaskSpans:
 
 @dataclass(frozen=True)
 class _Span:
-    """Frames [first, end), and the stored mask (h, w) of frame `first`."""
+    """A mask span that is propagated: frames [first, end), and the stored mask (h, w) of frame `first`."""
 
     first: int
     end: int
@@ -207,8 +209,8 @@ class _Span:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A frame and its mask, from which the next call of the detector starts."""
+class _LastFrame:
+    """The last frame of a call of the detector, and its mask. The next call starts from them."""
 
     picture: ByteArray
     mask: ByteArray
@@ -219,7 +221,7 @@ class Propagation:
     """Makes a mask for every frame of a video from the masks of the sampled frames."""
 
     detector: Propagator
-    loader: ClipLoader  # reads every frame in clips without overlap; nothing else may use it at the same time
+    loader: ClipLoader  # reads every frame in clips without overlap; no other code may use this loader at the same time
     stopped: Callable[[], bool] = lambda: False  # returns True when the scan must end
     most_frames: int = MOST_FRAMES  # largest number of frames per call of the detector
 
@@ -229,12 +231,12 @@ class Propagation:
         masks: Iterable[ByteArray],
         request: ClipRequest,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the number and the mask (h, w) uint8 of each frame from the first sampled frame on.
+        """Yield the number and the mask (h, w) uint8 of each frame, starting at the first sampled frame.
 
-        Outside events, and if frames can't be read again, a frame has the mask of the previous frame, as the same array.
+        Frames outside events, and frames that can't be read again, get the mask of the previous frame, as the same array.
 
         Args:
-            mask_spans: the spans of the video.
+            mask_spans: the mask spans of the video.
             masks: the masks (h, w) uint8 of the sampled frames, on the detector's scale. They are read one by one.
             request: a request for the whole video.
 
@@ -257,37 +259,41 @@ class Propagation:
                 yield from self._propagate(group, pictures)
 
     def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the numbers and masks of the frames of adjacent spans. Long spans need several calls."""
-        known = {span.first: span.mask for span in group}
+        """Yield the numbers and masks of the frames of adjacent spans, with as many calls of the detector as needed."""
+        stored = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
-        mask, before = group[0].mask, None
+        mask, last = group[0].mask, None
         for start in range(0, len(rows), self.most_frames):
             part = rows[start : start + self.most_frames]
-            made, before = self._masks(part, pictures.of(part), known, before)
+            made, last = self._masks(part, pictures.of(part), stored, last)
             for row in part:
-                mask = known.get(row, made.get(row, mask))
+                mask = stored.get(row, made.get(row, mask))
                 yield row, mask
 
     def _masks(
-        self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
-    ) -> tuple[dict[int, ByteArray], _Known | None]:
-        """Return the masks of the frames that were read (`seen`), and the frame that starts the next call.
+        self, rows: range, pictures: dict[int, ByteArray], stored: dict[int, ByteArray], last: _LastFrame | None
+    ) -> tuple[dict[int, ByteArray], _LastFrame | None]:
+        """Return the masks of the frames that could be read, by row, and the frame from which the next call starts.
 
-        `known` has the masks of sampled frames, and `before` is the last frame of the previous call. If the sampled frame of a
-        span can't be read again, no mask is made for the frames of this span.
+        Args:
+            rows: the rows of this call.
+            pictures: the frames that could be read, by row.
+            stored: the stored masks of sampled frames, by row. If the frame of a stored mask can't be read, no mask is made for
+                the rows of its span.
+            last: the last frame of the previous call; None if this call needs no earlier frame.
         """
-        frames = [before.picture] if before else []
-        given = {0: before.mask} if before else {}
-        places: dict[int, int] = {}
-        active = before is not None
+        frames = [last.picture] if last else []
+        given = {0: last.mask} if last else {}  # the masks that the detector starts from, by place in `frames`
+        places: dict[int, int] = {}  # the place of each row in `frames`
+        active = last is not None  # True if a mask can be made for the row
         for row in rows:
-            if row in known:
-                active = row in seen
+            if row in stored:
+                active = row in pictures
                 if active:
-                    given[len(frames)] = known[row]
-            if active and row in seen:
+                    given[len(frames)] = stored[row]
+            if active and row in pictures:
                 places[row] = len(frames)
-                frames.append(seen[row])
+                frames.append(pictures[row])
         if not active and not places:
             return {}, None
         if len(given) == len(frames):
@@ -296,14 +302,14 @@ class Propagation:
             scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in given.items()}
             made = np.rint(self.detector.propagate(np.stack(frames), scaled) * 255).astype(np.uint8)
             masks = [given.get(place, made[place]) for place in range(len(frames))]
-        after = _Known(frames[-1], masks[-1]) if active else None
-        return {row: masks[place] for row, place in places.items()}, after
+        next_start = _LastFrame(frames[-1], masks[-1]) if active else None
+        return {row: masks[place] for row, place in places.items()}, next_start
 
 
 class _Pictures:
-    """Reads the frames of ascending ranges when they are requested. A context manager.
+    """Reads the frames of a video, range by range in ascending order. A context manager.
 
-    The ranges are the spans of the request. Nothing is read if there are none.
+    The ranges are in the spans of the request. If the request has no spans, the video is not opened.
     """
 
     def __init__(self, loader: ClipLoader, request: ClipRequest, stopped: Callable[[], bool]) -> None:
@@ -323,9 +329,9 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return each frame (H, W, C) uint8 of the range that can be decoded, by frame number.
+        """Return those frames (H, W, C) uint8 of a range that can be decoded, by frame number.
 
-        The frames of an earlier range can't be requested any more.
+        After that, frames of earlier ranges can't be requested any more.
 
         Raises:
             Interrupted: the scan must end.
@@ -335,11 +341,11 @@ class _Pictures:
             if item is None:  # a loader ends without a `Finished` item only if it was stopped
                 raise Interrupted
             self._take(item)
-        found: dict[int, ByteArray] = {}
+        pictures: dict[int, ByteArray] = {}
         while self._waiting and self._waiting[0][0] < rows.stop:
             row, picture = self._waiting.popleft()
-            found[row] = picture
-        return {row: found[row] for row in rows if row in found}
+            pictures[row] = picture
+        return {row: pictures[row] for row in rows if row in pictures}
 
     def _take(self, item: Item) -> None:
         if isinstance(item, ClipReady):
@@ -368,12 +374,12 @@ class Refinement:
     """Refines the masks of videos."""
 
     refiner: Refiner  # finds the outlines of blobs
-    loader: ClipLoader  # reads single frames; nothing else may use it at the same time
+    loader: ClipLoader  # reads single frames; no other code may use this loader at the same time
     stopped: Callable[[], bool] = lambda: False  # returns True when the run must end
 
     @classmethod
     def of(cls, refiner: Refiner, options: LoaderOptions, stopped: Callable[[], bool]) -> Refinement:
-        """Return a refinement with its own decoder process. The caller closes its loader."""
+        """Return a refinement with its own decoder process. The caller must close its `loader`."""
         needs = ClipNeeds(
             frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(refiner.max_area_px), pixel_format=PixelFormat.RGB
         )
@@ -388,9 +394,9 @@ class Refinement:
         level: int,
         hidden: BoolArray | None,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield all masks of a video, and refine those of some rows.
+        """Yield all rows of a video that have masks, each with its mask. The masks of the given rows are refined.
 
-        If a frame can't be read again, its mask is unchanged.
+        If a frame can't be read again, its mask is not changed.
 
         Args:
             masks: pairs of a row and its mask, (H, W) uint8 pixel scores, in ascending order.
@@ -411,11 +417,11 @@ class Refinement:
                     yield row, mask
                     continue
                 segment = partial(self.refiner.segment, ahead[1], width=mask.shape[1], height=mask.shape[0])
-                found = refine_mask(mask, level, segment)
-                yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
+                refined = refine_mask(mask, level, segment)
+                yield row, refined if hidden is None else np.where(hidden, np.uint8(0), refined)
 
     def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each row that can be decoded, with its frame (H, W, 3) uint8, valid until the next row."""
+        """Yield each row that can be decoded, with its frame (H, W, 3) uint8. The frame is valid until the next row."""
         if not rows:
             return
         self.refiner.prepare()
@@ -435,13 +441,13 @@ class Refinement:
 
 
 def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
-    """Return the rows whose masks are visible in some spans.
+    """Return the rows whose masks are shown in some spans.
 
-    A mask is visible until the next row that has a mask.
+    The mask of a row is also shown in the following rows, until the next row that has a mask.
 
     Args:
         masked: (S,) the rows that have a mask, in ascending order.
-        spans: the first row of each span, and the row after its last row.
+        spans: ranges [first, end) of rows.
         frames: number of frames of the video.
     """
     inside = np.zeros(frames + 1, np.int64)
@@ -453,14 +459,14 @@ def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
 
 
 def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
-    """Return the parts of a video that must be read for some rows.
+    """Return the ranges [first, end) of a video that must be read to get some rows.
 
-    There is one part per span that has such rows. If the reader can't seek, there is one part for all rows.
+    One range is returned per span that has such rows. If the reader can't seek, one range is returned for all rows.
 
     Args:
         rows: (R,) the rows that are needed, in ascending order.
         spans: the spans of events, in order, without overlap.
-        may_seek: False if the reader must decode from the start of the file; then there is one part for all rows.
+        may_seek: False if the reader must decode from the start of the file.
     """
     if not len(rows):
         return ()
