@@ -1,8 +1,8 @@
 """Decides by fingerprints whether a video needs scanning, and where an interrupted scan continues.
 
 Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
-is a hash of both. The content is identified by its size and three samples of 64 KiB. If the size and the modification time have
-not changed, the stored hash of the content is used, so that an unchanged file is not opened.
+is a hash of both. The size of a video and three samples of 64 KiB identify its content. If the size and the modification time
+have not changed, the stored hash of the content is used, so that an unchanged file is not opened.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from vadcli.video.objects import object_of
 from vadcli.video.sampling import SamplingPlan
 
 SAMPLE_BYTES = 64 * 1024
+"""Size of each sample of a video's content."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class ScanIdentity:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> ScanIdentity:
-        """Return the identity of a run. It contains no categories if the detector can't read categories."""
-        asked = {
+        """Return the identity of a run. If the detector can't read categories, the identity contains no categories."""
+        sampling = {
             "frames": needs.frames,
             "overlap": needs.overlap,
             "rate_hz": needs.rate_hz,
@@ -71,14 +72,16 @@ class ScanIdentity:
             "max_area_px": needs.size.max_area_px,
             "pixel_format": str(needs.pixel_format),
         } | ({} if needs.decode == "all" else {"decode": needs.decode})
-        return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
+        return cls(
+            detector.name, detector.fingerprint(), sampling, decoder, fps, categories if detector.uses_categories else ()
+        )
 
     def fingerprint(self, content: str, model: CameraModel | None, regions: Regions = NO_REGIONS) -> str:
         """Return the fingerprint of a video.
 
         Args:
             content: hash of the content of the video.
-            model: the model of its camera; None if the detector does not fit cameras.
+            model: the model of the video's camera; None if the detector does not fit cameras.
             regions: the hidden parts of the picture.
         """
         own = {"content": content, "camera_model": model.sha256 if model else None}
@@ -89,7 +92,7 @@ class ScanIdentity:
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        """The parts of the fingerprint that all videos share: JSON by the name of the part."""
+        """The parts of the fingerprint that all videos share, as JSON texts by name."""
         parts = {
             "detector": self.detector,
             "detector_state": dict(self.detector_state),
@@ -102,11 +105,11 @@ class ScanIdentity:
 
 
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the size, modification time and content hash of a video. They are stored with its results.
+    """Return the size, modification time and content hash of a video. They are stored with the results of the video.
 
     Args:
         unit: the video.
-        known: the result of this function in an earlier scan. Its hash is used if size and time have not changed.
+        known: what this function returned in an earlier scan. Its hash is used if the size and the time have not changed.
 
     Raises:
         NotFinished: the file has vanished or can't be read.
@@ -130,7 +133,7 @@ def _content_sample(unit: WorkUnit) -> str:
             names = sorted(path.name for path in unit.path.iterdir())
             digest.update("\0".join(names).encode(errors="surrogateescape"))
             for name in (names[0], names[len(names) // 2], names[-1]) if names else ():
-                if not os.path.isdir(unit.path / name):  # a folder among the images can't be sampled, but its name is hashed
+                if not os.path.isdir(unit.path / name):  # only the name of a folder is hashed
                     _sample(unit.path / name, digest)
         else:
             _sample(unit.path, digest)
@@ -142,7 +145,7 @@ def _content_sample(unit: WorkUnit) -> str:
 
 
 def check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if a file has changed since its scan, because its event times may be wrong."""
+    """Raise VideoError if a video has changed since its scan, because then the times of its events may be wrong."""
     source = document.scan.source if document.scan else {}
     if is_remote(path):
         if source.get("content") and object_of(path).content != source["content"]:
@@ -162,6 +165,7 @@ def check_unchanged(document: EventsDocument, path: Path) -> None:
 
 
 def _sample(path: Path, digest: Any) -> None:
+    """Update a digest with samples from the start, the middle and the end of a file."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
@@ -171,7 +175,7 @@ def _sample(path: Path, digest: Any) -> None:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """The settings of a scan that each video needs."""
+    """The settings of a scan that the code for one video needs."""
 
     layout: OutputLayout
     scratch: Scratch
@@ -181,16 +185,17 @@ class ScanJob:
     identity: ScanIdentity  # the part of the fingerprints that all videos share
     rules: EventRules  # how the scores of each video become events
     categories: tuple[str, ...] = ()  # what the user looks for
-    own_categories: tuple[Category, ...] = ()  # the categories that have the user's own sentences
+    own_categories: tuple[Category, ...] = ()  # the categories that the user describes with sentences
     mask_video: bool = False  # write the masks as a video
     mask_rle: bool = False  # write the masks as run lengths
     masked_rows: MaskRows = MaskRows.SAMPLED  # which frames get a mask
     force: bool = False  # also scan videos that are done
-    retry_failed: bool = False  # try failed and partial videos again
+    retry_failed: bool = False  # scan failed and partial videos again
     checkpoint_s: float = 30.0  # seconds between two fsyncs of a checkpoint
-    attribution: Attribution | None = None  # finds the categories of events; None if this is not needed
-    propagation: Propagation | None = None  # makes a mask for every frame; None if the options do not ask for it
-    refinement: Refinement | None = None  # refines the masks in events, if the options ask for it
+    # The second passes. Each of them is None if the options do not ask for it or the detector does not need it.
+    attribution: Attribution | None = None  # finds the categories of events
+    propagation: Propagation | None = None  # makes a mask for every frame
+    refinement: Refinement | None = None  # refines the masks in events
     refined: str = ""  # hash of the model that refines masks; "" if masks are not refined
     times: TimeRules = DEFAULT_RULES  # how to find the wall-clock time at which a video starts
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
@@ -202,11 +207,11 @@ class ScanJob:
 
     @property
     def embedder(self) -> Embedder | None:
-        """The detector if it makes vectors and the options ask for them; else None."""
+        """The detector, if it makes vectors and the options ask for vectors; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
 
     def caveats(self, model: CameraModel | None) -> tuple[str, ...]:
-        """Return sentences that warn about the scores of this detector with this camera model."""
+        """Return sentences that warn the user about scores of this detector with this camera model."""
         return (*caveats_of(self.detector), *footage_caveats(model))
 
 
@@ -215,9 +220,9 @@ class Need(StrEnum):
 
     SCAN = "scan"
     NOTHING = "done"
-    RECUT = "recut"  # make its events again from its stored scores
-    FAILED_BEFORE = "failed"  # skip it: it failed in an earlier run
-    TAKEN = "taken"  # leave it out: OUT has the results of another video with the same name
+    RECUT = "recut"  # make the events again from the stored scores
+    FAILED_BEFORE = "failed"  # skip the video, because it failed in an earlier run
+    TAKEN = "taken"  # do not scan the video, because OUT has the results of another video with the same name
 
 
 @dataclass(frozen=True)
@@ -226,8 +231,8 @@ class Decision:
 
     need: Need
     fingerprint: str  # the fingerprint of a scan with the present settings; "" if the video can't be read
-    source: Mapping[str, Any]  # size, modification time and content hash of the input, as `source_of` returns them
-    # The next three say how an earlier scan of the same input ended.
+    source: Mapping[str, Any]  # size, modification time and content hash of the video (see `source_of`)
+    # How an earlier scan of the same video ended.
     status: Status = Status.DONE
     stage: str = ""
     reason: str = ""
@@ -235,7 +240,7 @@ class Decision:
 
 
 def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
-    """Decide what a run must do with a video, from the results that are stored for it.
+    """Decide what a run must do with a video, from the stored results of the video.
 
     Raises:
         NotFinished: the video can't be read.
@@ -243,18 +248,18 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     scores = job.layout.scores(unit.video)
     document = read_unchecked(job.layout.events(unit.video))
     state = document.scan if document else None
-    # If a video is done, its events document is enough. Each run decides about every video of the archive, and reading the
-    # metadata of the scores would take more time than everything else.
+    # If a video is done, its events document is enough for the decision. Each run decides about every video of the archive, and
+    # to read the metadata of all scores would take more time than everything else.
     is_sure = bool(state and state.status is Status.DONE and not job.keeps_masks and has_fingerprint(scores, state.fingerprint))
     metadata = None if is_sure else read_metadata(scores)
     known = metadata.source if metadata else state.source if state else None
     source = source_of(unit, known)
     source["root"] = shown(job.root)
     fingerprint = job.identity.fingerprint(str(source["content"]), model, job.regions.of(unit.camera))
-    # Results of another file that still exists are replaced only with --force.
+    # If another video of this name still exists below another root, its results are replaced only with --force.
     root = known.get("root") if known and known.get("content") != source["content"] else None
     if not job.force and root not in (None, source["root"]) and may_exist(Path(str(root)) / unit.video):
-        reason = f"OUT holds the results of another video of this name, below {root}"
+        reason = f"OUT has the results of another video of this name, below {root}"
         hint = "give another --out, or --force to replace them"
         return Decision(Need.TAKEN, fingerprint, source, Status.FAILED, "write", f"{reason} ({hint})")
     if job.force or document is None or state is None or state.fingerprint != fingerprint:
@@ -297,7 +302,8 @@ class Task:
         plan = SamplingPlan(job.needs.frames, job.needs.overlap, self.resume.header.interval)
         if job.needs.decode == "all":
             return plan.whole_clips(self.resume.last_row + 1)
-        # Sampled frames can be unevenly spaced. Lost frames are not counted, so the scan may continue with an earlier clip.
+        # Sampled frames may have uneven distances, so they are counted. Frames that were lost are missing in this count, so the
+        # scan may continue with a clip that is already in the checkpoint.
         return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in self.resume.blocks()))
 
     @property
@@ -314,6 +320,7 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) 
     has_masks = checkpoint.header.mask_shape is not None
     if has_masks != job.keeps_masks:
         return None
-    # If masks are kept, boxes are made from them at the end. Otherwise the stored boxes must be those of this threshold.
+    # If masks are kept, the boxes are made from the masks at the end. Without masks, the checkpoint has boxes, which must have
+    # been made with this threshold.
     level = job.rules.of_video(video).mask_level
     return checkpoint if has_masks or checkpoint.header.box_level in (0, level) else None
