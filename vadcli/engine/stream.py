@@ -3,7 +3,7 @@
 The clips of a batch have the same size, and may come from several videos. The scores of a clip do not depend on the other clips
 of its batch. So the batch size and the number of workers do not change a result.
 
-Each scored clip is stored in the checkpoint of its video. When a video ends, `VideoWriter` writes its files.
+Each scored clip is stored in the checkpoint of its video. When all clips of a video are scored, `VideoWriter` writes its files.
 """
 
 from __future__ import annotations
@@ -78,43 +78,43 @@ _Batch = GatheredBatch[Rows]
 class ScanStream:
     """Sends the loader's items through the detector, and the scores to the writers.
 
-    The last clips of a video are in a batch with clips of the next videos, so that no device waits at the end of a file. The
-    video stays open until these clips are scored. At most MOST_ENDED videos stay open in this way.
+    The last clips of a video are scored in a batch with clips of the next videos, so that the device always has full batches.
+    The video stays open until these clips are scored. At most MOST_ENDED videos stay open in this way.
     """
 
     def __init__(self, job: ScanJob, *, batch_size: int) -> None:
         self.job = job
         self._batcher = ClipBatcher[Rows](batch_size)
-        self._tasks: dict[str, Task] = {}
-        self._writers: dict[str, VideoWriter] = {}
-        self._broken: dict[str, OutputError | VideoError] = {}
-        self._unscored: Counter[str] = Counter()
-        self._ended: dict[str, Finished] = {}
-        self._settled: deque[VideoResult] = deque()
+        self._tasks: dict[str, Task] = {}  # the videos that have no result yet, by name
+        self._writers: dict[str, VideoWriter] = {}  # for each video that was opened
+        self._broken: dict[str, OutputError | VideoError] = {}  # the videos that failed, and why
+        self._unscored: Counter[str] = Counter()  # number of clips that have no scores yet, by video
+        self._ended: dict[str, Finished] = {}  # the videos that were read to the end
+        self._results: deque[VideoResult] = deque()  # results of videos that need no scan
 
-    def expect(self, found: Task | VideoResult) -> None:
-        """Announce a task before its items come, or hand over a result that `run` then yields."""
-        if isinstance(found, Task):
-            self._tasks[found.unit.video] = found
+    def expect(self, task: Task | VideoResult) -> None:
+        """Announce a task before its items come. If it is already a result, `run` yields this result."""
+        if isinstance(task, Task):
+            self._tasks[task.unit.video] = task
         else:
-            self._settled.append(found)
+            self._results.append(task)
 
     def run(self, items: Iterable[Item]) -> Iterator[Update]:
-        """Score all items. At the end, suspend every announced video that is not complete.
+        """Score the clips of all items. At the end, suspend every announced video that is not complete.
 
         Yields:
             ClipsScored, and one result per video that ended.
 
         Raises:
-            DeviceError, WeightsError, ToolError: no video can be scored or read. The scores so far are kept for the next run.
+            DeviceError, WeightsError, ToolError: no video can be scored or read. The next run continues from the checkpoints.
         """
         try:
             with ScoringPool[_Batch](self.job.detector) as pool:
                 for item in items:
-                    yield from self._results()
+                    yield from self._take_results()
                     if item.video in self._tasks:
                         yield from self._take(item, pool)
-                yield from self._results()
+                yield from self._take_results()
                 for batch in self._batcher.flush():
                     yield from self._score(batch, pool)
                 yield from self._store_all(pool.drain())
@@ -122,11 +122,12 @@ class ScanStream:
         finally:
             self._suspend()
 
-    def _results(self) -> Iterator[VideoResult]:
-        while self._settled:
-            yield self._settled.popleft()
+    def _take_results(self) -> Iterator[VideoResult]:
+        while self._results:
+            yield self._results.popleft()
 
     def _take(self, item: Item, pool: ScoringPool[_Batch]) -> Iterator[Update]:
+        """Use one item of the loader: open a writer, add a clip to a batch, or end a video."""
         if isinstance(item, Opened):
             self._writers[item.video] = VideoWriter(self.job, self._tasks[item.video], item.info)
         elif isinstance(item, ClipReady):
@@ -152,15 +153,16 @@ class ScanStream:
         if len(batch):
             given = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
             yield from self._store_all(pool.submit(batch, given))
-        yield from self._end_what_is_scored()  # needed here, too: a batch is not submitted if all its videos are broken
+        yield from self._end_what_is_scored()  # `_store_all` is not called if all videos of the batch are broken
 
     def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:
+        """Store the scores of batches in the checkpoints of their videos."""
         for batch, scores in done:
-            if isinstance(scores, DeviceError | WeightsError):  # the video is not the cause: the next one would fail, too
+            if isinstance(scores, DeviceError | WeightsError):  # the video is not the cause: the next video would fail, too
                 raise scores
             if isinstance(scores, Exception):
                 log.debug("the detector failed", exc_info=scores)
-                self._broken |= {clip.video: _trouble("score", clip.video, scores) for clip in batch.clips}
+                self._broken |= {clip.video: _as_video_error("score", clip.video, scores) for clip in batch.clips}
             for row, (clip, rows) in enumerate(zip(batch.clips, batch.tickets, strict=True)):
                 self._unscored[clip.video] -= 1
                 if isinstance(scores, Exception):
@@ -185,7 +187,7 @@ class ScanStream:
                 yield self._progress(writer, item.rows)
             try:
                 result = self._result(task, writer, item)
-            except OutputError as error:  # the video is not the cause, so its checkpoint is kept and the next run tries again
+            except OutputError as error:  # the video is not at fault, so its checkpoint is kept and the next run tries again
                 try:
                     writer.suspend() if writer is not None else task.claim.release(delete=False)
                 except OutputError:
@@ -197,12 +199,13 @@ class ScanStream:
             yield result
 
     def _progress(self, writer: VideoWriter, rows: Rows) -> ClipsScored:
+        """Return an update for some rows of a video."""
         share = len(rows) / max(1, writer.info.frames)
         unit = writer.task.unit
         return ClipsScored(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
 
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
-        """Write the files of an ended video. If this goes wrong, only this video fails."""
+        """Write the files of an ended video and return its result. An error of the video becomes a result, too."""
         try:
             if item.video in self._broken:
                 raise self._broken[item.video]
@@ -217,7 +220,7 @@ class ScanStream:
             return write_failure(self.job, task, error, decoder=item.decoder)
         except Exception as error:
             log.debug("%s: the results can't be made", item.video, exc_info=True)
-            return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
+            return write_failure(self.job, task, _as_video_error("write", item.video, error), decoder=item.decoder)
 
     def _forget(self, video: str) -> None:
         del self._tasks[video]
@@ -227,6 +230,7 @@ class ScanStream:
         del self._unscored[video]
 
     def _suspend(self) -> None:
+        """Save the checkpoints of all videos that have no result, and release their locks."""
         for video, task in list(self._tasks.items()):
             writer = self._writers.get(video)
             try:
@@ -236,7 +240,7 @@ class ScanStream:
             self._forget(video)
 
 
-def _trouble(stage: str, video: str, error: Exception) -> VideoError:
+def _as_video_error(stage: str, video: str, error: Exception) -> VideoError:
     """Return an unexpected error as an error of one video, so that only this video fails."""
     words = " ".join(str(error).split())
     failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="run with --verbose to see where")
@@ -245,7 +249,7 @@ def _trouble(stage: str, video: str, error: Exception) -> VideoError:
 
 
 class VideoWriter:
-    """Collects the scores of one video and writes them."""
+    """Stores the scores of one video in its checkpoint, and writes the files of the video at the end."""
 
     def __init__(self, job: ScanJob, task: Task, info: VideoInfo) -> None:
         self.job = job
@@ -253,7 +257,7 @@ class VideoWriter:
         self.info = info
         self.started = time.monotonic()
         self.interval = SamplingPlan.of(job.needs, info).interval
-        self._box_level = 0
+        self._box_level = 0  # the threshold of the boxes in the checkpoint; 0 if it has no boxes
         self._checkpoint: CheckpointWriter | None = None
         self._stored = -1  # the last row in the checkpoint
         self._hidden = hidden_pixels(job, task, info)
@@ -261,6 +265,7 @@ class VideoWriter:
             self._open(task.resume.header, task.resume)
 
     def _open(self, header: CheckpointHeader, resume: Checkpoint | None) -> CheckpointWriter:
+        """Open a new checkpoint, or continue the checkpoint of an earlier run."""
         self._checkpoint = CheckpointWriter(self.task.claim, header, resume=resume, fsync_every_s=self.job.checkpoint_s)
         self._stored = resume.last_row if resume else -1
         return self._checkpoint
@@ -271,8 +276,8 @@ class VideoWriter:
         """Store a scored clip.
 
         Args:
-            clip: (T,) frames; only the valid ones are stored.
-            rows: all rows after those of the previous clip.
+            clip: T frames, of which only the valid frames are stored.
+            rows: all rows from the end of the previous clip to the end of this clip.
             raw: (T, K) raw scores.
             mask: (T, h, w) pixel scores; None if the detector makes no masks.
             embedding: T vectors; None if the detector makes no vectors.
@@ -297,14 +302,14 @@ class VideoWriter:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
             if block.mask is not None:
                 block.mask[at] = pixels
-            else:  # otherwise `write_masks` makes the boxes from the masks
+            else:  # the masks are not stored, so `write_masks` can't make the boxes later
                 self._box_level = self.job.rules.of_video(self.task.unit.video).mask_level
                 lowest = self.job.detector.mask_scale.lowest(self._box_level)
                 block.bbox[at] = _boxes(pixels, self.info.width, self.info.height, lowest, self._hidden)
         self._append(block)
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append the rows that are not in the checkpoint yet; a resumed scan reads the last clip again."""
+        """Append those rows to the checkpoint that are not in it yet. A resumed scan may read stored rows again."""
         checkpoint = self._checkpoint
         if checkpoint is None:
             header = CheckpointHeader(
@@ -331,7 +336,7 @@ class VideoWriter:
         self.task.claim.release(delete=False)
 
     def finish(self, end: Finished) -> VideoResult:
-        """Write every file of the video, or the reason why it failed.
+        """Write all files of the video, or store why it failed. Return the result.
 
         Raises:
             OutputError: a file can't be written; the checkpoint is kept.
@@ -375,16 +380,16 @@ class VideoWriter:
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
         """Return the result of a scored video, without its events. It is partial if frames are missing."""
-        there, missing = max(self.info.frames, len(columns.pts)), self.info.missing
-        decoded, expected = int(columns.decode_ok.sum()), there + missing
+        in_file = max(self.info.frames, len(columns.pts))
+        decoded, expected = int(columns.decode_ok.sum()), in_file + self.info.missing
         status, stage, reason = Status.DONE, "", ""
         if end.error is not None:
             status, stage, reason = Status.PARTIAL, end.error.stage, str(end.error)
         elif decoded < expected:
             status, stage = Status.PARTIAL, "decode"
-            lost = "missing" if decoded == there else "lost or damaged"
+            lost = "missing" if decoded == in_file else "lost or damaged"
             reason = f"{expected - decoded} of {how_many(expected, 'frame')} {lost}"
-            complaint = first_complaint(end) if decoded < there else ""
+            complaint = first_complaint(end) if decoded < in_file else ""
             reason = "; ".join(filter(None, [reason, self.info.missing_reason, complaint]))
         return VideoResult(
             video=self.task.unit.video,
@@ -403,7 +408,7 @@ class VideoWriter:
 
 
 def _unsampled(rows: Rows, *, channels: int, mask_shape: tuple[int, int] | None, embedding_bytes: int) -> CheckpointBlock:
-    """Return a block of rows that were not sampled."""
+    """Return a checkpoint block in which no row is sampled."""
     count = len(rows)
     return CheckpointBlock(
         frame_index=np.arange(rows.first, rows.first + count, dtype=np.int64),
@@ -418,9 +423,9 @@ def _unsampled(rows: Rows, *, channels: int, mask_shape: tuple[int, int] | None,
 
 
 def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
-    """Return boxes (S, 4) around the pixels >= `lowest` of masks: x, y, width, height at display size.
+    """Return the boxes (S, 4) around the pixels >= `lowest` of S masks: x, y, width, height at display size.
 
-    A mask without such pixels gets a box of zeros.
+    A mask without such pixels gets a box of zeros. `hidden` is (height, width), True for hidden pixels.
     """
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):
