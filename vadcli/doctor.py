@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from vadcli import __version__, weights
-from vadcli.detectors.options import DEFAULT_ENCODER
+from vadcli.detectors.options import encoder_download
 from vadcli.errors import VadcliError
 from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
@@ -117,8 +117,7 @@ def _weights() -> Check:
     if damaged:
         advice = f"`vadcli weights verify {damaged[0]}`"
     elif not any(item.kind == "encoder" or item.state == "trained" for item in known):
-        size = weights.entry(DEFAULT_ENCODER).download_gb
-        advice = f"--categories need an encoder: `vadcli weights pull {DEFAULT_ENCODER}`" + (f" ({size:g} GB)" if size else "")
+        advice = f"--categories need an encoder: {encoder_download()}"
     return Check("weights", not damaged, found or "none; the motion detector needs no weights", advice, required=False)
 
 

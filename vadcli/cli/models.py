@@ -29,6 +29,7 @@ from vadcli.options import (
     ScanOptions,
     TalkOptions,
     VerifyOptions,
+    parse_categories,
 )
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, counted, how_many
@@ -54,7 +55,8 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.engine.runner import how_to_read_categories, ignored_categories, open_scan
+    from vadcli.detectors.options import encoder_download
+    from vadcli.engine.runner import open_scan
     from vadcli.store.scores import keep_pandas_out
 
     keep_pandas_out()
@@ -71,10 +73,10 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         if options.json:
             emit_json(_summary(run, 0.0, code=0))
         return
-    if ignored := ignored_categories(run):
+    if not run.detector.uses_categories and (ignored := parse_categories(run.settings.options.categories)):
         log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
         if options.detector == "auto":
-            log.warning("to find them: %s", how_to_read_categories())
+            log.warning("to find them: %s", encoder_download())
     if options.dry_run:
         for video, need in run.preview():
             put_result({"type": "plan", "video": video, "need": need}, f"{need}\t{video}", options)

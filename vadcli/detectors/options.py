@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vadcli import weights
 from vadcli.detectors.mllm import CompressionOption, is_mllm
 from vadcli.options.groups import AUTO_MODEL, HOW, OUTPUT, DetectorOptions, option
 
@@ -29,9 +30,12 @@ class ConceptOptions(DetectorOptions):
 
     def is_ready(self) -> bool:
         """True if the user named an encoder, or the default encoder is on this machine."""
-        from vadcli import weights
-
         return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None
+
+
+def encoder_download() -> str:
+    """Return the command that downloads the default encoder, with the size of the download."""
+    return f"vadcli weights pull {DEFAULT_ENCODER} ({weights.entry(DEFAULT_ENCODER).download_gb:g} GB)"
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,6 @@ class AskOptions(CompressionOption):
 
         `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
         """
-        from vadcli import weights
-
         if self.model != AUTO_MODEL:
             return is_mllm(self.model)
         if self.device == "cpu" or weights.base_folder(DEFAULT_ASK_MODEL) is None:

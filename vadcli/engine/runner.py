@@ -28,9 +28,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from vadcli import __version__, detectors, weights
+from vadcli import __version__, detectors
 from vadcli.detectors import Detector, Traits, caveats_of, check_device
-from vadcli.detectors.options import DEFAULT_ENCODER
 from vadcli.engine.event_rules import choices_text
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update
@@ -353,17 +352,6 @@ def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
     """True if a scan without videos is no error: with --allow-empty, or if the only input is a list of files."""
     # A list of new files may be empty, for example after a night without recordings.
     return options.allow_empty or (options.files_from is not None and not paths)
-
-
-def ignored_categories(run: Scan) -> tuple[str, ...]:
-    """Return the categories that the user gave and the detector can't read; empty if it reads categories."""
-    return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
-
-
-def how_to_read_categories() -> str:
-    """Return the command that downloads an encoder which reads categories, with the size of the download."""
-    size = weights.entry(DEFAULT_ENCODER).download_gb
-    return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
 
 
 def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
