@@ -1,13 +1,15 @@
-"""Metrics as pure functions over arrays; each returns an `Estimate` of a value and its interval.
+"""Metrics as pure functions over arrays, and their common parts: values, bootstrap intervals, areas under curves.
 
-The metrics are in `frame`, `event` and `localization`. This file has their common parts. No metric knows files, data sets or
-detectors. A value that cannot be computed is None with a note, never NaN.
+The metrics themselves are in `frame`, `event` and `localization`. They read no file and know no data set and no detector. Each
+metric returns an `Estimate`; its method `metric` returns the value with an interval. A value that cannot be computed is None
+with a note, never NaN.
 
-Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
-Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
+The bootstrap draws videos with replacement. It does not draw single frames, because the frames of one video depend on one
+another. The `statistic` of an estimate computes the metric from how often each video was drawn, so that a resample does not
+have to sort the scores again.
 
-Areas: `roc_auc` and the functions below it compute areas from counts of exact scores, of bins, or of resamples. They take
-(..., K) counts, in which column k counts everything with the k-th lowest score (or bin), and return (...) areas.
+`roc_auc` and `average_precision` take counts (..., K) and return areas (...). Column k of the counts is the number of frames or
+pixels that have the k-th lowest score, or a score in the k-th bin.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Metric:
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]
-"""Maps weights (B, V), how often each video counts in each resample, to values (B,); NaN if undefined."""
+"""Returns the values (B,) of B resamples from weights (B, V): how often each of V videos was drawn. NaN if undefined."""
 
 CHUNK = 64  # number of resamples that are computed together; it changes the memory used, but not the result
 NEED_TWO = "an interval needs two videos or more"
@@ -71,6 +73,7 @@ class Bootstrap:
     """Settings of percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
     Attributes:
+        replicates: number of resamples.
         confidence: share of resamples inside the interval.
         seed: the same seed, videos and replicates give the same interval.
     """
@@ -101,7 +104,7 @@ class Estimate:
     Attributes:
         value: the exact value over all videos; None if undefined.
         drawn: V, the number of videos that a resample draws from.
-        statistic: returns the values for weights (B, V); called only if an interval is requested.
+        statistic: computes the values of resamples (see `Statistic`); called only if an interval is requested.
         note: why the value is undefined, or a remark for the reader.
         used: how many videos the value is computed from; None means V.
         interval: False if there is no interval because the value is computed from fewer than two videos.
@@ -201,14 +204,13 @@ def divide(numerator: Numbers, denominator: Numbers) -> Numbers:
 
 
 def _with_interval(value: float, figures: Numbers, bootstrap: Bootstrap, videos: int, note: str) -> Metric:
-    kept = figures[~np.isnan(figures)]
-    if not len(kept):
+    defined = figures[~np.isnan(figures)]
+    if not len(defined):
         return Metric(value, videos=videos, note=_join(note, "no interval: undefined in every resample"))
-    lost = len(figures) - len(kept)
-    if lost:
-        note = _join(note, f"undefined in {lost} of {len(figures)} resamples, left out of the interval")
+    if missing := len(figures) - len(defined):
+        note = _join(note, f"undefined in {missing} of {len(figures)} resamples, left out of the interval")
     tail = (1.0 - bootstrap.confidence) / 2.0
-    low, high = np.quantile(kept, [tail, 1.0 - tail])
+    low, high = np.quantile(defined, [tail, 1.0 - tail])
     return Metric(value, float(low), float(high), videos, note)
 
 
@@ -243,7 +245,7 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return running sums (..., K) from the last column: the entries in column k and all later ones."""
+    """Return running sums (..., K) from the last column: entry k is the sum of column k and all later columns."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 
@@ -264,18 +266,18 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
     slopes = np.divide(np.diff(y, axis=-1), steps, out=np.zeros(steps.shape), where=steps > 0)
     area = (within * (y[..., :-1] + slopes * within / 2.0)).sum(axis=-1)
     last = (x <= limit).sum(axis=-1, keepdims=True) - 1
-    held = limit - np.take_along_axis(x, last, axis=-1)[..., 0]
+    width = limit - np.take_along_axis(x, last, axis=-1)[..., 0]  # of the horizontal part
     if not flat:
-        held = np.maximum(limit - x[..., -1], 0.0)
-    rest: Numbers = area + held * np.take_along_axis(y, last, axis=-1)[..., 0]
-    return rest
+        width = np.maximum(limit - x[..., -1], 0.0)
+    total: Numbers = area + width * np.take_along_axis(y, last, axis=-1)[..., 0]
+    return total
 
 
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
     """Return ascending values that divide each group into about `bins / len(groups)` equal shares.
 
-    If a group has few distinct values, all of them are edges, and nothing is lost. Bin k holds edge k - 1 <= value < edge k, as
-    `numpy.searchsorted(edges, values, "right")` returns it.
+    If a group has few distinct values, all of them are edges, and nothing is lost. The values of bin k are at least edge k - 1
+    and below edge k: `numpy.searchsorted(edges, values, "right")` returns k.
 
     Args:
         groups: ascending scores, in one group for positives and one for negatives, so that both classes get equally many bins.
@@ -283,9 +285,9 @@ def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
     """
     edges = []
     for group in groups:
-        starts = group[np.append(True, group[1:] != group[:-1])] if len(group) else group
+        distinct = group[np.append(True, group[1:] != group[:-1])] if len(group) else group
         share = max(bins // len(groups), 1)
-        edges.append(starts if len(starts) <= share else group[np.arange(share) * len(group) // share])
+        edges.append(distinct if len(distinct) <= share else group[np.arange(share) * len(group) // share])
     return np.unique(np.concatenate(edges))
 
 
@@ -298,7 +300,10 @@ def histograms(
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return all whole numbers of R ranges, range after range, and for each number the index of its range."""
+    """Return the numbers in R ranges, range after range, and for each number the index of its range.
+
+    For example, starts [5, 20] and lengths [2, 1] give the numbers [5, 6, 20] and the indices [0, 0, 1].
+    """
     owner = np.repeat(np.arange(len(starts)), lengths)
     return np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + starts[owner], owner
 

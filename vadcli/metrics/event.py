@@ -1,8 +1,8 @@
-"""Event metrics: predicted and true events, scores and severities, thresholds from reviewed events.
+"""Event metrics: matched and missed events, false alarms, thresholds from reviewed events, scores and severities.
 
 `threshold_choices` uses reviewed events instead of a ground truth. The rank correlations between the scores and the severities
 of true events measure whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark
-for Multilevel Anomaly Detection (MAD-Bench, 2024), compare scores with severities in this way for images and table rows.
+for Multilevel Anomaly Detection (MAD-Bench, 2024), use such correlations for images and table rows.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ IOU_TOLERANCE = 1e-9  # a rounding error must not exclude a pair whose IoU is th
 LEVEL = 0.95
 """Confidence level of the intervals in `ThresholdChoice`."""
 
+COMPARED_EVENTS = 512
+"""Number of events that Kendall's tau compares with all events at once; it changes the memory used, but not the result."""
+
 
 @dataclass(frozen=True)
 class EventSet:
@@ -48,7 +51,7 @@ class EventSet:
     def __post_init__(self) -> None:
         if not len(self.predicted) == len(self.true) == len(self.duration_s):
             counts = f"{len(self.predicted)}, {len(self.true)} and {len(self.duration_s)}"
-            raise ValueError(f"predicted events, true events and durations are of {counts} videos")
+            raise ValueError(f"predicted events, true events and durations must be of the same videos, not of {counts} videos")
         for number, spans in enumerate((*self.predicted, *self.true)):
             video = number % len(self.predicted)
             if spans.ndim != 2 or spans.shape[1] != 2:
@@ -68,8 +71,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
     Each event is in one pair at most. Paired events overlap, and their temporal IoU is at least `iou`. There are as many pairs
     as possible; among matchings with equally many pairs, the sum of IoUs is the highest. This is the optimal matching of
     sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval. It does not depend on scores or
-    on the order of events. ActivityNet matches greedily by score. Its pairs are the same if no event has two candidates, which
-    is always so if `iou` is above 0.5 and neither the predicted nor the true events overlap one another.
+    on the order of events.
+
+    ActivityNet matches greedily by score. Both matchings give the same pairs if no event has two candidates. This is always so
+    if `iou` is above 0.5, predicted events do not overlap one another, and true events do not overlap one another.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -93,8 +98,9 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
     """Return the mean seconds between the starts of a true event and of its matched prediction.
 
-    The definition is this project's own, because papers on video anomaly detection do not agree on one. The pairs are those of
-    `match_events`. Events without a partner do not count, so read the error together with the recall. Undefined without a pair.
+    The definition is this project's own, because papers on video anomaly detection use different definitions. `match_events`
+    makes the pairs. Events without a partner do not count, so read the error together with the recall. Undefined without a
+    pair.
 
     Args:
         iou: lowest temporal IoU of a pair.
@@ -155,8 +161,8 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
     """
     order = np.argsort(predicted[:, 0], kind="stable")
     starts = predicted[order, 0]
-    reach = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts
-    low = np.searchsorted(reach, true[:, 0], "right")
+    latest_end = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts  # of the events up to this one
+    low = np.searchsorted(latest_end, true[:, 0], "right")
     counts = np.maximum(np.searchsorted(starts, true[:, 1], "left") - low, 0)
     places, second = ranges(low, counts)
     first = order[places]
@@ -218,6 +224,7 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
 
     Args:
         reviewed: events with a verdict; events with an unsure verdict do not count.
+        peaks: the peak scores of all events, reviewed or not.
         hours: total duration of the videos with these events.
 
     Raises:
@@ -228,13 +235,13 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
     judged = [event for event in reviewed if event.verdict is not Verdict.UNSURE]
     all_true = sum(event.verdict is Verdict.TRUE for event in judged)
     tail = (1 - LEVEL) / 2
-    found: list[ThresholdChoice] = []
+    choices: list[ThresholdChoice] = []
     for threshold in sorted({event.peak_score for event in judged}):
         stay = [event.verdict for event in judged if event.peak_score >= threshold]
         true = stay.count(Verdict.TRUE)
         false = len(stay) - true
         precision = true / len(stay)
-        if found and precision <= found[-1].precision:
+        if choices and precision <= choices[-1].precision:
             continue
         choice = ThresholdChoice(
             threshold=threshold,
@@ -246,34 +253,33 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
             kept=true / all_true if all_true else 0.0,
             alarms_per_hour=sum(peak >= threshold for peak in peaks) / hours,
         )
-        found.append(choice)
-    return found
+        choices.append(choice)
+    return choices
 
 
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
-    """Return the indices of one video's events, without the events that a review called false.
+    """Return the indices of the events of one video that no review calls false.
 
-    A review applies to the event whose temporal IoU with the reviewed event is above one half. So a review still applies after
-    other thresholds have changed the start and end of its event.
+    A review applies to an event if the temporal IoU of the event and the reviewed event is above one half. So a review still
+    applies after other thresholds have changed the start and end of its event. If several reviews apply, the one with the
+    highest IoU counts.
 
     Args:
         events: (start_s, end_s) of each event.
+        reviewed: the reviewed events of the same video.
     """
-    kept = []
-    for place, (start_s, end_s) in enumerate(events):
-        best, verdict = 0.5, None
+    not_false = []
+    for index, (start_s, end_s) in enumerate(events):
+        highest, verdict = 0.5, None
         for event in reviewed:
-            common = min(end_s, event.end_s) - max(start_s, event.start_s)
+            overlap = min(end_s, event.end_s) - max(start_s, event.start_s)
             union = max(end_s, event.end_s) - min(start_s, event.start_s)
-            share = common / union if union > 0 else 1.0
-            if share > best:
-                best, verdict = share, event.verdict
+            iou = overlap / union if union > 0 else 1.0
+            if iou > highest:
+                highest, verdict = iou, event.verdict
         if verdict is not Verdict.FALSE:
-            kept.append(place)
-    return kept
-
-
-_ROWS = 512  # number of events that are compared with all events at once; it changes the memory used, but not the result
+            not_false.append(index)
+    return not_false
 
 
 @dataclass(frozen=True)
@@ -349,9 +355,14 @@ def _estimate(
 
 
 def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
-    """Return the rank (B, E) of each event in each resample, in which it occurs as often as it was drawn.
+    """Return the ranks (B, E) of the events in each resample.
 
-    Equal values have the mean of their ranks. All ranks are 0.5 too low, which changes no correlation.
+    A resample has each event as often as its video was drawn. Equal values have the mean of their ranks. All ranks are 0.5 too
+    low, which changes no correlation.
+
+    Args:
+        drawn: (B, E) how often each event was drawn.
+        places: (E,) the place of each event's value among the distinct values, ascending.
     """
     counts = drawn @ csr_array((np.ones(len(places)), (np.arange(len(places)), places)))
     ranks = np.cumsum(counts, axis=1) - counts / 2.0
@@ -367,8 +378,8 @@ def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
     count, places = len(events.video), np.unique(events.video, return_inverse=True)[1]
     of_video = csr_array((np.ones(count), (np.arange(count), places)))
     found = np.zeros((3, of_video.shape[1], of_video.shape[1]))
-    for start in range(0, count, _ROWS):
-        rows = slice(start, start + _ROWS)
+    for start in range(0, count, COMPARED_EVENTS):
+        rows = slice(start, start + COMPARED_EVENTS)
         x, y = (np.sign(each[rows, None] - each[None, :]) for each in (events.score, events.severity))
         for number, signs in enumerate((x * y, np.abs(x), np.abs(y))):
             found[number] += of_video[rows].T @ (signs @ of_video)

@@ -289,14 +289,15 @@ def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
     return ranked[starts], np.diff(np.append(starts, len(ranked)))
 
 
-MAX_THRESHOLDS = 250
-BUFFERS = (0, 100)
-CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pairs that are computed together
+PATE_THRESHOLDS = 250
+PATE_BUFFERS = (0, 100)
+"""Sizes in frames of the buffers before and after an anomaly."""
+PATE_CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pairs that are computed together
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """The video, first frame and last frame of A anomalies, (A,) each; numbered through all videos."""
+    """The video, the first frame and the last frame of A anomalies, (A,) each. Frames are numbered through all videos."""
 
     video: IndexArray
     first: IndexArray
@@ -306,9 +307,9 @@ class _Runs:
 def pate(
     frames: FrameSet,
     *,
-    early_frames: Sequence[int] = BUFFERS,
-    late_frames: Sequence[int] = BUFFERS,
-    max_thresholds: int | None = MAX_THRESHOLDS,
+    early_frames: Sequence[int] = PATE_BUFFERS,
+    late_frames: Sequence[int] = PATE_BUFFERS,
+    max_thresholds: int | None = PATE_THRESHOLDS,
 ) -> Estimate:
     """Return PATE: the mean over buffer sizes of a weighted area under the precision-recall curve.
 
@@ -329,7 +330,7 @@ def pate(
     abnormal frames.
 
     Args:
-        early_frames, late_frames: buffer sizes in frames; the mean is over all pairs of an early and a late one.
+        early_frames, late_frames: sizes of the early and the late buffers; the mean is over all pairs of both.
         max_thresholds: use at most this many thresholds, at evenly spaced quantiles of the distinct scores that change the
             number of hits. None uses every distinct score: this is the exact definition, but it is slow for many scores.
     """
@@ -351,12 +352,12 @@ def pate(
     alarms = _reached(frames.video, level, shape)
     missed = _missed(scores, runs, thresholds, shape)
     hits = [_true(frames, runs, level, pair, shape) for pair in product(early_frames, late_frames)]
+    anomalies = np.bincount(runs.video, minlength=frames.videos)
 
     def statistic(weights: Numbers) -> Numbers:
         found, lost = weights @ alarms, weights @ missed
         areas = [_area(weights @ true, found, lost) for true in hits]
-        defined = (weights @ histograms(runs.video, np.zeros_like(runs.video), (frames.videos, 1)))[:, 0] > 0
-        return np.where(defined, np.mean(areas, axis=0), np.nan)
+        return np.where(weights @ anomalies > 0, np.mean(areas, axis=0), np.nan)
 
     return Estimate(float(statistic(np.ones((1, frames.videos)))[0]), frames.videos, statistic)
 
@@ -409,7 +410,7 @@ def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int,
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
         length = last - first + 1
-        index, step = np.arange(length), max(CELLS // length, 1)
+        index, step = np.arange(length), max(PATE_CELLS // length, 1)
         for start in range(0, len(thresholds), step):
             chunk = thresholds[start : start + step]
             hit = scores[first : last + 1][None] >= chunk[:, None]  # (T, L)

@@ -74,10 +74,10 @@ class PixelCounts:
 
 
 class PixelAccumulator:
-    """Takes masks frame by frame and keeps only counts.
+    """Counts the pixels of masks that are added frame by frame. It does not keep the masks.
 
-    uint8 masks (0 to 255) have one bin per value, so they are exact. Float maps in [0, 1] are divided into `bins` equal bins,
-    and the note of every metric says how many. One accumulator takes either bytes or floats.
+    uint8 masks (0 to 255) have one bin per value, so their metrics are exact. Float maps in [0, 1] are divided into `bins`
+    equal bins, and the note of every metric has the number of bins. All masks of one accumulator have the same type.
 
     Args:
         bins: for float maps, 256 or more; uint8 masks always have 256.
@@ -302,7 +302,7 @@ class Regions:
     """Detected regions.
 
     Attributes:
-        video: (D,) int64, 0 to V - 1.
+        video: (D,) int64, number of the video, 0 to V - 1.
         frame: (D,) int64, number of the frame in its video, from 0.
         box: (D, 4) x, y, width, height in pixels. If a box is given by its first and last pixel, as in the tracks that
             Georgescu et al. publish, its width is x_max - x_min + 1.
@@ -317,7 +317,7 @@ class Regions:
     def __post_init__(self) -> None:
         _check_boxes(self.video, self.frame, self.box)
         if len(self.score) != len(self.video) or np.isnan(self.score).any():
-            raise ValueError(f"{len(self.video)} regions need as many scores, all of them numbers")
+            raise ValueError(f"{len(self.video)} regions need as many scores without NaN, not {len(self.score)}")
 
 
 @dataclass(frozen=True)
