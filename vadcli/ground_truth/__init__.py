@@ -49,7 +49,7 @@ _SHOWN = 5  # largest number of names in an error message
 
 
 def stem(name: str) -> str:
-    """Return the last part of a path, without its suffix if this is the suffix of a video."""
+    """Return the last part of a path, without the suffix if this is a suffix of video files."""
     return _parts(name, suffix=False)[-1]
 
 
@@ -74,18 +74,19 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
     for side, names in enumerate((scored, truths)):
         for name in names:
             groups[stem(name)][side].append(name)
-    found: dict[str, str] = {}
-    for here, there in groups.values():
-        paired: dict[str, str] = {}
-        for tails, suffix in ((False, True), (False, False), (True, True), (True, False)) if here and there else ():
-            taken = set(paired.values())
-            free = {name: _parts(name, suffix=suffix) for name in here if name not in paired}
-            free_truths = {name: _parts(name, suffix=suffix) for name in there if name not in taken}
-            paired.update(_one_to_one(_edges(free, free_truths, tails=tails)))
-        if not paired and stem_alone and len(here) == len(there) == 1:
-            paired = {here[0]: there[0]}
-        found.update(paired)
-    return found
+    pairs: dict[str, str] = {}
+    for scored_names, truth_names in groups.values():
+        new: dict[str, str] = {}
+        rules = ((False, True), (False, False), (True, True), (True, False))
+        for tails, suffix in rules if scored_names and truth_names else ():
+            taken = set(new.values())
+            free = {name: _parts(name, suffix=suffix) for name in scored_names if name not in new}
+            free_truths = {name: _parts(name, suffix=suffix) for name in truth_names if name not in taken}
+            new.update(_one_to_one(_edges(free, free_truths, tails=tails)))
+        if not new and stem_alone and len(scored_names) == len(truth_names) == 1:
+            new = {scored_names[0]: truth_names[0]}
+        pairs.update(new)
+    return pairs
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
@@ -176,7 +177,7 @@ class VideoTruth:
 
     @cached_property
     def annotation(self) -> Annotation:
-        """Says when anomalies happen; raises DocumentError if the file has another form than expected."""
+        """The times of the anomalies; raises DocumentError if the file has another form than expected."""
         return self.read()
 
     @property
@@ -203,7 +204,7 @@ class VideoTruth:
         """Return one label per frame of the table (N,) bool, True if the frame is abnormal.
 
         Raises:
-            DocumentError: the annotation was made for another version of the video; nothing is cropped to fit.
+            DocumentError: the annotation was made for another version of the video.
         """
         return fill(self.spans(table), len(table))
 
@@ -216,11 +217,11 @@ class VideoTruth:
         return self.annotation.spans(table, self._where)
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many annotated frames are ignored, because they lie after the end of the video."""
+        """Return the number of annotated frames after the end of the video, which are ignored."""
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a frame, counted from 0; None if there is no mask for it.
+        """Return the mask (H, W) bool of a frame, counted from 0; None if the frame has no mask.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -302,10 +303,13 @@ class GroundTruth(ABC):
         """
 
     def annotation_file(self, candidates: Sequence[str], *, wanted: str = "", hint: str = UNPACKED) -> Path:
-        """Return `root` if it is a file, otherwise the first of `candidates` under it that exists.
+        """Return `root` if it is a file, otherwise the first of `candidates` under `root` that exists.
+
+        Args:
+            wanted: the missing file in the error message; empty for the first of `candidates`.
 
         Raises:
-            UsageError: none of them exists. The message says that `wanted` is missing; if this is empty, the first candidate.
+            UsageError: none of the files exists.
         """
         if self.root.is_file():
             return self.root
@@ -327,18 +331,18 @@ class GroundTruth(ABC):
         """
         if self._videos:
             return self._videos
-        found: dict[str, VideoTruth] = {}
+        videos: dict[str, VideoTruth] = {}
         for truth in self.read():
-            if truth.video in found:
+            if truth.video in videos:
                 raise DocumentError(f"{truth.source}: {truth.video!r} occurs twice", hint="remove one of the two")
-            found[truth.video] = truth
-        if not found:
+            videos[truth.video] = truth
+        if not videos:
             raise DocumentError(f"{self.root}: the ground truth of {self.name} has no video")
-        self._videos = found
-        return found
+        self._videos = videos
+        return videos
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a scored video that no file lists, if its name states the truth; otherwise None."""
+        """Return the truth of a video that no file lists, if the video's name shows that it is normal; otherwise None."""
         return None
 
     def match(self, scored: Iterable[str], *, allow_missing: bool = False) -> Matching:
@@ -349,13 +353,13 @@ class GroundTruth(ABC):
             allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
 
         Raises:
-            UsageError: a video could be paired with two others; no pair is found; or scores or a truth are missing and
-                `allow_missing` is False.
+            UsageError: a video could be paired with two others, or no video can be paired. If `allow_missing` is False, also:
+                scores or a truth are missing.
         """
         names, truths = list(scored), self.videos()
-        found = pair(names, truths, stem_alone=self.stem_alone)
-        implied = {name: truth for name in names if name not in found and (truth := self.implied(name)) is not None}
-        by_truth = {truth: name for name, truth in found.items()}
+        paired = pair(names, truths, stem_alone=self.stem_alone)
+        implied = {name: truth for name in names if name not in paired and (truth := self.implied(name)) is not None}
+        by_truth = {truth: name for name, truth in paired.items()}
         pairs = {by_truth[truth]: truths[truth] for truth in truths if truth in by_truth} | implied
         matching = Matching(
             pairs,

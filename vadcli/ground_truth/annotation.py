@@ -1,9 +1,8 @@
 """Turns the annotations of one video into spans of frames. Reads no file.
 
-Frames are numbered from 0, like the rows of the video's score table.
-
-Data sets annotate in four ways: one label per frame, intervals of frames, of seconds, or of shares of the video. If an
-annotation does not fit the scored video, an error names both lengths; annotations are not cropped silently.
+Data sets annotate in four ways: one label per frame, intervals of frames, of seconds, or of shares of the video. Frames are
+numbered from 0, like the rows of the video's score table. If the annotation and the scored video have different lengths, an
+error names both lengths. Only a small overhang at the end is cut; see `ROUNDING_S` and `OVERHANG_FRAMES`.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ OVERHANG_FRAMES = 3
 """An official interval may end this many frames after the video.
 
 Some intervals of UCF-Crime end up to two frames after the video, and the official evaluators ignore the excess. With a larger
-excess, the annotation is for another version of the video.
+excess, the annotation was made for another version of the video.
 """
 
-_SAME_VIDEO = "scan the file that the annotation was made for, or correct the annotation; it is never cropped to fit"
+_SAME_VIDEO = "scan the file that the annotation was made for, or correct the annotation; vadcli does not crop it to fit"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,10 @@ class Span:
 
 @dataclass(frozen=True)
 class TimeInterval:
-    """An anomaly in seconds from the first frame: start_s <= t < end_s; see `Span`."""
+    """A time in which an anomaly happens: start_s <= t < end_s, in seconds from the first frame.
+
+    `category` and `severity` are as in `Span`.
+    """
 
     start_s: float
     end_s: float
@@ -68,7 +70,7 @@ class TimeInterval:
 
 
 class Annotation(ABC):
-    """Says when anomalies happen in one video."""
+    """The times of the anomalies in one video."""
 
     @property
     def frames(self) -> int | None:
@@ -92,7 +94,7 @@ class Annotation(ABC):
         """
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many annotated frames lie after the end of the video; `spans` leaves them out."""
+        """Return the number of annotated frames after the end of the video; `spans` leaves them out."""
         return 0
 
 
@@ -117,7 +119,7 @@ class FrameLabels(Annotation):
 
     @property
     def is_normal(self) -> bool:
-        """True if all labels are False: the video is normal."""
+        """True if all labels are False."""
         return not self.labels.any()
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
@@ -139,7 +141,7 @@ class FrameIntervals(_Intervals):
     """An annotation as intervals of frames.
 
     Attributes:
-        intervals: half-open and 0-based; empty if the video is normal.
+        intervals: the end frame is outside, and frames count from 0; empty if the video is normal.
         frames: the number of frames that the annotation was made for; None if the annotation does not state it.
         slack_frames: an interval may end this many frames after the end of the video; see `overhang_frames`.
     """
@@ -149,7 +151,7 @@ class FrameIntervals(_Intervals):
     slack_frames: int = 0
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals; an interval that ends after the video, but within `slack_frames`, is cut."""
+        """Return the intervals; if an interval ends up to `slack_frames` after the video, it is cut."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)
@@ -160,11 +162,11 @@ class FrameIntervals(_Intervals):
                     f"but {table.video} has scores for {how_many(rows, 'frame')}",
                     hint=_SAME_VIDEO,
                 )
-        found = [replace(span, end_frame=min(span.end_frame, rows)) for span in self.intervals]
-        return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
+        cut = [replace(span, end_frame=min(span.end_frame, rows)) for span in self.intervals]
+        return tuple(sorted(cut, key=lambda span: (span.start_frame, span.end_frame)))
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many frames of the last interval lie after the end of the video."""
+        """Return the number of annotated frames after the end of the video."""
         return max(0, max((span.end_frame for span in self.intervals), default=0) - len(table))
 
 
@@ -179,9 +181,9 @@ class TimeIntervals(_Intervals):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval: the frames inside it. Every interval must contain a frame."""
+        """Return one span per interval, with the frames inside the interval. Every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
-        found = []
+        spans = []
         for interval in self.intervals:
             if interval.end_s > end_s + ROUNDING_S:
                 raise DocumentError(
@@ -195,17 +197,17 @@ class TimeIntervals(_Intervals):
                     f"{where}: {table.video} has no frame between {interval.start_s:g} and {interval.end_s:g} s",
                     hint="correct the interval: a frame is inside if start_s <= its time < end_s",
                 )
-            found.append(Span(start, end, interval.category, interval.severity))
-        return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
+            spans.append(Span(start, end, interval.category, interval.severity))
+        return tuple(sorted(spans, key=lambda span: (span.start_frame, span.end_frame)))
 
 
 @dataclass(frozen=True)
 class ShareIntervals(_Intervals):
     """An annotation as intervals of shares of the video: 0 is the start of the video, 1 its end.
 
-    The share s belongs to the frame round(s x number of frames). The end frame of an interval is outside. As in the code of
-    PreVAD's authors, an interval that ends after 1 is cut at the end of the video. An interval that ends before it starts has
-    no frame.
+    The share s is at the frame round(s x number of frames). The end frame of an interval is outside. As in the code of PreVAD's
+    authors, an interval that ends after 1 is cut at the end of the video, and an interval that ends before it starts has no
+    frame.
 
     Attributes:
         intervals: (start, end) of each interval, finite.
@@ -222,7 +224,7 @@ class ShareIntervals(_Intervals):
         return tuple(Span(start, end, self.category) for start, end in sorted(cut) if start < end)
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many frames of the last interval lie after the end of the video."""
+        """Return the number of annotated frames after the end of the video."""
         return max(0, max((end for _, end in self._edges(len(table))), default=0) - len(table))
 
     def _edges(self, rows: int) -> list[tuple[int, int]]:
@@ -230,13 +232,13 @@ class ShareIntervals(_Intervals):
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return the first index of each run of True, and the index after its last True, (E, 2) int64."""
+    """Return the runs of True as (E, 2) int64: the index of the first True, and the index after the last True."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 
 
 def fill(spans: Sequence[Span], rows: int) -> BoolArray:
-    """Return one label per frame (rows,) bool, True inside a span."""
+    """Return one label per frame, (rows,) bool: True inside the spans."""
     labels = np.zeros(rows, np.bool_)
     for span in spans:
         labels[span.start_frame : span.end_frame] = True
@@ -244,7 +246,10 @@ def fill(spans: Sequence[Span], rows: int) -> BoolArray:
 
 
 def video_end_s(times: TimeArray) -> float:
-    """Return the end of the last frame in seconds, if it is as long as the median frame; 0 without frames."""
+    """Return the end of the last frame in seconds; 0 without frames.
+
+    The table does not state the length of the last frame. The median length of the frames is used.
+    """
     if not len(times):
         return 0.0
     return float(times[-1]) + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)

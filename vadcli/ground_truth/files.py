@@ -29,7 +29,11 @@ _MAX_FRAME = 2**40
 
 
 def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> DocumentError:
-    """Return the error for a line with another form than expected. `own`: the user wrote the file, so the hint differs."""
+    """Return the error for a line with another form than expected.
+
+    Args:
+        own: True if the user wrote the file; then the hint does not mention an official file.
+    """
     hint = "correct the line" if own else "correct the line, or unpack the official file again"
     return DocumentError(f"{path}, line {line}: {what}", hint=hint)
 
@@ -61,7 +65,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     """Return a whole number such as a frame number, even if it was saved as a float ("12.0000e+00").
 
     Raises:
@@ -191,9 +195,9 @@ def read_clip_list(path: Path) -> dict[int, BoolArray]:
 def read_tracks(path: Path) -> tuple[Region, ...]:
     """Return the tracked boxes of a text file; a line is track, frame, x_min, y_min, x_max, y_max.
 
-    The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech), in which
-    evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: 01_0014.txt starts at frame 154, and
-    with this count, frame 154 is also the first abnormal frame of the frame labels.
+    The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech). Its file
+    evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: the first box in 01_0014.txt is in frame
+    154, and the first abnormal label of this clip is also that of frame 154, counted from 0.
 
     Raises:
         DocumentError: a line has another form.
@@ -201,7 +205,7 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
     regions = []
     for number, line in numbered_lines(path):
         try:
-            track, frame, left, top, right, bottom = (whole(part) for part in line.split(","))
+            track, frame, left, top, right, bottom = (whole_number(part) for part in line.split(","))
         except ValueError:
             raise bad_line(path, number, f"{line[:80]!r} is not track,frame,x_min,y_min,x_max,y_max") from None
         if min(track, frame, right - left, bottom - top) < 0:
@@ -212,7 +216,7 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """Masks as one image per frame; `images` are in the order of the frames."""
+    """The masks of a video as one image per frame; `images` are in the order of the frames."""
 
     images: tuple[Path, ...]
 
@@ -225,7 +229,7 @@ class ImageMasks:
 
 @dataclass(frozen=True)
 class ArrayMasks:
-    """Masks as one (N, H, W) .npy file, which is mapped into memory when a mask is requested."""
+    """The masks of a video as one .npy file (N, H, W), which is mapped into memory when a mask is requested."""
 
     path: Path
 

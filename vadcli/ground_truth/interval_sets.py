@@ -27,7 +27,7 @@ from vadcli.ground_truth.annotation import (
     runs,
     video_end_s,
 )
-from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole
+from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole_number
 from vadcli.types import BoolArray, Event, ScoreTable
 from vadcli.types.text import error_text
 
@@ -75,9 +75,9 @@ class CsvTruth(GroundTruth):
 
 
 def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
-    """Return a CSV table of the events of a scan, to be corrected by hand.
+    """Return a CSV table of the events of a scan, which the user corrects by hand.
 
-    `CsvTruth` reads the same frames from the table if timestamps are at least two microseconds apart.
+    `CsvTruth` reads exactly the frames of these events from the table if timestamps are at least two microseconds apart.
 
     Args:
         events: scored videos, each with the list of its events; the list may be empty.
@@ -85,7 +85,8 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     rows: list[tuple[str, ...]] = []
     for table, found in events:
         for event in found:
-            # A long last frame may end later than an interval is allowed to, because its length is not in the score table.
+            # The score table does not have the length of the last frame. If this frame is long, the event may end later than
+            # an interval is allowed to.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
         if not found:
@@ -96,10 +97,10 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
     """Return a CSV table with frame labels as intervals in seconds.
 
-    `CsvTruth` reads the same labels from the table if timestamps are at least two microseconds apart.
+    `CsvTruth` reads exactly these labels from the table if timestamps are at least two microseconds apart.
 
     Args:
-        labels: scored videos, each with (N,) bool labels.
+        labels: scored videos, each with its labels (N,) bool.
 
     Raises:
         ValueError: the numbers of labels and rows of a video differ.
@@ -121,7 +122,7 @@ def _last_end_s(table: ScoreTable) -> float:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
-    """Yield the line, the video and the interval of each row; None if the row is for a normal video."""
+    """Yield each row: the line, the video, and the interval or None for a normal video."""
     reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -278,7 +279,7 @@ class XDViolence(GroundTruth):
 
 def _pairs(path: Path, number: int, texts: Sequence[str]) -> list[tuple[int, int]]:
     try:
-        values = [whole(text) for text in texts]
+        values = [whole_number(text) for text in texts]
     except ValueError as error:
         raise bad_line(path, number, str(error)[:120]) from None
     if len(values) % 2:
@@ -341,7 +342,7 @@ class Msad(GroundTruth):
             if wanted is not None and video not in wanted:
                 continue
             try:
-                total, first, last = (whole(row[name]) for name in MSAD_FRAMES)
+                total, first, last = (whole_number(row[name]) for name in MSAD_FRAMES)
             except ValueError:
                 raise bad_line(path, line, f"the frames of {video!r} are not whole numbers") from None
             if not 1 <= first <= last <= total:
@@ -355,7 +356,7 @@ class Msad(GroundTruth):
             yield video_truth(f"{video}.mp4", path, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a video whose name says that it is normal; otherwise None."""
+        """Return the truth of a video if its name shows that it is normal; otherwise None."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).startswith(MSAD_NORMAL) else None
 
 
@@ -379,11 +380,11 @@ class Cuva(GroundTruth):
         """Yield the videos of the file."""
         found = [] if self.root.is_file() else sorted(each.name for each in self.root.glob("*.json"))
         path = self.annotation_file(found if len(found) == 1 else [], wanted="its one JSON file")
-        said: dict[str, dict[str, list[tuple[int, str]]]] = {}
+        outputs: dict[str, dict[str, list[tuple[int, str]]]] = {}  # by video and task, with the position in the file
         for place, item in _json_items(path):
             video, task = (_text(path, place, item, key) for key in ("visual_input", "task"))
-            said.setdefault(video, {}).setdefault(task.lower(), []).append((place, str(item.get("output", ""))))
-        for video, tasks in said.items():
+            outputs.setdefault(video, {}).setdefault(task.lower(), []).append((place, str(item.get("output", ""))))
+        for video, tasks in outputs.items():
             numbers = [re.match(r"\W*(\d+)", output) for _, output in tasks.get("classification", ())]
             names = dict.fromkeys(CUVA_CATEGORIES.get(int(number[1][:4]), "") for number in numbers if number)
             categories = [name for name in names if name]
@@ -432,9 +433,10 @@ class PreVad(GroundTruth):
 
 
 def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float], ...]:
-    """Return the intervals of an `anomaly_span`, without empty intervals.
+    """Return the intervals in the cell `anomaly_span`, without empty intervals.
 
-    The value is a list of intervals, one interval, or the JSON text of one of these. It may be missing.
+    Args:
+        value: a list of intervals, one interval, the JSON text of one of these, or None.
     """
     try:
         found: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
@@ -465,14 +467,14 @@ class VauBench(GroundTruth):
             paths = [each for place in (".", "annotations") for each in sorted((self.root / place).glob("test_*.csv"))]
             if not paths:
                 raise self.missing("annotations/test_msad.csv")
-        found: dict[str, tuple[Path, dict[TimeInterval, None]]] = {}
+        videos: dict[str, tuple[Path, dict[TimeInterval, None]]] = {}
         for path in paths:
             for line, row in table_rows(path, ("Video Name", "Anomaly Class", "Start Time", "End Time")):
                 video = _text(path, line, row, "Video Name")
                 start_s, end_s = (_seconds(path, line, row, key) for key in ("Start Time", "End Time"))
                 if min(start_s, end_s) < 0.0:
                     continue
-                _, intervals = found.setdefault(video, (path, {}))
+                _, intervals = videos.setdefault(video, (path, {}))
                 if (start_s, end_s) == (0.0, 0.0):
                     continue
                 try:
@@ -480,13 +482,13 @@ class VauBench(GroundTruth):
                 except ValueError as error:
                     raise bad_line(path, line, str(error)) from None
                 intervals.setdefault(interval)
-        for video, (path, intervals) in found.items():
+        for video, (path, intervals) in videos.items():
             categories = dict.fromkeys(each.category for each in intervals if each.category)
             yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Items:
-    """Yield the rows of a CSV table: the line, and the cells by the names of their columns.
+    """Yield the rows of a CSV table: the line number, and the cells by the names of their columns.
 
     Raises:
         DocumentError: the file cannot be read, is not CSV, or lacks a needed column.
@@ -504,7 +506,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def _json_items(path: Path) -> Items:
-    """Yield the objects of a JSON list or of a file with one object per line, with positions from 1."""
+    """Yield the objects of a JSON list or of a file with one object per line, each with its position from 1."""
     text = read_text(path)
     try:
         found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]

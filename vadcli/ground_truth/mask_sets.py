@@ -31,7 +31,7 @@ from vadcli.ground_truth.files import (
     read_npy,
     read_text,
     read_tracks,
-    whole,
+    whole_number,
 )
 from vadcli.types import BoolArray, Box, ByteArray
 
@@ -81,7 +81,7 @@ class Avenue(GroundTruth):
 
 @dataclass(frozen=True)
 class _VolumeMasks:
-    """The masks of one video in an N_label.mat. `read` is `_read_volume` with a cache, so that a file is read once."""
+    """The masks of one video in an N_label.mat. `read` is `_read_volume` with a cache, so that the file is read once."""
 
     path: Path
     read: Callable[[Path], tuple[ByteArray, int]]
@@ -94,13 +94,13 @@ class _VolumeMasks:
         return np.unpackbits(packed[frame_index], axis=1, count=width).astype(np.bool_)
 
     def frame_labels(self) -> FrameLabels:
-        """Return one label per frame, True if its mask has a pixel."""
+        """Return one label per frame, True if the frame's mask has a pixel."""
         packed, _ = self.read(self.path)
         return FrameLabels(np.asarray(packed.any(axis=(1, 2)), np.bool_))
 
 
 def _read_volume(path: Path) -> tuple[ByteArray, int]:
-    """Return the masks of an N_label.mat as (N, H, ceil(W / 8)) uint8, one bit per pixel, and the width W."""
+    """Return the masks in an N_label.mat, (N, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W."""
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
@@ -163,7 +163,7 @@ _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 class Ped1(GroundTruth):
     """UCSD Ped1 (Mahadevan et al., CVPR 2010): 36 test clips.
 
-    `root` is the archive's folder, its folder UCSDped1, the folder Test in it, or the .m file in that.
+    `root` is the archive's folder, or in it UCSDped1, UCSDped1/Test or UCSDped1/Test/UCSDped1.m.
 
     In the official archive UCSD_Anomaly_Dataset.v1p2, each of the folders UCSDped1 and UCSDped2 has the frames
     Test/TestNNN/NNN.tif (numbered from 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and for 10 of Ped1), and
@@ -210,7 +210,7 @@ class Ped2(Ped1):
 
     `root` is one of these:
 
-    - the archive's folder, its folder UCSDped2, the folder Test in it, or the .m file in that
+    - the archive's folder, or in it UCSDped2, UCSDped2/Test or UCSDped2/Test/UCSDped2.m
     - a folder with frames in test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png
     - the file gt_label.json of LiUzHiAn/hf2vad, with one list of labels per clip; the key "0" is testing/frames/01
     """
@@ -270,7 +270,7 @@ def _read_label_table(path: Path) -> dict[str, FrameLabels]:
         if not row:
             continue
         try:
-            clip, frame, label = row[0], whole(row[1]), whole(row[2])
+            clip, frame, label = row[0], whole_number(row[1]), whole_number(row[2])
         except (ValueError, IndexError):
             raise bad_line(path, rows.line_num, f"{','.join(row)[:80]!r} is not clip,frame,label") from None
         labels = clips.setdefault(clip, [])
@@ -288,7 +288,7 @@ _UBNORMAL_SPLIT = ("{}_test_video_names.txt", "scripts/{}_test_video_names.txt")
 
 @dataclass(frozen=True)
 class _Track:
-    """An abnormal object: the value of its pixels, and the half-open range of its frames."""
+    """An abnormal object: its number in the images, and its frames without `end_frame`."""
 
     number: int
     start_frame: int
@@ -320,14 +320,14 @@ class UBnormal(GroundTruth):
         """Yield the videos and annotations in the folders of the scenes."""
         lists = [find_existing(self.root, [name.format(kind) for name in _UBNORMAL_SPLIT]) for kind in ("abnormal", "normal")]
         split = {line for path in lists if path is not None for _, line in numbered_lines(path)}
-        found: dict[str, Path] = {}
+        scenes: dict[str, Path] = {}
         for path in sorted([*self.root.glob("Scene*/*"), *self.root.glob("*normal_scene_*")]):
             video = path.name.removesuffix("_annotations") if path.is_dir() else path.stem
             if _UBNORMAL_VIDEO.fullmatch(video) and (not split or video in split):
-                found.setdefault(video, path.parent)
-        if lost := sorted(split - set(found)):
-            raise DocumentError(f"{self.root}: {len(lost)} test videos are missing, the first is {lost[0]}", hint=UNPACK)
-        for video, scene in found.items():
+                scenes.setdefault(video, path.parent)
+        if missing := sorted(split - set(scenes)):
+            raise DocumentError(f"{self.root}: {len(missing)} test videos are missing, the first is {missing[0]}", hint=UNPACK)
+        for video, scene in scenes.items():
             name = f"{video}.mp4" if scene == self.root else f"{scene.name}/{video}.mp4"
             folder = scene / f"{video}_annotations"
             if video.startswith("normal"):
@@ -362,7 +362,7 @@ class _ObjectMasks:
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the boxes of the abnormal objects in all frames; tracks have the numbers of their lines."""
+        """Return the boxes of the abnormal objects in all frames; a track's number is that of its line, from 0."""
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"
@@ -404,7 +404,7 @@ def _read_tracks(path: Path) -> tuple[_Track, ...]:
     tracks = []
     for number, line in numbered_lines(path):
         try:
-            key, first, last = (whole(part) for part in line.split(","))
+            key, first, last = (whole_number(part) for part in line.split(","))
         except ValueError:
             raise bad_line(path, number, f"{line[:80]!r} is not object,first frame,last frame") from None
         if not (1 <= key <= 255 and 0 <= first <= last):
@@ -417,7 +417,7 @@ def _read_tracks(path: Path) -> tuple[_Track, ...]:
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """Return the largest box (x, y, width, height) of the connected parts; None without a pixel."""
+    """Return the largest box (x, y, width, height) of a connected part; None if the mask has no pixel."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])
