@@ -136,7 +136,7 @@ class _Pruning:
         by_root: dict[str | None, list[str]] = defaultdict(list)
         for key, document in documents.items():
             found[key] = self.folders.presence(str(document.video["path"]), document)
-            by_root[self.folders.judge(document)].append(key)
+            by_root[self.folders.existing_root(document)].append(key)
         refused = []
         for root, keys in by_root.items():
             if why := self._why_not(root, [key for key in keys if found[key] is not Presence.HERE], keys, documents):

@@ -226,7 +226,7 @@ class Scan:
         def fitting(camera: str, frames: int) -> None:
             self.progress.fit(camera, frames=frames)
             with self._logging_write_errors():
-                record.say()
+                record.write_live()
             self.on_fitting()
 
         reached: set[str] = set()

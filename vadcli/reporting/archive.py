@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options.groups import LAST_RUN, parse_since
-from vadcli.store import OutputLayout, matches, printable, told_paths
+from vadcli.store import OutputLayout, matches, possible_paths, printable
 from vadcli.store.events import EventsDocument, find_below, read_events, timed
 from vadcli.store.run_log import StoredRun, read_run, result_lines, result_of
 from vadcli.store.verification import VerificationRun, read_verification
@@ -413,7 +413,7 @@ class Archive:
         oldest run.
         """
         stored = dict.fromkeys(run.info.root for run in reversed(self.runs))
-        roots = [root] if root else [Path(path) for text in stored for path in told_paths(text)]
+        roots = [root] if root else [Path(path) for text in stored for path in possible_paths(text)]
         return find_below(roots, video)
 
 

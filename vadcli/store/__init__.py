@@ -39,8 +39,8 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 # already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of these characters. Every version names their files like the path itself. This quick test saves minutes
-# in an archive of a million videos.
+# Most paths have none of these characters, so every version of vadcli gives their files the name of the path itself. This quick
+# test saves minutes in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
@@ -60,7 +60,7 @@ def printable(text: str) -> str:
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
-def told_paths(text: str) -> list[str]:
+def possible_paths(text: str) -> list[str]:
     """Return the paths that a stored path may mean: the path itself, and the path with %XX decoded."""
     return list(dict.fromkeys((text, os.fsdecode(unquote_to_bytes(text)))))
 
@@ -74,8 +74,8 @@ def _file_name(part: str) -> str:
     """Return one part of a path as a file name that no reader of Parquet data sets skips or misunderstands."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
-    kept_apart = _LOOKS_PASSED_OVER.sub("%25", part)
-    return _cut(_PASSED_OVER.sub(lambda match: f"%{ord(match[0]):02X}", kept_apart), whole=part)
+    escaped = _LOOKS_PASSED_OVER.sub("%25", part)
+    return _cut(_PASSED_OVER.sub(lambda match: f"%{ord(match[0]):02X}", escaped), whole=part)
 
 
 def _old_file_name(part: str) -> str:
@@ -133,44 +133,44 @@ class OutputLayout:
             raise UsageError(f"{shown(self.out)}: results can't be written to an object store", hint="give a folder with --out")
 
     def scores(self, video: str) -> Path:
-        """The scores of a finished video."""
+        """Return the path of the scores of a finished video."""
         return self._of("scores", video, ".parquet")
 
     def checkpoint(self, video: str) -> Path:
-        """The checkpoint of a video. The lock on this file is the claim on the video."""
+        """Return the path of the checkpoint of a video. A process that works on the video locks this file."""
         # The file is hidden, so that programs that read all scores skip it.
         return self._of("scores", video, CHECKPOINT_SUFFIX, hidden=True)
 
     def embeddings(self, video: str) -> Path:
-        """The vectors of a video's sampled frames."""
+        """Return the path of the vectors of a video's sampled frames."""
         return self._of("embeddings", video, ".parquet")
 
     def answers(self, video: str) -> Path:
-        """The answers of a second model about clips of a video."""
+        """Return the path of the answers of a second model about clips of a video."""
         return self._of("verify", video, ".parquet")
 
     def events(self, video: str) -> Path:
-        """The events document of a video."""
+        """Return the path of the events document of a video."""
         return self._of("events", video, ".json")
 
     def mask_video(self, video: str) -> Path:
-        """The masks of a video, stored as a gray video."""
+        """Return the path of the masks of a video, stored as a gray video."""
         return self._of("masks", video, ".mkv")
 
     def mask_rle(self, video: str) -> Path:
-        """The masks of a video, stored as run lengths."""
+        """Return the path of the masks of a video, stored as run lengths."""
         return self._of("masks", video, ".parquet")
 
     def rendered(self, video: str) -> Path:
-        """The rendered video."""
+        """Return the path of the rendered video."""
         return self._of("rendered", video, ".mp4")
 
     def camera(self, camera: str) -> Path:
-        """The camera model of a camera. The file of the root camera "." is %2E.json."""
+        """Return the path of the camera model of a camera. The file of the root camera "." is %2E.json."""
         return self._of("cameras", camera, ".json")
 
     def evaluation(self, dataset: str) -> Path:
-        """The results of the newest evaluation on a data set."""
+        """Return the path of the results of the newest evaluation on a data set."""
         return self.out / "eval" / f"{_file_name(dataset)}.json"
 
     @property
@@ -241,7 +241,10 @@ class OutputLayout:
             OutputError: a file can't be renamed.
         """
         kinds = [("masks", ".mkv"), ("masks", ".parquet"), ("rendered", ".mp4"), ("embeddings", ".parquet")]
-        kinds += [("events", ".json"), ("scores", ".parquet")]  # scores are last: if they have the new name, all files have it
+        kinds += [
+            ("events", ".json"),
+            ("scores", ".parquet"),
+        ]  # scores are last: if the scores have the new name, all files of the video have it
         named = [(kind, video, suffix) for video in videos if not _is_plain(video) for kind, suffix in kinds]
         named += [("cameras", camera, ".json") for camera in cameras if not _is_plain(camera)]
         for kind, relative, suffix in named:
@@ -259,7 +262,7 @@ class OutputLayout:
         if _is_plain(relative):
             return path
         if any(_LOOKS_PASSED_OVER.search(part) for part in relative.split("/")):
-            return path  # its old path is the new path of another video, so a file there belongs to that video
+            return path  # the old path is now the path of another video, so a file there belongs to that video
         old = _path(self.out, kind, relative, suffix, hidden=hidden, name=_old_file_name)
         return old if old != path and os.path.lexists(old) and not os.path.lexists(path) else path
 
@@ -281,8 +284,8 @@ def event_clip(rendered: Path, event_id: int) -> Path:
 
 def rendered_video(path: Path) -> Path:
     """Return the rendered file of the whole video; `path` is this file, or the rendered file of one event."""
-    found = _EVENT_CLIP.fullmatch(path.stem)
-    return path.with_stem(found[1]) if found else path
+    match = _EVENT_CLIP.fullmatch(path.stem)
+    return path.with_stem(match[1]) if match else path
 
 
 def event_clips(rendered: Path) -> list[Path]:

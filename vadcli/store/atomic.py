@@ -39,7 +39,7 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:
-        """Create the file if needed, and lock it. Returns None if another process holds the lock.
+        """Create the file if it does not exist, and lock it. Return None if another process has the lock.
 
         Raises:
             OSError: the file can't be created.
@@ -52,7 +52,7 @@ class FileLock:
                     os.close(fd)
                     return None
                 with suppress(FileNotFoundError):
-                    # If the last holder has deleted the file, this lock protects nothing.
+                    # If the last holder of the lock has deleted the file, this lock protects nothing.
                     if os.path.samestat(os.fstat(fd), os.stat(path)):
                         return cls(path, fd)
             except BaseException:
@@ -205,8 +205,8 @@ class Scratch:
                 yield temporary
             except OSError as error:
                 # The block may also read other files. Errors in reading them are raised unchanged.
-                ours = error.filename is not None and os.fsdecode(error.filename) == os.fspath(temporary)
-                if ours or error.errno in _OUTPUT_ERRORS:
+                is_own = error.filename is not None and os.fsdecode(error.filename) == os.fspath(temporary)
+                if is_own or error.errno in _OUTPUT_ERRORS:
                     raise output_error(final, error) from error
                 raise
             with writing(final):
@@ -240,7 +240,7 @@ def _fsync(path: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of processes that have ended. Keeps folders of running processes and of other users."""
+    """Remove the folders of processes that have ended, but not those of running processes or of other users."""
     try:
         folders = [entry for entry in root.iterdir() if entry.is_dir()]
     except FileNotFoundError:
@@ -272,7 +272,7 @@ class Claim:
 
     @classmethod
     def acquire(cls, path: Path) -> Claim | None:
-        """Claim the video whose checkpoint is at `path`. Returns None if another process works on the video.
+        """Claim the video whose checkpoint is at `path`. Return None if another process works on the video.
 
         After you get a claim, check again whether the video is done: another process may just have finished it.
 
@@ -297,7 +297,7 @@ class Claim:
         return self._lock.fd
 
     def release(self, *, delete: bool) -> None:
-        """Let other processes claim the video. Deletes the checkpoint if `delete` is true or the file is empty."""
+        """Let other processes claim the video. Delete the checkpoint if `delete` is true or the file is empty."""
         if self.fd < 0:
             return
         with writing(self.path):

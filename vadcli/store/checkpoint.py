@@ -1,8 +1,8 @@
 """The checkpoint of a video that is being scanned: its raw scores so far, as one Arrow IPC stream.
 
-The file is in the folder of the finished scores, and the lock on it is the claim on the video. Blocks of rows are added at the
-end of the file; each has a checksum. If a process dies, the last block may be torn (incomplete). The next process removes the
-torn block and continues in the same file. At most one block is in memory.
+The file is in the folder of the finished scores. The process that scans the video locks the file. Blocks of rows are added at
+the end of the file; each block has a checksum. If a process dies, the last block may be torn (incomplete). The next process
+removes the torn block and continues in the same file. At most one block is in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
 # Speed matters more than size: the masks are compressed while a device waits for clips.
 _MASK_CODEC, _MASK_LEVEL = "zstd", 1
-# The last two errors come from a damaged length in the file, for which the reader requests far too much memory.
+# A damaged length in the file makes the reader request far too much memory: this raises the last two errors.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
@@ -231,7 +231,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Read the checkpoint at `path`. Returns None if the file does not exist or if its header can't be read.
+    """Return the checkpoint at `path`; None if the file does not exist or its header can't be read.
 
     Reading ends at the first torn or damaged block. Only the blocks before it are used.
     """
@@ -333,8 +333,8 @@ def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool,
     embedding = None
     if embeddings and header.embedding_bytes:
         embedding = np.zeros((len(batch), header.embedding_bytes), np.uint8)
-        kept = columns["embedding"].drop_null().to_pylist()
-        embedding[sampled] = np.frombuffer(b"".join(kept), np.uint8).reshape(-1, header.embedding_bytes)
+        packed_rows = columns["embedding"].drop_null().to_pylist()
+        embedding[sampled] = np.frombuffer(b"".join(packed_rows), np.uint8).reshape(-1, header.embedding_bytes)
     return CheckpointBlock(
         frame_index=columns["frame_index"].to_numpy(),
         pts=columns["pts"].to_numpy(),

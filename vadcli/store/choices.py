@@ -52,11 +52,11 @@ _MOST_FAULTS = 10
 
 
 def read_regions(path: Path, kind: str) -> CameraRegions:
-    """Return the regions of a file.
+    """Return the hidden regions in a user's file.
 
     Args:
         path: a JSON file or an image.
-        kind: `ignore` or `only`, the meaning of the white pixels of an image. A JSON file names both kinds itself.
+        kind: what the white pixels of an image mean, `ignore` or `only`. A JSON file names the kind of each region itself.
 
     Raises:
         UsageError: the file can't be read. The message names all faults, up to ten.
@@ -67,29 +67,29 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
         raise UsageError(unreadable(f"--{kind} {path}", error)) from error
     faults: list[str] = []
     if data.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] in (b"{", b"["):
-        found = {}
+        by_camera = {}
         for name, given in _cameras(path, data).items():
             if not isinstance(given, dict):
-                faults.append(f"{_name(name)}: is not an object with `ignore` and `only`")
+                faults.append(f"{_camera_text(name)}: is not an object with `ignore` and `only`")
                 continue
-            faults += [f"{_name(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
+            faults += [f"{_camera_text(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
             ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
-            found[name] = Regions(ignore, only)
+            by_camera[name] = Regions(ignore, only)
     else:
         try:
             region = (_image(path),)
         except ValueError as error:
             raise UsageError(f"--{kind} {path}: {error}", hint="give a regions file (JSON) or a mask image") from error
-        found = {EVERY_CAMERA: Regions(ignore=region) if kind == "ignore" else Regions(only=region)}
+        by_camera = {EVERY_CAMERA: Regions(ignore=region) if kind == "ignore" else Regions(only=region)}
     faults += [
-        f"{_name(name)}: the regions hide the whole picture"
-        for name, one in found.items()
-        if one and one.hidden(_CHECK_PX, _CHECK_PX).all()
+        f"{_camera_text(name)}: the regions hide the whole picture"
+        for name, regions in by_camera.items()
+        if regions and regions.hidden(_CHECK_PX, _CHECK_PX).all()
     ]
     if faults:
         more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
         raise UsageError(f"{path}: {'; '.join(faults[:_MOST_FAULTS] + more)}")
-    return CameraRegions(found)
+    return CameraRegions(by_camera)
 
 
 def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
@@ -111,12 +111,12 @@ def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
 
 
 def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) -> Iterator[Region]:
-    """Yield the regions of one camera and kind; add the faults of the file to `faults`."""
+    """Yield the regions of one kind of one camera; add the faults of the file to `faults`."""
     if not isinstance(given, list):
-        faults.append(f"{_name(camera)}: {kind} is not a list of polygons")
+        faults.append(f"{_camera_text(camera)}: {kind} is not a list of polygons")
         return
     for place, value in enumerate(given):
-        where = f"{_name(camera)}: {kind}[{place}]"
+        where = f"{_camera_text(camera)}: {kind}[{place}]"
         try:
             yield _image(path.parent / value) if isinstance(value, str) else region_from_json(value)
         except ValueError as error:
@@ -124,8 +124,8 @@ def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) 
 
 
 def _image(path: Path) -> MaskImage:
-    """Return the white pixels of an image. Raises ValueError if the image can't be read or has no white pixels."""
-    from PIL import Image, ImageOps  # here, because every scan imports this file, and few have mask images
+    """Return the white pixels of an image; raise ValueError if the image can't be read or has no white pixels."""
+    from PIL import Image, ImageOps  # here, because every scan imports this module, but few scans have a mask image
 
     try:
         with Image.open(path) as opened:
@@ -141,7 +141,7 @@ def _image(path: Path) -> MaskImage:
     return MaskImage.of(pixels)
 
 
-def _name(camera: str) -> str:
+def _camera_text(camera: str) -> str:
     return "all cameras" if camera == EVERY_CAMERA else f"camera {camera}"
 
 
@@ -150,7 +150,7 @@ _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")  # an apostrophe keeps spreads
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
-    """Read the entries of a saved review in order. Reads CSV if the file name ends in .csv, otherwise JSON.
+    """Return the entries of a saved review in order. The file is CSV if its name ends in .csv, otherwise JSON.
 
     Raises:
         DocumentError: the file can't be read, or an entry is not valid.
@@ -243,8 +243,8 @@ class Choices:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
             new: the thresholds that these videos have now.
-            change: puts the values that the user gave now into the thresholds of an earlier choice. If it raises UsageError,
-                because the values contradict each other, the earlier choice stays as it is.
+            change: returns the thresholds of an earlier choice with the values that the user gave now. It raises UsageError if
+                these values contradict each other; then the earlier choice stays as it is.
         """
         entries = list(self.thresholds)
         for place, old in enumerate(entries):
@@ -264,7 +264,7 @@ def chosen_for(entries: Sequence[ChosenThresholds], video: str) -> Thresholds | 
 
 
 def read_choices(layout: OutputLayout) -> Choices:
-    """Read the choices of an output folder. They are empty if the folder has no file of choices.
+    """Return the choices of an output folder. They are empty if the folder has no file of choices.
 
     Raises:
         DocumentError: the file can't be read or is damaged.
@@ -296,10 +296,14 @@ Span = tuple[float, float]
 
 
 class ReportedEvents:
-    """The reported events of an output folder. An event is new if no reported event of the same video overlaps it.
+    """The list of reported events of an output folder. An event is new if no reported event of the same video overlaps it.
 
-    If the content of a video has changed, all its events are new. If OUT has no list yet, the events that are stored at that
-    time count as reported.
+    The list has one JSON object per line. The first line has the format version. Every other line is an event: its video, a
+    hash of the video's content, and its span. Lines are only added. Scans that run at the same time share the list, and a
+    process locks the list while it reads or adds lines.
+
+    If the content of a video has changed, all its events are new. If OUT has no list yet, the events that are stored in OUT now
+    count as reported.
 
     Args:
         layout: the output folder.
@@ -331,7 +335,7 @@ class ReportedEvents:
             return [event for event in document.events if self._is_new(_key(document), event)]
 
     def add(self, document: EventsDocument, event: Event) -> bool:
-        """Add an event of a video. Returns False if another scan has already added it.
+        """Add an event of a video. Return False if another scan has already added the event.
 
         Raises:
             OutputError: the list can't be written.
@@ -371,14 +375,14 @@ class ReportedEvents:
 
 
 def _append(fd: int, lines: str) -> None:
-    """Add all of these lines, or no line if that fails."""
+    """Add all of these lines; after an error, add no line."""
     size = os.fstat(fd).st_size
     # If an earlier process did not write its last line completely, the new lines must begin on another line.
     if size and os.pread(fd, 1, size - 1) != b"\n":
         lines = "\n" + lines
     left = memoryview(lines.encode())
     try:
-        while left:  # if the disk becomes full, a write adds only a part of them
+        while left:  # if the disk becomes full, a call of `os.write` adds only a part of the lines
             left = left[os.write(fd, left) :]
     except OSError:
         os.ftruncate(fd, size)

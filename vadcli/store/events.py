@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from vadcli import __version__
 from vadcli.errors import DocumentError
 from vadcli.options.categories import Category
-from vadcli.store import OutputLayout, matches, printable, told_paths
+from vadcli.store import OutputLayout, matches, possible_paths, printable
 from vadcli.store.run_log import read_run
 from vadcli.types import (
     EVENTS_FORMAT_VERSION,
@@ -149,7 +149,10 @@ class EventsDocument:
     def to_json(self) -> dict[str, Any]:
         """Return the documented fields in the documented order."""
         scan, unknown = self.scan, {"start_time": None, "time_source": None, "time_zone": None}
-        own = [{"name": one.name, "means": list(one.means), "looks_like": list(one.looks_like)} for one in self.own_categories]
+        own = [
+            {"name": category.name, "means": list(category.means), "looks_like": list(category.looks_like)}
+            for category in self.own_categories
+        ]
         return {
             "format_version": EVENTS_FORMAT_VERSION,
             "generator": self.generator,
@@ -195,7 +198,7 @@ class EventsDocument:
             caveats=_texts(*document.get("caveats", ())),
             regions=Regions.from_json(document.get("regions")),
             head=HeadMark(**document["head"]) if document.get("head") else None,
-            own_categories=tuple(structure(Category, one) for one in document.get("own_categories", ())),
+            own_categories=tuple(structure(Category, category) for category in document.get("own_categories", ())),
             scan_events=None if before is None else tuple(Event.from_json(event) for event in before),
         )
 
@@ -230,7 +233,7 @@ def write_events(path: Path, document: EventsDocument) -> None:
 
 
 def read_events(path: Path) -> EventsDocument:
-    """Read and check a stored document.
+    """Return a stored document after checking it.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not an events document of this version. The message
@@ -245,7 +248,7 @@ def read_events(path: Path) -> EventsDocument:
 
 
 def read_unchecked(path: Path) -> EventsDocument | None:
-    """Read a document without the check of its schema, which is slow. Returns None if the document is missing or damaged."""
+    """Return a document without the slow check of its schema; None if the document is missing or damaged."""
     try:
         return EventsDocument.from_json(load(path))
     except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
@@ -253,7 +256,7 @@ def read_unchecked(path: Path) -> EventsDocument | None:
 
 
 def load(path: Path) -> Any:
-    """Read the JSON value in a file without checking it.
+    """Return the JSON value in a file without checking it.
 
     Raises:
         DocumentError: the file can't be read or is not JSON.
@@ -332,7 +335,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _time_contradictions(
     video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
 ) -> Iterator[tuple[str, str]]:
-    """Yield the wall-clock times that do not fit the start of the video. Old documents have no such times."""
+    """Yield an error for each wall-clock time that does not fit the start of the video. Old documents have no such times."""
     try:
         start = StartTime.from_json(video)
     except ValueError as error:
@@ -340,13 +343,15 @@ def _time_contradictions(
         return
     for index, event in enumerate(events):
         for name, seconds in (("start_time", event["start_s"]), ("end_time", event["end_s"])):
-            told = event.get(name)
+            stored = event.get(name)
             try:
-                right = not told or (start is not None and abs(datetime.fromisoformat(told) - start.at(seconds)) < _TIME_SLACK)
+                right = not stored or (
+                    start is not None and abs(datetime.fromisoformat(stored) - start.at(seconds)) < _TIME_SLACK
+                )
             except (TypeError, ValueError, OverflowError):
                 right = False
             if not right:
-                yield f"{listed}[{index}].{name}", f"{told} is not {seconds} s after the start of the video"
+                yield f"{listed}[{index}].{name}", f"{stored} is not {seconds} s after the start of the video"
 
 
 _TIME_SLACK = timedelta(milliseconds=2)  # times are stored in whole milliseconds
@@ -383,7 +388,7 @@ def stored_roots(layout: OutputLayout) -> Iterator[Path]:
             run = read_run(path, head=True)
             if run.info.root and run.info.root not in seen and (has_results or run.end is None):
                 seen.add(run.info.root)
-                yield from map(Path, told_paths(run.info.root))
+                yield from map(Path, possible_paths(run.info.root))
 
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -398,7 +403,7 @@ class Presence(Enum):
 
 
 class FootageFolders:
-    """The folders in which the footage of an output folder may be.
+    """Finds the videos of an output folder, in the folders where they may be.
 
     Args:
         layout: the output folder.
@@ -418,14 +423,14 @@ class FootageFolders:
         if self._moved_to is not None:
             return [str(self._moved_to)]
         own = str(document.scan.source.get("root") or "") if document and document.scan else ""
-        return list(dict.fromkeys([*(told_paths(own) if own else []), *self._stored]))
+        return list(dict.fromkeys([*(possible_paths(own) if own else []), *self._stored]))
 
     def find(self, document: EventsDocument) -> Path | None:
         """Return the path of a video; None if it is not found."""
         return find_below(self.roots(document), str(document.video["path"]))
 
-    def judge(self, document: EventsDocument | None = None) -> str | None:
-        """Return the first root that exists, or None. `presence` judges there whether a missing video is gone."""
+    def existing_root(self, document: EventsDocument | None = None) -> str | None:
+        """Return the first root that exists, or None. `presence` looks there to decide whether a missing video is gone."""
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
@@ -444,7 +449,7 @@ class FootageFolders:
                     return Presence.UNKNOWN
             else:
                 return Presence.HERE
-        root = self.judge(document)
+        root = self.existing_root(document)
         closest = next((path.parent for path in _below([root], name)), None) if root else None
         while closest is not None and not os.path.lexists(closest):
             closest = closest.parent if str(closest) != root else None
@@ -468,7 +473,7 @@ def find_below(roots: Iterable[str | Path], name: str) -> Path | None:
 def _below(roots: Iterable[str | Path], name: str) -> Iterator[Path]:
     """Yield the paths that a stored name may mean. A name that leads out of the root gives no path."""
     for root in roots:
-        for text in told_paths(name):
+        for text in possible_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:
                 yield Path(root, text)
 
@@ -482,7 +487,7 @@ def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     if document.start is not None:
         if not rules.given:
             return document
-        # A pattern of an earlier scan gave the stored start. It is not stored itself, so only the time zone can be changed.
+        # The stored start comes from the pattern of an earlier scan. The pattern is not stored, so only the zone can change.
         if document.start.source is TimeSource.OPTION and rules.pattern is None:
             return replace(document, start=in_zone(document.start, rules.zone))
     source = document.scan.source if document.scan else {}
@@ -499,7 +504,8 @@ def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
 def choose(documents: Sequence[EventsDocument], when: When, categories: Collection[str] = ()) -> list[EventsDocument]:
     """Return the documents with only the chosen events. The events keep their numbers.
 
-    Videos without a chosen event are left out, but failed videos are kept. Without a choice, nothing is left out.
+    Videos without a chosen event are left out, but failed videos are kept. If neither a time nor a category is chosen, all
+    documents are returned.
 
     Args:
         documents: the documents, with the start of their videos.

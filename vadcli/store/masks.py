@@ -170,7 +170,7 @@ class MaskVideoWriter:
 
 
 def masked_rows(path: Path) -> MaskRows:
-    """Return which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
+    """Return which rows have a mask in a mask video; the sampled rows if the file can't be read."""
     return MaskRows.EVERY if _tag(path, _ROWS_TAG) == MaskRows.EVERY else MaskRows.SAMPLED
 
 
@@ -208,7 +208,7 @@ def read_masks(path: Path) -> Iterator[ByteArray]:
             for frame in container.decode(stream):
                 yield frame.to_ndarray().astype(np.uint8, copy=False)
     except av.error.EOFError:
-        return  # the file has only a header, because no row was sampled
+        return  # no row was sampled, so the file has only a header
     except (IndexError, av.error.FFmpegError) as error:
         raise DocumentError(f"{path}: not a readable mask video: {error}", hint=_RESCAN_VIDEO) from error
     except OSError as error:
@@ -357,7 +357,7 @@ class MaskRleWriter:
 
 
 def rle_rows(path: Path) -> MaskRows:
-    """Return which rows have a stored mask. If the file can't be read, returns the sampled rows."""
+    """Return which rows have a mask in a file of run lengths; the sampled rows if the file can't be read."""
     return MaskRows.EVERY if _metadata(path).get(b"vadcli.masks") == MaskRows.EVERY.encode() else MaskRows.SAMPLED
 
 
@@ -378,7 +378,7 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 
 
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
-    """Yield the stored masks in row order. About a thousand rows are in memory at a time.
+    """Yield the masks in a file of run lengths, in row order. About a thousand rows are in memory at a time.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a masks file of this version.
@@ -389,7 +389,7 @@ def read_mask_rle(path: Path) -> Iterator[MaskRow]:
 
 
 def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
-    """Return the rows (S,) and boxes (S, 4) of the stored masks without decoding the masks.
+    """Return the rows (S,) and boxes (S, 4) of the masks in a file of run lengths, without decoding the masks.
 
     A box is x, y, width, height; the width is 0 if a mask is empty.
 
@@ -453,16 +453,16 @@ class MaskFiles:
         boxes: list[Box] = []
         last, box = None, _NO_BOX
         size = self.width, self.height
-        told = json.dumps(self.refined) if self.refined else ""
+        refined = json.dumps(self.refined) if self.refined else ""
         with ExitStack() as stack:
             # The run lengths are complete before the mask video: if both exist, masks are read from the mask video.
             pixels = runs = None
             if self.as_video:
                 path = stack.enter_context(self.scratch.replace(self.layout.mask_video(table.video)))
-                pixels = stack.enter_context(MaskVideoWriter(path, *size, fps=self.fps, rows=self.rows, refined=told))
+                pixels = stack.enter_context(MaskVideoWriter(path, *size, fps=self.fps, rows=self.rows, refined=refined))
             if self.as_rle:
                 path = stack.enter_context(self.scratch.replace(self.layout.mask_rle(table.video)))
-                writer = MaskRleWriter(path, table.video, *size, rows=self.rows, threshold=self.threshold, refined=told)
+                writer = MaskRleWriter(path, table.video, *size, rows=self.rows, threshold=self.threshold, refined=refined)
                 runs = stack.enter_context(writer)
             for row, mask in masks:
                 if mask is not last:
@@ -478,9 +478,9 @@ class MaskFiles:
 def refined_spans(layout: OutputLayout, video: str) -> Spans:
     """Return the spans of events whose stored masks are refined; empty if no masks are refined."""
     path = layout.mask_video(video)
-    told = refined_tag(path) if path.exists() else _metadata(layout.mask_rle(video)).get(b"vadcli.refined", b"").decode()
+    note = refined_tag(path) if path.exists() else _metadata(layout.mask_rle(video)).get(b"vadcli.refined", b"").decode()
     try:
-        return tuple((int(first), int(end)) for first, end in json.loads(told or "[]"))
+        return tuple((int(first), int(end)) for first, end in json.loads(note or "[]"))
     except (TypeError, ValueError):
         return ()
 
@@ -491,7 +491,7 @@ class MaskTrack:
     One mask is in memory at a time. If you ask for an earlier row than before, the file is read from its start again.
 
     Args:
-        table: the video's scores, which say which rows are sampled.
+        table: the video's scores. They are needed to know which rows are sampled.
         layout: the output folder.
 
     Attributes:
@@ -564,19 +564,19 @@ class MaskTrack:
         # The k-th mask belongs to the k-th row that should have a mask. If numbers or rows differ, the masks are from another
         # scan.
         count = 0
-        for told, mask in stored:
-            fits = count < len(rows) and told in (None, int(rows[count]))
+        for stored_row, mask in stored:
+            fits = count < len(rows) and stored_row in (None, int(rows[count]))
             count += 1
             if not fits:
                 total = count + sum(1 for _ in stored)
                 if total == len(rows):
                     expected = rows[count - 1]
-                    raise DocumentError(f"{path}: holds the mask of row {told} instead of row {expected}", hint=_RESCAN_ANY)
+                    raise DocumentError(f"{path}: has a mask of row {stored_row} instead of row {expected}", hint=_RESCAN_ANY)
                 count = total
                 break
             yield int(rows[count - 1]), mask
         if count != len(rows):
-            raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN_ANY)
+            raise DocumentError(f"{path}: has {count} masks, but {len(rows)} frames should have one", hint=_RESCAN_ANY)
 
 
 def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:

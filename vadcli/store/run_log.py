@@ -29,7 +29,7 @@ from vadcli.types import Status, VideoResult
 from vadcli.types.text import document_errors, read_document, structure, unreadable
 
 RUN_FORMAT_VERSION = 1
-FILES_BEGIN = b'\n  "files": ['
+_FILES_BEGIN = b'\n  "files": ['
 _HEAD_BYTES = 16384
 _WHAT = "a run record"
 
@@ -286,11 +286,11 @@ class RunRecord:
         """Rewrite the record and the live file if they are due, or both if `force` is true."""
         now = time.monotonic()
         if force or now >= self._live_due:
-            self.say()
+            self.write_live()
         if force or now >= self._due:
             self._write(end=None, exit_code=None)
 
-    def say(self) -> None:
+    def write_live(self) -> None:
         """Write the current state of the run to the live file. Does nothing if progress is not counted.
 
         Raises:
@@ -342,7 +342,7 @@ class RunRecord:
         }
         text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}") + ","
         with self._scratch.replace(self.path) as temporary, temporary.open("wb") as file:
-            file.write(printable(text).encode() + FILES_BEGIN)
+            file.write(printable(text).encode() + _FILES_BEGIN)
             beginning = b"\n    "
             for line in self._results.listed():
                 file.write(beginning + line)
@@ -369,11 +369,11 @@ class _Results:
 
     @property
     def unlisted_count(self) -> int:
-        """How many results `listed` leaves out."""
+        """The number of results that `listed` leaves out."""
         return self._skipped if self._skipped > MOST_SKIPPED else 0
 
     def put(self, result: VideoResult) -> VideoResult | None:
-        """Add a result; return the one that it replaces."""
+        """Add a result; return the earlier result of the same video, or None."""
         before = None
         begin = self._begins.pop(result.video, None)
         if begin is not None:
@@ -396,7 +396,7 @@ class _Results:
         return before
 
     def listed(self) -> Iterator[bytes]:
-        """Yield the results as JSON, in the order in which they were added."""
+        """Yield the results as JSON in the order in which they were added, without the unlisted results."""
         with writing(self._path):
             self._file.flush()
         hidden = b" -" if self.unlisted_count else b" "
@@ -415,13 +415,13 @@ def _is_skipped(result: VideoResult) -> bool:
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
     """Return {name of the run record: content of the live file} for each scan that is running; damaged files are skipped."""
-    said = {}
+    live = {}
     for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
         # A run may end after the folder was listed. Then its live file is gone.
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(path.read_bytes())
-            said[str(document["run"])] = {part: document[part] for part in _LIVE_PARTS}
-    return said
+            live[str(document["run"])] = {part: document[part] for part in _LIVE_PARTS}
+    return live
 
 
 @dataclass(frozen=True)
@@ -450,7 +450,7 @@ class StoredRun:
 
 
 def read_run(path: Path, *, head: bool = False) -> StoredRun:
-    """Read a run record. If `head` is true, the list of files, which may be long, is left out.
+    """Return a run record. If `head` is true, the list of files, which may be long, is left out.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a run record of this version.
@@ -472,15 +472,15 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
 
 
 def _head(path: Path) -> bytes:
-    """Return the text of a record with an empty list of files; the whole text if it has no such list."""
+    """Return the text of a record with its list of files emptied; the whole text if the record has no such list."""
     text = b""
     with path.open("rb") as file:
-        while (found := text.find(FILES_BEGIN)) < 0:
+        while (place := text.find(_FILES_BEGIN)) < 0:
             read = file.read(_HEAD_BYTES)
             if not read:
                 return text
             text += read
-    return text[:found] + FILES_BEGIN + b"]}"
+    return text[:place] + _FILES_BEGIN + b"]}"
 
 
 def result_lines(path: Path) -> Iterator[bytes]:
@@ -492,7 +492,7 @@ def result_lines(path: Path) -> Iterator[bytes]:
     last = b""
     try:
         with path.open("rb") as file:
-            is_ours = any(line.startswith(FILES_BEGIN[1:]) for line in file)
+            is_ours = any(line.startswith(_FILES_BEGIN[1:]) for line in file)
             for line in file:
                 last = line.strip(b" ,\r\n")
                 if last == b"{":  # another program has written the record again, with other line breaks
@@ -511,7 +511,7 @@ def result_lines(path: Path) -> Iterator[bytes]:
 
 
 def result_of(line: bytes) -> VideoResult:
-    """Return the result in a line of `result_lines`. Raises ValueError if the line is not a result."""
+    """Return the result in a line of `result_lines`; raise ValueError if the line is not a result."""
     return _result(json.loads(line))
 
 

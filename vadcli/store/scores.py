@@ -187,7 +187,7 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
 
 
 def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
-    """Read a scores file with all its rows.
+    """Return all rows and the metadata of a scores file.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a scores file of this version.
@@ -211,7 +211,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
 
 
 def read_metadata(path: Path) -> ScoresMetadata | None:
-    """Read only the metadata of a scores file; None if the file is missing, damaged or of another version."""
+    """Return only the metadata of a scores file; None if the file is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
             return ScoresMetadata.from_keys(_keys(pq.ParquetFile(file)))
@@ -234,7 +234,7 @@ def has_fingerprint(path: Path, fingerprint: str) -> bool:
 
 
 def read_video(path: Path) -> str:
-    """Read only the name of the video in a scores file; "" if the file has no rows.
+    """Return only the name of the video in a scores file; "" if the file has no rows.
 
     Raises:
         DocumentError: the file is missing or damaged.
@@ -337,7 +337,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
 
 
 def read_embeddings_metadata(path: Path) -> EmbeddingsMetadata | None:
-    """Read only the metadata of an embeddings file; None if the file is missing, damaged or of another version."""
+    """Return only the metadata of an embeddings file; None if the file is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
             return _embeddings_metadata(pq.ParquetFile(file).schema_arrow.metadata)
@@ -346,7 +346,7 @@ def read_embeddings_metadata(path: Path) -> EmbeddingsMetadata | None:
 
 
 def read_embeddings(path: Path) -> StoredEmbeddings:
-    """Read an embeddings file.
+    """Return the vectors and the metadata in an embeddings file.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not an embeddings file of this version.

@@ -27,12 +27,13 @@ VERIFICATION_FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """An estimate of how much the scan misses, from random clips that its scores did not propose.
+    """An estimate of how much the scan misses. The model was asked about random clips that the scores did not propose.
 
     Attributes:
         clips: number of audited clips.
         confirmed: number of audited clips that the model confirms.
-        low, high: share of all clips that were not proposed and that the model would confirm, as a 95 % confidence interval.
+        low, high: limits of a 95 % confidence interval: the share of the clips that the scan did not propose but that the
+            model would confirm.
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
     """
@@ -46,7 +47,7 @@ class Audit:
 
     @property
     def text(self) -> str:
-        """A text for people that says how much the scan misses."""
+        """The estimate in words, for messages."""
         low, high = (f"{float(f'{100 * share:.2g}'):g} %" for share in (self.low, self.high))  # 100 and not 1e+02
         share = f"between {low} and {high}" if self.confirmed else f"at most {high}"
         missed = clock(self.high * self.left_out_s)
@@ -96,7 +97,7 @@ class VerificationRun:
 
     @property
     def text(self) -> str:
-        """A sentence with the results for the events. If the run has not ended, the sentence says this."""
+        """The results for the events in one sentence, or that the run has not ended."""
         if self.end is None:
             return "not ended: it is still running, or was killed"
         return f"{how_many(self.confirmed, 'event')} confirmed, {self.rejected} rejected, {self.not_asked} not asked"
@@ -253,7 +254,7 @@ def write_answers(path: Path, stored: StoredAnswers) -> None:
 
 
 def read_answers(path: Path) -> StoredAnswers:
-    """Read a file of answers.
+    """Return the content of a file of answers.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a file of answers of this version.
@@ -275,7 +276,7 @@ def read_answers(path: Path) -> StoredAnswers:
 
 
 def answers_or_none(path: Path) -> StoredAnswers | None:
-    """Read a file of answers. Returns None if the file does not exist.
+    """Return the content of a file of answers; None if the file does not exist.
 
     Raises:
         DocumentError: the file is damaged or has another version.
@@ -297,8 +298,8 @@ def validate_answers(path: Path) -> list[str]:
         (bool(np.all(answers.start <= answers.end)), "a clip ends before it starts"),
         (bool(np.all(np.diff(answers.start) >= 0)), "the clips are not in order of time"),
         (not np.isinf(answers.log_odds).any(), "log-odds are not finite"),
-        (set(metadata.categories) <= set(metadata.questions), "a category was never asked"),
+        (set(metadata.categories) <= set(metadata.questions), "the model was never asked about a category"),
         (len(metadata.usual.get("tails", metadata.categories)) == len(metadata.categories), "`usual` is for other categories"),
-        ({str(clip) for clip in answers.clip} >= set(metadata.descriptions), "it describes a clip that was not asked about"),
+        ({str(clip) for clip in answers.clip} >= set(metadata.descriptions), "a clip has a description but no answer"),
     ]
-    return [f"{path}: {what}" for holds, what in checks if not holds]
+    return [f"{path}: {what}" for is_right, what in checks if not is_right]
