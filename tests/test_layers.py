@@ -84,7 +84,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "accelerate": ("train/",),
     "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),
     "typer": ("cli/",),
-    "tqdm": ("cli/_talk", "train/logs"),
+    "tqdm": ("cli/_talk", "train/trainer"),
     "platformdirs": ("options/__init__", "weights"),
     "psutil": ("video/", "engine/runner", "engine/ray_cluster", "doctor", "bench", "status"),
 }

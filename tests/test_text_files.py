@@ -15,7 +15,7 @@ from vadcli.ground_truth import open_ground_truth
 from vadcli.options import read_toml
 from vadcli.options.categories import read_list as read_categories
 from vadcli.store.choices import read_review
-from vadcli.train.datasets.base import read_json, read_lines
+from vadcli.train.datasets import read_json, read_lines
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-8": lambda text: text.encode(),

@@ -16,8 +16,8 @@ from tools.tiny_world.recipe import TinyRecipe
 from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.checkpoint import load_preset
+from vadcli.train import Recipe, parse_recipe
 from vadcli.train import state as parts
-from vadcli.train.recipe import Recipe, parse_recipe
 from vadcli.train.step import ExposureStep
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from tools.tiny_world.words import COLOURS, SHAPES
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
-from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of
-from vadcli.train.recipe import ExposureOptions, parse_stages
+from vadcli.train import ExposureOptions, parse_stages
+from vadcli.train.samples import PlannedSamples, ValidationSet
 from vadcli.train.step import FeatureMemory
 
 WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=12)
@@ -282,14 +281,14 @@ def test_one_world_can_be_in_the_mixture_twice_with_lists_of_their_own(start: Pa
     looks = {"name": "synthetic", "clips": 12, "patterns": ["pair"], "called": "looks"}
     motions = {"name": "synthetic", "clips": 12, "patterns": ["pair deed"], "called": "motions"}
     recipe = replace(stages(start, data=[looks, motions])[-1], exposure=ExposureOptions(min_irrelevant=0))
-    opened = partial(training.TinyTraining().open_data, recipe)
-    samples = PlannedSamples(mixture_of(recipe, frames=8, opened=opened), epochs=1)
+    tiny = training.TinyTraining()
+    samples = PlannedSamples(tiny.mixture(recipe, frames=8), epochs=1)
     lengths = [{len(name.split()) for name in samples[number].categories} for number in range(len(samples))]
     assert {2} in lengths
     assert any(min(one) > 2 for one in lengths)
     assert not any(2 in one and len(one) > 1 for one in lengths)
     held_recipe = replace(recipe, validation=replace(recipe.validation, clips=8))
-    held = ValidationSet(held_recipe, training.TinyTraining().held_data(held_recipe), frames=8, opened=opened)
+    held = ValidationSet(tiny.sampler(held_recipe, tiny.held_data(held_recipe), 8), count=8)
     assert {len(name.split()) > 2 for sample in held for name in sample.categories} == {False, True}
     with pytest.raises(UsageError, match="patterns"):
         stages(start, data=[{"name": "synthetic", "called": "looks"}])

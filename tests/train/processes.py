@@ -12,7 +12,7 @@ import torch
 
 from tests.commands import WITH_TORCH, Fork
 from tools.tiny_world.recipe import TinyRecipe
-from vadcli.train.recipe import Recipe, parse_recipe
+from vadcli.train import Recipe, parse_recipe
 
 
 def train(*stages: Recipe, out: Path, **environment: str) -> Fork:

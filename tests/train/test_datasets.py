@@ -19,13 +19,20 @@ from tests.train import miniatures
 from tests.train.miniatures import HEIGHT, MINIATURES, WIDTH, label_map, moving, write_json, write_map, write_picture
 from tests.train.small import PAPER_MIX
 from vadcli.errors import DocumentError, UsageError, VadcliError
-from vadcli.train.datasets import DATA_SETS, ClipRule, DiskData, open_data
-from vadcli.train.datasets.base import decoded
+from vadcli.train import ExposureOptions
+from vadcli.train.datasets import (
+    DATA_SETS,
+    MAX_PIXELS,
+    ClipRule,
+    DiskData,
+    Reduction,
+    decoded,
+    open_data,
+    read_frame,
+    read_labels,
+)
 from vadcli.train.datasets.images import RefCoco
-from vadcli.train.exposure import AnomalyExposureSampler
-from vadcli.train.materials import Mixture
-from vadcli.train.recipe import ExposureOptions
-from vadcli.train.samples import MAX_PIXELS, Reduction, Segmentation, read_frame, read_labels
+from vadcli.train.samples import AnomalyExposureSampler, Mixture, Segmentation
 
 
 def opened(name: str, folder: Path, **rule: int) -> DiskData:

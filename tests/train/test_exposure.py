@@ -21,10 +21,17 @@ from scipy import stats
 from tests.patience import PATIENCE_S
 from tests.train.small import PAPER_MIX
 from vadcli.errors import UsageError
-from vadcli.train.exposure import CATEGORY_LIMITS, MAX_CATEGORIES, AnomalyExposureSampler, same_name, shared_words
-from vadcli.train.materials import Mixture
-from vadcli.train.recipe import ExposureOptions
-from vadcli.train.samples import Segmentation, SegmentedObject
+from vadcli.train import ExposureOptions
+from vadcli.train.samples import (
+    CATEGORY_LIMITS,
+    MAX_CATEGORIES,
+    AnomalyExposureSampler,
+    Mixture,
+    Segmentation,
+    SegmentedObject,
+    same_name,
+    shared_words,
+)
 
 UNLIKELY = 1e-4
 
@@ -219,7 +226,7 @@ def test_words_in_common_leave_articles_out() -> None:
 
 
 def test_drawing_samples_needs_no_torch() -> None:
-    code = "import sys, vadcli.train.materials, vadcli.train.datasets; print('torch' in sys.modules)"
+    code = "import sys, vadcli.train.samples, vadcli.train.datasets; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
     assert said.strip() == "False"
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vadcli.train.losses import (
+from vadcli.train import LossWeights
+from vadcli.train.step import (
     IGNORED,
     Losses,
     anomaly_loss,
@@ -20,7 +21,6 @@ from vadcli.train.losses import (
     mask_losses,
     score_loss,
 )
-from vadcli.train.recipe import LossWeights
 
 LN2 = math.log(2)
 LN3 = math.log(3)  # sigmoid(ln 3) = 3/4, sigmoid(−ln 3) = 1/4

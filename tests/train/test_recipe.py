@@ -14,9 +14,9 @@ import pytest
 from tests.train.small import PAPER_MIX, WHOLE
 from tools.tiny_world.recipe import TinyRecipe, read_tiny_recipes
 from vadcli.errors import UsageError
-from vadcli.train.plan import plan_of, plan_text
-from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, parse_recipe, parse_stages, read_recipes
+from vadcli.train import PAPER_PARTS, Recipe, ScheduleChoice, parse_recipe, parse_stages, read_recipes
 from vadcli.train.state import OPTIONAL_PARTS
+from vadcli.train.trainer import plan_of, plan_text
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -127,7 +127,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_line() -> None:
 
 
 def test_reading_a_recipe_loads_no_torch() -> None:
-    code = "import sys, vadcli.train.recipe; print('torch' in sys.modules)"
+    code = "import sys, vadcli.train; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from tests.train.small import WHOLE, sample, small_model
 from vadcli.detectors.lavida.text import build_prompt
 from vadcli.errors import UsageError
+from vadcli.train import PAPER_PARTS, LossWeights
 from vadcli.train import state as parts
-from vadcli.train.losses import Losses
-from vadcli.train.recipe import PAPER_PARTS, LossWeights
-from vadcli.train.step import LOSS_NAMES, ExposureStep, decoder_masks
+from vadcli.train.step import LOSS_NAMES, ExposureStep, Losses, decoder_masks
 
 
 def made(trained: Collection[str] = WHOLE, *, masks: int = 1, seed: int = 0) -> ExposureStep:

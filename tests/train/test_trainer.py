@@ -23,11 +23,11 @@ from tools.tiny_world.recipe import TinyRecipe, read_tiny_recipes
 from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
-from vadcli.train.logs import validate
-from vadcli.train.recipe import PAPER_PARTS, Recipe, parse_recipe, read_recipes
+from vadcli.train import PAPER_PARTS, Recipe, parse_recipe, read_recipes
 from vadcli.train.state import TrainerState
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
+from vadcli.train.training import validate
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

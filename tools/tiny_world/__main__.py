@@ -27,7 +27,7 @@ def main() -> int:
     try:
         recipes = read_tiny_recipes(options.recipe)
         if options.dry_run:
-            from vadcli.train.plan import plan_of, plan_text, time_text
+            from vadcli.train.trainer import plan_of, plan_text, time_text
 
             for recipe in recipes:
                 plan = plan_of(recipe, TinyTraining())

@@ -27,8 +27,7 @@ from tools.tiny_world.truth import Facts
 from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, Pair
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import EncodedClips, Lavida
-from vadcli.train.losses import anomaly_loss
-from vadcli.train.step import decoder_masks, texts_of
+from vadcli.train.step import anomaly_loss, decoder_masks, texts_of
 from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")

@@ -22,8 +22,7 @@ from tools.tiny_world.words import COLOURS, MOTIONS, SHAPES
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.text import build_prompt
-from vadcli.train.losses import names_loss
-from vadcli.train.step import FeatureMemory
+from vadcli.train.step import FeatureMemory, names_loss
 from vadcli.types import BoolArray, ByteArray
 
 LOSS_NAMES = ("tokens", "names", "total")

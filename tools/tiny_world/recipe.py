@@ -18,15 +18,7 @@ from tools.tiny_world.words import (
     performs,
 )
 from vadcli.errors import UsageError
-from vadcli.train.recipe import (
-    DataChoice,
-    LossWeights,
-    ModelChoice,
-    Recipe,
-    ValidationChoice,
-    check,
-    read_recipes,
-)
+from vadcli.train import DataChoice, LossWeights, ModelChoice, Recipe, ValidationChoice, check, read_recipes
 
 SYNTHETIC = "synthetic"
 REMOVABLE = ("null_key", "presence", "mask_prompt", "pooling")

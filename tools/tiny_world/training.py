@@ -26,8 +26,7 @@ from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
 from vadcli.options import cache_folder
-from vadcli.train import trainer
-from vadcli.train.recipe import DataChoice, Recipe
+from vadcli.train import DataChoice, Recipe, trainer
 from vadcli.train.samples import SegmentationData
 from vadcli.train.step import FeatureMemory
 from vadcli.train.training import PaperTraining, Work, configured, first_model, projector_options, with_projector

@@ -295,7 +295,7 @@ def train(
       vadcli train --recipe recipes/lavida-7b.toml --dry-run
       vadcli train --recipe recipes/lavida-7b.toml --out training
     """  # noqa: D301
-    from vadcli.train.recipe import Recipe, read_recipes
+    from vadcli.train import Recipe, read_recipes
 
     set_up_talk(TalkOptions())
     chosen = recipe or config
@@ -309,7 +309,7 @@ def train(
             raise UsageError(error.message, hint=hint) from error
         raise
     if dry_run:
-        from vadcli.train.plan import plan_of, plan_text, time_text
+        from vadcli.train.trainer import plan_of, plan_text, time_text
 
         for plan in map(plan_of, recipes):
             put(plan_text(plan) + time_text(plan))

@@ -1,4 +1,348 @@
-"""Training of LAVIDA: segmentation data sets, the pseudo-anomalies made from them, and the losses.
+"""The recipe of a training: the model, the data, the options and the length, from a TOML file.
 
-Importing this package does not load torch.
+A file describes one stage or several. Unknown keys and values of a wrong type are errors. This module
+does not load torch.
 """
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from vadcli.detectors import digest
+from vadcli.detectors.lavida import LoraOptions
+from vadcli.errors import UsageError
+from vadcli.options import read_toml
+from vadcli.types.text import FieldError, structure
+
+PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model to train, and which of its parts are trained.
+
+    Attributes:
+        preset: name of a preset; training starts from random weights with its sizes.
+        folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
+        train: names of the parts to train, as in `vadcli.train.state`; by default those of the paper.
+        freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
+        masks: 3 trains the decoder's three masks, as in the paper. 1 trains its single mask, which is
+            for a decoder with random weights.
+        compression: compression ratio of the training, which the model stores. The authors use 0.5.
+        method: compression method: the paper's or one of its baselines; see `CompressionOptions`.
+        projector: kind of a new projector with random weights; empty keeps the starting model's kind.
+        queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
+        train_px: smallest and largest frame area for Qwen2-VL, in pixels; empty keeps those of the
+            starting model.
+    """
+
+    preset: str = ""
+    folder: str = ""
+    train: tuple[str, ...] = PAPER_PARTS
+    freeze: tuple[str, ...] = ()
+    masks: int = 3
+    compression: float = 0.5
+    method: Literal["reverse_attention", "mean", "densest", "least_dense", "random"] = "reverse_attention"
+    projector: Literal["", "two_way", "qformer", "mlp"] = ""
+    queries: int = 0
+    train_px: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(bool(self.preset) != bool(self.folder), "[model] needs either a preset or a folder to start from, not both")
+        check(bool(self.train), "[model] train is empty: give the parts to train")
+        check(self.masks in (1, 3), f"[model] masks is {self.masks}: it must be 3 or 1")
+        check(self.queries >= 0, f"[model] queries is {self.queries}; it must not be negative")
+        check(0 < self.compression <= 1, f"[model] compression is {self.compression}; it must be above 0 and at most 1")
+        check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the smallest and largest area")
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """One data set of the mixture.
+
+    Attributes:
+        name: one of `vadcli.train.datasets.DATA_SETS`.
+        root: folder of the data set.
+        split: split to train on.
+        weight: share in the mixture, relative to the weights of the other data sets.
+        max_categories: N, the longest list of categories; 0 means the paper's N.
+    """
+
+    name: str
+    root: str = ""
+    split: str = "train"
+    weight: float = 1.0
+    max_categories: int = 0
+
+    def __post_init__(self) -> None:
+        self.check_root()
+        check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}; it must be above 0")
+
+    def check_root(self) -> None:
+        """Raise UsageError if `root` does not fit the data set."""
+        check(bool(self.root), f"data {self.name!r}: root is empty: give the folder of the data set")
+
+
+@dataclass(frozen=True)
+class ExposureOptions:
+    """How clips become pseudo-anomalies.
+
+    Attributes:
+        probability: probability that a sample is an anomaly.
+        max_true: largest number of true names in the list of an anomaly. The number is drawn
+            uniformly from 1 to max_true, but is limited by the clip's names and the list's length.
+        min_irrelevant: smallest number of irrelevant names in the list of an anomaly.
+        hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
+            the clip's names), if such names exist.
+        held_out: names that are never listed. `exposure.same_name` compares them.
+        without_seg: share of the samples that are trained without `<SEG>`; see `step.ExposureStep`.
+    """
+
+    probability: float = 0.5
+    max_true: int = 2
+    min_irrelevant: int = 1
+    hard_share: float = 0.0
+    held_out: tuple[str, ...] = ()
+    without_seg: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "hard_share"):
+            check(0 <= getattr(self, name) <= 1, f"[exposure] {name} is {getattr(self, name)}; it must be in 0-1")
+        check(self.max_true >= 1, f"[exposure] max_true is {self.max_true}; it must be 1 or more")
+        check(self.min_irrelevant >= 0, f"[exposure] min_irrelevant is {self.min_irrelevant}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class ScheduleChoice:
+    """How long a training is, and how the optimiser works.
+
+    Attributes:
+        epochs: number of epochs.
+        steps: optimiser steps per epoch.
+        batch: samples per batch and process.
+        accumulation: batches per step.
+        rate: AdamW's learning rate after the warm-up.
+        betas, decay: AdamW's betas and weight decay. The defaults are the values in the authors' code,
+            which ignores the 0.9/0.95 and 1e-5 of their settings file.
+        warm_up_steps: steps in which the rate rises from 0. After them, it falls linearly to 0.
+        clip: largest norm of a step's gradient; a longer gradient is scaled down to it.
+    """
+
+    epochs: int = 8
+    steps: int = 2000
+    batch: int = 2
+    accumulation: int = 2
+    rate: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: float = 0.01
+    warm_up_steps: int = 100
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "batch", "accumulation", "rate", "clip"):
+            check(getattr(self, name) > 0, f"[schedule] {name} is {getattr(self, name)}; it must be above 0")
+        check(self.warm_up_steps >= 0 and self.decay >= 0, "[schedule] warm_up_steps and decay must not be negative")
+        check(all(0 <= beta < 1 for beta in self.betas), f"[schedule] betas are {list(self.betas)}; they must be in [0, 1)")
+
+    @property
+    def total_steps(self) -> int:
+        """The number of optimiser steps of the whole training."""
+        return self.epochs * self.steps
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step; the first step has number 0."""
+        if step < self.warm_up_steps:
+            return self.rate * (step + 1) / self.warm_up_steps
+        return self.rate * (self.total_steps - step) / max(1, self.total_steps - self.warm_up_steps)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each part of the loss; the defaults are the paper's.
+
+    Attributes:
+        focal, dice, iou, score, lm: the parts in the paper.
+        names: weight of `losses.names_loss`, for models with name pooling; not in the paper.
+    """
+
+    focal: float = 20.0
+    dice: float = 2.0
+    iou: float = 1.0
+    score: float = 2.0
+    lm: float = 1.0
+    names: float = 0.0
+
+
+@dataclass(frozen=True)
+class ValidationChoice:
+    """The choice of the best weights, by the frame AUC on a split that is not for training or tests.
+
+    Attributes:
+        name, root, split: a data set, as in `DataChoice`.
+        clips: number of samples; every validation uses the same ones.
+        every: steps between validations; 0 never validates and keeps the last weights.
+        patience: number of validations without improvement after which training ends; 0 for no such limit.
+        batch: samples per batch.
+    """
+
+    name: str = ""
+    root: str = ""
+    split: str = "validation"
+    clips: int = 200
+    every: int = 0
+    patience: int = 0
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        check(not self.split.startswith("test"), f"[validation] split is {self.split!r}: do not choose weights on a test set")
+        self.check_root()
+        check(self.clips > 0 and self.batch > 0, "[validation] clips and batch must be above 0")
+        check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
+
+    def check_root(self) -> None:
+        """Raise UsageError if `root` does not fit the data set."""
+        check(bool(self.root) or not self.every, f"[validation] {self.name!r}: root is empty: give the folder of the data set")
+
+
+@dataclass(frozen=True)
+class RunningChoice:
+    """How the training is computed.
+
+    Attributes:
+        precision: precision of the computation and of frozen weights; trained weights are fp32.
+        gradient_checkpointing: whether the language model's activations are computed twice to save memory.
+        checkpoint_every: steps between checkpoints.
+        keep: number of newest checkpoints that are kept.
+        workers: reader processes per training process; 0 reads samples in the training process.
+        remember: whether the features of a frozen image encoder are kept for each clip, in half precision.
+    """
+
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 100
+    keep: int = 2
+    workers: int = 0
+    remember: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.checkpoint_every > 0 and self.keep > 0, "[running] checkpoint_every and keep must be above 0")
+        check(self.workers >= 0, f"[running] workers is {self.workers}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The recipe of one training, or of one stage.
+
+    Attributes:
+        name: name of the trained model.
+        task: `exposure` for the paper's training.
+        seed: seed of random weights, of the samples and of their order.
+        model, lora, data, exposure, schedule, loss, validation, running: see their classes.
+    """
+
+    name: str
+    model: ModelChoice
+    data: tuple[DataChoice, ...]
+    task: Literal["exposure"] = "exposure"
+    seed: int = 0
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    exposure: ExposureOptions = field(default_factory=ExposureOptions)
+    schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
+    loss: LossWeights = field(default_factory=LossWeights)
+    validation: ValidationChoice = field(default_factory=ValidationChoice)
+    running: RunningChoice = field(default_factory=RunningChoice)
+
+    def __post_init__(self) -> None:
+        check(self.seed >= 0, f"seed is {self.seed}; it must not be negative")
+        check(bool(self.data), "the recipe has no [[data]] to train on")
+        seen = self.validation
+        for item in self.data:
+            same = item.name == seen.name and item.split.removesuffix("ing") == seen.split.removesuffix("ing")
+            check(not (seen.every and same), f"{item.name} is validated on the split that it is trained on")
+            check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole recipe as JSON, as it is stored next to the checkpoints."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return document
+
+    def told(self) -> dict[str, Any]:
+        """Return the recipe without paths, as it is stored in the trained model."""
+        document = self.to_json()
+        for item in (*document["data"], document["validation"]):
+            del item["root"]
+        del document["model"]["folder"]
+        return document
+
+    def fingerprint(self) -> str:
+        """Return a hexadecimal hash of all values that affect the result; paths do not."""
+        document = self.told()
+        del document["running"]["keep"], document["running"]["workers"]
+        return digest(document)
+
+
+def check(holds: bool, message: str) -> None:
+    """Raise UsageError with the message if `holds` is False."""
+    if not holds:
+        raise UsageError(message)
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """Return the stages of a training from its file; a file without [[stage]] has one stage.
+
+    Args:
+        path: a TOML file.
+        kind: class of the recipe; its fields are the tables and keys of the file.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or value is not valid.
+    """
+    document = read_toml(path)
+    try:
+        return parse_stages(document, kind)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
+    """Return one recipe per [[stage]], whose values replace the values of the document.
+
+    Only the first stage starts from its preset or folder. Each other stage starts from the result of
+    the stage before it.
+
+    Raises:
+        UsageError: a key or value is not valid.
+    """
+    common = {key: value for key, value in document.items() if key != "stage"}
+    stages = document.get("stage", [{}])
+    check(isinstance(stages, list) and bool(stages), "stage must be tables, written as [[stage]]")
+    return tuple(parse_recipe(_over(common, stage), kind) for stage in stages)
+
+
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of both tables, and merge inner tables too. Values of `over` replace those of `under`."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
+
+
+def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
+    """Return the recipe in the tables of a document.
+
+    Raises:
+        UsageError: a key or value is not valid.
+    """
+    try:
+        return structure(kind, document)
+    except FieldError as error:
+        raise UsageError(str(error), hint=error.hint) from error

@@ -1,19 +1,32 @@
-"""The clips of a segmentation data set, and the training samples that are made from them.
+"""The samples of a training: clips, the Anomaly Exposure Sampler (paper 3.3) and the mixture of data sets.
 
-`exposure` turns a `Segmentation` into an `ExposureSample`. The functions at the end read images and
-label maps from disk and reduce them to the size for training.
+    clip ─┬─ probability ½ ─> list: 1 or 2 names of its objects and irrelevant names, shuffled;
+          │                   masks of the listed objects
+          └─ otherwise ─────> list: irrelevant names only; empty masks
+
+The sampler turns a clip with segmented objects (`Segmentation`) into a pseudo-anomaly or a normal sample (`ExposureSample`). An
+irrelevant name is a name that no object of the clip has. The length of the list does not show whether a sample is an anomaly,
+because it is drawn in the same way for both kinds. A sample depends only on (seed, data set, epoch, index), so workers may take
+samples in any order. `Mixture` plans the samples of an epoch and their order.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from functools import lru_cache
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Protocol, overload
+from zlib import crc32
 
 import numpy as np
-from PIL import Image
 
-from vadcli.errors import DocumentError
+from vadcli.errors import UsageError
+from vadcli.train import ExposureOptions
 from vadcli.types import BoolArray, ByteArray, IndexArray
 
 
@@ -130,101 +143,357 @@ def _check_frames(key: str, frames: ByteArray) -> None:
         raise ValueError(f"{key}: frames are {frames.dtype} {frames.shape}, not uint8 (T, H, W, 3)")
 
 
-MAX_PIXELS = 80 * 10**6
-"""Largest number of pixels. Real images of these data sets have fewer; a larger one is not decoded."""
+HardNegatives = Callable[[str], Sequence[str]]
+"""Maps a name to similar names in a fixed order. They may include other names of the same clip."""
 
-UNPACK_AGAIN = "unpack the official archive again"
+CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
+"""The paper's N, the longest list, for data sets with few categories."""
+MAX_CATEGORIES = 30
+"""The paper's N for all other data sets."""
+
+_TRIES = 20
+_COMMON_WORDS = frozenset(
+    {"and", "are", "at", "for", "from", "has", "in", "is", "it", "its", "of", "on", "that", "the", "to", "with"}
+)
+
+
+def same_name(name: str) -> str:
+    """Return a name for comparisons: in lower case, without extra spaces and without a full stop at the end."""
+    return " ".join(name.casefold().split()).rstrip(". ")
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """The reduction of an image from its size on disk to the size for training, which is never larger.
+class Listing:
+    """The names in the list of one sample; they are drawn without reading pixels.
 
     Attributes:
-        height, width: size on disk in pixels.
-        rows: (H,) int64, the original row at the centre of each reduced row.
-        columns: (W,) int64, the original column at the centre of each reduced column.
+        categories: the list for the prompt, shuffled.
+        true: the listed names of objects in the clip; empty in a normal sample.
     """
 
-    height: int
-    width: int
-    rows: IndexArray
-    columns: IndexArray
+    categories: tuple[str, ...]
+    true: tuple[str, ...]
 
-    @classmethod
-    def to_side(cls, height: int, width: int, max_side: int) -> Reduction:
-        """Return the reduction that makes the longer side at most `max_side` pixels; no side becomes 0."""
-        scale = min(1.0, max_side / max(height, width))
-        return cls(height, width, _middles(height, scale), _middles(width, scale))
+
+class AnomalyExposureSampler:
+    """Makes training samples from one data set.
+
+    To draw an irrelevant name, the sampler draws a clip and then one of its names. So names that are
+    frequent in the data set are frequent among the irrelevant names. A clip is not usable if all its
+    names are held out, or if too few names of other clips are left; `plan` skips it.
+
+    Args:
+        data: the data set; its names are read once, when the sampler is created.
+        options: how clips become pseudo-anomalies.
+        seed: 0 or more.
+        max_categories: N, the longest list of categories; 0 means the paper's N for this data set.
+        hard: source of hard negatives; if None, they are the names of the data set that share a
+            word with one of the clip's names.
+
+    Raises:
+        UsageError: no clip is usable, or N is too small.
+    """
+
+    def __init__(
+        self,
+        data: SegmentationData,
+        options: ExposureOptions,
+        seed: int,
+        *,
+        max_categories: int = 0,
+        hard: HardNegatives | None = None,
+    ) -> None:
+        self.data, self.options, self.seed = data, options, seed
+        self.max_categories = max_categories or CATEGORY_LIMITS.get(data.name, MAX_CATEGORIES)
+        if self.max_categories < 1 + options.min_irrelevant:
+            others = options.min_irrelevant
+            raise UsageError(
+                f"{data.name}: max_categories {self.max_categories} leaves no room for one true name and {others} others",
+                hint="raise max_categories of the data set, or lower min_irrelevant of [exposure]",
+            )
+        self._held_out = frozenset(map(same_name, options.held_out))
+        # The dictionaries have the keys `same_name(name)`, and keep the first spelling of each name.
+        self._names: list[dict[str, str]] = []  # the allowed names of each clip
+        self._vocabulary: dict[str, tuple[str, float]] = {}  # spelling and weight
+        for index in range(len(data)):
+            spellings: dict[str, str] = {}
+            for name in data.names(index):
+                spellings.setdefault(same_name(name), name)
+            allowed = {key: name for key, name in spellings.items() if key not in self._held_out}
+            self._names.append(allowed)
+            for key, name in allowed.items():
+                spelling, weight = self._vocabulary.get(key, (name, 0.0))
+                self._vocabulary[key] = (spelling, weight + 1 / len(allowed))
+        self._pools = [tuple(names.items()) for names in self._names if names]
+        least = max(1, options.min_irrelevant)
+        self.usable = tuple(
+            index for index, names in enumerate(self._names) if names and len(self._vocabulary) - len(names) >= least
+        )
+        if not self.usable:
+            raise UsageError(f"{data.name}: no sample has an allowed name and enough irrelevant names")
+        self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else None)
+
+    def __len__(self) -> int:
+        """Return the number of usable clips."""
+        return len(self.usable)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """The size (H, W) of the reduced image."""
-        return len(self.rows), len(self.columns)
+    def vocabulary(self) -> tuple[str, ...]:
+        """All names that may be listed, in the order of the data set."""
+        return tuple(spelling for spelling, _ in self._vocabulary.values())
 
-    def labels(self, values: ByteArray) -> ByteArray:
-        """Return values (height, width) reduced to (H, W); each is the nearest value."""
-        return values[np.ix_(self.rows, self.columns)]
+    def plan(self, epoch: int) -> IndexArray:
+        """Return the indices of the usable clips, each once, shuffled for an epoch: (len(self),) int64."""
+        shuffled = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch]).permutation(len(self))
+        return np.asarray(self.usable, np.int64)[shuffled]
 
-    def mask(self, mask: BoolArray) -> BoolArray:
-        """Return a mask (height, width) reduced to (H, W); each pixel is the nearest pixel."""
-        return mask[np.ix_(self.rows, self.columns)]
+    def listing(self, index: int, epoch: int) -> Listing:
+        """Return the names of a sample without reading pixels.
+
+        Raises:
+            LookupError: the clip is not usable.
+        """
+        options, own = self.options, self._names[index]
+        spare = len(self._vocabulary) - len(own)
+        if not own or spare < max(1, options.min_irrelevant):
+            raise LookupError(f"{self.data.name}: sample {index} has no allowed name or too few irrelevant names")
+        rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
+        anomalous = rng.random() < options.probability
+        # Normal samples draw the number of true names too, so that lengths are equally probable for both kinds.
+        longest = min(self.max_categories, spare)  # the list of a normal sample cannot be longer
+        room = max(1, longest - options.min_irrelevant)
+        shown = min(int(rng.integers(1, options.max_true + 1)), len(own), room)
+        shortest = shown + options.min_irrelevant
+        length = int(rng.integers(shortest, max(longest, shortest) + 1))
+        names = list(own.values())
+        true = [names[place] for place in rng.permutation(len(names))[:shown]] if anomalous else []
+        listed = true + self._irrelevant(rng, own, min(length - len(true), spare))
+        return Listing(tuple(listed[place] for place in rng.permutation(len(listed))), tuple(true))
+
+    def sample(self, index: int, epoch: int) -> ExposureSample:
+        """Return the training sample that is made from clip `index` in an epoch.
+
+        Raises:
+            LookupError: the clip is not usable.
+            DocumentError: the data set cannot read the clip.
+        """
+        listing = self.listing(index, epoch)
+        clip = self.data[index]
+        if clip.names != tuple(dict.fromkeys(self.data.names(index))):
+            raise ValueError(f"{self.data.name}: {clip.key} has other objects than names() says")
+        shown = set(map(same_name, listing.true))
+        masks = np.zeros(clip.frames.shape[:3], np.bool_)
+        for item in clip.objects:
+            if same_name(item.name) in shown:
+                masks |= item.masks
+        labels = np.asarray(masks.any(axis=(1, 2)))
+        return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, bool(listing.true), listing.true)
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the data, the options and the seed, but not with `hard`."""
+        options = self.options
+        held_out = sorted(self._held_out)
+        numbers = (options.probability, self.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
+        return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
+
+    def _irrelevant(self, rng: np.random.Generator, own: Mapping[str, str], count: int) -> list[str]:
+        """Draw `count` names that no object of the clip has; hard negatives come first."""
+        taken, chosen = set(own), list[str]()
+        hard = int(rng.binomial(count, self.options.hard_share))
+        if hard and self._hard is not None:
+            alike = _Joined([self._hard(mine) for mine in own.values()])
+            for place in rng.choice(len(alike), size=min(len(alike), _TRIES * hard), replace=False) if len(alike) else ():
+                name = alike[int(place)]
+                key = same_name(name)
+                if key not in taken and key not in self._held_out and len(chosen) < hard:
+                    taken.add(key)
+                    chosen.append(name)
+        for other in rng.integers(len(self._pools), size=_TRIES * count):
+            if len(chosen) == count:
+                return chosen
+            pool = self._pools[int(other)]
+            key, name = pool[int(rng.integers(len(pool)))]
+            if key not in taken:
+                taken.add(key)
+                chosen.append(name)
+        # Draw the names that are still missing. Frequent names are more probable, as in the tries above.
+        left = [item for key, item in self._vocabulary.items() if key not in taken]
+        missing = min(count - len(chosen), len(left))
+        if not missing:
+            return chosen
+        weights = np.array([weight for _, weight in left])
+        drawn = rng.choice(len(left), size=missing, replace=False, p=weights / weights.sum())
+        return chosen + [left[place][0] for place in drawn]
 
 
-def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
-    """Return an image (H, W, 3) uint8 RGB at the size for training, and its reduction.
+def shared_words(names: Iterable[str]) -> HardNegatives:
+    """Return a function from a name to its hard negatives: all `names` that share a word with it.
 
-    EXIF rotation is ignored, because the masks have none.
+    A name is among its own hard negatives. Articles and other common words do not count.
+    """
+    by_word: dict[str, list[str]] = {}
+    for name in names:
+        for word in _words(name):
+            by_word.setdefault(word, []).append(name)
+    return lambda name: _Joined([by_word.get(word, []) for word in _words(name)])
+
+
+class _Joined(Sequence[str]):
+    """Joins sequences without copying them, because tens of thousands of names may share a word."""
+
+    def __init__(self, parts: Iterable[Sequence[str]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(map(len, self._parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        part = bisect_right(self._ends, place)
+        return self._parts[part][place - self._ends[part] + len(self._parts[part])]
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name, each once; single letters and common words are left out."""
+    words = dict.fromkeys(re.findall(r"\w{2,}", name.casefold()))
+    return [word for word in words if word not in _COMMON_WORDS]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample of an epoch's plan.
+
+    Attributes:
+        part: index of the data set in the mixture.
+        index: index of the sample in the data set.
+        reading: number of complete passes over the data set before this one. The sampler uses it as
+            the epoch, so that every pass differs.
+    """
+
+    part: int
+    index: int
+    reading: int
+
+
+class Mixture:
+    """Data sets mixed by weight.
+
+    Every epoch has the same number of samples from a data set, as close to its weight as whole numbers
+    allow. A data set continues in the next epoch where it stopped. So each sample is used once before
+    any sample is used again.
+
+    Args:
+        parts: (sampler, weight) pairs; the weights need not add up to 1.
+        draws: samples per epoch.
+        seed: seed of the order, 0 or more.
 
     Raises:
-        DocumentError: the file is missing, damaged or too large.
+        ValueError: a weight is not positive, or too small for a single sample per epoch.
     """
-    with _opened(path) as picture:
-        reduction = Reduction.to_side(picture.height, picture.width, max_side)
-        height, width = reduction.shape
-        try:
-            picture.draft("RGB", (width, height))  # decodes a JPEG at about the size for training
-            colours = picture.convert("RGB")
-        except Exception as error:  # damaged files make Pillow raise errors of many types
-            raise _damaged(path, error) from error
-        if colours.size != (width, height):
-            colours = colours.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.asarray(colours, np.uint8), reduction
+
+    def __init__(self, parts: Sequence[tuple[AnomalyExposureSampler, float]], draws: int, seed: int) -> None:
+        self.samplers = tuple(sampler for sampler, _ in parts)
+        self.draws, self.seed = draws, seed
+        names = [sampler.data.name for sampler in self.samplers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the mixture has a data set twice: {', '.join(names)}")
+        weights = np.array([weight for _, weight in parts], np.float64)
+        if not len(weights) or not (np.isfinite(weights) & (weights > 0)).all():
+            raise ValueError(f"mixture weights must be positive numbers, not {weights.tolist()}")
+        # All shares are rounded down. The samples that are left go to the largest remainders; if two
+        # are equal, to the first.
+        shares = weights / weights.sum() * draws
+        quotas = np.floor(shares + 1e-9).astype(np.int64)
+        quotas[np.argsort(-(shares - quotas), kind="stable")[: draws - int(quotas.sum())]] += 1
+        self.quotas = tuple(int(quota) for quota in quotas)
+        for name, quota in zip(names, self.quotas, strict=True):
+            if not quota:
+                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove {name}")
+
+    def plan(self, epoch: int) -> tuple[Draw, ...]:
+        """Return the samples of an epoch in order; every call returns the same samples."""
+        drawn: list[Draw] = []
+        for part, (sampler, quota) in enumerate(zip(self.samplers, self.quotas, strict=True)):
+            first, last = epoch * quota, (epoch + 1) * quota
+            for reading in range(first // len(sampler), (last - 1) // len(sampler) + 1):
+                start = reading * len(sampler)
+                indices = sampler.plan(reading)[max(first - start, 0) : last - start]
+                drawn += [Draw(part, int(index), reading) for index in indices]
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(drawn))
+        return tuple(drawn[place] for place in order)
+
+    def sample(self, draw: Draw) -> ExposureSample:
+        """Return one sample of a plan.
+
+        Raises:
+            DocumentError: the data set cannot read the sample.
+        """
+        return self.samplers[draw.part].sample(draw.index, draw.reading)
+
+    def fingerprint(self) -> str:
+        """Return a hexadecimal hash that changes when the plan of any epoch changes."""
+        parts = [(sampler.fingerprint(), quota) for sampler, quota in zip(self.samplers, self.quotas, strict=True)]
+        return hashlib.sha256(repr((parts, self.draws, self.seed)).encode()).hexdigest()
 
 
-def read_labels(path: Path) -> ByteArray:
-    """Return a label map (height, width) uint8 of palette indices or grey values, at its size on disk.
+class ValidationSet(Sequence[ExposureSample]):
+    """The first samples of a sampler, to validate on. A sample is read when it is accessed."""
 
-    Raises:
-        DocumentError: the file is missing, damaged, too large, or has colours instead of numbers.
+    def __init__(self, sampler: AnomalyExposureSampler, *, count: int) -> None:
+        self._sampler = sampler
+        self._indices = [int(index) for index in sampler.plan(0)[:count]]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, place: int) -> ExposureSample:  # type: ignore[override]
+        return self._sampler.sample(self._indices[place], 0)
+
+
+class PlannedSamples(Sequence[ExposureSample]):
+    """All samples of a training in their order: sample n belongs to epoch n // draws.
+
+    A sample depends only on its number, so reader processes may take samples in any order.
     """
-    with _opened(path) as picture:
-        if picture.mode not in ("P", "L"):
-            raise DocumentError(f"{path}: is an image of mode {picture.mode}, not a label map", hint=UNPACK_AGAIN)
-        try:
-            return np.asarray(picture, np.uint8)
-        except Exception as error:
-            raise _damaged(path, error) from error
+
+    def __init__(self, mixture: Mixture, epochs: int) -> None:
+        self.mixture, self.epochs = mixture, epochs
+        self._plan = lru_cache(maxsize=2)(mixture.plan)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without the cached plans; each worker process makes them again."""
+        return (PlannedSamples, (self.mixture, self.epochs))
+
+    def __len__(self) -> int:
+        return self.mixture.draws * self.epochs
+
+    def __getitem__(self, number: int) -> ExposureSample:  # type: ignore[override]
+        epoch, place = divmod(number, self.mixture.draws)
+        return self.mixture.sample(self._plan(epoch)[place])
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-    except FileNotFoundError as error:
-        raise DocumentError(f"{path}: is missing", hint=UNPACK_AGAIN) from error
-    except Exception as error:
-        raise _damaged(path, error) from error
-    if not 0 < picture.width * picture.height <= MAX_PIXELS:
-        picture.close()
-        raise DocumentError(f"{path}: too large: {picture.width} x {picture.height} pixels", hint=UNPACK_AGAIN)
-    return picture
+class StepOrder:
+    """The sample numbers of one process for each step, from step `first` on.
 
+    The samples of a step are consecutive, and each process takes its share of them.
+    """
 
-def _middles(length: int, scale: float) -> IndexArray:
-    used = max(1, round(length * scale))
-    return np.minimum(((np.arange(used) + 0.5) * length / used).astype(np.int64), length - 1)
+    def __init__(self, *, first: int, total: int, per_process: int, processes: int, rank: int) -> None:
+        self.first, self.total = first, total
+        self.per_process, self.processes, self.rank = per_process, processes, rank
 
+    def __len__(self) -> int:
+        return self.total - self.first
 
-def _damaged(path: Path, error: Exception) -> DocumentError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return DocumentError(f"{path}: cannot be read as an image: {reason[:200]}", hint=UNPACK_AGAIN)
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.total):
+            start = (step * self.processes + self.rank) * self.per_process
+            yield list(range(start, start + self.per_process))

@@ -13,28 +13,41 @@ the same bytes as without interruption: a step depends only on the recipe, its n
 
 from __future__ import annotations
 
+import csv
+import os
 import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
+from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.mllm.compress import kept_count
+from vadcli.detectors.mllm.qwen import QWEN_PX
 from vadcli.errors import UsageError, VadcliError
-from vadcli.train.logs import TrainingLog
-from vadcli.train.materials import StepOrder
-from vadcli.train.recipe import Recipe
+from vadcli.store.atomic import writing
+from vadcli.train import Recipe
+from vadcli.train.samples import StepOrder
 from vadcli.train.state import (
     Checkpoints,
     TrainerState,
     checkpoint_activations,
     load_trained,
+    part_of,
     random_state,
     save_trained,
     set_precision,
@@ -43,7 +56,8 @@ from vadcli.train.state import (
     trained_parameters,
     write_whole,
 )
-from vadcli.train.training import PaperTraining, write_model
+from vadcli.train.training import PaperTraining, Validated, configured, write_model
+from vadcli.types.text import size_text
 
 R = TypeVar("R", bound=Recipe)
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -275,3 +289,245 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
 def behind(recipe: R, made: Path) -> R:
     """Return the same recipe, but with the model in the folder `made` as its starting point."""
     return replace(recipe, model=replace(recipe.model, preset="", folder=str(made)))
+
+
+VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
+
+
+class TrainingLog:
+    """The log of one training, which may continue an earlier run.
+
+    Rows of steps after `start` are removed, because these steps are computed again. Such rows are
+    left if an earlier run was killed. Numbers are written in full, so that two logs of the same
+    training differ only in the seconds.
+
+    Args:
+        out: folder of the CSV files.
+        names: names of the losses.
+        total: steps of the whole training.
+        start: number of steps that are done already.
+        main: whether this is the main process; the other processes log nothing.
+    """
+
+    def __init__(self, out: Path, *, names: Sequence[str], total: int, start: int, main: bool) -> None:
+        self.main, self.names = main, tuple(names)
+        self._steps, self._validations = out / "log.csv", out / "validation.csv"
+        self._bar: Any = None
+        self._board: Any = None
+        if main:
+            _begin(self._steps, ("step", *self.names, "rate", "seconds"), start)
+            _begin(self._validations, VALIDATION_COLUMNS, start)
+            self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+            self._board = _board(out / "tensorboard", start)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.main:
+            self._bar.close()
+            if self._board is not None:
+                self._board.close()
+
+    def step(self, step: int, losses: Mapping[str, float], rate: float, seconds: float) -> None:
+        """Log one optimiser step."""
+        if not self.main:
+            return
+        _append(self._steps, [str(step), *(repr(losses[name]) for name in self.names), repr(rate), f"{seconds:.4f}"])
+        self._bar.set_postfix(loss=f"{losses['total']:.3f}", refresh=False)
+        self._bar.update()
+        self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
+
+    def validation(self, step: int, found: Validated) -> None:
+        """Log one validation. A cell stays empty if its measure is None."""
+        if not self.main:
+            return
+        figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}
+        _append(
+            self._validations,
+            [str(step), *("" if value is None else repr(value) for value in figures.values()), str(found.frames)],
+        )
+        self._tell(step, {f"validation/{name}": value for name, value in figures.items() if value is not None})
+
+    def _tell(self, step: int, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+
+def _begin(path: Path, columns: Sequence[str], start: int) -> None:
+    """Replace a CSV file by a new one with the header and the old rows up to step `start`."""
+    rows: list[list[str]] = []
+    if start and path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= start]
+    temporary = path.with_name(f".{path.name}.new")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+        os.replace(temporary, path)
+
+
+def _append(path: Path, row: Sequence[str]) -> None:
+    with writing(path), path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def _board(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # TensorBoard is optional
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+SMALL = 50_000_000
+"""A model with more parameters than this is not measured; the time of its steps is estimated."""
+TRIED = 2  # number of steps that are run to measure the time of a step
+RATE = 1e14
+"""Operations per second that one data-centre GPU can sustain in bf16; for large models."""
+PROMPT_TOKENS = 200
+"""Approximate number of text tokens in a prompt with 30 names; the visual tokens of the clip are not included."""
+ADAM_BYTES = 16
+"""Bytes per trained weight in fp32: the weight, its gradient and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """The number of all parameters of one part, and the number of its trained parameters."""
+
+    name: str
+    total: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The sizes of a training's parts, and the memory that it needs.
+
+    Attributes:
+        recipe: recipe of the training.
+        sizes: sizes of the parts, in the model's order.
+        weights_bytes: memory for weights, gradients and AdamW's moments; exact.
+        activations_bytes: estimated memory for the language model's activations of one batch. The
+            encoders, the decoder and the libraries need additional memory.
+    """
+
+    recipe: Recipe
+    sizes: tuple[PartSize, ...]
+    weights_bytes: int
+    activations_bytes: int
+
+
+def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
+    """Return the sizes of a recipe's training, and the memory that it needs.
+
+    A model with the sizes of a preset is not loaded. Other models are read from disk.
+
+    Raises:
+        UsageError: the preset or a part does not exist.
+        WeightsError: the folder to start from cannot be used.
+    """
+    model = _laid_out(recipe, training or PaperTraining())
+    set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
+    found: dict[str, list[int]] = {}
+    for name, value in model.named_parameters():
+        size = found.setdefault(part_of(name), [0, 0])
+        size[0] += value.numel()
+        size[1] += value.numel() * value.requires_grad
+    sizes = tuple(PartSize(name, *counts) for name, counts in found.items())
+    narrow = 4 if recipe.running.precision == "fp32" else 2
+    weights = sum(size.trained * ADAM_BYTES + (size.total - size.trained) * narrow for size in sizes)
+    config = model.mllm.qwen.config.text_config
+    visual = (model.config.sampling.frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
+    tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
+    # Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With gradient
+    # checkpointing, they are kept for one layer only, together with the input of every layer.
+    layer, layers = 16 * config.hidden_size + 3 * config.intermediate_size, int(config.num_hidden_layers)
+    kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
+    return TrainingPlan(recipe, sizes, weights, int(tokens * kept * narrow))
+
+
+def plan_text(plan: TrainingPlan) -> str:
+    """Return the plan as text for a person, one line per item."""
+    recipe, schedule = plan.recipe, plan.recipe.schedule
+    steps, samples = schedule.total_steps, schedule.batch * schedule.accumulation
+    lines = [
+        f"{recipe.name}, {recipe.task}: {steps:,} steps of {samples} samples per process ({schedule.epochs} epochs)",
+        "",
+    ]
+    lines.append(f"{'part':<16}{'parameters':>16}{'trained':>16}")
+    lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
+    total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))
+    lines += [f"{'total':<16}{total:>16,}{trained:>16,}", ""]
+    lines.append(f"memory: {size_text(plan.weights_bytes)} for weights, gradients and AdamW's moments, and about")
+    lines.append(
+        f"        {size_text(plan.activations_bytes)} for the language model's activations; encoders and decoder need more"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
+    """Return the time of all steps as text for a person."""
+    recipe = plan.recipe
+    steps, samples = recipe.schedule.total_steps, recipe.schedule.batch * recipe.schedule.accumulation
+    training = training or PaperTraining()
+    brief = training.sample_recipe(recipe)
+    if brief is not None and sum(size.total for size in plan.sizes) <= SMALL:
+        taken = []
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(brief, Path(folder), training=training)
+            for step in range(TRIED):
+                some = [trainer.work.samples[step * samples + place] for place in range(samples)]
+                began = time.perf_counter()
+                trainer.try_step(some)
+                taken.append(time.perf_counter() - began)
+        seconds = min(taken)
+        return f"time:   {seconds:.2f} s per step here (fastest of {TRIED}), about {_long(seconds * steps)} in total\n"
+    operations = _step_operations(recipe, training)
+    told = f"time:   about {operations:.1e} operations per step and process, without data loading:"
+    return f"{told}\n        {_long(operations * steps / RATE)} in total at 1e14 operations per second\n"
+
+
+def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
+    """Return an estimate of the floating-point operations of one optimiser step of one process.
+
+    The operations of the image encoder are counted. A forward pass of the language model or the
+    vision tower is estimated as two operations per weight and token.
+    """
+    model = _laid_out(recipe, training).to("meta")
+    frames, side = model.config.sampling.frames, model.masks.image_size
+    with FlopCounterMode(display=False) as counter:
+        model.masks.encode(torch.empty(frames, 3, side, side, device="meta"))
+    visual = (frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
+
+    def weights(start: str) -> int:
+        return sum(value.numel() for name, value in model.named_parameters() if name.startswith(start))
+
+    tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual
+    tokens = PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio)
+    # Each of these needs as many operations as a forward pass: the gradients of activations, the gradients
+    # of trained weights, and the second forward pass of gradient checkpointing.
+    passes = 2 + ("language_model" in recipe.model.train) + recipe.running.gradient_checkpointing
+    language = 2 * passes * weights("mllm.qwen.model.language_model.layers.") * tokens
+    seen = counter.get_total_flops() * (3 if "image_encoder" in recipe.model.train else 1)
+    return float((seen + tower + language) * recipe.schedule.batch * recipe.schedule.accumulation)
+
+
+def _long(seconds: float) -> str:
+    """Return a duration as text for a person."""
+    if seconds < 5400:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
+    """Return the recipe's model; it takes no memory if it has the sizes of a preset."""
+    name = recipe.model.preset
+    if recipe.model.folder:
+        name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name
+    if name not in preset_names():
+        return training.start_model(recipe)
+    config = replace(load_preset(name), random_gain=None)
+    return configured(checkpoint.random_model(config, device="meta"), recipe)

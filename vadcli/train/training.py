@@ -13,20 +13,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import vadcli
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
-from vadcli.detectors.lavida.model import Lavida, LoraOptions
+from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import ProjectorOptions, build_projector
 from vadcli.errors import UsageError
-from vadcli.train.logs import Validated, validate
-from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of, open_choice
-from vadcli.train.recipe import DataChoice, Recipe
-from vadcli.train.samples import SegmentationData
+from vadcli.metrics.frame import FrameSet, frame_auc
+from vadcli.options import cache_folder
+from vadcli.train import DataChoice, Recipe
+from vadcli.train.datasets import ClipRule, open_data
+from vadcli.train.samples import (
+    AnomalyExposureSampler,
+    ExposureSample,
+    Mixture,
+    PlannedSamples,
+    SegmentationData,
+    ValidationSet,
+)
 from vadcli.train.state import LORA, save_trained
 from vadcli.train.step import LOSS_NAMES, ExposureStep, FeatureMemory
 
@@ -65,7 +75,25 @@ class PaperTraining:
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
         """Open one data set of a recipe, with `frames` frames per clip; raises as `datasets.open_data`."""
-        return open_choice(item, frames)
+        root, cache = Path(item.root).expanduser(), cache_folder() / "training"
+        return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache)
+
+    def sampler(self, recipe: Recipe, item: DataChoice, frames: int) -> AnomalyExposureSampler:
+        """Return the sampler of one data set; raises as `open_data`."""
+        data = self.open_data(recipe, item, frames)
+        return AnomalyExposureSampler(data, recipe.exposure, recipe.seed, max_categories=item.max_categories)
+
+    def mixture(self, recipe: Recipe, *, frames: int, processes: int = 1) -> Mixture:
+        """Return the training mixture; an epoch has as many samples as its steps need.
+
+        Args:
+            recipe: names the data sets and the options of exposure.
+            frames: T, frames per clip of a video.
+            processes: number of processes that train together, each with its own batches.
+        """
+        schedule = recipe.schedule
+        parts = [(self.sampler(recipe, item, frames), item.weight) for item in recipe.data]
+        return Mixture(parts, schedule.steps * schedule.batch * schedule.accumulation * processes, recipe.seed)
 
     def held_data(self, recipe: Recipe) -> DataChoice:
         """Return the data set to validate on."""
@@ -81,11 +109,7 @@ class PaperTraining:
             DocumentError: a file is damaged.
         """
         frames, chosen = model.config.sampling.frames, recipe.validation
-
-        def opened(item: DataChoice, frames: int) -> SegmentationData:
-            return self.open_data(recipe, item, frames)
-
-        mixture = mixture_of(recipe, frames=frames, processes=processes, opened=opened)
+        mixture = self.mixture(recipe, frames=frames, processes=processes)
         step = ExposureStep(
             model,
             weights=recipe.loss,
@@ -93,7 +117,9 @@ class PaperTraining:
             memory=FeatureMemory(model) if recipe.running.remember else None,
             without_seg=recipe.exposure.without_seg,
         ).train()
-        held = ValidationSet(recipe, self.held_data(recipe), frames=frames, opened=opened) if chosen.every else None
+        held = None
+        if chosen.every:
+            held = ValidationSet(self.sampler(recipe, self.held_data(recipe), frames), count=chosen.clips)
         check = None if held is None else lambda: validate(step, held, batch=chosen.batch)
         samples = PlannedSamples(mixture, recipe.schedule.epochs)
         return Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames), held, check)
@@ -101,6 +127,56 @@ class PaperTraining:
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
         """Return a short recipe for timing a step; None if opening its data takes long."""
         return None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Results of one validation.
+
+    Attributes:
+        frame_auc: ROC-AUC over all frames; None if all frames are of one class.
+        mask_iou: mean IoU over all frames that show an anomaly, at the size of the frame. None if no
+            frame shows an anomaly.
+        frames: number of frames.
+    """
+
+    frame_auc: float | None
+    mask_iou: float | None
+    frames: int
+
+
+def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: int) -> Validated:
+    """Return the frame AUC and the mask IoU of samples that are scored as in a scan.
+
+    Leaves the model in evaluation mode. Draws no random numbers, so that the training stays the same.
+
+    Args:
+        step: has the model.
+        samples: read one batch at a time.
+        batch: samples per batch.
+    """
+    step.eval()
+    scores, labels, ious = [], [], []
+    for start in range(0, len(samples), batch):
+        some = [samples[place] for place in range(start, min(start + batch, len(samples)))]
+        for count in sorted({len(sample.frames) for sample in some}):
+            alike = [sample for sample in some if len(sample.frames) == count]
+            output = step.judge(alike)
+            for sample, logit, mask in zip(alike, output.object_logit, output.mask_logit, strict=True):
+                scores.append(logit.float().cpu().numpy())
+                labels.append(sample.labels)
+                ious += _ious(mask, sample)
+    estimate = frame_auc(FrameSet.of(scores, labels))
+    return Validated(estimate.value, float(np.mean(ious)) if ious else None, sum(map(len, labels)))
+
+
+def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
+    """Return the IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
+    size = sample.masks.shape[1:]
+    wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+    found, there = (wide > 0).cpu().numpy(), sample.masks
+    common, either = (found & there).sum(axis=(1, 2)), (found | there).sum(axis=(1, 2))
+    return [float(common[frame] / either[frame]) for frame in np.flatnonzero(sample.labels)]
 
 
 def first_model(recipe: Recipe) -> Lavida:
@@ -166,7 +242,7 @@ def configured(model: Lavida, recipe: Recipe) -> Lavida:
         config,
         name=recipe.name,
         compression=replace(config.compression, ratio=chosen.compression, method=chosen.method),
-        lora=LoraOptions(**vars(recipe.lora)),
+        lora=recipe.lora,
         pixels=replace(config.pixels, train_min_px=low, train_max_px=high),
     )
     return model

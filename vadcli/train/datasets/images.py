@@ -19,23 +19,25 @@ import numpy as np
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store.atomic import Scratch
-from vadcli.train.datasets.base import (
+from vadcli.train.datasets import (
+    UNPACK_AGAIN,
     ClipEntry,
     ClipRule,
     DiskData,
     LabelMapData,
     Mark,
+    Reduction,
     decoded,
     entry,
     expect,
     needed,
     plain,
     read_json,
+    read_labels,
     read_lines,
     read_pickle,
     spoken,
 )
-from vadcli.train.samples import UNPACK_AGAIN, Reduction, read_labels
 from vadcli.types import BoolArray
 from vadcli.types.text import unreadable
 

@@ -15,12 +15,14 @@ from typing import Any, cast
 import numpy as np
 
 from vadcli.errors import DocumentError
-from vadcli.train.datasets.base import (
+from vadcli.train.datasets import (
+    UNPACK_AGAIN,
     ClipEntry,
     ClipRule,
     DiskData,
     LabelMapData,
     Mark,
+    Reduction,
     decoded,
     entry,
     expect,
@@ -30,7 +32,6 @@ from vadcli.train.datasets.base import (
     read_lines,
     spoken,
 )
-from vadcli.train.samples import UNPACK_AGAIN, Reduction
 from vadcli.types import BoolArray
 
 
