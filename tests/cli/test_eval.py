@@ -172,7 +172,7 @@ def test_no_save_writes_nothing_and_plots_writes_pictures(tmp_path: Path, out: P
     assert written(tmp_path) - before == {"pictures/curves.png", "pictures/timelines-1.png"}
     for path in plots.iterdir():
         assert min(Image.open(path).size) > 200
-    assert "the videos are not where they were scanned" in done.stderr
+    assert "the videos are no longer where they were scanned" in done.stderr
 
 
 MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
@@ -181,7 +181,7 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("missing", "--root", "truth.csv"), 2, "missing: holds no scores"),
+        (("missing", "--root", "truth.csv"), 2, "missing: has no scores"),
         (("out",), 2, "--root is missing"),
         (("out", "--root", "nowhere.csv"), 2, "nowhere.csv: the file or folder does not exist"),
         (("out", "--root", "truth.csv", "--dataset", "ped3"), 2, "no data set is called 'ped3'"),

@@ -226,7 +226,7 @@ def test_what_a_table_notes_of_sizes_and_of_labels_past_the_end(tmp_path: Path) 
     (lists / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt").write_text(line + "\n")
     scan = write_scan(tmp_path / "ucf_out", {"Abuse028_x264.mp4": called(8, (2, 8))})
     overhanging = evaluated(scan, lists, dataset="ucf-crime")
-    assert "note: 2 annotated frames lie past the last frame of their video" in to_table([overhanging])
+    assert "note: 2 annotated frames lie after the end of their video" in to_table([overhanging])
     assert overhanging.to_json()["overhang_frames"] == 2
 
 

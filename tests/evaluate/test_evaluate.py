@@ -14,7 +14,7 @@ from tests.evaluate.outputs import FPS, SIZE, write_scan, write_truth
 from vadcli.errors import DocumentError, UsageError
 from vadcli.evaluation import Evaluation, Protocol, collect, compared, measure, to_latex, to_markdown, to_table
 from vadcli.evaluation.figures import Estimates
-from vadcli.evaluation.plots import curve, draw, moments
+from vadcli.evaluation.plots import curve, draw, frames_for_sheet
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap, Metric
 
@@ -172,7 +172,7 @@ def test_a_missing_video_is_named_and_left_out_only_with_leave(tmp_path: Path, t
 
 
 def test_no_scan_at_all(tmp_path: Path, truth: Path) -> None:
-    with pytest.raises(UsageError, match="holds no scores"):
+    with pytest.raises(UsageError, match="has no scores"):
         evaluate(tmp_path, truth)
 
 
@@ -217,7 +217,7 @@ def test_what_is_printed(tmp_path: Path, truth: Path) -> None:
     assert document["abnormal_frames"] == 50
 
 
-def test_pictures_are_drawn_and_moments_are_the_worst(tmp_path: Path, truth: Path) -> None:
+def test_figures_are_drawn_and_sheets_show_the_worst_frames(tmp_path: Path, truth: Path) -> None:
     report, _ = evaluate(write_scan(tmp_path / "out", {video: scores(video, seed) for seed, video in enumerate(VIDEOS)}), truth)
     names = [path.name for path in draw([report], tmp_path / "plots")]
     assert names == ["curves.png", "timelines-1.png"]  # no footage, so no sheets
@@ -226,9 +226,9 @@ def test_pictures_are_drawn_and_moments_are_the_worst(tmp_path: Path, truth: Pat
     area = np.trapezoid([0, *found], [0, *false])
     assert area == pytest.approx(figure(report, "frame.auc_micro").value, abs=1e-3)
     assert precision[-1] == pytest.approx(50 / 300)
-    alarms, misses = moments(report.test, abnormal=False), moments(report.test, abnormal=True)
-    assert [moment.score for moment in alarms] == sorted((moment.score for moment in alarms), reverse=True)
-    assert [moment.score for moment in misses] == sorted(moment.score for moment in misses)
+    alarms, misses = frames_for_sheet(report.test, abnormal=False), frames_for_sheet(report.test, abnormal=True)
+    assert [frame.score for frame in alarms] == sorted((frame.score for frame in alarms), reverse=True)
+    assert [frame.score for frame in misses] == sorted(frame.score for frame in misses)
     assert len(misses) == 2
 
 
@@ -274,7 +274,7 @@ def test_a_group_asked_for_by_name_must_have_something_to_read(tmp_path: Path, t
     wanted[2:4] = True
     out = write_scan(tmp_path / "out", {"01": [0.1] * 6})
     ped2 = collect(out, open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted})))
-    with pytest.raises(UsageError, match="holds no masks for pixel figures"):
+    with pytest.raises(UsageError, match="has no masks for pixel figures"):
         measure(ped2, Protocol(groups=("pixel",)))
     with pytest.raises(UsageError, match="--metrics category"):
         measure(ped2, Protocol(groups=("category",)))

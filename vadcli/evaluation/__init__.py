@@ -127,20 +127,20 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports; each report after the first gets its paired differences from the first.
+    """Return the reports; each report after the first also has its paired differences from the first.
 
     Raises:
         UsageError: the runs have different videos, or masks of different videos.
     """
     first, bootstrap = reports[0].test, reports[0].protocol.bootstrap
-    found = [reports[0]]
+    with_differences = [reports[0]]
     for report, theirs in zip(reports[1:], estimates[1:], strict=True):
         test = report.test
         with_masks = [each for each in (first, test) if each.pixels is not None]
         if first.truths != test.truths or (len(with_masks) == 2 and _masked(first) != _masked(test)):
             which = "different videos" if first.truths != test.truths else "masks of different videos"
             raise UsageError(
-                f"{first.out} and {test.out} hold {which} of {reports[0].dataset}",
+                f"{first.out} and {test.out} have {which} of {reports[0].dataset}",
                 hint="scan the same videos into both folders",
             )
         unlike = bool(first.two_level) != bool(test.two_level)
@@ -153,8 +153,8 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
             for group, figures in estimates[0].items()
             if group in theirs and bootstrap is not None
         }
-        found.append(replace(report, against=shared))
-    return found
+        with_differences.append(replace(report, against=shared))
+    return with_differences
 
 
 def _masked(test: TestSet) -> list[str]:
@@ -163,7 +163,7 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return the paired difference with a note; no interval if the runs have different videos."""
+    """Return `theirs` minus `mine` with a note; without an interval if the runs have different videos."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         found = difference(theirs, mine, bootstrap)
@@ -244,7 +244,7 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes of all runs; a note of only some runs starts with the names of these runs."""
+    """Return the notes of all runs; a note that not all runs have starts with the folders of its runs."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -257,15 +257,15 @@ def _notes(reports: Sequence[Evaluation]) -> list[str]:
 
 
 def _notes_of(report: Evaluation) -> list[str]:
-    """Return notes on the protocol, the data and the figures; equal notes share one line."""
+    """Return notes on the protocol, the data and the figures; figures with the same note share one line."""
     protocol, test = report.protocol, report.test
     notes = ["frame and category figures use only sampled frames"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
         notes.append("pixel figures at {}x{} (height x width)".format(*protocol.pixel_size))
     if test.overhang_frames:
-        notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and are ignored")
+        notes.append(f"{test.overhang_frames} annotated frames lie after the end of their video and are ignored")
     if test.partial:
-        notes.append(f"{how_many(len(test.partial), 'partial video')}: the frames up to the last scored one are used")
+        notes.append(f"{how_many(len(test.partial), 'partial video')}: the frames up to the last scored frame are used")
     if test.damaged:
         damaged = how_many(sum(test.damaged.values()), "frame")
         notes.append(f"decoded with errors, but used: {damaged} of {how_many(len(test.damaged), 'video')}")
@@ -321,21 +321,21 @@ def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document`. If `earlier` has the same inputs, its groups that `document` lacks are added."""
+    """Return `document`. Groups that only `earlier` has are added if both have the same inputs and protocol."""
     needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
     if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
         return document
     if {**earlier["protocol"], "groups": None} != {**document["protocol"], "groups": None}:
         return document
-    lost = [group for group in earlier["metrics"] if group not in document["metrics"]]
-    if not lost:
+    added = [group for group in earlier["metrics"] if group not in document["metrics"]]
+    if not added:
         return document
     figures = {**earlier["metrics"], **document["metrics"]}
-    asked = (earlier["protocol"]["groups"], document["protocol"]["groups"])
-    groups = [group for group in GROUPS if group in asked[0] or group in asked[1]] if all(asked) else []
+    chosen = (earlier["protocol"]["groups"], document["protocol"]["groups"])
+    groups = [group for group in GROUPS if group in chosen[0] or group in chosen[1]] if all(chosen) else []
     whole = {**document, "metrics": {group: figures[group] for group in GROUPS if group in figures}}
     whole["protocol"] = {**document["protocol"], "groups": groups}
-    if not set(lost).isdisjoint(NEEDS_MASKS) and set(document["metrics"]).isdisjoint(NEEDS_MASKS):
+    if not set(added).isdisjoint(NEEDS_MASKS) and set(document["metrics"]).isdisjoint(NEEDS_MASKS):
         whole["two_level_masks"] = earlier["two_level_masks"]
         whole["left_out"] = {**document["left_out"], "unmasked": earlier["left_out"]["unmasked"]}
     return whole
@@ -344,8 +344,8 @@ def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str
 def inputs_of(test: TestSet) -> str:
     """Return a hexadecimal digest of the data that figures are computed from.
 
-    The digest covers the content of scores, labels and events, and the size and time of the files with stored masks. It does
-    not cover the images of a pixel truth.
+    The digest includes the content of scores, labels and events, and the size and time of the files with stored masks. It does
+    not include the images of a pixel truth.
     """
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())
@@ -366,7 +366,7 @@ def inputs_of(test: TestSet) -> str:
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; later reports have their difference from the first.
+    """Return one report per output folder; reports after the first also have their differences from the first.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.
@@ -400,10 +400,10 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
 
 
 def keep_figures(reports: Sequence[Evaluation], options: EvalOptions) -> None:
-    """Store the figures in each output folder, unless `options.save` is off; raises OutputError."""
-    for each in reports if options.save else ():
+    """Store each report in its output folder if `options.save` is True; raises OutputError."""
+    for report in reports if options.save else ():
         try:
-            store_document(document_of(each, _root(options)), OutputLayout(each.test.out))
+            store_document(document_of(report, _root(options)), OutputLayout(report.test.out))
         except OutputError as error:
             raise OutputError(f"cannot store the figures: {error.message}", hint="--no-save only prints them") from error
 
@@ -413,7 +413,7 @@ def events_as_truth(outs: Sequence[Path]) -> str:
     layout = OutputLayout(_single(outs, "--init"))
     documents = [read_events(path) for path in layout.iter_events()]
     if not documents:
-        raise UsageError(f"{layout.out}: holds no events", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: has no events", hint="name the --out folder of a scan")
     return truth_of(layout, documents)
 
 
@@ -425,10 +425,11 @@ def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
     Raises:
         DocumentError: stored scores are missing or damaged.
     """
-    found = (  # one table at a time
-        (read_scores(layout.scores(str(each.video["path"])))[0], each.events) for each in documents if each.failure is None
+    return template_from_events(  # the generator reads one table at a time
+        (read_scores(layout.scores(str(document.video["path"])))[0], document.events)
+        for document in documents
+        if document.failure is None
     )
-    return template_from_events(found)
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
@@ -437,19 +438,22 @@ def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
     layout = OutputLayout(_single(outs, "--from-frames"))
     paths = {read_video(path): path for path in layout.iter_scores()}
     if not paths:
-        raise UsageError(f"{layout.out}: holds no scores", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: has no scores", hint="name the --out folder of a scan")
     matching = truth.match(paths, allow_missing=options.allow_missing)
-    tables = ((read_scores(paths[video])[0], each) for video, each in matching.pairs.items())  # one at a time
-    return template_from_labels((table, each.labels(table)) for table, each in tables)
+    tables = ((read_scores(paths[video])[0], truth) for video, truth in matching.pairs.items())  # one at a time
+    return template_from_labels((table, truth.labels(table)) for table, truth in tables)
 
 
 def _root(options: EvalOptions) -> Path:
     if options.root is None:
-        raise UsageError("--root is missing", hint="name the data set's folder, or a CSV; --init makes one to start from")
+        raise UsageError(
+            "--root is missing",
+            hint="name the data set's folder or a CSV table; `vadcli eval OUT --init` prints a table of the events in OUT",
+        )
     return options.root
 
 
 def _single(outs: Sequence[Path], option: str) -> Path:
     if len(outs) > 1:
-        raise UsageError(f"{option} makes one table from one scan, not {len(outs)}", hint="name a single OUT")
+        raise UsageError(f"{option} makes a table from one scan, but {len(outs)} are given", hint="name only one OUT")
     return outs[0]

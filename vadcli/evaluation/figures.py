@@ -1,6 +1,6 @@
 """Reads a scan's output and a data set's truth (`collect`), and computes the metrics of all groups from them (`measure`).
 
-Memory: six bytes per frame, one more byte per frame and category (five if the scan stored scores per category), spans and
+Memory: six bytes per frame; one more byte per frame and category, or five if the scan stored scores per category; spans and
 pixel counts. Masks are read one frame at a time and not kept.
 """
 
@@ -93,7 +93,7 @@ class TestSet:
         overhang_frames: number of annotated frames after the end of a video; they are ignored.
         partial: videos with fewer rows than the container announced.
         damaged: number of rows decoded with errors, by video.
-        dataset: the truth's name.
+        dataset: the name of the data set.
         severity: the true events with their scores; None if the truth states no severity.
     """
 
@@ -125,7 +125,7 @@ class TestSet:
 
 
 @dataclass
-class _Gathered:
+class _Collected:
     """The data that has been read so far; most lists have one entry per video.
 
     Attributes:
@@ -168,7 +168,7 @@ def collect(
     pixel_size: Size | None = None,
     events: bool = True,
 ) -> TestSet:
-    """Return a scan's output together with a data set's truth.
+    """Return the scores, events and masks of a scan together with the truth of a data set.
 
     Args:
         allow_missing: leave out videos without scores or without a truth.
@@ -177,69 +177,69 @@ def collect(
         events: read the events documents; if False, no video has predicted events.
 
     Raises:
-        UsageError: `out` holds no scan, videos do not match, or only some videos have masks.
+        UsageError: `out` has no scores, videos do not match, or only some videos have masks.
         DocumentError: a file is damaged, or the truth was made for another version of a video.
     """
     layout = OutputLayout(out)
     stored = {read_video(path): path for path in layout.iter_scores()} if out.is_dir() else {}
     if not stored:
-        raise UsageError(f"{out}: holds no scores", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: has no scores", hint="name the --out folder of a scan")
     matching = _matched(truth, stored, layout, allow_missing=allow_missing)
     regional = pixels and any(each.has_regions for each in matching.pairs.values())
-    got = _Gathered(frozenset(name.casefold() for each in matching.pairs.values() for name in each.categories))
+    data = _Collected(frozenset(name.casefold() for each in matching.pairs.values() for name in each.categories))
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
-        _add_video(got, table, metadata, labels, spans, events=layout.events(table.video) if events else None)
-        got.overhang_frames += video_truth.overhang_frames(table)
+        _add_video(data, table, metadata, labels, spans, events=layout.events(table.video) if events else None)
+        data.overhang_frames += video_truth.overhang_frames(table)
         masks = pixels and video_truth.has_masks
         # A normal video has no tracks, but every region that is found in it is a false alarm.
         regions = regional and (video_truth.has_regions or video_truth.is_normal)
         if masks or regions:
-            _add_masks(got, layout, table, video_truth, pixel_size, masks=masks, regions_of=number if regions else None)
-    if got.masked and got.unmasked and not allow_missing:
+            _add_masks(data, layout, table, video_truth, pixel_size, masks=masks, regions_of=number if regions else None)
+    if data.masked and data.unmasked and not allow_missing:
         raise UsageError(
-            f"{out}: masks are stored for {how_many(len(got.masked), 'video')}, but not for {len(got.unmasked)}, "
-            f"for example {got.unmasked[0]!r}",
+            f"{out}: masks are stored for {how_many(len(data.masked), 'video')}, but not for {len(data.unmasked)}, "
+            f"for example {data.unmasked[0]!r}",
             hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
         )
-    return _test_set(got, out, truth.name, matching)
+    return _test_set(data, out, truth.name, matching)
 
 
-def _test_set(got: _Gathered, out: Path, dataset: str, matching: Matching) -> TestSet:
-    categories = {name: np.zeros(got.rows, np.bool_) for name in got.categories}
-    for name, spans in got.categories.items():
+def _test_set(data: _Collected, out: Path, dataset: str, matching: Matching) -> TestSet:
+    categories = {name: np.zeros(data.rows, np.bool_) for name in data.categories}
+    for name, spans in data.categories.items():
         for start, end in spans:
             categories[name][start:end] = True
-    category_scores = {name: got.category_scores.get(name.casefold(), []) for name in got.categories}
-    video, score, severity = np.array(got.severity, np.float64).reshape(-1, 3).T
-    counts = got.pixels.counts()
-    boxes, tracks = (np.array(rows, np.float64).reshape(-1, 7) for rows in (got.boxes, got.tracks))
+    category_scores = {name: data.category_scores.get(name.casefold(), []) for name in data.categories}
+    video, score, severity = np.array(data.severity, np.float64).reshape(-1, 3).T
+    counts = data.pixels.counts()
+    boxes, tracks = (np.array(rows, np.float64).reshape(-1, 7) for rows in (data.boxes, data.tracks))
     return TestSet(
         out=out,
         videos=tuple(matching.pairs),
         truths=tuple(each.video for each in matching.pairs.values()),
-        detectors=tuple(got.detectors),
-        frames=FrameSet.of(got.scores, got.labels, got.sampled),
+        detectors=tuple(data.detectors),
+        frames=FrameSet.of(data.scores, data.labels, data.sampled),
         categories=categories,
-        events=EventSet.of(got.predicted, got.true, got.durations),
+        events=EventSet.of(data.predicted, data.true, data.durations),
         pixels=counts if counts.names else None,
-        detected=Regions(*_places(boxes), boxes[:, 6]) if got.tracks else None,
-        tracks=Tracks(*_places(tracks), tracks[:, 6].astype(np.int64)) if got.tracks else None,
-        region_frames=np.array([got.region_frames.get(number, 0) for number in range(len(matching.pairs))], np.int64),
+        detected=Regions(*_places(boxes), boxes[:, 6]) if data.tracks else None,
+        tracks=Tracks(*_places(tracks), tracks[:, 6].astype(np.int64)) if data.tracks else None,
+        region_frames=np.array([data.region_frames.get(number, 0) for number in range(len(matching.pairs))], np.int64),
         unscored=matching.unscored,
         unknown=matching.unknown,
-        unmasked=tuple(got.unmasked),
-        masked=tuple(got.masked),
-        two_level=tuple(got.two_level),
-        run_lengths_at=tuple(sorted(got.run_lengths_at)),
-        overhang_frames=got.overhang_frames,
-        partial=tuple(got.partial),
-        damaged=got.damaged,
+        unmasked=tuple(data.unmasked),
+        masked=tuple(data.masked),
+        two_level=tuple(data.two_level),
+        run_lengths_at=tuple(sorted(data.run_lengths_at)),
+        overhang_frames=data.overhang_frames,
+        partial=tuple(data.partial),
+        damaged=data.damaged,
         dataset=dataset,
         # A category is left out if a video has no score for it.
-        category_scores={name: np.concatenate(each) for name, each in category_scores.items() if len(each) == len(got.scores)},
-        severity=None if np.isnan(severity).all() else SeveritySet(video.astype(np.int64), score, severity, len(got.true)),
+        category_scores={name: np.concatenate(each) for name, each in category_scores.items() if len(each) == len(data.scores)},
+        severity=None if np.isnan(severity).all() else SeveritySet(video.astype(np.int64), score, severity, len(data.true)),
     )
 
 
@@ -248,7 +248,7 @@ def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`; the error names a failed scan as the reason for lost scores."""
+    """Return the result of `truth.match`. If scores are missing because a scan failed, the error gives the reason."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -258,16 +258,16 @@ def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayou
                 document = read_events(path)
                 if document.failure:
                     failed[str(document.video["path"])] = document.failure.error
-        lost = truth.match([*stored, *failed], allow_missing=True).pairs if failed else {}
+        expected = truth.match([*stored, *failed], allow_missing=True).pairs if failed else {}
         for video, reason in failed.items():
-            if video in lost:
+            if video in expected:
                 hint = "leave it out with --allow-missing, or scan it again"
                 raise UsageError(f"{error.message}; the scan of {video!r} failed: {reason}", hint=hint) from error
         raise
 
 
 def _add_video(
-    got: _Gathered,
+    data: _Collected,
     table: ScoreTable,
     metadata: ScoresMetadata,
     labels: BoolArray,
@@ -276,52 +276,52 @@ def _add_video(
     events: Path | None,
 ) -> None:
     """Add the scores and events of a video; `events` None leaves out predicted events."""
-    got.scores.append(table.score)
-    got.labels.append(labels)
-    got.sampled.append(table.sampled)
-    got.detectors.setdefault(metadata.detector)
-    got.partial += [table.video] if is_partial(table, metadata.video) else []
+    data.scores.append(table.score)
+    data.labels.append(labels)
+    data.sampled.append(table.sampled)
+    data.detectors.setdefault(metadata.detector)
+    data.partial += [table.video] if is_partial(table, metadata.video) else []
     if broken := int((~table.decode_ok).sum()):
-        got.damaged[table.video] = broken
+        data.damaged[table.video] = broken
     for span in spans:
         if span.category is not None:
-            got.categories.setdefault(span.category, []).append((got.rows + span.start_frame, got.rows + span.end_frame))
+            data.categories.setdefault(span.category, []).append((data.rows + span.start_frame, data.rows + span.end_frame))
     for number, name in enumerate(table.category_names):
-        if table.category_scores is not None and (key := name.casefold()) in got.wanted:
+        if table.category_scores is not None and (key := name.casefold()) in data.wanted:
             # The copy frees the scores of the categories that the truth does not have.
-            got.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
-    got.rows += len(table)
+            data.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
+    data.rows += len(table)
     found = read_events(events).events if events is not None else ()
-    got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
+    data.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
     duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)
     true = _true_events(spans)
     rows = np.array([(span.start_frame, span.end_frame) for span in true], np.int64).reshape(-1, 2)
     for span in true:
         peak = float(table.score[span.start_frame : span.end_frame].max())
-        got.severity.append((len(got.true), peak, np.nan if span.severity is None else span.severity))
-    got.true.append(edges[rows])
-    got.durations.append(duration_s)
+        data.severity.append((len(data.true), peak, np.nan if span.severity is None else span.severity))
+    data.true.append(edges[rows])
+    data.durations.append(duration_s)
 
 
 def _true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans by start; overlapping spans of a category become one, with the highest severity."""
-    found: list[Span] = []
+    """Return the spans ordered by start; overlapping spans of one category become one span, with the highest severity."""
+    events: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
         number = newest.get(span.category)
-        if number is not None and span.start_frame < found[number].end_frame:
-            known = [each for each in (found[number].severity, span.severity) if each is not None]
-            end = max(found[number].end_frame, span.end_frame)
-            found[number] = replace(found[number], end_frame=end, severity=max(known, default=None))
+        if number is not None and span.start_frame < events[number].end_frame:
+            severities = [severity for severity in (events[number].severity, span.severity) if severity is not None]
+            end = max(events[number].end_frame, span.end_frame)
+            events[number] = replace(events[number], end_frame=end, severity=max(severities, default=None))
         else:
-            newest[span.category] = len(found)
-            found.append(span)
-    return found
+            newest[span.category] = len(events)
+            events.append(span)
+    return events
 
 
 def _add_masks(
-    got: _Gathered,
+    data: _Collected,
     layout: OutputLayout,
     table: ScoreTable,
     truth: VideoTruth,
@@ -330,13 +330,15 @@ def _add_masks(
     masks: bool,
     regions_of: int | None,
 ) -> None:
-    """Count one video's masks frame by frame, including masks that are carried forward.
+    """Add the masks of one video frame by frame, including masks that are carried forward.
 
-    `regions_of` is the number of the video if its regions are wanted.
+    Args:
+        masks: True counts the pixels of the masks and of the true masks.
+        regions_of: the number of the video; None leaves out its regions.
     """
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:
-        got.unmasked += [table.video] if len(table) else []
+        data.unmasked += [table.video] if len(table) else []
         return
     for row in range(len(table)):
         mask = track.at(row)
@@ -352,19 +354,19 @@ def _add_masks(
                     hint="scan the original videos, or give --pixel-size to resize both",
                 )
             resized = _resized(mask, size, Image.Resampling.BILINEAR), _resized(true, size, Image.Resampling.NEAREST)
-            got.pixels.add(table.video, *resized)
+            data.pixels.add(table.video, *resized)
         if regions_of is not None:
             boxes, peaks = mask_regions(mask)
-            got.boxes.extend((regions_of, row, *box, peak) for box, peak in zip(boxes, peaks, strict=True))
+            data.boxes.extend((regions_of, row, *box, peak) for box, peak in zip(boxes, peaks, strict=True))
     for problem in track.problems:
         raise DocumentError(problem, hint="scan the video again with --masks and --force")
-    got.masked.append(table.video)
+    data.masked.append(table.video)
     if not layout.mask_video(table.video).exists():
-        got.two_level.append(table.video)
-        got.run_lengths_at.add(rle_threshold(layout.mask_rle(table.video)))
+        data.two_level.append(table.video)
+        data.run_lengths_at.add(rle_threshold(layout.mask_rle(table.video)))
     if regions_of is not None:
-        got.tracks.extend((regions_of, region.frame, *region.box, region.track) for region in truth.regions)
-        got.region_frames[regions_of] = len(table)
+        data.tracks.extend((regions_of, region.frame, *region.box, region.track) for region in truth.regions)
+        data.region_frames[regions_of] = len(table)
 
 
 def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> np.ndarray:
@@ -375,7 +377,7 @@ def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> n
 
 
 Estimates = dict[str, dict[str, Estimate]]
-"""Figures by group and name: `estimates["frame"]["auc_micro"]`."""
+"""Figures by group and name, for example `estimates["frame"]["auc_micro"]`."""
 
 
 @dataclass(frozen=True)
@@ -397,7 +399,7 @@ class Protocol:
     bootstrap: Bootstrap | None = None
 
     def wants(self, *groups: str) -> bool:
-        """True if at least one of `groups` should be computed."""
+        """Return True if at least one of `groups` is computed."""
         return not self.groups or not set(groups).isdisjoint(self.groups)
 
     def to_json(self) -> dict[str, Any]:
@@ -408,7 +410,7 @@ class Protocol:
 
 
 def measure(test: TestSet, protocol: Protocol) -> Estimates:
-    """Return every figure of the chosen groups that the truth and the masks allow.
+    """Return every figure of the chosen groups that can be computed from this truth and these masks.
 
     Raises:
         UsageError: a group was chosen by name, but the data for it is missing.
@@ -419,7 +421,7 @@ def measure(test: TestSet, protocol: Protocol) -> Estimates:
         if figures:
             found[group] = figures
         elif protocol.groups and test.unmasked and group in NEEDS_MASKS:
-            raise UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
+            raise UsageError(f"{test.out}: has no masks for {group} figures", hint="scan again with --masks video --force")
         elif protocol.groups:
             text = f"--metrics {group}: the truth of {test.dataset or test.out} has no data for it"
             raise UsageError(text, hint="leave it out of --metrics")
@@ -448,7 +450,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate, with a note if masks are run lengths, which cannot rank pixels or regions."""
+    """Return the estimate; if masks are run lengths, with a note, because run lengths cannot rank pixels or regions."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
@@ -480,7 +482,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # A truth may have a category with the name "fight, within videos". Then this name is for the category itself.
+        # A truth may have a category with the name "fight, within videos". Then this name means the category itself.
         yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 
@@ -504,7 +506,7 @@ PIXEL: dict[str, Callable[..., Estimate]] = {
     "aupimo": aupimo,
 }
 WITHIN, OWN = ", within videos", ", own score"
-"""Endings of a category's name: for figures within videos, and for the category's own score."""
+"""These are added to a category's name in the name of a figure: within videos, or from the category's own score."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {

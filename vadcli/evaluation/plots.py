@@ -1,6 +1,6 @@
 """Draws an evaluation as PNG files: ROC, PR and PIMO curves, score timelines, and contact sheets.
 
-The sheets show the normal spans with the highest scores, and the true events with the lowest scores.
+One sheet shows frames of the normal spans with the highest scores, the other frames of the true events with the lowest scores.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from vadcli.types import ByteArray, ClipNeeds, PixelFormat, SizeRule
 from vadcli.types.text import may_exist
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
-matplotlib.use("Agg")
-
+matplotlib.use("Agg")  # needs no screen
 
 log = logging.getLogger("vadcli")
 
-CURVE_POINTS = 2000
-TIMELINE_POINTS = 4000
+CURVE_POINTS = 2000  # of a ROC or PR curve
+TIMELINE_POINTS = 4000  # approximate number of points per video
 TIMELINES_PER_PAGE = 12
 SHEET_COLUMNS, SHEET_ROWS = 4, 3
-PICTURE_PX = 320 * 240
+SHEET_FRAME_PX = 320 * 240  # pixels of a frame in a contact sheet
 TRUTH, SCORE, SECOND = "#e8590c", "#1864ab", "#868e96"
+"""Colours of true events, of scores, and of reference lines."""
 
 
 def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
@@ -101,9 +101,9 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
 
 
 def _pimo(reports: Sequence[Evaluation]) -> Iterator[Figure]:
-    """Yield a figure with the mean PIMO curves, if there are any. The range of AUPIMO is shaded."""
-    found = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
-    curves = {name: metric for name, metric in found.items() if metric is not None and metric.curve}
+    """Yield a figure with the mean PIMO curves, if a report has a curve. The range of AUPIMO is shaded."""
+    metrics = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
+    curves = {name: metric for name, metric in metrics.items() if metric is not None and metric.curve}
     if not curves:
         return
     figure = Figure(figsize=(5.4, 4.6), layout="constrained")
@@ -152,8 +152,8 @@ def _timelines(test: TestSet) -> Iterator[Figure]:
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """A frame that a contact sheet may show; `number` is the index of its video."""
+class _SheetFrame:
+    """A frame that a contact sheet may show: the index of its video, its row in the score table, and its score."""
 
     number: int
     row: int
@@ -164,14 +164,14 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
     """Yield contact sheets, if the videos are still where they were scanned."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
-        "highest-normal-spans": moments(test, abnormal=False)[:wanted],
-        "lowest-true-events": moments(test, abnormal=True)[:wanted],
+        "highest-normal-spans": frames_for_sheet(test, abnormal=False)[:wanted],
+        "lowest-true-events": frames_for_sheet(test, abnormal=True)[:wanted],
     }
-    pictures = _pictures(test, [moment for kind in chosen.values() for moment in kind])
+    pictures = _pictures(test, [frame for kind in chosen.values() for frame in kind])
     for name, kind in chosen.items():
-        shown = [(moment, pictures[moment]) for moment in kind if moment in pictures]
+        shown = [(frame, pictures[frame]) for frame in kind if frame in pictures]
         if kind and not shown:
-            log.warning("%s: left out, because the videos are not where they were scanned", name)
+            log.warning("%s.png: left out, because the videos are no longer where they were scanned", name)
         if not shown:
             continue
         rows = -(-len(shown) // SHEET_COLUMNS)
@@ -179,48 +179,48 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
         figure.suptitle(name.replace("-", " "))
         for axes in (places := figure.subplots(rows, SHEET_COLUMNS, squeeze=False).ravel()):
             axes.set_axis_off()
-        for axes, (moment, picture) in zip(places, shown, strict=False):
+        for axes, (frame, picture) in zip(places, shown, strict=False):
             axes.imshow(picture)
-            axes.set_title(f"{test.videos[moment.number]} frame {moment.row}: {moment.score:.3f}", fontsize=8)
+            axes.set_title(f"{test.videos[frame.number]} frame {frame.row}: {frame.score:.3f}", fontsize=8)
         yield name, figure
 
 
-def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
+def frames_for_sheet(test: TestSet, *, abnormal: bool) -> list[_SheetFrame]:
     """Return the frame with the highest score of each run of normal (or of abnormal) frames.
 
     Normal frames are sorted from the highest score down, abnormal frames from the lowest score up.
     """
-    found: list[_Moment] = []
+    frames: list[_SheetFrame] = []
     for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
         labels, scores = test.frames.labels[start:end], test.frames.scores[start:end]
         edges = np.flatnonzero(np.diff(labels.astype(np.int8), prepend=-1, append=-1))
         for first, last in pairwise(edges):
             if labels[first] == abnormal:
                 row = int(first + np.argmax(scores[first:last]))
-                found.append(_Moment(number, row, float(scores[row])))
-    return sorted(found, key=lambda moment: (moment.score if abnormal else -moment.score, moment.number, moment.row))
+                frames.append(_SheetFrame(number, row, float(scores[row])))
+    return sorted(frames, key=lambda frame: (frame.score if abnormal else -frame.score, frame.number, frame.row))
 
 
-def _pictures(test: TestSet, wanted: Sequence[_Moment]) -> dict[_Moment, ByteArray]:
-    """Return the pixels of each wanted frame; frames that cannot be read are missing."""
-    by_video: dict[int, list[_Moment]] = {}
-    for moment in wanted:
-        by_video.setdefault(moment.number, []).append(moment)
-    needs = ClipNeeds(1, 0, 25.0, SizeRule(PICTURE_PX), PixelFormat.RGB, interval=1)
-    found: dict[_Moment, ByteArray] = {}
+def _pictures(test: TestSet, wanted: Sequence[_SheetFrame]) -> dict[_SheetFrame, ByteArray]:
+    """Return the pixels of each wanted frame; a frame that cannot be read is left out."""
+    by_video: dict[int, list[_SheetFrame]] = {}
+    for frame in wanted:
+        by_video.setdefault(frame.number, []).append(frame)
+    needs = ClipNeeds(1, 0, 25.0, SizeRule(SHEET_FRAME_PX), PixelFormat.RGB, interval=1)
+    pictures: dict[_SheetFrame, ByteArray] = {}
     requests = []
-    for number, at in by_video.items():
+    for number, frames in by_video.items():
         video = test.videos[number]
         metadata = read_metadata(OutputLayout(test.out).scores(video))
         path = Path(str(metadata.source.get("root", ""))) / video if metadata else Path()
         if metadata is not None and may_exist(path):
             rows = int(test.frames.offsets[number + 1] - test.frames.offsets[number])
-            bursts = tuple((moment.row + 0.5) / rows for moment in at)
+            bursts = tuple((frame.row + 0.5) / rows for frame in frames)
             fps = float(metadata.video["fps"]) if path.is_dir() else None
             requests.append(ClipRequest(video, path, fps=fps, bursts=bursts, exact=True))
     with ClipLoader(needs, LoaderOptions()) as loader:
         for item in loader.run(requests):
             if isinstance(item, ClipReady):
                 number = test.videos.index(item.video)
-                found[by_video[number][item.clip.index]] = item.clip.frames[0].copy()
-    return found
+                pictures[by_video[number][item.clip.index]] = item.clip.frames[0].copy()
+    return pictures
