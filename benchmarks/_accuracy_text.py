@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 QUOTED = """\
-These figures are copied from the tables of the LAVIDA paper, in percent. None of them was measured here. The paper has
-no intervals.
+These figures are copied from the tables of the LAVIDA paper, in percent. None of them was measured with vadcli. The
+paper has no intervals.
 
-Table 2: pixel ROC-AUC on UCSD Ped2, masks at 158×238, every frame scored (interval 1), the whole test set of 12 clips.
-The nearest column above is "pixel ROC-AUC at 158×238", over {count} clips.
+Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, with masks at 158×238, over the whole test set of 12 clips.
+Every frame was scored (interval 1). To compare, use the column "pixel ROC-AUC at 158×238" of the table above, which is
+over {count} clips.
 
 | method | training | pixel ROC-AUC |
 |---|---|---|
@@ -19,11 +20,11 @@ The nearest column above is "pixel ROC-AUC at 158×238", over {count} clips.
 | TAO | fine-tuned | 75.11 |
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
-Table 1: frame figures on other data sets, over all frames of the test set together. Every 4th frame of UBnormal is
-sampled, every 2nd of ShanghaiTech, and every 128th of UCF-Crime and XD-Violence; a score is carried forward to the next
-sampled frame. The published evaluator appends artificial end points (0, 0) and (1, 1) to labels and scores;
-`vadcli eval` does this only with `--endpoints`. On XD-Violence, the published evaluator computes ROC-AUC; the table says
-AP.
+Table 1 of the paper has frame figures on other data sets, over all frames of the test set together. The authors sampled
+every 4th frame of UBnormal, every 2nd frame of ShanghaiTech, and every 128th frame of UCF-Crime and XD-Violence. A
+score is carried forward to the next sampled frame. The published evaluator appends artificial end points (0, 0) and (1,
+1) to labels and scores; `vadcli eval` does this only with `--endpoints`. On XD-Violence, the published evaluator
+computes ROC-AUC, but the paper's table has the heading AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|
@@ -49,55 +50,62 @@ AP.
 | EventVAD (ACM 2025) | zero-shot | – | – | 82.03 | 64.04 |
 | LAVIDA, the paper itself | zero-shot | 76.45 | 85.28 | 82.18 | 90.62 |
 
-The tables of the paper differ on the full model: ShanghaiTech is 85.28 in Tables 1 and 4, 85.02 in Table 3 and 80.64
-in Table 5.
+The paper has three different figures for the full model on ShanghaiTech: 85.28 in Tables 1 and 4, 85.02 in Table 3, and
+80.64 in Table 5.
 """
 
 PAGE = """\
 # Accuracy
 
-Written by `python benchmarks/accuracy.py`; do not edit. The 95 % intervals come from 1,000 resamples of the clips.
+This page compares `motion` with simple methods on UCSD Ped2, and quotes figures of other methods.
+`python benchmarks/accuracy.py` writes the page; do not edit it. The 95 % intervals come from 1,000 resamples of the
+clips.
 
-## UCSD Ped2, measured here
+## UCSD Ped2, measured with vadcli
 
-{count} test clips ({clips}), {frames} frames of 360×240 at 10 per second. No row has seen a label or a training clip.
-Every figure comes from `vadcli eval`. In the last column, each resample draws the same clips for both rows.
+The footage is {count} test clips ({clips}) with {frames} frames of 360×240 at 10 per second. No method of this table
+has used a label or a training clip. Every figure comes from `vadcli eval`. The last column compares each row with the
+first row; each resample draws the same clips for both rows.
 
-| what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row's |
+| what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row |
 |---|---|---|---|---|---|---|
 {figures}
 
 {verdict}
 
-The box of 21×21 pixels is about as large as the mean of the motion detector (a Gaussian of 8 pixels); the one of 5×5
-pixels is the usual "plain frame difference". With {count} clips the intervals are wide. Most anomalies of Ped2 are
-fast, so methods that give fast things a high score do well; expect lower figures on other footage. ROC-AUC does not
-measure these weaknesses of flow and difference: their values mean nothing for another camera, they do not handle cuts,
-light or a camera that moves, and they do not say how often a value occurs.
+The box of 21×21 pixels is about as large as the area over which `motion` takes means (a Gaussian of 8 pixels). With the
+box of 5×5 pixels, the frame difference is the usual "plain frame difference". With {count} clips, the intervals are
+wide. Most anomalies of Ped2 are fast, so methods that give fast things a high score do well. Expect lower figures on
+other footage.
 
-## How each row came about
+Flow and difference have weaknesses that ROC-AUC does not measure. Their values mean nothing for another camera, and do
+not show how often a value occurs. The methods cannot handle cuts, changes of light, or a camera that moves.
+
+## How each row was measured
 
 PED2 stands for the data set's folder.
 
-- **`motion`**: all clips scanned together, as frame folders of one camera, which is fitted on these same clips.
-- **its speed or disorder alone**: the same camera model. *Speed* is how fast each cell moves, *disorder* how much of
-  that goes in different directions. Both are means over space and time, here over the whole clip at once. The score of
-  a frame is that of its highest cell.
-- **frame difference**: the change of a pixel to the frame before, averaged over a box. The score of a frame is that of
-  its highest box, or the mean of the whole frame. The score of a pixel is that of its box, or its own change.
+- **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
+  clips.
+- **its speed or disorder alone**: the camera model is the same. *Speed* is how fast each cell moves. *Disorder* is the
+  part of this speed that goes in different directions. Both are means over space and time, in these rows over the whole
+  clip at once. The score of a frame is the score of its highest cell.
+- **frame difference**: the change of a pixel from the frame before, averaged over a box. The score of a frame is the
+  score of its highest box. The score of a pixel is the score of its box. In the row "mean of the frame", the score of a
+  frame is the mean change of its pixels, and the score of a pixel is its own change.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
-- **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as common motion scanners use it; it
-  reads all clips once before it scores them. The score of a frame is the share of foreground. A pixel is foreground or
-  not, which lowers the pixel figures.
+- **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as in common motion scanners. It reads
+  all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel is either
+  foreground or not, which lowers the pixel figures.
 
-The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s); pixel scores are masks of 8 bits.
+The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s). Pixel scores are masks of 8 bits.
 `python benchmarks/accuracy.py` runs the scan below, and writes the outputs of the other rows in the same format. Then
-two commands per row give its figures:
+two `vadcli eval` commands per row give the figures of the row:
 
 ```
 {commands}
 ```
 
-## Quoted, not measured here
+## Quoted, not measured with vadcli
 
 {quoted}"""

@@ -35,10 +35,10 @@ from vadcli.detectors.encoders import load_encoder
 from vadcli.types import ByteArray
 
 PAGE = Path(__file__).parent / "results" / "concept.md"
-HEAD = """# Concept
+HEAD = """# Speed and memory of `concept`
 
-Encoders of real sizes with random weights, measured by `python benchmarks/concept.py` on a shared machine. Other work ran at
-the same time, so compare ratios and CPU seconds, not seconds. Each section was measured in one run.
+`python benchmarks/concept.py` measured encoders of real sizes with random weights, on a shared machine. Other work ran at the
+same time, so compare ratios and CPU seconds, not seconds. Each section was measured in one run.
 """
 PICTURES = {1: 4, 8: 32, 32: 32}
 """Batch size -> number of pictures that a round encodes in batches of this size."""
@@ -94,7 +94,7 @@ def claim(name: str, measured: float, *, least: float | None = None, most: float
     """Return one line: what was promised, what was measured, and if the promise is kept."""
     kept = (least is None or measured >= least) and (most is None or measured <= most)
     wanted = f">= {least:g}" if least is not None else f"<= {most:g}"
-    return f"- {name}: {measured:.2f}, wanted {wanted}: {'kept' if kept else '**missed**'}"
+    return f"- {name}: {measured:.2f}, target {wanted}: {'reached' if kept else '**missed**'}"
 
 
 # The encoder stage
@@ -104,9 +104,11 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
     """Return pictures per second of each encoder and batch size, compared with a plain transformers loop in the same round."""
     frames = decoded(made_video("720p-60s.mp4", seconds=60, size="1280x720"))
     lines = [
-        f"Decoded frames of 1280x720; medians of {options.rounds} rounds, in which both take turns batch by batch. The loop is",
-        "transformers' own model and PIL processor. A scan calls the encoder with the 32 frames of a clip, in the size of the",
-        "fourth column. A ratio is taken within a round, of wall time and of CPU time. `auto` is bf16 on a CPU with AMX.",
+        "The encoder of vadcli and a loop took turns, batch by batch, on decoded frames of 1280x720.",
+        f"The loop is transformers' model with its PIL processor. The figures are medians of {options.rounds} rounds.",
+        "The ratios (x loop) compare wall times, or CPU times, of the same round.",
+        "A scan calls the encoder with the 32 frames of a clip, in the size of the fourth column.",
+        "`auto` is bf16 on a CPU with AMX.",
         "",
         "| encoder | batch | vadcli, pictures/s | from the size that a scan delivers | loop, pictures/s |"
         " processor's share of the loop | x loop | x loop, CPU | pictures per CPU second, vadcli | loop |",
@@ -220,9 +222,9 @@ def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[st
     contestants["ffmpeg -f null"] = lambda: run([FFMPEG, "-v", "error", "-i", str(video), "-an", "-f", "null", "-"])
     found = in_turn(contestants, options.rounds)
     lines = [
-        f"{options.minutes} minutes of 1280x720 H.264 at 30 frames/s, two frames per second, with the start of the process;"
-        f" medians of {options.rounds} rounds.",
-        "The last column is what two cores without other work would reach if they were always busy.",
+        f"The video has {options.minutes} minutes of 1280x720 H.264 at 30 frames/s. A scan encodes two frames per second.",
+        f"The times include the start of the process. The figures are medians of {options.rounds} rounds.",
+        "The last column is computed: the speed if two cores without other work were always busy.",
         "",
         "| what | s | CPU s | x real time | ffmpeg's seconds / its own | x real time by CPU |",
         "|---|---|---|---|---|---|",
@@ -260,9 +262,9 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
     """
     many = 21
     lines = [
-        f"`vadcli scan` with other categories over made vectors of 1 hour and of {many} hours; medians of"
+        f"`vadcli scan` with other categories read generated vectors of 1 hour and of {many} hours. The figures are medians of"
         f" {options.rounds} rounds.",
-        "The start is: Python, torch, transformers, the text half of the encoder, and about 200 sentences.",
+        "Each run also loads Python, torch, transformers and the text half of the encoder, and encodes about 200 sentences.",
         "",
         f"| encoder | 1 hour, s | CPU s | {many} hours, s | CPU s | one more hour, s | CPU s |",
         "|---|---|---|---|---|---|---|",
@@ -310,9 +312,9 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
     The vectors are in the system's file cache in one case, and only on disk in the other.
     """
     lines = [
-        f"{options.hours:,} hours in as many videos, {CAMERAS} cameras with models, two vectors per second;"
-        f" a process of its own; medians of {options.rounds} rounds.",
-        "One hour in one video shows what the start costs: Python, torch, transformers, the hash and text half of the encoder.",
+        f"The archive has {options.hours:,} videos of one hour, {CAMERAS} cameras with models, and two vectors per second.",
+        f"Each search is a new process. The figures are medians of {options.rounds} rounds.",
+        "The row of 1 hour shows the cost of the start: Python, torch, transformers, the hash and text half of the encoder.",
         "",
         "| encoder | archive | s | CPU s | peak RSS, MiB |",
         "|---|---|---|---|---|",
@@ -326,7 +328,7 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
             rows = {
                 "1 hour": (small, False),
                 f"{options.hours:,} hours, {size:.1f} GB": (large, False),
-                "the same, from disk": (large, True),
+                f"{options.hours:,} hours, from the disk": (large, True),
             }
             runs: dict[str, list[Run]] = {row: [] for row in rows}
             for _ in range(options.rounds):

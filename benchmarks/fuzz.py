@@ -185,9 +185,10 @@ def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> No
     rows = {name: [total[f"{name} {status}"] for status in STATUSES] for name in FORMATS}
     rows["all"] = [sum(counts) for counts in zip(*rows.values(), strict=True)]
     about = (
-        f"`{command}` scanned {files:,} damaged files of {len(FORMATS)} formats, {options.per_run} files per scan. The head of"
-        " `benchmarks/fuzz.py` says what is checked after each scan, and `benchmarks/_fuzzed.py` how the files are damaged. A"
-        " file that is `done` was damaged where no picture is, or so that neither the decoder nor the declared length shows it."
+        f"`{command}` scanned {files:,} damaged files of {len(FORMATS)} formats, {options.per_run} files per scan. The"
+        " docstring of `benchmarks/fuzz.py` lists the checks after each scan, and `benchmarks/_fuzzed.py` damages the files. If"
+        " a file is `done`, its damage is in a part without pictures, or neither the decoder nor the declared length shows the"
+        " damage."
     )
     figures = (
         f"Faults: {faults}. Files at which the decoder reached its time limit ({options.decode_timeout:g} s): {hung}. The"

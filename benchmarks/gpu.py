@@ -39,7 +39,7 @@ REHEARSED = "--ratios 1,0.2 --batch-sizes 1,2 --clips 2 --rounds 1 --device cpu"
 LEAST_SPEED = 3.0
 LEAST_BUSY = 0.9
 MOST_MEMORY = 0.6
-CLAIMS = """| claim | wanted | measured | |
+CLAIMS = """| figure | target | measured | |
 |---|---|---|---|"""
 
 
@@ -67,7 +67,7 @@ class Claim:
         """Return one line of the table."""
         wanted = f">= {self.least:g}" if self.most == math.inf else f"<= {self.most:g}"
         measured = "not measured" if self.measured is None else f"{self.measured:.2f}"
-        return f"| {self.name} | {wanted} | {measured} | {'kept' if self.kept else '**missed**'} |"
+        return f"| {self.name} | {wanted} | {measured} | {'reached' if self.kept else '**missed**'} |"
 
 
 @dataclass

@@ -217,13 +217,20 @@ def told(values: list[float]) -> str:
 ABOUT = (
     "`python benchmarks/miniature.py --start training/7-exposure/model`",
     "",
-    f"Each cell was trained for {STEPS} more steps of the first exposure stage of recipes/lavida-tiny.toml, on 2,000",
-    f"clips. It starts from the result of that stage with reverse attention at a ratio of 0.2. Then {CLIPS} new clips were",
-    "scored. The columns are: frame AUC, as the mean over the seeds and their range; tokens per clip after compression;",
-    "seconds per clip until its tokens are compressed. Other work ran on the machine at the same time, so the seconds are",
-    "only orders of magnitude. A short training favours the settings of the start. All projectors, also two_way, begin",
-    'from random weights. In the column "another\'s <SEG>", clips get the `<SEG>` of another clip.',
-    "[The benchmarks' page](README.md#the-papers-tables-in-miniature) has the conclusions.",
+    "These tables repeat the paper's tables with a small model. [The page of the",
+    "benchmarks](README.md#the-papers-tables-in-miniature) has the conclusions.",
+    "",
+    "Each row is one setting, with three seeds. The model starts from the result of the first exposure stage of",
+    "recipes/lavida-tiny.toml, which was trained with reverse attention at a ratio of 0.2. The model is trained for",
+    f"{STEPS} more steps of this stage with the setting, on 2,000 clips. Then the model scores {CLIPS} new clips. A short",
+    "training favours the settings of the start. All projectors, also two_way, begin from random weights.",
+    "",
+    "- The first four columns have the frame AUC for four kinds of names: the mean over the seeds, and their lowest and",
+    "  highest value.",
+    '- In the column "another\'s <SEG>", clips get the `<SEG>` of another clip. The names are those of the third column.',
+    '- "tokens" is the number of tokens per clip after compression.',
+    '- "seconds" is the time per clip until its tokens are compressed. Other work ran on the machine at the same time, so',
+    "  the seconds show only the order of magnitude.",
 )
 
 

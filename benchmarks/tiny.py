@@ -37,22 +37,27 @@ EXCHANGED = (
 
 
 ABOUT = (
-    "The clips come from the test split of the synthetic world, with a seed that no training used. Half of their objects",
-    "have a pair of colour and shape that training never showed or named. A clip is scored with two lists of names: one",
-    'contains a true name, the other does not. In the rows "motion of one of two similar objects", two objects have the',
-    "same colour and shape: the true name is the motion of one, and a false name is a motion of neither. 30 % of the false",
-    "names differ in one word from a true one. The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are",
-    "over the frames that show the true name, with any score. The intervals are 95 % intervals; the resamples draw clips.",
+    "This page shows how well `lavida-tiny` finds the categories that it is asked about. The clips come from the test",
+    "split of the synthetic world, with a seed that no training used. Half of the objects have a pair of colour and shape",
+    "that training never showed or named.",
+    "",
+    "Each clip is scored with two lists of names of categories: one list has a true name, and the other list has only",
+    'false names. 30 % of the false names differ from a true name in only one word. In the rows "motion of one of two',
+    'similar objects", two objects have the same colour and shape. The true name is the motion of one object, and the',
+    "false names are motions of neither object.",
+    "",
+    "The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames that show the true",
+    'name, whatever their score. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
+    "intervals are 95 % intervals from resamples of the clips.",
 )
 
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "This model starts from the same ninth stage and was trained for 1,500 steps of exposure by",
-    "`recipes/lavida-tiny-exact.toml`. It has only the parts of the paper's model: no key for nowhere,",
-    "no presence logit, no mask prompt, no pooled `<SEG>`, and no loss for single names. The language model and the whole",
-    "projector are trained. The replacements of the base models stay: the convolutional trunk, and visual tokens from",
-    "SAM2's features.",
+    "This model has only the parts of the paper's model: no key for nowhere, no presence logit, no mask prompt, no pooled",
+    "`<SEG>`, and no loss for single names. It starts from the ninth stage of lavida-tiny, and was trained for 1,500",
+    "steps of exposure with `recipes/lavida-tiny-exact.toml`. The language model and the whole projector were trained.",
+    "Two replacements of the base models are still used: the convolutional trunk, and visual tokens from SAM2's features.",
 )
 
 
@@ -145,11 +150,12 @@ def report(
 def _tables(groups: Sequence[Group], found: Mapping[Asked, Marks]) -> list[str]:
     return [
         "",
-        "| question | frame AUC | mask IoU | pixel AP | pixel AUC | lists | wanted |",
+        "| question | frame AUC | mask IoU | pixel AP | pixel AUC | lists | target |",
         "|---|---|---|---|---|---|---|",
         *(line(group, found[group, "own"]) for group in groups),
         "",
-        "The effect of `<SEG>`: frame AUC with its own embedding, with that of another clip and list, and with none.",
+        "The effect of `<SEG>`. A list gets its own embedding of `<SEG>`, the embedding of another clip and list, or no",
+        "embedding. Figures: frame AUC.",
         "",
         "| question | own | another's | none |",
         "|---|---|---|---|",
