@@ -21,10 +21,10 @@ from typing import Any
 
 from vadcli.errors import UsageError
 
-REINSTALL = "reinstall or remove the package that ships it"
+REINSTALL = "reinstall or remove the package that contains it"
 
 
-_installed = cache(entry_points)  # it reads the metadata of every installed package
+_installed = cache(entry_points)  # cached, because it reads the metadata of every installed package
 
 
 class Registry(Mapping[str, str]):
@@ -41,8 +41,8 @@ class Registry(Mapping[str, str]):
 
     @cached_property
     def _all(self) -> dict[str, str]:
-        found: list[EntryPoint] = sorted(_installed().select(group=self.group), key=lambda entry: entry.name)
-        return {**{entry.name: entry.value for entry in found}, **self.own}
+        installed: list[EntryPoint] = sorted(_installed().select(group=self.group), key=lambda entry: entry.name)
+        return {**{entry.name: entry.value for entry in installed}, **self.own}
 
     def __getitem__(self, name: str) -> str:
         return self._all[name]
@@ -57,7 +57,7 @@ class Registry(Mapping[str, str]):
         """Import and return the object of a name.
 
         Raises:
-            UsageError: the name is not known, or the package that ships it can't be imported.
+            UsageError: the name is not known, or the package that contains it can't be imported.
         """
         if name not in self._all:
             raise UsageError(f"no {self.kind} is called {name!r}", hint=f"choose one of {', '.join(self)}")
@@ -72,7 +72,7 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False: another package ships a wrong object. `what` says in words what is wrong."""
+        """Raise UsageError if `ok` is False: another package provides a wrong object. `what` is the fault in words."""
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 

@@ -34,7 +34,7 @@ NORMAL: Colour = (86, 180, 233)  # everybody can tell sky blue from orange, with
 EVENT: Colour = (240, 164, 30)
 LIMIT: Colour = (196, 204, 216)
 
-WHOLE_UP_TO_S = 45.0  # up to this length, the window shows the whole video
+WHOLE_UP_TO_S = 45.0  # the window shows the whole video if the video is not longer than this
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
 _SMOOTH = 3  # the curve is drawn larger by this factor and then reduced: this smooths its edges
@@ -71,7 +71,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Return a picture of the curve around a time, and the column of this time. Later columns are dim."""
+        """Return a picture of the curve around a time, and the column of this time. The columns after this one are dimmed."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -210,7 +210,7 @@ _VISIBLE = [255 if value else 0 for value in _OPACITY]
 class HeatLayer:
     """Draws masks over pictures of one size.
 
-    Between two sampled frames, the same mask is drawn several times. The mask is prepared once and blended every time.
+    The same mask is drawn over several frames, until the next sampled frame. So a mask is prepared only once.
 
     Args:
         width, height: size of the pictures in pixels.
@@ -250,7 +250,7 @@ class HeatLayer:
         colour = grey.copy()
         colour.putpalette(_COLOURS)
         rgb, opacity = colour.convert("RGB"), grey.point(_OPACITY)
-        # The outline is the inner edge of the area; no edge is drawn where the area touches the border of the picture.
+        # The outline is the inner edge of the area. Where the area touches the border of the picture, no outline is drawn.
         area = np.asarray(grey) >= self.level
         inside, core = np.pad(area, self.line_px, mode="edge"), np.ones(area.shape, dtype=bool)
         for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
@@ -307,7 +307,7 @@ _SD_TAG, _HD_TAG = 6, 1  # the codes for SMPTE 170M and BT.709 in the standard H
 class Mp4Writer:
     """Encodes RGB frames into a file, as a context manager.
 
-    After an exception, the file is unusable. So write to a temporary file.
+    After an exception, the file is unusable. So give the path of a temporary file.
 
     Args:
         path: the file to write.
@@ -336,7 +336,7 @@ class Mp4Writer:
         if width % 2 or height % 2:
             raise ValueError(f"H.264 in 4:2:0 needs even sides, not {width}x{height}")
         self._time_base = time_base
-        self._kept = time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE
+        self._stored_base = time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE
         self._last: int | None = None
         self._reformatter = VideoReformatter()
         self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
@@ -345,7 +345,7 @@ class Mp4Writer:
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.sample_aspect_ratio = Fraction(1)  # square pixels
-        context.time_base = self._kept
+        context.time_base = self._stored_base
         context.gop_size = max(1, round(KEYFRAME_EVERY_S * fps))
         hd = height >= _HD_FROM_PX
         self._colours = Colorspace.ITU709 if hd else Colorspace.ITU601
@@ -365,9 +365,9 @@ class Mp4Writer:
             dst_colorspace=self._colours,
             dst_color_range=ColorRange.MPEG,
         )
-        at = round(pts * self._time_base / self._kept)
+        at = round(pts * self._time_base / self._stored_base)
         frame.pts = self._last = at if self._last is None else max(at, self._last + 1)
-        frame.time_base = self._kept
+        frame.time_base = self._stored_base
         self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> Mp4Writer:

@@ -81,13 +81,13 @@ class Lettering:
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """Return a font that has every letter of the text; if there is none, the built-in font."""
+        """Return a font that has every letter of the text, or the built-in font if no font has them all."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Return the text on one line, without accents and unknown letters if no font has all letters."""
+        """Return the text on one line. If no font has all letters, accents are removed, and unknown letters become "?"."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -95,7 +95,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Return the text, or its longest beginning with "…" that fits; "" if nothing fits."""
+        """Return the text if it fits, otherwise its longest beginning that fits, and "…"; "" if nothing fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -136,8 +136,8 @@ MIN_TYPE_PX = 12
 MIN_SMALL_PX = 10
 MAX_SIDE_PX = 4096
 MAX_MACROBLOCKS = 36864  # blocks of 16×16 px: the limit of H.264 level 5.2; common hardware plays no higher level
-_INK: Colour = (24, 18, 4)  # colour of text on the event colour
-_TIME_OF_DAY_EM = 40  # on a narrower canvas there is no room for the date and the time of day
+_INK: Colour = (24, 18, 4)  # of text that is drawn on the colour of events
+_TIME_OF_DAY_EM = 40  # the least width of a canvas that has room for the date and the time of day
 _LINE_EM = 1.5  # height of a plate: the background of one line of text
 
 
@@ -345,7 +345,7 @@ class Overlay:
             panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _name_event(self, number: int, room_px: int) -> str:
-        """Return the event's number, category and peak score. If there is little room, cut the category."""
+        """Return the event's number, category and peak score; the category is cut if the room is too small."""
         event, kind = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "

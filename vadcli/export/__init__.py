@@ -72,7 +72,7 @@ def each_video(text: Callable[[EventsDocument], str]) -> Write:
 def export(
     documents: Sequence[EventsDocument], name: str, *, layout: OutputLayout, to: Path | None = None, file: TextIO
 ) -> list[str]:
-    """Write events in one format to a folder or an open file. Returns one line per problem.
+    """Write events in one format to a folder or an open file, and return one line per problem.
 
     There are two kinds of problem: stored masks that can't be read, and videos that the format can't represent. The files of
     such videos are left out.
@@ -95,9 +95,9 @@ def export(
     problems: list[str] = []
 
     def masks(document: EventsDocument) -> MaskTrack | None:
-        found = masks_of(layout, document)
-        opened.extend([found] if found else [])
-        return found
+        track = masks_of(layout, document)
+        opened.extend([track] if track else [])
+        return track
 
     if to is not None:
         with Scratch(to / ".tmp") as scratch:
@@ -134,7 +134,7 @@ def caption(event: Event) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line, for formats in which a line break ends an entry."""
+    """Return the text without line breaks, for formats in which a line break ends an entry."""
     return " ".join(text.split())
 
 
@@ -151,7 +151,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Return the text after replacing the characters that XML does not allow even in escaped form."""
+    """Return the text without the characters that XML does not allow even in escaped form; U+FFFD replaces each of them."""
     return _NOT_XML.sub("\ufffd", text)
 
 

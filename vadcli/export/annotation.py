@@ -62,7 +62,7 @@ def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
                     "attributes": attributes,
                 }
             )
-    classes = sorted({found["label"] for listed in labels.values() for found in listed})
+    classes = sorted({entry["label"] for entries in labels.values() for entry in entries})
     return json.dumps({"classes": classes, "labels": labels}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -71,7 +71,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Return one task per video: a timeline span per event, and the event's box if there is one.
+    """Return one task per video, with a timeline span per event and the box of each event that has one.
 
     Label Studio counts frames from 1, and the end of a span is its last frame.
     """
@@ -181,8 +181,8 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
             _open(xml, "track", id=number, label=label(event), source="auto")
             for attributes in frames:
                 _open(xml, tag, **attributes)
-                for name, said in _said(event).items():
-                    _text(xml, "attribute", said, name=name)
+                for name, text in _answers(event).items():
+                    _text(xml, "attribute", text, name=name)
                 xml.endElement(tag)
             xml.endElement("track")
             number += 1
@@ -191,8 +191,8 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
     file.write("\n")
 
 
-def _said(event: Event) -> dict[str, str]:
-    """Return the answers of the second models about the event, as attributes of its shapes."""
+def _answers(event: Event) -> dict[str, str]:
+    """Return what second models answered about the event, as attributes of its shapes: name -> text."""
     answers = {"verification": event.verified, "description": event.described}
     return {name: text for name, text in answers.items() if text}
 
@@ -253,13 +253,13 @@ def _head(xml: XMLGenerator, document: EventsDocument) -> None:
     _text(xml, "start_frame", 0)
     _text(xml, "stop_frame", max(0, size - 1))
     _open(xml, "labels")
-    said = sorted({name for event in document.events for name in _said(event)})
+    attributes = sorted({name for event in document.events for name in _answers(event)})
     for name in sorted({label(event) for event in document.events} | {UNNAMED}):
         _open(xml, "label")
         _text(xml, "name", name)
         _text(xml, "type", "any")
-        _open(xml, "attributes")  # texts that are the same in all frames of a track
-        for attribute in said:
+        _open(xml, "attributes")  # an attribute that is not mutable is the same in all frames of a track
+        for attribute in attributes:
             _open(xml, "attribute")
             _text(xml, "name", attribute)
             _text(xml, "mutable", False)
