@@ -1,13 +1,15 @@
 """Opens a media file safely, describes its streams, and finds out whether its end is missing. Decodes nothing.
 
-Opening: ffmpeg's libraries follow references in a file. If a concat script, an HLS or DASH playlist or an SDP text is named
-.mp4, they open other files and sockets. Two options prevent this. With `format_whitelist`, the detected format must be in a
-list of real containers before its demuxer reads anything. With `protocol_whitelist`, ffmpeg can open only plain files.
+Opening: some files contain references to other files and to network addresses: concat scripts, HLS and DASH playlists, SDP
+texts. ffmpeg's libraries follow these references, even if the file is named .mp4. Two options prevent this. `format_whitelist`
+is a list of real containers: ffmpeg refuses all other formats before their demuxer reads anything. With `protocol_whitelist`,
+ffmpeg can open only plain files.
 
-Missing ends: containers declare their length in different ways: as a number of frames (AVI, IVF), as the duration of the video
-stream (the tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and FLV without tags).
-Headers are often wrong by a few frames. So a file counts as cut short only if much is missing, or if it is smaller than the
-size that it declares. The index of an MP4 is more exact than a declared length; see `vadcli.video.probe`.
+Missing ends: a container declares the length of the video in one of three ways: as a number of frames (AVI, IVF), as the
+duration of the video stream (the tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and
+FLV without tags). This length is often wrong by a few frames. So a file counts as cut short only if many frames are missing, or
+if the file is smaller than the size that its header declares. For an MP4, the probe compares the file with its index, which is
+more exact than a declared length.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ import av.logging
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.types.wall_clock import EARLIEST, iso, parse_created
 
+Message = tuple[int, str, str]
+"""A message of ffmpeg's libraries: its level, its source (such as a demuxer) and its text."""
+
 _VIDEO = (
     "mov matroska avi mpegts mpeg mpegvideo m4v flv live_flv asf asf_o ogg gif apng webp_anim ivf obu h264 hevc vvc evc h261 "
     "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 "
     "dirac pva lxf ty hxvs"
 )
-_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed so that the error can say "no video stream"
+_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed so that their error is "no video stream"
 _ALLOWED = ",".join((_VIDEO + " " + _SOUND).split())
 
 _UNTIMED = frozenset(
@@ -47,13 +52,13 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # decoding times show restarts
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # if the clock restarts, dts falls
 
 _LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
-"""The limits of a second try to open a file: bytes and microseconds to find the streams, bytes to detect the format.
+"""Limits for the second attempt to open a file: bytes and microseconds to find the streams, bytes to detect the format.
 
-The first try reads 5 MB. This is too little if, for example, the recording begins inside a long group of pictures, or its video
-starts long after its sound.
+The first attempt reads 5 MB. This is too little if, for example, the first keyframe comes late, or if the video starts long
+after the sound.
 """
 _MOTION_JPEG_PARTS = frozenset({"jpeg_pipe", "mpjpeg"})
 """ffmpeg's names for a sequence of JPEG images, raw or as a multipart stream. The demuxer `mjpeg` reads both."""
@@ -63,11 +68,11 @@ _PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _PER_STREAM = frozenset({"gxf", "mxf", "wtv", "nsv", "smjpeg", "lxf"})
 _LONGEST_STREAM = frozenset({"matroska", "flv", "live_flv", "rm", "asf", "asf_o"})
 
-_SURELY_CUT_FRAMES = 1.5
-_USUAL_ERROR_S = 1.0
+_SURELY_CUT_FRAMES = 1.5  # the limit if the file is smaller than the size that its header declares
+_USUAL_ERROR_S = 1.0  # a declared length is often wrong by this much, or by 1 % of the length, but by 10 s at most
 _USUAL_SHARE = 0.01
 _LARGEST_ERROR_S = 10.0
-_TAKES_OVER_S = 1.0  # the video streams of a file usually end less than this apart
+_TAKES_OVER_S = 1.0  # two video streams of a file usually end less than this apart
 _HELD_BACK = 3  # number of packets of a program stream that ffmpeg delivers only at the end of the file
 _NOTHING: Counter[int] = Counter()
 _HEADER_BYTES = 1 << 16
@@ -79,17 +84,17 @@ _log_level = threading.Lock()
 
 
 def has_times(demuxer: str) -> bool:
-    """Whether the file stores times. Elementary streams (codec data without a container) store none."""
+    """Return False for elementary streams: they are codec data without a container, so they store no times."""
     return demuxer not in _UNTIMED
 
 
 def has_exact_pts(demuxer: str, codec: str) -> bool:
-    """Whether packets have presentation times. If not, a decoder may report other times than the probe."""
+    """Return True if packets have presentation times. If not, a decoder may report other times than the probe."""
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
 def can_jump(demuxer: str) -> bool:
-    """Whether the clock may restart within a file: files in this format are often cut and joined."""
+    """Return True if the clock may restart within a file: files in this format are often cut and joined."""
     return demuxer in _JUMPING
 
 
@@ -98,13 +103,15 @@ def printable(path: Path) -> str:
     return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
 
-def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -> Any:
+def open_media(path: Path, *, messages: list[Message] | None = None) -> Any:
     """Return an opened `av.container.InputContainer`; the caller closes it.
 
-    ffmpeg's messages are appended to `heard`.
+    Args:
+        path: the file.
+        messages: a list to which ffmpeg's messages are appended.
 
     Raises:
-        UnsafeContainer: the file is not a plain container but, for example, a playlist, script or session description.
+        UnsafeContainer: the file is not a plain container but, for example, a playlist or a script.
         ProbeError: the file is missing, unreadable, empty, not a regular file, or not a media file.
     """
     name = printable(path)
@@ -116,21 +123,21 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
         raise ProbeError(f"{name}: not a regular file", hint="scan files or folders of images")
     if status.st_size == 0:
         raise ProbeError(f"{name}: the file is empty (0 bytes)")
-    with listening() as messages:
+    with listening() as logged:
         try:
             opened = _open(path)
             if not _is_known(opened):
                 opened.close()
                 opened = _open(path, _LONGER_LOOK)
         except av.error.FFmpegError as error:
-            opened = _open_after(path, name, error, messages)
-    if heard is not None:
-        heard += messages
+            opened = _open_after(path, name, error, logged)
+    if messages is not None:
+        messages += logged
     return opened
 
 
 def longer_look(container: Any) -> dict[str, str]:
-    """Return the options of `_LONGER_LOOK` that were needed to open a container; empty if none were needed."""
+    """Return the options that a decoder needs to find the streams; empty if the first attempt to open the file was enough."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -140,17 +147,24 @@ def _open(path: Path, more: Mapping[str, str] = MappingProxyType({}), *, demuxer
 
 
 def _is_known(container: Any) -> bool:
-    """Whether ffmpeg has read enough: there is a video stream, and its size is known."""
+    """Return True if ffmpeg has read enough of the file to find a video stream and its size."""
     videos = [stream for stream in container.streams if stream.type == "video"]
     if not videos:
         return container.format.name not in _JUMPING and bool(len(container.streams))
     return any(stream.codec_context is not None and stream.codec_context.width > 0 for stream in videos)
 
 
-def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
-    """Try again to open a file that ffmpeg did not recognize. If this fails, too, raise an error."""
-    heard = list(heard)  # a copy, because the next attempts log messages, too
-    refused = [source for _, source, message in heard if "not on whitelist" in message]
+def _open_after(path: Path, name: str, error: av.error.FFmpegError, logged: Sequence[Message]) -> Any:
+    """Try again to open a file that ffmpeg did not recognize. If this fails too, raise an error.
+
+    Args:
+        path: the file.
+        name: the file's name for messages.
+        error: the error of the first attempt.
+        logged: what ffmpeg logged in the first attempt.
+    """
+    logged = list(logged)  # a copy, because the next attempts append their messages
+    refused = [source for _, source, text in logged if "not on whitelist" in text]
     with suppress(av.error.FFmpegError):
         if any(source in _MOTION_JPEG_PARTS for source in refused) and path.suffix.lower() not in _PICTURE_SUFFIXES:
             return _open(path, demuxer="mjpeg")
@@ -162,7 +176,7 @@ def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Seque
             opened.close()
     if refused:
         raise UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{refused[0]}' is not allowed") from error
-    detail = f" ({heard[-1][2].strip()})" if heard else ""  # the message is more exact than the error
+    detail = f" ({logged[-1][2].strip()})" if logged else ""  # the message is more exact than the error
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
         hint = "it may be cut short, unfinished, or not a video"
         raise ProbeError(f"{name}: not a readable video file{detail}", hint=hint) from error
@@ -170,22 +184,22 @@ def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Seque
 
 
 @contextmanager
-def listening(level: int = av.logging.ERROR) -> Iterator[list[tuple[int, str, str]]]:
-    """Collect messages of ffmpeg's libraries inside the `with` block, as (level, source, message)."""
+def listening(level: int = av.logging.ERROR) -> Iterator[list[Message]]:
+    """Collect the messages that ffmpeg's libraries log inside the `with` block."""
     with _log_level:
         before = av.logging.get_level()
         av.logging.set_level(level)
         try:
-            with av.logging.Capture(local=False) as heard:
-                yield heard
+            with av.logging.Capture(local=False) as messages:
+                yield messages
         finally:
             av.logging.set_level(before)
 
 
 def pick_stream(container: Any, name: str) -> Any:
-    """Return the video stream that ffmpeg would pick; never a cover picture.
+    """Return the video stream that ffmpeg would pick: the largest one, or the default stream if it is not much smaller.
 
-    This is the stream with the most pixels; the default stream gets a bonus.
+    A cover picture is never returned.
 
     Raises:
         NoVideoStream: the file has no video stream.
@@ -209,25 +223,25 @@ def pick_stream(container: Any, name: str) -> Any:
 
 
 def video_packets(container: Any) -> Iterator[Any]:
-    """Yield the packets of all video streams in file order, also of streams that begin later."""
-    unread = set()
+    """Yield the packets of all video streams in file order, also of streams that begin in the middle of the file."""
+    ignored = set()
     for stream in container.streams:
         if stream.type != "video" or stream.disposition & av.stream.Disposition.attached_pic:
-            unread.add(stream.index)
+            ignored.add(stream.index)
             if hasattr(stream, "discard"):
                 stream.discard = av.stream.Discard.all
     with suppress(IndexError):  # PyAV raises this error at the end of a file if PyAV did not list one of the streams
         for packet in container.demux():
-            if packet.stream_index not in unread:
+            if packet.stream_index not in ignored:
                 yield packet
 
 
 def unlisted_streams(container: Any) -> int:
-    """Return how many video streams have begun inside the file and are not listed in the container."""
+    """Return the number of video streams that begin in the middle of the file, so that PyAV does not list them."""
     with listening(av.logging.INFO):
         described = container.dumps_format()
-    listed = re.findall(r"^  Stream #0:(\d+)\b.*?: Video:", described, re.MULTILINE)
-    return sum(int(index) >= len(container.streams) for index in listed)
+    video_streams = re.findall(r"^  Stream #0:(\d+)\b.*?: Video:", described, re.MULTILINE)
+    return sum(int(index) >= len(container.streams) for index in video_streams)
 
 
 def describe(stream: Any) -> str:
@@ -237,7 +251,7 @@ def describe(stream: Any) -> str:
 
 
 def recording_start(container: Any, stream: Any, duration_s: float) -> str:
-    """Return when the recording began, according to the container; "" if the container does not say."""
+    """Return the time at which the recording began, as the container states it; "" if it states no time."""
     tags = container.metadata
     # Apple's own tag has the time zone. An export keeps this tag, but writes a new creation_time.
     if apple := tags.get("com.apple.quicktime.creationdate"):
@@ -266,7 +280,7 @@ class Read:
     """The number and times of the packets that the probe has read from the video stream.
 
     Attributes:
-        packets: number of all packets, also those that show nothing.
+        packets: number of all packets, including packets that show no frame.
         first_s, end_s: time of the first frame and end of the last frame on the container's clock.
         fps: average frames per second.
         longest_s: the longest time from one frame to the next.
@@ -280,7 +294,10 @@ class Read:
 
 
 class OtherStreams:
-    """Counts the packets that other video streams have before and after the stream that is read."""
+    """Counts the packets of the other video streams: how many come before and after the packets of the stream that is read.
+
+    Call `add` and `own` in the file order of the packets.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -293,17 +310,20 @@ class OtherStreams:
         self._counts[packet.stream_index] += packet.size > 0
 
     def own(self) -> None:
-        """Register a packet of the stream that is read. Call `add` and `own` in the file order of the packets."""
+        """Register a packet of the stream that is read."""
         if not self._recent:
             self._before = self._counts.copy()
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
 
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
-        """Return how many frames of other video streams come before or after this stream, and a message.
+        """Return how many frames of the video are only in other streams, and a message about these streams.
+
+        This happens if a recorder changes to another stream. The other stream then has many packets before the first or after
+        the last packet of the stream that is read.
 
         Args:
-            read: the packets of this stream.
-            unlisted: number of video streams that begin in the middle of the file; their packets are not known.
+            read: the packets of the stream that is read.
+            unlisted: number of video streams that begin in the middle of the file, and whose packets were not counted.
         """
         last = self._recent[0] if self._recent else _NOTHING
         beyond = {index: self._before[index] + count - last[index] for index, count in self._counts.items()}
@@ -316,7 +336,11 @@ class OtherStreams:
         return sum(continued.values()), f"the video continues in another stream ({streams}), which is not read"
 
     def note(self, described: Mapping[int, str]) -> str:
-        """Return a sentence about the streams that are left out; empty if there are none."""
+        """Return a sentence about the video streams that are not read; "" if all are read.
+
+        Args:
+            described: index of a stream -> its description.
+        """
         if not self._counts:
             return ""
         others = ", ".join(described.get(index, str(index)) for index in sorted(self._counts))
@@ -324,34 +348,34 @@ class OtherStreams:
 
 
 def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
-    """Return how many frames are missing at the end, according to the length that the file declares."""
+    """Return how many frames are missing at the end: the length that the file declares, minus the length that was read."""
     demuxer = opened.format.name.split(",")[0]
     frames = stream.frames or 0
     if demuxer == "ivf":
         return _beyond(frames / read.fps, read.packets / read.fps, path, demuxer, read)
-    if demuxer == "avi":  # empty frames are in the declared number and in the index
+    if demuxer == "avi":  # the declared number and the index include empty frames
         if frames > _MOST_FRAMES:
-            return 0  # a placeholder: the recorder could not go back to the header at the end of the recording
+            return 0  # a placeholder: the recorder has not written the real number at the end of the recording
         tick_s = float(stream.time_base)
         end_s = max(read.end_s, len(stream.index_entries) * tick_s)
         return _beyond(frames * tick_s, end_s, path, demuxer, read)
     declared, of_this_stream = _declared_s(opened, stream, path, demuxer)
     if not declared:
         return 0
-    # Some muxers count the duration from 0 and others from the first frame. The larger value gives no false alarm.
+    # Some muxers count the duration from time 0, others from the first frame. The larger end gives no false alarm.
     end_s = max(read.end_s, read.end_s - read.first_s)
     missing = _beyond(declared, end_s, path, demuxer, read)
     if not missing or of_this_stream:
         return missing
     with suppress(av.error.FFmpegError, IndexError), open_media(path) as whole:  # the sound may be longer than the video
-        for packet in whole.demux():  # from the start, because many files without an end have no index for seeking
+        for packet in whole.demux():  # from the start: if the end of a file is missing, often the index for seeking is too
             if packet.size and packet.pts is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     return _beyond(declared, end_s, path, demuxer, read)
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
-    """Return how many frames are missing before the declared end; 0 if the difference is usual."""
+    """Return how many frames are missing between `end_s` and the declared end; 0 if declared lengths are often so wrong."""
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:
@@ -362,11 +386,11 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds, or 0, and True if it belongs to this stream alone."""
+    """Return the declared duration in seconds (0 if unknown), and True if it is the duration of this stream alone."""
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
-        # Tags that were copied from a longer file are wrong. The smaller value gives no false alarm.
+        # A tag is too large if it was copied from a longer file. The smaller duration gives no false alarm.
         texts = [text.strip("\0 ") for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
         matches = [match for text in texts if (match := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text))]
         tagged = [int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) for match in matches]
@@ -382,7 +406,7 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
 
 
 def is_cut(path: Path, demuxer: str) -> bool:
-    """Whether the file is a Matroska, AVI or FLV file that is smaller than the size that it declares."""
+    """Return True if this is a Matroska, AVI or FLV file that is smaller than the size that its header declares."""
     declared = _DECLARED_BYTES.get(demuxer)
     if declared is None:
         return False
@@ -397,7 +421,7 @@ def is_cut(path: Path, demuxer: str) -> bool:
 def missing_end(path: Path, demuxer: str) -> str:
     """Return a message if the end of a GIF, APNG or Ogg file is missing; "" otherwise.
 
-    These three formats declare no length. But GIF and APNG mark the end of the file, and Ogg numbers its pages.
+    These three formats declare no length. But GIF and APNG files have a mark at their end, and the pages of Ogg have numbers.
     """
     check = _ENDS.get(demuxer)
     if check is None:
@@ -409,7 +433,7 @@ def missing_end(path: Path, demuxer: str) -> str:
 
 
 def _gif_end(file: BinaryIO, size: int) -> str:
-    """Check a GIF89a file: it has blocks and then a trailer. A block has parts of up to 255 bytes."""
+    """Check that a GIF89a file has only blocks and then a trailer. A block has parts of up to 255 bytes."""
     file.seek(10)
     _skip_palette(file, file.read(1)[0])
     file.seek(2, os.SEEK_CUR)
@@ -440,7 +464,7 @@ def _apng_end(file: BinaryIO, size: int) -> str:
 
 
 def _ogg_end(file: BinaryIO, size: int) -> str:
-    """Check an Ogg file (RFC 3533, section 6): each stream's pages are numbered and its last page is marked."""
+    """Check that an Ogg file has all pages. A page has a number, and the last page of a stream has a mark (RFC 3533, 6)."""
     last: dict[bytes, int] = {}  # serial number of a stream -> number of its last page, until the stream ends
     position = 0
     while position < size:
@@ -463,7 +487,7 @@ _ENDS: Mapping[str, Callable[[BinaryIO, int], str]] = {"gif": _gif_end, "apng": 
 
 
 def _matroska_bytes(file: BinaryIO, size: int) -> int:
-    """Return the byte at which the segment ends; 0 if its size is unknown, as in a live recording."""
+    """Return the position of the segment's end in bytes; 0 if its size is unknown, as in a live recording."""
     position = 0
     for _ in range(4):  # the EBML header, perhaps padding, then the segment
         file.seek(position)
@@ -478,7 +502,7 @@ def _matroska_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _avi_bytes(file: BinaryIO, size: int) -> int:
-    """Return the byte at which the last RIFF chunk ends; files of more than 1 GB have several chunks."""
+    """Return the position of the last RIFF chunk's end in bytes; files of more than 1 GB have several chunks."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -490,8 +514,8 @@ def _avi_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _flv_bytes(file: BinaryIO, size: int) -> int:
-    found = re.search(rb"\0\x08filesize\0(.{8})", file.read(_HEADER_BYTES), re.DOTALL)
-    return int(struct.unpack(">d", found[1])[0]) if found else 0
+    field = re.search(rb"\0\x08filesize\0(.{8})", file.read(_HEADER_BYTES), re.DOTALL)
+    return int(struct.unpack(">d", field[1])[0]) if field else 0
 
 
 _DECLARED_BYTES: Mapping[str, Callable[[BinaryIO, int], int]] = {
@@ -505,12 +529,12 @@ _ASF_LIVE = 1
 
 
 def _asf_s(path: Path) -> float:
-    """Return the play duration in an ASF header, in seconds; 0 if there is none, or in a live recording."""
+    """Return the play duration in an ASF header, in seconds; 0 if it is unknown, as in a live recording."""
     with suppress(OSError, struct.error), path.open("rb") as file:
-        _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
-        if found:
-            # The skipped fields: object size, file id, file size, creation date, packets. The durations are in 100 ns, preroll
-            # in ms.
+        _, mark, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
+        if mark:
+            # The skipped fields are object size, file id, file size, creation date and packets. Durations are in units of
+            # 100 ns, and preroll is in ms.
             play, _, preroll_ms, flags = struct.unpack_from("<QQQI", properties, 8 + 16 + 8 + 8 + 8)
             return 0.0 if flags & _ASF_LIVE else max(0.0, play / 1e7 - preroll_ms / 1e3)
     return 0.0

@@ -5,11 +5,16 @@ these frames with the rows of the video and yields each row as a `Frame`. A row 
 
 Pillow reads folders of numbered images (`ImageFrames`).
 
-decord (`DecordFrames`) is faster than ffmpeg on short videos because it starts no process. But it has four weaknesses. It
-ignores edit lists. It stops at a packet that it cannot decode. It conceals damage and does not report in which frame. It
-detects the container itself, without an allow-list. So decord is used only for kinds of files that it is known to read like
-ffmpeg. decord's frames and times are compared with the probe's. If damage must be noticed, the whole video is read first, and
-it is rejected if decord's libraries log an error.
+decord (`DecordFrames`) is faster than ffmpeg on short videos because it starts no process. But decord has four weaknesses:
+
+- It ignores edit lists.
+- It stops at a packet that it cannot decode.
+- It conceals damage and does not report in which frame.
+- It detects the container without a list of allowed formats.
+
+So decord reads only kinds of files that it is known to read like ffmpeg, and its frames and times are compared with the
+probe's. If damage must be noticed, decord reads the whole video before the first frame is yielded, and the video is rejected if
+decord's libraries log an error.
 """
 
 from __future__ import annotations
@@ -39,13 +44,13 @@ class ReadRequest:
 
     Attributes:
         start: first row (frame index) to read; 0 is the beginning.
-        interval: rows with index % interval == 0 come with an image.
+        interval: rows with index % interval == 0 get an image.
         width, height: size of the images in pixels, in display orientation.
         pixel_format: gray or rgb.
         stop: the row before which reading stops; None reads to the end.
-        sampled: (N,) bool, the rows that come with an image; if given, it replaces `interval`.
-        needed: (N,) bool, the rows that must be decoded; None if all rows must be decoded. If the decoder leaves out another
-            row, this row has no image and counts as undamaged.
+        sampled: (N,) bool, True for the rows that get an image; if given, it replaces `interval`.
+        needed: (N,) bool, True for the rows that must be decoded; None if all rows must be decoded. The decoder may leave out
+            the other rows. A row that is left out has no image and counts as undamaged.
         only_keys: True if the needed rows are the keyframes, False if they are the reference frames.
     """
 
@@ -64,7 +69,7 @@ class ReadRequest:
             raise ValueError(f"can't read from row {self.start} every {self.interval} rows at {self.width}x{self.height}")
 
     def samples(self, index: int) -> bool:
-        """Whether this row comes with an image."""
+        """Return True if this row gets an image."""
         if self.sampled is not None:
             return index < len(self.sampled) and bool(self.sampled[index])
         return index % self.interval == 0
@@ -99,9 +104,9 @@ class DecodedFrame:
     Attributes:
         pts: time that the decoder reports, in the time base of the probe; None if it reports no time.
         ok: False if the decoder concealed damage.
-        selected: True if the decoder was asked for the image.
+        selected: True if the request asks for the image of this frame.
         image: (H, W, C) uint8; None if the frame is not selected or not readable.
-        after_error: True if the decoder reported an error after the previous frame, so frames in between may be lost.
+        after_error: True if the decoder reported an error after the previous frame. Then frames before this one may be lost.
     """
 
     pts: int | None
@@ -115,7 +120,7 @@ class Backend(Protocol):
     """One decoder that reads one file. Iterate over it to get its frames in order."""
 
     complaints: str
-    """The decoder's last messages; complete after the last frame."""
+    """The decoder's last messages; they are complete when the last frame was yielded."""
 
     def __iter__(self) -> Iterator[DecodedFrame]: ...
 
@@ -132,7 +137,7 @@ MACHINE_ERRORS = frozenset(
         *(errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EUCLEAN),
     }
 )
-"""System errors that no content of a file can cause."""
+"""Errors of the system that are the fault of the machine: the content of a file cannot cause them."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _DEFAULT_FPS = 10.0
@@ -141,8 +146,8 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """Return the errors that Pillow raises for unreadable images. Pillow is imported only when it is needed."""
-    from PIL import Image
+    """Return the errors that Pillow raises for unreadable images."""
+    from PIL import Image  # not at the top, because only folders of images need Pillow
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError
 
@@ -211,7 +216,7 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
 
 
 class ImageFrames:
-    """A Backend for a folder of images. If a row is not sampled, only the size of its file is read."""
+    """A `Backend` that reads a folder of images. If a row is not sampled, only the size of its file is read."""
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:
         self.complaints = ""
@@ -219,7 +224,7 @@ class ImageFrames:
         self._request = request
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the images from row `start` on. A frame that can't be read has ok False and no image."""
+        """Yield the frames from row `start` on. If an image can't be read, its frame has ok False and no image."""
         request = self._request
         for row in range(request.start, self._info.frames):
             path = self._info.path / self._info.images[row]
@@ -259,26 +264,26 @@ def read_image(path: Path, width: int, height: int, pixel_format: PixelFormat) -
 
 
 SHORT_CLIP_PX = 64_000_000
-"""Up to this size (width × height × frames), decord takes less CPU time than an ffmpeg process (measured, 240p to 1080p)."""
+"""Up to this size (width × height × frames), decord takes less CPU time than an ffmpeg process; measured from 240p to 1080p."""
 
 _SIGNATURES = {
     "mov": (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),
     "matroska": (0, (b"\x1a\x45\xdf\xa3",)),
     "avi": (0, (b"RIFF",)),
 }
-"""Demuxer -> (offset in the file, bytes that are allowed there). A playlist has other bytes there."""
+"""Demuxer -> (offset in the file, bytes that are allowed at this offset). A playlist has other bytes there."""
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
 _PTS_SLACK_S = 1e-3  # decord reports times as 32-bit floats
 _COMPLAINT = re.compile(rb"^\[(?:[^\]]* @ 0x[0-9a-f]+|\d\d:\d\d:\d\d)\] (.*)$")
 
 
 def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
-    """Whether decord is installed and known to read this kind of file correctly.
+    """Return True if decord is installed and known to read this kind of file correctly.
 
     Args:
         info: the probe's description of the file.
-        upright: True also excludes files with a display matrix. A matrix can mirror the image, but decord only rotates it by
-            quarter turns.
+        upright: True also excludes files with a display matrix. Some matrices mirror the image, but decord can only rotate an
+            image by quarter turns.
     """
     if info.codec not in _CODECS or info.demuxer not in _SIGNATURES or info.edit_list or len(info.shown_pts):
         return False
@@ -297,7 +302,7 @@ def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
 
 
 def is_short(info: VideoInfo) -> bool:
-    """Whether decord takes less CPU time than ffmpeg for this file."""
+    """Return True if decord takes less CPU time than ffmpeg for this file."""
     return info.width * info.height * info.frames <= SHORT_CLIP_PX
 
 
@@ -308,12 +313,12 @@ class DecordFrames:
         info: the probe's description of the file.
         request: what to read.
         threads: decoder threads; 0 lets decord choose.
-        checked: True is for short videos: the whole video is read before the first frame is yielded, and rejected if decord's
-            libraries log an error. If False, frames are read one by one, and damage that decord conceals is not noticed.
+        checked: True reads the whole video before the first frame is yielded, and rejects it if decord's libraries log an
+            error; use it only for short videos. False reads one frame at a time; damage that decord conceals is not noticed.
 
     Raises:
-        DecodeError: decord is not installed, cannot open the file, finds other frames than the probe, or (if `checked`) logs an
-            error.
+        DecodeError: decord is not installed, cannot open the file, or finds other frames than the probe. If `checked`, also if
+            decord's libraries log an error.
     """
 
     def __init__(self, info: VideoInfo, request: ReadRequest, *, threads: int = 0, checked: bool = False) -> None:
@@ -322,16 +327,16 @@ class DecordFrames:
         self._request = request
         self._frames: Iterator[DecodedFrame] | None
         if checked:
-            with _libav_messages() as heard:
-                whole = list(self._read(_open(info, request, threads, quiet=False), 0))
-            if heard or len(whole) < info.frames:
-                raise DecodeError(f"{printable(info.path)}: decord reports: {'; '.join(heard) or self.complaints}")
-            self._frames = iter(whole)
+            with _libav_messages() as messages:
+                frames = list(self._read(_open(info, request, threads, quiet=False), 0))
+            if messages or len(frames) < info.frames:
+                raise DecodeError(f"{printable(info.path)}: decord reports: {'; '.join(messages) or self.complaints}")
+            self._frames = iter(frames)
         else:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the frames in order, up to a frame that cannot be decoded; `complaints` then says why."""
+        """Yield the frames in order. If a frame cannot be decoded, stop there and put the reason in `complaints`."""
         return self._frames or iter(())
 
     def close(self) -> None:
@@ -345,13 +350,13 @@ class DecordFrames:
                 reader.next()
             for row in range(start, frames):
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
-                # `skip_frames` is not used: after it, decord continues at a wrong frame if the codec is HEVC or the frame rate
-                # varies.
+                # Frames that are not selected are decoded too, because `skip_frames` of decord is unsafe: if the codec is HEVC
+                # or the frame rate varies, decord continues at a wrong frame.
                 picture = reader.next()
                 image: ByteArray | None = None
                 if selected:
                     rgb: ByteArray = picture.asnumpy()
-                    if rgb.shape != (request.height, request.width, 3):  # in narrow images, decord takes padding for pixels
+                    if rgb.shape != (request.height, request.width, 3):  # decord returns narrow images with their padding
                         raise DecodeError(f"decord cannot deliver images {request.width} px wide")
                     image = rgb if request.pixel_format is PixelFormat.RGB else luma(rgb).reshape(request.shape)
                 yield DecodedFrame(int(self._info.pts[row]), True, selected, image)
@@ -368,18 +373,19 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
         decord.logging.set_level(decord.logging.QUIET if quiet else decord.logging.ERROR)
         path = str(info.path.absolute())
         reader = decord.VideoReader(path, ctx=decord.cpu(0), width=request.width, height=request.height, num_threads=threads)
-        seen = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
+        times_s = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
     except (_decord_error(), RuntimeError, IndexError, ValueError) as error:
         raise DecodeError(f"{printable(info.path)}: decord cannot open it: {_first_line(error)}") from error
-    expected = info.timestamps(info.pts)
-    if len(seen) != len(expected) or np.abs(seen - seen[0] - expected).max() > _PTS_SLACK_S + 1e-6 * (seen[0] + expected[-1]):
-        text = f"decord's {len(seen)} frames and the probe's {len(expected)} frames differ in number or times"
+    expected_s = info.timestamps(info.pts)
+    slack_s = _PTS_SLACK_S + 1e-6 * (times_s[0] + expected_s[-1])
+    if len(times_s) != len(expected_s) or np.abs(times_s - times_s[0] - expected_s).max() > slack_s:
+        text = f"decord's {len(times_s)} frames and the probe's {len(expected_s)} frames differ in number or times"
         raise DecodeError(f"{printable(info.path)}: {text}")
     return reader
 
 
 _LUMA = np.array([19595, 38470, 7471], np.float32)
-_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")  # time and place in decord's source, at the start of a message
+_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")  # a message begins with a time and a line of decord's source
 
 
 def luma(rgb: ByteArray) -> ByteArray:
@@ -395,14 +401,14 @@ def luma(rgb: ByteArray) -> ByteArray:
 
 @contextmanager
 def _libav_messages() -> Iterator[list[str]]:
-    """Collect the lines that libav writes to this process's stderr inside the `with` block.
+    """Collect the lines that libav writes to the stderr of this process inside the `with` block.
 
-    All other lines are written to stderr when the block ends.
+    When the block ends, all other lines are written to stderr.
 
     Raises:
         DecodeError: the process has no stderr.
     """
-    heard: list[str] = []
+    messages: list[str] = []
     try:
         stderr = os.dup(2)
     except OSError as error:
@@ -410,14 +416,14 @@ def _libav_messages() -> Iterator[list[str]]:
     with tempfile.TemporaryFile() as text:
         os.dup2(text.fileno(), 2)
         try:
-            yield heard
+            yield messages
         finally:
             os.dup2(stderr, 2)
             text.seek(0)
             for line in text.read().splitlines(keepends=True):
                 complaint = _COMPLAINT.match(line.rstrip())
                 if complaint:
-                    heard.append(complaint[1].decode(errors="replace"))
+                    messages.append(complaint[1].decode(errors="replace"))
                 else:
                     os.write(stderr, line)
             os.close(stderr)

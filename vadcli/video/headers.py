@@ -1,11 +1,13 @@
-"""Reads the headers of coded pictures: does a packet show a frame, and do other frames refer to it?
+"""Reads the headers of coded pictures to find out if a packet shows a frame, and if other frames refer to this frame.
 
-Not every packet is a frame that a player shows (`frame_counter`). A codec can store reference pictures that are never shown
-(VP8, VP9), or a frame as two fields in two packets (H.264, MPEG-2). In MPEG-4, a picture that is "not coded" only shows the
-previous frame for longer.
+`frame_counter`: some packets show no frame of their own. VP8 and VP9 have reference pictures that are never shown. H.264 and
+MPEG-2 may store a frame as two fields in two packets. In MPEG-4, a picture that is "not coded" shows the previous frame for
+longer.
 
-If a decoder leaves out the frames to which no other frame refers (`reference_counter`), the other frames stay the same. ffmpeg
-leaves out the same frames at `-skip_frame noref`.
+`reference_counter`: if no other frame refers to a frame, a decoder can leave this frame out, and all other frames stay the
+same. The rules find the same frames that ffmpeg leaves out with `-skip_frame noref`.
+
+The docstrings name the sections of the standards, and the code uses the standards' names of fields.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MARK = b"\0\0\1"
-_HEADER_BYTES = 48  # every header that is read here is shorter
+_HEADER_BYTES = 48  # every header that this file reads is shorter, except the parameters of a sequence (SPS)
 _SPS_BYTES = 512
 _H264_SLICES = frozenset({1, 2, 5})
 _H264_SPS, _H264_PPS = 7, 8
@@ -27,8 +29,8 @@ class Shows(enum.Enum):
     """The ways in which a packet can show a frame."""
 
     FRAME = enum.auto()
-    FRAME_AND_NEXT = enum.auto()  # two frames; the second counts as the frame of the next packet
-    MORE = enum.auto()  # the second field of the previous frame, or a command to show the previous frame for longer
+    FRAME_AND_NEXT = enum.auto()  # two frames; the second frame counts as the frame of the next packet
+    MORE = enum.auto()  # the second field of the previous frame, or the previous frame for longer
     NOTHING = enum.auto()
 
 
@@ -36,13 +38,15 @@ FrameCounter = Callable[[Any], Shows]
 """Takes the next packet in decoding order and returns what it shows."""
 
 ReferenceCounter = Callable[[Any], bool | None]
-"""Takes a packet and returns True if it is a reference; None if it is unsafe to leave out frames of this stream."""
+"""Takes a packet and returns True if other frames refer to it; None if it is unsafe to leave out frames of this stream."""
 
 
 def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
     """Return a new counter for one stream; None if every packet of this codec shows one frame.
 
-    `codec` is ffmpeg's name of the decoder; `extradata` are the headers that the container stores for the whole stream.
+    Args:
+        codec: ffmpeg's name of the codec.
+        extradata: the headers that the container stores for the whole stream.
     """
     if codec == "vp8":  # RFC 6386, 9.1: bit 4 of the first byte is show_frame
         return lambda packet: Shows.FRAME if memoryview(packet)[0] >> 4 & 1 else Shows.NOTHING
@@ -58,7 +62,7 @@ def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
 
 
 def _vp9(packet: Any) -> Shows:
-    """VP9 bitstream specification, 6.2 and annex B: a packet is hidden if none of its frames is shown."""
+    """Return FRAME if one of the frames in a packet is shown (VP9 bitstream specification, 6.2 and annex B)."""
     data = memoryview(packet)
     marker = data[-1]
     count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
@@ -82,7 +86,7 @@ def _vp9(packet: Any) -> Shows:
 
 
 def _dirac(packet: Any) -> Shows:
-    """Dirac and VC-2 (SMPTE ST 2042-1, 10.5): bit 3 of a parse code says that a picture follows."""
+    """Return FRAME if a parse code in a Dirac or VC-2 packet announces a picture: bit 3 is set (SMPTE ST 2042-1, 10.5)."""
     data = bytes(packet)
     at = 0
     while len(data) >= at + 13 and data[at : at + 4] == b"BBCD":
@@ -119,13 +123,18 @@ class _Bits:
 
 
 class _Fields:
-    """Pairs fields. Two fields are one frame if they have opposite parity and the same number."""
+    """Pairs fields. Two successive fields are one frame if one is a top and one a bottom field, and their numbers are equal."""
 
     def __init__(self) -> None:
-        self._waiting: tuple[bool, int] | None = None  # parity and number of a first field; its second field must follow
+        self._waiting: tuple[bool, int] | None = None  # a first field whose second field has not come yet: (bottom, number)
 
     def begins_frame(self, bottom: bool | None, number: int) -> bool:
-        """Whether a coded picture is a new frame; `bottom` is None if it is a whole frame."""
+        """Return True if a coded picture begins a new frame.
+
+        Args:
+            bottom: True for a bottom field, False for a top field, None for a whole frame.
+            number: the frame number in the header of the picture.
+        """
         if bottom is not None and self._waiting == (not bottom, number):
             self._waiting = None
             return False
@@ -141,7 +150,7 @@ class _Sps:
 
 
 class _H264:
-    """H.264 (ITU-T H.264, 7.3): a packet may hold one field, two fields or a frame."""
+    """Finds what H.264 packets show: a packet may have one field, two fields or a frame (ITU-T H.264, 7.3)."""
 
     def __init__(self, extradata: bytes) -> None:
         self._sps: dict[int, _Sps] = {}
@@ -153,7 +162,7 @@ class _H264:
 
     def __call__(self, packet: Any) -> Shows:
         if self._sps and all(sps.frames_only for sps in self._sps.values()) and not packet.is_keyframe:
-            return Shows.FRAME  # the stream has no fields; new parameters come only with a keyframe
+            return Shows.FRAME  # the stream has no fields, and this packet cannot change that: it is no keyframe
         pictures = new = 0
         for unit in _units(packet, self._length_bytes):
             self._learn(unit)
@@ -172,7 +181,7 @@ class _H264:
             self._pps[bits.ue()] = bits.ue()
 
     def _picture(self, unit: bytes) -> tuple[bool | None, int]:
-        """Return (is it a bottom field, frame_num) of a slice; the first value is None for a whole frame."""
+        """Return `bottom` and `number` of a slice for `_Fields.begins_frame`."""
         bits = _Bits(unit[1:_HEADER_BYTES], escaped=True)
         bits.ue()  # first_mb_in_slice
         bits.ue()  # slice_type
@@ -216,7 +225,7 @@ def _read_sps(bits: _Bits) -> tuple[int, _Sps]:
 
 
 def _marked_units(data: bytes) -> Iterator[bytes]:
-    """Yield the beginning of each unit that follows a start code."""
+    """Yield the beginning of each unit after a start code."""
     at = data.find(_MARK)
     while at >= 0:
         if at + 3 < len(data):
@@ -225,7 +234,12 @@ def _marked_units(data: bytes) -> Iterator[bytes]:
 
 
 def _units(packet: Any, length_bytes: int) -> Iterator[bytes]:
-    """Yield the beginning of each unit of a packet. If `length_bytes` is 0, units follow start codes."""
+    """Yield the beginning of each unit of a packet.
+
+    Args:
+        packet: the packet.
+        length_bytes: number of bytes of the length before each unit; 0 if each unit comes after a start code.
+    """
     data = bytes(packet)
     if not length_bytes:
         yield from _marked_units(data)
@@ -257,10 +271,10 @@ def _avcc_units(extradata: bytes) -> Iterator[bytes]:
 
 
 def begins_intra(packet: Any) -> bool:
-    """Whether the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9).
+    """Return True if the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9).
 
-    A decoder can begin at such a picture. In a damaged file, the container's flag can be wrong: the flag then describes the
-    last picture that seems to be in the packet.
+    A decoder can begin at such a picture. In a damaged file, the keyframe flag of a packet may be wrong: it describes the last
+    picture that the demuxer finds in the packet, not the first.
     """
     data = bytes(packet)
     at = data.find(b"\0\0\1\0")
@@ -268,7 +282,7 @@ def begins_intra(packet: Any) -> bool:
 
 
 class _Mpeg2:
-    """MPEG-2 (ITU-T H.262, 6.2.3): picture_structure says whether a picture is a field."""
+    """Finds what MPEG-2 packets show: picture_structure is 1 or 2 if a picture is a field (ITU-T H.262, 6.2.3)."""
 
     def __init__(self) -> None:
         self._fields = _Fields()
@@ -288,10 +302,10 @@ class _Mpeg2:
 
 
 class _Mpeg4:
-    """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2.3, 6.2.5): if vop_coded is 0, the previous picture stays.
+    """Finds what MPEG-4 packets show: if vop_coded is 0, the previous picture stays (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
 
-    DivX packs two pictures into one packet. A packet without a coded picture follows, so that there are as many packets as
-    pictures. This second packet shows the second picture of the first packet.
+    DivX packs two pictures into one packet. The next packet then has no coded picture, and counts as the packet of the second
+    picture. So the stream has as many packets as pictures.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -322,7 +336,7 @@ class _Mpeg4:
         return Shows.FRAME if shown else Shows.MORE
 
     def _learn(self, data: bytes) -> None:
-        """Read how many bits a time has, if the data has the header of a video object layer."""
+        """Read the number of bits of a time, if the data contains the header of a video object layer."""
         at = data.find(_MARK)
         while at >= 0 and not (at + 3 < len(data) and 0x20 <= data[at + 3] <= 0x2F):
             at = data.find(_MARK, at + 3)
@@ -353,7 +367,7 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
         return _HevcReferences(data)
     if codec == "h264":
         length_bytes = _h264_length_bytes(data)
-        # ITU-T H.264, 7.4.1: nal_ref_idc is 0 if no other picture refers to this picture.
+        # If nal_ref_idc is 0, no other picture refers to this picture (ITU-T H.264, 7.4.1).
         return lambda packet: _agreed(
             unit[0] >> 5 & 3 != 0 for unit in _units(packet, length_bytes) if unit[0] & 31 in _H264_SLICES
         )
@@ -370,9 +384,10 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 class _HevcReferences:
-    """HEVC (ITU-T H.265, 7.4.2.2): a picture of an even type up to 14 is not a reference in its sub-layer.
+    """Finds HEVC packets to which no other packet refers: their type is even and at most 14 (ITU-T H.265, 7.4.2.2).
 
-    But a picture of a higher sub-layer may refer to it. So all frames that are left out must be in the highest sub-layer.
+    This rule counts only pictures of the same sub-layer. A picture of a higher sub-layer may still refer to such a packet. So
+    frames are left out only if all of them are in the highest sub-layer.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -395,6 +410,6 @@ class _HevcReferences:
 
 
 def _agreed(parts: Iterable[bool]) -> bool | None:
-    """Return the answer of all parts of a packet; None if they differ; True if there is no part."""
-    answers = set(parts)
-    return None if len(answers) > 1 else answers != {False}
+    """Return the value that all parts of a packet have; None if the values differ; True if the packet has no parts."""
+    values = set(parts)
+    return None if len(values) > 1 else values != {False}

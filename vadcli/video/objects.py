@@ -1,12 +1,12 @@
-"""Lists footage in object stores, and keeps copies of the objects on this machine while they are read.
+"""Lists footage in object stores, and copies objects to a cache on this machine (`local_copy`).
 
-A decoder needs a file in which it can seek. So if a video is read from a store, the whole object is copied into the folder
+A decoder needs a file in which it can seek. So before a video is read from a store, the whole object is copied into the folder
 `cache_folder()`. The rules of this cache:
 
-- Each object has a folder of its own, named after its URL and content. A copy that is not complete is called `.part`, and the
-  next download continues it. A complete copy has the name of the object.
+- Each object has its own folder. The name of the folder is a hash of the object's URL and content. An incomplete copy is called
+  `.part`, and the next download continues it. A complete copy has the name of the object.
 - A process that reads a copy has a shared lock on its folder; a process that downloads it has an exclusive lock. The kernel
-  releases the locks of a killed process. Only folders that nobody has locked are removed.
+  releases the locks of a killed process. Only folders without a lock are removed.
 - If all copies together are larger than `cache_bytes()`, copies are removed, the least recently used first. Copies in use stay,
   so the cache can exceed this limit by the size of the videos that are being read.
 
@@ -53,9 +53,9 @@ class StoredObject:
 
     Attributes:
         path: the URL as a path; see `vadcli.types.text`.
-        size: bytes.
-        mtime_ns: time of the last change, cut to whole seconds, because some listings give no more than seconds.
-        content: a hash of size and ETag; of size and time if the store has no ETags.
+        size: number of bytes.
+        mtime_ns: time of the last change in nanoseconds. It is cut to whole seconds, because some stores list only seconds.
+        content: a hash of size and ETag. If the store has no ETags, a hash of size and time.
         md5: the MD5 of the content, as hexadecimal digits; "" if it is not known.
     """
 
@@ -67,9 +67,9 @@ class StoredObject:
 
 
 def cache_folder() -> Path:
-    """Return the folder that holds the copies of objects."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else platform_cache() / "footage"
+    """Return the folder for the copies of objects."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder).expanduser() if folder else platform_cache() / "footage"
 
 
 def cache_bytes() -> int:
@@ -85,7 +85,7 @@ def cache_bytes() -> int:
 
 
 def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
-    """Return {name below `path`: object}, sorted by name, and True if the path itself is an object.
+    """Return {name below `path`: object} sorted by name, and True if the path itself is an object.
 
     Raises:
         UsageError: the path does not exist or cannot be read, or the store's package is not installed.
@@ -123,13 +123,13 @@ def check_store(path: Path) -> None:
 
 @contextmanager
 def local_copy(path: Path, on_progress: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Yield the path of an object's local copy; a path of this machine is yielded unchanged.
+    """Yield the path of an object's local copy; the path of a file on this machine is yielded unchanged.
 
-    If the object is not in the cache, it is downloaded. The copy stays in the cache during the `with` block.
+    If the object is not in the cache, it is downloaded first. The copy stays in the cache during the `with` block.
 
     Args:
-        path: a path of this machine, or of an object.
-        on_progress: called after each step of the download, and while another process downloads the object.
+        path: the path of an object or of a file on this machine.
+        on_progress: called after each block of the download, and regularly while another process downloads the object.
 
     Raises:
         NotFinished: the object cannot be read, or there is no room for it.
@@ -199,7 +199,7 @@ def _fetch(stored: StoredObject, part: Path, on_progress: Callable[[], None]) ->
             with _asking(stored.path, NotFinished):
                 block = store.cat_file(name, start=have, end=min(have + BLOCK_BYTES, stored.size))
             if not block:
-                raise NotFinished(f"{shown(stored.path)}: the store sent {have} of {stored.size} bytes")
+                raise NotFinished(f"{shown(stored.path)}: the store sent only {have} of {stored.size} bytes")
             try:
                 have += file.write(block)  # if the disk becomes full, only a part may be written
             except OSError as error:
@@ -208,12 +208,12 @@ def _fetch(stored: StoredObject, part: Path, on_progress: Callable[[], None]) ->
 
 
 def _locked(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
-    """Lock a folder and return its descriptor. Close the descriptor to release the lock."""
+    """Lock a folder, after waiting if necessary, and return its descriptor. To release the lock, close the descriptor."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # removed between the two calls
+        except FileNotFoundError:  # another process removed the folder between the two calls
             continue
         except OSError as error:
             raise NotFinished(f"{folder}: copies of footage can't be kept here: {error.strerror}") from error
@@ -228,30 +228,31 @@ def _locked(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
 
 def _make_room(size: int) -> None:
     """Make room for `size` more bytes: remove copies that nobody reads, the least recently used first."""
-    known: list[tuple[float, int, Path]] = []
+    copies: list[tuple[float, int, Path]] = []
     for folder in cache_folder().glob("*/"):
         with suppress(OSError):
-            held = sum(file.stat().st_size for file in folder.iterdir())
-            known.append((folder.stat().st_mtime, held, folder))
-    total, limit = size + sum(held for _, held, _ in known), cache_bytes()
-    for _, held, folder in sorted(known):
+            copy_bytes = sum(file.stat().st_size for file in folder.iterdir())
+            copies.append((folder.stat().st_mtime, copy_bytes, folder))
+    total, limit = size + sum(copy_bytes for _, copy_bytes, _ in copies), cache_bytes()
+    for _, copy_bytes, folder in sorted(copies):
         if total <= limit:
             return
-        total -= held if _removed(folder) else 0
+        total -= copy_bytes if _remove(folder) else 0
 
 
-def _removed(folder: Path) -> bool:
+def _remove(folder: Path) -> bool:
+    """Remove the folder of a copy; return False if another process uses it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(folder).st_ino != os.fstat(descriptor).st_ino:  # another process removed it, and it was made again
+        if os.stat(folder).st_ino != os.fstat(descriptor).st_ino:  # another process removed it and made a new folder
             return False
-        gone = folder.with_name(f"{folder.name}-{os.getpid()}-gone")
-        folder.rename(gone)  # from now on, a process that waited for the lock makes a new folder
-        shutil.rmtree(gone, ignore_errors=True)
+        renamed = folder.with_name(f"{folder.name}-{os.getpid()}-gone")
+        folder.rename(renamed)  # so a process that waits for the lock does not use this folder, but makes a new one
+        shutil.rmtree(renamed, ignore_errors=True)
     except OSError:
         return False
     finally:
@@ -263,8 +264,8 @@ def _store(path: Path) -> tuple[Any, str]:
     """Return fsspec's file system for a store, and its name for a path."""
     from fsspec.core import url_to_fs
 
-    found: tuple[Any, str] = url_to_fs(shown(path), use_listings_cache=False)
-    return found
+    file_system: tuple[Any, str] = url_to_fs(shown(path), use_listings_cache=False)
+    return file_system
 
 
 @contextmanager
@@ -282,13 +283,13 @@ def _asking(path: Path, kind: type[VadcliError]) -> Iterator[None]:
         hint = f"pip install 'vadcli[{STORES[protocol]}]'"
         raise kind(f"{url}: the package that reads {protocol}:// is not installed", hint=hint) from error
     except FileNotFoundError as error:
-        gone = FileChanged if issubclass(kind, NotFinished) else kind
-        raise gone(f"{url}: the object, folder or bucket does not exist") from error
+        missing = FileChanged if issubclass(kind, NotFinished) else kind
+        raise missing(f"{url}: the object, folder or bucket does not exist") from error
     except PermissionError as error:
         raise kind(f"{url}: the store denies access", hint="credentials come from the environment") from error
-    except Exception as error:  # each package has errors of its own
-        words = (str(error).strip().splitlines() or [""])[0][:200]
-        raise kind(f"{url}: can't be read: {words or type(error).__name__}") from error
+    except Exception as error:  # each store's package has its own errors
+        first_line = (str(error).strip().splitlines() or [""])[0][:200]
+        raise kind(f"{url}: can't be read: {first_line or type(error).__name__}") from error
 
 
 def _described(path: Path, info: Mapping[str, Any]) -> StoredObject:

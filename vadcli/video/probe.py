@@ -1,18 +1,18 @@
 """Describes a video without decoding it: the times of its frames, size, rotation and frame rate.
 
-The packets of the video stream are read once, in file order. Packets that show nothing are left out (`headers`). The times of
-the other packets are put into the order of presentation (`build_timeline`). The probe must find exactly the frames that
-`ffmpeg -i X -fps_mode passthrough` shows.
+The probe reads the packets of the video stream once, in file order. It drops packets that show no frame (`headers`), and sorts
+the other packets by the times of their frames (`build_timeline`). It must find exactly the frames that
+`ffmpeg -i X -fps_mode passthrough` shows. A row is the index of a frame in this order.
 
 Times in files are often wrong: they are missing, repeat, jump or go back. The rules, in this order:
 
-- A frame's own time counts. The odd time of a single frame never moves the rows after it.
-- If a frame has the same time as the previous one, its row gets the next tick. To make room, the time base becomes finer.
-- If the times of a few frames do not fit between those of their neighbours, these frames are spread evenly there.
+- The row of a frame gets the time that the file states. If the time of a single frame is odd, the next rows keep their times.
+- If two frames have the same time, the row of the second frame gets the next tick. To make room, the time base becomes finer.
+- If the times of a few frames do not fit between the times of the frames around them, these frames are spread evenly there.
 - If the clock restarts, or jumps forward by more than a day, the rows continue where the clock stopped: the rows count the time
-  of the recording and not the time on the camera's clock. Shorter gaps are gaps of the recording and are kept.
-- If the file does not state the time of every frame, the times are guessed from decoding times and durations. A decoder's
-  frames are then matched with rows by order (`guessed`).
+  of the recording and not the time on the camera's clock. A shorter jump forward is a gap in the recording, and it stays.
+- If the file does not state the time of every frame, the times are guessed from decoding times and durations. Then the reader
+  matches a decoder's frames with rows by their order (`Timeline.guessed`).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from vadcli.video.sampling import can_skip
 NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a time that the container does not state."""
 CLOCK_JUMP_S = 0.25
-"""After a larger step back, the clock has restarted. If a step back is smaller, the demuxer has guessed a wrong time."""
+"""If a time goes back by more than this, the clock has restarted. If it goes back by less, the demuxer guessed a wrong time."""
 LONGEST_GAP_S = 86_400.0
-"""A longer step forward is not a gap of the recording: the camera's clock was set."""
+"""If a time goes forward by more than this, there was no gap in the recording: somebody set the camera's clock."""
 MOST_ODD = 8
-"""If more frames in succession than this have odd times, the clock has changed."""
+"""If more than this many frames in a row have odd times, the clock has changed."""
 _DEEPEST_REORDER = 16  # packets; every codec shows a frame at most this many packets after the packet of the frame
-_UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not say that frames are reordered
+_UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not state that frames are reordered
 _FAR_STEPS = 32  # two times are far apart if they differ by more than this many usual steps
-_MOST_REPEATS = 2  # if more frames before a keyframe have its time or a later one, the clock restarted at the keyframe
+_MOST_REPEATS = 2  # if more frames before a keyframe have the keyframe's time or a later time, the clock restarted there
 _LONG_STEP = 4  # frames; after a longer step, the times of the next frames are compared too
 _FINER = 1000  # new ticks per tick if times repeat
 _LARGEST = 1 << 61  # differences of smaller times fit into 64 bits
@@ -55,11 +55,11 @@ _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
 _SKIPPING = frozenset({"matroska", "avi", "asf", "asf_o", "flv", "live_flv", "nut", "ogg", "rm", "apng"})
 """Demuxers that skip damage and log an error. Others (MXF, MOV, MPEG-TS) also log errors about healthy files."""
-_LIVE_ENDS = "ended prematurely"  # not an error: a live recording declares no length, and may end anywhere
+_LIVE_ENDS = "ended prematurely"  # this message is no error: a live recording declares no length, and may end anywhere
 _MPEG = frozenset({"mpeg1video", "mpeg2video"})
-_LONGEST_PIXEL = 5.0  # longer side of a pixel / shorter side; larger ratios, such as 1000:1, are mistakes in the file
-_MOST_TRIES = 1 << 20  # after so many calls of the demuxer without a packet, a hole counts as the end of the file
-_ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second have steps of 33 and 34
+_LONGEST_PIXEL = 5.0  # longer side of a pixel / shorter side; a larger ratio, such as 1000:1, is a mistake in the file
+_MOST_TRIES = 1 << 20  # if the demuxer returns no packet in so many calls, this place counts as the end of the file
+_ROUNDING_S = 0.0011  # if times are rounded to ms, a constant rate of 30 frames per second has steps of 33 and 34 ms
 
 
 def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
@@ -77,16 +77,17 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     if path.is_dir():
         return probe_folder(path, fps=fps)
     name = media.printable(path)
-    complaints: list[tuple[int, str, str]] = []
-    with media.open_media(path, heard=complaints) as opened:
+    messages: list[media.Message] = []
+    with media.open_media(path, messages=messages) as opened:
         stream = media.pick_stream(opened, name)
         others = media.OtherStreams(stream)
-        with media.listening() as heard:
+        with media.listening() as later_messages:
             packets = _read_packets(opened, stream, name, others)
         demuxer = opened.format.name
         if not packets.damage and demuxer.split(",")[0] in _SKIPPING:
-            errors = [message for _, source, message in complaints + heard if source == demuxer and _LIVE_ENDS not in message]
-            packets.damage = f"the file is damaged: {errors[0].strip()}" if errors else ""
+            messages += later_messages
+            errors = [text.strip() for _, source, text in messages if source == demuxer and _LIVE_ENDS not in text]
+            packets.damage = f"the file is damaged: {errors[0]}" if errors else ""
         packets.damage = packets.damage or media.missing_end(path, demuxer)
         return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)
 
@@ -95,7 +96,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
 class _Packets:
     """The packets of one stream: one entry per shown frame, in decoding order.
 
-    The entries are in arrays and not in lists, because a video of one day has millions of frames.
+    Arrays need less memory than lists, and a video of one day has millions of frames.
     """
 
     pts: array[int] = field(default_factory=lambda: array("q"))
@@ -106,11 +107,11 @@ class _Packets:
     may_skip: bool = True  # decoders can safely leave out frames to which no other frame refers
     hidden_by_edit: int = 0  # number of packets that an edit list hides
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
-    cut_off: int = 0  # number of frames that the index lists beyond the end of the file
+    cut_off: int = 0  # number of frames that are in the index, but come after the end of the file
     begun: bool = False  # a keyframe was read
-    packed: bool = False  # some packets hold two frames, so that decoders report other times
+    packed: bool = False  # some packets contain two frames, so decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
-    read: int = 0  # number of packets with data, also of those that show nothing
+    read: int = 0  # number of packets with data, including packets that show no frame
     empty: int = 0  # number of packets without data
     damage: str = ""  # where the container could not be read, and why
 
@@ -125,20 +126,20 @@ class _Packets:
         self.begun = self.begun or keyframe
 
     def prolong(self, packet: Any) -> None:
-        """Make the last frame longer by the duration of a packet that shows nothing new."""
+        """Make the last frame longer by the duration of a packet that shows no new frame."""
         self.one_frame_each = False
         if self.duration and self.duration[-1] > 0:
             self.duration[-1] += packet.duration or 0
 
     def note_damage(self, why: str) -> None:
-        """Note that the container cannot be read from here on. Only the first such place is kept."""
+        """Note that the container cannot be read from this packet on. Only the first note is kept."""
         self.damage = self.damage or f"the file is damaged after {self.read} packets: {why}"
 
 
 def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
-    """Yield the packets of all video streams, also after a hole: a part of the file without a packet.
+    """Yield the packets of all video streams. Continue after a hole: a part of the file without a packet.
 
-    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. ffmpeg does so, too.
+    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. ffmpeg then calls it again, too.
     """
     tries = 0
     while tries < _MOST_TRIES:
@@ -186,8 +187,8 @@ def _read_packets(opened: Any, stream: Any, name: str, others: media.OtherStream
         packets.note_damage(str(error.strerror))
     if not packets.pts:
         raise NoVideoStream(f"{name}: the video stream has no frames", hint="the start of the recording may be missing")
-    listed, size = stream.index_entries if demuxer == "mov" else (), opened.size
-    packets.cut_off = sum(entry.pos >= size and not entry.is_discard for entry in listed)
+    index = stream.index_entries if demuxer == "mov" else ()
+    packets.cut_off = sum(entry.pos >= opened.size and not entry.is_discard for entry in index)
     if demuxer == "avi" and packets.read + packets.empty < len(stream.index_entries):
         packets.note_damage("not all of the frames in its index can be found")
     return packets
@@ -240,16 +241,16 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: media.OtherStreams) -> VideoInfo:
-    """Add the missing frames, the reason, and a note about other streams to the description."""
+    """Add the number of missing frames, the reason, and a note about other streams to the description."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
     stated = np.frombuffer(packets.pts, np.int64)
-    if bool(np.any(stated != NO_TIME)):  # the container's own times: its declared length includes jumps of the clock
+    if bool(np.any(stated != NO_TIME)):  # the declared length includes jumps of the clock, so compare the container's times
         end_s = max(end_s, float(int(stated.max()) * Fraction(stream.time_base)))
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = media.Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
-    # If the camera's clock was set during the recording, the declared length contains this jump, so it is useless.
+    # If somebody set the camera's clock during the recording, the declared length includes this jump, so it is useless.
     was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
     cut = 0 if was_set else media.missing_frames(opened, stream, info.path, read)
     if cut:
@@ -265,8 +266,8 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
 def _display_size(stream: Any, degrees: float | None) -> tuple[int, int, int]:
     """Return width and height as a player shows them, and the rotation: 0, 90, 180 or 270 degrees.
 
-    Pixels become square and the frame is rotated. The width is stretched and the height stays, as in ffplay and VLC. The
-    container's aspect ratio counts before the codec's.
+    If pixels are not square, the width is stretched and the height stays, as in ffplay and VLC. The pixels' aspect ratio is the
+    container's; if the container has none, the codec's.
     """
     width, height = int(stream.codec_context.width), int(stream.codec_context.height)
     aspect = float(stream.sample_aspect_ratio or 1)
@@ -289,9 +290,9 @@ class Timeline:
         shown_pts: (N,) int64, the times that a decoder reports, in the same ticks; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         last_ticks: duration of the last frame in the same ticks.
-        finer: number of parts into which a tick was divided because times repeat; else 1.
-        guessed: True if the container does not state all times or has odd times, so decoders may report other times.
-        order: int64, the packet of each row. Rows at the end that the file lists but no longer contains have no packet.
+        finer: number of parts into which each tick was divided because times repeat; 1 if no time repeats.
+        guessed: True if the container does not state all times or has odd times. Then decoders may report other times.
+        order: (N - cut_off,) int64, the index of the packet of each row. The rows of frames that were cut off have no packet.
     """
 
     pts: IndexArray
@@ -335,14 +336,15 @@ def build_timeline(
     Args:
         packets: one entry per shown frame.
         frame_ticks: a frame's nominal duration, used if the container states none.
-        longest_gap_ticks: a longer step forward means that the clock was set; a shorter step is a gap of the recording.
-        jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if the format has no decoding
-            times of its own.
+        longest_gap_ticks: a longer step forward means that somebody set the clock; a shorter step is a gap in the recording.
+        jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if files of this format do not
+            store decoding times.
         timed: False for elementary streams: they have no times, so frames are counted.
         needs_key: True if a decoder shows nothing before the first keyframe. This matters if a recording begins between
             keyframes.
         reorders: False if frames are shown in decoding order.
-        cut_off: number of frames that the file lists after the last packet but no longer contains; their times are guessed.
+        cut_off: number of frames that come after the last packet in the index, but are no longer in the file. Their times are
+            guessed.
     """
     pts, dts, keyframe = _bounded(packets.pts), _bounded(packets.dts), packets.keyframe
     lasting = np.where(packets.duration > 0, packets.duration, frame_ticks)
@@ -355,7 +357,7 @@ def build_timeline(
     else:
         times = _filled(pts, lasting)
         order, begins = _presentation_order(times, replace(packets, pts=pts, dts=dts), jump_ticks, reorders)
-    if needs_key and bool(keyframe.any()):  # keep the frames that are decoded and shown from the first keyframe on
+    if needs_key and bool(keyframe.any()):  # keep only frames that are decoded and shown from the first keyframe on
         first_key = int(np.argmax(keyframe))
         begin = int(np.flatnonzero(order == first_key)[0])
         kept = begin + np.flatnonzero(order[begin:] >= first_key)
@@ -380,24 +382,23 @@ def _bounded(times: IndexArray) -> IndexArray:
 
 
 def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
-    """Return times for a stream that states none: the demuxer's times, or sums of durations."""
+    """Return times for a stream that states no times: the demuxer's times, or sums of durations."""
     if timed and not bool(np.any(dts == NO_TIME)):
         return dts
-    added = np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
+    summed = np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
     if bool(np.any(pts == NO_TIME)):
-        return added
-    found = np.sort(pts) - pts.min()
-    plausible = bool(np.all(np.diff(found) > 0)) and added[-1] <= 2 * found[-1] <= 4 * added[-1]
-    return found if plausible else added
+        return summed
+    demuxed = np.sort(pts) - pts.min()
+    plausible = bool(np.all(np.diff(demuxed) > 0)) and summed[-1] <= 2 * demuxed[-1] <= 4 * summed[-1]
+    return demuxed if plausible else summed
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return a time for each packet if some packets have no pts; None if the times contradict the known pts.
+    """Return a time for each packet if some packets have no pts; None if these times contradict the known pts.
 
-    This works at a constant frame rate: each time is a decoding time plus a constant, even if frames are reordered.
+    At a constant frame rate, the sorted times are the decoding times plus a constant, even if frames are reordered.
     """
-    # A demuxer may give one time to two packets. The time belongs to the second packet: the first packet began before the time
-    # was stated.
+    # A demuxer may give one decoding time to two packets. Then the file states the time of the second packet only.
     doubled = np.append(dts[1:] == dts[:-1], False)
     dts = np.where(doubled, NO_TIME, dts)
     known = np.flatnonzero((pts != NO_TIME) & (dts != NO_TIME))
@@ -423,9 +424,9 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 def _presentation_order(
     times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
-    """Return the packets in presentation order, and flags (P,) bool where the clock restarts.
+    """Return the indices of the packets in presentation order, and flags (P,) bool that are True where the clock restarts.
 
-    The parts before and after a restart are sorted separately.
+    The packets before a restart and the packets after it are sorted separately.
     """
     dts, odd = packets.dts, _odd_packets(times)
     right = np.flatnonzero(~odd)
@@ -442,8 +443,8 @@ def _presentation_order(
         cuts += sorted({*_restarts(times[right]), *at_keys})
     order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
-    # A packet with an odd time is placed after the packet that was decoded before it. But if frames are reordered and one gap
-    # near that packet is clearly the widest, it is placed into this gap.
+    # A packet with an odd time goes after the packet that was decoded before it. But if frames are reordered and one gap near
+    # that place is clearly the widest, the packet goes into this gap.
     for i in np.flatnonzero(odd).tolist():
         before = int(np.flatnonzero(order == i - 1)[0])
         place = before + 1
@@ -456,7 +457,7 @@ def _presentation_order(
 
 
 def _odd_packets(times: IndexArray) -> BoolArray:
-    """Return flags (P,) bool of the packets whose times are far from the times of all packets around them."""
+    """Return flags (P,) bool; True if the time of a packet is far from the times of all packets around it."""
     odd = np.zeros(len(times), np.bool_)
     steps = np.abs(np.diff(times))
     far = _far(times)
@@ -471,30 +472,30 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return where the clock has restarted: packets with an earlier time than the 16 packets before them.
+    """Return the packets at which the clock has restarted: packets with an earlier time than each of the 16 packets before.
 
-    Packet 1 counts too if packet 0 has a far later time than the next packets.
+    Packet 1 is such a packet too if the time of packet 0 is far later than the times of the next packets.
     """
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
         return []
     before = np.lib.stride_tricks.sliding_window_view(times, _DEEPEST_REORDER)[:-1].min(axis=1)
-    found: list[int] = (np.flatnonzero(times[_DEEPEST_REORDER:] < before) + _DEEPEST_REORDER).tolist()
-    return [1, *found] if times[0] - times[1:_DEEPEST_REORDER].max() > _far(times) else found
+    restarts: list[int] = (np.flatnonzero(times[_DEEPEST_REORDER:] < before) + _DEEPEST_REORDER).tolist()
+    return [1, *restarts] if times[0] - times[1:_DEEPEST_REORDER].max() > _far(times) else restarts
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
-    """Return the keyframes at which the clock has restarted: several packets before have later times."""
-    found, begin = [], 0
+    """Return the keyframes at which the clock has restarted: several packets before the keyframe have later times."""
+    restarts, begin = [], 0
     for k in np.flatnonzero(keyframe).tolist():
         if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
-            found.append(k)
+            restarts.append(k)
             begin = k
-    return found
+    return restarts
 
 
 def _far(times: IndexArray) -> int:
-    """Return the largest difference of time between two packets that are shown near each other."""
+    """Return the largest difference between the times of two packets whose frames are shown near each other."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
 
@@ -508,14 +509,14 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     usual = float(np.median(steps))
     changed = steps[(moved[1:] > 0) | (moved[:-1] > 0)]
     even = 0.75 * usual < float(changed.min()) and float(changed.max()) < 1.5 * usual
-    # Even times: frames are reordered although the header does not say it. Otherwise the times are wrong.
+    # If the steps are even, frames are reordered although the header does not state it. Otherwise the times are wrong.
     return order if even and int(moved.max()) <= _UNANNOUNCED_REORDER else decoded
 
 
 def _increasing(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Return increasing times, the number of new ticks per tick, and True if odd times were replaced."""
+    """Return strictly increasing times, the number of new ticks per tick, and True if odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False
@@ -535,9 +536,9 @@ def _increasing(
 
 
 def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
-    """Return times that never fall, also at restarts of the clock, and True if odd times were replaced."""
+    """Return times that never fall, even where the clock restarts, and True if odd times were replaced."""
     result, odd = [shown[0]], False
-    moved, last, i = 0, shown[0], 1  # `last` is the last time that fits, before it is moved
+    moved, last, i = 0, shown[0], 1  # ticks that are added to times; the last time that is not odd, without `moved`
     while i < len(shown):
         back = _back_in_line(shown, i, last, longest_gap, long=_LONG_STEP * lasting[i - 1])
         if back > i and not (shown[i] < last and i in parts):
@@ -553,7 +554,7 @@ def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, par
 
 
 def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row, from `i` on, whose time fits after the time `last`; `i` if no near row fits."""
+    """Return the first row from `i` on whose time can come after the time `last`; `i` if this holds for no near row."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i
