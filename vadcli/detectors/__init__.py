@@ -1,6 +1,6 @@
-"""The protocols of a detector, and functions that load one. `vadcli.registry` lists the detectors.
+"""The protocols that a detector implements, and the function that loads a detector by its name.
 
-A detector gets arrays and returns arrays. It never opens a video or another media file. The scan engine contains no model.
+A detector gets arrays and returns arrays. It never opens a video or another media file. `vadcli.registry` lists the detectors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CATEGORY_THRESHOLDS = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_ga
 
 
 class Detector(Protocol):
-    """A detector turns clips into scores. It may also have the attributes of `Traits`.
+    """Turns clips into scores. A detector may also have the attributes of `Traits`.
 
     The scores of a clip must not depend on the other clips of its batch or on earlier calls: the
     engine batches clips of several videos, scores videos in any order and resumes in the middle.
@@ -49,14 +49,13 @@ class Detector(Protocol):
     Attributes:
         name: its name in the registry.
         model_version: version of the camera models that it fits. If a stored model has another
-            version, the engine fits a new one.
+            version, the engine fits a new model.
         needs: the clips that the loader must deliver, such as their length and the frame size.
         channels: names of the K raw scores that each frame gets.
         thresholds: default thresholds for events.
-        calibration: how scores become events per hour; None if the scores are not calibrated.
+        calibration: how a score becomes a rate of events per hour; None if the scores are not calibrated.
         uses_categories: True if the scores depend on the user's categories.
-        fits_camera: True if `fit` returns a model; the engine then first reads a sample of each
-            camera's videos.
+        fits_camera: True if `fit` returns a model. Before a scan, the engine then reads a sample of each camera's videos.
         mask_scale: how the values of its masks become pixel scores.
     """
 
@@ -80,30 +79,34 @@ class Detector(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many clips a call of `score` should get. Known after `prepare`."""
+        """The number of clips that a call of `score` should get. Known after `prepare`."""
 
     @property
     def parallel(self) -> int:
-        """How many threads may call `score` at the same time. Known after `prepare`."""
+        """The number of threads that may call `score` at the same time. Known after `prepare`."""
 
     def prepare(self) -> None:
-        """Load everything that `score` needs. The engine calls this once, before the first call of `score`.
+        """Load everything that `score` needs. The engine calls this method once, before it calls `score`.
 
         Raises:
             DeviceError, WeightsError: the device or the weights are missing or unsuitable.
         """
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return a model of one camera's usual footage; None if the detector can't fit one. Deterministic."""
+        """Return a model of one camera's usual footage; None if the detector can't fit a model. Deterministic."""
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Return the raw scores (B, T, K) and the masks of a batch. Deterministic."""
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of one video: its raw scores, smoothed and calibrated."""
+        """Return the logits of one video. They are computed from its raw scores, smoothed and calibrated."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the scores, such as options and weights, as JSON."""
+        """Return everything that changes the scores, such as options and weights, as a JSON object."""
+
+
+MEMBERS = tuple(sorted({*Detector.__annotations__, *(name for name in vars(Detector) if not name.startswith("_"))}))
+"""The names of the attributes and methods that every detector must have."""
 
 
 @runtime_checkable
@@ -111,7 +114,7 @@ class Preparer(Protocol):
     """A detector that can begin the work on a clip before its camera has a model."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Compute a result that `fit` and `score` need, and keep the result. Several threads may call this."""
+        """Compute and keep what `fit` and `score` need of a clip. Several threads may call this method."""
 
 
 @runtime_checkable
@@ -120,71 +123,71 @@ class Attributor(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many clips a call should get, as for `score`."""
+        """The number of clips that a call of `attribute` should get."""
 
     @property
     def categories(self) -> tuple[str, ...]:
         """The C categories."""
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Return scores (B, T, C) float32 in [0, 1]. No category changes the score of another one."""
+        """Return scores (B, T, C) float32 in [0, 1]. Categories do not change each other's scores."""
 
 
 @runtime_checkable
 class Embedder(Protocol):
     """A detector that can compute its raw scores from one stored vector per sampled frame.
 
-    The engine can store the vectors. If only the categories change later, it scores the video from the stored vectors and does
-    not decode it again.
+    The engine can store the vectors. If only the categories change later, the engine scores the video from the stored vectors
+    and does not decode the video again.
     """
 
     @property
     def encoder_name(self) -> str:
-        """The encoder's name, for people."""
+        """The encoder's name, for messages and documents."""
 
     @property
     def encoder_key(self) -> str:
-        """Hash of the encoder and its weights; vectors with the same key can be compared."""
+        """Hash of the encoder and its weights. Vectors with the same key can be compared."""
 
     @property
     def embedding_key(self) -> str:
-        """Hash of everything that changes a vector, apart from the video."""
+        """Hash of everything except the video that changes a vector."""
 
     @property
     def keeps_embeddings(self) -> bool:
         """True if the engine should store the vectors."""
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Return the raw scores (S, K) of S vectors. They equal those of `score` bit for bit."""
+        """Return the raw scores (S, K) of S vectors. `score` returns exactly the same values for the frames."""
 
 
 @runtime_checkable
 class Propagator(Protocol):
-    """A detector that can propagate masks from known frames to the frames after them."""
+    """A detector that can propagate the known masks of some frames to the frames after them."""
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
         """Return the masks of all frames, computed from the known masks of some frames. Deterministic.
 
-        The mask of a frame depends only on the last known frame and on the frames from there to this frame.
+        The mask of a frame depends only on the last known mask before it, and on the frames from there to this frame.
 
         Args:
-            frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. They may
-                come from several spans of a video if each span begins with a known frame.
-            known: the known masks (h, w) float32 on the detector's mask scale, as `score` returns them,
-                by their index in `frames`. It must contain index 0.
+            frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. They may come from several
+                spans of a video if the mask of the first frame of each span is known.
+            known: the known masks by the index of their frame. A mask is (h, w) float32 on the detector's mask
+                scale, as `score` returns it. The mask of frame 0 must be known.
 
         Returns:
-            (N, h, w) float32 on the same scale.
+            (N, h, w) float32 on the detector's mask scale.
         """
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Facts about a detector. A detector that lacks one of these attributes has the default.
+    """Optional attributes of a detector. If a detector does not have an attribute, the default is used.
 
     Attributes:
-        caveats: reasons why its scores deserve less trust than usual, such as untrained weights; one sentence per reason.
-            Known before `prepare`.
+        caveats: reasons to trust its scores less than usual, such as untrained weights; one sentence per reason. Known
+            before `prepare`.
         makes_masks: False if it never makes masks.
         uses_min_size, uses_motion_detail, uses_still: True if it uses the option --min-size, --motion-detail or --still.
     """
@@ -198,7 +201,7 @@ class Traits:
     @classmethod
     def of(cls, detector: Detector) -> Traits:
         """Return the traits of a detector."""
-        return cls(**{one.name: getattr(detector, one.name) for one in fields(cls) if hasattr(detector, one.name)})
+        return cls(**{trait.name: getattr(detector, trait.name) for trait in fields(cls) if hasattr(detector, trait.name)})
 
 
 @runtime_checkable
@@ -206,7 +209,7 @@ class ChecksModels(Protocol):
     """A detector whose options change its camera models."""
 
     def accepts(self, model: CameraModel) -> bool:
-        """True if the stored model was fitted with these options. Otherwise the engine fits the camera again."""
+        """True if a stored model was fitted with this detector's options. If not, the engine fits a new model."""
 
 
 def caveats_of(detector: Detector) -> tuple[str, ...]:
@@ -220,11 +223,11 @@ def digest(document: object) -> str:
 
 
 def check_device(device: str) -> None:
-    """Check that a device exists. For `auto` and `cpu`, torch is not loaded.
+    """Check that this machine has a device. Loads torch only if the device is a GPU.
 
     Raises:
-        DeviceError: the device is missing.
-        UsageError: the name is not the name of a device.
+        DeviceError: this machine does not have the device.
+        UsageError: no device can have this name.
     """
     if device in ("auto", "cpu"):
         return
@@ -233,15 +236,16 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
     import torch
 
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= found:
-        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= count:
+        raise DeviceError(f"--device {device}: torch {torch.__version__} finds {count} CUDA devices")
 
 
 def keep_compiler_cache() -> None:
-    """Give torch's compiler a fixed folder. Call this before transformers is imported.
+    """Give torch's compiler a fixed folder for its files. Call this before transformers is imported.
 
-    During that import, torch creates a folder that it never removes. Without a fixed folder, this is a new temporary one.
+    The import makes torch create a folder, which torch never removes. By default, each process would create another temporary
+    folder.
     """
     from vadcli.options import cache_folder  # here, because `vadcli.options` imports the options of each detector
 
@@ -253,8 +257,9 @@ def make_motion(options: DetectorOptions) -> Detector:
     from vadcli.detectors.motion import MotionOptions
     from vadcli.detectors.motion.detector import MotionDetector
 
-    chosen = {"min_size": "min_size", "detail": "motion_detail", "still": "still"}
-    return MotionDetector(MotionOptions(**{name: getattr(options, of) for name, of in chosen.items() if hasattr(options, of)}))
+    names = {"min_size": "min_size", "detail": "motion_detail", "still": "still"}  # field of MotionOptions -> field of options
+    chosen = {ours: getattr(options, field) for ours, field in names.items() if hasattr(options, field)}
+    return MotionDetector(MotionOptions(**chosen))
 
 
 def make_lavida(options: LavidaOptions) -> Detector:
@@ -266,26 +271,23 @@ def make_lavida(options: LavidaOptions) -> Detector:
 
 
 def load(name: str, options: DetectorOptions | None = None) -> Detector:
-    """Return the detector of a name, made with its options.
+    """Return a new detector.
 
     Args:
-        name: a name in `registry.DETECTORS`.
-        options: the options of the detector; None means the defaults.
+        name: its name in `registry.DETECTORS`.
+        options: its options; None means the defaults.
 
     Raises:
-        UsageError: no detector has this name, or the options do not fit it.
-        WeightsError: its weights are missing.
+        UsageError: no detector has this name, or an option can't be used.
+        WeightsError: the weights of the detector are missing.
     """
     make = DETECTORS.load(name)
     if options is None:
         options = DETECTOR_OPTIONS.load(name)() if name in DETECTOR_OPTIONS else DetectorOptions()
     detector: Detector = make(options)
+    # `hasattr(detector, ...)` would compute the properties that are known only after `prepare`.
     lacking = [
         member for member in MEMBERS if not hasattr(type(detector), member) and member not in getattr(detector, "__dict__", ())
     ]
     DETECTORS.check(name, ok=not lacking, what=f"lacks {', '.join(lacking)}")
     return detector
-
-
-MEMBERS = tuple(sorted({*Detector.__annotations__, *(name for name in vars(Detector) if not name.startswith("_"))}))
-"""The names of the attributes and methods that every detector must have."""

@@ -1,7 +1,7 @@
-"""Collects clips into batches, and scores the batches in threads, while the caller reads and writes.
+"""Collects clips into batches, and scores the batches in threads while the caller does other work.
 
-Each pixel is copied once, from the loader's memory into the array of a batch. New memory is slow:
-the system clears it page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used again.
+Each pixel is copied once, from the loader's memory into the array of a batch. A new array is slow, because the system clears
+its memory page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used for a later batch.
 """
 
 from __future__ import annotations
@@ -27,31 +27,35 @@ if TYPE_CHECKING:
 
 Ticket = TypeVar("Ticket")
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 MOST_CAMERAS = 32
-"""A detector keeps its results for this many camera models: the ones that it used last."""
+"""A detector keeps its results for the last MOST_CAMERAS camera models that it used."""
 
 SPARES = 4
 """At most this many pixel arrays are kept for later batches."""
 
 
-class PerCamera(Generic[Found]):
-    """Computes a result from a camera model, and keeps the results for the models that it used last."""
+class PerCamera(Generic[Result]):
+    """A function of a camera model that keeps its results for the models that were used last.
 
-    def __init__(self, make: Callable[[CameraModel | None], Found]) -> None:
+    Args:
+        make: computes the result for a camera model.
+    """
+
+    def __init__(self, make: Callable[[CameraModel | None], Result]) -> None:
         self._make = make
-        self._kept: dict[int, tuple[CameraModel | None, Found]] = {}
+        self._results: dict[int, tuple[CameraModel | None, Result]] = {}
 
-    def __call__(self, model: CameraModel | None) -> Found:
-        """Return what `make` returns for this model."""
-        kept = self._kept.pop(id(model), None)
-        if kept is None or kept[0] is not model:  # Python may give the id of a deleted object to a new one
-            kept = model, self._make(model)
-        self._kept[id(model)] = kept
-        while len(self._kept) > MOST_CAMERAS:
-            del self._kept[next(iter(self._kept))]
-        return kept[1]
+    def __call__(self, model: CameraModel | None) -> Result:
+        """Return the result for this model."""
+        entry = self._results.pop(id(model), None)
+        if entry is None or entry[0] is not model:  # Python may give the id of a deleted object to a new object
+            entry = model, self._make(model)
+        self._results[id(model)] = entry  # the models are in the order of their last use
+        while len(self._results) > MOST_CAMERAS:
+            del self._results[next(iter(self._results))]
+        return entry[1]
 
 
 class Worker(Protocol):
@@ -66,7 +70,7 @@ W = TypeVar("W", bound=Worker)
 
 
 class Workers(Generic[W]):
-    """The workers of a detector, one per device. Each thread that asks gets an idle one.
+    """The workers of a detector, one per device. Each call of the model reserves an idle worker.
 
     Attributes:
         all: the workers; empty before `start`.
@@ -77,7 +81,7 @@ class Workers(Generic[W]):
         self._idle: SimpleQueue[W] = SimpleQueue()
 
     def start(self, workers: Iterable[W]) -> None:
-        """Add the workers."""
+        """Set the workers. All of them are idle at first."""
         self.all = tuple(workers)
         for worker in self.all:
             for _ in range(worker.runner.calls):
@@ -85,12 +89,12 @@ class Workers(Generic[W]):
 
     @property
     def parallel(self) -> int:
-        """The number of threads that can have a worker at the same time; 1 before `start`."""
+        """The number of threads that can reserve a worker at the same time; 1 before `start`."""
         return max(1, sum(worker.runner.calls for worker in self.all))
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """The devices that compute."""
+        """The devices of the workers."""
         return tuple(worker.runner.device for worker in self.all)
 
     @contextmanager
@@ -105,12 +109,12 @@ class Workers(Generic[W]):
 
 @dataclass
 class GatheredBatch(Generic[Ticket]):
-    """A batch of up to N clips of one size, with room for all of them.
+    """A batch that is being filled. It has memory for N clips of one size.
 
     Attributes:
         pixels: (N, T, H, W, C) uint8; the clips fill it from the start.
-        clips: at most N; the frames of clip i are a view of `pixels[i]`.
-        tickets: one object of the caller per clip.
+        clips: the clips so far, at most N; the frames of clip i are a view of `pixels[i]`.
+        tickets: one object per clip, by which the caller recognises the clip.
     """
 
     pixels: ByteArray
@@ -122,26 +126,30 @@ class GatheredBatch(Generic[Ticket]):
 
     def add(self, clip: Clip, ticket: Ticket) -> None:
         """Copy a clip into the batch."""
-        row = self.pixels[len(self.clips)]
-        row[...] = clip.frames
-        self.clips.append(replace(clip, frames=row))
+        frames = self.pixels[len(self.clips)]
+        frames[...] = clip.frames
+        self.clips.append(replace(clip, frames=frames))
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Return a batch without the clips for which `dropped` is True. It takes over this batch's memory."""
-        kept = GatheredBatch[Ticket](self.pixels, [], [])
+        """Return a batch without the clips for which `dropped` is True. It uses the memory of this batch."""
+        rest = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
-                kept.add(clip, ticket)
-        return kept
+                rest.add(clip, ticket)
+        return rest
 
     def clip_batch(self, models: Callable[[Clip], CameraModel | None] = lambda clip: None) -> ClipBatch:
-        """Return the batch as a detector expects it. The pixels are not copied."""
+        """Return the batch in the form that a detector expects. The pixels are not copied.
+
+        Args:
+            models: returns the camera model of a clip.
+        """
         return ClipBatch.of(self.clips, [models(clip) for clip in self.clips], frames=self.pixels[: len(self.clips)])
 
 
 class ClipBatcher(Generic[Ticket]):
-    """Collects clips into batches; all clips of a batch have the same size.
+    """Collects clips into batches. All clips of a batch have the same size.
 
     Args:
         batch_size: clips per batch, at least 1.
@@ -153,36 +161,40 @@ class ClipBatcher(Generic[Ticket]):
         self._spare: deque[ByteArray] = deque(maxlen=SPARES)
 
     def add(self, clip: Clip, ticket: Ticket) -> GatheredBatch[Ticket] | None:
-        """Copy a clip into the batch of its shape; return this batch if it is now full, else None.
+        """Copy a clip into the batch for its shape. Return this batch if it is now full, else None.
 
-        The caller may use the clip's memory again afterwards.
+        Afterwards, the caller may use the memory of the clip again.
         """
         shape = clip.frames.shape
         if shape not in self._waiting:
-            fitting = next((number for number, spare in enumerate(self._spare) if spare.shape[1:] == shape), None)
-            if fitting is None:
+            spare = next((number for number, pixels in enumerate(self._spare) if pixels.shape[1:] == shape), None)
+            if spare is None:
                 pixels = np.empty((self.batch_size, *shape), np.uint8)
             else:
-                pixels = self._spare[fitting]
-                del self._spare[fitting]
+                pixels = self._spare[spare]
+                del self._spare[spare]
             self._waiting[shape] = GatheredBatch(pixels, [], [])
         self._waiting[shape].add(clip, ticket)
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Remove and return the unfinished batches that contain clips of `video`; None means all."""
-        wanted = [
+        """Remove and return the batches that are not full.
+
+        Args:
+            video: only the batches that contain clips of this video; None means all batches.
+        """
+        shapes = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
-        return [self._waiting.pop(shape) for shape in wanted]
+        return [self._waiting.pop(shape) for shape in shapes]
 
     def give_back(self, batch: GatheredBatch[Ticket]) -> None:
-        """Let new clips overwrite the pixels of a batch that nobody needs any more."""
+        """Let later batches use the pixel array of this batch. The caller no longer needs the batch."""
         self._spare.append(batch.pixels)
 
 
 class _Pool:
-    """Threads that call a detector. At the end of a `with` block, waiting calls are cancelled."""
+    """Threads that call a detector. The end of a `with` block cancels the calls that have not started."""
 
     def __init__(self, detector: Detector, name: str) -> None:
         self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix=name)
@@ -195,10 +207,10 @@ class _Pool:
 
 
 class ScoringPool(_Pool, Generic[Ticket]):
-    """Scores batches in threads and returns the scores in the order of submission. A context manager.
+    """Scores batches in threads, and returns the scores in order. A context manager.
 
-    The pool scores as many batches at the same time as the detector allows. The same number of
-    batches may wait, so that a device gets its next batch at once.
+    The pool scores as many batches at the same time as the detector allows. The same number of batches may wait, so that a
+    device gets its next batch at once.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -208,10 +220,10 @@ class ScoringPool(_Pool, Generic[Ticket]):
         self._most = 2 * detector.parallel
 
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Submit a batch; yield the results that are ready, in the order in which the batches were submitted.
+        """Submit a batch. Yield the results that are ready, in the order in which the batches were submitted.
 
-        If more than 2 × `detector.parallel` batches are in the pool, this method waits for the oldest one. It is a generator:
-        nothing is submitted before the caller iterates over it.
+        If more than 2 × `detector.parallel` batches are in the pool, this method waits for the oldest batch. It is a generator:
+        it submits the batch when the caller starts to iterate.
 
         A result is a ticket and its scores. If scoring raised an exception, the result has the exception instead of the scores.
         """
@@ -220,7 +232,7 @@ class ScoringPool(_Pool, Generic[Ticket]):
             yield self._first()
 
     def drain(self) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Wait for all submitted batches; yield their results, as `submit` does."""
+        """Wait for all submitted batches. Yield their results, as `submit` does."""
         while self._running:
             yield self._first()
 
@@ -233,9 +245,10 @@ class ScoringPool(_Pool, Generic[Ticket]):
 
 
 class PreparingPool(_Pool):
-    """Lets a detector begin the work on clips, in threads, while more clips are read. A context manager.
+    """Lets a detector begin the work on clips while the caller reads more clips. A context manager.
 
-    It does nothing if the detector is not a `Preparer`. It ignores errors: they occur again when the detector needs the clip.
+    The work is done in threads. If the detector is not a `Preparer`, the pool does nothing. Errors are ignored, because they
+    occur again when the detector fits a model to the clip or scores the clip.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -244,7 +257,7 @@ class PreparingPool(_Pool):
         self._running: list[Future[None]] = []
 
     def add(self, clip: Clip) -> None:
-        """Begin the work on a clip. Its memory must not be used again before `wait` returns."""
+        """Begin the work on a clip. The caller must not change the clip's memory before `wait` returns."""
         if self._prepare is not None:
             self._running.append(self._threads.submit(self._prepare, clip))
 

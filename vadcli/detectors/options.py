@@ -1,4 +1,4 @@
-"""The options of the detectors `concept` and `ask`. The command line shows them, so this file loads no model."""
+"""The options of the detectors `concept` and `ask`, for the command line. This file loads no model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_ASK_MODEL = "qwen2-vl-2b"
 
 @dataclass(frozen=True)
 class ConceptOptions(DetectorOptions):
-    """The options that only the concept detector has."""
+    """The options of the detector `concept`."""
 
     encoder: str = option(
         DEFAULT_ENCODER,
@@ -29,7 +29,7 @@ class ConceptOptions(DetectorOptions):
     )
 
     def is_ready(self) -> bool:
-        """True if the user named an encoder, or the default encoder is on this machine."""
+        """True if the user named an encoder, or if the default encoder is on this machine."""
         return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None
 
 
@@ -40,7 +40,7 @@ def encoder_download() -> str:
 
 @dataclass(frozen=True)
 class AskOptions(CompressionOption):
-    """The options of the detector `ask`, which are a part of LAVIDA's options."""
+    """The options of the detector `ask`. LAVIDA has the same options and more."""
 
     @property
     def ask_model(self) -> str:
@@ -50,7 +50,7 @@ class AskOptions(CompressionOption):
     def is_ready(self) -> bool:
         """True if the user named a usable model, or if the default model and a GPU are on this machine.
 
-        `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
+        `--detector auto` can then choose `ask`. Without a GPU, a scan would take many times longer than the footage.
         """
         if self.model != AUTO_MODEL:
             return is_mllm(self.model)

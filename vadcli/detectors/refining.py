@@ -1,7 +1,7 @@
-"""Crisp masks: SAM2 finds the outline of the thing that a blob of high pixel scores marks.
+"""Masks with crisp edges: SAM2 finds the outlines of the objects that high pixel scores mark.
 
 A blob is a connected set of pixels whose scores reach the threshold of events. SAM2 gets two prompts per blob: the point with
-the highest score, and the box around the blob. SAM2 returns three masks. The one that it rates best replaces the blob.
+the highest score, and the box around the blob. SAM2 returns three masks. The mask that SAM2 rates best replaces the blob.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 REFINER_MODEL = "sam2.1-hiera-small"
 MOST_BLOBS = 8
-"""At most this many blobs of a frame are refined: the ones with the highest scores."""
+"""At most this many blobs of a frame are refined: the blobs with the highest scores."""
 RULES_VERSION = 1
-"""Increase this if the same frame and mask give another refined mask."""
+"""Increase this if a change of the code gives another refined mask for the same frame and mask."""
 
 Segment = Callable[[FloatArray], BoolArray]
+"""Returns masks (K, height, width) for prompts (K, 3, 2); see `Refiner.segment`."""
 
 
 class Refiner(Protocol):
-    """A model that finds the outline of a thing. A prompt marks the thing: a point, or a point and a box."""
+    """A model that finds the outline of an object. The prompt is a point on the object, or a point and a box."""
 
     @property
     def max_area_px(self) -> int:
@@ -49,25 +50,25 @@ class Refiner(Protocol):
 
         Args:
             frame: (H, W, 3) uint8, of any size.
-            prompts: (K, P, 2) float32 x, y in a picture of `width` × `height` pixels: P is 1 for a point, or 3 for a point,
-                the upper left and the lower right corner of a box.
+            prompts: (K, P, 2) float32, x and y in a frame of `width` × `height` pixels. P is 1 for a point. P is 3 for a point,
+                and the upper left and the lower right corner of a box.
             width, height: size of the masks.
         """
 
     def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the masks, as JSON. Loads no weights."""
+        """Return everything that changes the masks, as a JSON object. Loads no weights."""
 
 
 def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
-    """Return a mask in which outlines replace the blobs.
+    """Return the pixel scores after the outlines of objects have replaced the blobs.
 
-    All pixels inside an outline get the highest value of the blob. Pixels of a blob outside its outline get a value below
-    `level`. If an outline does not touch its blob, the model has found another thing, and the blob stays as it is.
+    All pixels inside an outline get the highest score of the blob. Pixels of the blob outside its outline get a score below
+    `level`. If an outline does not touch its blob, the model has found another object, and the blob does not change.
 
     Args:
         pixels: (H, W) uint8 pixel scores.
-        level: the lowest value that belongs to a blob, at least 1.
-        segment: returns the outlines for (K, 3, 2) prompts; see `Refiner.segment`.
+        level: the lowest score that belongs to a blob, at least 1.
+        segment: finds the outlines.
     """
     from scipy import ndimage
 
@@ -78,45 +79,46 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
     peaks, areas = ndimage.maximum(pixels, labels, numbers), np.bincount(labels.ravel())[1:]
     chosen = np.lexsort((-areas, -np.asarray(peaks, np.int64)))[:MOST_BLOBS]
     boxes = ndimage.find_objects(labels)
+    # per blob: its box, True for its pixels in the box, and its highest score
     blobs = [(boxes[blob], labels[boxes[blob]] == blob + 1, int(peaks[blob])) for blob in chosen]
-    outlines = segment(np.stack([_prompt(pixels[box], own, peak, box) for box, own, peak in blobs]))
-    found = [
-        (box, own, peak, outline)
-        for (box, own, peak), outline in zip(blobs, outlines, strict=True)
-        if (outline[box] & own).any()
+    outlines = segment(np.stack([_prompt(pixels[box], inside, peak, box) for box, inside, peak in blobs]))
+    touching = [
+        (box, inside, peak, outline)
+        for (box, inside, peak), outline in zip(blobs, outlines, strict=True)
+        if (outline[box] & inside).any()
     ]
     refined = pixels.copy()
-    for box, own, _, _ in found:
-        refined[box][own] = np.minimum(refined[box][own], level - 1)
-    for _, _, peak, outline in found:
+    for box, inside, _, _ in touching:
+        refined[box][inside] = np.minimum(refined[box][inside], level - 1)
+    for _, _, peak, outline in touching:
         refined[outline] = np.maximum(refined[outline], peak)
     return refined
 
 
-def _prompt(pixels: ByteArray, own: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
+def _prompt(pixels: ByteArray, inside: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
     """Return x and y (3, 2) of the pixel with the highest score, and of two corners of the box."""
-    # If several pixels have the highest score, the one nearest to their middle is taken.
-    rows, columns = np.nonzero(own & (pixels == peak))
+    # If several pixels have the highest score, the prompt is the pixel nearest to their middle.
+    rows, columns = np.nonzero(inside & (pixels == peak))
     nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
     top, left, bottom, right = box[0].start, box[1].start, box[0].stop - 1, box[1].stop - 1
     return np.array([[left + columns[nearest], top + rows[nearest]], [left, top], [right, bottom]], np.float32)
 
 
 class Sam2Refiner:
-    """SAM2 as a `Refiner`, on one device. Creating it reads no tensors; `prepare` does.
+    """SAM2 as a `Refiner`, on one device. `prepare` reads the tensors.
 
-    If the device runs out of memory, fewer blobs are computed at a time.
+    If the device runs out of memory, the model computes fewer blobs at a time.
 
     Args:
         model: a name of the weights manifest, or a transformers folder.
-        device, precision: as in `DetectorOptions`; of several GPUs, the first is used.
+        device, precision: as in `DetectorOptions`. If the device has several GPUs, the first GPU is used.
 
     Raises:
         WeightsError: the model is not on this machine.
     """
 
     max_area_px = 2 * 1024 * 1024
-    """Frames are resized to a square with sides of 1024 px. A frame of 16:9 with this area has more than 1024 rows."""
+    """SAM2 resizes frames to 1024 × 1024 px. A frame of 16:9 with this area has more than 1024 rows."""
 
     def __init__(self, model: str = "", *, device: str = "auto", precision: str = "auto") -> None:
         model = model or REFINER_MODEL
@@ -133,7 +135,7 @@ class Sam2Refiner:
         self._load()
 
     def _load(self) -> tuple[TransformersMasks, dtype, Runner]:
-        """Return the model, its dtype and the runner that computes with it."""
+        """Return the model, its dtype and its runner. The first call loads the model."""
         if self._prepared is not None:
             return self._prepared
         import torch
@@ -144,7 +146,7 @@ class Sam2Refiner:
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        # TransformersMasks keeps the frequencies of position encodings exact when it is cast, but transformers does not.
+        # Read as float32 and cast by TransformersMasks, which keeps the frequencies of position encodings exact.
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
         self._prepared = model, precision, Runner(device)
@@ -158,7 +160,7 @@ class Sam2Refiner:
         from vadcli.detectors.lavida.masks import sam_pixels
 
         model, precision, runner = self._load()
-        encoded: list[ImageFeatures] = []  # the frame is encoded once, even if its prompts are split
+        encoded: list[ImageFeatures] = []  # the frame is encoded once, even if the prompts are split over several steps
 
         def step(points: Tensor) -> tuple[Tensor]:  # (k, P, 2) -> (k, height, width)
             if not encoded:
@@ -166,9 +168,9 @@ class Sam2Refiner:
                 encoded.append(model.encode(sam_pixels(pixels, model.image_size, precision)))
             scaled = points * (model.image_size / torch.tensor([width, height], device=points.device))
             labels = torch.tensor([1, 2, 3], dtype=torch.int32, device=points.device)[: points.shape[1]]
-            # (k, 1, P + 1, 256): the last one is a padding token, which `decode` adds again
+            # (k, 1, P + 1, 256): the last token is padding, and `decode` adds a padding token itself
             sparse, _ = model.sam2.prompt_encoder(scaled[:, None], labels.expand(len(points), 1, -1), None, None)
-            rows = torch.zeros(len(points), dtype=torch.int64, device=points.device)  # the same frame for each prompt
+            rows = torch.zeros(len(points), dtype=torch.int64, device=points.device)  # every prompt uses the same frame
             output = model.decode(encoded[0][rows], sparse[:, 0, :-1], multimask=True)
             best = output.mask_logit[torch.arange(len(points), device=points.device), output.iou.argmax(dim=1)]  # (k, 4h, 4w)
             return (interpolate(best[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0] > 0,)

@@ -1,6 +1,8 @@
-"""Loads a model onto a device, and runs it there: copies data while the model computes, and splits too large batches.
+"""Loads a model of transformers, and runs a model on one device.
 
-The functions import transformers only when they need it, because that takes seconds.
+While the model computes, the next batch is copied to the device. If a batch does not fit into memory, it is split.
+
+The functions import transformers only when they need it, because the import takes seconds.
 """
 
 from __future__ import annotations
@@ -23,18 +25,19 @@ from vadcli.types import ByteArray, FloatArray
 log = logging.getLogger("vadcli")
 
 VERIFY = "find damaged files with `vadcli weights verify`, or fetch or build the folder again"
-
 NOT_WHOLE = "its files are incomplete or belong to another model: fetch the folder again"
 MEMORY_SHARE = 0.85
 """Share of a device's free memory that batches may use."""
 MOST_CLIPS = 32
+"""A model computes at most this many clips at a time."""
 MOST_SPANS = 8
-"""Masks are propagated through at most this many spans in parallel."""
+"""A model propagates masks through at most this many spans in parallel."""
 CPU_CLIPS = 2
+"""A model on a CPU gets this many clips per batch."""
 
 
 def devices_for(name: str) -> list[torch.device]:
-    """Return the devices of a name: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`."""
+    """Return the devices for `auto` (all GPUs, or else the CPU), `cpu`, `cuda` (all GPUs) or `cuda:N`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -43,7 +46,7 @@ def devices_for(name: str) -> list[torch.device]:
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of a precision (`auto`, `fp16`, `bf16` or `fp32`) on a device."""
+    """Return the dtype for `auto` (fp16 on a GPU, fp32 on a CPU), `fp16`, `bf16` or `fp32`."""
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -57,16 +60,16 @@ def read_whole(
     extras_matter: bool = True,
     **options: Any,
 ) -> tuple[Any, bool]:
-    """Return the model of a folder of safetensors, and True if the optional tensors are missing.
+    """Return the model in a transformers folder, and True if its optional tensors are missing.
 
-    If other tensors are missing, transformers would fill them with random numbers and only warn.
+    transformers itself fills a missing tensor with random numbers, and only warns.
 
     Args:
         kind: a model class of transformers.
-        folder: a transformers folder.
-        may_lack: returns the names of the model's optional tensors. Either all of them are missing or none.
-        extras_matter: False if the files may contain more tensors than this model has, because they are from a larger model.
-        options: passed on to from_pretrained.
+        folder: a transformers folder with safetensors.
+        may_lack: returns the names of the model's optional tensors. All of them may be missing together.
+        extras_matter: False if the files may contain tensors that this model does not have.
+        options: more arguments for from_pretrained.
 
     Raises:
         WeightsError: the files can't be read, or a tensor is missing, is unknown or has the wrong shape.
@@ -77,29 +80,29 @@ def read_whole(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # tensors of the wrong shape are refused below, by name
+            ignore_mismatched_sizes=True,  # the error below names the tensors of the wrong shape
             **options,
         )
     missing = set(info["missing_keys"])
     optional = may_lack(model) if may_lack else set()
-    lacks = bool(optional) and optional <= missing
-    missing -= optional if lacks else set()
+    lacks_optional = bool(optional) and optional <= missing
+    missing -= optional if lacks_optional else set()
     wrong = sorted(info["mismatched_keys"])
-    strange = sorted(info["unexpected_keys"]) if extras_matter else []
+    unknown = sorted(info["unexpected_keys"]) if extras_matter else []
     faults = {
         "tensors are missing": [f"{name} is missing" for name in sorted(missing)],
         "tensors have the wrong shape": [f"{name} has shape {tuple(own)}, not {tuple(shape)}" for name, own, shape in wrong],
-        "tensors are not part of it": [f"{name!r} is not part of this model" for name in strange],
+        "tensors are not part of it": [f"{name!r} is not part of this model" for name in unknown],
     }
-    for what, found in faults.items():
-        if found:
-            count = f" ({len(found)} {what})" if len(found) > 1 else ""
-            raise WeightsError(f"{folder}: {found[0]}{count}", hint=NOT_WHOLE)
-    return model, lacks
+    for summary, messages in faults.items():
+        if messages:
+            count = f" ({len(messages)} {summary})" if len(messages) > 1 else ""
+            raise WeightsError(f"{folder}: {messages[0]}{count}", hint=NOT_WHOLE)
+    return model, lacks_optional
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Return FlashAttention if it is installed and can run, otherwise torch's own attention."""
+    """Return transformers' name of FlashAttention if it can run here, otherwise of torch's own attention."""
     from transformers.utils import is_flash_attn_2_available
 
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
@@ -108,57 +111,59 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> str:
 
 @contextmanager
 def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
-    """Turn the libraries' errors for damaged or missing files into a WeightsError of one line."""
+    """Turn the errors of libraries about damaged or missing files into a WeightsError of one line."""
     try:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # libraries raise many types of errors; tokenizers raises a plain Exception
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # the disk is full: the files are not the cause
             raise
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{folder}: can't be loaded: {words[:300]}", hint=hint) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"{folder}: can't be loaded: {reason[:300]}", hint=hint) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the progress bars and the advice of transformers off stderr."""
+    """Stop transformers from printing progress bars and advice."""
     from transformers.utils import logging as transformers_logging
 
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    level, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
-        if bars:
+        if shows_bars:
             transformers_logging.enable_progress_bar()
 
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
+"""Computes its outputs from frames (B, …) on the device. Each output has B rows."""
 WholeStep = Callable[[Tensor, int], Tensor]
+"""Computes its output from frames (N, …) on the device, and from the number of spans that it computes in parallel."""
 Clock = Callable[[str], AbstractContextManager[Any]]
-"""A function that gets the name of a stage. The stage runs in the returned context, which can measure its time."""
+"""Gets the name of a stage, and returns a context. The stage runs in this context, which can measure its time."""
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
-    """Measure nothing: the clock that a `Runner` has at first."""
+    """Return a context that measures nothing. A new `Runner` uses this clock."""
     return nullcontext()
 
 
 class Runner:
     """Runs steps on batches of frames on one device.
 
-    Any number of threads may call it, but only one step runs at a time. While a step runs, the batch of
-    another thread is copied to the device from pinned memory, on a separate CUDA stream.
+    Any number of threads may call a runner, but only one step runs at a time. While a step runs, the batch of another thread is
+    copied to the device from pinned memory, on a separate CUDA stream.
 
     Attributes:
-        device: where the steps run.
-        limit: the largest number of clips that are computed at a time.
-        spans: the largest number of spans through which masks are propagated in parallel.
-        calls: how many threads should call it: two for a GPU, because one of them copies frames.
-        clock: times the stages `copy` (frames to the device) and `fetch` (results from the device).
+        device: the device on which the steps run.
+        limit: a step gets at most this many clips at a time.
+        spans: a step propagates masks through at most this many spans in parallel.
+        calls: the number of threads that should call the runner: two for a GPU, because one of them copies frames.
+        clock: measures the stages `copy` (frames to the device) and `fetch` (results from the device).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -175,21 +180,21 @@ class Runner:
     def run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
         """Return the step's outputs for (B, …) frames or prompts, as arrays with B rows.
 
-        If the device runs out of memory, this batch and all later ones are halved.
+        If the device runs out of memory, this batch and all later batches are split into halves.
 
         Raises:
             DeviceError: not even one clip fits into memory.
         """
-        done: list[tuple[np.ndarray, ...]] = []
+        outputs: list[tuple[np.ndarray, ...]] = []
         start = 0
         while start < len(frames):
             part = frames[start : start + self.limit]
             try:
-                done.append(self._run(step, part))
+                outputs.append(self._run(step, part))
                 start += len(part)
             except RuntimeError as error:
                 self.limit = self._halved(len(part), "clip", error)
-        return tuple(np.concatenate(parts) for parts in zip(*done, strict=True))
+        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
 
     def _run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
         with self.clock("copy"):
@@ -203,10 +208,9 @@ class Runner:
             return tuple(output.cpu().numpy() for output in outputs)
 
     def run_whole(self, step: WholeStep, frames: ByteArray) -> np.ndarray:
-        """Return the step's output for (N, …) uint8 frames, which are not split.
+        """Return the step's output for (N, …) uint8 frames. The frames are not split.
 
-        The step gets the frames and the number of spans to compute in parallel. If the device runs
-        out of memory, that number is halved, also for later calls.
+        If the device runs out of memory, the step computes only half as many spans in parallel, also in later calls.
 
         Raises:
             DeviceError: not even one span fits into memory.
@@ -218,14 +222,14 @@ class Runner:
                 self.spans = self._halved(self.spans, "frame", error)
 
     def reset_limit(self) -> None:
-        """Reset the limits, for work that may need less memory than the work before."""
+        """Allow full batches again, because the next work may need less memory than the work before."""
         self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
-        """Return how many clips like `clip`, (T, H, W, 3), fit into memory; always CPU_CLIPS on a CPU."""
+        """Return how many clips like `clip`, (T, H, W, 3), fit into memory; on a CPU, always CPU_CLIPS."""
         if self.device.type != "cuda":
             return CPU_CLIPS
-        needed = []  # bytes that one clip and two clips need
+        needed = []  # the bytes that one clip needs, and the bytes that two clips need
         for count in (1, 2):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -237,17 +241,18 @@ class Runner:
         return batch_for(free * MEMORY_SHARE, first=needed[0], further=needed[1] - needed[0])
 
     def _upload(self, frames: ByteArray | FloatArray) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Start the copy of frames to the device. Return them, and the event after which the copy is complete."""
         clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
         if self._copies is None:
             return clips.to(self.device), None
         with torch.cuda.stream(self._copies):
-            moved = clips.pin_memory().to(self.device, non_blocking=True)
+            on_device = clips.pin_memory().to(self.device, non_blocking=True)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record(self._copies)
-        return moved, ready
+        return on_device, ready
 
     def _halved(self, count: int, what: str, error: RuntimeError) -> int:
-        """Return half of `count` if memory ran out; raise any other error again."""
+        """Return half of `count` if the device ran out of memory. Raise any other error again."""
         # Libraries such as cuBLAS raise a plain RuntimeError when they get no memory.
         if not (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
             raise error
@@ -263,9 +268,12 @@ class Runner:
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Return how many clips fit into `budget` bytes, from 1 to MOST_CLIPS.
+    """Return how many clips fit into `budget` bytes, in the range from 1 to MOST_CLIPS.
 
-    The first clip needs `first` bytes, and each further clip needs `further` bytes.
+    Args:
+        budget: bytes for all clips.
+        first: bytes that the first clip needs.
+        further: bytes that each further clip needs.
     """
     if further <= 0:
         return MOST_CLIPS
