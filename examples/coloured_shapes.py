@@ -1,10 +1,11 @@
-"""Make videos of coloured shapes, the world that lavida-tiny knows, with their truth: for trying LAVIDA out.
+"""Draw videos of coloured shapes, which lavida-tiny can recognise, and write their ground truth.
 
     python examples/coloured_shapes.py demo/shapes --categories "red star, something falling"
     vadcli scan demo/shapes --detector lavida --model lavida-tiny --categories "red star, something falling"
 
-Categories are a colour and a shape ("blue ring"), one of them ("something red", "ring"), a size with it ("large star"), or
-any of these with a motion ("red star circling", "something moving left"). The same seed makes the same files.
+A category has a colour and a shape ("blue ring"), only a colour ("something red"), only a shape ("ring"), or a size and a shape
+("large star"). Each of these can have a motion ("red star circling", "something moving left"). The same seed makes the same
+files.
 """
 
 from __future__ import annotations

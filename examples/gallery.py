@@ -2,8 +2,8 @@
 
     python examples/gallery.py docs/gallery [--work DIR]
 
-Makes the synthetic archive, the unusual shapes and the coloured ones, scans and renders them, makes the report, and takes
-screenshots with Chromium. Takes about ten minutes on two cores.
+Draws the synthetic archive, the videos of unusual sizes and the coloured shapes, scans and renders them, makes the report, and
+takes screenshots with Chromium. Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations

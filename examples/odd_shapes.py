@@ -1,9 +1,9 @@
-"""Make footage of unusual shapes from the synthetic archive, to test reports and renderings.
+"""Make videos of unusual sizes and lengths from the synthetic archive, to test reports and rendered videos.
 
     python examples/odd_shapes.py demo/shapes
 
-writes one camera per shape: upright, rotated by its header alone, 4K, 240 lines, irregular frame times, one hour long, half a
-second long. Each shows what the archive's video shows, so something odd moves through all but the shortest one.
+writes one camera per kind of video: portrait, rotated only by its metadata, 4K, 240 lines, irregular frame times, one hour
+long, half a second long. Each video shows a scene of the archive, with its anomaly. Only the shortest video has no anomaly.
 """
 
 from __future__ import annotations

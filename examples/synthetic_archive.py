@@ -1,14 +1,14 @@
-"""Make a small synthetic archive: two fixed cameras, people who walk, and sometimes something that does not belong.
+"""Draw a small synthetic archive: two fixed cameras, people who walk, and sometimes an anomaly.
 
     python examples/synthetic_archive.py demo/footage
 
-writes six videos of 20 s and `truth.csv` (video, start_s, end_s, category: the spans in which something odd moves through the
-picture; a normal video has a row without times), which `vadcli eval` reads. The same seed makes the same files. How it works,
-from the bottom up:
+writes six videos of 20 s, and `truth.csv`, which `vadcli eval` reads. `truth.csv` has the columns video, start_s, end_s and
+category: the spans in which an anomaly is visible. A normal video has a row without times. The same seed makes the same files.
+The parts of this file, in their order:
 
     View       a pinhole camera above the ground: points in metres -> pixels
-    Actor      a thing that moves (synthetic_figures.py): where it is at a time, and the strokes that draw it there
-    Scene      a camera's ground and the crowd on it
+    Actor      a thing that moves (synthetic_figures.py): its place at a time, and the strokes that draw it there
+    Scene      the ground that a camera shows, and the people on it
     film       draws a scene frame by frame and encodes it
 """
 

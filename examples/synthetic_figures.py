@@ -1,6 +1,6 @@
 """The figures of the synthetic archive: people, a cyclist, a cart, a thrown bag, each as strokes in metres.
 
-A figure is a function from a pose to its strokes, the farthest first. It does not depend on camera or light.
+A figure is a function that returns the strokes of a pose, the farthest stroke first. It does not depend on camera or light.
 """
 
 from __future__ import annotations
