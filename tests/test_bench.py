@@ -25,9 +25,9 @@ from vadcli.bench.measuring import (
     Round,
     ScoreStore,
     StageClock,
+    baseline_clips,
+    baseline_round,
     covered,
-    naive_clips,
-    naive_round,
     scan_round,
 )
 from vadcli.bench.report import Setting, Stages, Throughput
@@ -149,29 +149,29 @@ def test_without_a_gpu_there_is_no_share_and_no_device_memory() -> None:
     assert memory.peak_bytes > 2**20
 
 
-def test_the_naive_reader_gives_the_loaders_clips(video: Path) -> None:
-    naive = [clip for clip, _ in naive_clips("a.mp4", video, NEEDS)]
+def test_the_baselines_reader_gives_the_loaders_clips(video: Path) -> None:
+    baseline = [clip for clip, _ in baseline_clips("a.mp4", video, NEEDS)]
     with ClipLoader(NEEDS, LoaderOptions(workers=1)) as loader:
         loaded = [item.clip.owned() for item in loader.run([ClipRequest("a.mp4", video)]) if isinstance(item, ClipReady)]
-    assert len(naive) == len(loaded) == 5
-    for mine, theirs in zip(naive, loaded, strict=True):
+    assert len(baseline) == len(loaded) == 5
+    for mine, theirs in zip(baseline, loaded, strict=True):
         np.testing.assert_array_equal(mine.frame_index, theirs.frame_index)
         np.testing.assert_allclose(mine.timestamp, theirs.timestamp, atol=1e-6)
         assert np.abs(mine.frames.astype(int) - theirs.frames.astype(int)).mean() < 6
 
 
-def test_the_naive_reader_fills_up_the_last_clip(tmp_path: Path) -> None:
+def test_the_baselines_reader_fills_up_the_last_clip(tmp_path: Path) -> None:
     path = make_video(tmp_path / "short.mp4", frames=11, fps=10)
-    clips = [clip for clip, _ in naive_clips("short.mp4", path, NEEDS)]
+    clips = [clip for clip, _ in baseline_clips("short.mp4", path, NEEDS)]
     assert [len(clip.frames) for clip in clips] == [4, 4]
     np.testing.assert_array_equal(clips[1].frames[1], clips[1].frames[3])
 
 
-def test_the_naive_reader_names_what_it_cannot_read(tmp_path: Path) -> None:
+def test_the_baselines_reader_names_what_it_cannot_read(tmp_path: Path) -> None:
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"nothing")
     with pytest.raises(DecodeError, match=r"broken\.mp4"):
-        list(naive_clips("broken.mp4", path, NEEDS))
+        list(baseline_clips("broken.mp4", path, NEEDS))
 
 
 @pytest.mark.parametrize("clips", [1, 5, 7])
@@ -181,7 +181,7 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
     stored: list[int] = []
     add = ScoreStore.add
     monkeypatch.setattr(ScoreStore, "add", lambda self, scores: (stored.append(len(scores.raw)), add(self, scores)))
-    scanner, naive = Colours(), Colours()
+    scanner, baseline = Colours(), Colours()
     bound = Bound(60.0, clips)
     with ClipLoader(NEEDS, LoaderOptions(workers=1)) as loader, ScoreStore(read.scratch, channels=2) as store:
         by_scan = scan_round(scanner, loader, read, batch_size=3, bound=bound, store=store)
@@ -189,9 +189,9 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
     assert max(stored) <= 3
     stored.clear()
     with ScoreStore(read.scratch, channels=2) as store:
-        by_loop = naive_round(naive, read, bound=bound, store=store)
+        by_loop = baseline_round(baseline, read, bound=bound, store=store)
     assert stored == [1] * clips
-    assert (by_loop.clips, scanner.scored_frames, naive.scored_frames) == (clips, clips * 4, clips * 4)
+    assert (by_loop.clips, scanner.scored_frames, baseline.scored_frames) == (clips, clips * 4, clips * 4)
     assert by_loop.rows == clips * 4 * 2  # every second frame of 10 a second
     assert by_loop.video_s == pytest.approx(by_loop.rows / 10)
     assert by_scan.rows <= by_loop.rows
@@ -217,7 +217,7 @@ def test_a_round_that_fails_says_why(read: measuring.BenchVideos, tmp_path: Path
 
 def test_time_ends_a_round_too(read: measuring.BenchVideos) -> None:
     with ScoreStore(read.scratch, channels=2) as store:
-        assert naive_round(Colours(), read, bound=Bound(1e-9), store=store).clips == 1
+        assert baseline_round(Colours(), read, bound=Bound(1e-9), store=store).clips == 1
 
 
 def test_made_footage_is_asked_for_without_end(tmp_path: Path) -> None:

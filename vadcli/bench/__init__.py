@@ -1,8 +1,8 @@
 """Measures speed and memory on this machine: of LAVIDA with several settings (`Bench`), or of several detectors (`compare`).
 
-`Bench` runs rounds. Each round runs every setting and the baseline, which is a simple loop without batches or compression. So a
-change in the machine's speed affects all settings alike. After the rounds, time and memory per stage and GPU use are measured
-for each compression ratio.
+`Bench` measures in rounds. Each round runs every setting and the baseline, which is a straightforward loop without batches or
+compression. So a change in the machine's speed affects all settings alike. After the rounds, `Bench` measures GPU use, and the
+time and memory per stage, for each compression ratio.
 
 `compare` scores the same videos with each detector in a separate process, so that the memory of one detector is not counted for
 the next one.
@@ -28,12 +28,12 @@ from vadcli.bench.measuring import (
     Round,
     ScoreStore,
     StageClock,
+    baseline_round,
     cuda_of,
     footage_of,
     forget_peak,
     held_bytes,
     machine,
-    naive_round,
     need_memory,
     peak_over,
     scan_round,
@@ -71,8 +71,9 @@ log = logging.getLogger("vadcli")
 DECODED_CLIPS = 12
 """Number of clips that are decoded to measure the decoding time."""
 TIMED_BATCHES = 3
+"""Number of batches whose stages are timed."""
 BUSY_S = 6.0
-WHOLE = 1.0
+"""Longest time of the scan in which GPU use is measured."""
 COMPARED_S = 40
 """Length of a generated video for a comparison. A shorter video has too few clips if clips last several seconds."""
 
@@ -129,7 +130,7 @@ class Bench:
         self.detector.prepare()
         workers = self.plan.workers or core_count()
         with ClipLoader(self.detector.needs, LoaderOptions(workers=workers)) as loader:
-            sample, words = self._sample(loader)
+            sample, sampling = self._sample(loader)
             held = held_bytes(self.detector.devices)
             measured = self._throughput(loader, workers, sample, held)
             stages = [self._stages(ratio, loader, workers, sample) for ratio in self.plan.ratios]
@@ -139,8 +140,8 @@ class Bench:
         return BenchReport(
             model=", ".join(part for part in (config.name, weights, f"{dtype} on {device.type}") if part),
             machine=machine(self.detector.devices),
-            footage=self.footage.words,
-            sampling=words,
+            footage=self.footage.description,
+            sampling=sampling,
             weights_bytes=max(held.values(), default=None),
             found_batch=self.detector.batch_size,
             baseline=measured[0],
@@ -153,28 +154,28 @@ class Bench:
     ) -> list[Throughput]:
         """Return the throughput of the baseline and of all settings. Each round runs all of them."""
         plan = self.plan
-        found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, plan.settings)]
+        measured = [Throughput(Setting(1.0, 1, is_baseline=True)), *map(Throughput, plan.settings)]
         for number in range(plan.rounds):
-            for each in found:
-                size = each.setting.batch_size
-                self._configure(each.setting.ratio)
+            for throughput in measured:
+                setting = throughput.setting
+                size = setting.batch_size
+                self._configure(setting.ratio)
                 self.detector.score(ClipBatch.of(_as_many(sample, size)))  # warm-up
                 wake(loader, self.footage, workers)
                 forget_peak(self.detector.devices)
                 with self._store() as store, HostMemory() as memory:
-                    if each.setting.is_baseline:
-                        done = naive_round(self.detector, self.footage, bound=plan.bound, store=store)
+                    if setting.is_baseline:
+                        done = baseline_round(self.detector, self.footage, bound=plan.bound, store=store)
                     else:
                         done = scan_round(self.detector, loader, self.footage, batch_size=size, bound=plan.bound, store=store)
-                each.rounds.append(done)
-                each.host_bytes = max(each.host_bytes, memory.peak_bytes)
-                each.computed = min(size, self.detector.largest_step)
+                throughput.rounds.append(done)
+                throughput.host_bytes = max(throughput.host_bytes, memory.peak_bytes)
+                throughput.computed = min(size, self.detector.largest_step)
                 peak = peak_over(held)
-                each.device_bytes = None if peak is None else max(each.device_bytes or 0, peak)
-                shown = f"ratio {each.setting.ratio:g}, {how_many(size, 'clip')} per batch"
-                shown = each.setting.name if each.setting.is_baseline else shown
-                log.info("round %d/%d: %s: %.2f clips/s", number + 1, plan.rounds, shown, each.rates()[-1])
-        return found
+                throughput.device_bytes = None if peak is None else max(throughput.device_bytes or 0, peak)
+                shown = setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {how_many(size, 'clip')} per batch"
+                log.info("round %d/%d: %s: %.2f clips/s", number + 1, plan.rounds, shown, throughput.rates()[-1])
+        return measured
 
     def _stages(self, ratio: float, loader: ClipLoader, workers: int, sample: list[Clip]) -> Stages:
         """Return stage times, token counts and GPU use of a compression ratio at the largest batch size."""
@@ -285,7 +286,7 @@ class Measured:
     @property
     def real_time(self) -> float:
         """Seconds of footage per second of this machine, as the median of the rounds."""
-        return statistics.median(one.video_s / one.seconds for one in self.rounds)
+        return statistics.median(done.video_s / done.seconds for done in self.rounds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that `vadcli bench --detectors --json` prints."""
@@ -295,7 +296,7 @@ class Measured:
             "weights": list(self.weights),
             "real_time": self.real_time if self.rounds else None,
             "machine_s_per_hour": 3600 / self.real_time if self.rounds else None,
-            "clips": sum(one.clips for one in self.rounds),
+            "clips": sum(done.clips for done in self.rounds),
             "host_bytes": self.host_bytes or None,
             "device_bytes": self.device_bytes,
             "machine": self.machine or None,
@@ -312,22 +313,24 @@ class Comparison:
 
     def json_lines(self) -> Iterator[dict[str, Any]]:
         """Yield one object per detector."""
-        for one in self.measured:
-            yield {**one.to_json(), "footage": self.footage}
+        for figures in self.measured:
+            yield {**figures.to_json(), "footage": self.footage}
 
     def text(self) -> str:
         """Return a Markdown table, and below it one line per detector that could not be measured."""
-        where = next((one.machine for one in self.measured if one.machine), machine([]))
-        on_gpu = any(one.device_bytes is not None for one in self.measured)
+        where = next((figures.machine for figures in self.measured if figures.machine), machine([]))
+        on_gpu = any(figures.device_bytes is not None for figures in self.measured)
         head = ["detector", "weights", "x real time", "machine time per hour of footage", "host MiB"]
         rows = [[*head, "device MiB"] if on_gpu else head]
-        for one in (one for one in self.measured if one.rounds):
-            speed, cost = f"{one.real_time:.2f}", clock(3600 / one.real_time)
-            cells = [one.detector, ", ".join(one.weights) or "none", speed, cost, f"{one.host_bytes / MIB:,.0f}"]
-            rows.append([*cells, f"{(one.device_bytes or 0) / MIB:,.0f}"] if on_gpu else cells)
+        for figures in self.measured:
+            if figures.rounds:
+                speed, cost = f"{figures.real_time:.2f}", clock(3600 / figures.real_time)
+                weights, host = ", ".join(figures.weights) or "none", f"{figures.host_bytes / MIB:,.0f}"
+                device = [f"{(figures.device_bytes or 0) / MIB:,.0f}"] if on_gpu else []
+                rows.append([figures.detector, weights, speed, cost, host, *device])
         lines = [f"{where}.", f"Footage: {self.footage}. Learning the cameras, loading and starting are not counted.", ""]
         lines += table_lines(rows) if len(rows) > 1 else []
-        lines += [f"not measured: {one.detector}: {one.trouble}" for one in self.measured if one.trouble]
+        lines += [f"not measured: {figures.detector}: {figures.trouble}" for figures in self.measured if figures.trouble]
         return "\n".join(lines) + "\n"
 
 
@@ -343,11 +346,11 @@ def compare(
         rounds: number of rounds per detector.
         workers: decoder processes; None means one per core.
     """
-    found = []
+    measured = []
     for candidate in candidates:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found.append(pool.submit(measure, candidate, footage, bound=bound, rounds=rounds, workers=workers).result())
-    return Comparison(footage.words, tuple(found))
+            measured.append(pool.submit(measure, candidate, footage, bound=bound, rounds=rounds, workers=workers).result())
+    return Comparison(footage.description, tuple(measured))
 
 
 def measure(candidate: Candidate, footage: BenchVideos, *, bound: Bound, rounds: int, workers: int | None) -> Measured:
@@ -365,9 +368,9 @@ def measure(candidate: Candidate, footage: BenchVideos, *, bound: Bound, rounds:
                 ends = bound if number else Bound(bound.seconds, size)
                 forget_peak(devices)
                 with ScoreStore(footage.scratch, channels=len(detector.channels)) as store, HostMemory() as memory:
-                    one = scan_round(detector, loader, footage, batch_size=size, bound=ends, store=store)
+                    one_round = scan_round(detector, loader, footage, batch_size=size, bound=ends, store=store)
                 host_bytes = max(host_bytes, memory.peak_bytes)
-                done += [one] if number else []
+                done += [one_round] if number else []
     except VadcliError as error:
         return Measured(candidate.name, trouble=f"{error.message}; {error.hint}" if error.hint else error.message)
     return Measured(

@@ -1,8 +1,10 @@
-"""The parts of a benchmark: its videos, timed rounds of scans and of a simple loop, and meters of time and memory.
+"""The parts of a benchmark: its videos, timed rounds, and meters of time and memory.
 
-The videos are the user's own or generated test videos. The simple loop is the baseline: it decodes in this process and scores
-one clip at a time. `need_memory` raises an error if a model does not fit into memory. Without this check, the system would kill
-the process when the weights are created.
+The videos are the user's own or generated test videos. A round goes from video files to stored scores. It is a round of a scan,
+or of the baseline: a straightforward loop that decodes in this process and scores one clip at a time.
+
+`need_memory` raises an error if a model does not fit into memory. Without this check, the system would kill the process when
+the weights are created.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from vadcli.errors import DecodeError, DeviceError, VadcliError
 from vadcli.store.atomic import Claim
 from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter
 from vadcli.types import ByteArray, Clip, ClipBatch, ClipNeeds, ClipScores
-from vadcli.types.text import size_text
+from vadcli.types.text import how_many, size_text
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened, core_count
 from vadcli.video.supervisor import process_trees
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from vadcli.detectors.lavida.detector import LavidaDetector
     from vadcli.detectors.lavida.model import LavidaConfig
 
+# the generated test videos
 MADE_FILES = 4
 MADE_S = 10
 MADE_FPS = 30
@@ -49,19 +52,19 @@ TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class BenchVideos:
-    """Videos that are read repeatedly.
+    """The videos that a benchmark reads again and again.
 
     Attributes:
         videos: name and path of each video.
-        warm_up: a small video, read to start the decoders.
+        warm_up: a small video that is read to start the decoders.
         scratch: folder for temporary files.
-        words: a description of the videos for the report.
+        description: what the report says about the videos.
     """
 
     videos: tuple[tuple[str, Path], ...]
     warm_up: Path
     scratch: Path
-    words: str
+    description: str
 
     def requests(self) -> Iterator[ClipRequest]:
         """Yield the videos again and again without end, with a new name each time."""
@@ -75,7 +78,7 @@ class BenchVideos:
 def footage_of(
     videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE, seconds: int = MADE_S
 ) -> BenchVideos:
-    """Return the given videos. If there are none, make test videos in `scratch` and return them.
+    """Return the given videos; if `videos` is empty, make test videos in `scratch` and return these.
 
     Raises:
         VadcliError: ffmpeg cannot make the test videos.
@@ -83,13 +86,12 @@ def footage_of(
     warm_up = scratch / "warm-up.mp4"
     make_video(warm_up, size=(64, 64), seconds=1, hue=0)
     if videos:
-        words = f"{len(videos)} video{'s' if len(videos) > 1 else ''} from the given paths"
-        return BenchVideos(tuple(videos), warm_up, scratch, words)
+        return BenchVideos(tuple(videos), warm_up, scratch, f"{how_many(len(videos), 'video')} from the given paths")
     made = [(f"{number}.mp4", scratch / f"{number}.mp4") for number in range(MADE_FILES)]
     for number, (_, path) in enumerate(made):
         make_video(path, size=size, seconds=seconds, hue=number * 360 // MADE_FILES)
-    words = f"{MADE_FILES} generated H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {seconds} s each"
-    return BenchVideos(tuple(made), warm_up, scratch, words)
+    description = f"{MADE_FILES} generated H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {seconds} s each"
+    return BenchVideos(tuple(made), warm_up, scratch, description)
 
 
 def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> None:
@@ -106,19 +108,19 @@ def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> 
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VadcliError(f"ffmpeg cannot make the test videos: {error}", hint="give paths of your own videos") from error
     if done.returncode != 0:
-        words = " ".join(done.stderr.decode(errors="replace").split())
-        raise VadcliError(f"ffmpeg cannot make the test videos: {words[-200:]}", hint="give paths of your own videos")
+        message = " ".join(done.stderr.decode(errors="replace").split())
+        raise VadcliError(f"ffmpeg cannot make the test videos: {message[-200:]}", hint="give paths of your own videos")
 
 
-NAIVE_FPS = 25.0
+UNSTATED_FPS = 25.0
 """Frame rate of files that do not state one."""
 
 
-def naive_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:
+def baseline_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:
     """Yield each clip of a video with the video's frame rate; clips do not overlap.
 
-    The last clip repeats its last frame until it is full. Only sampled frames are converted and
-    scaled, by the library that decodes them. So the baseline is faster than most such loops.
+    The last clip repeats its last frame until it is full. Only sampled frames are converted to RGB and resized, both by the
+    library that decodes them. So the baseline is faster than most such loops.
 
     Raises:
         DecodeError: the video cannot be read.
@@ -127,7 +129,7 @@ def naive_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            fps = float(stream.average_rate or NAIVE_FPS)
+            fps = float(stream.average_rate or UNSTATED_FPS)
             interval = needs.interval_for(fps)
             frames: list[ByteArray] = []
             number = 0
@@ -143,7 +145,7 @@ def naive_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip
             if frames:
                 yield _clip(video, number, frames + frames[-1:] * (needs.frames - len(frames)), interval, fps), fps
     except (av.FFmpegError, IndexError) as error:
-        raise DecodeError(f"{path}: {error}", hint="name other footage") from error
+        raise DecodeError(f"{path}: {error}", hint="name other videos") from error
 
 
 def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: float) -> Clip:
@@ -154,7 +156,7 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """The end of a round. No clip is taken after this time, or after this number of clips.
+    """The end of a round. The round takes no clip after this time, and not more than this number of clips.
 
     Attributes:
         seconds: time since the start of the round.
@@ -207,7 +209,7 @@ class _Tally:
 
 
 class ScoreStore:
-    """Stores scores and masks in a checkpoint as a scan does, and deletes it on exit.
+    """Stores scores and masks in a checkpoint as a scan does, and deletes the checkpoint on exit.
 
     Args:
         folder: where the checkpoint is written.
@@ -246,7 +248,7 @@ class ScoreStore:
 
 
 def wake(loader: ClipLoader, footage: BenchVideos, workers: int) -> None:
-    """Start every decoder process and wait until all are idle.
+    """Start every decoder process, and wait until all have read the warm-up video.
 
     Raises:
         VideoError: the warm-up video cannot be read.
@@ -275,7 +277,7 @@ def scan_round(
         batch_size: clips per batch.
         bound: the end of the round.
         store: stores the scores.
-        steady: a context that measures the time of full speed, from the first scores to the bound.
+        steady: a context that is entered with the first scores and left at the bound. It can measure the time at full speed.
 
     Raises:
         VideoError: a video cannot be read.
@@ -298,11 +300,11 @@ def scan_round(
     return tally.after(seconds)
 
 
-def naive_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store: ScoreStore) -> Round:
-    """Return one round of the loop: decode, score and store one clip after another."""
+def baseline_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store: ScoreStore) -> Round:
+    """Return one round of the baseline, which decodes, scores and stores one clip after another."""
     tally, started = _Tally(), time.perf_counter()
     for request in footage.requests():
-        for clip, fps in naive_clips(request.video, request.path, detector.needs):
+        for clip, fps in baseline_clips(request.video, request.path, detector.needs):
             store.add(detector.score(ClipBatch.of([clip])))
             tally.add(len(clip.frames) * clip.interval, fps)
             if bound.reached(tally.clips, started):
@@ -340,9 +342,9 @@ LOOK_EVERY_S = 0.5
 
 
 class StageClock:
-    """Measures time and added memory of stages.
+    """Measures the time and the added memory of stages.
 
-    It waits for the devices after each stage. So stages do not overlap, and their sum is longer than in a scan.
+    It waits for the devices after each stage. So stages do not overlap, and they take longer together than in a scan.
 
     Args:
         devices: where the stages compute.
@@ -372,8 +374,8 @@ class StageClock:
         yield
         wait_for(self._cuda)
         self.seconds[stage] += time.perf_counter() - started
-        for device, held in before.items():
-            added = torch.cuda.max_memory_allocated(device) - held
+        for device, allocated in before.items():
+            added = torch.cuda.max_memory_allocated(device) - allocated
             self.added_bytes[stage] = max(self.added_bytes[stage], added)
 
 
@@ -383,7 +385,7 @@ class HostMemory:
     Memory that several processes share is counted in each of them.
 
     Attributes:
-        peak_bytes: the peak so far.
+        peak_bytes: largest memory so far.
     """
 
     def __init__(self) -> None:
@@ -443,7 +445,7 @@ class BusyMeter:
         for event in self._profile.events() or ():
             if event.device_type.name == "CUDA":
                 spans[event.device_index].append((event.time_range.start, event.time_range.end))
-        self.share = sum(covered(found) for found in spans.values()) / elapsed_us / len(self._cuda)
+        self.share = sum(covered(kernels) for kernels in spans.values()) / elapsed_us / len(self._cuda)
 
 
 def _profiler() -> Any:
@@ -471,13 +473,13 @@ def wait_for(devices: Sequence[torch.device]) -> None:
 
 
 def held_bytes(devices: Sequence[torch.device]) -> dict[torch.device, int]:
-    """Return the device memory in use now; empty without a CUDA device."""
+    """Return the memory that tensors use now on each CUDA device."""
     gc.collect()
     return {device: torch.cuda.memory_allocated(device) for device in cuda_of(devices)}
 
 
 def forget_peak(devices: Sequence[torch.device]) -> None:
-    """Reset the peak of device memory to the present use, without the allocator's cache."""
+    """Reset the recorded peak of device memory to the memory that tensors use now."""
     for device in cuda_of(devices):
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -514,13 +516,11 @@ def need_memory(detector: LavidaDetector) -> None:
     precision = detector.options.precision
     for device in devices_for(detector.options.device):
         dtype, free = dtype_for(precision, device), free_bytes(device)
-        wanted = weights_bytes(detector.config, dtype)
-        if wanted <= free:
+        needed = weights_bytes(detector.config, dtype)
+        if needed <= free:
             continue
-        number = str(dtype).removeprefix("torch.")
-        message = (
-            f"{detector.config.name}: its weights take {size_text(wanted)} in {number}, and {device} has {size_text(free)} free"
-        )
+        weights = f"its weights take {size_text(needed)} in {str(dtype).removeprefix('torch.')}"
+        message = f"{detector.config.name}: {weights}, and {device} has {size_text(free)} free"
         raise DeviceError(message, hint=_what_fits(detector.config, dtype, free))
 
 

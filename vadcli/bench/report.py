@@ -20,7 +20,7 @@ class Setting:
     Attributes:
         ratio: kept share of the visual tokens.
         batch_size: clips per batch.
-        is_baseline: True for the simple loop without batches or compression.
+        is_baseline: True for the straightforward loop without batches or compression.
     """
 
     ratio: float
@@ -53,7 +53,7 @@ class Throughput:
 
     def rates(self) -> list[float]:
         """Return the clips per second of each round."""
-        return [one.clips / one.seconds for one in self.rounds]
+        return [done.clips / done.seconds for done in self.rounds]
 
     def to_json(self, baseline: Throughput) -> dict[str, Any]:
         """Return the JSON object that `vadcli bench --json` prints."""
@@ -65,10 +65,10 @@ class Throughput:
             "ratio": self.setting.ratio,
             "batch_size": self.setting.batch_size,
             "computed_at_a_time": self.computed,
-            "rounds": [asdict(one) for one in self.rounds],
+            "rounds": [asdict(done) for done in self.rounds],
             "clips_per_s": {"median": statistics.median(rates), "min": min(rates), "max": max(rates)},
-            "frames_per_s": statistics.median(one.rows / one.seconds for one in self.rounds),
-            "real_time": statistics.median(one.video_s / one.seconds for one in self.rounds),
+            "frames_per_s": statistics.median(done.rows / done.seconds for done in self.rounds),
+            "real_time": statistics.median(done.video_s / done.seconds for done in self.rounds),
             "of_baseline": self.of(baseline),
             "device_bytes": self.device_bytes,
             "host_bytes": self.host_bytes,
@@ -76,17 +76,17 @@ class Throughput:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Throughput:
-        """Return the object with this result of `to_json`."""
+        """Return the object that `to_json` made into this JSON object."""
         return cls(
             Setting(line["ratio"], line["batch_size"], line["baseline"]),
-            [Round(**one) for one in line["rounds"]],
+            [Round(**fields) for fields in line["rounds"]],
             line["device_bytes"],
             line["host_bytes"],
             line["computed_at_a_time"],
         )
 
     def of(self, other: Throughput) -> float:
-        """Return the ratio of this speed to the speed of `other`, as the median of the rounds."""
+        """Return this speed divided by the speed of `other`: the median over the rounds."""
         return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
 
 
@@ -127,7 +127,7 @@ class Stages:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Stages:
-        """Return the object with this result of `to_json`."""
+        """Return the object that `to_json` made into this JSON object."""
         return cls(
             line["ratio"],
             line["batch_size"],
@@ -147,11 +147,11 @@ class BenchReport:
         model: name, weights and number format.
         machine: devices, processor and versions.
         footage: a description of the videos.
-        sampling: a description of the sampling of frames.
+        sampling: a description of how frames are sampled.
         weights_bytes: device memory of the weights; None without a GPU.
         found_batch: clips per batch in a scan without `--batch-size`.
-        baseline: the straightforward loop's rounds.
-        settings: the rounds of the other settings.
+        baseline: the rounds of the straightforward loop.
+        settings: the rounds of each setting.
         stages: the details of each ratio.
     """
 
@@ -185,7 +185,7 @@ class BenchReport:
 
     @classmethod
     def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> BenchReport:
-        """Return the report with these results of `json_lines`."""
+        """Return the report that `json_lines` made into these JSON objects."""
         *measured, summary = lines
         baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
         return cls(
