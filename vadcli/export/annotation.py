@@ -289,7 +289,7 @@ def _open(xml: XMLGenerator, tag: str, **attributes: object) -> None:
 
 
 def write_all(documents: Sequence[EventsDocument], masks: MasksOf, file: TextIO) -> None:
-    """Write the annotations of every video; see `write_cvat`."""
+    """Write the events of several videos, one CVAT document per video; see `write_cvat`."""
     for document in documents:
         write_cvat(document, masks(document), file)
 

@@ -225,7 +225,7 @@ class TalkOptions:
 
     json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK)
     quiet: bool = option(False, "Report only warnings, errors and failed files.", panel=TALK, short="-q")
-    verbose: bool = option(False, "Report more, such as each decision and full tracebacks.", panel=TALK, short="-v")
+    verbose: bool = option(False, "Report more: each decision and full tracebacks.", panel=TALK, short="-v")
     log_file: Path | None = option(
         None, "Also write the log to this file, which is rotated at 10 MB.", panel=TALK, metavar="FILE"
     )
@@ -514,7 +514,7 @@ class HeadOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Return a subclass of `kind` with the options of every detector. If both have an option, that of `kind` counts."""
+    """Return a subclass of `kind` with the options of every detector. If an option is in both, that of `kind` counts."""
     loaded: list[type[Any]] = []
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the detector's package is broken: the error is reported when this detector is used

@@ -85,7 +85,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         own_variable=True,
     )
     init_truth: bool = option(
-        False, "Print the events as ground truth for `vadcli eval --root`. Correct it by hand.", panel=OUTPUT
+        False, "Print the events as ground truth for `vadcli eval --root`. Correct the text by hand.", panel=OUTPUT
     )
     calibrate: Path | None = option(
         None,
@@ -94,7 +94,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         metavar="FILE",
     )
     preview: bool = option(
-        False, "Only print a table of thresholds, with the events and the alarms per hour that each gives.", panel=OUTPUT
+        False, "Only print a table of thresholds, with the number of events and the alarms per hour of each.", panel=OUTPUT
     )
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
@@ -135,7 +135,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     )
     include: tuple[str, ...] = same(EventsOptions, "include")
     footage: Path | None = option(
-        None, "Folder that contains the footage now.", panel=FIND, metavar="DIR", default_text="the folder of the scan"
+        None, "Folder that contains the footage now.", panel=FIND, metavar="DIR", default_text="where the scan found it"
     )
     format: str = option(
         "html", "An HTML page, or a summary for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS, own_variable=True
@@ -226,7 +226,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
         "mp4",
-        "Container of the clips; same means that of the footage. A clip that the container can't hold becomes mkv.",
+        "Container of the clips; same means that of the footage. If the container can't store a clip, the clip becomes mkv.",
         panel=OUTPUT,
         choices=CONTAINERS,
     )
@@ -341,10 +341,13 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         default_text="those of the scan; if it has none: danger, crime, violence, accidents and emergencies",
     )
     share: str = option(
-        "15%", "Ask about this share of each camera's footage, where the scan scored highest.", panel=HOW, metavar="SHARE"
+        "15%", "Ask about this share of each camera's footage: the parts with the highest scores.", panel=HOW, metavar="SHARE"
     )
     audit: str = option(
-        "1%", "Also ask about this share of the rest, drawn at random, to estimate what is missed.", panel=HOW, metavar="SHARE"
+        "1%",
+        "Also ask about this share of the rest, drawn at random, to estimate how much is missed.",
+        panel=HOW,
+        metavar="SHARE",
     )
     seed: int = option(0, "Seed of the random draw.", panel=HOW)
     device: str = same(DetectorOptions, "device")
@@ -373,7 +376,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     ray_cpus: int | None = same(ScanOptions, "ray_cpus")
     ray_gpus: float | None = same(ScanOptions, "ray_gpus")
     dry_run: bool = option(
-        False, "Only print how many clips would be asked, and how long this would take. Loads the model.", panel=RUNNING
+        False, "Only print the number of clips to ask about, and how long this would take. The model is loaded.", panel=RUNNING
     )
 
     def __post_init__(self) -> None:
@@ -414,7 +417,7 @@ class LearnOptions(TalkOptions):
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
     )
     recall: float = option(
-        0.95, "Share of the true events that must be kept; false alarms are compared at this share.", panel=HOW
+        0.95, "Share of the true events that a head must keep; its false alarms are counted at this share.", panel=HOW
     )
     seed: int = option(0, "Seed of the folds and of the training.", panel=HOW)
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")

@@ -93,7 +93,7 @@ def _cut(name: str, *, whole: str) -> str:
 
 
 def _is_plain(relative: str) -> bool:
-    """True if all versions name the files of this path like the path itself."""
+    """True if every version of vadcli gives the files of this path the name of the path itself."""
     return not _UNUSUAL.search(relative) and 0 < 4 * len(relative) <= _LONGEST_STEM_BYTES
 
 
@@ -299,7 +299,7 @@ def event_clips(rendered: Path) -> list[Path]:
 
 
 def stored_layout(out: Path, *, hint: str = "name the --out folder of a scan") -> OutputLayout:
-    """Return the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
+    """Return the layout of a scan's output folder; raise UsageError if the folder does not exist or has no results."""
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint=hint)
     layout = OutputLayout(out)

@@ -25,7 +25,7 @@ _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
-    """An exclusive lock on the file at `path`. Use `acquire` to get one. Only the holder of the lock may delete the file.
+    """An exclusive lock on the file at `path`. Use `acquire` to get a lock. Only the holder of the lock may delete the file.
 
     Attributes:
         path: the locked file.
@@ -61,7 +61,7 @@ class FileLock:
             os.close(fd)
 
     def release(self, *, delete: bool = False) -> None:
-        """Release the lock, and delete the file if `delete` is true. Calling it again does nothing."""
+        """Release the lock, and delete the file if `delete` is true. Calling this method again does nothing."""
         if self.fd < 0:
             return
         try:
@@ -114,8 +114,8 @@ _OUTPUT_ERRORS = {
 _OUTPUT_HINTS = {
     errno.EACCES: "make the folder writable or choose another with --out",
     errno.EPERM: "make the folder writable or choose another with --out",
-    errno.EEXIST: "there is a file where a folder is needed: choose another place",
-    errno.ENOTDIR: "there is a file where a folder is needed: choose another place",
+    errno.EEXIST: "a file has the name of a folder that is needed: choose another place",
+    errno.ENOTDIR: "a file has the name of a folder that is needed: choose another place",
     errno.EXDEV: "the output folder must lie on one file system",
 }
 _FSYNC_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)

@@ -104,7 +104,7 @@ def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
     if version != REGIONS_FORMAT_VERSION or not isinstance(document.get("cameras"), dict):
         raise UsageError(
             f"{path}: not a regions file of format version {REGIONS_FORMAT_VERSION}",
-            hint='write {"format_version": 1, "cameras": {"NAME": {"ignore": [POLYGON, …]}}}, or draw it in the report',
+            hint='write {"format_version": 1, "cameras": {"NAME": {"ignore": [POLYGON, …]}}}, or draw them in the report',
         )
     cameras: Mapping[str, Any] = document["cameras"]
     return cameras
@@ -208,7 +208,7 @@ class ChosenThresholds:
 
 @dataclass(frozen=True)
 class Choices:
-    """The thresholds and the review of an output folder.
+    """The thresholds and the review of an output folder, as `vadcli events --write` stores them.
 
     Attributes:
         thresholds: the entries; if several entries fit a video, the last one counts.

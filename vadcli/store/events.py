@@ -116,7 +116,7 @@ class EventsDocument:
         scan: the state of the last scan, for the next scan.
         generator: the program that wrote the document.
         start: when the video started; None if this is unknown.
-        created: creation time according to the video's container; "" if the container does not say it.
+        created: creation time according to the video's container; "" if the container does not store it.
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: the parts of the picture that were hidden.
         head: the head that judged the events; None if no head judged them.
@@ -374,7 +374,7 @@ def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) ->
 
 
 def stored_roots(layout: OutputLayout) -> Iterator[Path]:
-    """Yield the roots in the run records of an output folder, the newest first, each once.
+    """Yield the roots in the run records of an output folder without repeats, the newest first.
 
     Older versions stored one root per scan, so an old output folder may have several roots. If the folder has no results, the
     roots of its ended runs are left out. Unreadable records are skipped.
@@ -457,7 +457,7 @@ class FootageFolders:
 
     def _is_filled(self, folder: str) -> bool:
         if folder not in self._filled:
-            # Hidden files do not count: the folder in which a share is usually mounted may contain some without the share.
+            # Hidden files do not count: the folder may contain hidden files even if the share is not mounted.
             try:
                 self._filled[folder] = any(not name.startswith(".") for name in os.listdir(folder))
             except OSError:

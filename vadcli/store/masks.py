@@ -234,7 +234,7 @@ Spans = tuple[tuple[int, int], ...]
 IN_RUN_LENGTHS = np.uint8(191)
 """The value of marked pixels in masks that are read from run lengths: a score of 0.75."""
 _IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels, so that resizing a mask does not move its outline
-_OLD_THRESHOLD = 0.5  # of older files, which do not store their threshold
+_OLD_THRESHOLD = 0.5  # the threshold of older files, which do not store it
 
 
 @dataclass(frozen=True)
@@ -561,8 +561,8 @@ class MaskTrack:
             stored = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
         else:
             return
-        # The k-th mask belongs to the k-th row that should have a mask. If numbers or rows differ, the masks are from another
-        # scan.
+        # The k-th mask belongs to the k-th row that should have a mask. If the number of masks or a row differs, the masks are
+        # from another scan.
         count = 0
         for stored_row, mask in stored:
             fits = count < len(rows) and stored_row in (None, int(rows[count]))

@@ -66,14 +66,14 @@ class RunInfo:
 
 
 LAST_VIDEOS = 5
-"""The live file names at most this many videos: the videos with events that finished last."""
+"""The live file names the newest finished videos that have events: at most this many."""
 _WRITE_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02  # writing the record takes at most this share of a run's time, so a long record is written less often
 MOST_SKIPPED = 10_000
 """If a run skips more videos than this because they are done, its record counts them and does not list them."""
 _LIVE_NAME = "live.json"
 _LIVE_PARTS = ("totals", "progress", "last_videos")
-_LEAST_SCORED_S = 1.0  # the remaining time is estimated only after a run has scored videos for so long
+_LEAST_SCORED_S = 1.0  # the remaining time is estimated only after a run has scored videos for this long
 
 
 class _Phase(StrEnum):
@@ -267,7 +267,7 @@ class RunRecord:
         self._write(end=None, exit_code=None)
 
     def add(self, result: VideoResult) -> None:
-        """Record the result of a video, which replaces an earlier result. Rewrites the record if that is due.
+        """Add the result of a video, which replaces its earlier result. Rewrite the record if it is due.
 
         Raises:
             OutputError: the record can't be written.
@@ -291,7 +291,7 @@ class RunRecord:
             self._write(end=None, exit_code=None)
 
     def write_live(self) -> None:
-        """Write the current state of the run to the live file. Does nothing if progress is not counted.
+        """Write the current state of the run to the live file. Do nothing if progress is not counted.
 
         Raises:
             OutputError: the live file can't be written.
@@ -313,7 +313,7 @@ class RunRecord:
         self._live_due = time.monotonic() + self._write_every_s
 
     def close(self, exit_code: int) -> None:
-        """Write how the run ended. Calling it again does nothing."""
+        """Write how the run ended. Calling this method again does nothing."""
         if self._closed:
             return
         self._closed = True

@@ -151,8 +151,8 @@ class _NoPandas:
 def keep_pandas_out() -> None:
     """Keep pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
 
-    pyarrow looks for pandas once, when it makes its first array. Call this function only if vadcli owns the process: later, an
-    array that is made from a pandas series may have NaN in place of null.
+    pyarrow looks for pandas once, when it makes its first array. Call this function only in a process that runs nothing but
+    vadcli: afterwards, an array that is made from a pandas series may have NaN in place of null.
     """
     sys.meta_path.insert(0, _NoPandas)
     try:
@@ -222,7 +222,8 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
 def has_fingerprint(path: Path, fingerprint: str) -> bool:
     """True if a scores file is complete and its last 64 kB contain this fingerprint.
 
-    This takes a tenth of the time of `read_metadata`. False is not certain: the fingerprint may be before the last 64 kB.
+    This takes a tenth of the time of `read_metadata`. If the result is False, the fingerprint may still be
+    in the file, before its last 64 kB.
     """
     try:
         with path.open("rb", buffering=0) as file:

@@ -32,8 +32,8 @@ class Audit:
     Attributes:
         clips: number of audited clips.
         confirmed: number of audited clips that the model confirms.
-        low, high: limits of a 95 % confidence interval: the share of the clips that the scan did not propose but that the
-            model would confirm.
+        low, high: the model would confirm a share between these limits of all clips that the scan did not propose (95 %
+            confidence interval).
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
     """

@@ -61,8 +61,8 @@ class Footage:
     Attributes:
         videos: number of videos that could be read.
         seconds: their total length; an estimate if not all of them were read.
-        bytes: total size of the camera's videos at that time, with damaged videos, but without videos that could not be read
-            because the machine failed.
+        bytes: total size of the camera's videos at that time. Damaged videos are included, but not videos that could not be
+            read because the machine failed.
     """
 
     videos: int

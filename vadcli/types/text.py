@@ -84,7 +84,7 @@ def clock(seconds: float) -> str:
 
 
 def length_text(seconds: float) -> str:
-    """Return a length like `12.5 s` if it is less than a minute, otherwise like `0:03:20`."""
+    """Return a duration like `12.5 s` if it is less than a minute, otherwise like `0:03:20`."""
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
 
 
@@ -95,7 +95,7 @@ def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
 
 
 STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
-"""Protocol of a URL -> the extra of vadcli that reads it."""
+"""Protocol of a URL -> the extra of vadcli that must be installed to read it, as in `pip install vadcli[s3]`."""
 _REMOTE = re.compile(rf"({'|'.join(STORES)}):/+(?=[^/])")
 
 
@@ -110,7 +110,7 @@ def shown(path: Path) -> str:
 
 
 def may_exist(path: Path) -> bool:
-    """True if a file exists, or if it is in an object store, because the store is not asked."""
+    """True if a file exists. It is also True for every file in an object store, because the store is not asked."""
     return is_remote(path) or os.path.exists(path)
 
 
@@ -126,7 +126,7 @@ _MARKS = (
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
 # A Latin character of UTF-16 has one zero byte. A text without a line end counts as UTF-16 if this share of it is Latin.
 _PLAIN_SHARE = 0.7
-# Characters such as U+4E00 put zero bytes in the other places: at most this many per zero byte of a Latin character.
+# Characters such as U+4E00 have a zero byte at the other offset: at most this many per zero byte of a Latin character.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
@@ -138,8 +138,8 @@ class NotText(ValueError):
 def text_encoding(data: bytes) -> str:
     """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
 
-    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all are in odd places, or nearly all are in even
-    places. In a list of paths with NUL between them, the zero bytes are in both.
+    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are at odd offsets, or nearly all at
+    even offsets. A list of paths with NUL between them is not UTF-16: it has zero bytes at both.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):

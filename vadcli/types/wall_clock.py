@@ -131,7 +131,7 @@ PATTERNS: tuple[NamePattern, ...] = (
 )
 
 
-_compiled = functools.cache(re.compile)  # not at import, because most commands read no time from a path
+_compiled = functools.cache(re.compile)  # compiled at the first use, because most commands read no time from a path
 
 
 def time_in_path(path: str) -> datetime | None:
@@ -151,7 +151,7 @@ def time_in_path(path: str) -> datetime | None:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it finds none."""
+    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if the pattern does not fit."""
     moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in moments if moment is not None), None)
 
@@ -462,7 +462,7 @@ class DayWindow:
 
     @classmethod
     def parse(cls, text: str) -> DayWindow:
-        """Read `22:00-06:00` or `22-6`.
+        """Return the window of a text like `22:00-06:00` or `22-6`.
 
         Raises:
             ValueError: the text is not a part of a day.
