@@ -1,4 +1,4 @@
-"""`vadcli events`: makes events again from stored scores, and previews the events of other thresholds.
+"""`vadcli events`: makes events again from stored scores, and counts the events that other thresholds would give.
 
 No video is decoded and no detector is loaded.
 """
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vadcli")
 
 ROUND_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""The thresholds that every preview has."""
+"""Every preview has a row for each of these thresholds."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every video again. Return the events that `options` choose by time and category.
+    """Make the events of every video again. Return those events that `options` choose by time and category.
 
-    If `options.write` is true, the events of each video are stored, together with the choices that later scans use.
+    If `options.write` is true, the new events of each video are stored, and later scans make events with the same choices.
 
     Raises:
         UsageError: the folder does not exist, or the thresholds are wrong for every video.
@@ -78,8 +78,8 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
         cut = _Cut(layout, options, () if options.keep_false else choices.reviews, scratch if options.write else None, judge)
         for path in layout.iter_events():
             cut.add(path)
-        if cut.refused and all(document.failure for document in cut.documents):
-            raise cut.refused[0]
+        if cut.usage_errors and all(document.failure for document in cut.documents):
+            raise cut.usage_errors[0]
         if judge and judge.refusal:
             raise UsageError(judge.refusal, hint="embed the videos with this encoder, or train another head")
         if options.write and scratch:
@@ -99,7 +99,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
 
 @dataclass
 class _Cut:
-    """Makes the events of each video, and collects the documents and the problems."""
+    """Makes the events of each video again, and collects the documents and the problems."""
 
     layout: OutputLayout
     options: EventsOptions
@@ -109,11 +109,11 @@ class _Cut:
     documents: list[EventsDocument] = field(default_factory=list)  # one document per video
     # One line per document that could not be read, and per video for which the thresholds are wrong.
     problems: list[str] = field(default_factory=list)
-    refused: list[UsageError] = field(default_factory=list)  # the errors of videos for which the thresholds are wrong
-    _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
+    usage_errors: list[UsageError] = field(default_factory=list)  # one per video for which the thresholds are wrong
+    _calibrations: dict[str, Calibration | None] = field(default_factory=dict)  # by detector
 
     def add(self, path: Path) -> None:
-        """Make the events of one document again."""
+        """Make the events of one document again. The events of a failed video stay as they are."""
         try:
             old = read_events(path)
             video = str(old.video["path"])
@@ -121,8 +121,8 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                asked = self.options.alarms_per_hour is not None  # a calibration is read only if needed: this takes long
-                calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if asked else None
+                by_rate = self.options.alarms_per_hour is not None  # only then a calibration is read, because this takes long
+                calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if by_rate else None
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
             self.documents.append(
@@ -140,11 +140,11 @@ class _Cut:
         except DocumentError as error:
             self.problems.append(str(error))
         except UsageError as error:
-            self.refused.append(error)
+            self.usage_errors.append(error)
             self.problems.append(f"{video}: {error}")
 
     def changed(self, choices: Choices) -> Choices:
-        """Return the choices after adding the thresholds that this run has written."""
+        """Return the choices with the thresholds that this run has used; without threshold options, they do not change."""
         if not given_thresholds(self.options):
             return choices
         written: dict[str, Counter[Thresholds]] = {}
@@ -158,9 +158,7 @@ class _Cut:
 
 
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
-    """Return the thresholds that the review in `options.calibrate` suggests, and a list of problems.
-
-    There is one problem per document that can't be read.
+    """Return the thresholds that the review in `options.calibrate` suggests, and one problem per document that can't be read.
 
     If a head judges the events, the thresholds are for the head's scores.
 
@@ -185,12 +183,12 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
     peaks = [event.peak_score for document in documents for event in document.events]
     judge = judge_of(options, read_choices(layout), out=out)
     if judge:
-        spans = [(str(document.video["path"]), event) for document in documents for event in document.events]
-        scores = [judge.score_of(video, event.start_s, event.end_s, event.peak_score) for video, event in spans]
+        stored = [(str(document.video["path"]), event) for document in documents for event in document.events]
+        scores = [judge.score_of(video, event.start_s, event.end_s, event.peak_score) for video, event in stored]
         peaks = [score for score in scores if score is not None]
-        own = [judge.score_of(entry.video, entry.start_s, entry.end_s, entry.peak_score) for entry in entries]
+        of_entries = [judge.score_of(entry.video, entry.start_s, entry.end_s, entry.peak_score) for entry in entries]
         entries = tuple(
-            replace(entry, peak_score=score) for entry, score in zip(entries, own, strict=True) if score is not None
+            replace(entry, peak_score=score) for entry, score in zip(entries, of_entries, strict=True) if score is not None
         )
         judge.say_refused()
     from vadcli.metrics.event import threshold_choices  # not at the top, because the import takes a second, also in a scan
@@ -204,7 +202,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document and each file of answers. Yields the list of errors of each file.
+    """Check each events document and each file of answers in OUT. Yields one list per file: the errors in the file.
 
     Raises:
         UsageError: the folder does not exist.
@@ -219,7 +217,7 @@ def validate_all(out: Path) -> Iterator[list[str]]:
 
 
 def calibration_of(layout: OutputLayout, video: str) -> Calibration | None:
-    """Return the calibration of a video's stored scores; None if they are not calibrated."""
+    """Return the calibration of a video's stored scores; None if the scores are not calibrated."""
     metadata = read_metadata(layout.scores(video))
     return Calibration(**metadata.calibration) if metadata and metadata.calibration else None
 
@@ -235,13 +233,14 @@ def recut(
     times: TimeRules = DEFAULT_RULES,
     verify: bool | None = None,
 ) -> EventsDocument:
-    """Make one video's events again with the given thresholds. The events are stored if `scratch` is not None.
+    """Make one video's events again with the given thresholds. The new events are stored if `scratch` is not None.
 
-    - A new event gets its box from the stored masks. If there are no masks, it gets the box of the old events that it overlaps.
-    - It gets its category from the stored scores per category. If there are no such scores, it gets the category of the old
+    - A new event gets its box from the stored masks. Without masks, it gets the boxes of the old events that it overlaps.
+    - A new event gets its category from the stored scores per category. Without such scores, it gets the category of the old
       event that shares the most frames with it.
-    - The judge, if there is one, removes or makes events. Events that a review marks as false are left out.
-    - The stored answers of a second model are used if `verify` is True, or if it is None and the stored events are verified.
+    - The judge (a head), if one is given, removes or makes events. Events that a review marks as false are left out.
+    - The stored answers of a second model are used if `verify` is True, or if `verify` is None and the stored events are
+      verified.
 
     Raises:
         DocumentError: the stored scores or events can't be read.
@@ -263,9 +262,9 @@ def recut(
         if answers is not None and answers.metadata.content == str(metadata.source.get("content")):
             verified = VerifiedScores.of(table, answers, thresholds, duration_s)
             if verified is not None:
-                made = verified_events(verified, document.events, thresholds, duration_s=duration_s, boxes=boxes)
-                kept = without_false_alarms(made, [entry for entry in review if entry.video == video])
-                document = replace(document, events=tuple(kept), scan_events=document.events)
+                events = verified_events(verified, document.events, thresholds, duration_s=duration_s, boxes=boxes)
+                events = without_false_alarms(events, [entry for entry in review if entry.video == video])
+                document = replace(document, events=tuple(events), scan_events=document.events)
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
             write_events(path, document)
@@ -273,10 +272,10 @@ def recut(
 
 
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
-    """Return the boxes of the stored masks at the threshold of events; None if no masks are stored.
+    """Return the boxes around the stored masks, at the mask level of the thresholds; None if no masks are stored.
 
-    Run lengths have boxes at one threshold only: the threshold at which they were written. These boxes are used if this is the
-    right threshold, or if there is no mask video.
+    A file of run lengths has boxes for one threshold only: the threshold with which it was written. These boxes are used if
+    this is the right threshold, or if no mask video is stored.
     """
     level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
     if runs.exists() and (not pixels.exists() or mask_level(rle_threshold(runs)) == level):
@@ -291,39 +290,38 @@ def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """The events that one threshold would find."""
+    """The number of events that one threshold would give."""
 
     threshold: float  # an event starts when the score reaches this value
     events: int  # in all videos
     events_per_hour: float
     expected_per_hour: float | None  # alarms per hour in normal footage of the cameras; None if the scores are not calibrated
-    present: bool  # True if stored events were made with this threshold
+    present: bool  # True if this threshold made the stored events of a video
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The events of an output folder at several thresholds."""
+    """The number of events in an output folder at several thresholds."""
 
-    rows: tuple[PreviewRow, ...]  # one row per threshold, ascending
+    rows: tuple[PreviewRow, ...]  # one row per threshold, in ascending order
     videos: int  # number of videos with scores
-    hours: float  # length of these videos together
+    hours: float  # total length of these videos
     problems: tuple[str, ...]  # one line per video that could not be read
 
 
 def preview(out: Path, options: EventsOptions) -> Preview:
-    """Return how many events several thresholds would find.
+    """Return how many events several thresholds would give. Nothing is written.
 
-    These are round thresholds, the present thresholds, and the threshold of `options`.
-
-    Each count is the number of events that `vadcli events --threshold` finds if the other options are the same. Nothing is
-    written.
+    The rows are for ROUND_THRESHOLDS, for the present thresholds, and for the threshold of `options`. Each row has the number
+    of events that `vadcli events --threshold` would make with the same other options, without a head and without the answers
+    of a second model.
 
     Raises:
         UsageError: the folder does not exist, or the thresholds in `options` are wrong for a video.
         DocumentError: the review or the choices of OUT can't be read.
     """
     layout = stored_layout(out)
-    problems: dict[str, None] = {}
+    problems: dict[str, None] = {}  # a set that keeps its order
     present: set[float] = set()
     asked: set[float] = set()
     calibrations: set[Calibration | None] = set()
@@ -351,8 +349,8 @@ def preview(out: Path, options: EventsOptions) -> Preview:
             chosen = replace(options, threshold=high, alarms_per_hour=None).thresholds(document.thresholds, None)
             events = with_categories(cut_events(table, chosen, duration_s=duration_s), table, document.events)
             events = without_false_alarms(events, judged)
-            some = choose([replace(document, events=tuple(events))], When(), options.category)
-            counts[high] += sum(len(one.events) for one in some)
+            documents = choose([replace(document, events=tuple(events))], When(), options.category)
+            counts[high] += sum(len(document.events) for document in documents)
     scale = next(iter(calibrations)) if len(calibrations) == 1 else None
     hours = seconds / 3600
     rows = (
