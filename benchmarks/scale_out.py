@@ -29,7 +29,7 @@ from typing import Any
 from _measure import VADCLI, WORK, Run, machine, made_video, median_ratio, run
 
 from vadcli.engine.plan import Plan, WorkUnit
-from vadcli.engine.ray_cluster import Chunk, Node, import_ray
+from vadcli.engine.ray_cluster import Chunk, Node, Workers, import_ray
 from vadcli.engine.ray_runner import RayRunner, Worklist
 from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
 from vadcli.engine.stream import ClipsScored
@@ -157,15 +157,7 @@ class InstantWorkers:
         self._running: list[Instant] = []
         self.sent_bytes = 0
 
-    @property
-    def busy(self) -> bool:
-        """As in `Workers`."""
-        return bool(self._running)
-
-    @property
-    def has_free(self) -> bool:
-        """As in `Workers`."""
-        return bool(self._free)
+    busy, has_free = Workers.busy, Workers.has_free
 
     def start(self, chunk: Chunk, settings: ScanSettings) -> None:
         """As in `Workers`."""

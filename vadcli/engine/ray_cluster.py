@@ -1,7 +1,9 @@
 """The Ray cluster of a run: its nodes, and the workers on them. Only this file imports ray.
 
-A worker is a Ray actor: a `ChunkWorker` that does its work with one chunk after the other. There is one worker per GPU, or one
-per few cores on a node without GPUs. The machines share only OUT and the footage.
+A worker is a Ray actor: a `ChunkWorker`, which works on one chunk of videos after the other. A node has one worker per GPU.
+Without GPUs, it has one worker per CORES_PER_WORKER cores. The machines share only OUT and the footage.
+
+The first part of the file is the code that runs on the nodes, and the second part is the code with which the driver uses them.
 """
 
 from __future__ import annotations
@@ -42,21 +44,40 @@ from vadcli.video.objects import check_store
 log = logging.getLogger("vadcli")
 
 SEND_EVERY_S = 0.5
+"""Seconds between two lists of updates that a worker sends to the driver."""
+CHECK_S = 120.0
+"""A node that does not answer within this many seconds whether it can take part is left out."""
+CONNECT_S = 20.0
+"""A run ends with an error if no program answers at --ray-address within this many seconds."""
+LONGEST_FOLDER = 15
+"""Longest path of the folder for temporary files, in bytes. Ray's own folders add up to 92 bytes, and the path of a socket may
+have at most 107 bytes."""
+_TEMPORARY = "vadcli-ray-"
+CORES_PER_WORKER = 4
+"""Cores per worker on a node without GPUs, if the user does not give --ray-cpus."""
+WAIT_S = 0.2
+"""The driver waits this long for updates of the workers before it checks whether the run must end."""
+PATIENCE_S = 30.0
+"""If no worker sends an update for this many seconds, the log shows that the run waits for the cluster."""
+END_S = 120.0
+"""A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
+MOST_STILLBORN = 3
+"""A node gets no more videos if this many of its workers died before they began, for example because the node shuts down."""
 
 
 class Work(Protocol):
-    """The work that a worker does with each chunk.
+    """The work that a worker does for each chunk.
 
-    It can be pickled, because it loads its models only when it needs them.
+    An object of this type can be pickled, because it loads its models only when it needs them.
     """
 
     def do(self, order: Any, stop: Stop, say: Callable[[object], None]) -> None:
         """Do the work for a chunk.
 
         Args:
-            order: describes the chunk; each kind of work has its own class for it.
+            order: describes the chunk; each kind of work has its own class of orders.
             stop: ends the work early.
-            say: sends an object that can be pickled to the driver.
+            say: sends an object to the driver; the object must be one that can be pickled.
         """
         ...
 
@@ -71,11 +92,12 @@ class Fitted:
 
 @dataclass
 class ScanWork:
-    """Scans chunks. An order is a `ScanSettings` that scans only the videos of the chunk."""
+    """Scans chunks. The order for a chunk is a `ScanSettings` that scans only the videos of the chunk."""
 
     options: ScanOptions  # with the number of `workers`
     _detector: Detector | None = None
-    _loader: ClipLoader | None = None  # its decoder processes take longer to start than some videos take to scan
+    # The loader is kept from chunk to chunk, because its decoder processes take longer to start than some chunks take to scan.
+    _loader: ClipLoader | None = None
 
     def do(self, order: ScanSettings, stop: Stop, say: Callable[[object], None]) -> None:
         """See `Work`. Passes the updates of the runner to `say`."""
@@ -90,14 +112,14 @@ class ScanWork:
 
 @dataclass(eq=False)
 class Chunk:
-    """Videos that a worker scans in one call."""
+    """Videos that a worker gets in one call."""
 
     camera: str  # the camera of these videos; "" if the detector does not fit cameras
     units: tuple[WorkUnit, ...]
-    opens: bool = False  # True if the worker must fit the camera first. Then it gets the list of all videos of the camera.
-    left: dict[str, WorkUnit] = field(default_factory=dict)  # the videos that have no result yet
-    begun: bool = False  # True if the worker has sent something
-    moved: bool = False  # True if a clip of the chunk was scored
+    opens: bool = False  # True if the worker must fit the camera first; then it gets the list of all videos of the camera
+    left: dict[str, WorkUnit] = field(default_factory=dict)  # the videos that have no result yet, by name
+    begun: bool = False  # True if the worker has sent an update
+    moved: bool = False  # True if a clip of the chunk was scored or answered
 
     def __post_init__(self) -> None:
         self.left = {unit.video: unit for unit in self.units}
@@ -107,9 +129,9 @@ class Chunk:
 
 
 class ChunkWorker:
-    """The worker: a Ray actor that does its work with one chunk after the other.
+    """The worker: a Ray actor that does its work for one chunk after the other.
 
-    It works in the driver's working folder, so relative paths have the same meaning. This folder need not exist on every node.
+    It changes to the driver's working folder, if the node has this folder, so that relative paths have the same meaning.
     """
 
     def __init__(self, work: Work, folder: str) -> None:
@@ -125,9 +147,8 @@ class ChunkWorker:
     def run(self, order: Any) -> Iterator[list[object]]:
         """Do the work for a chunk. Yield lists of updates and log records.
 
-        The first list is empty and comes at once. The other lists come every SEND_EVERY_S.
-
-        If a `VadcliError` ends the work, it is the last item.
+        The first list is empty and comes at once. After that, a list comes every SEND_EVERY_S seconds if there are new items.
+        If a `VadcliError` ends the work, the error is the last item.
         """
         yield []
         sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -166,14 +187,16 @@ class ChunkWorker:
 
 
 def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
-    """Return the reason why this node can't take part; "" if it can take part.
+    """Return why this node can't take part in the run; "" if it can take part.
 
-    If `root` is None, the footage is not checked.
+    Args:
+        token: a file that the driver has written into OUT.
+        word: the text in this file.
+        root: the root of the footage; None to omit the check of the footage.
+        version: the version of vadcli on the driver's machine.
     """
-    from vadcli import __version__ as own
-
-    if own != version:
-        return f"it has vadcli {own}, and this machine has {version}"
+    if __version__ != version:
+        return f"it has vadcli {__version__}, and this machine has {version}"
     try:
         if token.read_text(encoding="ascii") != word:
             return f"it has another folder at {token.parent}"
@@ -189,24 +212,8 @@ def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
     return "" if may_exist(root) else f"it does not see the footage at {root}"
 
 
-CHECK_S = 120.0
-"""A node has this many seconds to answer the question whether it can take part."""
-CONNECT_S = 20.0
-LONGEST_FOLDER = 15
-"""Longest path of a temporary folder, in bytes. A socket's path has at most 107 bytes, and Ray's own folders need up to 92."""
-_TEMPORARY = "vadcli-ray-"
-CORES_PER_WORKER = 4
-"""Cores per worker on a node without GPUs, if the user does not give --ray-cpus."""
-WAIT_S = 0.2
-PATIENCE_S = 30.0
-"""If no worker reports anything for this many seconds, the log says that the run waits for the cluster."""
-END_S = 120.0
-"""A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
-MOST_STILLBORN = 3
-"""A node takes no more videos if this many of its workers died before they began, for example because the node shuts down."""
-
 MakeWork = Callable[[int], Work]
-"""Called with the number of cores of a worker; returns the work that the worker does."""
+"""Returns the work of a worker; called with the number of cores of the worker."""
 
 
 class WorkerDied(Exception):
@@ -226,7 +233,7 @@ class Node:
 def import_ray() -> Any:
     """Import and return ray. Raises UsageError if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray prints the errors of its nodes to stdout, which is for data. The driver reports them itself.
+    # Ray would print the errors of its nodes to stdout, which is for data. The driver logs these errors.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
@@ -247,6 +254,7 @@ def connected(ray: Any, options: ScanOptions | VerifyOptions) -> AbstractContext
 
 @contextmanager
 def _joined(ray: Any, address: str) -> Iterator[None]:
+    """Connect to the cluster at an address. At the end of the `with` block, disconnect."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdigit():  # if no program listens at the address, Ray itself would wait for many minutes
@@ -265,11 +273,11 @@ def _joined(ray: Any, address: str) -> Iterator[None]:
 
 @contextmanager
 def _started(ray: Any) -> Iterator[None]:
-    """Start Ray on this machine. At the end, stop it and remove its files."""
+    """Start Ray on this machine. At the end of the `with` block, stop Ray and remove its files."""
     temporary = tempfile.gettempdir()
     if len(os.fsencode(temporary)) > LONGEST_FOLDER:
         temporary = "/tmp"  # noqa: S108 - a new folder is made in it
-    for folder in Path(temporary).glob(f"{_TEMPORARY}*-*"):  # of runs that were killed
+    for folder in Path(temporary).glob(f"{_TEMPORARY}*-*"):  # folders of runs that were killed
         pid = folder.name.removeprefix(_TEMPORARY).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -277,15 +285,15 @@ def _started(ray: Any) -> Iterator[None]:
     try:
         try:
             with _own_signals():
-                ray.init(  # gives itself 30 seconds
+                ray.init(  # fails after 30 seconds
                     num_cpus=core_count(),
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.CRITICAL,
                     _temp_dir=str(folder),
-                    _system_config={"worker_niceness": 0},  # the default is 15, with which other programs go first
+                    _system_config={"worker_niceness": 0},  # with the default, 15, most other programs go first
                 )
-        except Exception as error:  # Ray has no class of its own for this
+        except Exception as error:  # Ray raises various exceptions if it does not start
             words = str(error).strip().splitlines() or [type(error).__name__]
             hint = "try again when the machine is less busy, or name a cluster with --ray-address"
             raise ToolError(f"--runner ray: Ray does not start on this machine: {words[0]}", hint=hint) from error
@@ -297,7 +305,7 @@ def _started(ray: Any) -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM. Ray's handler would end the process at once."""
+    """Keep this process's handler of SIGTERM, because Ray's handler would end the process at once."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -307,9 +315,9 @@ def _own_signals() -> Iterator[None]:
 
 
 def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
-    """Return the nodes that can take part, and log the faults of the other nodes.
+    """Return the nodes that can take part in the run, and log why the other nodes can't.
 
-    A node must see OUT and the footage, and have this version of vadcli.
+    A node must see OUT and the footage, and must have the same version of vadcli.
 
     Raises:
         UsageError: no node can take part.
@@ -346,26 +354,26 @@ def on_node(ray: Any, node: Node) -> Any:
 
 
 def nodes_of(ray: Any) -> list[Node]:
-    """Return the nodes that are alive. Nodes on the same host get a number in their name."""
-    found: list[Node] = []
+    """Return the nodes that are alive. If a host has several nodes, their names get a number."""
+    nodes: list[Node] = []
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
     hosts = [str(node["NodeManagerHostname"]) for node in alive]
     for place, (node, host) in enumerate(zip(alive, hosts, strict=True)):
         name = host if hosts.count(host) == 1 else f"{host}/{hosts[: place + 1].count(host)}"
-        has = node["Resources"]
-        found.append(Node(node["NodeID"], name, int(has.get("CPU", 0)), int(has.get("GPU", 0))))
-    return found
+        resources = node["Resources"]
+        nodes.append(Node(node["NodeID"], name, int(resources.get("CPU", 0)), int(resources.get("GPU", 0))))
+    return nodes
 
 
 @dataclass(eq=False)
 class Worker:
-    """A Ray actor on a node, and the chunk that it scans."""
+    """The driver's view of a worker: a Ray actor on a node, and the chunk that it works on."""
 
     ray: Any
     node: Node
     actor: Any
-    chunk: Chunk | None = None
-    sending: Any = None
+    chunk: Chunk | None = None  # None if the worker has nothing to do
+    sending: Any = None  # Ray's generator of the lists that `ChunkWorker.run` yields
 
     def next(self) -> list[Any]:
         """Return the items that the worker has sent.
@@ -408,12 +416,12 @@ class Workers:
 
     @property
     def cores(self) -> int:
-        """The largest number of cores of a worker."""
+        """The number of cores of the largest worker."""
         return max(map(self._cpus, self.slots))
 
     @property
     def busy(self) -> bool:
-        """True while a worker scans."""
+        """True if a worker has a chunk."""
         return bool(self._running)
 
     @property
@@ -428,7 +436,7 @@ class Workers:
         self._running[worker.sending] = worker
 
     def waited(self) -> list[Worker]:
-        """Wait a moment. Return the workers that have sent something, have ended their chunk, or have died."""
+        """Wait up to WAIT_S. Return the workers that have sent updates, have ended their chunk, or have died."""
         self._ray.wait(list(self._running), num_returns=1, timeout=WAIT_S, fetch_local=False)
         ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0, fetch_local=False)
         if ready:
@@ -436,7 +444,7 @@ class Workers:
         elif time.monotonic() - self._since > PATIENCE_S:
             log.info("waiting for the cluster: no worker has reported anything for %.0f s", PATIENCE_S)
             self._since = time.monotonic()
-        return [self._running[one] for one in ready]
+        return [self._running[sending] for sending in ready]
 
     def free(self, worker: Worker) -> None:
         """Mark a worker as free after its chunk has ended."""
@@ -448,7 +456,11 @@ class Workers:
             self._ray.kill(worker.actor)
 
     def replace(self, worker: Worker) -> None:
-        """Start a new worker in place of a worker that died, if its node is still alive."""
+        """Start a new worker in place of a worker that died, unless its node is gone or its workers die before they begin.
+
+        Raises:
+            DeviceError: the last node is gone.
+        """
         self._running.pop(worker.sending)
         if worker.node not in self.slots:
             return
@@ -466,7 +478,7 @@ class Workers:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 
     def give_up(self, worker: Worker, error: VadcliError) -> None:
-        """Give no more work to the node of a worker that can't work. Raises the worker's error if no node is left."""
+        """Give no more work to the node of a worker that can't work. If no node is left, raise the worker's error."""
         log.warning("node %s takes no more videos: %s", worker.node.name, error)
         self.drop(worker.node)
         self.free(worker)
@@ -475,7 +487,7 @@ class Workers:
 
     def drop(self, node: Node) -> None:
         """Give no more work to a node. Its busy workers finish their chunks or fail, and report this."""
-        self.slots = [one for one in self.slots if one != node]
+        self.slots = [slot for slot in self.slots if slot != node]
         for worker in [worker for worker in self._free if worker.node == node]:
             self._free.remove(worker)
             self._ray.kill(worker.actor)
@@ -502,17 +514,20 @@ class Workers:
             self._ray.kill(worker.actor)
 
     def _gpus(self, node: Node) -> float:
+        """Return the number of GPUs per worker on a node."""
         if self._options.ray_gpus is not None:
             return self._options.ray_gpus
         return 1.0 if self._wants_gpu and node.gpus else 0.0
 
     def _cpus(self, node: Node) -> int:
+        """Return the number of cores per worker on a node."""
         if self._options.ray_cpus is not None:
             return self._options.ray_cpus
         gpus = self._gpus(node)
         return max(1, int(node.cpus * gpus // node.gpus)) if gpus else min(CORES_PER_WORKER, node.cpus)
 
     def _made(self, node: Node) -> Worker:
+        """Start a worker on a node."""
         cpus = self._cpus(node)
         actor = (
             self._ray.remote(ChunkWorker)

@@ -1,13 +1,13 @@
 """The driver of a run on a Ray cluster: divides the videos into chunks, and hands the chunks out to the workers.
 
 The driver is the process that the user started. A worker has its own detector, scans its chunk with a `LocalRunner`, and sends
-the updates to the driver.
+the updates to the driver. To hand out a chunk means to give it to a worker.
 
-- A video is in one chunk at a time, and its lock in OUT protects it from other runs.
-- A worker that dies loses the work since its last checkpoint. Its videos are handed out again, each in a chunk of its own. A
-  video is given up if KILLS workers in a row died while they had only this video and made no progress with it.
-- A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and the worker gets the list of
-  all videos of the camera. A second fit would take time but give the same model, because `Cameras` locks the fit.
+- A video is in one chunk at a time. The lock of the video in OUT protects it from other runs.
+- If a worker dies, the work since its last checkpoint is lost. The videos of its chunk are handed out again, each in a chunk of
+  its own. A video is given up if KILLS workers in a row died while they had only this video and made no progress with it.
+- A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and its worker gets the list of
+  all videos of the camera.
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ from vadcli.types import Status, VideoResult
 log = logging.getLogger("vadcli")
 
 KILLS = 2
-"""A video is given up if it kills this many workers in a row without any progress."""
+"""A video is given up if this many workers in a row died while they worked on it without any progress."""
 CHUNKS_PER_WORKER = 8
+"""The videos are divided into about this many chunks per worker, so that all workers end at about the same time."""
 MOST_VIDEOS = 64
 """A chunk has at most this many videos, so that little work is lost if a worker dies."""
 MOST_CHUNKS = 20_000
-"""If the plan would have more chunks than this, the chunks get more than MOST_VIDEOS videos."""
+"""If the videos would fill more chunks than this, the chunks get more than MOST_VIDEOS videos."""
 VIDEOS_PER_DECODER = 2
-"""If there are enough videos, a chunk has this many videos per decoder process, so that each process has work."""
+"""A chunk has at least this many videos per decoder process, so that each process has work. With few videos, it has fewer."""
 
 
 class Worklist:
-    """The chunks that are left. While a camera has no model, at most one of its chunks is handed out.
+    """The chunks that are not handed out yet. While a camera has no model, only one of its chunks is handed out.
 
     Args:
         units: all videos.
@@ -76,14 +77,14 @@ class Worklist:
         mine = {unit.video for unit in wanted}
         groups = by_camera(units) if by_cameras else [("", list(units))]
         self.whole = {camera: tuple(units) for camera, units in groups}
-        self._ready: list[Chunk] = []
-        self._closed: dict[str, list[Chunk]] = {}  # the chunks of each camera that has no model yet
+        self._ready: list[Chunk] = []  # a heap; the largest chunk comes first
+        self._closed: dict[str, list[Chunk]] = {}  # the other chunks of each camera that has no model yet
         least = max(1, size_of(wanted) // (workers * CHUNKS_PER_WORKER))
         most = max(MOST_VIDEOS, len(mine) // MOST_CHUNKS)
         fewest = min(VIDEOS_PER_DECODER * decoders, len(mine) // workers, most)
-        for camera, every in self.whole.items():
-            part = [unit for unit in every if unit.video in mine]
-            chunks = sorted(Chunk(camera, tuple(some)) for some in _split(part, least, fewest, most))
+        for camera, of_camera in self.whole.items():
+            own = [unit for unit in of_camera if unit.video in mine]
+            chunks = sorted(Chunk(camera, tuple(part)) for part in _split(own, least, fewest, most))
             if not by_cameras:
                 self._ready += chunks
             elif chunks:
@@ -95,7 +96,7 @@ class Worklist:
         return bool(self._ready)
 
     def take(self) -> Chunk:
-        """Return the largest chunk that can be scanned now."""
+        """Remove and return the largest chunk that can be scanned now."""
         return heapq.heappop(self._ready)
 
     def give_back(self, camera: str, units: Iterable[WorkUnit]) -> None:
@@ -121,7 +122,7 @@ class Worklist:
 
 
 def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
-    """Yield the videos in parts of at least `fewest` videos and `least` bytes, but at most `most` videos.
+    """Yield the videos in parts of at least `fewest` videos and `least` bytes, with at most `most` videos per part.
 
     The last part may be smaller.
     """
@@ -139,24 +140,24 @@ def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Ite
 
 @dataclass(frozen=True)
 class Killer:
-    """A video that is given up because KILLS workers died while they scanned it."""
+    """A video that is given up because KILLS workers died while they worked on it."""
 
     unit: WorkUnit
 
 
 @contextmanager
-def hired(
+def started_workers(
     options: ScanOptions | VerifyOptions, scratch: Scratch, root: Path | None, work: MakeWork, *, wants_gpu: bool, stop: Stop
 ) -> Iterator[Workers]:
-    """Connect to the cluster and start the workers. At the exit of the context, all workers are ended.
+    """Connect to the cluster and start the workers. At the end of the `with` block, all workers are stopped.
 
     Args:
         options: the options of the command.
-        scratch: the folder for a file in OUT that each node must see.
-        root: the root of the footage that each node must see; None to omit this check.
+        scratch: a folder in OUT, for a file that each node must see.
+        root: the root of the footage, which each node must see; None to omit this check.
         work: makes the work of a worker.
-        wants_gpu: True if a worker needs a GPU on each node that has one.
-        stop: has the reason why the run ends, which the workers get.
+        wants_gpu: True if the workers use GPUs on nodes that have GPUs.
+        stop: why the run ends; the workers get this reason.
 
     Raises:
         UsageError: ray is not installed, no cluster answers, or no node can take part.
@@ -179,15 +180,16 @@ def drive(
     order_of: Callable[[Chunk], Any],
     ended: Callable[[Chunk], None] = lambda _: None,
 ) -> Iterator[tuple[Any, Chunk, Node]]:
-    """Hand out all chunks. Yield the reports of the workers, and a `Killer` per video that is given up.
+    """Hand out all chunks. Yield the updates of the workers, and a `Killer` per video that is given up.
 
-    The caller must remove a video from `left` of its chunk when the video has a result, and set `moved` at any other progress.
+    Each item is yielded with its chunk and the node of its worker. When a video has a result, the caller must remove the video
+    from `left` of the chunk. At any other progress, the caller must set `moved` of the chunk.
 
     Args:
         work: the chunks.
         workers: the workers that get the chunks.
         stop: ends the run early, on all nodes.
-        order_of: returns the object that describes a chunk for the worker.
+        order_of: returns the order for a chunk (see `Work.do`).
         ended: called when a worker has ended a chunk.
 
     Raises:
@@ -220,7 +222,7 @@ def drive(
                 continue
             chunk.begun = True
             for item in sent:
-                if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but others may
+                if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but other nodes may
                     workers.give_up(worker, item)
                     work.give_back(chunk.camera, chunk.left.values())
                     break
@@ -233,9 +235,9 @@ def drive(
 
 
 def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
-    """Count the death of a chunk's worker for each video. Remove and yield the videos that are given up."""
+    """Count the death of a chunk's worker for each video of the chunk. Remove and yield the videos that are given up."""
     for video, unit in list(chunk.left.items()):
-        alone = len(chunk.units) == 1 and chunk.begun  # otherwise the video may not be the cause
+        alone = len(chunk.units) == 1 and chunk.begun  # otherwise something else may be the cause
         kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
         if kills[video] >= KILLS:
             del chunk.left[video]
@@ -243,9 +245,9 @@ def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
 
 
 class RayRunner:
-    """Executes a plan on a Ray cluster, or on this machine with Ray if `--ray-address` names no cluster.
+    """Executes a plan on the Ray cluster of `--ray-address`. Without this option, Ray is started on this machine.
 
-    The driver does not load the detector, because each worker makes its own from the options.
+    The driver does not load the detector, because each worker makes its own detector from the options.
 
     Raises:
         UsageError: ray is not installed, or the detector can't do what the options ask for.
@@ -254,7 +256,7 @@ class RayRunner:
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
         import_ray()
         self._here = LocalRunner(settings, detector, stop=stop)
-        # Every node must use the detector that this machine has chosen, even with --detector auto.
+        # With --detector auto, too, every node must use the detector that this machine has chosen.
         self.settings = replace(settings, options=replace(settings.options, detector=detector.name))
         self.options, self.stop = self.settings.options, stop
         self._fits = detector.fits_camera
@@ -278,7 +280,9 @@ class RayRunner:
 
         with (
             Scratch(layout.scratch) as scratch,
-            hired(self.options, scratch, settings.plan.root, work_of, wants_gpu=self._wants_gpu, stop=self.stop) as workers,
+            started_workers(
+                self.options, scratch, settings.plan.root, work_of, wants_gpu=self._wants_gpu, stop=self.stop
+            ) as workers,
         ):
             work = Worklist(
                 settings.plan.units,
@@ -290,6 +294,7 @@ class RayRunner:
             yield from self._drive(work, workers, fitting)
 
     def _drive(self, work: Worklist, workers: Workers, fitting: Fitting) -> Iterator[Update]:
+        """Hand out the chunks, and yield the updates of the workers as a runner does."""
         order_of, ended = partial(self._settings_of, work), partial(self._ended, work)
         for item, chunk, node in drive(work, workers, self.stop, order_of, ended):
             if isinstance(item, Fitted):
@@ -307,9 +312,9 @@ class RayRunner:
                 yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
-        """Return the settings for one chunk. If the worker must fit the camera, the plan has all videos of the camera."""
-        units = work.whole[chunk.camera] if chunk.opens else chunk.units
-        # Only the chunk that opens the camera may fit it again.
+        """Return the settings for the scan of one chunk."""
+        units = work.whole[chunk.camera] if chunk.opens else chunk.units  # a camera is fitted on a sample of all its videos
+        # The camera may be fitted again only with its first chunk.
         refit = self.options.refit if chunk.opens or self.options.refit is None else False
         return replace(
             self.settings,
@@ -319,9 +324,9 @@ class RayRunner:
         )
 
     def _ended(self, work: Worklist, chunk: Chunk) -> None:
-        """Make the next chunks of a camera available if its first chunk ended without a scored clip.
+        """Make more chunks of a camera available if its first chunk ended without a scored clip.
 
-        In this case, all videos of the chunk were done before or have failed. It is not known whether the camera has a model.
+        In this case, all videos of the chunk were done before or have failed, and the camera may still have no model.
         """
         if chunk.opens and not chunk.moved:
             if self._here.is_fitted(chunk.camera):

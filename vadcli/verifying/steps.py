@@ -26,7 +26,7 @@ from vadcli.engine.event_rules import ClipGrid
 from vadcli.engine.job import check_unchanged
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.ray_cluster import Chunk, Workers
-from vadcli.engine.ray_runner import KILLS, Killer, Worklist, drive, hired
+from vadcli.engine.ray_runner import KILLS, Killer, Worklist, drive, started_workers
 from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted, Refinement, refiner_of, rows_of, spans_of
 from vadcli.errors import DocumentError, VadcliError, VideoError
@@ -360,7 +360,7 @@ class ClusterCrew:
         if self._workers is None:
             roots = FootageFolders(self.survey.layout, self.options.footage).roots()
             seen = next((Path(root) for root in roots if is_remote(Path(root)) or os.path.isdir(root)), None)
-            crew = hired(
+            crew = started_workers(
                 self.options,
                 self.scratch,
                 seen,
