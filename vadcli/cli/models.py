@@ -176,7 +176,7 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
 
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     with _signals(stop), closing(Progress("clips", " clips", options)) as display:
-        result = verify_stored(out, options, stop=stop, told=display.advance, command=["vadcli", *sys.argv[1:]])
+        result = verify_stored(out, options, stop=stop, on_progress=display.advance, command=["vadcli", *sys.argv[1:]])
     _show_verified(result, options)
     raise typer.Exit(result.exit_code)
 

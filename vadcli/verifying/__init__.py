@@ -1,7 +1,7 @@
 """`vadcli verify`: a second, slower model judges the clips with high scores.
 
-A run has three parts. It chooses clips with the help of all stored scores. It asks the model about the chosen clips that have
-no answer yet. Then it calibrates the model for each camera, and makes the events of every video again.
+A run has three parts. First it chooses clips from the stored scores of all videos. Then it asks the model about the chosen
+clips that have no answer yet. At the end it calibrates the model for each camera, and makes the events of every video again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.verification import Audit, VerificationRun, write_verification
 from vadcli.types import Answer, IndexArray, VideoResult
 from vadcli.types.text import how_many
-from vadcli.verifying.asking import Told, asker_of
-from vadcli.verifying.steps import NO_CLIPS, ClusterCrew, Crew, Here, Step, Wanted, has_masks, unrefined_rows
+from vadcli.verifying.asking import OnAnswers, asker_of
+from vadcli.verifying.steps import NO_CLIPS, ClusterSteps, LocalSteps, Step, StepRunner, Wanted, has_masks, unrefined_rows
 from vadcli.verifying.survey import Settled, Survey, limited, settle
 
 __all__ = [
@@ -56,8 +56,8 @@ class VerifiedVideo:
     """The result of a verification for one video.
 
     Attributes:
-        asked: clips that this run asked about; after a dry run, clips that it would ask about.
-        answered: clips with an answer from this run or an earlier run.
+        asked: number of clips that this run asked about; after a dry run, number of clips to ask about.
+        answered: number of clips with an answer from this run or an earlier run.
         confirmed, rejected, not_asked: numbers of events.
         problem: why the video could not be verified completely; "" if nothing is wrong.
     """
@@ -82,10 +82,11 @@ class VerifyResult:
     Attributes:
         videos: one entry per video that can be verified, and per video whose results cannot be read.
         model: the model that was asked.
-        audit: how much the first stage misses; None if nothing was audited.
+        audit: how much the first stage (the scan) misses; None if no clip was audited.
         asked: number of clips that this run asked about.
         left: number of chosen clips that have no answer yet.
-        seconds: how long the model took for the clips of `asked`; after a dry run, how long it would take for those of `left`.
+        seconds: the time that the model took for the clips of `asked`; after a dry run, the time that it would take for the
+            clips of `left`.
         stopped: why the run ended early; "" if it did not end early.
         exit_code: the exit code of the command; only confirmed events count as events.
     """
@@ -102,17 +103,17 @@ class VerifyResult:
     @property
     def problems(self) -> tuple[str, ...]:
         """One line per video that could not be verified completely."""
-        return tuple(f"{one.video}: {one.problem}" for one in self.videos if one.problem)
+        return tuple(f"{video.video}: {video.problem}" for video in self.videos if video.problem)
 
     @property
     def confirmed(self) -> int:
         """The number of confirmed events."""
-        return sum(one.confirmed for one in self.videos)
+        return sum(video.confirmed for video in self.videos)
 
     @property
     def events(self) -> dict[str, int]:
         """The number of events per answer: confirmed, rejected, and not asked."""
-        return {name: sum(getattr(one, name) for one in self.videos) for name in ("confirmed", "rejected", "not_asked")}
+        return {name: sum(getattr(video, name) for video in self.videos) for name in ("confirmed", "rejected", "not_asked")}
 
     def recorded(self, run: VerificationRun) -> VerificationRun:
         """Return the record of a run that ends now with this result."""
@@ -145,8 +146,8 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Verify with the models that the options name; otherwise like `verify_all`."""
-    stored_layout(out)  # an unusable folder is refused before the models are loaded
+    """Verify with the models that the options name. See `verify_all`, which also gets the `settings`."""
+    stored_layout(out)  # raises an error for an unusable folder before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
 
@@ -158,14 +159,19 @@ def verify_all(
     *,
     refiner: Refiner | None = None,
     stop: Stop | None = None,
-    told: Callable[[int, int], None] = lambda done, expected: None,
+    on_progress: Callable[[int, int], None] = lambda done, expected: None,
     command: Sequence[str] = ("vadcli.verify",),
 ) -> VerifyResult:
-    """Ask the model about the stored videos, make their events again, and write the record of the run.
+    """Ask a model about the stored videos, make their events again, and write the record of the run.
 
     Args:
-        refiner: refines the masks of confirmed events; None if masks stay as they are.
-        told: called after each batch with the number of answered clips and the number of all clips to ask.
+        out: the output folder of the scan.
+        options: the options of the command.
+        asker: the model to ask.
+        refiner: refines the masks of confirmed events; None if masks are not refined.
+        stop: ends the run early; by default after --max-runtime.
+        on_progress: called after each batch with the number of answered clips and the number of all clips to ask about.
+        command: the command line, for the record of the run.
 
     Raises:
         UsageError: the folder does not exist, no video in it has scores or the masks to refine, or the categories cannot be
@@ -183,21 +189,21 @@ def verify_all(
         return _estimate(survey, wanted)
     stop = stop or Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     run = VerificationRun(__version__, tuple(command), effective(options), asker.name, datetime.now(UTC).isoformat())
-    tally = _Tally(told, sum(map(len, wanted)))
+    tally = _Tally(on_progress, sum(map(len, wanted)))
     with (
         Scratch(layout.scratch) as scratch,
-        _crew(survey, options, refiner=refiner, scratch=scratch, stop=stop, told=tally.add) as crew,
+        _step_runner(survey, options, refiner=refiner, scratch=scratch, stop=stop, on_answers=tally.add) as runner,
     ):
         write_verification(layout, scratch, run)
-        settled = _verified(survey, options, crew, scratch=scratch, stop=stop, wanted=wanted, tally=tally)
+        settled = _verified(survey, options, runner, scratch=scratch, stop=stop, wanted=wanted, tally=tally)
         asked = sum(video.asked for video in survey.videos)
         problems = [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
         videos = []
-        for one in (video for video in survey.videos if video.is_included):
-            counts = settled.events.get(one.video, {})
+        for video in (video for video in survey.videos if video.is_included):
+            counts = settled.events.get(video.video, {})
             events = {answer.replace(" ", "_"): counts.get(answer, 0) for answer in Answer}
-            answered = settled.answered.get(one.video, 0)
-            videos.append(VerifiedVideo(one.video, one.asked, answered, **events, problem=one.problem))
+            answered = settled.answered.get(video.video, 0)
+            videos.append(VerifiedVideo(video.video, video.asked, answered, **events, problem=video.problem))
         result = VerifyResult(
             (*problems, *videos),
             asker.name,
@@ -214,15 +220,15 @@ def verify_all(
 
 
 @contextmanager
-def _crew(
-    survey: Survey, options: VerifyOptions, *, refiner: Refiner | None, scratch: Scratch, stop: Stop, told: Told
-) -> Iterator[Crew]:
-    """Return the crew that does the steps: on this machine, or on a Ray cluster."""
+def _step_runner(
+    survey: Survey, options: VerifyOptions, *, refiner: Refiner | None, scratch: Scratch, stop: Stop, on_answers: OnAnswers
+) -> Iterator[StepRunner]:
+    """Return the object that does the steps of the run: on this machine, or on a Ray cluster."""
     if options.runner == "local":
-        yield Here(survey, options, refiner, scratch, stop, told)
+        yield LocalSteps(survey, options, refiner, scratch, stop, on_answers)
     elif options.runner == "ray":
-        with closing(ClusterCrew(survey, options, scratch, stop, told)) as crew:
-            yield crew
+        with closing(ClusterSteps(survey, options, scratch, stop, on_answers)) as runner:
+            yield runner
     else:
         raise UsageError(f"--runner {options.runner} can't verify", hint="choose local or ray")
 
@@ -232,39 +238,39 @@ class _Tally:
     """Counts the clips that were answered, and reports the progress.
 
     Attributes:
-        told: called with the number of answered clips, and with `expected`.
-        expected: the number of all clips to ask.
+        on_progress: called with the number of answered clips and with `expected`.
+        expected: the number of all clips to ask about.
         clips, seconds: the number of answered clips, and the seconds that the model took for them.
     """
 
-    told: Callable[[int, int], None]
+    on_progress: Callable[[int, int], None]
     expected: int
     clips: int = 0
     seconds: float = 0.0
 
     def add(self, clips: int, seconds: float) -> None:
-        """Count a batch, for which the model took so many seconds."""
+        """Count a batch of answered clips, and the seconds that the model took for the batch."""
         self.clips, self.seconds = self.clips + clips, self.seconds + seconds
-        self.told(min(self.clips, self.expected), self.expected)
+        self.on_progress(min(self.clips, self.expected), self.expected)
 
     @property
     def seconds_per_clip(self) -> float:
-        """The seconds that the model took per clip; 0 if nothing was asked."""
+        """The seconds that the model took per clip; 0 if no clip was answered."""
         return self.seconds / max(1, self.clips)
 
 
 def _verified(
-    survey: Survey, options: VerifyOptions, crew: Crew, *, scratch: Scratch, stop: Stop, wanted: Wanted, tally: _Tally
+    survey: Survey, options: VerifyOptions, runner: StepRunner, *, scratch: Scratch, stop: Stop, wanted: Wanted, tally: _Tally
 ) -> Settled:
-    """Do the steps of a verification, and make the events."""
+    """Do the steps of a verification, and make the events of each video after each step."""
     if tally.expected:
         log.info("asking %s about %s", survey.asker.name, how_many(tally.expected, "clip"))
-        crew.do(Step.ASK, wanted)
+        runner.do(Step.ASK, wanted)
     settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
     if options.refine_masks:
         rows = [unrefined_rows(survey.layout, video) if video.is_included else NO_CLIPS for video in survey.videos]
         if any(map(len, rows)):
-            crew.do(Step.REFINE, rows)
+            runner.do(Step.REFINE, rows)
             settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
     if not options.describe:
         return settled
@@ -275,13 +281,13 @@ def _verified(
         chosen = peaks and video.is_included
         to_describe.append(np.unique(cell_of(video.edges, np.array(peaks))) if chosen else NO_CLIPS)
     if any(map(len, to_describe)) and not stop():
-        crew.do(Step.DESCRIBE, to_describe)
+        runner.do(Step.DESCRIBE, to_describe)
         settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
     return settled
 
 
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
-    """Return the result of a dry run, from the time that the model takes for a few clips of noise."""
+    """Return the result of a dry run. The time is estimated: the model is asked about a few clips of noise."""
     asker, left, seconds = survey.asker, sum(map(len, wanted)), 0.0
     if left:
         asker.prepare()
@@ -293,8 +299,8 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
             asker.ask(clip, survey.questions)
         seconds = left * (time.monotonic() - started) / TRIAL_CLIPS
     problems = [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
-    asked = zip(survey.videos, wanted, strict=True)
-    videos = [VerifiedVideo(video.video, len(clips)) for video, clips in asked if video.is_included]
+    chosen = zip(survey.videos, wanted, strict=True)
+    videos = [VerifiedVideo(video.video, len(clips)) for video, clips in chosen if video.is_included]
     return VerifyResult((*problems, *videos), asker.name, None, 0, left, seconds)
 
 
@@ -302,9 +308,9 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
 
 
 def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Return a function that verifies a scan after its end; None without the option --verify.
+    """Return a function that verifies a scan after the scan has ended; None without the option --verify.
 
-    The function returns None if the scan was stopped, because the next run continues the scan first.
+    If the scan was stopped, the function does nothing and returns None, because the next run must continue the scan first.
 
     Raises:
         UsageError: the model of --verify does not exist.
@@ -324,11 +330,11 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
 
 
 def verify_options(options: ScanOptions) -> VerifyOptions:
-    """Return the options of the verification. Options that both commands have are copied from the scan."""
+    """Return the options of the verification after a scan. Options that both commands have are copied from the scan."""
     own = {"model": options.verify, "categories": options.categories}
     decoding = ("device", "precision", "decoder", "decode_timeout", "decode_memory")
     shared = (*decoding, "checkpoint_every", "refine_masks", "json", "quiet", "verbose")
-    # A runner of another package can't verify, so this machine does.
+    # A runner of another package can't verify. In this case, the videos are verified on this machine.
     cluster = ("runner", "ray_address", "ray_cpus", "ray_gpus") if options.runner == "ray" else ()
     known = {item.name for item in fields(VerifyOptions)}
     return VerifyOptions(**own, **{name: getattr(options, name) for name in (*shared, *cluster) if name in known})  # type: ignore[arg-type]

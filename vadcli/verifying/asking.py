@@ -1,7 +1,7 @@
-"""Reads clips out of videos and asks a model about them. Only the frames of these clips are read.
+"""Reads chosen clips of videos and asks a model about them. Other frames of the videos are not read.
 
-Answers are written while a video is in progress, so that a killed run loses little. A lock on the video keeps scans and other
-runs away from it.
+Answers are also written while a video is in progress, so that few answers are lost if the run is killed. The lock of the video
+prevents that a scan or another run works on the same video.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from vadcli.types import NO_REGIONS, BoolArray, ByteArray, FloatArray, IndexArra
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
 from vadcli.video.sampling import fill_sources
 
-Told = Callable[[int, float], None]
+OnAnswers = Callable[[int, float], None]
 """Called with the number of clips that were answered, and the seconds that the model took for them."""
 
 
 def asker_of(options: VerifyOptions) -> Asker:
-    """Return the model that `--model` names; another package may have added the name.
+    """Return the model that `--model` names: a name, of which other packages may add more, or a folder.
 
     Raises:
         UsageError: the name or folder does not exist.
@@ -42,14 +42,14 @@ def asker_of(options: VerifyOptions) -> Asker:
     """
     check_device(options.device)
     load = ASKERS.load(options.model) if options.model in ASKERS else QwenAsker
-    found: Asker = load(
+    asker: Asker = load(
         options.model,
         device=options.device,
         precision=options.precision,
         compression=options.compression,
         batch_size=options.batch_size,
     )
-    return found
+    return asker
 
 
 @dataclass
@@ -57,16 +57,21 @@ class VideoJob:
     """A video with the clips to read.
 
     Attributes:
-        path, fps: the path of the video, and its frame rate if it is a folder of images.
+        path, fps: the path of the video, and its frame rate if the video is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
         audited: (C,) bool, True for clips that the first stage does not propose.
         stored: the answers so far.
-        claim: the lock on the video; None if the video is not being read.
+        claim: the lock of the video; None if the video is not being read.
         regions: the hidden parts of the picture.
-        may_seek: False if every part is decoded from the start of the file. Then the video is read without a break.
-        error: why clips are missing; "" if no clip is missing.
-        answered: the number of answered clips.
+        may_seek: False if the reader must decode from the start of the file; then all frames from the first to the last clip
+            are read.
+        error: why some clips can't be read; "" if all clips can be read.
+        answered: number of clips that this run has answers for.
+        waiting: number of clips that were read and have no answer yet.
+        is_read: True if no more clips will be read.
+        fresh: pairs of a clip's number and its answers that are not in `stored` yet.
+        written_at: when `stored` was last written, as `time.monotonic()`.
     """
 
     video: str
@@ -81,9 +86,9 @@ class VideoJob:
     may_seek: bool = True
     error: str = ""
     answered: int = 0
-    waiting: int = 0  # clips that were read and are not answered
+    waiting: int = 0
     is_read: bool = False
-    fresh: list[tuple[int, FloatArray]] = field(default_factory=list)  # answers that are not in `stored`
+    fresh: list[tuple[int, FloatArray]] = field(default_factory=list)
     written_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -107,13 +112,13 @@ ReadClip = tuple[VideoJob, int, ByteArray]
 def read_clips(
     loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[ReadClip | VideoJob]:
-    """Yield the clips of each job in order, and then the job. Clips of several jobs are mixed.
+    """Yield the clips of each job in order, and then the job. Several jobs are read at the same time, so their clips are mixed.
 
     A lost frame is replaced as in a scan. A clip without any frame is left out.
 
     Args:
-        loader: delivers single frames.
-        jobs: the next job is taken when a decoder process is idle.
+        loader: reads single frames.
+        jobs: the videos to read; the next job is taken when a decoder process is idle.
         stopped: returns True when reading must end. Then jobs with unread clips are not yielded.
     """
     open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
@@ -142,7 +147,14 @@ def read_clips(
 
 
 def _ready(job: VideoJob, waiting: deque[int], frames: dict[int, ByteArray], *, before: int) -> Iterator[ReadClip]:
-    """Yield the waiting clips that end before a row, and remove the frames that no later clip needs."""
+    """Yield the waiting clips that end before row `before`. Remove the frames that no later clip needs.
+
+    Args:
+        job: the video.
+        waiting: the numbers of the clips that were not yielded yet; yielded clips are removed.
+        frames: the frames that were read, by row.
+        before: all rows before this row were read or lost.
+    """
     while waiting and job.grid.rows[waiting[0], -1] < before:
         clip = waiting.popleft()
         rows = job.grid.rows[clip].tolist()
@@ -158,9 +170,11 @@ class Interview:
     """Asks a model about clips and stores its answers.
 
     Args:
-        questions: the current questions, one per category.
+        asker: the model.
+        questions: the questions, one per category.
         layout, scratch: where the answers are stored.
         checkpoint_s: seconds between two writes of the answers about a video in progress.
+        on_answers: called after each batch.
     """
 
     def __init__(
@@ -171,15 +185,17 @@ class Interview:
         scratch: Scratch,
         *,
         checkpoint_s: float,
-        told: Told,
+        on_answers: OnAnswers,
     ) -> None:
         self._asker, self._questions = asker, tuple(questions)
-        self._layout, self._scratch, self._checkpoint_s, self._told = layout, scratch, checkpoint_s, told
-        self._held: dict[tuple[object, ...], list[ReadClip]] = {}
+        self._layout, self._scratch, self._checkpoint_s, self._on_answers = layout, scratch, checkpoint_s, on_answers
+        # Clips that wait for a full batch. The clips of a batch have the same shape and the same missing answers.
+        self._incomplete: dict[tuple[object, ...], list[ReadClip]] = {}
+        # The batches that the model works on: their clips, the indices of their questions, and the answers.
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
 
     def ask(self, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-        """Ask about each clip, in batches that mix videos. Yields each video when all its answers are stored.
+        """Ask about each clip, in batches that mix videos. Yield each video when all answers about it are stored.
 
         Raises:
             OutputError: answers cannot be written.
@@ -193,12 +209,12 @@ class Interview:
                     if not isinstance(item, VideoJob):
                         job, clip, frames = item
                         key = (frames.shape, *self.missing(job, clip))
-                        self._held.setdefault(key, []).append(item)
+                        self._incomplete.setdefault(key, []).append(item)
                         job.waiting += 1
-                        if len(self._held[key]) >= self._asker.batch_size:
+                        if len(self._incomplete[key]) >= self._asker.batch_size:
                             self._submit(key, pool)
                     yield from self._finished(jobs)
-                for key in list(self._held):
+                for key in list(self._incomplete):
                     self._submit(key, pool)
                 while self._running:
                     self._take()
@@ -213,7 +229,7 @@ class Interview:
         if not job.fresh:
             return
         clips = np.array([clip for clip, _ in job.fresh], np.int64)
-        odds, order = np.stack([found for _, found in job.fresh]), np.argsort(clips)
+        odds, order = np.stack([odds for _, odds in job.fresh]), np.argsort(clips)
         clips, grid = clips[order], job.grid
         new = Answers(clips, grid.start[clips], grid.end[clips], job.audited[clips], odds[order])
         job.stored = replace(job.stored, answers=job.stored.answers.joined(new))
@@ -222,13 +238,14 @@ class Interview:
             write_answers(path, job.stored)
 
     def missing(self, job: VideoJob, clip: int) -> list[int]:
-        """Return the indices of the questions about a clip that have no answer."""
-        places = np.flatnonzero(job.stored.answers.clip == clip)
-        known = job.stored.of(tuple(question.category for question in self._questions))[places]
+        """Return the indices of the questions that have no answer for a clip."""
+        rows = np.flatnonzero(job.stored.answers.clip == clip)
+        known = job.stored.of(tuple(question.category for question in self._questions))[rows]  # (0 or 1, C)
         return [place for place in range(len(self._questions)) if not len(known) or np.isnan(known[0, place])]
 
     def _submit(self, key: tuple[object, ...], pool: ThreadPoolExecutor) -> None:
-        batch, places = self._held.pop(key), cast(list[int], list(key[1:]))
+        """Give a batch to the model. While the model has too many batches, wait for answers."""
+        batch, places = self._incomplete.pop(key), cast(list[int], list(key[1:]))
         questions = [self._questions[place] for place in places]
         frames = np.stack([frames for _, _, frames in batch])
 
@@ -237,25 +254,26 @@ class Interview:
             return self._asker.ask(frames, questions), time.monotonic() - started
 
         self._running.append((batch, places, pool.submit(timed)))
-        while len(self._running) > self._asker.parallel:  # the next clips are read while one batch waits
+        while len(self._running) > self._asker.parallel:  # one batch waits, so that the model has work while clips are read
             self._take()
 
     def _take(self) -> None:
-        """Wait for the oldest batch, and give its answers to the videos."""
+        """Wait for the oldest batch, and add its answers to the jobs."""
         batch, places, running = self._running.popleft()
-        answers, seconds = running.result()
-        self._told(len(batch), seconds)
-        for (job, clip, _), found in zip(batch, answers, strict=True):
+        answers, seconds = running.result()  # (B, number of questions) log-odds
+        self._on_answers(len(batch), seconds)
+        for (job, clip, _), of_clip in zip(batch, answers, strict=True):
             names = list(job.stored.metadata.questions)
             columns = [names.index(self._questions[place].category) for place in places]
             odds = np.full(len(names), np.nan, np.float32)
-            odds[columns] = found
+            odds[columns] = of_clip
             job.fresh.append((clip, odds))
             job.waiting, job.answered = job.waiting - 1, job.answered + 1
             if time.monotonic() - job.written_at >= self._checkpoint_s:
                 self.store(job)
 
     def _finished(self, jobs: dict[str, VideoJob]) -> Iterator[VideoJob]:
+        """Remove the complete jobs, store their answers, and yield them."""
         for job in [job for job in jobs.values() if job.is_complete]:
             del jobs[job.video]
             self.store(job)
@@ -263,11 +281,11 @@ class Interview:
 
 
 def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-    """Let the model write a sentence about each clip, and yield each video when it is complete."""
+    """Let the model write a sentence about each clip. Yield each video when all its clips are described."""
     for item in read:
         if isinstance(item, VideoJob):
             yield item
             continue
         job, clip, frames = item
-        told = {**job.stored.metadata.descriptions, str(clip): " ".join(asker.describe(frames).split())}
-        job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=told))
+        descriptions = {**job.stored.metadata.descriptions, str(clip): " ".join(asker.describe(frames).split())}
+        job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=descriptions))

@@ -1,8 +1,8 @@
 """The steps of a verification that read videos: ask, refine masks and describe, on this machine or on a Ray cluster.
 
-Each step writes its results to OUT, and notes the problems of a video in the survey.
+Each step writes its results to OUT. If a step fails for a video, the reason is stored in `Surveyed.problem`.
 
-On a cluster (`vadcli verify --runner ray`), a worker gets the survey of a few videos, asks with its own model, and writes the
+On a cluster (`vadcli verify --runner ray`), a worker gets the survey of a few videos, asks its own model, and writes the
 answers to OUT. Only the driver chooses clips, calibrates the model and makes events, because this needs all videos of a camera.
 """
 
@@ -40,7 +40,7 @@ from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import write_answers
 from vadcli.types import Answer, ByteArray, IndexArray, MaskRows, VideoInfo
 from vadcli.types.text import how_many, is_remote, without_name
-from vadcli.verifying.asking import Interview, ReadClip, Told, VideoJob, asker_of, describe, read_clips
+from vadcli.verifying.asking import Interview, OnAnswers, ReadClip, VideoJob, asker_of, describe, read_clips
 from vadcli.verifying.survey import ELSEWHERE, Choice, Survey, Surveyed, clip_needs
 from vadcli.video.loader import ClipLoader, ClipRequest, loader_options
 from vadcli.video.sampling import can_seek
@@ -54,18 +54,18 @@ Wanted = Sequence[IndexArray]
 
 
 class Step(StrEnum):
-    """A step. The comments say which numbers its `Wanted` contains."""
+    """A step of a verification."""
 
-    ASK = "ask"  # clips to ask about
-    REFINE = "refine"  # rows whose masks are refined
-    DESCRIBE = "describe"  # clips to describe
+    ASK = "ask"  # `Wanted` has the numbers of the clips to ask about
+    REFINE = "refine"  # `Wanted` has the rows whose masks are refined
+    DESCRIBE = "describe"  # `Wanted` has the numbers of the clips to describe
 
 
-class Crew(Protocol):
-    """Does the steps, on this machine or on a cluster."""
+class StepRunner(Protocol):
+    """Does the steps of a verification, on this machine or on a cluster."""
 
     def do(self, step: Step, wanted: Wanted) -> None:
-        """Do a step.
+        """Do a step for all videos of the survey.
 
         Raises:
             DeviceError, WeightsError: a model can't be loaded.
@@ -75,12 +75,16 @@ class Crew(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalSteps:
     """Does the steps on this machine.
 
     Attributes:
-        survey: the videos, and the model that is asked.
+        survey: the videos, and the model to ask.
+        options: the options of the command.
         refiner: refines masks; None if the options do not ask for it.
+        scratch: the folder for unfinished files.
+        stop: ends the steps early.
+        on_answers: called after each batch of answers.
     """
 
     survey: Survey
@@ -88,10 +92,10 @@ class Here:
     refiner: Refiner | None
     scratch: Scratch
     stop: Stop
-    told: Told
+    on_answers: OnAnswers
 
     def do(self, step: Step, wanted: Wanted) -> None:
-        """See `Crew`."""
+        """See `StepRunner`."""
         survey, layout = self.survey, self.survey.layout
         if step is Step.REFINE:
             self._refine(wanted)
@@ -103,50 +107,52 @@ class Here:
                     write_answers(path, job.stored)
             return
         checkpoint_s = parse_duration(self.options.checkpoint_every, "checkpoint_every")
-        interview = Interview(survey.asker, survey.questions, layout, self.scratch, checkpoint_s=checkpoint_s, told=self.told)
+        interview = Interview(
+            survey.asker, survey.questions, layout, self.scratch, checkpoint_s=checkpoint_s, on_answers=self.on_answers
+        )
         self._read(wanted, interview.ask)
 
     def _read(self, wanted: Wanted, use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]) -> list[VideoJob]:
-        """Read the wanted clips of each video and pass them to `use`; returns the videos that are complete."""
-        known = {video.video: video for video in self.survey.videos}
+        """Read the wanted clips of each video, and pass them to `use`. Return the videos that `use` has completed."""
+        surveyed = {video.video: video for video in self.survey.videos}
         taken: list[VideoJob] = []
-        done = []
+        complete = []
         needs = replace(self.survey.needs, frames=1, overlap=0)  # frames are read one by one, because clips overlap
         with ClipLoader(needs, loader_options(self.options)) as loader:
             try:
                 for job in use(read_clips(loader, self._jobs(wanted, taken), stopped=self.stop)):
-                    known[job.video].problem = without_name(job.error, job.video)
+                    surveyed[job.video].problem = without_name(job.error, job.video)
                     log.info("%s: %s read", job.video, how_many(len(job.clips), "clip"))
                     _release(job)
-                    done.append(job)
+                    complete.append(job)
             finally:
                 for job in taken:
-                    known[job.video].asked += job.answered
+                    surveyed[job.video].asked += job.answered
                     _release(job)
-        return done
+        return complete
 
     def _refine(self, wanted: Wanted) -> None:
         """Refine the masks of confirmed events."""
         assert self.refiner is not None
-        known = {video.video: video for video in self.survey.videos}
+        surveyed = {video.video: video for video in self.survey.videos}
         refinement = Refinement.of(self.refiner, loader_options(self.options), self.stop)
         with refinement.loader, suppress(Interrupted), closing(self._jobs(wanted, [])) as jobs:
             for job in jobs:
                 try:
-                    refine_stored(self.survey.layout, self.scratch, known[job.video], job, refinement)
+                    refine_stored(self.survey.layout, self.scratch, surveyed[job.video], job, refinement)
                 except (DocumentError, VideoError) as error:
-                    known[job.video].problem = without_name(str(error), job.video)
-                except (VadcliError, Interrupted, OSError):  # not an error of this video: the next video would fail, too
+                    surveyed[job.video].problem = without_name(str(error), job.video)
+                except (VadcliError, Interrupted, OSError):  # the video is not the cause: the next video would fail, too
                     raise
                 except Exception as error:
                     log.debug("%s: the masks can't be refined", job.video, exc_info=True)
                     words = " ".join(str(error).split())
-                    known[job.video].problem = f"its masks stay as they were: {type(error).__name__}: {words}"
+                    surveyed[job.video].problem = f"its masks stay as they were: {type(error).__name__}: {words}"
                 finally:
                     _release(job)
 
     def _jobs(self, wanted: Wanted, taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
-        """Yield the videos to read, each with its lock. A video that cannot be read gets a `problem`."""
+        """Lock and yield the videos to read, and add them to `taken`. A video that cannot be read gets a `problem`."""
         folders = FootageFolders(self.survey.layout, self.options.footage)
         for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
             if not len(clips):
@@ -198,7 +204,7 @@ def unrefined_rows(layout: OutputLayout, video: Surveyed) -> IndexArray:
 
 
 def refine_stored(layout: OutputLayout, scratch: Scratch, video: Surveyed, job: VideoJob, refinement: Refinement) -> None:
-    """Replace the masks of `unrefined_rows` by refined masks. The caller must hold the lock of the video.
+    """Replace the masks of `unrefined_rows` by refined masks. The caller must have the lock of the video.
 
     Raises:
         DocumentError: the stored masks cannot be read.
@@ -209,14 +215,14 @@ def refine_stored(layout: OutputLayout, scratch: Scratch, video: Surveyed, job: 
     rows, document = unrefined_rows(layout, video), video.document
     as_video, as_rle = layout.mask_video(video.video).exists(), layout.mask_rle(video.video).exists()
     width, height = int(metadata.video["width"]), int(metadata.video["height"])
-    kept, fps, level = _rows(layout, video.video), float(metadata.video["fps"]), document.thresholds.mask_level
+    masked, fps, level = _rows(layout, video.video), float(metadata.video["fps"]), document.thresholds.mask_level
     files = MaskFiles(
         layout,
         scratch,
         width,
         height,
-        fps=fps if kept is MaskRows.EVERY else fps / int(metadata.extra.get("interval", 1)),
-        rows=kept,
+        fps=fps if masked is MaskRows.EVERY else fps / int(metadata.extra.get("interval", 1)),
+        rows=masked,
         threshold=rle_threshold(layout.mask_rle(video.video)) if as_rle else document.thresholds.high,
         as_video=as_video,
         as_rle=as_rle,
@@ -235,11 +241,11 @@ def refine_stored(layout: OutputLayout, scratch: Scratch, video: Surveyed, job: 
 
 
 def _confirmed(video: Surveyed) -> Spans:
-    events = video.document.events
+    """Return the spans of the confirmed events."""
     return tuple(
-        (one.start_frame, one.end_frame)
-        for one in events
-        if one.verification is not None and one.verification.answer is Answer.CONFIRMED
+        (event.start_frame, event.end_frame)
+        for event in video.document.events
+        if event.verification is not None and event.verification.answer is Answer.CONFIRMED
     )
 
 
@@ -250,7 +256,10 @@ def _rows(layout: OutputLayout, video: str) -> MaskRows:
 
 
 def _stored(track: MaskTrack, frames: int, *, binary: bool) -> Iterator[tuple[int, ByteArray]]:
-    """Yield each row with its mask; pixels of run lengths (`binary`) get 255, to reach every threshold."""
+    """Yield each row that has a mask, with its mask.
+
+    In a `binary` mask (from run lengths), the marked pixels get 255, so that they are above every threshold.
+    """
     for row, mask in track.between(0, frames):
         yield row, (np.minimum(mask, 1) * np.uint8(255) if binary else mask)
     for problem in track.problems:
@@ -273,7 +282,7 @@ class VideoPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The task of a worker for a chunk."""
+    """The order for a chunk: what a worker needs to know to do a step for a few videos."""
 
     step: Step
     layout: OutputLayout
@@ -282,23 +291,23 @@ class Part:
 
 
 class Answered(NamedTuple):
-    """A batch of clips that were answered, and the seconds that the model took."""
+    """The number of clips of an answered batch, and the seconds that the model took for the batch."""
 
     clips: int
     seconds: float
 
 
 class VideoAsked(NamedTuple):
-    """The end of a step for one video: the number of clips that were asked about, and the problem, or ""."""
+    """A worker sends this object when it has ended a step for one video."""
 
     video: str
-    asked: int
-    problem: str
+    asked: int  # number of clips that the worker asked about
+    problem: str  # "" if the step did not fail
 
 
 @dataclass
 class VerifyWork:
-    """Does a step of a verification with the videos of a chunk; see `Work`."""
+    """The work of a worker: does a step of a verification for the videos of a chunk. See `Work`."""
 
     options: VerifyOptions
     _models: tuple[Asker, Refiner | None] | None = None
@@ -310,10 +319,12 @@ class VerifyWork:
         asker, refiner = self._models
         videos, choices = [part.video for part in order.videos], [part.choice for part in order.videos]
         survey = Survey(order.layout, asker, clip_needs(asker), order.questions, videos, choices)
-        # A worker that has died may have done a part of the chunk.
+        # Another worker may have done a part of the chunk before it died.
         left = [_left(survey, order.step, part) for part in order.videos]
         with Scratch(order.layout.scratch) as scratch:
-            crew = Here(survey, self.options, refiner, scratch, stop, lambda clips, seconds: say(Answered(clips, seconds)))
+            crew = LocalSteps(
+                survey, self.options, refiner, scratch, stop, lambda clips, seconds: say(Answered(clips, seconds))
+            )
             crew.do(order.step, left)
         for part in order.videos:
             asked = len(part.wanted) - len(_left(survey, order.step, part)) if order.step is Step.ASK else 0
@@ -321,7 +332,7 @@ class VerifyWork:
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
-    """Return the wanted clips that are not done yet, or all wanted rows."""
+    """Return the wanted clips or rows of a step that are not done yet. Of rows, all are returned."""
     if step is Step.REFINE:  # `refine_stored` leaves out refined rows itself
         return part.wanted
     with suppress(DocumentError):  # the step reports answers that can't be read
@@ -333,22 +344,22 @@ def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
 
 
 @dataclass
-class ClusterCrew:
-    """Does the steps on a Ray cluster, to which it connects at the first step.
+class ClusterSteps:
+    """Does the steps on a Ray cluster. Connects to the cluster at the first step.
 
-    Attributes: as in `Here`.
+    The attributes are as in `LocalSteps`.
     """
 
     survey: Survey
     options: VerifyOptions
     scratch: Scratch
     stop: Stop
-    told: Told
+    on_answers: OnAnswers
     _stack: ExitStack = field(default_factory=ExitStack)
     _workers: Workers | None = None
 
     def do(self, step: Step, wanted: Wanted) -> None:
-        """See `Crew`.
+        """See `StepRunner`.
 
         Raises:
             UsageError: ray is not installed, no cluster answers, or no node can take part.
@@ -359,16 +370,17 @@ class ClusterCrew:
             return
         if self._workers is None:
             roots = FootageFolders(self.survey.layout, self.options.footage).roots()
-            seen = next((Path(root) for root in roots if is_remote(Path(root)) or os.path.isdir(root)), None)
-            crew = started_workers(
-                self.options,
-                self.scratch,
-                seen,
-                lambda cpus: VerifyWork(self.options),
-                wants_gpu=self.options.device != "cpu",
-                stop=self.stop,
+            footage = next((Path(root) for root in roots if is_remote(Path(root)) or os.path.isdir(root)), None)
+            self._workers = self._stack.enter_context(
+                started_workers(
+                    self.options,
+                    self.scratch,
+                    footage,
+                    lambda cpus: VerifyWork(self.options),
+                    wants_gpu=self.options.device != "cpu",
+                    stop=self.stop,
+                )
             )
-            self._workers = self._stack.enter_context(crew)
         workers = self._workers
         work = Worklist(units, units, by_cameras=False, workers=len(workers.slots))
 
@@ -378,7 +390,7 @@ class ClusterCrew:
         for item, chunk, node in drive(work, workers, self.stop, order_of):
             if isinstance(item, Answered):
                 chunk.moved = True
-                self.told(*item)
+                self.on_answers(*item)
             elif isinstance(item, VideoAsked):
                 chunk.left.pop(item.video, None)
                 video = parts[item.video].video

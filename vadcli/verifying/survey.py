@@ -6,7 +6,7 @@ functions of the scores, the videos and a seed.
 
 `settle` calibrates the model for each camera, makes the events of each video, and counts the audit.
 
-Both need the stored scores and answers of all videos of a camera, but no video and no model.
+Both need the stored scores and answers of all videos of a camera. No video is opened, and no model is loaded.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ from vadcli.video.sampling import SamplingPlan
 HOP_S = 4.0
 """Seconds from one clip to the next, as in a scan with the detector `ask`."""
 GROW_S = 5.0
-"""A clip gets the highest score within this many seconds of its middle, or of its cell if longer."""
+"""The score of a clip is the highest score in its cell and within this many seconds of its middle."""
 SAMPLE_CLIPS = 8
-"""Largest number of random clips per camera, which show how the model usually answers there."""
+"""Largest number of random clips per camera. Their answers show how the model usually answers about the camera."""
 SAMPLE_PART = 5
-"""If a camera has few proposals, there is one random clip per SAMPLE_PART proposals."""
+"""A camera with few proposed clips gets one random clip per SAMPLE_PART proposed clips."""
 FEWEST = 2
-"""Every camera needs at least this many random clips, even if it has few proposals."""
+"""Every camera gets at least this many random clips, even if it has few proposed clips."""
 SPREAD_FLOOR = 0.25
 """Smallest spread of a camera's log-odds, as in the detector `ask`."""
 ELSEWHERE = "a scan or another run is working on it; run `vadcli verify` again"
+"""The problem of a video that another process has locked."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class Candidates:
     @classmethod
     def of(cls, camera: str, table: ScoreTable, grid: ClipGrid, *, content: str, seed: int) -> Candidates:
         """Return the clips of a scanned video. Equal content and seed give equal random numbers."""
-        digest = hashlib.sha256(f"{seed} {content}".encode()).digest()
-        draw = np.random.default_rng(int.from_bytes(digest[:8])).random(len(grid))
+        own_seed = hashlib.sha256(f"{seed} {content}".encode()).digest()
+        draw = np.random.default_rng(int.from_bytes(own_seed[:8])).random(len(grid))
         first = np.searchsorted(table.timestamp, np.minimum(grid.middle - GROW_S, grid.edges[:-1]), "right") - 1
         last = np.searchsorted(table.timestamp, np.maximum(grid.middle + GROW_S, grid.edges[1:]), "left")
         first = first.clip(0, len(table) - 1)
@@ -86,7 +87,10 @@ class Candidates:
         return cls(table.video, camera, score.astype(np.float32), grid.start, grid.end, grid.length_s, draw)
 
     def shown_s(self, clips: BoolArray) -> float:
-        """Return how many seconds of the video the given clips show. Seconds that two clips show count once."""
+        """Return how many seconds of the video some clips show. Seconds that two clips show count once.
+
+        `clips` is (C,), True for these clips.
+        """
         start, end = self.start[clips], self.end[clips]
         before = np.append(0.0, end[:-1])
         return float((end - np.maximum(start, before)).sum())
@@ -117,11 +121,12 @@ class Surveyed:
     """A video with scores.
 
     Attributes:
+        document: the stored events of the video.
         candidates: the clips about which the model can be asked.
         plan: which frames form each clip.
         edges: the edges of the cells of the clips, as in `ClipGrid`.
         content: hash of the video's content.
-        is_included: False if the options leave the video out; its scores still count for its camera.
+        is_included: False if the options leave the video out; its scores are still used to choose the clips of its camera.
         asked: number of clips that this run has asked about.
         problem: why the video cannot be verified completely; "" if nothing is wrong.
     """
@@ -146,8 +151,11 @@ class Survey:
     """The videos of an output folder, and the questions and clips to ask about them.
 
     Attributes:
-        needs: the length, rate and frame size of the clips that the model is asked about.
-        questions: one per category.
+        layout: the output folder.
+        asker: the model to ask.
+        needs: the length, rate and frame size of the clips.
+        questions: one question per category.
+        videos: the videos with scores.
         choices: the clips to ask about, one choice per video.
         problems: why the results of a video cannot be read, by video.
     """
@@ -162,27 +170,27 @@ class Survey:
 
     @classmethod
     def of(cls, layout: OutputLayout, options: VerifyOptions, asker: Asker) -> Survey:
-        """Return the survey of an output folder; no video is opened.
+        """Return the survey of an output folder. Without --categories, the questions are about the categories of the scan.
 
         Raises:
             UsageError: no video has scores, or the categories cannot be read.
         """
-        found = cls(layout, asker, clip_needs(asker))
-        found.videos = list(found._scored(options))
-        if not found.videos:
-            first = next((f": {video}: {problem}" for video, problem in found.problems.items()), "")
+        survey = cls(layout, asker, clip_needs(asker))
+        survey.videos = list(survey._scored(options))
+        if not survey.videos:
+            first = next((f": {video}: {problem}" for video, problem in survey.problems.items()), "")
             raise UsageError(f"{layout.out}: no video has scores{first}", hint="scan first")
         if options.categories:
-            found.questions = questions_for(options.categories)
+            survey.questions = questions_for(options.categories)
         else:
-            documents = [video.document for video in found.videos if video.is_included]
+            documents = [video.document for video in survey.videos if video.is_included]
             names = [name for document in documents for name in document.categories]
             own = [category for document in documents for category in document.own_categories]
-            found.questions = questions_about(described_categories(names, own)) or questions_for("")
-        candidates = [video.candidates for video in found.videos]
+            survey.questions = questions_about(described_categories(names, own)) or questions_for("")
+        candidates = [video.candidates for video in survey.videos]
         share, audit = parse_share(options.share, "share"), parse_share(options.audit, "audit")
-        found.choices = choose_clips(candidates, share=share, audit=audit)
-        return found
+        survey.choices = choose_clips(candidates, share=share, audit=audit)
+        return survey
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -190,14 +198,16 @@ class Survey:
         return tuple(question.category for question in self.questions)
 
     def usable(self, video: Surveyed) -> StoredAnswers:
-        """Return the stored answers of a video that fit the model, with a column for each question.
+        """Return the stored answers about a video that can still be used, with a column for each question.
+
+        Answers of another model or about another content of the video can't be used.
 
         Raises:
             DocumentError: the stored answers are damaged or of another version.
         """
         keys = {question.category: digest(asdict(question)) for question in self.questions}
         needs, regions = self.needs, video.document.regions
-        # Everything that changes an answer, apart from the clip and the question.
+        # All values that change an answer, except the clip and the question.
         key = [self.asker.fingerprint(), needs.frames, needs.overlap, needs.rate_hz, needs.size.max_area_px]
         key += [str(needs.pixel_format), regions.sha256 if regions else ""]
         metadata = AnswersMetadata(
@@ -229,7 +239,7 @@ class Survey:
         return StoredAnswers(metadata, replace(old.answers, log_odds=np.concatenate(columns, axis=1)))
 
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
-        """Return the chosen clips of a video without an answer; empty if the options leave the video out."""
+        """Return the numbers of the chosen clips that have no answer; empty if the options leave the video out."""
         if not video.is_included:
             return np.zeros(0, np.int64)
         usable = self.usable(video)
@@ -237,7 +247,7 @@ class Survey:
         return np.setdiff1d(np.flatnonzero(choice.asked), done)
 
     def _scored(self, options: VerifyOptions) -> Iterator[Surveyed]:
-        """Yield the videos that have scores; results that cannot be read are added to `problems`."""
+        """Yield the videos that have scores. If the results of a video cannot be read, add the reason to `problems`."""
         for path in self.layout.iter_events():
             name = path.relative_to(self.layout.out / "events").as_posix().removesuffix(".json")
             try:
@@ -261,7 +271,7 @@ class Survey:
 
 
 def clip_needs(asker: Asker) -> ClipNeeds:
-    """Return the length, rate and frame size of a model's clips, as in the detector `ask`."""
+    """Return the length, rate and frame size of the clips about which a model is asked, as in the detector `ask`."""
     rate_hz = asker.clip_frames / asker.clip_s
     return ClipNeeds(
         frames=asker.clip_frames,
@@ -273,7 +283,10 @@ def clip_needs(asker: Asker) -> ClipNeeds:
 
 
 def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> list[IndexArray]:
-    """Return at most `limit` of the wanted clips: first random clips, then those with high scores."""
+    """Return at most `limit` of the wanted clips: first random clips, then the clips with the highest scores.
+
+    `wanted` has the numbers of the clips per video. If `limit` is None, all wanted clips are returned.
+    """
     total = sum(map(len, wanted))
     if limit is None or limit >= total:
         return list(wanted)
@@ -288,39 +301,42 @@ def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> 
 
 
 def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) -> list[Choice]:
-    """Return the choice for each video.
+    """Return the choice of clips for each video.
 
     Args:
+        videos: all videos of the output folder.
         share: the proposed clips show this share of each camera's footage.
         audit: this share of all other clips is audited.
     """
     proposed = [np.zeros(len(video.score), np.bool_) for video in videos]
     sampled = [np.zeros(len(video.score), np.bool_) for video in videos]
     cameras = sorted({video.camera for video in videos})
+    # The places of each camera's videos in `videos`.
     places = {camera: [place for place, video in enumerate(videos) if video.camera == camera] for camera in cameras}
     for own in places.values():
         for place, flags in zip(own, _highest([videos[place] for place in own], share), strict=True):
             proposed[place] = flags
-    rest = [~part for part in proposed]
-    everywhere = np.sort(np.concatenate([video.draw[part] for video, part in zip(videos, rest, strict=True)] or [np.zeros(0)]))
-    count = math.ceil(audit * len(everywhere))
-    limit = everywhere[count - 1] if count else -1.0
-    audited = [part & (video.draw <= limit) for video, part in zip(videos, rest, strict=True)]
+    rest = [~flags for flags in proposed]
+    # The clips with the lowest random numbers are drawn: first those of the audit, then enough clips of each camera.
+    draws = np.sort(np.concatenate([video.draw[flags] for video, flags in zip(videos, rest, strict=True)] or [np.zeros(0)]))
+    count = math.ceil(audit * len(draws))
+    limit = draws[count - 1] if count else -1.0
+    audited = [flags & (video.draw <= limit) for video, flags in zip(videos, rest, strict=True)]
     for own in places.values():
         count = sum(int(proposed[place].sum()) for place in own)
         least = min(SAMPLE_CLIPS, max(FEWEST, count // SAMPLE_PART)) if audit else 0
-        draws = np.sort(np.concatenate([videos[place].draw[rest[place]] for place in own]))
-        own_limit = max(limit, draws[min(least, len(draws)) - 1] if len(draws) and least else -1.0)
+        own_draws = np.sort(np.concatenate([videos[place].draw[rest[place]] for place in own]))
+        own_limit = max(limit, own_draws[min(least, len(own_draws)) - 1] if len(own_draws) and least else -1.0)
         for place in own:
             sampled[place] = rest[place] & (videos[place].draw <= own_limit)
-    return [Choice(*parts) for parts in zip(proposed, audited, sampled, strict=True)]
+    return [Choice(*flags) for flags in zip(proposed, audited, sampled, strict=True)]
 
 
 def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
     """Return flags (C,) for the clips of each video of one camera, True for the proposed clips.
 
-    Clips are taken by falling score, as long as they show at most `share` of the camera's footage. At least one clip is taken.
-    Of clips with equal scores, the clip with the lowest random number (`draw`) is taken first.
+    Clips are taken in order of falling score, while they show at most `share` of the camera's footage. At least one clip is
+    taken. Of clips with equal scores, the clip with the lowest random number (`draw`) is taken first.
     """
     order = np.lexsort((np.concatenate([video.draw for video in videos]), -np.concatenate([video.score for video in videos])))
     ends = np.cumsum([len(video.score) for video in videos])[:-1]
@@ -340,15 +356,16 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 
 
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
-    """Return log-odds (n, C) of C categories that represent all clips of a camera.
+    """Return log-odds (n, C) that represent all clips of a camera, also the clips about which the model was not asked.
 
-    The random clips represent all clips that were not proposed. So each random clip is repeated, to get about `rest` clips.
+    The random clips stand for all clips that are not proposed. So the answers about random clips are repeated, to get about
+    `rest` answers.
 
     Args:
-        log_odds: (A, C), the answers about A clips.
+        log_odds: (A, C), the answers about A clips, for C categories.
         proposed: (A,) bool, True if the first stage proposes the clip.
         sampled: (A,) bool, True for random clips.
-        rest: number of clips of the camera that were not proposed.
+        rest: number of clips of the camera that are not proposed.
     """
     times = max(1, round(rest / max(1, int(sampled.sum()))))
     return np.concatenate([log_odds[proposed], np.repeat(log_odds[sampled], times, axis=0)])
@@ -356,7 +373,7 @@ def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray,
 
 @dataclass
 class Settled:
-    """The results of the end of a run.
+    """What `settle` has made and counted.
 
     Attributes:
         audit: the result of the audit; None if no clip was audited.
@@ -370,53 +387,55 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """The usable answers about one video: answers for all current categories."""
+class _UsableAnswers:
+    """The usable answers about one video. An answer is usable if it is about all current categories."""
 
     video: Surveyed
     choice: Choice
     stored: StoredAnswers
-    rows: BoolArray
-    log_odds: FloatArray
+    rows: BoolArray  # True for the rows of `stored.answers` that are usable
+    log_odds: FloatArray  # the usable answers, one row per clip and one column per category
 
-    def flags(self, which: BoolArray) -> BoolArray:
+    def flags(self, of_clips: BoolArray) -> BoolArray:
         """Return the flags (A,) of the clips with a usable answer, from the flags (C,) of all clips."""
-        return np.asarray(which[self.stored.answers.clip[self.rows]])
+        return np.asarray(of_clips[self.stored.answers.clip[self.rows]])
 
 
 def settle(survey: Survey, scratch: Scratch, *, seconds_per_clip: float) -> Settled:
     """Calibrate the model for each camera, and write the answers and the events of the included videos.
 
+    `seconds_per_clip` is the time that the model took per clip in this run; 0 if no clip was answered.
+
     Raises:
         OutputError: a file cannot be written.
     """
-    known = [_known(survey, video, choice) for video, choice in zip(survey.videos, survey.choices, strict=True)]
-    tails = _calibrated([one for one in known if one is not None], len(survey.categories))
+    all_answers = [_usable_answers(survey, video, choice) for video, choice in zip(survey.videos, survey.choices, strict=True)]
+    readable = [answers for answers in all_answers if answers is not None]
+    tails = _calibrated(readable, len(survey.categories))
     settled, choices = Settled(), read_choices(survey.layout)
     judge = judge_of(EventsOptions(), choices, out=survey.layout.out)
     recut_stored = partial(recut, survey.layout, scratch, review=choices.reviews, judge=judge, verify=True)
     audited = _Audited()
-    for one in known:
-        if one is None:
-            continue
-        usual = tails[one.video.candidates.camera]
-        audited.add(one, usual)
-        video = one.video.video
-        settled.answered[video] = int(one.rows.sum())
-        if not one.video.is_included:
+    for answers in readable:
+        usual = tails[answers.video.candidates.camera]
+        audited.add(answers, usual)
+        video = answers.video.video
+        settled.answered[video] = int(answers.rows.sum())
+        if not answers.video.is_included:
             continue
         metadata = replace(
-            one.stored.metadata,
+            answers.stored.metadata,
             usual=tails_to_json(usual),
-            seconds_per_clip=seconds_per_clip or one.stored.metadata.seconds_per_clip,
+            seconds_per_clip=seconds_per_clip or answers.stored.metadata.seconds_per_clip,
         )
-        settled.events[video] = _write(survey, scratch, one.video, replace(one.stored, metadata=metadata), recut_stored)
+        stored = replace(answers.stored, metadata=metadata)
+        settled.events[video] = _write(survey, scratch, answers.video, stored, recut_stored)
     settled.audit = audited.result(survey)
     return settled
 
 
-def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
-    """Return the answers about a video, perhaps none; None if they cannot be read."""
+def _usable_answers(survey: Survey, video: Surveyed, choice: Choice) -> _UsableAnswers | None:
+    """Return the usable answers about a video; None if the stored answers cannot be read."""
     try:
         stored = survey.usable(video)
     except DocumentError as error:
@@ -424,39 +443,39 @@ def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
         return None
     odds = stored.of(survey.categories)
     rows = ~np.isnan(odds).any(axis=1) & (stored.answers.clip < len(choice.proposed))
-    return _Known(video, choice, stored, rows, odds[rows])
+    return _UsableAnswers(video, choice, stored, rows, odds[rows])
 
 
-def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryTails]:
-    """Return tails for each camera, which say how the model usually answers about it.
+def _calibrated(known: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
+    """Return the calibration of the model for each camera: the tails of its usual answers about this camera.
 
-    A camera with too few random clips gets the tails of all cameras together. If all cameras together have too few random
+    A camera with too few random clips gets the calibration of all cameras together. If all cameras together have too few random
     clips, the usual answers are not known, and the log-odds are not calibrated.
     """
-    cameras: dict[str, list[_Known]] = {}
-    for one in known:
-        cameras.setdefault(one.video.candidates.camera, []).append(one)
+    cameras: dict[str, list[_UsableAnswers]] = {}
+    for answers in known:
+        cameras.setdefault(answers.video.candidates.camera, []).append(answers)
     together = _sample(known)
-    found = {}
+    tails = {}
     for camera, own in cameras.items():
         sample = _sample(own)
         sample = together if sample is None else sample
         if sample is None:
-            found[camera] = CategoryTails.unknown(categories)
+            tails[camera] = CategoryTails.unknown(categories)
             continue
-        seconds = HOP_S * sum(len(one.log_odds) for one in own)
-        found[camera] = CategoryTails.fit(sample, categories, seconds=seconds, floor=SPREAD_FLOOR)
-    return found
+        seconds = HOP_S * sum(len(answers.log_odds) for answers in own)
+        tails[camera] = CategoryTails.fit(sample, categories, seconds=seconds, floor=SPREAD_FLOOR)
+    return tails
 
 
-def _sample(own: Sequence[_Known]) -> FloatArray | None:
-    """Return log-odds (n, C) that represent all footage of some videos; None if random clips are too few."""
-    rest = sum(int((~one.choice.proposed).sum()) for one in own)
-    sampled = [one.flags(one.choice.sampled) for one in own]
+def _sample(own: Sequence[_UsableAnswers]) -> FloatArray | None:
+    """Return log-odds (n, C) that represent all footage of some videos; None if there are too few random clips."""
+    rest = sum(int((~answers.choice.proposed).sum()) for answers in own)
+    sampled = [answers.flags(answers.choice.sampled) for answers in own]
     if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:
         return None
-    odds = np.concatenate([one.log_odds for one in own])
-    proposed = np.concatenate([one.flags(one.choice.proposed) for one in own])
+    odds = np.concatenate([answers.log_odds for answers in own])
+    proposed = np.concatenate([answers.flags(answers.choice.proposed) for answers in own])
     return spread_sample(odds, proposed, np.concatenate(sampled), rest=rest)
 
 
@@ -467,14 +486,14 @@ class _Audited:
         self.clips = self.confirmed = 0
         self.found_s = 0.0
 
-    def add(self, one: _Known, usual: CategoryTails) -> None:
-        """Count the clips of one video."""
-        opens = min(max(one.video.document.thresholds.high, 1e-6), 1 - 1e-6)
-        high = usual.logits(one.log_odds).max(axis=1) >= np.log(opens / (1 - opens))
-        audited, proposed = one.flags(one.choice.audited), one.flags(one.choice.proposed)
+    def add(self, answers: _UsableAnswers, usual: CategoryTails) -> None:
+        """Count the clips of one video. `usual` is the calibration of the model for the video's camera."""
+        threshold = min(max(answers.video.document.thresholds.high, 1e-6), 1 - 1e-6)
+        high = usual.logits(answers.log_odds).max(axis=1) >= np.log(threshold / (1 - threshold))
+        audited, proposed = answers.flags(answers.choice.audited), answers.flags(answers.choice.proposed)
         self.clips += int(audited.sum())
         self.confirmed += int((audited & high).sum())
-        lengths = one.video.candidates.length_s[one.stored.answers.clip[one.rows]]
+        lengths = answers.video.candidates.length_s[answers.stored.answers.clip[answers.rows]]
         self.found_s += float(lengths[proposed & high].sum())
 
     def result(self, survey: Survey) -> Audit | None:
@@ -492,7 +511,7 @@ class _Audited:
 def _write(
     survey: Survey, scratch: Scratch, video: Surveyed, stored: StoredAnswers, recut_stored: Callable[..., EventsDocument]
 ) -> Mapping[Answer, int]:
-    """Write the answers and the events of one video; return the number of events per answer."""
+    """Write the answers and the events of one video. Return the number of events per answer."""
     claim = Claim.acquire(survey.layout.checkpoint(video.video))
     if claim is None:
         video.problem = video.problem or ELSEWHERE
