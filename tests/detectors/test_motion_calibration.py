@@ -125,7 +125,6 @@ def test_a_tail_survives_json(tail: Tail) -> None:
 
 def test_footage_spread_over_hours_is_trusted_more_but_not_without_end() -> None:
     def trust(sampled_s: float, spanned_s: float) -> float:
-        return FittedTime(sampled_s, spanned_s).trust(1.0, 300.0, spread=True)
+        return FittedTime(sampled_s, spanned_s).trust(1.0, 300.0)
 
     assert trust(100, 100) < trust(100, 500) < trust(100, 1000) == trust(100, 1e6)
-    assert FittedTime(100, 1e6).trust(1.0, 3.0, spread=False) == FittedTime(100, 100).trust(1.0, 3.0, spread=False)

@@ -1,8 +1,8 @@
-"""Calibration: how often a camera's videos reach a value, and the logit for that rate.
+"""Calibration: how often a camera's videos reach a value, and the logit for this rate.
 
-A tail says how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion) or
-90 % (categories). So a fight in the fitted videos still gets high scores. If there is little video, the result is shrunk
-towards a reference from other cameras: it lies between the camera's own value and the reference.
+A tail describes how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion)
+or the lower 90 % (categories). So a fight in the fitted videos still gets high scores. If the camera has little video, each
+fitted number lies between the camera's own number and a reference from other cameras.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from vadcli.types import BoolArray, Calibration, FloatArray, IndexArray, TimeArray
 
 MOMENT_S = 2.0
-"""Rates are counted in moments of this length, about the length of one event. An hour has 1,800 moments."""
+"""Rates are counted in moments. A moment has this length, about the length of an event. An hour has 1,800 moments."""
 
 USUAL = 0.25
 """The usual value is this quantile of the values while something moves. A busy incident hardly raises such a low quantile."""
@@ -25,28 +25,28 @@ BULK = 0.75
 """The tail of motion is fitted to the values up to this quantile. So a quarter of the fitted video may be unusual."""
 
 CATEGORY_BULK = 0.9
-"""The same quantile for the values of the rarest category. It is higher, because few frames fit a category."""
+"""The tail of categories is fitted up to this quantile. It is higher than BULK, because few frames fit a category."""
 
 FAINT = 6.0
-"""The value 0 has a log rarity of -FAINT. A log rarity that is higher by 1 means: rarer by a factor of e."""
+"""The value 0 has the log rarity -FAINT. If a log rarity is higher by 1, the value is rarer by a factor of e."""
 
 CALIBRATION = Calibration(r0_per_hour=1.0, temperature=3.0)
-"""How a log rarity becomes a logit. The value 0 (nothing moves) gets a score of .011.
+"""How a log rarity becomes a logit. The value 0 (nothing moves) gets the score .011.
 
-With these settings, the pixel AUC of an 8-bit mask differs by at most .001 from the pixel AUC of the float mask.
+With these numbers, the pixel AUC of an 8-bit mask differs by at most .001 from the pixel AUC of the float mask.
 """
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The share of a camera's moments that reach a value.
+    """The share of a camera's moments that reach a value, for each value.
 
-    Above the usual value, the share is active x 0.75 x exp(-(value - usual) / scale).
+    For a value above the usual value, the share is active × 0.75 × exp(-(value - usual) / scale).
 
     Attributes:
         active: share of the moments in which anything moves.
         usual: lower quartile of the values while something moves.
-        scale: if the value rises by this much, it becomes rarer by a factor of e.
+        scale: a value that is higher by `scale` is rarer by a factor of e.
     """
 
     active: float
@@ -54,10 +54,10 @@ class Tail:
     scale: float
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Return -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape.
+        """Return -ln of the share of moments that reach each value, in the shape of `value`.
 
-        Below the usual value, no share can be estimated. There the result rises from -FAINT, so that faint motion gets
-        different values in an 8-bit mask.
+        For values below the usual value, no share can be estimated. Instead, the result rises from -FAINT, so that different
+        faint motion gets different values in an 8-bit mask.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -65,35 +65,36 @@ class Tail:
         return np.asarray(below + above, dtype=np.float32)
 
     def to_json(self) -> dict[str, float]:
-        """Return the JSON for a camera model."""
+        """Return the tail as a JSON object for a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Tail:
-        """Return the tail of a `to_json` document."""
+        """Return the tail of a JSON object from `to_json`."""
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
-"""The tail for a usual value of 1. If only seconds of a camera are known, this tail's scale decides which events are found.
+"""The tail of motion from other cameras, for a usual value of 1.
 
-The scale was set on the clips of docs/incidents.md.
+If a camera has only seconds of video, the scale of this tail decides which events are found. The scale was set on the clips of
+docs/incidents.md.
 """
 
 USUAL_PRIOR = 3.0
-"""The reference's usual value has the same weight as this many moments of the camera."""
+"""The usual value of REFERENCE has the same weight as this many moments of the camera."""
 
 TAIL_PRIOR = 60.0
-"""The reference's tail has the same weight as this many moments of the camera (two minutes).
+"""The scale of REFERENCE has the same weight as this many moments of the camera (two minutes).
 
-With a higher weight, a busy camera with a few minutes of video gives many more alarms than promised. With a lower weight,
+With a higher weight, a busy camera with a few minutes of video gives many more alarms than it should. With a lower weight, the
 events of a camera with one minute of video are not found.
 """
 
 
 @dataclass(frozen=True)
 class FittedTime:
-    """How much video a fit is based on. A burst is a short run of sampled frames of one video.
+    """How much video a fit is based on. A fit reads bursts: short runs of sampled frames of one video.
 
     Attributes:
         sampled_s: total seconds of the bursts.
@@ -107,66 +108,74 @@ class FittedTime:
         """Return both durations, multiplied by a share."""
         return FittedTime(share * self.sampled_s, share * self.spanned_s)
 
-    def trust(self, share: float, prior: float, *, spread: bool) -> float:
-        """Return the weight of the camera's own value in [0, 1]; the reference gets the rest.
+    def trust(self, share: float, prior: float) -> float:
+        """Return the weight in [0, 1] of the camera's own number. The reference has the rest of the weight.
 
         Args:
-            share: share of the moments from which the value was fitted.
+            share: share of the moments from which the camera's own number was fitted.
             prior: the reference has the same weight as this many moments.
-            spread: True counts `spanned_s`, but at most ten times `sampled_s`. False counts `sampled_s`.
         """
-        seconds = min(self.spanned_s, 10.0 * self.sampled_s) if spread else self.sampled_s
-        own = share * max(seconds, self.sampled_s) / MOMENT_S
+        seconds = max(self.sampled_s, min(self.spanned_s, 10.0 * self.sampled_s))  # bursts represent the time between them
+        own = share * seconds / MOMENT_S
         return own / (own + prior)
 
 
 def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, floor: float, prior: float) -> float:
-    """Return the lower quartile of the values above a floor, shrunk towards the reference."""
+    """Return the lower quartile of the values above a floor, mixed with a reference.
+
+    Args:
+        values: (n,) values of sampled frames.
+        footage: the amount of video; the more video, the less the reference counts.
+        reference: the quartile of other cameras.
+        floor: only values above it count.
+        prior: the reference has the same weight as this many moments.
+    """
     active = values[values > floor]
     if not len(active):
         return reference
-    trust = footage.trust(len(active) / len(values), prior, spread=True)
+    trust = footage.trust(len(active) / len(values), prior)
     return _between(reference, float(np.quantile(active, USUAL)), trust)
 
 
 def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
-    """Return the tail of smoothed frame values. A value of about 1 is usual; 0 means no motion."""
+    """Return the tail of smoothed motion values, where 0 means no motion and about 1 is usual."""
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
-    trust = footage.trust(1.0, USUAL_PRIOR, spread=True)
+    trust = footage.trust(1.0, USUAL_PRIOR)
     moving = trust * share + (1.0 - trust) * REFERENCE.active
     if not len(active):
         return Tail(max(moving, 0.01), REFERENCE.usual, REFERENCE.scale)
     usual, high = (float(value) for value in np.quantile(active, [USUAL, BULK]))
     scale = max((high - usual) / np.log((1.0 - USUAL) / (1.0 - BULK)), 0.25 * REFERENCE.scale * usual)
-    trust = footage.trust(share, TAIL_PRIOR, spread=True)
-    usual = _between(REFERENCE.usual, usual, footage.trust(share, USUAL_PRIOR, spread=True))
+    trust = footage.trust(share, TAIL_PRIOR)
+    usual = _between(REFERENCE.usual, usual, footage.trust(share, USUAL_PRIOR))
     return Tail(max(moving, 0.01), usual, _between(REFERENCE.scale * usual, scale, trust))
 
 
 def logit_of(log_rarity: FloatArray) -> FloatArray:
-    """Return ln(r0 / r) / temperature, where r = moments per hour x exp(-log_rarity)."""
-    moments_an_hour = 3600.0 / MOMENT_S
-    rate = np.log(CALIBRATION.r0_per_hour / moments_an_hour) + log_rarity.astype(np.float64)
-    return np.asarray(rate / CALIBRATION.temperature, dtype=np.float32)
+    """Return ln(r0 / r) / temperature, where r = moments per hour × exp(-log_rarity)."""
+    moments_per_hour = 3600.0 / MOMENT_S
+    log_ratio = np.log(CALIBRATION.r0_per_hour / moments_per_hour) + log_rarity.astype(np.float64)  # ln(r0 / r)
+    return np.asarray(log_ratio / CALIBRATION.temperature, dtype=np.float32)
 
 
 def _between(reference: float, own: float, trust: float) -> float:
+    """Return the weighted geometric mean of two positive numbers; `trust` is the weight of `own`."""
     return float(np.exp((1.0 - trust) * np.log(reference) + trust * np.log(own)))
 
 
 @dataclass(frozen=True)
 class BellTail:
-    """Like `Tail`, for values that spread to both sides of their median.
+    """The share of a camera's moments that reach a value, for values on both sides of a median.
 
-    The tail is the share of values at or above a value. Up to BEND spreads above the median, it is the share of a normal
-    distribution. Above BEND spreads, the share falls more slowly: by a factor of e whenever the value rises by spread / hazard.
-    The reason: rare values are more frequent than in a normal distribution.
+    Up to BEND spreads above the median, the share is that of a normal distribution. Above BEND spreads, the share falls more
+    slowly, because rare values are more frequent than in a normal distribution. There it falls by a factor of e if the value
+    rises by spread / hazard.
 
     Attributes:
         median: median of the values.
         spread: standard deviation of the values, estimated from the quartiles.
-        hazard: how fast the share falls above BEND; a higher hazard makes high values rarer.
+        hazard: how fast the share falls above BEND. With a higher hazard, high values are rarer.
     """
 
     median: float
@@ -175,15 +184,15 @@ class BellTail:
 
     BEND: ClassVar[float] = 2.0
     HAZARD: ClassVar[float] = 2.373
-    """For a normal distribution at BEND: the density divided by the share of the values above."""
+    """The hazard of a normal distribution at BEND: its density divided by the share of the values above BEND."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Return -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape."""
-        from scipy.special import log_ndtr  # the import takes a fifth of a second, and other detectors do not need it
+        """Return -ln of the share of moments that reach each value, in the shape of `value`."""
+        from scipy.special import log_ndtr  # imported here, because it takes a fifth of a second and `motion` does not need it
 
-        place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread
-        inner = -log_ndtr(-np.minimum(place, self.BEND))
-        return np.asarray(inner + self.hazard * np.maximum(place - self.BEND, 0.0), dtype=np.float32)
+        spreads = (np.asarray(value, dtype=np.float64) - self.median) / self.spread  # above the median
+        inner = -log_ndtr(-np.minimum(spreads, self.BEND))
+        return np.asarray(inner + self.hazard * np.maximum(spreads - self.BEND, 0.0), dtype=np.float32)
 
 
 BELL_PRIOR = 300.0
@@ -191,15 +200,15 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Return the tail of a camera's values. If a tenth of them are anomalous, it hardly changes.
+    """Return the tail of a camera's values. It hardly changes if a tenth of the values is anomalous.
 
     Args:
         values: (n,) smoothed values of sampled frames.
-        seconds: length of the video that the values come from.
-        floor: smallest spread that the tail can have.
+        seconds: length of the video from which the values come.
+        floor: the smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # Anomalies only raise values, so the lower half of the values has none. The spread is at least that of the lower half.
+    # Anomalies only raise values, so they are in the upper half. The spread is at least the spread of the lower half.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
@@ -209,22 +218,24 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
 
 
 RATES = (0.5, 2.0)
-"""Limits of `CategoryTails.rate`. For two independent kinds of evidence, the rate is 2."""
+"""Limits of `CategoryTails.rate`. If a category has two independent kinds of evidence, the rate is 2."""
 
 
 @dataclass(frozen=True)
 class CategoryTails:
-    """How rare evidence for C categories is for one camera. A category has one or more kinds of it.
+    """How rare the evidence for C categories is for one camera.
 
-    If there are more categories, the rarest one looks rarer by chance. If a category has more kinds of evidence, all of them
-    are seldom rare at the same time. `level` and `rate` correct for both: the log rarity becomes ln(10) + rate · (log rarity -
-    level).
+    A category has one or more kinds of evidence, and is as rare as the kind that is least rare. The score of a frame comes from
+    its rarest category.
+
+    Two effects need a correction. With more categories, the rarest category looks rarer by chance. With more kinds of evidence,
+    all of them are seldom rare at the same time. So each log rarity becomes ln(10) + rate · (log rarity - level).
 
     Attributes:
         tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...
         categories: C.
         level: the 90 % quantile of the rarest category's log rarity.
-        rate: how fast the corrected rarity rises.
+        rate: how fast the corrected log rarity rises.
     """
 
     tails: tuple[BellTail, ...]
@@ -234,50 +245,50 @@ class CategoryTails:
 
     @classmethod
     def unknown(cls, categories: int, kinds: int = 1) -> CategoryTails:
-        """Return the tails for a camera without a model."""
+        """Return the tails of a camera that has no model."""
         tail = BellTail(0.0, 1.0, BellTail.HAZARD)
         return cls((tail,) * (kinds * categories), categories, float(np.log(10.0)), 1.0)
 
     @classmethod
     def fit(cls, evidence: FloatArray, categories: int, *, seconds: float, floor: float) -> CategoryTails:
-        """Return the tails of a sample of a camera.
+        """Return the tails of a camera, fitted to a sample of its videos.
 
         Args:
-            evidence: (n, K) values of the sample, n >= 1.
-            categories: C; K is a multiple of it.
-            seconds: length of the video that the sample comes from.
-            floor: smallest spread of a column.
+            evidence: (n, K) evidence of the sample, n >= 1.
+            categories: C; K is a multiple of C.
+            seconds: length of the video from which the sample comes.
+            floor: the smallest spread that a tail can have.
         """
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)
         highest = _rarities(tails, categories, evidence).max(axis=1)
-        # An exponential through the median and the 90 % quantile. A fight in the sample is above both and so changes little.
+        # An exponential through the median and the 90 % quantile. A fight in the sample is above both, so it changes little.
         median, level = (float(value) for value in np.quantile(highest, [0.5, CATEGORY_BULK]))
         rate = np.log(0.5 / (1.0 - CATEGORY_BULK)) / max(level - median, 1e-6)
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))
 
     def logits(self, evidence: FloatArray) -> FloatArray:
-        """Return the logits (S, C) of the scores of each category, from the evidence (S, K)."""
+        """Return the logits (S, C) of each category for evidence (S, K)."""
         rarities = _rarities(self.tails, self.categories, evidence)
         return logit_of(np.asarray(np.log(10.0) + self.rate * (rarities - self.level), dtype=np.float32))
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
     """Return the log rarity (S, C) of each category's least rare kind of evidence (S, K)."""
-    each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
-    return np.asarray(each.reshape(len(each), len(tails) // categories, categories).min(axis=1))
+    rarities = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)  # (S, K)
+    return np.asarray(rarities.reshape(len(rarities), len(tails) // categories, categories).min(axis=1))
 
 
 REACH = 3.0
-"""A mean over time includes only samples that are at most this many standard deviations away."""
+"""`smooth` averages over the samples that are at most this many standard deviations away."""
 
 LARGEST_LAG = 500
-"""A mean over time includes at most this many samples on each side."""
+"""`smooth` averages over at most this many samples on each side."""
 
 
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
     """Return the number of the segment of each sample, (S,) int64.
 
-    A new segment begins after a gap that is longer than both `gap_s` and 3 usual steps between samples.
+    A new segment begins after each gap that is longer than `gap_s`, and longer than 3 usual steps between samples.
     """
     if len(timestamp) < 2:
         return np.zeros(len(timestamp), dtype=np.int64)
@@ -286,28 +297,35 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """Return Gaussian means (S,) over time of the usable values. No mean crosses a gap.
+    """Return the values (S,) smoothed over time: weighted means of the usable values close by.
 
     A sample without a usable value close to it gets the nearest mean of its segment, or 0 if the segment has no usable value.
+
+    Args:
+        values: (S,) one value per sample.
+        timestamp: (S,) seconds, increasing.
+        usable: (S,) False for the values to leave out.
+        sigma_s: standard deviation of the Gaussian weights, in seconds.
+        gap_s: as in `segments`. A mean includes only samples of one segment.
     """
     count = len(values)
-    part = segments(timestamp, gap_s)
+    segment = segments(timestamp, gap_s)
     weight = usable.astype(np.float64)
-    total, said = weight * values, weight.copy()
+    total, weights = weight * values, weight.copy()
     for lag in range(1, min(count, LARGEST_LAG + 1)):
         distance = timestamp[lag:] - timestamp[:-lag]
-        close = (distance <= REACH * sigma_s) & (part[lag:] == part[:-lag])
+        close = (distance <= REACH * sigma_s) & (segment[lag:] == segment[:-lag])
         if not close.any():
             break
         kernel = np.where(close, np.exp(-0.5 * (distance / sigma_s) ** 2), 0.0)
         total[lag:] += kernel * weight[:-lag] * values[:-lag]
-        said[lag:] += kernel * weight[:-lag]
+        weights[lag:] += kernel * weight[:-lag]
         total[:-lag] += kernel * weight[lag:] * values[lag:]
-        said[:-lag] += kernel * weight[lag:]
-    known = said > 0
-    smoothed = np.divide(total, said, out=np.zeros(count), where=known)
+        weights[:-lag] += kernel * weight[lag:]
+    known = weights > 0
+    smoothed = np.divide(total, weights, out=np.zeros(count), where=known)
     for row in np.flatnonzero(~known):
-        same = np.flatnonzero(known & (part == part[row]))
+        same = np.flatnonzero(known & (segment == segment[row]))
         if len(same):
             smoothed[row] = smoothed[same[np.argmin(np.abs(timestamp[same] - timestamp[row]))]]
     return np.asarray(smoothed, dtype=np.float32)

@@ -32,7 +32,7 @@ Segment = Callable[[FloatArray], BoolArray]
 
 
 class Refiner(Protocol):
-    """A model that finds the outline of an object. The prompt is a point on the object, or a point and a box."""
+    """A model that finds the outline of an object. The prompt is a point, or a point and a box."""
 
     @property
     def max_area_px(self) -> int:

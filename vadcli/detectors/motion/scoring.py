@@ -304,7 +304,7 @@ def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: Fitte
         )
 
     scenes = tuple(replace(one, levels=level(one.levels, scene == number)) for number, one in enumerate(fitted.scenes))
-    power = RARITY_POWER * footage.trust(1.0, RARITY_PRIOR, spread=True)
+    power = RARITY_POWER * footage.trust(1.0, RARITY_PRIOR)
     return replace(
         fitted, scenes=scenes, elsewhere=level(fitted.elsewhere, np.ones(len(scene), dtype=bool)), rarity_power=power
     )
