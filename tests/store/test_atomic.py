@@ -79,8 +79,8 @@ def test_a_path_that_can_t_be_made_is_one_clear_line(tmp_path, blocked):
         (errno.EFBIG, "larger than"),
         (errno.EACCES, "permission denied"),
         (errno.EXDEV, "one file system"),
-        (errno.EEXIST, "where a folder is needed"),
-        (errno.ENOTDIR, "where a folder is needed"),
+        (errno.EEXIST, "the name of a folder that is needed"),
+        (errno.ENOTDIR, "the name of a folder that is needed"),
     ],
 )
 def test_each_reason_is_named(number, words):
