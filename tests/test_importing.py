@@ -192,7 +192,7 @@ def test_only_its_own_metadata_makes_a_part_trained(
     result = import_lavida("lavida-tiny", dest, replace(base, own=own))
     assert result.trained is weights.is_trained(dest) is trained
     assert (dest / "lavida.safetensors").samefile(own)
-    assert any("doesn't say that it was trained" in note for note in result.notes) is not trained
+    assert any("is not marked as trained" in note for note in result.notes) is not trained
 
 
 def test_adapters_are_taken_along(base: Sources, dest: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_adapters_are_taken_along(base: Sources, dest: Path, tmp_path: Path) -> 
     lora.mkdir()
     (lora / "adapter_config.json").write_text("{}")
     (lora / "adapter_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(WeightsError, match=r"no adapter_model\.safetensors"):
+    with pytest.raises(WeightsError, match=r"adapter_model\.safetensors is missing"):
         import_lavida("lavida-tiny", dest, replace(base, lora=lora))
     save_file({"a": torch.ones(1)}, lora / "adapter_model.safetensors")
     import_lavida("lavida-tiny", dest, replace(base, lora=lora))

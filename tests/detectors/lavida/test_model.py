@@ -81,7 +81,7 @@ def test_a_long_list_is_the_highest_of_its_parts() -> None:
 def test_each_category_alone_equals_a_scan_for_it_alone() -> None:
     model, frames = ungated(), films(3)
     questions = [model.questions([name])[0] for name in ("fight", "a person lying on the ground", "fire")]
-    for question, verdict in zip(questions, model.each(model.encode(frames), questions), strict=True):
+    for question, verdict in zip(questions, model.judge_each(model.encode(frames), questions), strict=True):
         assert_equal(verdict, model(frames, [question]))
 
 

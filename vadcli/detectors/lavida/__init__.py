@@ -1,6 +1,6 @@
 """LAVIDA: a multimodal language model and SAM2 give one score and one mask per frame.
 
-This file has the detector's options, which the command line shows without loading a model.
+This file has the detector's options. Importing it loads no model and no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from vadcli.options.groups import AUTO_MODEL, DEFAULT_MODEL, HOW, option
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters. They are merged into the language model when it is loaded."""
+    """The language model's low-rank adapters (LoRA). They are merged into it when the model is loaded.
+
+    Attributes:
+        rank, alpha, dropout: as in PEFT's LoraConfig.
+        targets: names of the linear layers that get an adapter.
+    """
 
     rank: int = 8
     alpha: int = 16
@@ -55,7 +60,7 @@ class LavidaOptions(CompressionOption):
         return DEFAULT_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if `--detector auto` chooses LAVIDA: its model was named, or the default model is trained."""
+        """True if `--detector auto` chooses LAVIDA: the user named its model, or the default model is trained."""
         from vadcli import weights
 
         if self.model != AUTO_MODEL:

@@ -1,14 +1,14 @@
-"""Loads and saves LAVIDA model folders. Only safetensors are read; nothing is downloaded.
+"""Loads presets, and loads and saves LAVIDA folders. Only safetensors are read; nothing is downloaded.
 
 FOLDER/
   config.json         LavidaConfig
   mllm/ text/ sam2/   the base models, each a plain transformers folder with its tokenizer
-  lavida.safetensors  LAVIDA's own part: the projector and all other tensors that are trained directly, not with LoRA
-  lora/               optional: LoRA adapters of the language model, merged into it on load
+  lavida.safetensors  LAVIDA's own part: the projector, and all other tensors that are trained without LoRA
+  lora/               optional: LoRA adapters, which are merged into the language model when it is loaded
   checksums.json      the expected hash of each file
 
-The files of a base model must contain each of its tensors (see `read_whole`). Only SAM2's whole video memory may be missing,
-as in checkpoints for images. A model without this memory can't propagate masks.
+The files of a base model must contain every tensor of the model (see `read_whole`), with one exception: the tensors of SAM2's
+video memory may all be missing, as in SAM2's checkpoints for images. A model without this memory can't propagate masks.
 """
 
 from __future__ import annotations
@@ -65,13 +65,30 @@ MEMORY = (
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer",
 )
-"""The parts of Sam2VideoModel that are only used to propagate masks."""
+"""First words in the names of Sam2VideoModel's tensors that are only used to propagate masks."""
+PARTS = tuple(MODELS)
+OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
+"""Prefixes of the tensors in Lavida's state dict that no base model has."""
+ADAPTERS = "lora"
+SEG_STD = 0.02
+QWEN_IDS = {
+    "video_token_id": VIDEO,
+    "image_token_id": "<|image_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+ENDS = {"bos_token_id": QWEN_SPECIALS[0], "eos_token_id": TURN_END}
+CLIP_IDS = {"bos_token_id": CLIP_SPECIALS[0], "eos_token_id": CLIP_SPECIALS[1], "pad_token_id": CLIP_SPECIALS[1]}
+UNTRAINED_HINT = (
+    "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, use --detector motion, "
+    "or scan with random weights (--allow-untrained)"
+)
+_PRESETS = resources.files("vadcli.detectors.lavida").joinpath("presets")
 
 
 def preset_names() -> list[str]:
     """Return the names of the presets that come with vadcli."""
-    folder = resources.files("vadcli.detectors.lavida").joinpath("presets")
-    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+    return sorted(entry.name.removesuffix(".json") for entry in _PRESETS.iterdir() if entry.name.endswith(".json"))
 
 
 def load_preset(name: str) -> LavidaConfig:
@@ -82,12 +99,11 @@ def load_preset(name: str) -> LavidaConfig:
     """
     if name not in preset_names():
         raise ValueError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")
-    text = resources.files("vadcli.detectors.lavida").joinpath("presets").joinpath(f"{name}.json").read_text(encoding="utf-8")
-    return LavidaConfig.from_json(json.loads(text))
+    return LavidaConfig.from_json(json.loads(_PRESETS.joinpath(f"{name}.json").read_text(encoding="utf-8")))
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
-    """Return a base model whose tensors were all read from its files.
+    """Return a base model after checking that its files contain all its tensors, except SAM2's video memory.
 
     Args:
         part: mllm, text or sam2.
@@ -105,7 +121,9 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
 
 
 def check_model(part: str, folder: Path) -> None:
-    """Compare a folder's files with its config. If accelerate is installed, no tensors are read.
+    """Check that a folder's files contain the tensors of the model that its config describes.
+
+    If accelerate is installed, no tensor is read.
 
     Raises:
         WeightsError: as in `read_model`.
@@ -117,25 +135,6 @@ def check_model(part: str, folder: Path) -> None:
 def memory_names(sam2: Any) -> set[str]:
     """Return the names of those tensors of a Sam2VideoModel that are only used to propagate masks."""
     return {name for name in sam2.state_dict() if name.split(".", maxsplit=1)[0] in MEMORY}
-
-
-PARTS = ("mllm", "text", "sam2")
-OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
-"""Prefixes of the tensors in Lavida's state dict that no base model has."""
-ADAPTERS = "lora"
-SEG_STD = 0.02
-QWEN_IDS = {
-    "video_token_id": VIDEO,
-    "image_token_id": "<|image_pad|>",
-    "vision_start_token_id": "<|vision_start|>",
-    "vision_end_token_id": "<|vision_end|>",
-}
-ENDS = {"bos_token_id": QWEN_SPECIALS[0], "eos_token_id": TURN_END}
-CLIP_IDS = {"bos_token_id": CLIP_SPECIALS[0], "eos_token_id": CLIP_SPECIALS[1], "pad_token_id": CLIP_SPECIALS[1]}
-UNTRAINED_HINT = (
-    "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, use --detector motion, "
-    "or scan with random weights (--allow-untrained)"
-)
 
 
 def read_config(folder: Path) -> LavidaConfig:
@@ -158,7 +157,7 @@ def read_config(folder: Path) -> LavidaConfig:
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
     """Return the config of a folder, if the folder can be used to scan. Loads no weights.
 
-    `trained` in the result is True only if config.json and lavida.safetensors both say so.
+    `trained` in the result is True only if both config.json and lavida.safetensors mark the model as trained.
 
     Raises:
         WeightsError: a part is missing, or LAVIDA's own part is untrained although `allow_untrained` is False.
@@ -276,16 +275,16 @@ def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
 
 
 def save(model: Lavida, folder: Path, *, trained: bool) -> None:
-    """Write the whole model, with its base models, and finally the checksums."""
+    """Write a LAVIDA folder with the base models, LAVIDA's own part, the config and the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     masks: Any = model.masks
-    # A video memory with random weights is left out, because a reader could not see that they are random.
-    memory = set() if masks.has_memory else memory_names(masks.sam2)
-    kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
+    # A video memory with random weights is not stored: whoever loads the files could not know that it is random.
+    left_out = set() if masks.has_memory else memory_names(masks.sam2)
+    sam2_tensors = {name: value for name, value in masks.sam2.state_dict().items() if name not in left_out}
     with quiet():
         model.mllm.qwen.save_pretrained(folder / "mllm")
         model.text.clip.save_pretrained(folder / "text")
-        masks.sam2.save_pretrained(folder / "sam2", state_dict=kept)
+        masks.sam2.save_pretrained(folder / "sam2", state_dict=sam2_tensors)
         model.tokenizer.save_pretrained(folder / "mllm")
         model.text.tokenizer.save_pretrained(folder / "text")
     own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith(OWN_PARTS)}
@@ -297,7 +296,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
 
 
 def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenizer: Any, words: Any) -> Lavida:
-    """Build the model from its parts. The projector gets random weights from the config's seed."""
+    """Build the model from its parts. LAVIDA's own part gets random weights from the config's seed."""
     seg = add_seg(tokenizer)
     table = qwen.get_input_embeddings().weight
     if seg >= len(table):
@@ -316,26 +315,26 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 
 def _load_own(model: Lavida, path: Path) -> None:
-    """Load LAVIDA's own part. Its tensors also replace tensors of base models that have the same name."""
-    found = load_file(path)
-    own = model.state_dict()
-    strange = sorted(set(found) - set(own))
+    """Load lavida.safetensors. Its tensors also replace the tensors of base models that have the same names."""
+    stored = load_file(path)
+    expected = model.state_dict()
+    strange = sorted(set(stored) - set(expected))
     if strange:
         raise WeightsError(f"{path}: {strange[0]!r} is not part of this model", hint="was it trained with another preset?")
-    wrong = [name for name in found if found[name].shape != own[name].shape]
+    wrong = [name for name in stored if stored[name].shape != expected[name].shape]
     if wrong:
         name = sorted(wrong)[0]
         raise WeightsError(
-            f"{path}: {name} has shape {tuple(found[name].shape)}, not {tuple(own[name].shape)}",
+            f"{path}: {name} has shape {tuple(stored[name].shape)}, not {tuple(expected[name].shape)}",
             hint="was it trained with another preset?",
         )
-    lacking = [name for name in own if name.startswith(OWN_PARTS) and name not in found]
+    lacking = [name for name in expected if name.startswith(OWN_PARTS) and name not in stored]
     if lacking:
         raise WeightsError(f"{path}: {lacking[0]} is missing", hint="the file is incomplete: fetch or train it again")
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(stored, strict=False)
 
 
 def _cuda_devices(device: torch.device | str) -> list[int]:
-    """Return the devices whose random state torch.random.fork_rng must restore."""
+    """Return the CUDA devices whose random state `torch.random.fork_rng` must restore."""
     chosen = torch.device(device)
     return [chosen.index or 0] if chosen.type == "cuda" else []

@@ -46,7 +46,7 @@ DEFAULT_CATEGORIES = "@general"
 
 
 class LavidaDetector:
-    """Scores how well frames show the user's categories, and marks their pixels in masks.
+    """Scores how well each frame shows the user's categories, and marks the pixels that show them.
 
     Creating a detector only reads the folder's config.json; `prepare` loads the weights.
 
@@ -91,14 +91,14 @@ class LavidaDetector:
         if self.folder is None or not self.config.trained:
             self.caveats = (f"{model} was never trained: its scores, masks and categories mean nothing.",)
         elif self.config.data_sets() == {"synthetic"}:
-            only = f"{model} was only trained on a synthetic world of shapes; it is not a detector for real videos."
-            self.caveats = (only,)
+            caveat = f"{model} was only trained on a synthetic world of shapes; it is not a detector for real videos."
+            self.caveats = (caveat,)
         self._workers: Workers[_Worker] = Workers()
         self.batch_size = 1
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls: one on a CPU, or two per GPU, because one of them copies frames."""
+        """The number of calls that may run at the same time: one on a CPU; two per GPU, one of which copies frames."""
         return self._workers.parallel
 
     def prepare(self) -> None:
@@ -125,7 +125,7 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The number of clips that every device can compute at once. It falls when memory runs out."""
+        """The number of clips that each device can compute at once. It falls when a device runs out of memory."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
@@ -136,7 +136,7 @@ class LavidaDetector:
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Run each stage of the work inside `clock(name)`, until another clock is set."""
+        """Run each later stage of the work inside the context manager `clock(name)`, which can measure its time."""
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
@@ -162,12 +162,11 @@ class LavidaDetector:
         """Return scores (B, T, C), from one prompt per category. The images are encoded once."""
         self.prepare()
         with self._workers.idle() as worker:
-            (scores,) = worker.runner.run(worker.attribute, batch.frames)
-        found: FloatArray = scores
-        return found
+            scores: FloatArray = worker.runner.run(worker.attribute, batch.frames)[0]
+        return scores
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Return masks propagated by SAM2's video memory; see `Propagator`."""
+        """Return the masks of all frames, made from known masks with SAM2's video memory; see `Propagator`."""
         self.prepare()
         with self._workers.idle() as worker:
             return worker.propagate(frames, known)
@@ -218,24 +217,24 @@ class LavidaDetector:
 
 
 class _Worker:
-    """One device with its model and its prompts."""
+    """One device with a copy of the model and with the prompts."""
 
     def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
         self.model = detector.load(device)
         self.runner: Runner = Runner(device)
         try:
             self._questions: list[Question] = self.model.questions(detector.categories)
-            self._alone = [question for name in detector.categories for question in self.model.questions([name])]
+            self._single = [question for name in detector.categories for question in self.model.questions([name])]
         except ValueError as error:
             raise UsageError(f"--categories: {error}", hint="use plain words") from error
 
     def score(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        verdict = self.model(frames, self._questions)
-        return verdict.object_logit, _on_scale(verdict.mask_logit)
+        output = self.model(frames, self._questions)
+        return output.object_logit, _on_scale(output.mask_logit)
 
     def attribute(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        verdicts = self.model.each(self.model.encode(frames), self._alone)
-        return (torch.stack([verdict.object_logit.sigmoid() for verdict in verdicts], dim=-1),)
+        outputs = self.model.judge_each(self.model.encode(frames), self._single)
+        return (torch.stack([output.object_logit.sigmoid() for output in outputs], dim=-1),)
 
     def count_tokens(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         visual = self.model.encode(frames).visual
@@ -251,12 +250,12 @@ class _Worker:
 
 
 def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
-    """Map pixel logits to the mask scale, 0 to 1."""
+    """Map pixel logits to 0-1, as MaskScale.LOGIT needs it."""
     return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 
 def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
-    """Return the model's folder and config; the folder is None for a preset's random weights."""
+    """Return the model's folder and config. The folder is None if the model is a preset with random weights."""
     model = options.lavida_model
     if model.startswith(PRESET_MARK):
         name = model.removeprefix(PRESET_MARK)
@@ -292,7 +291,7 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
 
 
 def _use_package(model: Lavida) -> None:
-    """Replace transformers' SAM2 with that of the sam2 package; the weights stay the same."""
+    """Run the model's SAM2 with Meta's sam2 package instead of transformers; the weights stay the same."""
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type
     if trunk == ConvTrunkConfig.model_type:

@@ -1,7 +1,7 @@
 """Builds a LAVIDA folder from base models, for `vadcli weights import`.
 
-The steps: find and check the source of each part, convert Meta's SAM2.1 checkpoint if there is one, link or copy all files.
-The folder has a temporary name until it is complete.
+The steps are: find and check the source of each part, link or copy its files, and convert Meta's SAM2.1 checkpoint if it is the
+source of SAM2. The folder has a temporary name until it is complete.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ META_SUFFIXES = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of the parts. A base model that is None is taken from the cache of the Hugging Face hub.
+    """The files that the user names for the parts. If a base model is None, it comes from the cache of the Hugging Face hub.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
@@ -58,20 +58,20 @@ class Sources:
     lora: Path | None = None
 
     def of(self, part: str) -> Path | None:
-        """Return the path of mllm, text or sam2, if given."""
+        """Return the path that the user named for the base model mllm, text or sam2; None if there is none."""
         return {"mllm": self.qwen, "text": self.clip, "sam2": self.sam2}[part]
 
 
 @dataclass
 class Imported:
-    """A LAVIDA folder that was built.
+    """What `import_lavida` built, and how.
 
     Attributes:
-        folder: the folder.
+        folder: the LAVIDA folder.
         trained: True if LAVIDA's own part (`Sources.own`) is marked as trained.
-        linked: files that are hard links to their source.
-        copied: files that are copies of their source.
-        converted: parts that were converted or drawn at random.
+        linked: files that are hard links to the user's files.
+        copied: files that are copies of the user's files.
+        converted: parts whose files were converted, or filled with random weights.
         notes: warnings and other facts for the user.
     """
 
@@ -97,13 +97,13 @@ def import_lavida(
     force: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Imported:
-    """Build a LAVIDA folder.
+    """Build a LAVIDA folder, and return how it was built.
 
     Args:
         preset: the preset with the model's sizes, prompt and sampling.
         dest: the folder to create.
-        sources: the sources of the parts.
-        random_weights: use random weights for a base model that is not found. The resulting model detects nothing.
+        sources: the files for the parts.
+        random_weights: use random weights for a base model that is not on this machine. The resulting model detects nothing.
         seed: seed of the random weights.
         force: replace an existing LAVIDA folder.
         say: called with one line of text at each step.
@@ -119,19 +119,19 @@ def import_lavida(
     if dest.exists() or dest.is_symlink():
         if not force:
             raise UsageError(f"{dest}: already exists", hint="choose another folder with --to, or replace it with --force")
-        ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
-        if not ours:
+        real = dest.is_dir() and not dest.is_symlink()
+        if not (real and (not any(dest.iterdir()) or "format_version" in read_config(dest))):
             raise UsageError(f"{dest}: not a LAVIDA folder, so --force does not replace it", hint="remove it yourself")
-    found = find_parts(config, sources, random_weights=random_weights)
+    paths = find_parts(config, sources, random_weights=random_weights)
     check_extras(sources)
-    need_room(config, found, sources, dest)
+    need_room(config, paths, sources, dest)
     result = Imported(dest)
-    tell = say or (lambda line: None)
+    say = say or (lambda line: None)
     with quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
         folder = scratch.folder / dest.name
-        _build(config, found, sources, folder, result, seed=seed, say=tell)
+        _build(config, paths, sources, folder, result, seed=seed, say=say)
         weights.share(folder)
-        tell("hashing every file")
+        say("hashing every file")
         weights.write_checksums(folder)
         weights.check_folder(folder)
         replaced = scratch.folder / "replaced" if dest.exists() else None
@@ -148,7 +148,7 @@ def import_lavida(
 
 def _build(
     config: LavidaConfig,
-    found: Mapping[str, Path | None],
+    paths: Mapping[str, Path | None],
     sources: Sources,
     folder: Path,
     result: Imported,
@@ -157,16 +157,16 @@ def _build(
     say: Callable[[str], None],
 ) -> None:
     """Write every file of the folder except its checksums."""
-    drawn = [part for part, source in found.items() if source is None]
+    drawn = [part for part, source in paths.items() if source is None]
     if drawn:
         say(f"drawing {', '.join(drawn)} at random, seed {seed}")
         create(config.name, folder, seed=seed)
         result.notes.append(f"{', '.join(drawn)} drawn at random (seed {seed}): this model detects nothing until it is trained")
         result.converted += drawn
-        if len(drawn) < len(found):
+        if len(drawn) < len(paths):
             (folder / weights.OWN_NAME).unlink(missing_ok=True)
     builders = {"mllm": place_model, "text": _build_text, "sam2": _build_sam2}
-    for part, source in found.items():
+    for part, source in paths.items():
         if source is not None:
             say(f"{part}: from {source}")
             shutil.rmtree(folder / part, ignore_errors=True)
@@ -174,7 +174,7 @@ def _build(
             builders[part](source, folder / part, result)
             try:
                 check_model(part, folder / part)
-            except WeightsError as error:  # the message must name the source and not the temporary folder
+            except WeightsError as error:  # the user knows the source, but not the temporary folder
                 message = error.message.replace(str(folder / part), str(source))
                 raise WeightsError(message, hint=error.hint) from error
     _fit_tokenizer(folder / "mllm", config, result)
@@ -183,19 +183,19 @@ def _build(
         result.trained = weights.read_header(sources.own).metadata.get("trained") == "true"
         place(sources.own, folder / weights.OWN_NAME, result)
         if not result.trained:
-            result.notes.append(f"{sources.own} doesn't say that it was trained: the folder counts as untrained")
+            result.notes.append(f"{sources.own} is not marked as trained, so the folder counts as untrained")
     if sources.lora is not None:
         (folder / "lora").mkdir()
         for name in ADAPTER_FILES:
             place(sources.lora / name, folder / "lora" / name, result)
-    names = {part: str(source) if source else f"random, seed {seed}" for part, source in found.items()}
+    names = {part: str(source) if source else f"random, seed {seed}" for part, source in paths.items()}
     names |= {"own": str(sources.own)} if sources.own else {}
     document = {**replace(config, trained=result.trained, seed=seed, sources=names).to_json(), "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
-    """Extract the text model from a CLIP folder, or copy a CLIP text folder unchanged."""
+    """Write the text model of a CLIP folder, or copy a folder that has only the text model."""
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
@@ -241,7 +241,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
-    """Turn write errors into one line that names `dest` and says what to do."""
+    """Turn an error of writing into a VadcliError of one line, with a hint."""
     try:
         yield
     except OutputError as error:
@@ -258,19 +258,18 @@ def _disk_errors(dest: Path) -> Iterator[None]:
 
 
 def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) -> dict[str, Path | None]:
-    """Return the checked source of each part, by part; None for a part that gets random weights.
+    """Return the folder or file of each base model; None for a model that gets random weights.
 
     Raises:
-        WeightsError: a part is not on this machine and random weights are not allowed, or a part is
+        WeightsError: a base model is not on this machine and random weights are not allowed, or it is
             damaged, is a pickle, is another model or has the wrong size.
     """
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
-    found: dict[str, Path | None] = {}
+    paths: dict[str, Path | None] = {}
     missing = []
     for part in MODEL_TYPES:
-        given = sources.of(part)
-        found[part] = given or (weights.base_folder(known[part]) if part in known else None)
-        source = found[part]
+        source = sources.of(part) or (weights.base_folder(known[part]) if part in known else None)
+        paths[part] = source
         if source is not None:
             _check_part(part, source, config)
         elif part in known:
@@ -282,11 +281,11 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
         pull = f"fetch the public base models with `vadcli weights pull {config.name}`, " if known else ""
         hint = f"{pull}name a local folder with {options}, or add --random-weights"
         raise WeightsError(f"{config.name}: no base model for {', '.join(missing)} on this machine", hint=hint)
-    return found
+    return paths
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raise WeightsError if a source is damaged, is another model or has another width than the preset."""
+    """Raise WeightsError if a base model is damaged, is of the wrong kind, or has another width than the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(
@@ -296,7 +295,7 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
     kind = model_type(source)
     if kind not in MODEL_TYPES[part]:
         wanted = " or ".join(MODEL_TYPES[part])
-        raise WeightsError(f"{source}: its config.json says {kind!r}, not {wanted}", hint=f"check {OPTION[part]}")
+        raise WeightsError(f"{source}: its config.json has the model_type {kind!r}, not {wanted}", hint=f"check {OPTION[part]}")
     files = sorted(source.glob("*.safetensors"))
     if not files:
         hint = "convert it with transformers' save_pretrained; pickles are not read"
@@ -314,10 +313,10 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
 
 
 def check_extras(sources: Sources) -> None:
-    """Check the files of LAVIDA's own part and of the adapters.
+    """Check the files of LAVIDA's own part and of the adapters, if the user named them.
 
     Raises:
-        WeightsError: a file is something else, or is damaged.
+        WeightsError: a file is damaged, missing or of another kind.
     """
     if sources.own is not None:
         tensors = weights.read_header(sources.own).tensors
@@ -328,16 +327,16 @@ def check_extras(sources: Sources) -> None:
         for name in ADAPTER_FILES:
             if not (sources.lora / name).is_file():
                 hint = "save it with PEFT's save_pretrained as safetensors"
-                raise WeightsError(f"{sources.lora}: not a PEFT adapter: it has no {name}", hint=hint)
+                raise WeightsError(f"{sources.lora}: not a PEFT adapter: {name} is missing", hint=hint)
         weights.read_header(sources.lora / ADAPTER_FILES[1])
 
 
-def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
-    """Raise VadcliError if the disk has too little free space for the new files."""
+def need_room(config: LavidaConfig, paths: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
+    """Raise VadcliError if the disk has too little free space for the files that are not linked."""
     parent = next(folder for folder in dest.absolute().parents if folder.exists())
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0
-    for part, source in found.items():
+    for part, source in paths.items():
         if source is None:  # random weights are float32, twice the published size
             wanted += 2e9 * (weights.entry(known[part]).download_gb or 0.0) if part in known else 0.0
         else:
@@ -361,7 +360,7 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 
 
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
-    """Link or copy a file. Don't link a file that may be changed later: its source would change too."""
+    """Link or copy a file. `link` must be False if the new file may be changed later: a change would reach the source."""
     name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
         try:
@@ -377,18 +376,18 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return the files of a folder whose names match a pattern, sorted, without the file of checksums."""
+    """Return the files of a folder whose names match one of the patterns, sorted, without checksums.json."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """True if a weights file can probably be linked into `folder`: both are on the same file system."""
+    """Return True if a file is safetensors and on the file system of `folder`, so that it can probably be linked."""
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's config.json.
+    """Return the config.json of a model folder, {} if it is not an object.
 
     Raises:
         WeightsError: the file does not exist or can't be read.
@@ -402,7 +401,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def model_type(folder: Path) -> str:
-    """Return transformers' name of the folder's architecture."""
+    """Return the `model_type` of a folder: transformers' name for the kind of model."""
     return str(read_config(folder).get("model_type"))
 
 
@@ -418,7 +417,7 @@ META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
 
 
 def convert_meta(path: Path, folder: Path) -> None:
-    """Convert Meta's SAM2.1 checkpoint to a folder of transformers' Sam2VideoModel.
+    """Convert Meta's SAM2.1 checkpoint to a transformers folder; both contain the same tensors under other names.
 
     Raises:
         WeightsError: the file is not one of Meta's SAM2.1 checkpoints.
@@ -442,9 +441,9 @@ def convert_meta(path: Path, folder: Path) -> None:
         converted = transformers_state(tensors)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}", hint=OLD_HINT) from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(wanted.keys() | converted.keys()):
-        if wanted.get(name) != (tuple(converted[name].shape) if name in converted else None):
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(shapes.keys() | converted.keys()):
+        if shapes.get(name) != (tuple(converted[name].shape) if name in converted else None):
             raise WeightsError(f"{path}: {name} is missing or has the wrong shape", hint=OLD_HINT)
     model.load_state_dict(converted, assign=True)
     model.save_pretrained(folder)

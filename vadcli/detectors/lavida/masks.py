@@ -5,10 +5,10 @@ become one object score and one mask per frame. SAM2 treats each frame as the fi
 each other. `sam2.PackageMasks` does the same with Meta's package.
 
 `propagate` uses the video memory to propagate masks from the sampled frames to the frames between them. A span is a known frame
-and all frames before the next known one. SAM2 gets the known mask as a mask prompt and makes the first memory from it. The
-following frames are tracked one by one, each from that memory and those of the latest tracked frames. Spans run in parallel: a
-mask depends neither on the batch nor on frames outside its span. The steps are those of Sam2VideoModel in transformers, which
-processes one object and one span at a time.
+and all frames before the next known frame. SAM2 gets the known mask as a mask prompt and makes a first memory from it. Then it
+tracks the following frames one by one, with the first memory and the memories of the latest tracked frames. Spans run in
+parallel: a mask depends neither on the batch nor on frames outside its span. The steps are those of Sam2VideoModel in
+transformers, which processes one object and one span at a time.
 """
 
 from __future__ import annotations
@@ -131,10 +131,10 @@ class TransformersMasks(ExactBuffers):
     `sam2.vision_encoder` with `requires_grad_(False)`, gradients still reach the decoder's projections in `features`.
 
     Args:
-        sam2: the model to wrap. It is changed in place: its prompt encoder gets the position matrix for images.
+        sam2: the Sam2VideoModel to wrap. It is changed in place: its prompt encoder gets the position matrix for images.
 
     Attributes:
-        has_memory: False if the weights lack SAM2's video memory. In this case, masks cannot be propagated.
+        has_memory: False if the weights have no video memory, so that masks cannot be propagated.
     """
 
     def __init__(self, sam2: Any) -> None:
@@ -153,7 +153,7 @@ class TransformersMasks(ExactBuffers):
     def train(self, mode: bool = True) -> TransformersMasks:
         """Set the mode as usual, but keep the mask decoder in evaluation mode.
 
-        In training mode, the decoder would no longer replace unstable masks. The mode has no other effect on it.
+        In training mode, the decoder would not replace unstable masks. The mode changes nothing else in the decoder.
         """
         super().train(mode)
         self.sam2.mask_decoder.training = False
@@ -190,8 +190,8 @@ class TransformersMasks(ExactBuffers):
         embedding = features.embedding + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         sparse = with_padding_point(prompt.to(embedding.dtype), self.sam2.prompt_encoder.not_a_point_embed.weight)
         no_mask = self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        given = no_mask if dense is None else no_mask + dense.to(embedding.dtype)
-        mask_logit, iou, _, object_logit = self.heads(embedding, features.high, sparse, given, multimask=multimask)
+        mask_prompt = no_mask if dense is None else no_mask + dense.to(embedding.dtype)
+        mask_logit, iou, _, object_logit = self.heads(embedding, features.high, sparse, mask_prompt, multimask=multimask)
         return MaskOutput(object_logit.float(), mask_logit.float(), iou.float())
 
     def heads(
@@ -235,7 +235,7 @@ class TransformersMasks(ExactBuffers):
 class SinePosition(nn.Module):
     """SAM2's sine position encoding, computed in float32 for one frame and then cast.
 
-    transformers computes it in the model's dtype, for every frame and level.
+    transformers computes the encoding in the model's dtype, and again for every frame and level.
 
     Args:
         width: channels of the encoding.
@@ -271,12 +271,12 @@ class SinePosition(nn.Module):
 
 
 def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
-    """Return (N, 2, 256): SAM2's "not a point" token (1, 256), and then the prompt (N, 1, 256)."""
+    """Put SAM2's "not a point" token (1, 256) before the prompts (N, 1, 256); return (N, 2, 256)."""
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Return the mask logits (N, M, H, W), changed by the object score of the frame.
+    """Return the mask logits (N, M, H, W) after changing them by the object score of their frame.
 
     Args:
         output: the decoder's output.
@@ -317,7 +317,7 @@ class MemoryBank:
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is last. SAM2 uses the object pointers of many frames, but the features of a few frames only.
+        # The latest memory is last. SAM2 uses the object pointers of many frames, but the features of only a few frames.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -334,17 +334,17 @@ class MemoryBank:
 
 @torch.no_grad()
 def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tensor], *, batch: int = 8) -> Tensor:
-    """Return the mask logits of every frame, from those of some frames.
+    """Return the mask logits of every frame, made from the known mask logits of some frames.
 
     Args:
-        model: must be in evaluation mode, because SAM2's memory has dropout.
+        model: in evaluation mode, because SAM2's memory has dropout.
         pixels: (N, 3, S, S) normalised, in order of time.
         known: the known mask logits (H, W) of any size, by frame number. Logits are above 0 on the
             object. It must contain frame 0.
-        batch: spans processed in parallel; it changes memory use, not the result.
+        batch: number of spans that are processed in parallel; it changes the memory use, but not the result.
 
     Returns:
-        (N, 4h, 4w) float32. Known frames keep their logits, resized if necessary; the others get
+        (N, 4h, 4w) float32. Known frames keep their logits, resized if necessary. All other frames get
         the decoder's logits, which are all -1024 if the object is not in the frame.
 
     Raises:
@@ -374,13 +374,13 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
     lengths = {start: end - start for start, end in zip(starts, [*starts[1:], len(pixels)], strict=True)}
     spans = sorted((start for start in starts if lengths[start] > 1), key=lambda start: -lengths[start])  # longest first
     for first in range(0, len(spans), batch):
-        together = [range(start, start + lengths[start]) for start in spans[first : first + batch]]
-        _track(model, pixels, masks, together, known)
+        parallel = [range(start, start + lengths[start]) for start in spans[first : first + batch]]
+        _track(model, pixels, masks, parallel, known)
     return masks
 
 
 def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[range], known: Mapping[int, Tensor]) -> None:
-    """Write the masks of all frames after the first of each span; the longest span comes first."""
+    """Write into `masks` the masks of all frames except the first one of each span. The longest span comes first."""
     starts = [span.start for span in spans]
     prompts = torch.cat([_resize(known[start].to(pixels.device)[None, None], model.image_size) for start in starts]) > 0
     features = model.encode(pixels[starts])
@@ -446,7 +446,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
 def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
     """Return the memory of frames whose masks are (B, 1, S, S), 0 to 1."""
     # SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the batch size, and rounding would
-    # turn this into visible changes in the masks of later frames.
+    # turn this small difference into visible changes in the masks of later frames.
     sam2 = model.sam2
     scaled = mask * sam2.config.sigmoid_scale_for_mem_enc + sam2.config.sigmoid_bias_for_mem_enc
     encoded, position = sam2.memory_encoder(features.embedding, scaled)  # (B, C_mem, h, w) each
@@ -463,7 +463,7 @@ def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor
 
 
 def _no_points(model: TransformersMasks, frames: int) -> Tensor:
-    """Return the prompt tokens of frames without point prompts: two padding points (B, 2, 256)."""
+    """Return the prompt tokens (B, 2, 256) of frames without a point prompt: two padding points."""
     padding = model.sam2.prompt_encoder.not_a_point_embed.weight
     return with_padding_point(padding.expand(frames, 1, -1), padding)
 

@@ -1,4 +1,4 @@
-"""The whole LAVIDA network: it turns clips into one score and one mask per frame (paper, Figure 2).
+"""The whole LAVIDA network and its config. It turns clips into one score and one mask per frame (paper, Figure 2).
 
     frames ─┬─ vision tower ─ compression ─┐
             │           prompt with <SEG> ─┴─ prefill ─ h_seg ─┐
@@ -65,12 +65,12 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class PixelOptions:
-    """How large a frame is for each of the two encoders.
+    """The size of frames for Qwen2-VL, and which of their patches are dropped.
 
     Attributes:
         min_px, max_px: limits of a frame's area for Qwen2-VL at inference; its sides become multiples of 28.
         train_min_px, train_max_px: the same limits in training.
-        static_threshold: the vision tower drops patches that change less than this (see `moving_groups`); None keeps all.
+        static_threshold: patches that change less than this are dropped (see `moving_groups`); None keeps all patches.
     """
 
     min_px: int = 160 * QWEN_PX**2
@@ -102,7 +102,7 @@ class AdditionOptions:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Sizes of the three base models, as fields of their transformers configs; only for a preset."""
+    """Sizes of the three base models, as fields of their transformers configs. Only presets have them."""
 
     mllm: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
@@ -121,8 +121,8 @@ class LavidaConfig:
         seed: seed for the random weights of LAVIDA's own part if it was not trained.
         random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words
             would hardly affect the scores. None keeps each part's own initialisation, as training needs it.
-        parts: sizes of the base models. A LAVIDA folder has none, because each base model has its own config.json.
-        sources: the sources of the parts; only for information.
+        parts: sizes of the base models. Empty in a LAVIDA folder, where each base model has its own config.json.
+        sources: where the parts come from, and how they were trained; only for information.
     """
 
     name: str
@@ -145,7 +145,7 @@ class LavidaConfig:
             raise ValueError(f"mask_gate {self.mask_gate!r} is not one of {', '.join(get_args(MaskGate))}")
 
     def data_sets(self) -> frozenset[str]:
-        """Return the names of the data sets in `sources` from all training stages; may be empty."""
+        """Return the names of the data sets of all training stages; empty if `sources` does not name them."""
         try:
             return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
         except (KeyError, TypeError, IndexError):
@@ -172,7 +172,7 @@ class LavidaConfig:
 
 @dataclass(frozen=True)
 class Question:
-    """The categories of one prompt as tokens and as embeddings. It can be used for any number of clips.
+    """The categories of one prompt, as tokens and as embeddings. It can be used for any number of clips.
 
     Attributes:
         categories: C categories.
@@ -322,7 +322,7 @@ class Lavida(nn.Module):
             with self.clock("llm"):
                 hidden = self.mllm.hidden_at_seg(encoded.visual, questions[0].tokens)
             return self.judge(encoded, questions[0], hidden)
-        outputs = self.each(encoded, questions)
+        outputs = self.judge_each(encoded, questions)
         # The highest score of each frame over all prompts, with the mask of that prompt; the first prompt wins ties.
         scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
         best = scores.argmax(dim=0)
@@ -331,7 +331,7 @@ class Lavida(nn.Module):
             masks[best == number] = output.mask_logit[best == number]
         return LavidaOutput(scores.amax(dim=0), masks)
 
-    def each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
+    def judge_each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
         """Return one output per question; the language model reads the video only once."""
         with self.clock("llm"):
             prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
@@ -367,8 +367,8 @@ class Lavida(nn.Module):
         with self.clock("projector"):
             # (B, T, 256, h/4, w/4)
             maps = image.embedding.view(-1, encoded.frames, *image.embedding.shape[1:])
-            found: Prompts = self.projector(hidden, text, maps, image.position, text_mask)
-        return found
+            prompts: Prompts = self.projector(hidden, text, maps, image.position, text_mask)
+        return prompts
 
     def propagate(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
         """Propagate known masks with SAM2's video memory; return mask logits (N, h, w) float32.

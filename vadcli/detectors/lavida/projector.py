@@ -130,18 +130,18 @@ class Projector(nn.Module):
             text: category features, (C, D_txt) for all clips or (B, C, D_txt) for each clip.
             image: (B, T, C_img, h, w) image embedding.
             position: (1, C_img, h, w), its position encoding.
-            text_mask: (B, C) bool, True for the categories of each clip; the others have no
-                influence. None means that every clip has all categories.
+            text_mask: (B, C) bool, True for the categories of each clip; all other categories have no
+                influence on the clip. None means that every clip has all categories.
         """
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
-        mask = absent = None
+        mask = unused = None
         if text_mask is not None:
             # An attention weight of 0 is not enough for an unused category: if its features are NaN, 0 · NaN is NaN.
             text = text.masked_fill(~text_mask[:, :, None], 0)
-            counts = torch.cat([text_mask.new_ones(clips, 1), text_mask], dim=1)  # the first key always counts
+            counts = torch.cat([text_mask.new_ones(clips, 1), text_mask], dim=1)  # the first key, from h_seg, always counts
             mask = counts.repeat_interleave(frames, dim=0)[:, None, None]  # (N, 1, 1, 1 + C)
-            absent = ~text_mask.repeat_interleave(frames, dim=0)  # (N, C)
+            unused = ~text_mask.repeat_interleave(frames, dim=0)  # (N, C)
         clip = self.clip_semantics(seg)[:, None].repeat_interleave(frames, dim=0)  # (N, 1, d)
         frame = self.frame_semantics(text, image, position)  # (N, C, d)
         keys = torch.cat([clip, frame], dim=1)  # (N, 1 + C, d)
@@ -156,11 +156,11 @@ class Projector(nn.Module):
             return Prompts(sparse, presence)
         where = self.frame_semantics.where(text, image, position)  # (N, C, h · w + 1)
         if presence is not None and self.odds_scale is not None:
-            presence = presence + self.odds_scale * _likeliest(anywhere(where), absent).view(clips, frames)
+            presence = presence + self.odds_scale * _likeliest(anywhere(where), unused).view(clips, frames)
         dense = None
         if self.mask_prompt is not None:
             odds = where[..., :-1] - where[..., -1:]  # (N, C, h · w)
-            strongest = _likeliest(odds, absent).view(clips, frames, 1, *image.shape[-2:])
+            strongest = _likeliest(odds, unused).view(clips, frames, 1, *image.shape[-2:])
             dense = strongest / ODDS * self.mask_prompt[:, None, None]
         return Prompts(sparse, presence, dense)
 
@@ -307,8 +307,8 @@ class Attention(nn.Module):
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return the input of the softmax (N, heads, Q, K) for `queries` (N, Q, d) and `keys` (N, K, d)."""
         q, k = self._split(self.q(queries)), self._split(self.k(keys))
-        found: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
-        return found
+        logits: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        return logits
 
     def _split(self, tokens: Tensor) -> Tensor:
         """Split the width into heads: (N, K, inside) -> (N, heads, K, inside / heads)."""
@@ -320,9 +320,9 @@ def anywhere(where: Tensor) -> Tensor:
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
-def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
-    """Return the highest log odds (N, …) of C categories (N, C, …), except the `absent` ones (N, C)."""
+def _likeliest(odds: Tensor, unused: Tensor | None) -> Tensor:
+    """Return the highest log odds (N, …) of C categories (N, C, …), without categories that are `unused` (N, C)."""
     odds = odds.clamp(-ODDS, ODDS)
-    if absent is not None:
-        odds = odds.masked_fill(absent.view(*absent.shape, *[1] * (odds.dim() - 2)), -ODDS)
+    if unused is not None:
+        odds = odds.masked_fill(unused.view(*unused.shape, *[1] * (odds.dim() - 2)), -ODDS)
     return odds.amax(dim=1)

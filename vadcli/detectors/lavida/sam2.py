@@ -129,12 +129,12 @@ class Sam2Sizes:
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp: hidden channels of the mask decoder's feed-forward layers.
         iou_hidden: hidden channels of the head that predicts a mask's quality.
-        memory_channels: channels of a memory; masks can only be propagated if it is 64.
+        memory_channels: channels of a memory; with any other number than 64, masks cannot be propagated.
         memory_layers: layers of the memory attention.
         memory_mlp: hidden channels of the memory attention's feed-forward layers.
 
     Raises:
-        ValueError: no model has these sizes.
+        ValueError: a size is wrong, or the sizes do not fit together.
     """
 
     image_size: int = 1024
@@ -203,8 +203,8 @@ def sam2_config(**sizes: Any) -> Sam2VideoConfig:
     """Return a transformers config; the arguments are fields of Sam2Sizes.
 
     Raises:
-        ValueError: no model has these sizes.
-        TypeError: Sam2Sizes has no field with this name.
+        ValueError: a size is wrong, or the sizes do not fit together.
+        TypeError: an argument is not a field of Sam2Sizes.
     """
     size = Sam2Sizes(**sizes)
     dims = [size.embed_dim * 2**stage for stage in range(4)]
@@ -349,7 +349,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Return a Sam2VideoModel parameter's name in the sam2 package; for the point embeddings, four names.
+    """Return the name in the sam2 package of a parameter of Sam2VideoModel; four names for the point embeddings.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.
@@ -368,7 +368,7 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: `state` has a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the matrix for images comes last and replaces the other
+    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # so that the matrix for images, MATRICES[0], is used
         names = to_package(name)
         renamed |= zip(names, torch.split(state[name], 1) if name == POINTS else [state[name]], strict=True)
     return renamed
@@ -377,8 +377,8 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a (partial) state dict from the names of sam2 to those of Sam2VideoModel.
 
-    Meta's checkpoints contain such a state dict under `model`. Tensors are copied only if two tensors of the result would
-    otherwise share memory, because safetensors can't write those.
+    Meta's checkpoints contain such a state dict under `model`. A tensor that becomes two tensors is copied, because safetensors
+    can't write tensors that share memory.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have, or only some of the four point
@@ -410,13 +410,13 @@ def _patterns(side: int) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 class PackageMasks(ExactBuffers):
-    """SAM2 of Meta's package. Its state dict has Meta's names. There is no video memory.
+    """SAM2 of Meta's package, without the video memory. Its state dict has Meta's names.
 
-    Everything runs in the model's dtype except position encodings, which are computed in float32
+    Everything runs in the model's dtype, except position encodings, which are computed in float32
     and then cast.
 
     Args:
-        config: the sizes. Weights are random until `load_transformers_state` is called.
+        config: the sizes. The weights are random until `load_transformers_state` is called.
 
     Raises:
         WeightsError: the sam2 package is not installed, or can't be imported.
@@ -488,7 +488,7 @@ class PackageMasks(ExactBuffers):
             ),
             dense_prompt_embeddings=no_mask if dense is None else no_mask + dense.to(embedding.dtype),
             multimask_output=multimask,
-            repeat_image=False,  # there is one frame per prompt
+            repeat_image=False,  # one frame per prompt
             high_res_features=list(features.high),
         )
         return MaskOutput(object_logit[:, 0].float(), mask_logit.float(), iou.float())
@@ -506,7 +506,7 @@ def _image_encoder(vision: Any) -> nn.Module:
     image_encoder, hieradet = _part("modeling.backbones.image_encoder"), _part("modeling.backbones.hieradet")
     dims, heads = hiera.embed_dim_per_stage, hiera.num_attention_heads_per_stage
     for name, counts in (("embed_dim_per_stage", dims), ("num_attention_heads_per_stage", heads)):
-        if any(2 * one != other for one, other in itertools.pairwise(counts)):
+        if any(2 * before != after for before, after in itertools.pairwise(counts)):
             raise ValueError(
                 f"{name} {counts}: the sam2 package needs sizes that double at each stage; use --sam2 transformers"
             )

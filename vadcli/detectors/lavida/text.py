@@ -105,16 +105,16 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
         raise ValueError(f"the prompt must contain the video once, not {ids.count(video)} times: {text!r}")
     if seg == tokenizer.unk_token_id or ids.count(seg) != 1:
         raise ValueError(f"the prompt must contain {SEG} once: {text + options.answer!r}")
-    hole = ids.index(video)
-    after = tuple(ids[hole + 1 :])
+    video_place = ids.index(video)
+    after = tuple(ids[video_place + 1 :])
     lead = options.question.partition("{categories}")[0]
     start = text.find(lead + ", ".join(categories))
     ends: list[int] = []  # the character of `text` at which each category ends
     if start >= 0:  # otherwise the chat template changed the question
         lengths = (len(name) + 2 for name in categories)
         ends = [start + len(lead) + end for end in accumulate(lengths, initial=-2)][1:]
-    last = [bisect_left(encoded["offset_mapping"], end, key=itemgetter(1)) - hole - 1 for end in ends]
-    return PromptTokens(tuple(ids[:hole]), after, after.index(seg), tuple(last))
+    last = [bisect_left(encoded["offset_mapping"], end, key=itemgetter(1)) - video_place - 1 for end in ends]
+    return PromptTokens(tuple(ids[:video_place]), after, after.index(seg), tuple(last))
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
@@ -133,7 +133,7 @@ def add_seg(tokenizer: Any) -> int:
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer for a small Qwen2-VL. Deterministic.
 
-    It can encode any text, with at most `vocab_size` ids, including that of `<SEG>`.
+    It can encode any text, with at most `vocab_size` ids, including the id of `<SEG>`.
     """
     raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
     tokenizer = PreTrainedTokenizerFast(
@@ -206,7 +206,7 @@ class TextEncoder(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """Return pooled embeddings (C, width) without gradients. Too long categories are cut off."""
+        """Return pooled embeddings (C, width) without gradients. The end of a category that is too long is cut off."""
         with torch.no_grad():
             return self.pooled(categories)
 

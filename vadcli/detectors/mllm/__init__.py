@@ -17,13 +17,13 @@ from vadcli.weights.files import read_json
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b", "qwen3-vl-2b")
 """Names of public models in the weights manifest."""
 FAMILIES = ("qwen2_vl", "qwen3_vl")
-"""The `model_type` of the config.json of a model that can be used."""
+"""The values of `model_type` in the config.json of the models that can be used."""
 CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-VL or Qwen3-VL"
 
 
 @dataclass(frozen=True)
 class CompressionOption(DetectorOptions):
-    """How much of a clip the language model reads."""
+    """The option that says how much of a clip the language model reads."""
 
     compression: float | None = option(
         None,
@@ -40,13 +40,13 @@ class CompressionOption(DetectorOptions):
 
 
 def is_mllm(model: str) -> bool:
-    """True if `model` is the name of a public model or a folder of a usable family."""
+    """Return True if `model` is one of MODELS, or a folder with a model of one of FAMILIES."""
     folder = Path(model).expanduser()
     return mllm_family(folder) in FAMILIES if folder.is_dir() else model in MODELS
 
 
 def mllm_family(folder: Path) -> str:
-    """Return the `model_type` of a transformers folder; "" if it has none."""
+    """Return the `model_type` in the config.json of a folder; "" if it has none."""
     try:
         return str(read_json(folder / "config.json").get("model_type", ""))
     except (OSError, ValueError):

@@ -1,10 +1,12 @@
-"""Compresses the L visual tokens of a clip to about ratio · L (reverse attention, paper 3.4).
+"""Reduces the L visual tokens of a clip to about ratio · L (reverse attention, paper 3.4).
 
 The densest tokens, which show the background, become references. Each token is assigned to its nearest reference. Each
 reference becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least similar to the reference have
 the largest weights. No trained weights are used. Gradients pass through the sums, but not through the choice of the references.
 Everything is computed in float64 and cast back, so that the result doesn't depend on the order of a GPU's additions, on
 autocast or on TF32.
+
+`moving_groups` is another reduction, before the vision tower: it finds the patches that do not change in a clip.
 
 SharedSight and NamePooling are not in the paper. A small model needs them, because a few thousand clips are not enough to
 train a vision tower. The base presets don't use them.
@@ -25,7 +27,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # columns measured per row in addition to `count`; if this is larger, fewer rows need all columns
+SPARE = 8  # columns measured per row in addition to `count`; with more of them, fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -40,7 +42,7 @@ class CompressionOptions:
             unchanged; the random positions are the same in all clips.
         neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
         positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
-            `sequential` numbers them in one dimension. Not used in this file.
+            `sequential` numbers them in one dimension. Only `MultimodalLM.compressed` uses this.
         chunk: rows of the distance matrix per step, ≥ 1; changes memory and time, but not the result.
     """
 
@@ -138,15 +140,15 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     # Equal tokens are at distance 0 and have the same density. A token has only k neighbours, so k + 1
     # copies of each token are enough, and all further copies are left out. Otherwise a
     # clip of black frames would be slow: each of its tokens would be compared with all other tokens.
-    few, stand_in = _without_surplus_copies(tokens, neighbours + 1)
-    tokens = tokens[few]
+    kept, position = _without_surplus_copies(tokens, neighbours + 1)
+    tokens = tokens[kept]
     k = min(neighbours, tokens.shape[0] - 1)
     nearest, squared = _nearest(tokens, tokens, k, chunk=chunk, but_self=True)  # (L', k) each
     distance = (squared / tokens.shape[1]).sqrt()
     k_distance = distance[:, -1]  # (L',)
     # (L', k), sorted so that the same terms always give the same sum
     reach = torch.maximum(k_distance[nearest], distance).sort(dim=1).values
-    return (k / (reach.sum(dim=1) + EPSILON))[stand_in]
+    return (k / (reach.sum(dim=1) + EPSILON))[position]
 
 
 def references(density: Tensor, count: int) -> Tensor:
@@ -165,9 +167,9 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
         kept: (M,) the references' indices, ascending.
         chunk: rows of the distance matrix per step.
     """
-    few, _ = _without_surplus_copies(tokens[kept], 1)
-    nearest, _ = _nearest(tokens, tokens[kept[few]], 1, chunk=chunk)  # (L, 1)
-    owner = few[nearest[:, 0]]
+    unique, _ = _without_surplus_copies(tokens[kept], 1)
+    nearest, _ = _nearest(tokens, tokens[kept[unique]], 1, chunk=chunk)  # (L, 1)
+    owner = unique[nearest[:, 0]]
     owner[kept] = torch.arange(len(kept), device=tokens.device)
     return owner
 
@@ -204,9 +206,11 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (L',) of the first `most` copies of each token, and one place (L,) per token.
+    """Keep the first `most` copies of each token.
 
-    The place says where the token is among these copies. A surplus copy has the place of the last kept copy.
+    Returns:
+        (L',) the indices of the kept tokens, and (L,) the position of each token among the kept tokens. The
+        position of a token that is not kept is that of its last kept copy.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
@@ -215,9 +219,9 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     place = torch.arange(len(group), device=tokens.device)
     representative = torch.empty_like(order)
     representative[order] = order[torch.minimum(place, start + most - 1)]
-    few = torch.zeros(len(group), dtype=torch.bool, device=tokens.device)
-    few[representative] = True
-    return few.nonzero()[:, 0], (few.cumsum(0) - 1)[representative]
+    kept = torch.zeros(len(group), dtype=torch.bool, device=tokens.device)
+    kept[representative] = True
+    return kept.nonzero()[:, 0], (kept.cumsum(0) - 1)[representative]
 
 
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
@@ -254,13 +258,13 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
     if count + SPARE < len(columns):  # otherwise all columns are already measured
         unproven = torch.cat(doubtful).nonzero()[:, 0]
         for part in _slices(len(unproven), chunk):
-            some = unproven[part]
-            wide = rows[some].double(), columns.double()
+            again = unproven[part]  # indices of rows
+            wide = rows[again].double(), columns.double()
             distance = torch.cdist(*wide, compute_mode="donot_use_mm_for_euclid_dist")  # (chunk, C)
             if but_self:
-                distance.scatter_(1, some[:, None], math.inf)
+                distance.scatter_(1, again[:, None], math.inf)
             candidates = distance.sort(dim=1, stable=True).indices[:, :count]
-            index[some], squared[some] = _by_distance(rows[some], columns, candidates, count, None)
+            index[again], squared[again] = _by_distance(rows[again], columns, candidates, count, None)
     return index, squared
 
 
@@ -276,8 +280,8 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
     slack = 4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps / 2
     row_size = _squared_sizes(rows, centre, len(rows))
     bound = (row_size[:, None] + column_size) * (1 - slack)  # (R, C)
-    for some in _slices(rows.shape[1], DEPTH):
-        bound.addmm_(rows[:, some].double() - centre[some], (columns[:, some].double() - centre[some]).T, alpha=-2)
+    for part in _slices(rows.shape[1], DEPTH):
+        bound.addmm_(rows[:, part].double() - centre[part], (columns[:, part].double() - centre[part]).T, alpha=-2)
     return bound
 
 
@@ -299,11 +303,11 @@ STATIC_DISTANCE = 0.01
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Return which merge groups to keep: all groups of the first time step, and later the moving ones.
+    """Return which merge groups to keep: all groups of the first time step, and the moving groups of later steps.
 
-    A merge group is the four patches that become one visual token. At each later step, they are compared with the same patches
-    in the first step. A group moves if the mean cosine distance of its patches over all steps is at least the threshold.
-    The caller drops the patches of the other groups, and their positions.
+    A merge group is the four patches that become one visual token. At each later step, the patches are compared with the same
+    patches in the first step. A group moves if the mean cosine distance of its patches over all later steps is at least the
+    threshold. The caller drops the patches of all other groups, and their positions.
 
     Args:
         patches: (T, G, P, D) patch embeddings of one clip: time steps, merge groups, patches per
@@ -379,7 +383,8 @@ class SharedSight(nn.Module):
 class NamePooling(nn.Module):
     """Adds the hidden states of the categories to that of `<SEG>`.
 
-    Each state is weighted by the probability that its category is present. This probability is predicted from the state.
+    The weight of a category's state is the probability that the category is present. A linear layer predicts this probability
+    from the state.
 
     Args:
         width: D, the width of a hidden state.

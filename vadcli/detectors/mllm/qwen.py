@@ -1,10 +1,10 @@
-"""Qwen2-VL for LAVIDA (paper 3.5) and `ask`: visual tokens, compression, and one prefill.
+"""Qwen2-VL for LAVIDA (paper 3.5) and `ask`: frames become patches, visual tokens and one hidden state per clip.
 
-A prefill is one pass through the language model over a whole sequence of tokens. The result is a hidden state: LAVIDA takes
-the one at `<SEG>`, and `ask` the one at the last token.
+The hidden state comes from one prefill, which is one pass through the language model over a whole sequence of tokens. LAVIDA
+takes the hidden state at `<SEG>`, and `ask` takes the hidden state at the last token.
 
-Letters in shapes: B clips, P patches per clip, L visual tokens, M of them kept after compression, S tokens in the sequence, D
-model width.
+Letters in shapes: B clips, T frames per clip, (H, W) frame size, (h, w) frame size in patches, p = 14 px per patch, P patches
+per clip, L visual tokens, M visual tokens after compression, S tokens in the sequence, D model width.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ class MultimodalLM(ExactBuffers):
 
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
-        sight: makes the visual tokens; None if the vision tower makes them.
-        pooling: adds the categories' hidden states to the one at `<SEG>`; None leaves that one unchanged.
+        sight: makes the visual tokens from SAM2's features; None if the vision tower makes them.
+        pooling: adds the hidden states of the categories to the hidden state at `<SEG>`; None for models without it.
     """
 
     def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
@@ -254,26 +254,26 @@ class MultimodalLM(ExactBuffers):
         return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
     def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode those patches (pairs, G, 4, E) of one clip that are True in `moving` (pairs, G)."""
+        """Encode the patches (pairs, G, 4, E) of one clip whose group is True in `moving` (pairs, G)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
-        for step, wanted in zip(embedded, moving, strict=True):
-            angles = cos[wanted].flatten(0, 1), sin[wanted].flatten(0, 1)
-            if bool(wanted.any()):
-                steps.append(self._tower(step[wanted].flatten(0, 1)[None], angles))
+        for step, kept in zip(embedded, moving, strict=True):
+            angles = cos[kept].flatten(0, 1), sin[kept].flatten(0, 1)
+            if bool(kept.any()):
+                steps.append(self._tower(step[kept].flatten(0, 1)[None], angles))
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
     def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
         """Return the compressed tokens of one clip (paper 3.4) with their time, row and column."""
         tokens, index = clip
-        found = compress(tokens, options)
+        compressed = compress(tokens, options)
         rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
-        kept = index[found.kept]
+        kept = index[compressed.kept]
         if options.positions == "sequential":
             row = torch.arange(len(kept), device=kept.device)
-            return VisualTokens(found.tokens, row.expand(3, -1), len(kept), len(tokens))
+            return VisualTokens(compressed.tokens, row.expand(3, -1), len(kept), len(tokens))
         positions = torch.stack([kept // (rows * columns), kept // columns % rows, kept % columns])
-        return VisualTokens(found.tokens, positions, max(rows, columns), len(tokens))
+        return VisualTokens(compressed.tokens, positions, max(rows, columns), len(tokens))
 
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
         """Run one prefill per clip; return the hidden states (B, D) at `<SEG>`, after the norm.
@@ -294,15 +294,15 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Read the first text and the video once, so that several prompts can use the result."""
-        found = []
+        """Return the states after the first text and the video. Several prompts with the same first text can use them."""
+        prefixes = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
             model = self.qwen.model.language_model
             cache = DynamicCache(config=model.config)
             model(inputs_embeds=embedded, position_ids=positions, use_cache=True, **{CACHE: cache})
-            found.append(Prefix(rows, cache, embedded.shape[1], _next_position(group, prompt)))
-        return found
+            prefixes.append(Prefix(rows, cache, embedded.shape[1], _next_position(group, prompt)))
+        return prefixes
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
         """Return the same as `hidden_at_seg` for the clips of the prefixes. The prefixes can be used again."""
@@ -317,7 +317,7 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def continued(self, prefix: Prefix, prompt: PromptTokens, *, most: int, stop: set[int]) -> list[int]:
-        """Return the tokens of an answer. Each one is the most probable token after all earlier ones.
+        """Return the tokens of an answer. Each token is the most probable one after all earlier tokens.
 
         Args:
             prefix: one clip; the prefix can be used again.
@@ -326,18 +326,18 @@ class MultimodalLM(ExactBuffers):
             stop: ids of tokens that end the text; they are not returned.
         """
         states, positions = self._after(prompt, prefix.next_position, 1)
-        found: list[int] = []
+        answer: list[int] = []
         with _growing(prefix):
-            while len(found) < most:
+            while len(answer) < most:
                 output = self.qwen.model.language_model(
                     inputs_embeds=states, position_ids=positions, use_cache=True, **{CACHE: prefix.cache}
                 )
                 token = int(self.qwen.lm_head(output.last_hidden_state[0, -1]).float().argmax())
                 if token in stop:
                     break
-                found.append(token)
+                answer.append(token)
                 states, positions = self._embed((token,))[None], positions[..., -1:] + 1
-        return found
+        return answer
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
         """Run the whole sequences of all clips in one call, with one prompt per clip, for training.
@@ -346,8 +346,8 @@ class MultimodalLM(ExactBuffers):
 
         Args:
             clips: B clips.
-            prompts: B prompts, one per clip; all end in the same forced answer.
-            length: A, the number of tokens of that answer.
+            prompts: B prompts, one per clip; all end with the same forced answer.
+            length: A, the number of tokens of the answer.
         """
         parts = []
         for clip, prompt in zip(clips, prompts, strict=True):
@@ -399,8 +399,7 @@ class MultimodalLM(ExactBuffers):
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Run the tower's blocks and merger on patches (N, n, E); return visual tokens (N, n / 4, D).
 
-        There is no attention between the N pairs of frames. The forward pass in transformers processes one pair after
-        another, with the same result.
+        A pair of frames attends only to itself. transformers processes one pair after another, with the same result.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:
@@ -435,7 +434,7 @@ class MultimodalLM(ExactBuffers):
 
 
 def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Compute full attention inside each of N pairs of frames."""
+    """Return the attention layer's output (N, n, E) for N pairs of frames; each pair attends to itself."""
     n, length, _ = hidden.shape
     # (3, N, heads, n, e)
     qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
