@@ -1,18 +1,17 @@
 """Finds, lists, checks and fetches weights. It builds no model.
 
-A LAVIDA folder (the value of `--model`) has config.json, the transformers folders mllm/, text/ and
+A LAVIDA folder (the value of `--model`) contains config.json, the transformers folders mllm/, text/ and
 sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
 This file finds and checks such folders. `files` reads the manifest of known weights and compares files
 with their hashes. `hub` fetches, finds and deletes public base models and encoders.
 
 The first pull compares the files with the sizes and hashes on the hub. It writes the commit and the
-hashes to a lock file, and later pulls and checks require the same bytes. Only safetensors, JSON and
-text files are fetched, never a pickle. Only `pull` uses the network, and a scan never calls it.
+hashes to a lock file. Later pulls and checks require the same bytes. Only safetensors, JSON and text
+files are fetched, never a pickle. Only `pull` uses the network, and a scan never calls it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,21 @@ from typing import Any
 
 import vadcli
 from vadcli.errors import WeightsError
+from vadcli.types.text import did_you_mean
 from vadcli.weights.files import (
     CHECKSUMS_NAME,
     Entry,
     FileSum,
     Header,
     Verified,
+    all_names,
     entry,
     file_names,
     fingerprint,
     home,
     known,
+    looks_like_path,
     manifest,
-    nearest,
     read_header,
     read_json,
     refuse_pickles,
@@ -91,12 +92,12 @@ class WeightsStatus:
         name: a name in the manifest, or the name of a folder under `home()`.
         kind: base, encoder or lavida.
         folder: the folder of the weights; None if they are not on this machine.
-        trained: whether a LAVIDA folder is trained; None for other weights and for absent ones.
-        is_toy: True if a LAVIDA folder was trained only on the synthetic world.
-        bytes: size on this machine; None if the weights are not here.
+        trained: True if a LAVIDA folder is trained; None for other weights, and if the folder is absent.
+        bytes: size on this machine; None if the weights are not on this machine.
         commit: the commit of a base model that was pulled.
-        entry: the entry in the manifest; None if there is none.
+        entry: the entry in the manifest; None if the weights are not in the manifest.
         trouble: why the weights cannot be used; empty if they can be used.
+        is_toy: True if a LAVIDA folder was trained only on the synthetic world.
     """
 
     name: str
@@ -121,7 +122,7 @@ class WeightsStatus:
         return "untrained" if not self.trained else "toy" if self.is_toy else "trained"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the line of `vadcli weights list --json`; fields of the manifest are null if there is no entry."""
+        """Return the object that `vadcli weights list --json` prints; without an entry, the manifest's fields are null."""
         listed = self.entry
         return {
             "name": self.name,
@@ -146,8 +147,8 @@ def locate(model: str) -> Path:
     """Return the LAVIDA folder that `--model` names.
 
     Args:
-        model: the path of a folder, or a name. It is a path if it contains a path separator. A name
-            is looked up under `home()`, then in the checkout or the package.
+        model: a path (if the text contains a path separator) or the name of a folder. The folder with
+            this name is searched under `home()`, then in the checkout of vadcli, then in the package.
 
     Raises:
         WeightsError: the folder does not exist, or it is not a complete LAVIDA folder.
@@ -178,7 +179,7 @@ def share(folder: Path) -> None:
 def find(name: str) -> Path:
     """Return the folder with this path or name: a LAVIDA folder, a base model or an encoder.
 
-    Checks only that base models and encoders are complete.
+    A base model or an encoder must be complete. A LAVIDA folder is not checked.
 
     Raises:
         WeightsError: the folder is not on this machine, or a base model or encoder is not complete.
@@ -186,23 +187,23 @@ def find(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
+    if looks_like_path(name):
         raise WeightsError(f"{name}: the folder does not exist", hint=MAKE_ONE)
     item = known(name)
     if item is not None and item.on_hub:
         return pulled_folder(name)
-    found = next((folder for folder in _candidates(name) if folder.is_dir()), None)
-    if found is not None:
-        return found
+    folder = next((folder for folder in _candidates(name) if folder.is_dir()), None)
+    if folder is not None:
+        return folder
     if item is not None:
         raise WeightsError(f"{name}: not on this machine; {item.note}", hint="or use --detector motion, which needs no weights")
     names = [*(item.name for item in manifest().values() if item.kind == "lavida"), *_own_names()]
-    hint = f"did you mean {near}?" if (near := nearest(name)) else MAKE_ONE
+    hint = did_you_mean(name, all_names()) or MAKE_ONE
     raise WeightsError(f"no LAVIDA weights are called {name!r}; known: {', '.join(names)}", hint=hint)
 
 
 def is_trained(folder: Path) -> bool:
-    """True if both config.json and lavida.safetensors of the folder state that the weights are trained.
+    """Return True if both config.json and lavida.safetensors of the folder state that the weights are trained.
 
     Raises:
         WeightsError: config.json cannot be read, or the header of lavida.safetensors is damaged.
@@ -213,7 +214,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def is_toy(folder: Path) -> bool:
-    """True if config.json names the training's data sets, and the only one is the synthetic world.
+    """Return True if config.json lists the data sets of the training, and the synthetic world is the only data set.
 
     Raises:
         WeightsError: config.json cannot be read.
@@ -226,7 +227,7 @@ def is_toy(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Check the config, the parts and all safetensors headers of a LAVIDA folder, without loading tensors.
+    """Check the config, the parts and all safetensors headers of a LAVIDA folder. Load no tensors.
 
     Raises:
         WeightsError: something is missing or damaged, or the folder contains a pickle.
@@ -242,20 +243,20 @@ def check_folder(folder: Path) -> None:
 
 
 def status() -> list[WeightsStatus]:
-    """Return all weights of the manifest, then other folders under `home()`. Does not hash files."""
-    found = []
+    """Return the status of all weights in the manifest, then of the other folders under `home()`. Hash no files."""
+    statuses = []
     for item in manifest().values():
         if not item.on_hub:
-            found.append(_lavida_status(item.name, item))
+            statuses.append(_lavida_status(item.name, item))
             continue
         try:
             lock, folder = read_lock(item), base_folder(item.name)
         except WeightsError as error:
-            found.append(WeightsStatus(item.name, item.kind, None, entry=item, trouble=error.message))
+            statuses.append(WeightsStatus(item.name, item.kind, None, entry=item, trouble=error.message))
             continue
         size, commit = (_size(folder), lock.commit if lock else None) if folder else (None, None)
-        found.append(WeightsStatus(item.name, item.kind, folder, bytes=size, commit=commit, entry=item))
-    return [*found, *(_lavida_status(name, None) for name in _own_names())]
+        statuses.append(WeightsStatus(item.name, item.kind, folder, bytes=size, commit=commit, entry=item))
+    return [*statuses, *(_lavida_status(name, None) for name in _own_names())]
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -276,7 +277,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _candidates(name: str) -> Iterator[Path]:
-    """Yield the paths where a LAVIDA folder with this name can be, the preferred one first."""
+    """Yield the paths where a LAVIDA folder with this name can be, the preferred path first."""
     yield home() / name
     package = Path(vadcli.__file__).parent
     if (package.parent / "pyproject.toml").is_file():

@@ -1,8 +1,7 @@
-"""Knows the weights and their files: the manifest (weights.toml), hashes and safetensors headers. Loads no tensors."""
+"""Reads the manifest of known weights (weights.toml), and checks hashes and headers of their files. Loads no tensors."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from vadcli.errors import WeightsError
+from vadcli.types.text import did_you_mean
 
 HOME_VARIABLE = "VADCLI_WEIGHTS"
 FORMAT_VERSION = 1
@@ -27,7 +27,7 @@ CHECKSUMS_NAME = "checksums.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 HEADER_LENGTH_BYTES = 8
 MAX_JSON_BYTES = 64_000_000
-PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")  # torch's zip files, plain pickles
+PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")  # the first bytes of torch's zip files and of plain pickles
 LFS_MAGIC = b"version "
 
 
@@ -54,14 +54,14 @@ class FileSum:
 
 @dataclass(frozen=True)
 class Verified:
-    """The differences between a folder and its checksums. File names are relative, with `/`.
+    """The differences between a folder and its list of checksums. File names are relative, with `/`.
 
     Attributes:
         folder: the folder that was checked.
-        checked: number of listed files.
-        missing: listed files that do not exist.
-        changed: listed files whose contents differ from the list.
-        extra: files that are not listed.
+        checked: number of files in the list.
+        missing: files of the list that do not exist.
+        changed: files whose size or hash differs from the list.
+        extra: files that are not in the list.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """True if nothing is missing, changed or extra."""
+        """True if no file is missing, changed or extra."""
         return not (self.missing or self.changed or self.extra)
 
     def to_json(self) -> dict[str, Any]:
@@ -92,8 +92,8 @@ class Header:
     """The header of a safetensors file.
 
     Attributes:
-        metadata: name -> text.
-        tensors: name -> (dtype in safetensors' spelling, shape).
+        metadata: key -> text.
+        tensors: name of a tensor -> (safetensors' name of its dtype, its shape).
     """
 
     metadata: Mapping[str, str]
@@ -104,7 +104,7 @@ def write_checksums(folder: Path) -> Path:
     """Hash every file of a folder, write checksums.json atomically and return its path.
 
     Raises:
-        WeightsError: as in `refuse_pickles`.
+        WeightsError: the folder has a pickle or a damaged safetensors file, see `refuse_pickles`.
     """
     refuse_pickles(folder)
     sums = {name: file_sum(folder / name) for name in file_names(folder)}
@@ -117,7 +117,8 @@ def verify(folder: Path) -> Verified:
     """Return how the files of a folder differ from checksums.json; every file is hashed.
 
     Raises:
-        WeightsError: checksums.json is missing or damaged; also as in `refuse_pickles`.
+        WeightsError: checksums.json is missing or damaged. Also if no file differs, but the folder has a pickle or a damaged
+            safetensors file, see `refuse_pickles`.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder}: the folder does not exist", hint="`vadcli weights list` shows all weights")
@@ -128,7 +129,13 @@ def verify(folder: Path) -> Verified:
 
 
 def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:
-    """Return how the files of a folder differ from their expected hashes and sizes."""
+    """Return how the files of a folder differ from the listed hashes and sizes.
+
+    Args:
+        folder: the folder.
+        listed: file name -> expected hash and size.
+        extras_matter: True also reports files that are not listed.
+    """
     missing, changed = [], []
     for name, item in listed.items():
         path = folder / name
@@ -143,8 +150,8 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 def fingerprint(folder: Path) -> str:
     """Return one SHA-256 over all files of a folder, with or without a checksums.json.
 
-    The hashes in checksums.json are used if they fit the folder: all files are listed, no file is
-    missing, every size is right, and no file is newer than the list. Otherwise all files are read.
+    The hashes in checksums.json are used if this list fits the folder: it has exactly the files of the
+    folder, every size is right, and no file is newer than the list. Otherwise all files are hashed.
     """
     names = file_names(folder)
     try:
@@ -184,7 +191,7 @@ def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
 
     Raises:
         ValueError: a name points outside the folder, or a hash or size is not valid.
-        KeyError, TypeError: an entry has another form.
+        KeyError, TypeError: an entry is not a hash and a size.
     """
     for name in document:
         parts = PurePosixPath(name).parts
@@ -194,7 +201,7 @@ def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a safetensors file. Checks the header and the file's length, but reads no tensor.
+    """Return the header of a safetensors file. Check the header and the file's length, but read no tensor.
 
     Raises:
         WeightsError: the file is missing, a pickle, a Git LFS pointer, damaged or cut short.
@@ -211,7 +218,7 @@ def read_header(path: Path) -> Header:
             raise WeightsError(f"{path}: a Git LFS pointer, not the weights themselves", hint=hint)
         with safe_open(path, framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (`opened` is not a dict)
-            tensors = {name: (str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+            tensors = {name: (str(item.get_dtype()), tuple(item.get_shape())) for name, item in slices.items()}
             return Header(opened.metadata() or {}, tensors)
     except OSError as error:
         raise WeightsError(f"{path}: {(error.strerror or str(error)).lower()}") from error
@@ -221,10 +228,10 @@ def read_header(path: Path) -> Header:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Check the name of every file, and the header of every .safetensors file.
+    """Check the names of all files of a folder, and the headers of all .safetensors files.
 
     Raises:
-        WeightsError: a file looks like a pickle, or a .safetensors file is not in this format.
+        WeightsError: a file may be a pickle, or a .safetensors file is damaged or has another format.
     """
     for name in file_names(folder):
         if name.lower().endswith(PICKLE_SUFFIXES):
@@ -234,9 +241,9 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Return the relative, sorted names of all files except checksums.json and hidden files.
+    """Return the sorted, relative names of all files except checksums.json and hidden files.
 
-    Links to folders are followed if they do not form a loop.
+    Links to folders are followed, except links to a folder above them.
     """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
@@ -295,7 +302,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def share_file(path: Path, folder: Path) -> None:
-    """Give a file the read and write permissions of `folder`, if this user may change them."""
+    """Give a file the read and write permissions of `folder`. Do nothing if this user may not change them."""
     with suppress(OSError):
         path.chmod(folder.stat().st_mode & 0o666)
 
@@ -305,18 +312,18 @@ class Entry:
     """One entry of the manifest.
 
     Attributes:
-        name: the main name in `weights pull` and `--model`.
+        name: the main name, for `weights pull` and `--model`.
         kind: a public base model, an image-text encoder (for the detector `concept`), or a LAVIDA folder.
-        purpose: use of the weights, in words.
+        purpose: what the weights are used for.
         licence: the licence of the weights.
         repo_id: repository on the hub; empty for a LAVIDA folder.
         revision: branch, tag or commit in this repository; None means its default branch.
-        download_gb: rounded total size of the files in GB, only to inform users; None if unknown.
+        download_gb: rounded total size of the files in GB, only for messages; None if unknown.
         files: file name -> hash and size, for files whose hash is known before a pull.
         parts: LAVIDA folders only: sub-folder -> name of its base model.
         aliases: other names of the same files.
-        published: LAVIDA folders only: whether somebody has published trained weights.
-        note: other information for the user.
+        published: LAVIDA folders only: True if somebody has published trained weights.
+        note: more information for messages.
     """
 
     name: str
@@ -343,19 +350,19 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names of the entry, the main one first."""
+        """All names of the entry, the main name first."""
         return (self.name, *self.aliases)
 
 
 def home() -> Path:
-    """Return the folder of the LAVIDA folders and of the lock files of fetched base models.
+    """Return the folder that contains the LAVIDA folders, and the lock files of fetched base models.
 
-    It is the value of the environment variable VADCLI_WEIGHTS, or by default a folder in the user's data directory.
+    The environment variable VADCLI_WEIGHTS names it. Its default is a folder in the user's data directory.
     """
     from platformdirs import user_data_path
 
-    named = os.environ.get(HOME_VARIABLE)
-    return Path(named).expanduser() if named else user_data_path("vadcli") / "weights"
+    folder = os.environ.get(HOME_VARIABLE)
+    return Path(folder).expanduser() if folder else user_data_path("vadcli") / "weights"
 
 
 @cache
@@ -369,23 +376,23 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
     """Return the entries of a parsed manifest by their main names.
 
     Raises:
-        ValueError, TypeError: the document is not a manifest, a part is not on the hub, or two
-            entries have the same name or repository.
-        KeyError: a part is not in the manifest, or a file has no hash or no size.
+        ValueError, TypeError: the document is not a manifest, a part of a LAVIDA folder is not on the
+            hub, or two entries have the same name or repository.
+        KeyError: a part of a LAVIDA folder is not in the manifest, or a file has no hash or no size.
     """
     if document.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"weights.toml has format_version {document.get('format_version')!r}, not {FORMAT_VERSION}")
     entries = {}
     for name, table in document.items():
         if name != "format_version":
-            own = {"files": parse_sums(table.get("files", {})), "aliases": tuple(table.get("aliases", ()))}
-            entries[name] = Entry(name, **{**table, **own})
-    for what, found in (
+            parsed = {"files": parse_sums(table.get("files", {})), "aliases": tuple(table.get("aliases", ()))}
+            entries[name] = Entry(name, **{**table, **parsed})
+    for what, values in (
         ("name", [name for item in entries.values() for name in item.names]),
         ("repository", [item.repo_id for item in entries.values() if item.on_hub]),
     ):
-        if twice := next((value for value in found if found.count(value) > 1), None):
-            raise ValueError(f"two entries have the {what} {twice}: make one an alias of the other")
+        if repeated := next((value for value in values if values.count(value) > 1), None):
+            raise ValueError(f"two entries have the {what} {repeated}: make one an alias of the other")
     for item in entries.values():
         for part in item.parts.values():
             if not entries[part].on_hub:
@@ -394,24 +401,28 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def known(name: str) -> Entry | None:
-    """Return the entry with that name or alias; None if no entry has it."""
+    """Return the entry with this name or alias; None if the manifest has no such entry."""
     return next((item for item in manifest().values() if name in item.names), None)
 
 
-def nearest(name: str) -> str | None:
-    """Return the name in the manifest that is most similar to a misspelt name; None if no name is similar."""
-    names = [one for item in manifest().values() for one in item.names]
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+def all_names() -> list[str]:
+    """Return all names and aliases in the manifest."""
+    return [name for item in manifest().values() for name in item.names]
 
 
 def entry(name: str) -> Entry:
-    """Return the entry with that name or alias.
+    """Return the entry with this name or alias.
 
     Raises:
-        WeightsError: no entry has this name.
+        WeightsError: the manifest has no such entry.
     """
-    found = known(name)
-    if found is None:
-        hint = f"did you mean {near}?" if (near := nearest(name)) else f"known: {', '.join(manifest())}"
+    item = known(name)
+    if item is None:
+        hint = did_you_mean(name, all_names()) or f"known: {', '.join(manifest())}"
         raise WeightsError(f"no weights are called {name!r}", hint=hint)
-    return found
+    return item
+
+
+def looks_like_path(name: str) -> bool:
+    """Return True if the value of an option is a path of a folder, and not a name of weights."""
+    return os.sep in name or (os.altsep is not None and os.altsep in name) or name.startswith("~")

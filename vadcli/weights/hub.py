@@ -1,14 +1,14 @@
 """Fetches public base models from the Hugging Face hub, checks them, finds them in the hub's cache and deletes them.
 
-HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN control how huggingface_hub fetches files. HF_HOME and HF_HUB_CACHE define where its
-cache is. `home()/.locks` has one lock file per pulled model, with the commit and the size and hash of every file. `remove`
-deletes only the revision in the lock file, and no file of the user or of another program.
+The environment variables of huggingface_hub work: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network, HF_HOME and
+HF_HUB_CACHE for the folder of its cache. `home()/.locks` has one lock file per pulled model. A lock file has the commit, and
+the size and hash of every file. `remove` deletes only the revision in the lock file, and no file of the user or of another
+program.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +28,7 @@ from vadcli.weights.files import (
     file_sum,
     home,
     known,
+    looks_like_path,
     manifest,
     parse_sums,
     read_header,
@@ -64,9 +65,9 @@ class Lock:
 
 
 def base_folder(name: str) -> Path | None:
-    """Return the folder of a base model in the hub's cache; None if it is absent or incomplete.
+    """Return the folder of a base model in the hub's cache; None if the model is absent or incomplete.
 
-    Does not use the network. Also finds a model that another program fetched, if it has safetensors.
+    This also finds a model that another program fetched, if the model has safetensors. The network is not used.
     """
     item = entry(name)
     lock = read_lock(item)
@@ -123,15 +124,18 @@ def read_lock(item: Entry) -> Lock | None:
 
 
 def lock_paths(item: Entry) -> list[Path]:
-    """Return the possible paths of a model's lock file, the present one first; older versions used aliases."""
+    """Return the possible paths of a model's lock file. The first path is used now; older versions used the aliases."""
     return [home() / ".locks" / f"{name}.json" for name in item.names]
 
 
 def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
-    """Return the folder of a model's snapshot in the hub's cache; None if there is no such snapshot.
+    """Return the folder of a model's snapshot in the hub's cache; None if the cache has no such snapshot.
 
-    Without a revision, this is the default branch, or else the newest complete snapshot. If `whole`
-    is True, the snapshot must have a config and all safetensors files that its index lists.
+    Args:
+        item: the model.
+        revision: the revision; None is the default branch, or the newest complete snapshot if the cache has
+            no default branch.
+        whole: True if the snapshot must have a config and all safetensors files that its index lists.
     """
     repository = repo_folder(item)
     if not repository.is_dir():
@@ -143,22 +147,22 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
     except (LocalEntryNotFoundError, OSError) as error:
         partial = getattr(error, "snapshot_path", None)
         if revision is None:  # the cache has no default branch if the model was fetched by commit or pull request
-            found = [folder for folder in (repository / "snapshots").glob("*") if _is_model(folder)]
-            return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+            models = [folder for folder in (repository / "snapshots").glob("*") if _is_model(folder)]
+            return max(models, key=lambda folder: folder.stat().st_mtime_ns, default=None)
         return Path(partial) if partial and not whole else None
     return folder if not whole or _is_model(folder) else None
 
 
 def snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
-    """Return the folder of a revision, or of the default branch. Fetches absent files unless `local` is True."""
+    """Return the folder of a revision, or of the default branch. Fetch absent files, unless `local` is True."""
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(item.repo_id, revision=revision, local_files_only=local, **PATTERNS))
 
 
 def repo_folder(item: Entry) -> Path:
-    """Return the folder of a model in the hub's cache, without the slow imports of huggingface_hub."""
-    from huggingface_hub import constants
+    """Return the folder of a model's repository in the hub's cache."""
+    from huggingface_hub import constants  # the other modules of huggingface_hub are slow to import
 
     return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *item.repo_id.split("/")])
 
@@ -177,7 +181,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def has_size(path: Path, size: int | None) -> bool:
-    """True if the file exists and has this size; None fits every size."""
+    """Return True if the file exists and has this size; with None, it may have any size."""
     return path.is_file() and (size is None or path.stat().st_size == size)
 
 
@@ -190,7 +194,7 @@ class Declared:
     git_id: str | None
 
     def fits(self, path: Path) -> bool:
-        """True if the file has the declared length and hash."""
+        """Return True if the file has the declared length and hash."""
         if not path.is_file() or (self.bytes is not None and path.stat().st_size != self.bytes):
             return False
         if self.sha256 is not None:
@@ -209,7 +213,7 @@ class Pulled:
         folder: the folder of its files in the hub's cache.
         commit: the commit of the files.
         bytes: the total size of the files.
-        fetched: False if all files were already here.
+        fetched: False if all files were already on this machine.
     """
 
     name: str
@@ -228,18 +232,18 @@ def pull(
 ) -> tuple[Pulled, ...]:
     """Fetch a base model, or all base models of a LAVIDA folder.
 
-    Files that are already here are verified, and are fetched again if they are damaged. An interrupted
-    download continues where it stopped.
+    Files that are already on this machine are verified, and are fetched again if they are damaged. An
+    interrupted download continues where it stopped.
 
     Args:
         name: a name of the manifest.
         update: fetch the newest state of the repository instead of the pinned one.
         progress: let huggingface_hub draw progress bars on stderr.
-        say: is called with one line per step.
+        say: a function that gets one line of text per step.
 
     Raises:
-        WeightsError: the name is unknown, there is nothing to fetch, the repository does not exist or
-            this user has no access to it, or files have wrong hashes.
+        WeightsError: the name is unknown, the entry has no files on the hub, the repository does not
+            exist or this user has no access to it, or files have wrong hashes.
         VadcliError: the network does not work, or the disk is full.
     """
     wanted = entry(name)
@@ -274,7 +278,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 @contextmanager
 def _one_line(item: Entry) -> Iterator[None]:
-    """Turn the errors of a block that fetches `item` into errors of one line with advice."""
+    """Turn an error inside the `with` block, which fetches `item`, into an error with a message of one line and a hint."""
     from huggingface_hub import errors
 
     where = f"{item.name}: {item.repo_id}"
@@ -310,9 +314,13 @@ def _one_line(item: Entry) -> Iterator[None]:
 
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Return a cached model without a check. It must have no lock file, which would need a check."""
+    """Return a model in the cache that has no lock file. Its files are not checked.
+
+    Raises:
+        WeightsError: the model is not in the cache, or its files differ from its lock file.
+    """
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
-    if folder is None or lock is not None:
+    if folder is None or lock is not None:  # the caller has found that the files differ from the lock file
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
         raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
     say(f"{item.name}: HF_HUB_OFFLINE is set: files are taken from the cache without a check, because no lock file exists")
@@ -321,7 +329,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Return the commit to fetch and its declared files, from the lock or else from the hub."""
+    """Return the commit to fetch and the files that it should have, according to the lock file or, without it, the hub."""
     if lock is not None:
         return lock.commit, {file: Declared(listed.bytes, listed.sha256, None) for file, listed in lock.files.items()}
     from huggingface_hub import HfApi
@@ -345,7 +353,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request in which the hub's converter made safetensors from the same pickles."""
+    """Return the pull request in which the hub's converter added safetensors that it made from the same pickles."""
 
     def pickles(info: ModelInfo) -> dict[str, str]:
         return {name: file.lfs.sha256 for name, file in _siblings(info).items() if name.endswith(".bin") and file.lfs}
@@ -366,7 +374,7 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
 def _download(
     item: Entry, commit: str, declared: Mapping[str, Declared], *, progress: bool, say: Callable[[str], None]
 ) -> Path:
-    """Fetch all files and check them. A file with a wrong hash is fetched once more."""
+    """Fetch all files, check them and return their folder. A file with a wrong hash is fetched once more."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -386,13 +394,13 @@ def _download(
     say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = snapshot(item, commit, local=False)
     for name in (name for name, expected in declared.items() if not expected.fits(folder / name)):
-        say(f"{item.name}: {name} is not what the hub declares; fetching it again")
+        say(f"{item.name}: {name} differs from the file on the hub; fetching it again")
         path = Path(hf_hub_download(item.repo_id, name, revision=commit, force_download=True))
         if not declared[name].fits(path):
             path.resolve().unlink()
             raise WeightsError(
-                f"{path}: fetched twice, but it is still not what {item.repo_id} declares at {commit[:12]}",
-                hint="a proxy or mirror changes files, or the repository was rewritten: try --update",
+                f"{path}: fetched twice, but it still differs from the file in {item.repo_id} at {commit[:12]}",
+                hint="perhaps a proxy or mirror changes files, or the repository was rewritten: try --update",
             )
     for name in declared:
         if name.endswith(".safetensors"):
@@ -421,7 +429,7 @@ class Removed:
     Attributes:
         name: the model's main name in the manifest.
         commit: the commit whose files were deleted.
-        freed_bytes: freed disk space, without files that a LAVIDA folder shares by a hard link.
+        freed_bytes: freed disk space. A file that a LAVIDA folder shares by a hard link frees no space.
         kept_bytes: size of the files of other revisions of the same repository, which stay in the cache.
     """
 
@@ -436,11 +444,11 @@ class Removed:
 
 
 def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Removed:
-    """Delete a pulled model from the hub's cache, and delete its lock file. Does not use the network.
+    """Delete a pulled model from the hub's cache, and delete its lock file. The network is not used.
 
     Args:
         name: a name or alias of the manifest.
-        say: is called with one line per fact that the user should know, such as other names of the same files.
+        say: a function that gets one line of text per fact that the user should know, such as other names of the same files.
 
     Raises:
         WeightsError: the name is unknown, is a folder, or was not fetched by vadcli.
@@ -448,8 +456,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     """
     item = known(name)
     if item is None:
-        is_path = os.sep in name or (os.altsep is not None and os.altsep in name) or name.startswith("~")
-        if is_path or Path(name).is_dir() or (home() / name).is_dir():
+        if looks_like_path(name) or Path(name).is_dir() or (home() / name).is_dir():
             raise WeightsError(f"{name}: this command does not remove your own folders", hint=OWN_FOLDER)
         item = entry(name)  # raises the error for an unknown name
     if not item.on_hub:
@@ -462,9 +469,9 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     if lock is None:
         hint = f"if another program fetched {item.repo_id}, `hf cache rm model/{item.repo_id}` removes it"
         raise WeightsError(f"{name}: not fetched by vadcli, so there is nothing to remove", hint=hint)
-    others = ", ".join(other for other in item.names if other != name)
-    if others:
-        say(f"{name}: the same files are also called {others}")
+    other_names = ", ".join(other for other in item.names if other != name)
+    if other_names:
+        say(f"{name}: the same files are also called {other_names}")
     for lavida in manifest().values():
         if item.name in lavida.parts.values():
             say(f"{name}: {lavida.name} is built from it; folders that are already built keep working")
@@ -494,14 +501,15 @@ def _delete_revision(repo_id: str, folder: Path, commit: str) -> tuple[int, int]
     revisions = [
         revision for repo in cache.repos if repo.repo_type == "model" and repo.repo_id == repo_id for revision in repo.revisions
     ]
-    kept = {file.blob_path: file.size_on_disk for one in revisions if one.commit_hash != commit for file in one.files}
-    files = [file for one in revisions if one.commit_hash == commit for file in one.files]
+    other_revisions = [revision for revision in revisions if revision.commit_hash != commit]
+    kept = {file.blob_path: file.size_on_disk for revision in other_revisions for file in revision.files}
+    files = [file for revision in revisions if revision.commit_hash == commit for file in revision.files]
     own = {file.blob_path: file.size_on_disk for file in files if file.blob_path not in kept}
     # A LAVIDA folder may have a hard link to a file. Then deleting the file in the cache frees no space.
     freed = sum(size for path, size in own.items() if path.stat().st_nlink == 1)
     if files:
         level = hub_logging.get_verbosity()
-        hub_logging.set_verbosity(logging.ERROR)  # hides its tracebacks for files that cannot be deleted
+        hub_logging.set_verbosity(logging.ERROR)  # hides the tracebacks that it logs for files that cannot be deleted
         try:
             cache.delete_revisions(commit).execute()
         finally:
