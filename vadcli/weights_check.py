@@ -1,13 +1,18 @@
 """Self-tests of weights that are on this machine: `vadcli weights check`.
 
-A hash does not show whether an encoder understands a picture. `check_encoder` tests this with drawn
-pictures: the right sentence for a picture must have a higher cosine than the sentences for the other
-pictures. `check_asker` asks a language model yes/no questions about drawn pictures. `check_masks`
-asks a mask decoder for the disc around a point. A test fails with random weights, swapped colour
-channels or a tokenizer with wrong rules. Some answers may be wrong, because public encoders are weak
-at some tasks, such as the direction of stripes.
+Files with the right hash can still give wrong results, for example with a wrong tokenizer. So the
+model gets pictures that this file draws:
 
-`CHECKS` lists the tests by the `model_type` of a transformers config. Nothing uses the network.
+- An image-text encoder must give the right sentence for a picture a higher cosine than the sentences
+  for the other pictures (`check_encoder`).
+- A language model answers yes/no questions about the pictures (`check_asker`).
+- A mask decoder must find the disc around a point (`check_masks`).
+
+Each test needs only a number of right answers, because public encoders are weak at some tasks, such
+as the direction of stripes. This number is out of reach with random weights, with swapped colour
+channels, or with a tokenizer that has wrong rules.
+
+`CHECKS` lists the tests by the `model_type` in a transformers config. The network is never used.
 """
 
 from __future__ import annotations
@@ -45,9 +50,9 @@ COLOURS: Mapping[str, Colour] = {
 WHITE, GREY = (255, 255, 255), (200, 200, 200)
 WORDS = ("stop", "taxi", "open", "fire")
 
-LEAST_MARGIN = 1e-4  # a smaller difference of two cosines may come from rounding, so it does not count as an answer
+LEAST_MARGIN = 1e-4  # a smaller difference between two cosines may come from rounding, so the answer counts as wrong
 LEAST_SAME = 0.99  # smallest cosine of a sentence in lower case with the same sentence in capitals
-LEAST_IOU = 0.8
+LEAST_IOU = 0.8  # smallest overlap of a mask with the drawn disc
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,11 @@ class CheckResult:
 
     Attributes:
         name: the test's name.
-        what: description of the pictures and the comparison.
+        what: what the test compares, in words.
         measure: name of the measure. "margin" is the cosine of the right sentence minus the highest
             cosine of a wrong sentence, as a mean over the pictures. "log-odds" is the same with the
-            log-odds of yes/no questions. "cosine", "length" and "IoU" are the worst value of all.
+            log-odds of yes/no questions. "cosine", "length" and "IoU" are the worst value of all
+            sentences, vectors or masks.
         value: value of the measure.
         right: number of right answers.
         count: number of answers.
@@ -109,9 +115,9 @@ def check(name: str) -> list[CheckResult]:
         config = read_json(path)
     except (OSError, ValueError) as error:
         message = f"{folder}: not a transformers folder: config.json can't be read: {error}"
-        raise WeightsError(message, hint="fetch the folder again, or give another one") from error
+        raise WeightsError(message, hint="fetch the folder again, or name another folder") from error
     if "format_version" in config:
-        hint = "test a model that it is built from, such as `vadcli weights check sam2.1-hiera-small`"
+        hint = "test one of the base models that it is built from, such as `vadcli weights check sam2.1-hiera-small`"
         raise WeightsError(f"{name}: a LAVIDA folder has no self-test of its own", hint=hint)
     kind = str(config.get("model_type"))
     if kind not in CHECKS:
@@ -120,7 +126,7 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Return the results of all questions, and of two tests of the vectors alone.
+    """Return the results of all questions, and of two more tests: capitals, and the length of the vectors.
 
     Args:
         encoder: any image-text encoder. It encodes about fifty pictures and a hundred sentences.
@@ -135,7 +141,7 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
         texts = np.stack([vectors.mean(axis=0) for vectors in wordings])  # (K, D)
         texts /= np.maximum(1e-12, np.linalg.norm(texts, axis=1, keepdims=True))
         results.append(_ranked(question, images @ texts.T))
-    # CLIP and SigLIP were trained on lower-case text, so their tokenizers must turn capitals into small letters.
+    # CLIP and SigLIP were trained with lower-case text, so their tokenizers must turn capitals into small letters.
     sentences = [wording[0] for question in asked for wording in question.sentences]
     small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
     cosines, count = (small * capital).sum(axis=1), len(sentences)
@@ -148,10 +154,10 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
 
 
 def check_asker(asker: Asker) -> list[CheckResult]:
-    """Return the results of yes/no questions about clips. The right one must have the highest log-odds of "yes".
+    """Return the results of yes/no questions about clips. The right question must have the highest log-odds of "yes".
 
     Args:
-        asker: any `Asker`. It answers six questions about each of six clips, and nine about each of nine clips.
+        asker: any `Asker`. It answers six questions about each of six clips, and nine questions about each of nine clips.
     """
     from vadcli.detectors.ask import Question as YesNo
 
@@ -165,14 +171,14 @@ def check_asker(asker: Asker) -> list[CheckResult]:
 
 
 def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
-    """Return the result of a question from the cosines or log-odds (N, K) of N pictures and K answers."""
+    """Return the result of a question from the cosines or log-odds (N, K) of its N pictures and K answers."""
     rows = np.arange(len(question.answers))
     right = cosines[rows, question.answers]
     wrong = cosines.copy()
     wrong[rows, question.answers] = -np.inf
     margins = right - wrong.max(axis=1)
-    value, found = _finite(margins.mean()), int((margins > LEAST_MARGIN).sum())
-    return CheckResult(question.name, question.what, measure, value, found, len(rows), question.needed)
+    value, right_answers = _finite(margins.mean()), int((margins > LEAST_MARGIN).sum())
+    return CheckResult(question.name, question.what, measure, value, right_answers, len(rows), question.needed)
 
 
 def _finite(value: Any) -> float:
@@ -184,7 +190,10 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Test that the mask at a point is the disc around it, first with one disc and then with two discs."""
+    """Return the results of two tests: a mask decoder gets a point and must find the disc around this point.
+
+    The pictures of the first test have one disc, the pictures of the second test have two discs.
+    """
     places = [(192, 192, 90), (120, 150, 60), (250, 230, 80), (150, 260, 50)]  # x, y, radius in pixels
     neighbours = [(340, 340, 35), (300, 300, 45), (90, 90, 45), (280, 90, 45)]
     colours = list(COLOURS.values())
@@ -199,22 +208,22 @@ def check_masks(segment: Segment) -> list[CheckResult]:
         right = sum(overlap >= LEAST_IOU for overlap in overlaps)
         return CheckResult(name, what, "IoU", min(overlaps), right, len(overlaps), needed)
 
-    pairs = [[one, other] for one, other in zip(shown, beside, strict=True)]
+    pairs = [[target, other] for target, other in zip(shown, beside, strict=True)]
     return [
-        test("disc", "a disc from a point at its centre", [[one] for one in shown], len(places)),
+        test("disc", "a disc from a point at its centre", [[target] for target in shown], len(places)),
         test("one of two discs", "the disc at the point, and not its neighbour", pairs, len(places) - 1),
     ]
 
 
 def _draw_discs(pen: ImageDraw, discs: list[tuple[int, int, int, Colour]]) -> None:
-    for one in discs:
-        disc(pen, *one)
+    for x, y, radius, colour in discs:
+        disc(pen, x, y, radius, colour)
 
 
 def sam2_segment(folder: Path) -> Segment:
     """Return a function that computes masks from points with a SAM2 model, in float32 on the CPU.
 
-    `--refine-masks` uses the same model and the same code, with a box as a second prompt.
+    `--refine-masks` uses the same model and the same code, but also prompts the model with a box.
 
     Raises:
         WeightsError: the folder cannot be loaded as SAM2.
@@ -226,8 +235,8 @@ def sam2_segment(folder: Path) -> Segment:
 
     def segment(frames: ByteArray, points: FloatArray) -> BoolArray:
         height, width = frames.shape[1:3]
-        masks = [refiner.segment(*one, width, height) for one in zip(frames, points[:, None, None], strict=True)]
-        return np.concatenate(masks)
+        pairs = zip(frames, points[:, None, None], strict=True)
+        return np.concatenate([refiner.segment(frame, point, width, height) for frame, point in pairs])
 
     return segment
 
@@ -262,11 +271,11 @@ CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
 
 @dataclass(frozen=True)
 class Question:
-    """Drawn pictures, and sentences. An encoder must find the right sentence for each picture.
+    """Drawn pictures and sentences: an encoder must find the right sentence for each picture.
 
     Attributes:
         name: the test's name.
-        what: description of the pictures.
+        what: the pictures in words.
         pictures: (N, SIDE_PX, SIDE_PX, 3) uint8.
         answers: per picture, the index of the right answer in `sentences`.
         sentences: per answer, several wordings. The mean of their embeddings is compared with the picture.
@@ -282,12 +291,12 @@ class Question:
 
 
 def questions() -> tuple[Question, ...]:
-    """Return all questions, with drawn pictures. The pictures are the same every time."""
+    """Return all questions with their pictures. Every call draws the same pictures."""
     return (_discs(), _shapes(), _stripes(), _words(), _day_and_night())
 
 
 def clip_questions() -> tuple[Question, ...]:
-    """Return yes/no questions about clips that show one picture all the time."""
+    """Return yes/no questions about clips. All frames of a clip are the same picture."""
     shapes = _shapes()
     ask = "Does this video clip show {}?"
     colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
@@ -337,7 +346,7 @@ def _shape(pen: ImageDraw, *, kind: str, x: int, y: int, colour: Colour, size: i
 
 
 def _stripes() -> Question:
-    # Public encoders are weak at directions. An encoder that confuses all directions still has 4 + 2 right answers.
+    # Public encoders are weak at directions. If an encoder takes all stripes for vertical, 2 + 4 answers are still right.
     column, row = np.meshgrid(np.arange(SIDE_PX) // 32 % 2, np.arange(SIDE_PX) // 32 % 2)
     patterns = (column, row, column ^ row, np.zeros_like(column))
     pairs = np.array([[WHITE, COLOURS["black"]], [COLOURS["yellow"], COLOURS["blue"]]], np.uint8)
@@ -369,11 +378,11 @@ def _words() -> Question:
 
 
 def _day_and_night() -> Question:
-    # With two answers instead of six, random weights would be right in half of the cases.
+    # All pictures share six answers: with two answers (day, night), random weights would be right in half of the cases.
     scenes = {"street": "a street with houses", "hills": "hills with a tree", "sea": "a boat on the sea"}
     pictures = [drawn(partial(_scene, kind=kind, night=night), WHITE) for kind in scenes for night in (False, True)]
     wordings = (("{} by day", "{} in bright daylight"), ("{} at night", "{} in the dark of the night"))
-    sentences = tuple(tuple(one.format(scene) for one in wording) for scene in scenes.values() for wording in wordings)
+    sentences = tuple(tuple(text.format(scene) for text in wording) for scene in scenes.values() for wording in wordings)
     answers = tuple(range(len(sentences)))
     return Question("day and night", "3 scenes by day and at night", np.stack(pictures), answers, sentences, needed=4)
 
