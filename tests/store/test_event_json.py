@@ -21,7 +21,6 @@ from vadcli.store.events import (
     load,
     read_events,
     schema,
-    to_text,
     validate,
     write_events,
 )
@@ -204,8 +203,7 @@ def test_a_failed_video_has_no_events_and_a_stored_scan_is_over():
         replace(DOCUMENT, video={"path": "a.mp4"})
 
 
-def test_a_raw_path_in_an_error_is_written_as_utf8():
+def test_a_raw_path_in_an_error_is_written_as_utf8(tmp_path: Path):
     raw = os.fsdecode(b"caf\xe9.mp4")
-    text = to_text(replace(FAILED, failure=Failure("open", f"{raw}: vanished")))
-    assert "caf%E9.mp4: vanished" in text
-    text.encode()
+    write_events(tmp_path / "a.json", replace(FAILED, failure=Failure("open", f"{raw}: vanished")))
+    assert "caf%E9.mp4: vanished" in (tmp_path / "a.json").read_text("utf-8")

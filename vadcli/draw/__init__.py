@@ -34,7 +34,7 @@ NORMAL: Colour = (86, 180, 233)  # everybody can tell sky blue from orange, with
 EVENT: Colour = (240, 164, 30)
 LIMIT: Colour = (196, 204, 216)
 
-WHOLE_UP_TO_S = 45.0  # the window shows the whole video if the video is not longer than this
+WHOLE_UP_TO_S = 45.0  # if a video is not longer than this, the window shows the whole video
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
 _SMOOTH = 3  # the curve is drawn larger by this factor and then reduced: this smooths its edges
@@ -43,7 +43,7 @@ _SMOOTH = 3  # the curve is drawn larger by this factor and then reduced: this s
 class ScoreCurve:
     """The score curve of one video.
 
-    Tiles of the curve are drawn when they are needed. So a long video needs no more memory.
+    The curve is drawn in tiles, and only when a tile is needed. So a long video needs no more memory than a short one.
 
     Args:
         table: the scores.
@@ -84,9 +84,9 @@ class ScoreCurve:
                 continue
             past, future = self._tile(number)
             picture.paste(future, (x, 0))
-            seen = playhead - x
-            if seen > 0:
-                picture.paste(past.crop((0, 0, min(seen, self.width), self.height)), (x, 0))
+            past_px = playhead - x
+            if past_px > 0:
+                picture.paste(past.crop((0, 0, min(past_px, self.width), self.height)), (x, 0))
         return picture, playhead
 
     def strip(self, width: int, height: int) -> Image.Image:
@@ -121,7 +121,7 @@ class ScoreCurve:
         value[edges[:-1] > self.end_s] = np.nan
         fill, line = _strokes(value, self.height)
         colour = np.where(in_event[:, None], EVENT, NORMAL).astype(np.float32)[None]
-        seen = _blend(_blend(ground, colour, 0.38 * fill), colour, line)
+        bright = _blend(_blend(ground, colour, 0.38 * fill), colour, line)
         # A dashed line at the high threshold and a dotted line at the low threshold; the dashes move with the curve.
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
@@ -129,10 +129,10 @@ class ScoreCurve:
             dash = column % (thick * (on + off)) < thick * on
             y = round(level_y(level, self.height))
             y = min(max(y - thick // 2, 0), self.height - thick)
-            row = seen[y : y + thick, dash]
-            seen[y : y + thick, dash] = row + 0.75 * (_LIMIT - row)
-        to_come = seen * 0.6 + _TRACK * 0.4
-        return _image(seen), _image(to_come)
+            row = bright[y : y + thick, dash]
+            bright[y : y + thick, dash] = row + 0.75 * (_LIMIT - row)
+        dimmed = bright * 0.6 + _TRACK * 0.4
+        return _image(bright), _image(dimmed)
 
 
 def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeArray) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Draws the frames of a rendered video: the picture with its heat map, and a panel below it.
 
-Only two things are drawn over the picture: the heat map, and a border along its edges during events. So the picture stays
-visible, for example the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
+Only the heat map, stripes on hidden regions and a border during events are drawn over the picture. So the rest of the picture
+stays visible, such as the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class Overlay:
             self._hidden.draw(target)
         if mask is not None:
             self._heat.draw(target, mask)
-        if self._event_of_row[row] >= 0:  # the border
+        if self._event_of_row[row] >= 0:  # during an event, draw the border
             thick = min(2 * self._line_px, tall, wide)
             for edge in (target[:thick], target[-thick:], target[:, :thick], target[:, -thick:]):
                 edge[:] = EVENT

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from urllib.parse import quote
 
 from vadcli.errors import UsageError
 from vadcli.registry import EXPORTERS
-from vadcli.store import OutputLayout
+from vadcli.store import OutputLayout, json_text
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument
 from vadcli.store.masks import MaskTrack, masks_of
@@ -183,7 +182,7 @@ CSV_COLUMNS = (
 
 def to_json(documents: Iterable[EventsDocument]) -> str:
     """Return one JSON array of all documents."""
-    return json.dumps([document.to_json() for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text([document.to_json() for document in documents])
 
 
 def to_csv(documents: Iterable[EventsDocument]) -> str:

@@ -6,7 +6,6 @@ configuration that shows them. A CVAT file has the masks of each event, or the b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from io import TextIOBase
 from pathlib import PurePosixPath
@@ -19,6 +18,7 @@ import numpy as np
 
 from vadcli.errors import UsageError
 from vadcli.export import UNNAMED, Exporter, MasksOf, all_videos, label, legal_in_xml
+from vadcli.store import json_text
 from vadcli.store.events import EventsDocument
 from vadcli.store.masks import MaskTrack, mask_box, upsample_mask
 from vadcli.types import BoolArray, Box, Event
@@ -63,7 +63,7 @@ def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
                 }
             )
     classes = sorted({entry["label"] for entries in labels.values() for entry in entries})
-    return json.dumps({"classes": classes, "labels": labels}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text({"classes": classes, "labels": labels})
 
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -103,7 +103,7 @@ def to_label_studio(documents: Iterable[EventsDocument]) -> str:
         if document.start is not None:
             data["start_time"] = document.start.text_at(0.0)
         tasks.append({"data": data, "predictions": [predictions]})
-    return json.dumps(tasks, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(tasks)
 
 
 def label_studio_config(documents: Iterable[EventsDocument]) -> str:

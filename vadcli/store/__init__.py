@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePath
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from vadcli.errors import UsageError
@@ -58,6 +60,11 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 def printable(text: str) -> str:
     """Return the text in a form that can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+
+
+def json_text(document: Any) -> str:
+    """Return the text of a JSON file that people may read; raise ValueError if a number is not finite."""
+    return printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def possible_paths(text: str) -> list[str]:

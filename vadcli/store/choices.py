@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.store import OutputLayout, matches, printable
+from vadcli.store import OutputLayout, json_text, matches, printable
 from vadcli.store.atomic import Scratch, remove, writing
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.types import Event, ReviewedEvent, Thresholds, Verdict
@@ -287,7 +287,7 @@ def write_choices(layout: OutputLayout, scratch: Scratch, choices: Choices) -> N
         remove(layout.choices)
         return
     document = {"format_version": CHOICES_FORMAT_VERSION, **asdict(choices)}
-    scratch.write_text(layout.choices, printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
+    scratch.write_text(layout.choices, json_text(document))
 
 
 REPORTED_FORMAT_VERSION = 1

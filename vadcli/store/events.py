@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from vadcli import __version__
 from vadcli.errors import DocumentError
 from vadcli.options.categories import Category
-from vadcli.store import OutputLayout, matches, possible_paths, printable
+from vadcli.store import OutputLayout, json_text, matches, possible_paths
 from vadcli.store.run_log import read_run
 from vadcli.types import (
     EVENTS_FORMAT_VERSION,
@@ -218,18 +218,13 @@ def _shared(value: Any) -> Any:
     return sys.intern(value) if type(value) is str else value
 
 
-def to_text(document: EventsDocument) -> str:
-    """Return the text of the document as it is stored."""
-    return printable(json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
-
-
 def write_events(path: Path, document: EventsDocument) -> None:
     """Write a document to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
     """
-    path.write_text(to_text(document), encoding="utf-8")
+    path.write_text(json_text(document.to_json()), encoding="utf-8")
 
 
 def read_events(path: Path) -> EventsDocument:

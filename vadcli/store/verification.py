@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vadcli.errors import DocumentError
-from vadcli.store import OutputLayout, printable
+from vadcli.store import OutputLayout, json_text, printable
 from vadcli.store.atomic import Scratch
 from vadcli.store.scores import parquet_errors
 from vadcli.types import BoolArray, FloatArray, IndexArray, RowTable, TimeArray
@@ -110,7 +110,7 @@ def write_verification(layout: OutputLayout, scratch: Scratch, run: Verification
         OutputError: the record can't be written.
     """
     document = {"format_version": VERIFICATION_FORMAT_VERSION, **asdict(run)}
-    scratch.write_text(layout.verification, printable(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
+    scratch.write_text(layout.verification, json_text(document))
 
 
 def read_verification(layout: OutputLayout) -> VerificationRun | None:
