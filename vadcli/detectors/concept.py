@@ -1,9 +1,10 @@
 """The detector `concept`: an image-text encoder compares frames with sentences about categories.
 
-Each step after the encoder is exact or depends on one video alone. So scores from stored vectors equal those of the scan bit
-for bit, and the batch size does not matter.
+The method comes from the paper NOVA (arXiv 2609.06360). Each category has sentences for it and sentences against it. The mean
+of the camera's usual frames, the anchor, counts as one more sentence against each category.
 
-The anchor is a vector of the camera's usual frames. The method comes from the paper NOVA (arXiv 2609.06360).
+Each step after the encoder is exact or depends on one video alone. So a scan and a computation from stored vectors give the
+same scores bit for bit, and the batch size does not matter.
 
 Letters in shapes: S vectors, M sentences, C categories, D width of a vector.
 """
@@ -49,30 +50,32 @@ from vadcli.types import (
 log = logging.getLogger("vadcli")
 
 VERSION = 1
-"""Increase this if the scores of stored vectors change."""
+"""Increase this if a change of the code gives other scores for the same vectors."""
 DEFAULT_CATEGORIES = "@general"
 CLIP_FRAMES = 32
 RATE_HZ = 2.0
+"""Sampled frames per second."""
 POSITIVE_WEIGHT = 0.9
-"""Weight of the sentences for a category; the sentences against it have the weight 1 (NOVA)."""
+"""Weight of the sentences for a category. The sentences against it have the weight 1 (NOVA)."""
 ANCHOR_TEMPERATURE = 0.3
-"""A frame's weight in the anchor falls by a factor of e when its score rises by this much (NOVA)."""
+"""If the score of a frame rises by this much, its weight in the anchor falls by a factor of e (NOVA)."""
 SMOOTHING_S = 1.7
 """Standard deviation of the smoothing over time, in seconds (NOVA)."""
 GAP_S = 4.0
+"""The smoothing does not cross gaps that are longer than this, in seconds."""
 SIMILAR = 0.70
-"""A normal sentence may describe a category if their cosine is higher than this."""
+"""If the cosine of a normal sentence and a category is higher than this, the sentence may describe the category."""
 TEXT_LEVELS = 2**15 - 1
 """Vectors of sentences are rounded to whole numbers up to this. Their products with int8 vectors are exact in float64."""
 SPREAD_FLOOR = 0.15
-"""Smallest spread of a camera's evidence. Otherwise a camera whose frames never change would alarm at any change."""
+"""The smallest spread of a camera's evidence. Without it, a camera whose frames never change would alarm at any change."""
 
 
 class ConceptDetector:
     """Finds what the user describes in words. `Detector` describes the attributes.
 
     A category fits a frame if its sentences are more similar to the frame than sentences about normal scenes are. The score of
-    a frame says how rare such a good fit is for this camera.
+    a frame is high if such a good fit is rare for the camera.
 
     Raises:
         UsageError: a category or the encoder does not exist.
@@ -92,14 +95,15 @@ class ConceptDetector:
         self.options = options
         self.book: CategoryBook = read_categories(options.categories or DEFAULT_CATEGORIES)
         if not self.book.categories:
-            raise UsageError(f"--categories {options.categories!r} contains no category", hint="omit it to look for @general")
+            hint = f"omit it to look for {DEFAULT_CATEGORIES}"
+            raise UsageError(f"--categories {options.categories!r} contains no category", hint=hint)
         self.categories = tuple(category.name for category in self.book.categories)
         self.channels = (*self.categories, *(f"{name}: fit" for name in self.categories))
         self._encoder_state = encoder_fingerprint(options.encoder, precision=options.precision)
         self.encoder_name, self.keeps_embeddings = options.encoder, options.keep_embeddings
         self.encoder_key, self.embedding_key = encoder_key(self._encoder_state), digest(self._encoder_state)
         self.weights: Mapping[str, str] = {self.encoder_name: self.encoder_key}
-        # A camera model stores vectors of one encoder, and is useless for another one. So each encoder has its own version.
+        # A camera model stores the vectors of one encoder and fits no other encoder. So each encoder has its own version.
         self.model_version = int(self.embedding_key[:12], 16)
         self.needs = ClipNeeds(
             frames=CLIP_FRAMES,
@@ -108,11 +112,11 @@ class ConceptDetector:
             size=SizeRule(encoder_area_px(options.encoder)),
             pixel_format=PixelFormat.RGB,
         )
-        # Masks take a second pass through the last layer, so they are made only if the scan stores them.
+        # Masks need a second run of the encoder, so they are made only if the scan stores masks.
         self.makes_masks = getattr(options, "masks", "none") != "none"
         self._encoder: Encoder | None = None
         self._bank: Bank | None = None
-        self._fitted_on: dict[bytes, Embeddings] = {}
+        self._fitted_clips: dict[bytes, Embeddings] = {}  # vectors by the hash of the clip's frames
         self._camera = PerCamera(self._fit_camera)
 
     def prepare(self) -> None:
@@ -126,37 +130,37 @@ class ConceptDetector:
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a camera model with the vectors of the sample; None if the sample has no frame.
 
-        Results that depend on the categories are not stored.
+        The model contains nothing that depends on the categories.
         """
-        parts = []
-        self._fitted_on.clear()  # it may have clips of another camera that were never scored
+        clips = []
+        self._fitted_clips.clear()  # it may contain clips of another camera that were never scored
         for clip in sample.clips:
             if clip.valid.any():
-                found = self._encode(clip.frames)
-                # If the video is short, the same clips are scored later. So their vectors are kept.
-                self._fitted_on[_content(clip.frames)] = found
-                parts.append((clip, found[clip.valid]))
-        if not parts:
+                vectors = self._encode(clip.frames)
+                # If the video is short, the scan scores the same clips later. Then it needs the same vectors.
+                self._fitted_clips[_content(clip.frames)] = vectors
+                clips.append((clip, vectors[clip.valid]))
+        if not clips:
             return None
-        rows = np.concatenate([np.full(len(found), number) for number, (_, found) in enumerate(parts)])
+        burst = np.concatenate([np.full(len(vectors), number) for number, (_, vectors) in enumerate(clips)])
         arrays = {
-            "values": np.concatenate([found.values for _, found in parts]),
-            "scale": np.concatenate([found.scale for _, found in parts]),
-            "timestamp": np.concatenate([clip.timestamp[clip.valid] for clip, _ in parts]),
-            "burst": rows.astype(np.int64),
+            "values": np.concatenate([vectors.values for _, vectors in clips]),
+            "scale": np.concatenate([vectors.scale for _, vectors in clips]),
+            "timestamp": np.concatenate([clip.timestamp[clip.valid] for clip, _ in clips]),
+            "burst": burst.astype(np.int64),
         }
-        seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip, _ in parts)
+        seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip, _ in clips)
         values = {"seconds": seconds, "encoder": self.options.encoder}
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Return evidence (B, T, 2C), one vector per frame, and masks (B, T, h, w) if the scan stores masks."""
-        raw, vectors, masks = [], [], []
+        raw, embeddings, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
-            known = self._fitted_on.pop(_content(frames), None) if self._fitted_on else None
-            found = self._encode(frames) if known is None else known
-            vectors.append(found)
-            raw.append(self.score_embeddings(found, model))
+            known = self._fitted_clips.pop(_content(frames), None) if self._fitted_clips else None
+            vectors = self._encode(frames) if known is None else known
+            embeddings.append(vectors)
+            raw.append(self.score_embeddings(vectors, model))
             if self.makes_masks:
                 assert self._encoder is not None
                 bank, camera = self._fitted(model)
@@ -164,8 +168,8 @@ class ConceptDetector:
                 flat = Embeddings.of(patches.reshape(-1, patches.shape[-1]))
                 scores = camera.pixel_scores(bank.evidence(flat, camera.anchor))
                 masks.append(scores.reshape(patches.shape[:3]))
-        embedding = Embeddings(np.stack([one.values for one in vectors]), np.stack([one.scale for one in vectors]))
-        return ClipScores(np.stack(raw), np.stack(masks) if masks else None, embedding)
+        values, scale = (np.stack([getattr(clip, name) for clip in embeddings]) for name in ("values", "scale"))
+        return ClipScores(np.stack(raw), np.stack(masks) if masks else None, Embeddings(values, scale))
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
         """Return the evidence (S, 2C) of S vectors; see `Bank.evidence`."""
@@ -186,10 +190,11 @@ class ConceptDetector:
             "version": VERSION,
             "encoder": self._encoder_state,
             "encoder_key": self.encoder_key,
-            "sentences": digest([asdict(one) for one in self.book.categories] + [list(self.book.normal)]),
+            "sentences": digest([asdict(category) for category in self.book.categories] + [list(self.book.normal)]),
         }
 
     def _fitted(self, model: CameraModel | None) -> tuple[Bank, ConceptCamera]:
+        """Return the sentences, and what was fitted for the camera."""
         self.prepare()
         assert self._bank is not None
         return self._bank, self._camera(model)
@@ -200,8 +205,8 @@ class ConceptDetector:
             return ConceptCamera.fit(self._bank, [], 0.0)
         arrays = model.arrays
         embeddings = Embeddings(arrays["values"], arrays["scale"])
-        inside = [arrays["burst"] == number for number in np.unique(arrays["burst"])]
-        bursts = [Burst(embeddings[rows], arrays["timestamp"][rows]) for rows in inside]
+        rows_of_bursts = [arrays["burst"] == number for number in np.unique(arrays["burst"])]
+        bursts = [Burst(embeddings[rows], arrays["timestamp"][rows]) for rows in rows_of_bursts]
         return ConceptCamera.fit(self._bank, bursts, float(model.values["seconds"]))
 
     def _encode(self, frames: Any) -> Embeddings:
@@ -211,35 +216,30 @@ class ConceptDetector:
 
 
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
-    """Return the sentences of all categories, encoded.
+    """Return the encoded sentences of all categories.
 
-    The sentences against a category are its look-alikes and those normal sentences that do not describe it.
+    The sentences against a category are its look-alikes, and the normal sentences that do not describe it.
 
     Raises:
         UsageError: a sentence has more tokens than the encoder can read.
     """
-    texts = list(dict.fromkeys([*book.normal, *(text for one in book.categories for text in (*one.means, *one.looks_like))]))
-    for text in texts:
-        if encoder.text_tokens(text) > encoder.max_tokens:
-            raise UsageError(
-                f"the sentence {text[:60]!r} has {encoder.text_tokens(text)} tokens; {encoder.name} reads {encoder.max_tokens}",
-                hint="write several shorter sentences",
-            )
+    of_categories = (text for category in book.categories for text in (*category.means, *category.looks_like))
+    texts = list(dict.fromkeys([*book.normal, *of_categories]))
     vectors = encoder.encode_text(texts)
-    place = {text: number for number, text in enumerate(texts)}
+    row = {text: number for number, text in enumerate(texts)}
 
-    def rows(sentences: Sequence[str]) -> Any:
-        return np.array([place[text] for text in sentences], np.int64)
+    def rows(sentences: Sequence[str]) -> IndexArray:
+        return np.array([row[text] for text in sentences], np.int64)
 
     positive, negative = [], []
     for category in book.categories:
         own = rows(category.means)
         normal = [text for text in book.normal_for(category) if text not in category.means]
         usable = unlike(vectors[own], vectors[rows(normal)], normal, category.name)
-        against = (*category.looks_like, *(text for text, keep in zip(normal, usable, strict=True) if keep))
+        against = (*category.looks_like, *(text for text, is_usable in zip(normal, usable, strict=True) if is_usable))
         positive.append(own)
         negative.append(rows(against or normal or category.means))
-    names = tuple(one.name for one in book.categories)
+    names = tuple(category.name for category in book.categories)
     return Bank(names, Sentences.of(vectors), tuple(positive), tuple(negative), encoder.temperature)
 
 
@@ -250,11 +250,11 @@ def _content(frames: ByteArray) -> bytes:
 
 @dataclass(frozen=True)
 class Sentences:
-    """M unit vectors of sentences: rows of whole numbers, each multiplied by a scale.
+    """M unit vectors of sentences. A vector is a row of whole numbers, multiplied by the scale of the row.
 
     Attributes:
         values: (M, D) float64, whole numbers.
-        scale: (M,) float64, the factor of each row.
+        scale: (M,) float64.
     """
 
     values: TimeArray = field(repr=False)
@@ -262,13 +262,13 @@ class Sentences:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Sentences:
-        """Return sentences from their unit vectors (M, D), which are rounded."""
+        """Return sentences from their unit vectors (M, D). The vectors are rounded."""
         exact = vectors.astype(np.float64)
         scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
         return cls(np.rint(exact / scale[:, None]), scale)
 
     def cosines(self, embeddings: Embeddings) -> TimeArray:
-        """Return the cosines (S, M) float64 of S vectors and M sentences."""
+        """Return the cosines (S, M) float64 of S vectors with the M sentences."""
         products = embeddings.values.astype(np.float64) @ self.values.T  # sums of whole numbers are exact in any order
         return np.asarray(products * embeddings.scale.astype(np.float64)[:, None] * self.scale[None, :])
 
@@ -278,9 +278,10 @@ class Bank:
     """The sentences of all categories.
 
     Attributes:
-        names: C categories.
-        sentences: M different sentences.
-        positive, negative: for each category, the indices of the sentences for it, and of those against it.
+        names: the names of the C categories.
+        sentences: the M different sentences.
+        positive: for each category, the indices of the sentences for it.
+        negative: for each category, the indices of the sentences against it.
         temperature: the number by which differences of cosines are divided.
     """
 
@@ -291,12 +292,12 @@ class Bank:
     temperature: float
 
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
-        """Return the evidence (S, 2C) float32: the contrast of C categories, then their fit.
+        """Return the evidence (S, 2C) float32: the contrast of the C categories, then their fit.
 
-        Fit says how well the sentences for the category fit. Contrast says how much better they fit than the sentences against
-        the category. The published method uses contrast alone. But contrast rises for everything unusual, because normal
-        sentences then fit less well. So an alarm needs both: contrast and fit must be rare. The fit of an absent category is
-        not rare.
+        Fit is how similar the sentences for the category are to the frame. Contrast is how much more similar they are than the
+        sentences against the category. The published method uses contrast alone. But contrast rises for everything unusual,
+        because the normal sentences are then less similar. So an alarm needs a rare contrast and also a rare fit. If the
+        category is absent, its fit is not rare.
 
         Args:
             embeddings: S vectors.
@@ -305,40 +306,40 @@ class Bank:
         cosines = self.sentences.cosines(embeddings)
         extra = anchor.cosines(embeddings) if anchor is not None else np.empty((len(embeddings), 0))
         count = len(self.names)
-        found = np.empty((len(embeddings), 2 * count), np.float32)
-        for place, (good, bad) in enumerate(zip(self.positive, self.negative, strict=True)):
-            against = np.concatenate([cosines[:, bad], extra], axis=1)
-            fit = POSITIVE_WEIGHT * upper_half(cosines[:, good])
-            found[:, place] = (fit - upper_half(against)) / self.temperature
-            found[:, count + place] = fit / self.temperature
-        return found
+        evidence = np.empty((len(embeddings), 2 * count), np.float32)
+        for number, (positive, negative) in enumerate(zip(self.positive, self.negative, strict=True)):
+            against = np.concatenate([cosines[:, negative], extra], axis=1)
+            fit = POSITIVE_WEIGHT * upper_half(cosines[:, positive])
+            evidence[:, number] = (fit - upper_half(against)) / self.temperature
+            evidence[:, count + number] = fit / self.temperature
+        return evidence
 
 
 def upper_half(cosines: TimeArray) -> TimeArray:
-    """Return the mean (S,) of the higher half of each row of cosines (S, n), n >= 1."""
+    """Return the mean (S,) of the upper half of each row of cosines (S, n), n >= 1."""
     count = (cosines.shape[1] + 1) // 2
     highest = np.ascontiguousarray(np.sort(cosines, axis=1)[:, -count:])
     return np.asarray(highest.sum(axis=1) / count)
 
 
 def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name: str) -> BoolArray:
-    """Return flags (n,) for the normal sentences, True for those that do not describe the category.
+    """Return for each normal sentence, (n,) bool, True if it does not describe the category.
 
-    A normal sentence describes the category if its cosine with the category's mean is higher than SIMILAR, and also higher than
-    that of most of the category's own sentences. The second rule is for encoders that give similar vectors to all sentences:
-    the first rule alone would remove every normal sentence.
+    Each sentence has a cosine with the mean of the category's own sentences. A normal sentence describes the category if its
+    cosine is higher than SIMILAR, and also higher than the cosines of half of the category's own sentences. The second rule is
+    for encoders that give similar vectors to all sentences: with the first rule alone, no normal sentence would remain.
 
     Args:
         category: (m, D) unit vectors of the sentences for the category.
         normal: (n, D) unit vectors of the normal sentences.
-        texts: the n sentences, for the log.
-        name: the category.
+        texts: the n normal sentences, for the log.
+        name: the name of the category, for the log.
     """
     mean = category.mean(axis=0)
     mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
     limit = max(SIMILAR, float(np.median(category @ mean)))
     keep = normal @ mean <= limit
-    left_out = [texts[int(place)] for place in np.flatnonzero(~keep)]
+    left_out = [texts[int(row)] for row in np.flatnonzero(~keep)]
     if left_out:
         log.info("%s: left out %d normal sentences that describe it, such as %r", name, len(left_out), left_out[0])
         log.debug("%s: left out: %s", name, "; ".join(left_out))
@@ -360,11 +361,11 @@ class Burst:
 
 @dataclass(frozen=True)
 class ConceptCamera:
-    """The usual vector and the usual evidence of one camera, for one list of categories.
+    """What is usual for one camera, for one list of categories.
 
     Attributes:
-        anchor: a vector of the camera's usual frames; None if the camera is unknown.
-        tails: how rare the smoothed evidence is, with two kinds of evidence per category.
+        anchor: the mean vector of the camera's usual frames; None if the camera is unknown.
+        tails: how rare the smoothed evidence is. Each category has two kinds of evidence.
     """
 
     anchor: Sentences | None
@@ -372,11 +373,11 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Return the anchor and the tails of a camera. Without bursts, the camera is unknown.
+        """Return the anchor and the tails of a camera.
 
         Args:
             bank: the sentences.
-            bursts: a sample of the camera's videos.
+            bursts: a sample of the camera's videos; empty if the camera is unknown.
             seconds: total length of the sample.
         """
         if not bursts:
@@ -386,13 +387,13 @@ class ConceptCamera:
         weight = np.exp(-sigmoid(plain.max(axis=1)).astype(np.float64) / ANCHOR_TEMPERATURE)
         mean = (weight[:, None] * vectors).sum(axis=0) / weight.sum()
         anchor = Sentences.of((mean / max(float(np.linalg.norm(mean)), 1e-12))[None].astype(np.float32))
-        smoothed = np.concatenate([smooth_all(bank.evidence(one.embeddings, anchor), one.timestamp) for one in bursts])
+        smoothed = np.concatenate([smooth_all(bank.evidence(burst.embeddings, anchor), burst.timestamp) for burst in bursts])
         return cls(anchor, CategoryTails.fit(smoothed, len(bank.names), seconds=seconds, floor=SPREAD_FLOOR))
 
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
-        """Return the scores of a video from its evidence (S, 2C).
+        """Return the logits of a video from its evidence (S, 2C), and the logits of each category.
 
-        A frame has the score of its rarest category. The scores of single categories are on the same scale.
+        A frame has the logit of its rarest category.
         """
         by_category = self.tails.logits(smooth_all(evidence, timestamp))  # (S, C)
         return FrameScores(by_category.max(axis=1), by_category=by_category)
