@@ -83,7 +83,7 @@ not show how often a value occurs. The methods cannot handle cuts, changes of li
 
 ## How each row was measured
 
-PED2 stands for the data set's folder.
+In the commands, PED2 is the folder of the data set.
 
 - **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
   clips.
