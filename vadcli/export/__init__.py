@@ -100,10 +100,10 @@ def export(
 
     if to is not None:
         with Scratch(to / ".tmp") as scratch:
-            for relative, write, some in exporter.files(documents):
+            for relative, write, described in exporter.files(documents):
                 try:
                     with scratch.replace(to / relative) as temporary, temporary.open("w", encoding="utf-8") as target:
-                        write(some, masks, target)
+                        write(described, masks, target)
                 except UsageError as error:
                     if not exporter.one_video:
                         raise

@@ -293,8 +293,8 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
         pa.array(masks, pa.binary()),
     ]
     if block.embedding is not None:
-        given = zip(block.embedding, block.sampled, strict=True)
-        columns.append(pa.array([vector.tobytes() if sampled else None for vector, sampled in given], pa.binary()))
+        vectors = zip(block.embedding, block.sampled, strict=True)
+        columns.append(pa.array([vector.tobytes() if sampled else None for vector, sampled in vectors], pa.binary()))
     checksum = np.full(len(block), _checksum(columns), np.uint32)
     return pa.RecordBatch.from_arrays([*columns, pa.array(checksum)], schema=schema)
 

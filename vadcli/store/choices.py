@@ -68,12 +68,12 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
     faults: list[str] = []
     if data.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] in (b"{", b"["):
         by_camera = {}
-        for name, given in _cameras(path, data).items():
-            if not isinstance(given, dict):
+        for name, lists in _cameras(path, data).items():
+            if not isinstance(lists, dict):
                 faults.append(f"{_camera_text(name)}: is not an object with `ignore` and `only`")
                 continue
-            faults += [f"{_camera_text(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
-            ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
+            faults += [f"{_camera_text(name)}: `{key}` is not known; write ignore or only" for key in lists if key not in KINDS]
+            ignore, only = (tuple(_regions(name, kind, lists.get(kind, []), path, faults)) for kind in KINDS)
             by_camera[name] = Regions(ignore, only)
     else:
         try:
@@ -110,12 +110,12 @@ def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
     return cameras
 
 
-def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) -> Iterator[Region]:
+def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str]) -> Iterator[Region]:
     """Yield the regions of one kind of one camera; add the faults of the file to `faults`."""
-    if not isinstance(given, list):
+    if not isinstance(values, list):
         faults.append(f"{_camera_text(camera)}: {kind} is not a list of polygons")
         return
-    for place, value in enumerate(given):
+    for place, value in enumerate(values):
         where = f"{_camera_text(camera)}: {kind}[{place}]"
         try:
             yield _image(path.parent / value) if isinstance(value, str) else region_from_json(value)
@@ -231,8 +231,8 @@ class Choices:
             common_s = min(old.end_s, new.end_s) - max(old.start_s, new.start_s)
             return old.video == new.video and (common_s > 0 or (old.start_s, old.end_s) == (new.start_s, new.end_s))
 
-        kept = [old for old in self.reviews if not any(overlap(old, new) for new in entries)]
-        return replace(self, reviews=(*kept, *entries))
+        others = [old for old in self.reviews if not any(overlap(old, new) for new in entries)]
+        return replace(self, reviews=(*others, *entries))
 
     def with_thresholds(
         self, detector: str, include: tuple[str, ...], new: Thresholds, change: Callable[[Thresholds], Thresholds]

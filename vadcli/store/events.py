@@ -161,7 +161,7 @@ class EventsDocument:
             "categories": list(self.categories),
             **({"own_categories": own} if own else {}),
             "threshold": self.thresholds.to_json(),
-            "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
+            "failure": asdict(self.failure) if self.failure else None,
             "scan": {"status": str(scan.status), "fingerprint": scan.fingerprint, "source": dict(scan.source)}
             if scan
             else None,

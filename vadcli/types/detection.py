@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -51,7 +51,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, float]:
         """Return the JSON that is stored with the scores."""
-        return {"r0_per_hour": self.r0_per_hour, "temperature": self.temperature}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Footage:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON that is stored in a camera model."""
-        return {"videos": self.videos, "seconds": self.seconds, "bytes": self.bytes}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Footage:

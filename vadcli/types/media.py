@@ -396,7 +396,7 @@ class Regions:
         """Hash of the regions; "" if there are no regions. Their order does not matter."""
         if not self:
             return ""
-        parts = [sorted(json.dumps(region.to_json(), sort_keys=True) for region in some) for some in (self.ignore, self.only)]
+        parts = [sorted(json.dumps(region.to_json(), sort_keys=True) for region in part) for part in (self.ignore, self.only)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any] | None:
