@@ -1,17 +1,16 @@
 """Runs the ffmpeg program: finds it (`ffmpeg_path`), decodes frames (`FfmpegFrames`), and adds sound to a video (`add_sound`).
 
-The decoder is a child process, which rotates, selects, scales and pipes raw images.
+To decode, ffmpeg runs as a child process. It decodes and rotates all frames, and scales and pipes only the selected frames.
 
-How the decoder learns the time of every frame: because of `-debug_ts`, ffmpeg writes a line to stderr for each frame that it
-has decoded, before the select filter runs. If ffmpeg has concealed damage in the frame, the line before says that the frame is
-corrupt. So the times and the damage of all frames are known, although only the selected frames are scaled and piped. A line may
-begin with half a line of another thread, because ffmpeg writes the description of its output in pieces while it decodes. If a
-file ends too early, ffmpeg still exits with 0. So the caller compares the frames that it got with the frames of the probe.
+How the times and the damage of all frames are known: because of `-debug_ts`, ffmpeg writes a line to stderr for each decoded
+frame, before the select filter runs. If ffmpeg has concealed damage in a frame, the line before reports a corrupt frame. While
+ffmpeg decodes, it also writes the description of its output in pieces, from another thread. So a line may begin with half of
+another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the frames with the probe's frames.
 
-Why one thread after damage: with several threads, a frame's damage flag may be copied before the thread that finds the damage
-has set the flag. And in streams of fields, ffmpeg 5.1 flags undamaged frames. But an error is always logged before its frame is
-shown. So a decoder with several threads stops at the first error or flag (`DamageFound`). The caller then continues with a
-decoder that has one thread. The flags of that decoder are exact.
+Why one thread after damage: with several threads, ffmpeg's damage flags are not exact. The flag of a frame may be copied before
+the thread that finds the damage has set it, and ffmpeg 5.1 flags undamaged frames if frames consist of two fields. But an error
+is always logged before its frame is shown. So a decoder with several threads stops at the first error or flag (`DamageFound`).
+The caller then continues with a decoder that has one thread, whose flags are exact.
 
 How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
 part. The rows of the video continue where the clock stopped (see `vadcli.video.probe`). But the sound still has the times of
@@ -57,7 +56,7 @@ _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """Return the path of the ffmpeg program: VADCLI_FFMPEG, the system's, or that of imageio-ffmpeg.
+    """Return the path of the ffmpeg program: VADCLI_FFMPEG, else the system's ffmpeg, else the ffmpeg of imageio-ffmpeg.
 
     Raises:
         ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.
@@ -81,7 +80,7 @@ def ffmpeg_path() -> str:
 
 @functools.cache
 def ffmpeg_version() -> tuple[int, int]:
-    """Return (major, minor) of ffmpeg; a build without a number counts as the newest.
+    """Return (major, minor) of ffmpeg's version; a build without a number counts as the newest version.
 
     Raises:
         ToolError: ffmpeg does not run.
@@ -98,8 +97,8 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# Before the first frame, a line may quote text from the file. So `_DECODED` must match at the start of the line. In later lines
-# it may match anywhere.
+# A line before the first frame may quote text from the file. So `_DECODED` must match at the start of such a line. In later
+# lines it may match anywhere.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)(?: .*\btime_base:(\d+)/(\d+))?")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
@@ -108,7 +107,7 @@ _BEFORE_FIRST_KEY = re.compile(
     rb"non-existing PPS|no frame!|Invalid frame dimensions 0x0|[PSV]PS.*(?:out of range|does not exist)"
 )
 _NEVER_FLAG_DAMAGE = frozenset({b"mjpeg", b"cinepak", b"msvideo1", b"gif", b"ffv1", b"zmbv"})
-"""Decoders that show damaged frames without a flag. They decode frame by frame, so an error belongs to the next frame shown."""
+"""Decoders that do not flag damaged frames. They decode one frame after another, so an error is about the next frame."""
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _LISTENER_END_S = 1.0
@@ -128,7 +127,7 @@ _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
-    """A decoder with several threads found an error; it can't say which frames are damaged."""
+    """Raised if a decoder with several threads finds an error: then it is not known which frames are damaged."""
 
 
 class FfmpegFrames:
@@ -137,11 +136,12 @@ class FfmpegFrames:
     Args:
         info: the probe's description of the file.
         shape: (H, W, C) of the images.
-        selection: which frames come with an image.
-        seek_pts: start at the keyframe at or before this time; None starts at the beginning.
-        skip: ffmpeg's name for the frames that it leaves out, "noref" or "nokey"; "" for none.
+        selection: which frames get an image.
+        seek_pts: ffmpeg starts at the last keyframe that is not after this time; None starts at the beginning.
         threads: decoder threads; 0 lets ffmpeg choose. With 1, exactly the damaged frames have ok False. With any other number,
             the iteration raises DamageFound before the first frame that may be damaged.
+        skip: which frames ffmpeg leaves out: "noref" (frames to which no other frame refers), "nokey" (all but keyframes), or
+            "" for none.
 
     Raises:
         ToolError: ffmpeg is missing or cannot be started.
@@ -176,14 +176,14 @@ class FfmpegFrames:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env=environment,
-                start_new_session=True,  # Ctrl-C must reach only this process, which then ends ffmpeg itself
+                start_new_session=True,  # Ctrl-C must reach only this process, and this process ends ffmpeg
                 preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock, see its docstring
             )
         except OSError as error:
             kind = NotFinished if error.errno in _BUSY_ERRORS else ToolError
             raise kind(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pictures = cast(io.RawIOBase, self._process.stdout)
-        with suppress(ImportError, OSError):  # the pipe has room for a few images, so the two processes switch less often
+        with suppress(ImportError, OSError):  # with room for a few images in the pipe, the two processes switch less often
             import fcntl
 
             fcntl.fcntl(self._pictures, _F_SETPIPE_SZ, _PIPE_BYTES)
@@ -206,11 +206,11 @@ class FfmpegFrames:
             self.complaints = "; ".join(filter(None, [self.complaints, f"ffmpeg ended with status {status}"]))
 
     def close(self) -> None:
-        """Kill ffmpeg and wait for it; a second call does nothing."""
+        """Kill ffmpeg and wait until it has ended. A second call does nothing."""
         if self._pictures.closed:
             return
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # kill the group: VADCLI_FFMPEG may be a script with children
+            os.killpg(self._process.pid, signal.SIGKILL)  # the group, because VADCLI_FFMPEG may be a script with children
             self._process.wait()
         self._pictures.close()
         self._listener.join(_LISTENER_END_S)
@@ -232,7 +232,7 @@ class FfmpegFrames:
         return image
 
     def _listen(self, stderr: io.RawIOBase) -> None:
-        """Read stderr until ffmpeg ends, in a separate thread. So ffmpeg never blocks on a full pipe."""
+        """Read stderr until ffmpeg ends. This runs in a separate thread, so that ffmpeg never waits for room in the pipe."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
         begun = corrupt = failed = False
         unfinished = b""
@@ -255,7 +255,8 @@ class FfmpegFrames:
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         text = "; ".join(each.decode(errors="replace") for each in complaints)
                         self.complaints = re.sub(r" @ 0x[0-9a-f]+", "", text)  # addresses differ from run to run
-                        waits = not begun and _BEFORE_FIRST_KEY.search(line)  # normal if a recording begins between keyframes
+                        # These errors are normal if a recording begins between keyframes.
+                        waits = not begun and _BEFORE_FIRST_KEY.search(line)
                         error = _DECODER_ERROR.match(line)
                         damage = not waits and error is not None and (error[1] == self._codec or error[1].startswith(b"lib"))
                         failed = failed or damage
@@ -267,7 +268,7 @@ class FfmpegFrames:
         self._decoded.put(None)
 
     def _ticks(self, decoded: re.Match[bytes]) -> int | None:
-        """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters."""
+        """Return the frame's time in the probe's time base, rounded like ffmpeg's filters do it."""
         if decoded[1] == b"NOPTS":
             return None
         pts = int(decoded[1])
@@ -290,7 +291,8 @@ def build_command(
         **info.look,
         "threads": threads,
         "copyts": None,
-        # If the frame size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.
+        # If the frame size changes, ffmpeg must not make new filters, because they would count frames from 0 again. The scale
+        # filter adapts to the new size by itself.
         "reinit_filter": 0,
     }
     before |= {"skip_frame": skip} if skip else {}
@@ -300,7 +302,7 @@ def build_command(
     # The selection is in the probe's time base; the decoder may use another one.
     timed = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("settb", str(info.time_base))
     picked = timed.filter("select", selection.expression)
-    counted = picked.filter("setpts", "N")  # frame numbers as times, because the muxer rejects times that jump back
+    counted = picked.filter("setpts", "N")  # frame numbers replace times, because the muxer rejects times that jump back
     scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
     # No metadata: otherwise ffmpeg prints texts from the file between the lines that announce frames.
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", map_metadata=-1, **passthrough)
@@ -311,7 +313,7 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Raise ToolError if ffmpeg cannot even decode two gray frames: the video may then be undamaged."""
+    """Raise ToolError if ffmpeg cannot decode two gray frames. Then ffmpeg is the problem, and not the video."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
         path.write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3 // 2)))
@@ -330,7 +332,7 @@ def check_ffmpeg() -> None:
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return one number per part of a video: the seconds by which its rows are later than in the file.
+    """Return one number per part of a video: by how many seconds its rows are later than the times in the file.
 
     A part ends where the clock restarts or jumps; the result is empty if this never happens. A few frames with odd times do not
     count as a part.
@@ -355,7 +357,7 @@ class Sound:
         codec: ffmpeg's name of the codec.
         earliest_s: time of the file's earliest packet; the sound starts there or later.
         shifts_s: the seconds by which each part of the sound must be moved, if the clock restarts in the file; else empty.
-        problem: a message if a part of the sound can't be used; else empty.
+        problem: a message if a part of the sound can't be used; empty if all of it can be used.
     """
 
     codec: str
@@ -365,10 +367,12 @@ class Sound:
 
 
 def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
-    """Return the first audio stream according to the file's header; None if the video has no sound.
+    """Return the first audio stream in the file's header; None if the video has no sound.
 
-    If the clock restarts in the file, the whole file is read to find the parts of the sound. Raises DecoderHung if the header
-    could not be read within the time limit.
+    If the clock restarts in the file, the whole file is read to find the parts of the sound.
+
+    Raises:
+        DecoderHung: the header could not be read within the time limit.
     """
     if info.images:
         return None
@@ -398,8 +402,8 @@ def add_sound(
 ) -> None:
     """Write an MP4 of a silent video and the source's first audio stream, synchronized as in the source.
 
-    AAC is copied if almost nothing has to be cut off; otherwise the sound is encoded again as AAC. Sound before the first frame
-    is left out.
+    If the sound is AAC and almost nothing has to be cut off at its start, it is copied. Otherwise it is encoded again as AAC.
+    Sound before the first frame is left out.
 
     Args:
         pictures: a silent MP4 that starts at time 0.
@@ -417,9 +421,9 @@ def add_sound(
     zero_s = float(info.pts[0] * info.time_base) + start_s
     may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, a time can be in several parts
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if may_seek else []
-    # A copy still contains the sound that is cut off. An edit list hides this sound, but some players ignore edit lists.
+    # A copy contains sound from before the first frame. An edit list hides this sound, but some players ignore edit lists.
     may_copy = sound.codec == "aac" and not sound.shifts_s and zero_s - sound.earliest_s < _HIDDEN_AT_MOST_S
-    # The filters pad or trim the sound so that it starts at time 0. So the encoded track needs no edit list.
+    # The filters pad or trim the sound, so that it starts at time 0 and needs no edit list.
     filters = "atrim=start=0,aresample=async=1:first_pts=0"
     if sound.shifts_s:  # move each part of the sound
         restarted = f"gt(N,0)*max(lt(T,ld(1)-{CLOCK_JUMP_S}),gt(T,ld(1)+{LONGEST_GAP_S}))"
@@ -444,16 +448,24 @@ def add_sound(
 
 
 def source_arguments(info: VideoInfo) -> list[str]:
-    """Return the input arguments for this file. They name the demuxer and allow only plain files."""
+    """Return ffmpeg's arguments to read this file. They name the demuxer, and ffmpeg can open only plain files."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 
 def run_ffmpeg(
     arguments: list[str], info: VideoInfo, *, verbosity: str, timeout_s: float, what: str = "read no sound"
 ) -> subprocess.CompletedProcess[str]:
-    """Run ffmpeg with these arguments on a video, and return its exit code and messages.
+    """Run ffmpeg with these arguments, and return its exit code and messages.
 
-    Raises DecoderHung if ffmpeg took longer than `timeout_s`. The message then contains `what`, such as "read no sound".
+    Args:
+        arguments: the arguments, without the arguments that every call of ffmpeg gets.
+        info: the video that ffmpeg reads.
+        verbosity: ffmpeg's log level.
+        timeout_s: time limit in seconds.
+        what: what ffmpeg has not done when the time is over, for the message.
+
+    Raises:
+        DecoderHung: ffmpeg took longer than `timeout_s`.
     """
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", verbosity, *arguments]
     try:

@@ -8,26 +8,27 @@
 
 The contract:
 
-- Processes. There are up to `workers` decoder processes. Each is started when it is first needed. It reads one video after
-  another, also in later runs, and is replaced if it dies. No process is forked, so this process may have threads and use
+- Processes. A loader has up to `workers` decoder processes. A process is started when it is first needed. It reads one video
+  after another, also in later runs, and is replaced if it dies. No process is forked, so this process may have threads and use
   devices.
 - Memory. Each decoder process shares a ring of SLOTS slots with this process and writes clips there. It has one more clip in
-  its own memory. A slot is free again when the next item is requested. If no slot is free, the decoder process waits. Memory
-  does not grow with the length or the number of videos. A request is taken only when a decoder process is idle.
+  its own memory. A slot is free again when the caller requests the next item. If no slot is free, the decoder process waits.
+  The loader takes a request only when a decoder process is idle. So memory does not grow with the length or the number of
+  videos.
 - Order. The items of a video come in order, and the last item is always exactly one Finished. Items of different videos are
   mixed. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
-- Killing. A supervisor thread kills a decoder process and its children if it makes no progress for `timeout_s` or uses more
+- Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
   memory than `memory_limit_mib`. Waiting for a video, for a free slot or for the loader counts as progress. So a slow caller
   never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the kernel's
-  parent-death signal, elsewhere because their standard input ends. Ctrl-C and signals to the process group of this process
-  do not reach them.
-- A second decoder. If `auto` chose decord and its process dies or is killed, ffmpeg reads the video once from the beginning.
-  The clips that the caller already has are not delivered again. `note` of Finished says so.
-- Errors. If a decoder raises an error or its process dies, the video's Finished has the `error`; other videos continue.
-  `run` itself raises the errors of `requests`, and VadcliError if no decoder process can be started.
-- Ends. If a run is left early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are
-  killed; the next run starts new processes. `close` may be called at any time and more than once. After `close`, there is no
-  child process and no thread; only the shared memory of clips that are still in use is kept.
+  parent-death signal, on other systems because their standard input ends. Ctrl-C and signals to the process group of this
+  process do not reach them.
+- A second decoder. If `auto` chose decord, and the decoder process dies or is killed, ffmpeg reads the video from the
+  beginning. The caller does not get a clip twice. `note` of Finished gives the reason.
+- Errors. If a decoder raises an error or its process dies, Finished has the `error`, and other videos continue. `run` raises
+  only the errors of `requests`, and VadcliError if no decoder process can be started.
+- Ends. If a run ends early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are killed,
+  and the next run starts new processes. `close` may be called at any time and more than once. After `close`, the loader has no
+  process and no thread; only the shared memory of clips that are still in use remains.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ SLOTS = 3
 """Clips per decoder process in shared memory: one that the caller uses, one that is ready, one that is being written."""
 
 JOINED_ROWS = 100
-"""If two requested frames are less than this apart, both are read in one span.
+"""If fewer frames than this are between two requested frames, both are read in one span.
 
-This costs less than starting a decoder at a keyframe for each requested frame.
+This costs less than starting a decoder for each requested frame.
 """
 
 _AHEAD_ITEMS = 8
@@ -97,7 +98,7 @@ _WAIT_S = 1.0
 
 @dataclass
 class _Job:
-    """The video that a process is reading, and the content of the process's messages so far."""
+    """The video that a process is reading, and what its messages have reported so far."""
 
     request: ClipRequest
     info: VideoInfo | None = None
@@ -112,7 +113,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that the caller has not requested yet, and the slot to free after its use."""
+    """An item that the caller has not requested yet, and the slot that is free again after the item was used."""
 
     item: Item
     process: DecoderProcess
@@ -120,7 +121,7 @@ class _Entry:
 
 
 class ClipLoader:
-    """Reads videos in decoder processes, by the contract at the top of this file. Use it with `with`.
+    """Reads videos in decoder processes; the contract is at the top of this file. Use it in a `with` statement.
 
     Args:
         needs: length, sampling, size and pixel format of the clips.
@@ -147,11 +148,11 @@ class ClipLoader:
     def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
         """Read these videos and yield their items as they arrive. Only one run at a time is possible.
 
-        The frames of a ClipReady are a read-only view that is valid until the next item is requested; copy what you keep.
+        The frames of a ClipReady are a read-only view. It is valid until the next item is requested; copy frames to keep them.
 
         Args:
-            requests: the next request is taken only when a decoder process is idle, so only a few are taken in advance.
-            stopped: called at least once per second; after it has returned True, no more items are yielded.
+            requests: the videos. The next request is taken only when a decoder process is idle.
+            stopped: a function that is called at least once per second. After it has returned True, no more items are yielded.
 
         Raises:
             VadcliError: no decoder process can be started.
@@ -171,7 +172,7 @@ class ClipLoader:
             self._running = False
 
     def close(self) -> None:
-        """Kill the decoder processes and free their memory; clips that are still in use stay readable."""
+        """Kill the decoder processes and free their memory. Clips that are still in use stay readable."""
         self._closed = True
         self._reset()
 
@@ -179,7 +180,7 @@ class ClipLoader:
         self._feed(requests)
         while (self._jobs or self._ready) and not stopped():
             self._collect(0.0 if self._ready else _WAIT_S)
-            self._feed(requests)  # before the next item is yielded, so that no process is idle while the caller works
+            self._feed(requests)  # before an item is yielded, so that no process is idle while the caller works
             if self._ready:
                 entry = self._ready.popleft()
                 yield entry.item
@@ -230,7 +231,7 @@ class ClipLoader:
         if isinstance(message, Begun):
             job.decoder = message.decoder
         elif isinstance(message, Opened) and job.info is not None:
-            job.info = message.info  # the second decoder; the caller knows that the video is open
+            job.info = message.info  # from the second decoder: the caller already has the item Opened of this video
         elif isinstance(message, Opened):
             job.info = message.info
             plan = SamplingPlan.of(self._needs, message.info)
@@ -336,13 +337,13 @@ class FrameFeed:
 
     @property
     def info(self) -> VideoInfo:
-        """The probe's description of the video; RuntimeError before the first image is read."""
+        """The probe's description of the video; RuntimeError before the first image was read."""
         if self._info is None:
             raise RuntimeError("no image was read yet")
         return self._info
 
     def problems(self) -> list[str]:
-        """Return what went wrong so far, one line per problem."""
+        """Return the problems of reading so far, one line per problem."""
         lost = (
             [f"{how_many(self._lost, 'frame')} could not be decoded; the previous frame is shown instead"] if self._lost else []
         )
@@ -351,8 +352,10 @@ class FrameFeed:
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each frame number in [first, last) with its image (H, W, 3), up to the end of the video.
 
-        An image is valid until the next image is requested. A lost frame gets the image of the previous frame. Raises
-        VideoError if no image could be decoded.
+        An image is valid until the next image is requested. A lost frame gets the image of the previous frame.
+
+        Raises:
+            VideoError: no image could be decoded.
         """
         part = last < self._frames
         row, shown = first, None
@@ -386,9 +389,15 @@ class FrameFeed:
                     shown = item.clip.frames[-1].copy()
 
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield these ordered frame numbers, each with its image (H, W, 3); lost frames are left out.
+        """Yield each of these frame numbers with its image (H, W, 3). Lost frames are left out.
 
-        An image is valid until the next image is requested. Raises VideoError if the video failed before the first image.
+        An image is valid until the next image is requested.
+
+        Args:
+            rows: the frame numbers in increasing order.
+
+        Raises:
+            VideoError: the video could not be read, and no image was yielded before.
         """
         wanted, found = set(rows), False
         with closing(self._items(spans=join_rows(rows))) as items:
@@ -413,7 +422,7 @@ class FrameFeed:
 
 
 def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return spans [first, last) that contain these ordered frames; frames that are close share a span."""
+    """Return spans [first, last) that contain these frames, which are in order. Frames that are close share a span."""
     spans: list[tuple[int, int]] = []
     for row in rows:
         first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row
@@ -422,7 +431,7 @@ def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """Yield (frame number, image, lost) for those frames of a clip that are in [first, last), each once."""
+    """Yield (frame number, image, lost) for the frames of a clip that are in [first, last), each frame once."""
     clip = item.clip
     for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:

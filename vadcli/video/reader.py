@@ -1,12 +1,12 @@
 """Reads the frames of a video in order, with decord, ffmpeg or Pillow (`FrameReader`).
 
 With the decoder choice `auto`, decord reads a short video if the caller needs gray frames, the file is not damaged, and decord
-is known to read files of this kind correctly (see `vadcli.video.decoders`). The reason: decord needs no process. ffmpeg reads
-everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
+is known to read files of this kind correctly (see `vadcli.video.decoders`). The reason is that decord starts no process. ffmpeg
+reads all other videos: it is as fast or faster on long videos, and reports in which frames it concealed damage.
 
 The rows are the same for every decoder: one row per frame that a player shows, in presentation order, without gaps. Lost frames
 have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe found.
-If the file's times are guessed, it counts frames instead.
+If the file's times are guessed, `RowMatcher` counts frames instead.
 """
 
 from __future__ import annotations
@@ -38,22 +38,23 @@ class Row:
 
 
 class SeekMissed(Exception):
-    """After a seek, a decoder began after the requested row, or at a time that no row has."""
+    """Raised if, after a seek, a decoder begins after the requested row, or at a time that no row has."""
 
 
 class RowMatcher:
-    """Finds the row of each shown frame; give it the frames of one decoder in order.
+    """Finds the row of each shown frame. Call `place` for the frames of one decoder in order.
 
-    A frame belongs to the row whose time is the same or differs by less than half a frame. If the times in the file are
-    guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then frames
-    count as lost only if the decoder reported an error.
+    A frame belongs to the row with the same time, or with a time that differs by less than half a frame. If the times in the
+    file are guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then
+    frames count as lost only if the decoder reported an error.
 
-    A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of order.
-    If a frame comes after its row was counted as lost, the frame gets no row.
+    If the probe did not find a frame, the frame gets a new row after the rows before it. In damaged files, frames may come out
+    of order: a frame whose row was already counted as lost gets no row.
 
     Args:
         info: the probe's description of the video.
-        sought: the row that the decoder seeks to; it may begin there or earlier. None if the decoder reads from the beginning.
+        sought: the row to which the decoder seeks; the decoder may begin at an earlier row. None if the decoder reads from the
+            beginning.
     """
 
     def __init__(self, info: VideoInfo, *, sought: int | None = None) -> None:
@@ -62,7 +63,7 @@ class RowMatcher:
         self._guessed = info.guessed_times
         self._monotone = bool(np.all(np.diff(self._expected) > 0))
         self._frame_ticks = max(1, round(1 / (info.fps * info.time_base)))
-        # If an MPEG-4 stream ends with packets that are not coded, ffmpeg 6.1 and later show the last frame once more.
+        # If an MPEG-4 stream ends with packets without a coded picture, ffmpeg 6.1 and later show the last frame once more.
         self._ends_with_repeat = info.codec == "mpeg4" and not info.one_frame_per_packet
         self._shift = 0
         self._begun = False
@@ -72,7 +73,7 @@ class RowMatcher:
         self._last_pts: int | None = None
 
     def place(self, pts: int | None, *, after_error: bool = False) -> tuple[list[Row], Row | None]:
-        """Return the rows that were lost before this frame, and its row; None if the frame comes too late.
+        """Return the rows that were lost before this frame, and the row of this frame; None if the frame comes too late.
 
         Args:
             pts: time of the frame in the probe's time base; None if unknown.
@@ -101,7 +102,7 @@ class RowMatcher:
         return lost, row
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the frame's position in the probe's frames, from `_next` on; None if it is not there."""
+        """Return the frame's position in the probe's frames from `_next` on; None if the probe has no such frame."""
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following
@@ -145,20 +146,20 @@ class _Outcome(enum.Enum):
 
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
-    UNSAFE = enum.auto()  # a needed frame is damaged or missing; from this frame on, all frames must be decoded
-    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection no longer agree
+    UNSAFE = enum.auto()  # a needed frame is damaged or missing, so all frames must be decoded from this frame on
+    UNSELECTED = enum.auto()  # ffmpeg did not select the frame of a sampled row, so its count differs from the rows
 
 
 class FrameReader:
-    """Iterates over the rows of a video from `request.start`, in order and without gaps.
+    """Iterates over the rows of a video from `request.start` on, in order and without gaps.
 
-    The rows end where the file ends, so there may be fewer rows than `info.frames`. No row before the end is left out. Do not
-    share a reader between threads. Close it, or use it in a `with` statement, because it may have an ffmpeg process.
+    The rows end where the file ends, so there may be fewer rows than `info.frames`. Do not share a reader between threads.
+    Close it, or use it in a `with` statement, because it may have an ffmpeg process.
 
     Attributes:
         decoder: the decoder that delivered the last frame.
         complaints: the decoder's last messages.
-        note: why ffmpeg replaced decord; else empty.
+        note: why ffmpeg replaced decord; empty if it did not.
 
     Raises:
         DecodeError: no suitable decoder is installed, or no frame can be decoded.
@@ -187,7 +188,7 @@ class FrameReader:
     def __next__(self) -> Frame:
         frame = next(self._rows)
         if self._last_pts is not None and frame.pts <= self._last_pts:
-            # ffmpeg was started again, and in a damaged file its frames can then have other times.
+            # ffmpeg was started again. In a damaged file, its frames may then have other times.
             frame = replace(frame, pts=self._last_pts + 1)
         self._last_pts = frame.pts
         return frame
@@ -199,7 +200,7 @@ class FrameReader:
         self.close()
 
     def close(self) -> None:
-        """End the decoder; a second call does nothing."""
+        """End the decoder. A second call does nothing."""
         self._rows.close()
 
     def _read(self) -> Generator[Frame, None, None]:
@@ -227,10 +228,10 @@ class FrameReader:
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
 
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
-        """Yield all rows from the next row on. If a fast way of decoding proves unsafe, ffmpeg is started again."""
+        """Yield all rows from the next row on. Begin with the fastest options; if they prove unsafe, start ffmpeg again."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
-        # If samples are unevenly spaced, ffmpeg does not select them: most of the frames that it decodes are samples.
+        # If samples are unevenly spaced, ffmpeg delivers all images that it decodes, because most of them are samples.
         may_seek, every_image, skips = True, request.sampled is not None, request.needed is not None
         while True:
             row = seek_row(info, self._due) if may_seek else None
@@ -288,10 +289,10 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Yield rows like `_deliver`, if the decoder leaves out frames. The rows of these frames count as undamaged.
+        """Do the work of `_deliver` for a decoder that leaves out frames. The rows of these frames count as undamaged.
 
-        The outcome is UNSAFE if a row shows that the file is damaged. This row is not yielded. The outcome does not depend on
-        the number of threads, because only a decoder with one thread yields frames after damage.
+        If a row shows that the file is damaged, this row is not yielded, and the outcome is UNSAFE. The outcome does not depend
+        on the number of threads, because only a decoder with one thread yields frames after damage.
         """
         request, info = self._request, self._info
         assert request.needed is not None
@@ -319,7 +320,7 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _left_out(self, end: int) -> Iterator[Frame]:
-        """Yield the rows before `end` that were not yielded yet: the decoder left them out."""
+        """Yield the rows from `_due` to `end`: their frames were left out by the decoder."""
         for index in range(self._due, end):
             self._due = index + 1
             yield Frame(index, int(self._info.pts[index]), True, None)

@@ -1,18 +1,18 @@
 """Computes which frames are sampled, how ffmpeg selects them and which clips they form; collects clips frame by frame.
 
-A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If a decoder leaves out
-frames, a list of rows gives the samples. A clip is T samples:
+A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If the decoder leaves out
+frames, the samples are not evenly spaced, and a plan lists them (`SamplingPlan.rows`). A clip is T samples:
 
     rows      0 1 2 3 4 5 6 7 8 9 ...        interval 2
     samples   0   1   2   3   4   ...
     clip 0    [0   1   2   3]                T = 4, overlap 1, stride 3: clip c starts at sample 3c
     clip 1                [3   4 ...         sample 3 is in both clips, but only clip 0 scores it
 
-The last clip of a video is moved back so that it ends on the last sample. If a video is shorter than a clip, its last frame is
-repeated. Each sampled frame that was decoded is `valid` in exactly one clip.
+The last clip of a video is moved back, so that it ends on the last sample. If a video is shorter than a clip, its last sample
+is repeated. Each sampled frame that was decoded is `valid` in exactly one clip: the clip that scores it.
 
-A `Selection` has the same rule in two forms: as an expression for ffmpeg's `select` filter, and in Python. The caller uses the
-Python form to know which frames come with an image.
+A `Selection` has one rule in two forms: as an expression for ffmpeg's `select` filter, and in Python (`takes`). The caller uses
+the Python form to know which frames get an image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, VideoInfo
 
-# If less than this share of the frames can be left out, all frames are decoded. This costs little more, and the samples are
-# evenly spaced.
+# If less than this share of the frames can be left out, all frames are decoded: this costs little more, and the samples are
+# then evenly spaced.
 _SKIPPED_SHARE = 0.25
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
@@ -40,7 +40,7 @@ class SamplingPlan:
 
     Attributes:
         frames: T, samples per clip.
-        overlap: samples that a clip shares with the clip before.
+        overlap: number of samples that a clip shares with the previous clip.
         interval: number of rows from one sample to the next; if `rows` is given, the rounded mean.
         rows: (S,) int64, the sampled rows in order; None if every `interval`-th row is sampled.
     """
@@ -57,7 +57,7 @@ class SamplingPlan:
 
     @classmethod
     def of(cls, needs: ClipNeeds, info: VideoInfo) -> SamplingPlan:
-        """Return the plan for a video. It depends only on these arguments, and not on the decoder."""
+        """Return the plan for a video. The plan depends only on these arguments, not on the decoder."""
         interval = needs.interval_for(info.fps)
         rows = None
         if needs.decode == "reference":
@@ -78,14 +78,14 @@ class SamplingPlan:
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """The row of a sample; a row after the end of the video if it has fewer samples."""
+        """The row of a sample. If the video has fewer samples, this is a row after its end."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
         return int(self.rows[-1]) + beyond * self.interval if beyond > 0 else int(self.rows[sample])
 
     def since(self, row: int) -> SamplingPlan:
-        """Return the plan for the part of the video from this sampled row on. Rows count from there."""
+        """Return the plan for the part of the video from this sampled row on. Row 0 of the new plan is this row."""
         if self.rows is None:
             return self
         later = self.rows[np.searchsorted(self.rows, row) :] - row
@@ -96,20 +96,20 @@ class SamplingPlan:
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
-        """The row at which a scan continues with this clip: after the last sample of the previous clip."""
+        """The first row that a scan reports with this clip: the row after the last sample of the previous clip."""
         return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
-        """The first row to decode for this clip: early enough to move the clip back if it is the last."""
+        """The first row to decode for this clip. It is early enough to move the clip back if it is the last clip."""
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
 
     def whole_clips(self, rows: int) -> int:
-        """How many clips are complete after `rows` rows: a scan continues with the next clip."""
+        """How many clips are complete after `rows` rows. A resumed scan continues with the next clip."""
         return self.whole_clips_of(self.samples(rows))
 
     def whole_clips_of(self, samples: int) -> int:
-        """How many clips are complete after these samples; moved or padded clips are not counted."""
+        """How many clips are complete after so many samples, without moved or padded clips."""
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
@@ -118,13 +118,13 @@ class SamplingPlan:
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
-        """Return the samples (T,) of a clip in a video with `rows` rows, moved back or padded at its end."""
+        """Return the samples (T,) of a clip in a video with `rows` rows; the last clip is moved back or padded."""
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the first row of a clip at `position` (0 to 1), moved back if the clip would pass the video's end."""
+        """Return the first row of a clip at `position` (0 to 1). If the clip would end after the video, it is moved back."""
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
 
@@ -133,8 +133,8 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
     """Return the rows to sample if only references are decoded; None if all frames must be decoded.
 
     A reference is a frame that other frames need for decoding. For each `interval`-th row, the nearest reference is sampled.
-    Two samples are at least half the interval apart. All frames must be decoded if the file may be damaged, if few frames can
-    be left out, or if references are too far apart.
+    Two samples are at least half an interval apart. All frames must be decoded if frames of the file are missing, if only few
+    frames can be left out, or if references are too far apart.
     """
     kept = np.flatnonzero(info.reference)
     if interval == 1 or not len(kept) or info.missing or len(kept) > (1 - _SKIPPED_SHARE) * info.frames:
@@ -151,15 +151,16 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
-    """Return keyframes at least `interval` rows apart; None if no keyframe is known, or all frames are."""
+    """Return keyframes that are at least `interval` rows apart; None if no frame or every frame is a keyframe."""
     return _thinned(info.keyframes, interval) if 0 < len(info.keyframes) < info.frames else None
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return flags of the frames to decode to get the images of `rows`, and True if they are the keyframes.
+    """Return flags of the frames that must be decoded to get the images of `rows`, and True if these are the keyframes.
 
-    The flags (N,) bool mark the keyframes if all of `rows` are keyframes. Otherwise they mark the references if all of `rows`
-    are references. None if all frames must be decoded: `rows` has other frames, or too few frames could be left out.
+    If all of `rows` are keyframes, the flags (N,) bool are True for the keyframes. If not, but all of `rows` are references,
+    they are True for the references. None means that all frames must be decoded: `rows` has other frames, or too few frames
+    could be left out.
     """
     keys = rows_as_flags(info.keyframes, info.frames)
     for flags, only_keys in ((keys, True), (info.reference, False)):
@@ -169,7 +170,7 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:
-    """Return rows that are at least `apart` from one another: a row too near to the last kept row is dropped."""
+    """Drop each row that is less than `apart` after the last row that was kept."""
     if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
         return rows
     kept = [int(rows[0])]
@@ -180,12 +181,12 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 
 
 def can_skip(info: VideoInfo) -> bool:
-    """Whether a decoder may leave out frames. The times must be exact, to find the rows of the other frames."""
+    """Return True if a decoder may leave out frames: the file's times are exact, so the rows of the other frames are known."""
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 
 
 def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
-    """Return flags (N,) bool, one per frame of the video; the flags of `rows` are True."""
+    """Return flags (N,) bool, one per frame of the video: True for `rows`."""
     flags = np.zeros(frames, np.bool_)
     flags[rows] = True
     return flags
@@ -193,7 +194,7 @@ def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects frames by their pts, if the frame rate is constant. Lost frames do not shift other rows.
+    """Selects frames by their pts if the frame rate is constant. So a lost frame does not change which frames are selected.
 
     Attributes:
         origin: pts of row 0.
@@ -214,7 +215,12 @@ class TimeGrid:
         return f"gte(pts,{self.first_pts})*not(mod({row},{self.interval}))"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """Whether ffmpeg selects the frame after `shown` frames. Call it for each frame, in order."""
+        """Return True if ffmpeg selects a frame. Call this for each frame, in order.
+
+        Args:
+            shown: how many frames were shown before.
+            pts: time of the frame; None if unknown.
+        """
         if pts is None or pts < self.first_pts:
             return False
         return math.floor((pts - self.origin) * self.rows_per_tick + 0.5) % self.interval == 0
@@ -222,7 +228,7 @@ class TimeGrid:
 
 @dataclass(frozen=True)
 class Count:
-    """Selects frames by their number, counted from the first frame shown.
+    """Selects frames by their number, counted from the first frame that is shown.
 
     Attributes:
         first: frames before this number are not selected.
@@ -244,7 +250,7 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects frames by their number, counted from a given time. ffmpeg counts in its variable 0.
+    """Selects frames by their number, counted from the frame at a given time. The expression counts in ffmpeg's variable 0.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.
@@ -275,15 +281,15 @@ Selection = TimeGrid | Count | CountSince
 
 
 def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool) -> Selection:
-    """Return the selection with which ffmpeg delivers the sampled rows.
+    """Return the selection with which ffmpeg delivers the images of the sampled rows.
 
     Args:
-        info: the probe of the video.
+        info: the probe's description of the video.
         interval: rows with index % interval == 0 are sampled.
         start: first row to deliver.
-        sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
-        every_image: True selects at least all rows from `start` on. Use it after the decoder lost frames or delivered
-            unexpected frames.
+        sought: True if ffmpeg starts at the keyframe that `seek_row` returned, and not at the beginning.
+        every_image: True selects all rows from `start` on, and perhaps rows before. Use this after the decoder has lost frames
+            or delivered unexpected frames.
     """
     pts, first_pts = info.pts, int(info.pts[min(start, info.frames - 1)])
     if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:
@@ -297,7 +303,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 
 
 def seek_row(info: VideoInfo, start: int) -> int | None:
-    """Return the last keyframe at or before `start`; None if decoding must begin at the start."""
+    """Return the row of the last keyframe at or before row `start`; None if decoding must begin at row 0."""
     if not can_seek(info) or start == 0:
         return None
     before = info.keyframes[info.keyframes <= min(start, info.frames - 1)]
@@ -305,7 +311,7 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def can_seek(info: VideoInfo) -> bool:
-    """Whether decoding can begin at a keyframe: the file has an index, and its times are exact."""
+    """Return True if decoding can begin at a keyframe: the file has an index, and its times are exact."""
     is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
     return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
 
@@ -317,7 +323,7 @@ class Rows:
     Attributes:
         first: index of the first row, or of the next row if there are none.
         pts: (R,) int64 in the stream's time base.
-        decode_ok: (R,) bool, False if the decoder skipped the frame or concealed damage in it.
+        decode_ok: (R,) bool, False if the frame is lost or the decoder concealed damage in it.
     """
 
     first: int
@@ -348,10 +354,10 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return the position (T,) of the image that each frame gets; all -1 if every frame is lost.
+    """Return, for each frame of a clip, the position (T,) of the frame whose image it gets; all -1 if every frame is lost.
 
-    A lost frame gets the last image before it. If the first frames are lost, they get the first image of the clip, so that
-    nothing seems to move. A clip never takes an image from another clip, so that a resumed scan gives the same scores.
+    A lost frame gets the last image before it. If the first frames are lost, they get the first image of the clip. So nothing
+    seems to move. A clip never gets an image of another clip, so that a resumed scan gives the same scores.
     """
     own = np.where(lost, -1, np.arange(len(lost)))
     filled = np.maximum.accumulate(own)
@@ -362,12 +368,12 @@ def fill_sources(lost: BoolArray) -> IndexArray:
 
 
 class ClipAssembler:
-    """Takes a video's rows one by one and reports when a clip is complete. It stores at most T images.
+    """Collects the rows of a video one by one, and reports when a clip is complete. It stores at most T images.
 
-    If `add` or `end` returns True, call `take` before anything else.
+    If `add` or `end` returns True, the next call must be `take`.
 
     Args:
-        plan: the video's plan; `SamplingPlan.since(origin)` if only a part of the video is read.
+        plan: the video's plan; if only a part of the video is read, the plan's `since(origin)`.
         shape: (H, W, C) of an image.
         start_clip: first clip to collect. The first row to add is then `plan.read_from(start_clip)`.
         origin: sampled row at which clip 0 starts; 0 unless only a part of the video is read.
@@ -391,7 +397,7 @@ class ClipAssembler:
 
     @property
     def next_row(self) -> int:
-        """The row that must be added next."""
+        """The next row to add."""
         return self._row
 
     @property
@@ -404,8 +410,8 @@ class ClipAssembler:
 
         Args:
             pts: time of the row.
-            ok: False if the decoder skipped the frame or concealed damage in it.
-            picture: image of a sampled row, H x W x C bytes; None if it was lost. Ignored if the row is not sampled.
+            ok: False if the frame is lost or the decoder concealed damage in it.
+            picture: image of a sampled row, H x W x C bytes; None if the image is lost. Ignored if the row is not sampled.
         """
         row = self._row
         self._row += 1
@@ -425,11 +431,11 @@ class ClipAssembler:
         return row == self._wanted
 
     def end(self) -> bool:
-        """Return True if some samples are not in any clip yet. Call this when the video has ended."""
+        """Return True if some samples are in no clip yet: they form the last clip. Call this when the video has ended."""
         return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
 
     def take(self, out: ByteArray) -> ClipParts:
-        """Write the clip's images into `out` (T, H, W, C), and return the rest of the clip."""
+        """Write the clip's images into `out` (T, H, W, C), and return all other data of the clip."""
         plan = self._plan
         samples = plan.clip_samples(self._clip, self._row - self._origin)
         places = samples % plan.frames

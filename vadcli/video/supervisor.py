@@ -1,7 +1,10 @@
 """Decoder processes: what the loader exchanges with them, and the thread that starts, watches and kills them (`Supervisor`).
 
-The loader and a decoder process (`vadcli.video.worker`) exchange messages through a pipe. Clips and a progress counter are in
+The loader and a decoder process (`vadcli.video.worker`) send messages through a pipe. Clips and a progress counter are in
 shared memory (`Ring`). This memory has no name in any file system: the system frees it when the last process that maps it ends.
+
+The file begins with the requests and items of a loader. Then come the messages between the processes, the shared memory,
+helpers for processes, and the supervisor.
 """
 
 from __future__ import annotations
@@ -38,29 +41,29 @@ _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is
 _LONGEST_TICK_S = 1.0
 _REAP_S = 5.0  # the loader waits this long for the end of a killed process
 _READ_AHEAD_BYTES = 64 << 20
-_REMOTE_BYTES = 1 << 40  # used for an object of a store, because its size is not known yet
+_REMOTE_BYTES = 1 << 40  # stands for the size of an object in a store, because the size is not known yet
 _STDERR_LIMIT_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 GROUP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
-"""Signals that a terminal or a service manager sends to a whole process group."""
+"""The signals that a terminal or a service manager sends to all processes of a group."""
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How videos are decoded, for any detector.
+    """How a loader decodes videos. These options do not depend on the detector.
 
     Attributes:
-        workers: number of decoder processes; each has one video open.
-        timeout_s: a decoder that makes no progress for this long counts as hung.
-        memory_limit_mib: how much memory a decoder process and its children may use, without shared memory.
+        workers: number of decoder processes; each reads one video at a time.
+        timeout_s: if a decoder makes no progress for so many seconds, it counts as hung.
+        memory_limit_mib: how much memory a decoder process and its children may use together, without shared memory.
         decoder: which decoder reads the frames.
         threads: threads per decoder; 0 is the number of cores divided by workers.
-        prober: "module:attribute" of a function that describes a video. The decoder process calls it like
+        prober: "module:attribute" of a function that describes a video. The decoder process calls it with the arguments of
             `vadcli.video.probe.probe`.
-        reader: "module:attribute" of a class that reads the frames. The decoder process calls it like
-            `vadcli.video.reader.FrameReader`. Use this to plug in another decoder.
+        reader: "module:attribute" of a class that reads the frames, to plug in another decoder. The decoder process calls it
+            with the arguments of `vadcli.video.reader.FrameReader`.
     """
 
     workers: int = 1
@@ -83,19 +86,21 @@ class ClipRequest:
     """One video to read as clips.
 
     Attributes:
-        video: relative path of the video; each of its items has this path.
+        video: relative path of the video. Each item about this video has the same path.
         path: the file, or the folder of images.
         fps: frame rate of a folder of images.
-        start_clip: the first clip to read. Rows start at its `SamplingPlan.first_row`, after the last row of the previous clip.
-        bursts: if given, only one clip is read at each of these positions, which are fractions [0, 1) of the video's frames.
-            The clips are numbered in this order and have no rows. If no frame of a burst was decoded, the burst is left out.
+        start_clip: the first clip to read. Its rows start after the last row of the previous clip, at `SamplingPlan.first_row`.
+        bursts: positions in [0, 1), as fractions of the video's frames. If given, only one clip is read at each position. The
+            index of a clip is the index of its burst, and clips have no rows. If no frame of a burst can be decoded, the burst
+            has no clip.
         exact: True if each burst starts exactly at its position; False if it may start nearby, where decoding is cheapest.
-        spans: if given, only these ranges of rows [first, last) are read. They must be ordered and must not overlap, and each
-            `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a clip is then the
-            number of its range, and clips have no rows.
+        spans: ranges of rows [first, last). If given, only these rows are read. The ranges must be ordered and must not
+            overlap, and each `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a
+            clip is the index of its range, and clips have no rows.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
-        regions: the parts of the picture to hide in the clips.
-        damaged: True if there is damage before `start_clip`. All frames are then decoded, as in a scan without interruption.
+        regions: the regions of the picture to hide in the clips.
+        damaged: True if the video has damage before `start_clip`. Then all frames are decoded, as in a scan that was not
+            interrupted.
     """
 
     video: str
@@ -123,7 +128,7 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first item of a video: the result of the probe. If the video cannot be probed, there is no such item."""
+    """The first item of a video: the result of the probe. If the probe fails, `Finished` is the only item of the video."""
 
     video: str
     info: VideoInfo
@@ -131,7 +136,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class ClipReady:
-    """A clip and its rows, as in `ClipParts`. The clip is valid until the next item is requested."""
+    """A clip, and the rows after the previous clip up to the last sample of this clip.
+
+    The clip is valid until the next item is requested.
+    """
 
     video: str
     clip: Clip
@@ -140,16 +148,17 @@ class ClipReady:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last item of every video, whatever happened to it.
+    """The last item of every video, whether the video was read or not.
 
     Attributes:
         info: None if the video could not be opened.
-        decoder: the last decoder of the video; "" if it is not known.
-        rows: the rows after the last clip. If the decoder process died, the rows that it had not sent are missing.
+        decoder: the last decoder that read the video; "" if unknown.
+        rows: the rows after the last clip. If the decoder process died, these rows are missing.
         decoded_frames: number of rows with decode_ok in all items of this request.
-        error: why the video was not read to its end, or None. Skipped frames and concealed damage are no error.
+        error: why the video was not read to its end; None if it was. Frames that the decoder skipped and damage that it
+            concealed are no errors.
         complaints: the decoder's messages, for people to read.
-        note: which decoder failed before another one read the video, and why; usually empty.
+        note: which decoder failed before another decoder read the video, and why; usually empty.
     """
 
     video: str
@@ -167,7 +176,7 @@ Item = Opened | ClipReady | Finished
 
 @dataclass(frozen=True)
 class Setup:
-    """The first message to a decoder process. Later messages are requests and numbers of free slots."""
+    """The first message to a decoder process. Each later message is a request or the number of a free slot."""
 
     needs: ClipNeeds
     options: LoaderOptions
@@ -177,7 +186,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Begun:
-    """Message from a decoder process: this decoder now reads the video; sent before the decoder is used."""
+    """Message from a decoder process: this decoder reads the video now. It is sent before the decoder starts."""
 
     decoder: str
 
@@ -217,14 +226,14 @@ class State(IntEnum):
 
     STARTING = 0
     WORKING = 1
-    WAITING = 2  # waits for a video, a free slot or the loader; never counts as hung
-    FETCHING = 3  # it copies an object of a store to this machine
+    WAITING = 2  # for a video, a free slot or the loader; a process in this state never counts as hung
+    FETCHING = 3  # copies an object from a store to this machine
 
 
 def anonymous_file(size: int) -> int:
-    """Return a descriptor of zeroed memory; the caller closes it.
+    """Return a descriptor of `size` bytes of shared memory, all zero; the caller closes it.
 
-    If the system has no memfd, the memory is a temporary file without a name.
+    If the system has no memfd, this is a temporary file without a name.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("vadcli")
@@ -236,7 +245,7 @@ def anonymous_file(size: int) -> int:
 
 
 def read_tail(descriptor: int, limit: int = 4000) -> str:
-    """Return the last `limit` bytes of an open file as text. The position in the file stays."""
+    """Return the last `limit` bytes of an open file as text. The file's position does not change."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, limit, max(0, size - limit)).decode(errors="replace").strip()
 
@@ -245,8 +254,8 @@ class Ring:
     """Shared memory: a header with two numbers, then slots. The decoder process writes, the loader reads.
 
     Args:
-        descriptor: from `anonymous_file(Ring.size(...))`; it may be closed after this call.
-        slots: number of slots; each can contain one clip.
+        descriptor: the result of `anonymous_file(Ring.size(...))`; the caller may close it after this call.
+        slots: number of slots; a slot has room for one clip.
         slot_bytes: size of a slot.
         writable: True in the decoder process.
     """
@@ -259,12 +268,12 @@ class Ring:
 
     @staticmethod
     def size(slots: int, slot_bytes: int) -> int:
-        """Return the size of a ring in bytes. Only the pages that are written take memory."""
+        """Return the size of a ring in bytes. The ring takes memory only for the pages that were written."""
         return _HEADER_BYTES + slots * slot_bytes
 
     @property
     def state(self) -> State:
-        """What the decoder process is doing; WORKING if a faulty decoder has overwritten the number."""
+        """What the decoder process is doing; WORKING if a faulty decoder has overwritten the header."""
         number = int(self._header[0])
         return State(number) if number in list(State) else State.WORKING
 
@@ -274,7 +283,7 @@ class Ring:
 
     @property
     def progress(self) -> int:
-        """How many steps (rows and messages) the decoder process has made since it started."""
+        """Number of steps (rows and messages) of the decoder process since its start."""
         return int(self._header[1])
 
     def advance(self) -> None:
@@ -282,7 +291,7 @@ class Ring:
         self._header[1] += 1
 
     def slot(self, number: int, shape: tuple[int, ...]) -> ByteArray:
-        """Return a slot as a uint8 array, read-only for the loader; ValueError if the shape is too large."""
+        """Return a slot as a uint8 array of this shape, read-only for the loader; ValueError if the shape is too large."""
         count = int(np.prod(shape))
         if count > self._slot_bytes:
             raise ValueError(f"a clip of shape {shape} needs {count} bytes, but a slot has {self._slot_bytes}")
@@ -290,7 +299,7 @@ class Ring:
         return np.frombuffer(self._map, np.uint8, count=count, offset=offset).reshape(shape)
 
     def close(self) -> None:
-        """Release the memory; it is freed once no view of a slot is left."""
+        """Release the memory. The system frees it when the last array that `slot` returned is gone."""
         del self._header
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -299,9 +308,9 @@ class Ring:
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
-    The function can be a `preexec_fn`, because it takes no lock and imports nothing. Outside Linux it does nothing; there, a
-    child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start children from a
-    thread that lives as long as the children are needed.
+    The function can be a `preexec_fn`, because it takes no lock and imports nothing. It does nothing on other systems than
+    Linux: there, a child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start
+    children from a thread that lives as long as the children are needed.
 
     Args:
         parent: process id of the parent. If the parent died before this call, this process ends at once.
@@ -314,7 +323,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Return the resident memory in MiB that a process does not share; 0 if the process has ended."""
+    """Return the resident memory of a process in MiB, without shared memory; 0 if the process has ended."""
     try:
         memory = process.memory_info()
     except (psutil.Error, OSError):
@@ -323,10 +332,10 @@ def private_mib(process: psutil.Process) -> float:
 
 
 def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
-    """Return each process followed by all its running descendants.
+    """Return one list per root: the process itself, then all its running descendants.
 
-    The processes of the machine are listed only once for all roots, because this is slow: to list them per root would delay the
-    threads that feed a GPU.
+    Listing the processes of the machine is slow. If this were done once per root, the threads that feed a GPU would wait. So
+    the processes are listed only once for all roots.
     """
     children: dict[int, list[int]] = defaultdict(list)
     for pid, parent in _parents() if roots else ():
@@ -336,7 +345,7 @@ def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]
         tree, pids, seen = [root], [root.pid], {root.pid}
         while pids:
             for child in children.get(pids.pop(), ()):
-                if child not in seen:  # a reused process id could lead to a circle
+                if child not in seen:  # if a process id was used again, the parents could form a circle
                     seen.add(child)
                     pids.append(child)
                     with contextlib.suppress(psutil.Error, OSError):
@@ -346,7 +355,7 @@ def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """Yield (process id, its parent's id) of all processes. On Linux, psutil would take ten times as long."""
+    """Yield (process id, id of its parent) of all processes. On Linux, psutil would take ten times as long."""
     if sys.platform != "linux":
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -361,7 +370,8 @@ def _parents() -> Iterator[tuple[int, int]]:
 class DecoderProcess:
     """A decoder process (`vadcli.video.worker`) with its connection, its ring and its standard error.
 
-    Create it in a thread that outlives it.
+    Create it in a thread that lives longer than the process: on Linux, a process that asks to die with its parent dies with the
+    thread that started it.
 
     Attributes:
         process: the running process as a `psutil.Process`.
@@ -389,9 +399,10 @@ class DecoderProcess:
 
     def _start(self, connection: Connection, descriptor: int) -> subprocess.Popen[bytes]:
         numbers = (connection.fileno(), descriptor)
-        # With -P and this sys.path, the worker imports the same modules as this process. -P leaves out the current folder.
+        # With this sys.path and -P, the worker imports the same modules as this process. -P drops the current folder from it.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        # A signal to our process group must not end the worker before it has its own session. The worker discards the signal.
+        # A signal to our process group must not end the worker before the worker has its own session. So such signals are
+        # blocked until the worker discards them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
         try:
             return subprocess.Popen(
@@ -415,13 +426,13 @@ class DecoderProcess:
         return True
 
     def expect(self, path: Path) -> None:
-        """Announce the file of the next request: reading it counts as progress. Call this before `send`."""
+        """Announce the file of the next request, because reading this file counts as progress. Call this before `send`."""
         with contextlib.suppress(OSError):
             size = _REMOTE_BYTES if is_remote(path) else path.stat().st_size
             self._bytes_allowed = 2 * size + _READ_AHEAD_BYTES
 
     def check(self, elapsed_s: float, options: LoaderOptions, tree: list[psutil.Process]) -> None:
-        """Kill the process and its children if it made no progress for too long or holds too much memory.
+        """Kill the process and its children if they made no progress for too long or use too much memory.
 
         Args:
             elapsed_s: seconds since the last check.
@@ -451,8 +462,8 @@ class DecoderProcess:
         if progress != self._progress or self.ring.state is State.WAITING:
             self._progress, self._bytes_left = progress, self._bytes_allowed
             return True
-        # While a decoder opens a long file or seeks in it, it delivers no frame. So reading bytes counts as progress too, until
-        # it has read as many bytes as the file has, twice.
+        # While a decoder opens a long file or seeks in it, it delivers no frame. So reading bytes counts as progress too, up to
+        # twice the size of the file.
         self._bytes_left -= max(0, more)
         return more > 0 and self._bytes_left > 0
 
@@ -464,7 +475,7 @@ class DecoderProcess:
 
     @property
     def survives_kill(self) -> bool:
-        """Whether the process does not end after a kill, for example if it reads from a lost network drive."""
+        """True if the process does not end after a kill, for example because it reads from a lost network drive."""
         return self._kill_reason is not None and time.monotonic() - self._killed_at > _REAP_S
 
     def _kill(self) -> None:
@@ -472,7 +483,7 @@ class DecoderProcess:
             os.killpg(self._popen.pid, signal.SIGKILL)
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children, and free its memory. Return the reason and its stderr.
+        """Kill the process and its children, and free its memory. Return the error that explains its end, and its stderr.
 
         Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """
@@ -506,7 +517,12 @@ def _bytes_read(process: psutil.Process) -> int:
 
 
 def _cause(code: int | None, stderr: str) -> tuple[type[VideoError], str]:
-    """Return the error type and message for a process that was not killed here."""
+    """Return the error type and message for a process that the supervisor did not kill.
+
+    Args:
+        code: the exit code; None if the process did not end after it was killed.
+        stderr: the end of the process's standard error.
+    """
     if code is None:
         return NotFinished, "the decoder hangs in a system call and cannot be killed; perhaps a network drive is lost"
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):
@@ -519,7 +535,7 @@ def _cause(code: int | None, stderr: str) -> tuple[type[VideoError], str]:
 
 
 class Supervisor:
-    """The thread that starts decoder processes and watches them until they are reaped."""
+    """The thread that starts decoder processes, and watches them until they are reaped. It lives as long as the loader."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -537,13 +553,13 @@ class Supervisor:
         return order.result()
 
     def reap(self, process: DecoderProcess) -> tuple[VideoError, str]:
-        """Stop watching a process and reap it; returns what `DecoderProcess.reap` returns."""
+        """Stop watching a process, and return the result of `DecoderProcess.reap`."""
         with self._lock:
             self._processes.remove(process)
         return process.reap()
 
     def stop(self) -> None:
-        """Reap all processes and end the thread; a second call does nothing."""
+        """Reap all processes and end the thread. A second call does nothing."""
         self._orders.put(None)
         self._thread.join()
         while self._processes:
@@ -560,7 +576,7 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # Limited, because time does not count while this process or the whole machine is suspended.
+            # The time is limited because this process or the whole machine may have been suspended, which is no stall.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
                 trees = process_trees([process.process for process in self._processes])

@@ -1,10 +1,12 @@
-"""Runs in a decoder process: reads videos one after another, and writes their clips to shared memory.
+"""The program of a decoder process: reads videos one after another, and writes their clips to shared memory.
 
-The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (the process id of the loader and two open
-descriptors). The standard input of the process is a pipe that closes when the loader's process ends. The process leads its own
-session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed together with its children.
-Errors of a video are sent to the loader, not raised. If the process dies, the loader notices. The process never outlives the
-loader.
+The supervisor starts it as `python -m vadcli.video.worker PARENT CONNECTION RING`: the id of the loader's process and two open
+descriptors.
+
+The process leads its own session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed
+together with its children. Its standard input is a pipe that closes when the loader's process ends: then it ends too.
+
+If a video cannot be read, its error is sent to the loader and not raised.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """A burst or span of a video: its number within the request, and the row before which it stops."""
+    """A burst or span of a request: its index in the request, and the row before which it ends."""
 
     number: int
     stop: int
@@ -76,9 +78,14 @@ class _Part:
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Return the sampled row at which each burst starts.
 
-    If `exact` is False, a burst starts at the last keyframe before its position, or at the next sampled row. Then every decoded
-    frame is used. A difference of some seconds does not matter for a fit. If another burst already starts at this row, the
-    burst starts at its own position, because a fit learns nothing from the same frames twice.
+    Args:
+        info: the probe's description of the video.
+        plan: which rows are sampled.
+        bursts: the positions of the bursts in [0, 1).
+        exact: True if each burst starts exactly at its position. If False, a burst starts at the last keyframe before its
+            position (or the next sampled row), so that no frame is decoded in vain. For a fit, a difference of some seconds
+            does not matter. If another burst already starts there, the burst starts at its own position, because a fit learns
+            nothing from the same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
@@ -108,7 +115,7 @@ class _Worker:
         self._blanker: tuple[object, Blanker] | None = None
 
     def serve(self) -> None:
-        """Answer requests until the loader ends, or until decoding has leaked too much memory."""
+        """Read the requested videos until the loader ends, or until decoding has leaked too much memory."""
         retiring = False
         while not retiring:
             message = self._receive()
@@ -142,7 +149,7 @@ class _Worker:
         try:
             before = _identity(request.path)
             key = (request.path, request.fps, before)
-            if self._probed is None or self._probed[0] != key or not any(before):  # else this file was read last
+            if self._probed is None or self._probed[0] != key or not any(before):  # else this file was probed last
                 self._probed = (key, self._probe(request.path, fps=request.fps))
             info = self._probed[1]
             self._send(Opened(request.video, info))
@@ -152,7 +159,7 @@ class _Worker:
                 self._read_all(info, request.start_clip, outcome)
         except VideoError as error:
             outcome.error = error
-        except Exception as error:  # an unknown error of a decoder in one video must not stop the others
+        except Exception as error:  # if a decoder raises an unknown error, the other videos must still be read
             outcome.error = DecodeError(f"{printable(request.path)}: {type(error).__name__}: {error}")
         outcome.complaints = outcome.complaints or read_tail(sys.stderr.fileno())
         try:
@@ -215,7 +222,7 @@ class _Worker:
                 if assembler.add(frame.pts, frame.ok, frame.image):
                     outcome.decoder = reader.decoder
                     self._send_clip(assembler, outcome, part)
-        finally:  # frames that were read before an error are sent too
+        finally:  # also after an error: the frames that were read before it are sent
             outcome.decoder = reader.decoder
             if assembler.end():
                 self._send_clip(assembler, outcome, part)
@@ -234,7 +241,7 @@ class _Worker:
         seen = assembler.has_picture
         slot = self._ring.slot(self._free[-1], shape)
         parts = assembler.take(slot)
-        if self._regions:  # hide the regions before anything else reads the frames
+        if self._regions:  # hide them here, so that no detector gets these pixels
             height, width, _ = assembler.shape
             key = (self._regions, width, height)
             if self._blanker is None or self._blanker[0] != key:
@@ -247,7 +254,7 @@ class _Worker:
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
 
     def _receive(self) -> ClipRequest | None:
-        """Return the next request; None if the message only says that a slot is free again."""
+        """Return the next request; None if the next message is the number of a free slot."""
         with self._waiting():
             message = self._connection.recv()
         if isinstance(message, ClipRequest):
@@ -281,7 +288,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) -> None:
-    """Raise NotFinished if the file changed meanwhile, or if frames are missing because of the machine."""
+    """Raise FileChanged if the file changed while it was read, NotFinished if frames are missing because of the machine."""
     if isinstance(outcome.error, NotFinished):
         return
     if _identity(path) != before:
@@ -295,6 +302,11 @@ def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) 
 def check_machine(path: Path, messages: str) -> None:
     """Raise NotFinished if the machine is the reason why a video could not be read completely.
 
+    Faults of the machine are temporary: for example, a network share is lost, or memory runs out. Then nothing is stored for
+    the video, so the next run tries again. But a damaged file can cause the same messages: ffmpeg's libraries report
+    "Input/output error" if a file is cut short, and "Cannot allocate memory" if a header asks for too much. So these two
+    errors count as faults of the machine only if they also appear here, without ffmpeg.
+
     Args:
         path: the file, or the folder of images.
         messages: all messages about the problem.
@@ -304,7 +316,7 @@ def check_machine(path: Path, messages: str) -> None:
         if os.strerror(number) in messages:
             raise NotFinished(f"{name}: can't be read at the moment: {os.strerror(number)}")
     if os.strerror(errno.ENOMEM) in messages or "MemoryError" in messages:
-        try:  # is there little memory even now, without the video?
+        try:  # check if memory is still scarce, although the video is closed
             is_scarce = psutil.virtual_memory().available < _SCARCE_BYTES
             with closing(mmap.mmap(-1, _SCARCE_BYTES)):
                 pass
@@ -312,7 +324,7 @@ def check_machine(path: Path, messages: str) -> None:
             is_scarce = True
         if is_scarce:
             raise NotFinished(f"{name}: the machine has too little memory at the moment")
-    whole = os.strerror(errno.EIO) in messages  # True: read every file completely; False: read samples
+    whole = os.strerror(errno.EIO) in messages  # True reads every file completely; False reads samples
     try:
         files = [path]
         if path.is_dir():
@@ -338,7 +350,7 @@ def _end_with_loader() -> None:
 def main() -> None:
     """Run the decoder process until the loader ends."""
     parent, connection_number, descriptor = map(int, sys.argv[1:])
-    # Discard signals to the loader's process group that came while this process started. Later signals have an effect.
+    # Discard signals to the loader's process group that came while this process started. Later signals work as usual.
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
@@ -354,7 +366,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # os._exit skips the clean-up, because some decoders crash during it. The loader only needs the closed connection.
+    # os._exit skips Python's clean-up, because some decoders crash in it. The loader only needs the closed connection.
     try:
         main()
     except BaseException:
