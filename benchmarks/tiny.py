@@ -54,10 +54,12 @@ ABOUT = (
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "This model has only the parts of the paper's model: no key for nowhere, no presence logit, no mask prompt, no pooled",
-    "`<SEG>`, and no loss for single names. It starts from the ninth stage of lavida-tiny, and was trained for 1,500",
-    "steps of exposure with `recipes/lavida-tiny-exact.toml`. The language model and the whole projector were trained.",
-    "Two replacements of the base models are still used: the convolutional trunk, and visual tokens from SAM2's features.",
+    "This model has only the parts of the paper's model, and none of the [additions of",
+    "lavida-tiny](../docs/training.md#what-the-small-model-adds): no key for nowhere, no presence logit, no mask prompt,",
+    "no pooled `<SEG>`, and no loss for single names. It starts from the ninth stage of lavida-tiny, and was trained for",
+    "1,500 steps of exposure with `recipes/lavida-tiny-exact.toml`. The language model and the whole projector were",
+    "trained. Two replacements of the base models are still used: the convolutional trunk, and visual tokens from SAM2's",
+    "features.",
 )
 
 
