@@ -135,7 +135,9 @@ def entry() -> None:
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Talking"),
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Messages and settings"
+    ),
 ]
 Profile = Annotated[
     str | None,
@@ -143,7 +145,7 @@ Profile = Annotated[
         "--profile",
         metavar="NAME",
         help="Use the tables [profile.NAME.COMMAND] of the TOML files before the others.",
-        rich_help_panel="Talking",
+        rich_help_panel="Messages and settings",
     ),
 ]
 

@@ -125,7 +125,7 @@ def same(kind: type[Any], name: str) -> Any:
     return field(default=original.default, metadata=original.metadata)
 
 
-PANELS = ("Which videos", "Detector", "Events", "Outputs", "Running", "Talking")
+PANELS = ("Which videos", "Detector", "Events", "Outputs", "Running", "Messages and settings")
 FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = PANELS
 
 
