@@ -446,16 +446,16 @@ def _usable_answers(survey: Survey, video: Surveyed, choice: Choice) -> _UsableA
     return _UsableAnswers(video, choice, stored, rows, odds[rows])
 
 
-def _calibrated(known: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
+def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
     """Return the calibration of the model for each camera: the tails of its usual answers about this camera.
 
     A camera with too few random clips gets the calibration of all cameras together. If all cameras together have too few random
     clips, the usual answers are not known, and the log-odds are not calibrated.
     """
     cameras: dict[str, list[_UsableAnswers]] = {}
-    for answers in known:
+    for answers in readable:
         cameras.setdefault(answers.video.candidates.camera, []).append(answers)
-    together = _sample(known)
+    together = _sample(readable)
     tails = {}
     for camera, own in cameras.items():
         sample = _sample(own)
