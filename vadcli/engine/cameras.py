@@ -110,9 +110,9 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera has much more footage now (see `is_outgrown`).
+        """True if the model was fitted on little footage, and the camera now has much more footage.
 
-        `whole` has all videos of the camera.
+        See `is_outgrown`. `whole` has all videos of the camera.
         """
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
@@ -124,7 +124,7 @@ class Cameras:
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return why the stored model of this detector can't be used; "" if no model is stored or --refit replaces it."""
+        """Return why the stored model can't be used; "" if no model is stored or --refit replaces it."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         model = self._on_disk(camera)
@@ -179,7 +179,7 @@ class Cameras:
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
-        """Wait until no other process fits this camera, and make other processes wait until the `with` block ends."""
+        """Wait until no other process fits this camera. Other processes wait until the `with` block ends."""
         path = self.layout.camera(camera).with_suffix(".json.part")
         claim = Claim.acquire(path)
         while claim is None and not self.stopped():
@@ -276,7 +276,7 @@ def _sample(
     request: Callable[[WorkUnit], ClipRequest],
     held: _Held,
 ) -> tuple[list[Clip], Footage]:
-    """Return the clips on which the camera is fitted, and the length and size of the footage that they represent.
+    """Return the clips for the fit of a camera, and the size of the footage that they represent.
 
     `held` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
     """
@@ -378,7 +378,9 @@ def _read_bursts(
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on little footage, and the camera now has GROWTH times as many bytes (`size`).
+    """True if a model was fitted on little footage, and the camera now has much more footage.
+
+    `size` is the number of bytes of the present footage. Much more means GROWTH times as many bytes as at the fit.
 
     Models of older versions do not store their footage. They are never outgrown, so that their videos are not scanned again.
     """

@@ -156,7 +156,10 @@ class Judge:
         return vectors
 
     def _warn_if_unlike(self, video: str, vectors: VideoVectors) -> None:
-        """Warn once per camera if its videos look unlike the training videos, or if the head was not trained on the camera."""
+        """Warn once per camera if the head may judge its videos wrongly.
+
+        This is the case if the video looks unlike the training videos, or if no training video came from the camera.
+        """
         if vectors.camera in self._warned:
             return
         strangeness = self.head.strangeness(vectors.centre())
@@ -202,7 +205,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
         log.warning(
-            "head %s: was trained on events of the detector %s, and may judge those of %s wrongly",
+            "head %s: was trained on events of the detector %s, and may judge events of %s wrongly",
             head.name,
             head.card.detector,
             detector,
@@ -213,7 +216,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
 
 @dataclass(frozen=True)
 class EventRules:
-    """How the scores of each video become events: the thresholds, the verdicts of the stored review, and the head."""
+    """How scores become events: the thresholds of each video, the stored review, and the head."""
 
     thresholds: Thresholds  # for videos that have no chosen thresholds
     chosen: tuple[ChosenThresholds, ...] = ()  # thresholds from the choices in OUT, changed by the options of the scan
@@ -273,7 +276,7 @@ def make_events(
     judge: Judge | None = None,
     reviews: Sequence[ReviewedEvent] = (),
 ) -> list[Event]:
-    """Return the events of a video: cut from its scores, judged by a head, without events that a review marks as false.
+    """Return the events of a video, judged by a head, without events that a review marks as false.
 
     Args:
         video: the name of the video.
@@ -332,7 +335,9 @@ def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, 
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video about which the second model can be asked. They are the clips of a scan with the detector `ask`.
+    """All clips of a video about which the second model can be asked.
+
+    They are the clips of a scan with the detector `ask`.
 
     The cell of a clip is the span of the frames that are closer to the middle of this clip than to the middle of other clips.
     """
@@ -376,7 +381,10 @@ class ClipGrid:
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Return the middle (C,) between the first and the last frame of each clip, in seconds, rounded as in `ask`."""
+        """Return the time (C,) in the middle between the first and last frame of each clip, in seconds.
+
+        The time is rounded as in the detector `ask`.
+        """
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
 
@@ -386,7 +394,7 @@ class ClipGrid:
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Return the number of the cell that contains each timestamp. The `edges` are those of a `ClipGrid`."""
+    """Return the number of the cell that contains each timestamp. The `edges` come from a `ClipGrid`."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
@@ -482,7 +490,7 @@ class VerifiedScores:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Return an event of the scan that is no event of the joint scores, marked as rejected or as not asked."""
+        """Return an event that only the scan has found, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)
@@ -511,8 +519,8 @@ def verified_events(
 ) -> list[Event]:
     """Return the events of a verified video, in order and without overlap.
 
-    The model has confirmed the events of the joint scores. Those events of the scan that overlap no confirmed event are
-    rejected, or the model was not asked about them.
+    The events of the joint scores are confirmed. The events of the scan that overlap no confirmed event are in the list, too:
+    the model has rejected them, or was not asked about them.
 
     Args:
         video: the scores and answers.

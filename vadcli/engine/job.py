@@ -63,7 +63,10 @@ class ScanIdentity:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> ScanIdentity:
-        """Return the identity of a run. If the detector can't read categories, the identity contains no categories."""
+        """Return the identity of a run.
+
+        If the detector can't read categories, the identity contains no categories.
+        """
         sampling = {
             "frames": needs.frames,
             "overlap": needs.overlap,
@@ -105,7 +108,9 @@ class ScanIdentity:
 
 
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the size, modification time and content hash of a video. They are stored with the results of the video.
+    """Return the size, modification time and content hash of a video.
+
+    They are stored with the results of the video.
 
     Args:
         unit: the video.
@@ -145,7 +150,7 @@ def _content_sample(unit: WorkUnit) -> str:
 
 
 def check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if a video has changed since its scan, because then the times of its events may be wrong."""
+    """Raise VideoError if a video has changed since its scan: the times of its events may be wrong."""
     source = document.scan.source if document.scan else {}
     if is_remote(path):
         if source.get("content") and object_of(path).content != source["content"]:

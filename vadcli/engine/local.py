@@ -1,4 +1,4 @@
-"""The runner for one machine: locks the videos that need a scan, and connects the cameras, the loader and the stream.
+"""The runner for one machine: locks the videos, and connects the cameras, the loader and the stream.
 
 The stored results decide whether a video needs a scan (`job.decide`). If so, the video is locked, and then the decision is made
 again, because another scan may have finished the video in the meantime.
@@ -72,7 +72,7 @@ class LocalRunner:
             scratch = stack.enter_context(Scratch(layout.scratch))
             layout.rename_old_files((unit.video for unit in self.units), {unit.camera for unit in self.settings.plan.units})
             job, options = self._job(layout, scratch), self._loader_options()
-            one_process = replace(options, workers=1)  # each second pass has a loader of its own, with one decoder process
+            one_process = replace(options, workers=1)  # each second pass has its own loader, with one decoder process
             if self.options.attribute and isinstance(self.detector, Attributor):
                 loader = stack.enter_context(ClipLoader(job.needs, one_process))
                 job = replace(job, attribution=Attribution(self.detector, loader))
@@ -183,7 +183,10 @@ class LocalRunner:
 
 
 def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
-    """Return a loader for scans with these options. Without --workers, the loader has one decoder process per core."""
+    """Return a loader for scans with these options.
+
+    Without --workers, the loader has one decoder process per core.
+    """
     return ClipLoader(effective_needs(detector, options), loader_options(options, workers=options.workers or core_count()))
 
 
@@ -204,7 +207,7 @@ class _Work:
     cameras: Cameras
     loader: ClipLoader
     camera: str  # "" if the detector does not fit cameras
-    whole: list[WorkUnit]  # all videos of the camera, also those of other shards
+    whole: list[WorkUnit]  # all videos of the camera, also videos of other shards
     request: Callable[[WorkUnit], ClipRequest]  # makes the loader's request for a video
     stop: Stop
 
@@ -300,7 +303,10 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Lock a video and return the lock. If another process has the lock, or OUT can't be written, return a result."""
+        """Lock a video and return the lock.
+
+        If another process has the lock, or OUT can't be written, return a result.
+        """
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:

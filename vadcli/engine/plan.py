@@ -60,7 +60,7 @@ NO_VIDEO_SUFFIXES = frozenset(f".{name}" for name in _NO_VIDEO.split())
 MOST_SUFFIXES_NAMED = 5
 """The note about files with unknown suffixes names this many suffixes."""
 
-_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash only, because pathlib has removed the other one
+_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash only, because pathlib has removed the second slash
 NO_URL = "this is a URL, and streams are not read"
 
 
@@ -201,7 +201,10 @@ class _Walk:
         self._folder(path)
 
     def _folder(self, base: Path) -> None:
-        """Add the videos below a folder. This function does not call itself: a tree may be too deep for Python's stack."""
+        """Add the videos below a folder.
+
+        This function does not call itself: a tree may be too deep for Python's stack.
+        """
         opened = [(os.path.realpath(base), self._entries(base, base))]
         above = f"{str(base).rstrip(os.sep)}{os.sep}"
         while opened:
@@ -272,7 +275,10 @@ class _Walk:
         return suffix in VIDEO_SUFFIXES
 
     def _file(self, path: Path, *, real: str | None = None) -> bool:
-        """Add a file as a video. Return False if the file does not exist. The caller may give the `real` path of the file."""
+        """Add a file as a video. Return False if the file does not exist.
+
+        The caller may give the `real` path of the file.
+        """
         real = real or os.path.realpath(path)
         if real in self._seen:
             return True
@@ -289,7 +295,7 @@ class _Walk:
         return True
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add a folder as a video if it has numbered images and --include names it. Return True if it has numbered images."""
+        """Return True if a folder has numbered images. Add the folder as a video if --include names it, too."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -320,7 +326,7 @@ def no_video_text(plan: Plan, options: FindOptions) -> str:
 
 
 def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *, now_ns: int) -> Plan:
-    """Return the plan for the videos of a walk: their names, their cameras, and the videos that are left out of this run."""
+    """Return the plan for the videos of a walk: gives them names and cameras, and leaves some out."""
     age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
     unusable = [Unusable(_name_or_path(path, root), reason) for path, reason in walk.trouble]
@@ -332,7 +338,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
             unusable.append(Unusable(video, "is the root of all names (give a folder above it with --root)"))
             continue
         if video in names:
-            unusable.append(Unusable(video, f"its results would have the same name as those of {names[video]}"))
+            unusable.append(Unusable(video, f"its results would have the same name as the results of {names[video]}"))
             continue
         names[video] = found.path
         if abs(now_ns - found.mtime_ns) < age_ns:
@@ -358,7 +364,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
 
 
 def _name_or_path(path: Path, root: Path) -> str:
-    """Return the path of a video or folder relative to the root, or the whole path if it is not below the root."""
+    """Return a path relative to the root, or the whole path if it is not below the root."""
     text, base = str(path), f"{str(root).rstrip('/')}/"
     return encode_name(text.removeprefix(base))
 
@@ -521,7 +527,9 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
 
 
 def _below_root(given: Sequence[Path], root: Path) -> tuple[list[Path], Path | None]:
-    """Return the paths as paths below the root, and the first path that is not below the root; None if all paths are below it.
+    """Return the paths as paths below the root, and the first path that is not below the root.
+
+    The second value is None if all paths are below the root.
 
     A path that is below the root only after links are resolved counts as below the root, too.
     """

@@ -77,7 +77,7 @@ class Work(Protocol):
         Args:
             order: describes the chunk; each kind of work has its own class of orders.
             stop: ends the work early.
-            say: sends an object to the driver; the object must be one that can be pickled.
+            say: sends an object to the driver. It must be possible to pickle the object.
         """
         ...
 
@@ -344,7 +344,7 @@ def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
         else:
             usable.append(node)
     if not usable:
-        raise UsageError("no node of the cluster can take part", hint="the lines above say why")
+        raise UsageError("no node of the cluster can take part", hint="the lines above show why")
     return usable
 
 
@@ -456,7 +456,9 @@ class Workers:
             self._ray.kill(worker.actor)
 
     def replace(self, worker: Worker) -> None:
-        """Start a new worker in place of a worker that died, unless its node is gone or its workers die before they begin.
+        """Start a new worker in place of a worker that died.
+
+        If the node is gone, or if too many of its workers died before they began, the node gets no more videos instead.
 
         Raises:
             DeviceError: the last node is gone.
@@ -478,7 +480,10 @@ class Workers:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 
     def give_up(self, worker: Worker, error: VadcliError) -> None:
-        """Give no more work to the node of a worker that can't work. If no node is left, raise the worker's error."""
+        """Give no more work to the node of a worker that can't work.
+
+        If no node is left, raise the worker's error.
+        """
         log.warning("node %s takes no more videos: %s", worker.node.name, error)
         self.drop(worker.node)
         self.free(worker)

@@ -1,4 +1,4 @@
-"""The driver of a run on a Ray cluster: divides the videos into chunks, and hands the chunks out to the workers.
+"""The driver of a run on a Ray cluster: divides the videos into chunks, and gives them to the workers.
 
 The driver is the process that the user started. A worker has its own detector, scans its chunk with a `LocalRunner`, and sends
 the updates to the driver. To hand out a chunk means to give it to a worker.
@@ -61,7 +61,9 @@ VIDEOS_PER_DECODER = 2
 
 
 class Worklist:
-    """The chunks that are not handed out yet. While a camera has no model, only one of its chunks is handed out.
+    """The chunks that are not handed out yet.
+
+    While a camera has no model, only one of its chunks is handed out.
 
     Args:
         units: all videos.
@@ -122,9 +124,9 @@ class Worklist:
 
 
 def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
-    """Yield the videos in parts of at least `fewest` videos and `least` bytes, with at most `most` videos per part.
+    """Yield the videos in parts of at least `fewest` videos and `least` bytes.
 
-    The last part may be smaller.
+    A part has at most `most` videos. The last part may be smaller.
     """
     part: list[WorkUnit] = []
     size = 0
@@ -149,7 +151,9 @@ class Killer:
 def started_workers(
     options: ScanOptions | VerifyOptions, scratch: Scratch, root: Path | None, work: MakeWork, *, wants_gpu: bool, stop: Stop
 ) -> Iterator[Workers]:
-    """Connect to the cluster and start the workers. At the end of the `with` block, all workers are stopped.
+    """Connect to the cluster and start the workers.
+
+    At the end of the `with` block, all workers are stopped.
 
     Args:
         options: the options of the command.
@@ -235,7 +239,10 @@ def drive(
 
 
 def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
-    """Count the death of a chunk's worker for each video of the chunk. Remove and yield the videos that are given up."""
+    """Count the death of a chunk's worker for each video of the chunk.
+
+    Remove and yield the videos that are given up.
+    """
     for video, unit in list(chunk.left.items()):
         alone = len(chunk.units) == 1 and chunk.begun  # otherwise something else may be the cause
         kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
@@ -245,7 +252,9 @@ def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
 
 
 class RayRunner:
-    """Executes a plan on the Ray cluster of `--ray-address`. Without this option, Ray is started on this machine.
+    """Executes a plan on the Ray cluster of `--ray-address`.
+
+    Without this option, Ray is started on this machine.
 
     The driver does not load the detector, because each worker makes its own detector from the options.
 

@@ -1,6 +1,6 @@
-"""`vadcli events`: makes events again from stored scores, and counts the events that other thresholds would give.
+"""`vadcli events`: makes events again from stored scores, also with other thresholds.
 
-No video is decoded and no detector is loaded.
+`preview` only counts the events that several thresholds would give. No video is decoded and no detector is loaded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every video again. Return those events that `options` choose by time and category.
+    """Make the events of every video again.
+
+    Return the events that `options` choose by time and category.
 
     If `options.write` is true, the new events of each video are stored, and later scans make events with the same choices.
 
@@ -105,7 +107,7 @@ class _Cut:
     options: EventsOptions
     reviews: Sequence[ReviewedEvent]  # of all videos
     scratch: Scratch | None  # None if the documents are not stored
-    judge: Judge | None = None  # None if there is no head
+    judge: Judge | None = None  # judges events by a head; None without a head
     documents: list[EventsDocument] = field(default_factory=list)  # one document per video
     # One line per document that could not be read, and per video for which the thresholds are wrong.
     problems: list[str] = field(default_factory=list)
@@ -144,7 +146,7 @@ class _Cut:
             self.problems.append(f"{video}: {error}")
 
     def changed(self, choices: Choices) -> Choices:
-        """Return the choices with the thresholds that this run has used; without threshold options, they do not change."""
+        """Return the choices, and add the thresholds of this run if the user gave threshold options."""
         if not given_thresholds(self.options):
             return choices
         written: dict[str, Counter[Thresholds]] = {}
@@ -158,9 +160,9 @@ class _Cut:
 
 
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
-    """Return the thresholds that the review in `options.calibrate` suggests, and one problem per document that can't be read.
+    """Return the thresholds that the review in `options.calibrate` suggests, and a list of problems.
 
-    If a head judges the events, the thresholds are for the head's scores.
+    The list has one problem per document that can't be read. If a head judges the events, the thresholds are for its scores.
 
     Raises:
         DocumentError: the review can't be read.
@@ -202,7 +204,9 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each events document and each file of answers in OUT. Yields one list per file: the errors in the file.
+    """Check each events document and each file of answers in OUT.
+
+    Yields one list per file: the errors in the file.
 
     Raises:
         UsageError: the folder does not exist.
@@ -233,7 +237,9 @@ def recut(
     times: TimeRules = DEFAULT_RULES,
     verify: bool | None = None,
 ) -> EventsDocument:
-    """Make one video's events again with the given thresholds. The new events are stored if `scratch` is not None.
+    """Make one video's events again with the given thresholds.
+
+    The new events are stored if `scratch` is not None.
 
     - A new event gets its box from the stored masks. Without masks, it gets the boxes of the old events that it overlaps.
     - A new event gets its category from the stored scores per category. Without such scores, it gets the category of the old
@@ -272,7 +278,7 @@ def recut(
 
 
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
-    """Return the boxes around the stored masks, at the mask level of the thresholds; None if no masks are stored.
+    """Return the boxes around the stored masks at the given thresholds; None if no masks are stored.
 
     A file of run lengths has boxes for one threshold only: the threshold with which it was written. These boxes are used if
     this is the right threshold, or if no mask video is stored.
@@ -363,7 +369,10 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 
 
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
-    """Yield the documents of the chosen videos that have scores. An unreadable document adds a line to `problems`."""
+    """Yield the documents of the chosen videos that have scores.
+
+    An unreadable document adds a line to `problems`.
+    """
     for path in layout.iter_events():
         try:
             document = read_events(path)

@@ -118,7 +118,10 @@ def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray)
 
 
 def first_complaint(end: Finished) -> str:
-    """Return the decoder's first error message; "" without error messages. Later messages mostly repeat the first message."""
+    """Return the decoder's first error message; "" without error messages.
+
+    Later messages mostly repeat the first message.
+    """
     messages = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in messages if "muxer" not in part), "")  # the muxer only repeats the messages of the decoder
     line = _TAGS.sub("", line)
@@ -213,7 +216,9 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Store that the scan of a video failed, remove older results of the video, and release its lock. Return the failure.
+    """Store that the scan of a video failed, and return this as a result.
+
+    Older results of the video are removed, and its lock is released.
 
     If not the video but the machine is the cause of the error (`NotFinished`), the files in OUT do not change, so that the next
     run tries again.
@@ -251,7 +256,9 @@ def write_failure(
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
-    """Write the vectors of the sampled frames. If the scan makes no vectors, remove stored vectors that are outdated.
+    """Write the vectors of the sampled frames.
+
+    If the scan makes no vectors, remove stored vectors that are outdated.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -281,7 +288,10 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
-    """Return a hash of all settings that change stored vectors. The hash does not depend on the video's content."""
+    """Return a hash of all settings that change stored vectors.
+
+    The hash does not depend on the video's content.
+    """
     assert job.embedder is not None
     hidden = [regions.sha256] if regions else []
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
@@ -298,7 +308,9 @@ def write_masks(
     table: ScoreTable,
     events: list[Event],
 ) -> EventBoxes:
-    """Write the masks that the options ask for, and remove other mask files of the video. Return the boxes around the masks.
+    """Write the masks that the options ask for, and remove other mask files of the video.
+
+    Return the boxes around the masks.
 
     Args:
         job, task, info: the scan and the video.
@@ -378,13 +390,16 @@ def request_of(job: ScanJob, task: Task, info: VideoInfo) -> ClipRequest:
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return bool (height, width) at display size, True for hidden pixels; None if the camera has no regions."""
+    """Return (height, width) bool at display size, True for hidden pixels; None without regions."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """Yield the masks (h, w) of the sampled rows, on the detector's scale. The checkpoint is read block by block."""
+    """Yield the masks (h, w) of the sampled rows, on the detector's scale.
+
+    The checkpoint is read block by block.
+    """
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
@@ -434,7 +449,9 @@ class _StoredScan:
 
 
 def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel | None) -> VideoResult | None:
-    """Score a video from its stored vectors, and write its events and scores. The caller must have the lock of the video.
+    """Score a video from its stored vectors, and write its events and scores.
+
+    The caller must have the lock of the video.
 
     Returns None if a stored file can't be used.
 

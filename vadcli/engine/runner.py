@@ -77,7 +77,7 @@ class ScanSettings:
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return the categories to store: the detector's categories, or the user's if the detector can't read categories."""
+        """Return the categories to store: the detector's. If it can't read categories, return the user's."""
         return detector.categories or parse_categories(self.options.categories)
 
 
@@ -96,12 +96,18 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the scan would do: the value of a `Need`, or "rescore". Nothing is written."""
+        """Yield each video with what the scan would do: the value of a `Need`, or "rescore".
+
+        Nothing is written.
+        """
         ...
 
 
 class Stop:
-    """A request to end the run early. A signal or a deadline makes the request, and every loop of the run checks it."""
+    """A request to end the run early.
+
+    A signal or a deadline makes the request, and every loop of the run checks it.
+    """
 
     def __init__(self, deadline_s: float | None = None) -> None:
         self.reason = ""
@@ -211,7 +217,10 @@ class Scan:
         return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "skip". Nothing is written."""
+        """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "skip".
+
+        Nothing is written.
+        """
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         yield from self.runner.preview()
@@ -240,7 +249,7 @@ class Scan:
                 yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
 
     def _log_caveats(self, update: Update) -> None:
-        """Log the caveats of the detector at its first update, and the caveats of a camera at its first result."""
+        """Log the detector's caveats at the first update, and a camera's caveats at its first result."""
         if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
             return
         while self._unlogged:
@@ -255,7 +264,7 @@ class Scan:
 
     @contextmanager
     def _logging_write_errors(self) -> Iterator[None]:
-        """If OUT can't be written in the `with` block, log this once and continue: the disk may have room again later."""
+        """Log once that OUT can't be written, and continue: the disk may have room again later."""
         try:
             yield
         except OutputError as error:
@@ -292,7 +301,9 @@ def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: 
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector that the options name. For `auto`, this is the first detector that is ready to run.
+    """Return the detector that the options name.
+
+    For `auto`, this is the first detector that is ready to run.
 
     Raises:
         UsageError: the detector is not known.
@@ -349,13 +360,15 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
 
 
 def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
-    """True if a scan without videos is no error: with --allow-empty, or if the only input is a list of files."""
+    """True if a scan may have no videos: with --allow-empty, or if the only input is a list of files."""
     # A list of new files may be empty, for example after a night without recordings.
     return options.allow_empty or (options.files_from is not None and not paths)
 
 
 def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
-    """Return the regions that --ignore and --only hide. If a file names an unknown camera, a warning is logged.
+    """Return the regions that --ignore and --only hide.
+
+    If a file names an unknown camera, a warning is logged.
 
     Raises:
         UsageError: a file can't be read. The message has one line per fault.
@@ -418,7 +431,10 @@ class EventHook:
         self._waiting.add(self._threads.submit(self._run, event))
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait until all commands have ended. When `stopped` returns True, commands that have not started are left out."""
+        """Wait until all commands have ended.
+
+        When `stopped` returns True, commands that have not started are left out.
+        """
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")
         try:

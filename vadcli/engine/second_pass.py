@@ -1,4 +1,4 @@
-"""Second passes over the spans of events: attribution finds categories; propagation and refinement make masks.
+"""Second passes over the spans of events, which find categories and make better masks.
 
 Attribution scores each category alone, in the clips in which an event scores highest. This is needed because the first pass
 gives one score for all categories together. That score does not show which category the event belongs to.
@@ -105,7 +105,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with category scores: their mean over those of its peak clips that could be read."""
+        """Return the event with category scores: the mean over its peak clips that could be read."""
         by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not by_clip:
             log.warning(
@@ -139,7 +139,7 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return each category's highest score (C,) in the event; None if no frame of the clip is in the event.
+        """Return each category's highest score (C,) in an event; None if no frame of the clip is in the event.
 
         The last sampled frame before the event counts as in the event, because its score is carried forward into the event.
         """
@@ -149,7 +149,7 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the PEAK_CLIPS clips in which the event scores highest, in order of falling score.
+    """Return the numbers of the PEAK_CLIPS clips in which an event scores highest, by falling score.
 
     Clips with equal scores are in order of time.
     """
@@ -171,7 +171,10 @@ def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
 
 @dataclass(frozen=True)
 class MaskSpans:
-    """The mask spans of a video. A mask span is one sampled frame and all frames before the next sampled frame."""
+    """The mask spans of a video.
+
+    A mask span is one sampled frame and all frames before the next sampled frame.
+    """
 
     starts: IndexArray  # (S,) numbers of the sampled frames
     ends: IndexArray  # (S,) number of the frame after the last frame of each span
@@ -259,7 +262,7 @@ class Propagation:
                 yield from self._propagate(group, pictures)
 
     def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the numbers and masks of the frames of adjacent spans, with as many calls of the detector as needed."""
+        """Yield the numbers and masks of the frames of adjacent spans. Long spans need several calls."""
         stored = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, last = group[0].mask, None
@@ -273,7 +276,7 @@ class Propagation:
     def _masks(
         self, rows: range, pictures: dict[int, ByteArray], stored: dict[int, ByteArray], last: _LastFrame | None
     ) -> tuple[dict[int, ByteArray], _LastFrame | None]:
-        """Return the masks of the frames that could be read, by row, and the frame from which the next call starts.
+        """Return the masks of the frames that could be read, and the frame that starts the next call.
 
         Args:
             rows: the rows of this call.
@@ -329,7 +332,7 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return those frames (H, W, C) uint8 of a range that can be decoded, by frame number.
+        """Return the frames (H, W, C) uint8 of a range that can be decoded, by frame number.
 
         After that, frames of earlier ranges can't be requested any more.
 
@@ -394,7 +397,9 @@ class Refinement:
         level: int,
         hidden: BoolArray | None,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield all rows of a video that have masks, each with its mask. The masks of the given rows are refined.
+        """Yield all rows of a video that have masks, each with its mask.
+
+        The masks of the given rows are refined.
 
         If a frame can't be read again, its mask is not changed.
 
@@ -421,7 +426,10 @@ class Refinement:
                 yield row, refined if hidden is None else np.where(hidden, np.uint8(0), refined)
 
     def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each row that can be decoded, with its frame (H, W, 3) uint8. The frame is valid until the next row."""
+        """Yield each row that can be decoded, with its frame (H, W, 3) uint8.
+
+        The frame is valid until the next row.
+        """
         if not rows:
             return
         self.refiner.prepare()

@@ -205,7 +205,10 @@ class ScanStream:
         return ClipsScored(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
 
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
-        """Write the files of an ended video and return its result. An error of the video becomes a result, too."""
+        """Write the files of an ended video and return its result.
+
+        An error of the video becomes a result, too.
+        """
         try:
             if item.video in self._broken:
                 raise self._broken[item.video]
@@ -309,7 +312,10 @@ class VideoWriter:
         self._append(block)
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append those rows to the checkpoint that are not in it yet. A resumed scan may read stored rows again."""
+        """Append the rows that are not in the checkpoint yet.
+
+        A resumed scan may read stored rows again.
+        """
         checkpoint = self._checkpoint
         if checkpoint is None:
             header = CheckpointHeader(
@@ -423,9 +429,10 @@ def _unsampled(rows: Rows, *, channels: int, mask_shape: tuple[int, int] | None,
 
 
 def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
-    """Return the boxes (S, 4) around the pixels >= `lowest` of S masks: x, y, width, height at display size.
+    """Return the boxes (S, 4) around the pixels >= `lowest` of S masks.
 
-    A mask without such pixels gets a box of zeros. `hidden` is (height, width), True for hidden pixels.
+    A box is x, y, width, height at display size. A mask without such pixels gets a box of zeros. `hidden` is (height, width),
+    True for hidden pixels.
     """
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):

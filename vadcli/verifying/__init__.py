@@ -287,7 +287,10 @@ def _verified(
 
 
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
-    """Return the result of a dry run. The time is estimated: the model is asked about a few clips of noise."""
+    """Return the result of a dry run.
+
+    The time is estimated: the model is asked about a few clips of noise.
+    """
     asker, left, seconds = survey.asker, sum(map(len, wanted)), 0.0
     if left:
         asker.prepare()
@@ -330,7 +333,10 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
 
 
 def verify_options(options: ScanOptions) -> VerifyOptions:
-    """Return the options of the verification after a scan. Options that both commands have are copied from the scan."""
+    """Return the options of the verification after a scan.
+
+    Options that both commands have are copied from the scan.
+    """
     own = {"model": options.verify, "categories": options.categories}
     decoding = ("device", "precision", "decoder", "decode_timeout", "decode_memory")
     shared = (*decoding, "checkpoint_every", "refine_masks", "json", "quiet", "verbose")

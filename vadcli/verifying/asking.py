@@ -112,7 +112,9 @@ ReadClip = tuple[VideoJob, int, ByteArray]
 def read_clips(
     loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[ReadClip | VideoJob]:
-    """Yield the clips of each job in order, and then the job. Several jobs are read at the same time, so their clips are mixed.
+    """Yield the clips of each job in order, and then the job.
+
+    Several jobs are read at the same time, so their clips are mixed.
 
     A lost frame is replaced as in a scan. A clip without any frame is left out.
 
@@ -195,7 +197,9 @@ class Interview:
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
 
     def ask(self, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-        """Ask about each clip, in batches that mix videos. Yield each video when all answers about it are stored.
+        """Ask about each clip, in batches that mix videos.
+
+        Yield each video when all answers about it are stored.
 
         Raises:
             OutputError: answers cannot be written.

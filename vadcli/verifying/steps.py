@@ -1,6 +1,7 @@
-"""The steps of a verification that read videos: ask, refine masks and describe, on this machine or on a Ray cluster.
+"""The steps of a verification that read videos: ask, refine masks and describe.
 
-Each step writes its results to OUT. If a step fails for a video, the reason is stored in `Surveyed.problem`.
+The steps run on this machine or on a Ray cluster. Each step writes its results to OUT. If a step fails for a video, the reason
+is stored in `Surveyed.problem`.
 
 On a cluster (`vadcli verify --runner ray`), a worker gets the survey of a few videos, asks its own model, and writes the
 answers to OUT. Only the driver chooses clips, calibrates the model and makes events, because this needs all videos of a camera.
@@ -113,7 +114,10 @@ class LocalSteps:
         self._read(wanted, interview.ask)
 
     def _read(self, wanted: Wanted, use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]) -> list[VideoJob]:
-        """Read the wanted clips of each video, and pass them to `use`. Return the videos that `use` has completed."""
+        """Read the wanted clips of each video, and pass them to `use`.
+
+        Return the videos that `use` has completed.
+        """
         surveyed = {video.video: video for video in self.survey.videos}
         taken: list[VideoJob] = []
         complete = []
@@ -152,7 +156,10 @@ class LocalSteps:
                     _release(job)
 
     def _jobs(self, wanted: Wanted, taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
-        """Lock and yield the videos to read, and add them to `taken`. A video that cannot be read gets a `problem`."""
+        """Lock and yield the videos to read, and add them to `taken`.
+
+        A video that cannot be read gets a `problem`.
+        """
         folders = FootageFolders(self.survey.layout, self.options.footage)
         for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
             if not len(clips):

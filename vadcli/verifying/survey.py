@@ -1,4 +1,4 @@
-"""The start and the end of a verification: chooses the clips to ask about, and makes events from the answers.
+"""The start and the end of a verification: chooses the clips, and makes events from the answers.
 
 `Survey` finds the videos and the questions, and chooses clips. The first stage (the scan) proposes the clips around its highest
 scores. The audit draws clips at random from all other clips, so that it shows how much the first stage misses. All choices are
@@ -170,7 +170,9 @@ class Survey:
 
     @classmethod
     def of(cls, layout: OutputLayout, options: VerifyOptions, asker: Asker) -> Survey:
-        """Return the survey of an output folder. Without --categories, the questions are about the categories of the scan.
+        """Return the survey of an output folder.
+
+        Without --categories, the questions are about the categories of the scan.
 
         Raises:
             UsageError: no video has scores, or the categories cannot be read.
@@ -239,7 +241,7 @@ class Survey:
         return StoredAnswers(metadata, replace(old.answers, log_odds=np.concatenate(columns, axis=1)))
 
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
-        """Return the numbers of the chosen clips that have no answer; empty if the options leave the video out."""
+        """Return the numbers of the chosen clips that have no answer. Videos that are left out have none."""
         if not video.is_included:
             return np.zeros(0, np.int64)
         usable = self.usable(video)
@@ -247,7 +249,10 @@ class Survey:
         return np.setdiff1d(np.flatnonzero(choice.asked), done)
 
     def _scored(self, options: VerifyOptions) -> Iterator[Surveyed]:
-        """Yield the videos that have scores. If the results of a video cannot be read, add the reason to `problems`."""
+        """Yield the videos that have scores.
+
+        If the results of a video cannot be read, add the reason to `problems`.
+        """
         for path in self.layout.iter_events():
             name = path.relative_to(self.layout.out / "events").as_posix().removesuffix(".json")
             try:
@@ -271,7 +276,7 @@ class Survey:
 
 
 def clip_needs(asker: Asker) -> ClipNeeds:
-    """Return the length, rate and frame size of the clips about which a model is asked, as in the detector `ask`."""
+    """Return the length, rate and frame size of the clips for a model, as in the detector `ask`."""
     rate_hz = asker.clip_frames / asker.clip_s
     return ClipNeeds(
         frames=asker.clip_frames,
@@ -283,7 +288,7 @@ def clip_needs(asker: Asker) -> ClipNeeds:
 
 
 def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> list[IndexArray]:
-    """Return at most `limit` of the wanted clips: first random clips, then the clips with the highest scores.
+    """Return at most `limit` of the wanted clips: random clips first, then clips by falling score.
 
     `wanted` has the numbers of the clips per video. If `limit` is None, all wanted clips are returned.
     """
@@ -317,7 +322,8 @@ def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) ->
         for place, flags in zip(own, _highest([videos[place] for place in own], share), strict=True):
             proposed[place] = flags
     rest = [~flags for flags in proposed]
-    # The clips with the lowest random numbers are drawn: first those of the audit, then enough clips of each camera.
+    # The clips with the lowest random numbers are drawn: first clips of all cameras for the audit, then enough clips of each
+    # camera.
     draws = np.sort(np.concatenate([video.draw[flags] for video, flags in zip(videos, rest, strict=True)] or [np.zeros(0)]))
     count = math.ceil(audit * len(draws))
     limit = draws[count - 1] if count else -1.0
@@ -356,9 +362,9 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 
 
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
-    """Return log-odds (n, C) that represent all clips of a camera, also the clips about which the model was not asked.
+    """Return log-odds (n, C) that represent all clips of a camera, from the answers about some clips.
 
-    The random clips stand for all clips that are not proposed. So the answers about random clips are repeated, to get about
+    The random clips represent all clips that are not proposed. So the answers about random clips are repeated, to get about
     `rest` answers.
 
     Args:
@@ -447,7 +453,7 @@ def _usable_answers(survey: Survey, video: Surveyed, choice: Choice) -> _UsableA
 
 
 def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
-    """Return the calibration of the model for each camera: the tails of its usual answers about this camera.
+    """Return the calibration of the model for each camera: the tails of its usual answers.
 
     A camera with too few random clips gets the calibration of all cameras together. If all cameras together have too few random
     clips, the usual answers are not known, and the log-odds are not calibrated.
@@ -469,7 +475,7 @@ def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str
 
 
 def _sample(own: Sequence[_UsableAnswers]) -> FloatArray | None:
-    """Return log-odds (n, C) that represent all footage of some videos; None if there are too few random clips."""
+    """Return log-odds (n, C) that represent all clips of some videos; None with too few random clips."""
     rest = sum(int((~answers.choice.proposed).sum()) for answers in own)
     sampled = [answers.flags(answers.choice.sampled) for answers in own]
     if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:
