@@ -192,117 +192,121 @@ class Cameras:
                 claim.release(delete=True)
 
 
-def fit_on_the_way(
-    cameras: Cameras,
-    camera: str,
-    whole: Sequence[WorkUnit],
-    items: Iterator[Item],
-    request: Callable[[WorkUnit], ClipRequest],
-) -> Iterator[Item]:
-    """Fit a camera on the first items of its scan. Then yield all items of the scan, in order.
+@dataclass(frozen=True)
+class CameraFit:
+    """Reads footage of one camera, and fits the camera on it."""
 
-    The first items are kept in memory, so that they are not read again. When the scan is stopped, no more items are yielded.
+    cameras: Cameras  # stores the model
+    camera: str
+    whole: Sequence[WorkUnit]  # all videos of the camera
+    request: Callable[[WorkUnit], ClipRequest]  # makes the loader's request for a video
 
-    Args:
-        cameras: stores the model.
-        camera: the camera's name.
-        whole: all videos of the camera; `items` may come from only some of them.
-        items: the loader's items of the running scan; each video is read from its beginning.
-        request: makes the loader's request for a video.
-    """
-    with PreparingPool(cameras.detector) as pool:
-        held = _Held(cameras.needs, pool)
-        held.take(_watched(items, cameras, camera))
-        if not held.items:
+    def on_the_way(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Fit the camera on the first items of its scan. Then yield all items of the scan, in order.
+
+        The first items are kept in memory, so that they are not read again. When the scan is stopped, no more items are
+        yielded.
+
+        `items` has the loader's items of the running scan. They may come from only some of the camera's videos. Each video is
+        read from its beginning.
+        """
+        with PreparingPool(self.cameras.detector) as pool:
+            held = _Held(self.cameras.needs, pool)
+            held.take(self._watched(items))
+            if not held.items:
+                return
+            is_whole = held.is_too_long or held.ended == {unit.video for unit in self.whole}
+            clips, footage = self._sample(held if is_whole else self._held_whole(pool))
+            if self.cameras.stopped():
+                return
+            self.cameras.fit(self.camera, clips, footage)
+        for item in chain(held.items, items):
+            if isinstance(item, ClipReady) and self.cameras.stopped():  # `Finished` is yielded: its video is complete
+                return
+            yield item
+
+    def again(self, *, scored: int) -> None:
+        """Fit the camera again because its model `is_outgrown`. If the new model differs, log this.
+
+        Must be called before any video of the camera is scored. `scored` is the number of videos that have scores from the
+        earlier model.
+        """
+        before = self.cameras.stored(self.camera)
+        with PreparingPool(self.cameras.detector) as pool:
+            clips, footage = self._sample(self._held_whole(pool))
+        if self.cameras.stopped():
             return
-        whole_held = held
-        if not held.is_too_long and held.ended != {unit.video for unit in whole}:
-            whole_held = _hold_whole(cameras, camera, whole, request, pool)
-        clips, footage = _sample(cameras, camera, whole, request, whole_held)
-        if cameras.stopped():
-            return
-        cameras.fit(camera, clips, footage)
-    for item in chain(held.items, items):
-        if isinstance(item, ClipReady) and cameras.stopped():  # a `Finished` item is yielded, because its video is complete
-            return
-        yield item
+        model = self.cameras.fit(self.camera, clips, footage)
+        if before and model and before.footage and model.footage and model.sha256 != before.sha256:
+            log.info(
+                "camera %s: learned again from %s of footage instead of %s; "
+                "%d earlier %s scored again (--no-refit prevents this)",
+                self.camera,
+                length_text(model.footage.seconds),
+                length_text(before.footage.seconds),
+                scored,
+                "video is" if scored == 1 else "videos are",
+            )
 
+    def _held_whole(self, pool: PreparingPool) -> _Held:
+        """Read all videos of the camera and keep their clips in memory. Stop when there are too many clips."""
+        held = _Held(self.cameras.needs, pool)
+        with ClipLoader(self.cameras.needs, self.cameras.loader_options) as loader:
+            requests = (self.request(unit) for unit in self.whole)
+            held.take(self._watched(loader.run(requests, stopped=self.cameras.stopped)))
+        return held
 
-def fit_again(
-    cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest], *, scored: int
-) -> None:
-    """Fit a camera again because its model `is_outgrown`. If the new model differs, log this.
+    def _sample(self, held: _Held) -> tuple[list[Clip], Footage]:
+        """Return the clips for the fit, and the size of the footage that they represent.
 
-    Must be called before any video of the camera is scored. The arguments are as in `fit_on_the_way`, and `scored` is the
-    number of videos that have scores from the earlier model.
-    """
-    before = cameras.stored(camera)
-    with PreparingPool(cameras.detector) as pool:
-        held = _hold_whole(cameras, camera, whole, request, pool)
-        clips, footage = _sample(cameras, camera, whole, request, held)
-    if cameras.stopped():
-        return
-    model = cameras.fit(camera, clips, footage)
-    if before and model and before.footage and model.footage and model.sha256 != before.sha256:
-        log.info(
-            "camera %s: learned again from %s of footage instead of %s; %d earlier %s scored again (--no-refit prevents this)",
-            camera,
-            length_text(model.footage.seconds),
-            length_text(before.footage.seconds),
-            scored,
-            "video is" if scored == 1 else "videos are",
-        )
+        `held` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
+        """
+        if held.is_too_long:
+            return self._bursts(held.pool)
+        held.pool.wait()
+        clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
+        read = sorted({clip.video for clip in clips} - held.hidden)
+        seconds = sum(held.infos[video].duration_s for video in read)
+        places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
+        spread = [clips[place] for place in places]
+        return spread, Footage(len(read), round(seconds, 3), size_of(self.whole, but=held.hidden))
 
+    def _bursts(self, pool: PreparingPool) -> tuple[list[Clip], Footage]:
+        """Return bursts of the videos as clips, and the size of the footage that they represent."""
+        positions = burst_positions(self.whole, camera=self.camera, seed=self.cameras.seed)
+        with_bursts = [unit for unit in self.whole if unit.video in positions]
+        requests = (replace(self.request(unit), start_clip=0, bursts=positions[unit.video]) for unit in with_bursts)
+        needs = self.cameras.needs
+        frames = needs.frames if needs.whole_bursts else max(needs.overlap + 1, needs.frames // BURST_PART)
+        lengths_s: dict[str, float] = {}
+        hidden: set[str] = set()
+        clips: list[Clip] = []
+        with ClipLoader(replace(needs, frames=frames), self.cameras.loader_options) as loader:
+            for item in self._watched(loader.run(requests, stopped=self.cameras.stopped)):
+                if isinstance(item, ClipReady):
+                    clips.append(item.clip.owned())
+                    pool.add(clips[-1])
+                elif isinstance(item, Opened):
+                    lengths_s[item.video] = item.info.duration_s
+                elif isinstance(item.error, NotFinished):
+                    hidden.add(item.video)
+        pool.wait()
+        clips.sort(key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+        whole, with_bursts = ([unit for unit in units if unit.video not in hidden] for units in (self.whole, with_bursts))
+        return clips, estimated_footage(whole, with_bursts, positions, lengths_s, clips)
 
-def _hold_whole(
-    cameras: Cameras,
-    camera: str,
-    whole: Sequence[WorkUnit],
-    request: Callable[[WorkUnit], ClipRequest],
-    pool: PreparingPool,
-) -> _Held:
-    """Read all videos of a camera and keep their clips in memory. Stop when there are too many clips."""
-    held = _Held(cameras.needs, pool)
-    with ClipLoader(cameras.needs, cameras.loader_options) as loader:
-        reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
-        held.take(_watched(reading, cameras, camera))
-    return held
+    def _watched(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items, and report the number of frames of each clip to `Cameras.fitting`.
 
-
-def _sample(
-    cameras: Cameras,
-    camera: str,
-    whole: Sequence[WorkUnit],
-    request: Callable[[WorkUnit], ClipRequest],
-    held: _Held,
-) -> tuple[list[Clip], Footage]:
-    """Return the clips for the fit of a camera, and the size of the footage that they represent.
-
-    `held` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
-    """
-    if held.is_too_long:
-        return _read_bursts(cameras, camera, whole, request, held.pool)
-    held.pool.wait()
-    clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
-    read = sorted({clip.video for clip in clips} - held.hidden)
-    seconds = sum(held.infos[video].duration_s for video in read)
-    places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
-    spread = [clips[place] for place in places]
-    return spread, Footage(len(read), round(seconds, 3), size_of(whole, but=held.hidden))
-
-
-def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
-    """Yield the items, and report the number of frames of each clip to `cameras.fitting`.
-
-    Raises:
-        ToolError: a program that reads videos does not run, so the camera must not be fitted now.
-    """
-    for item in items:
-        if isinstance(item, Finished) and isinstance(item.error, ToolError):
-            raise item.error
-        if isinstance(item, ClipReady):
-            cameras.fitting(camera, len(item.clip.frame_index))
-        yield item
+        Raises:
+            ToolError: a program that reads videos does not run, so the camera must not be fitted now.
+        """
+        for item in items:
+            if isinstance(item, Finished) and isinstance(item.error, ToolError):
+                raise item.error
+            if isinstance(item, ClipReady):
+                self.cameras.fitting(self.camera, len(item.clip.frame_index))
+            yield item
 
 
 class _Held:
@@ -344,37 +348,6 @@ class _Held:
     def clips(self) -> Iterator[Clip]:
         """Return the clips among the items."""
         return (item.clip for item in self.items if isinstance(item, ClipReady))
-
-
-def _read_bursts(
-    cameras: Cameras,
-    camera: str,
-    whole: Sequence[WorkUnit],
-    request: Callable[[WorkUnit], ClipRequest],
-    pool: PreparingPool,
-) -> tuple[list[Clip], Footage]:
-    """Return bursts of the videos as clips, and the length and size of the footage that they represent."""
-    positions = burst_positions(whole, camera=camera, seed=cameras.seed)
-    with_bursts = [unit for unit in whole if unit.video in positions]
-    requests = (replace(request(unit), start_clip=0, bursts=positions[unit.video]) for unit in with_bursts)
-    needs = cameras.needs
-    frames = needs.frames if needs.whole_bursts else max(needs.overlap + 1, needs.frames // BURST_PART)
-    lengths_s: dict[str, float] = {}
-    hidden: set[str] = set()
-    clips: list[Clip] = []
-    with ClipLoader(replace(needs, frames=frames), cameras.loader_options) as loader:
-        for item in _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera):
-            if isinstance(item, ClipReady):
-                clips.append(item.clip.owned())
-                pool.add(clips[-1])
-            elif isinstance(item, Opened):
-                lengths_s[item.video] = item.info.duration_s
-            elif isinstance(item.error, NotFinished):
-                hidden.add(item.video)
-    pool.wait()
-    clips.sort(key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
-    whole, with_bursts = ([unit for unit in units if unit.video not in hidden] for units in (whole, with_bursts))
-    return clips, estimated_footage(whole, with_bursts, positions, lengths_s, clips)
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from vadcli.detectors import Attributor, Detector, Propagator, Traits, digest
-from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
+from vadcli.engine.cameras import CameraFit, Cameras
 from vadcli.engine.event_rules import EventRules, judge_of
 from vadcli.engine.job import Decision, Need, ScanIdentity, ScanJob, Task, decide, usable_checkpoint
 from vadcli.engine.plan import WorkUnit, by_camera
@@ -218,7 +218,7 @@ class _Work:
         if self.cameras.is_outgrown(self.camera, self.whole):
             detector.prepare()
             scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
-            fit_again(self.cameras, self.camera, self.whole, self.request, scored=scored)
+            CameraFit(self.cameras, self.camera, self.whole, self.request).again(scored=scored)
         if self.cameras.needs_fit(self.camera):
             if why := self.cameras.why_again(self.camera):
                 log.info("camera %s: %s, so it is learned again and its videos are scanned again", self.camera, why)
@@ -267,7 +267,7 @@ class _Work:
 
         reading = self.loader.run(requests(), stopped=self.stop)
         try:
-            for item in fit_on_the_way(self.cameras, self.camera, self.whole, reading, self.request):
+            for item in CameraFit(self.cameras, self.camera, self.whole, self.request).on_the_way(reading):
                 if item.video in claimed:
                     unit, claim = claimed.pop(item.video)
                     stream.expect(queue.task(unit, claim, self.cameras.stored(self.camera), resume=False))
