@@ -15,7 +15,7 @@ from tests.media import damage, make_image_folder, make_vfr, make_video
 from tests.runs import local_scan
 from vadcli.engine import runner
 from vadcli.engine.plan import make_plan
-from vadcli.engine.runner import Stop, exit_code
+from vadcli.engine.runner import Stop
 from vadcli.engine.stream import ClipsScored
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
@@ -64,7 +64,7 @@ class Scan:
 
     @property
     def code(self) -> int:
-        return exit_code(self.run.totals, stop=self.stop, fail_on_event=self.options.fail_on_event)
+        return self.run.exit_code
 
 
 def table(out: Path, video: str) -> ScoreTable:
@@ -442,7 +442,7 @@ def test_max_runtime_leaves_a_resumable_state(footage: Path, tmp_path: Path) -> 
     )
     results = [update for update in run.run() if isinstance(update, VideoResult)]
     assert {result.status for result in results} == {Status.SKIPPED}
-    assert exit_code(run.totals, stop=run.stop, fail_on_event=False) == 0
+    assert run.exit_code == 0
     assert Scan(footage, out).code == 0
 
 

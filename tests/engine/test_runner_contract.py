@@ -15,7 +15,7 @@ from tests.runs import FreshProcessRunner
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.plan import make_plan
 from vadcli.engine.ray_runner import RayRunner
-from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector, exit_code
+from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
 from vadcli.options import ScanOptions, effective
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
@@ -112,7 +112,7 @@ def test_rows_events_masks_and_record_are_the_same(
         k: v for k, v in wanted_record.totals.items() if k not in timeless
     }
     assert {file.video for file in record.files} == set(VIDEOS)
-    assert record.exit_code == exit_code(scan.totals, stop=scan.stop, fail_on_event=False) == 3
+    assert record.exit_code == scan.exit_code == 3
     assert (scan.totals.by_status, scan.totals.events, scan.totals.frames) == (
         wanted_scan.totals.by_status,
         wanted_scan.totals.events,

@@ -11,7 +11,7 @@ from tests.fakes import DifferenceDetector
 from tests.media import make_video
 from tests.runs import local_scan
 from vadcli.engine.plan import make_plan
-from vadcli.engine.runner import Stop, exit_code
+from vadcli.engine.runner import Stop
 from vadcli.engine.stream import MOST_ENDED
 from vadcli.options import ScanOptions
 from vadcli.types import ClipBatch, ClipScores, VideoResult
@@ -43,4 +43,4 @@ def test_when_scoring_fails_every_video_is_a_failed_one(tmp_path: Path, delay_s:
     results = [update for update in run.run() if isinstance(update, VideoResult)]
     assert sorted(result.video for result in results) == [f"{number:02d}.mp4" for number in range(count)]
     assert {str(result.status) for result in results} == {"failed"}
-    assert exit_code(run.totals, stop=stop, fail_on_event=False) == 3
+    assert run.exit_code == 3

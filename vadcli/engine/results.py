@@ -41,7 +41,6 @@ from vadcli.store.scores import (
     write_scores,
 )
 from vadcli.types import (
-    NO_REGIONS,
     NOT_FINISHED,
     BoolArray,
     ByteArray,
@@ -54,7 +53,6 @@ from vadcli.types import (
     MaskRows,
     MaskScale,
     RawTrack,
-    Regions,
     ScoreTable,
     Status,
     VideoInfo,
@@ -277,7 +275,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
         camera=task.unit.camera,
         encoder=embedder.encoder_name,
         encoder_key=embedder.encoder_key,
-        key=embedding_key(job, job.regions.of(task.unit.camera)),
+        key=embedding_key(job, task.unit),
         content=str(task.decision.source["content"]),
     )
     vectors = StoredEmbeddings(
@@ -287,12 +285,13 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
         write_embeddings(temporary, vectors)
 
 
-def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
+def embedding_key(job: ScanJob, unit: WorkUnit) -> str:
     """Return a hash of all settings that change stored vectors.
 
     The hash does not depend on the video's content.
     """
     assert job.embedder is not None
+    regions = job.regions.of(unit.camera)
     hidden = [regions.sha256] if regions else []
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
     return digest(parts)
@@ -418,7 +417,7 @@ def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
-    key = embedding_key(job, job.regions.of(unit.camera))
+    key = embedding_key(job, unit)
     return stored is not None and stored.key == key and stored.content == decision.source["content"]
 
 

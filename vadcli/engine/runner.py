@@ -34,7 +34,7 @@ from vadcli.engine.event_rules import choices_text
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update
 from vadcli.errors import NoVideoFound, OutputError, UsageError
-from vadcli.options import ExitOptions, FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.options import FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.options.groups import RegionOptions
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
 from vadcli.store import OutputLayout, printable
@@ -212,9 +212,13 @@ class Scan:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the run so far."""
-        options = self.settings.options
-        return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
+        """The exit code of the run so far, if no fatal error ends it.
+
+        If a signal stopped the run, the exit code is 128 + the number of the signal; otherwise, see `ExitOptions.exit_code`.
+        """
+        if self.stop.signal is not None:
+            return 128 + self.stop.signal
+        return self.settings.options.exit_code(lost=bool(self.totals.lost), events=bool(self.totals.events))
 
     def preview(self) -> Iterator[tuple[str, str]]:
         """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "skip".
@@ -288,16 +292,6 @@ class Scan:
             caveats=caveats_of(self.detector),
         )
         return RunRecord(layout, scratch, info, progress=self.progress)
-
-
-def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: bool = False) -> int:
-    """Return the exit code of a run without a fatal error.
-
-    If a signal stopped the run, the exit code is 128 + the number of the signal; otherwise, see `ExitOptions.exit_code`.
-    """
-    if stop.signal is not None:
-        return 128 + stop.signal
-    return ExitOptions(fail_on_event, events_first).exit_code(lost=bool(totals.lost), events=bool(totals.events))
 
 
 def choose_detector(options: ScanOptions) -> Detector:
