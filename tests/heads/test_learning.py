@@ -179,7 +179,7 @@ def test_a_new_camera_is_named_and_one_that_looks_different_is_warned_about(
     with caplog.at_level(logging.WARNING, logger="vadcli"):
         vadcli.events(tmp_path / "out", head=head)
     said = [record.getMessage() for record in caplog.records]
-    assert [line for line in said if "yard" in line] == ["head my-head: was not trained on the camera yard"]
+    assert [line for line in said if "yard" in line] == ["head my-head was not trained on the camera yard"]
     (drifted,) = [line for line in said if "roof" in line]
     assert "looks unlike" in drifted
     assert not [line for line in said if "gate" in line]
@@ -195,7 +195,7 @@ def test_videos_without_vectors_keep_their_events_and_are_counted(tmp_path: Path
         found = {str(one.video["path"]): one for one in vadcli.events(out, head=head).documents}
     assert len(found[bare].events) == 10
     assert found[bare].head is None
-    assert "head my-head: 1 video not judged: no vectors are stored" in caplog.text
+    assert "head my-head: 1 video could not be judged: no vectors are stored" in caplog.text
 
 
 def test_one_sided_verdicts_need_anyway(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path, monkeypatch: 
         vadcli.learn(out, labels=labels, head="topk")
     learned = vadcli.learn(out, labels=labels, head="topk", embeddings=[str(second)], to=tmp_path / "my-head", anyway=True)
     assert [one.name for one in learned.card.encoders] == ["planted", "other"]
-    with pytest.raises(UsageError, match="reads the vectors of planted, other, and 1 folder with vectors is given"):
+    with pytest.raises(UsageError, match="reads the vectors of planted, other, but 1 folder with vectors is given"):
         vadcli.events(out, head=tmp_path / "my-head")
     judged = vadcli.events(out, head=tmp_path / "my-head", embeddings=[str(second)]).documents
     assert all(one.head for one in judged)

@@ -136,7 +136,7 @@ class Judge:
     def say_refused(self) -> None:
         """Log how many videos could not be judged, with one line per reason."""
         for reason, count in self._refused.items():
-            log.warning("head %s: %s not judged: %s", self.head.name, how_many(count, "video"), reason)
+            log.warning("head %s: %s could not be judged: %s", self.head.name, how_many(count, "video"), reason)
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
@@ -173,7 +173,7 @@ class Judge:
                 vectors.camera,
             )
         elif vectors.camera not in self.head.card.cameras:
-            log.warning("head %s: was not trained on the camera %s", self.head.name, vectors.camera)
+            log.warning("head %s was not trained on the camera %s", self.head.name, vectors.camera)
         else:
             return
         self._warned.add(vectors.camera)
@@ -200,12 +200,13 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     if len(others) + 1 != len(head.card.encoders):
         names = ", ".join(encoder.name for encoder in head.card.encoders)
         raise UsageError(
-            f"--head {folder}: reads the vectors of {names}, and {how_many(len(others) + 1, 'folder')} with vectors is given",
+            f"--head {folder}: the head reads the vectors of {names}, "
+            f"but {how_many(len(others) + 1, 'folder')} with vectors is given",
             hint="name one folder with --embeddings for each of these encoders except the first",
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
         log.warning(
-            "head %s: was trained on events of the detector %s, and may judge events of %s wrongly",
+            "head %s was trained on events of the detector %s, and may judge events of %s wrongly",
             head.name,
             head.card.detector,
             detector,

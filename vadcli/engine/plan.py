@@ -131,7 +131,7 @@ def make_plan(
     """
     listed = read_list(options.files_from) if options.files_from else []
     if not paths and not listed and options.files_from is None:
-        raise UsageError("no PATHS", hint="name files or folders, or --files-from FILE")
+        raise UsageError("no PATHS are given", hint="name files or folders, or give --files-from FILE")
     for path in paths:
         check_exists(path)
     walk = _Walk(options, Path(os.path.abspath(out)))

@@ -473,9 +473,8 @@ class Workers:
             self._free.append(self._made(worker.node))
             return
         self.drop(worker.node)
-        log.warning(
-            "node %s %s", worker.node.name, "takes no more videos: no worker begins" if worker.node.id in alive else "is gone"
-        )
+        why = "takes no more videos: its workers die before they begin" if worker.node.id in alive else "is gone"
+        log.warning("node %s %s", worker.node.name, why)
         if not self.slots:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 

@@ -198,7 +198,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
         raise UsageError(
-            f"{review}: no verdict true or false on a video of {layout.out}", hint="review events in the report first"
+            f"{review} has no verdict true or false for a video of {layout.out}", hint="review events in the report first"
         )
     return choices, problems
 
