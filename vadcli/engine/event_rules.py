@@ -133,14 +133,14 @@ class Judge:
         """Why no video could be judged; "" if at least one video was judged, or if no video was given."""
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
-    def say_refused(self) -> None:
+    def log_refused(self) -> None:
         """Log how many videos could not be judged, with one line per reason."""
         for reason, count in self._refused.items():
             log.warning("head %s: %s could not be judged: %s", self.head.name, how_many(count, "video"), reason)
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
-        """Return the vectors of a video that the head can read; None if there are none. The reason is counted."""
+        """Return the vectors of a video; None if the head can't use them. Then the reason is counted in `_refused`."""
         try:
             vectors = read_vectors(self.folders, video)
         except DocumentError as error:
@@ -180,7 +180,7 @@ class Judge:
 
 
 def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
-    """Return a judge with the head of the options or of the choices in OUT; None if there is no head.
+    """Return a judge with the head of the options or of the choices in OUT; None without a head.
 
     Args:
         options: the options of the command. If they name a head, it replaces the head of the choices.
@@ -198,10 +198,9 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     others = tuple(map(Path, options.embeddings or choices.embeddings))
     head = read_head(folder)
     if len(others) + 1 != len(head.card.encoders):
-        names = ", ".join(encoder.name for encoder in head.card.encoders)
+        names, given = ", ".join(encoder.name for encoder in head.card.encoders), how_many(len(others) + 1, "folder")
         raise UsageError(
-            f"--head {folder}: the head reads the vectors of {names}, "
-            f"but {how_many(len(others) + 1, 'folder')} with vectors is given",
+            f"--head {folder}: the head reads the vectors of {names}, but {given} with vectors is given",
             hint="name one folder with --embeddings for each of these encoders except the first",
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
@@ -327,20 +326,17 @@ def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, 
         sentences.append(f"events are judged by the head {Path(choices.head).name}")
     if false := sum(entry.verdict is Verdict.FALSE for entry in choices.reviews):
         sentences.append(f"{how_many(false, 'false alarm')} of the review {'is' if false == 1 else 'are'} left out")
-    return (
-        f"as `vadcli events --write` stored in {out}: {'; '.join(sentences)} (`vadcli events --forget` undoes it)"
-        if sentences
-        else ""
-    )
+    if not sentences:
+        return ""
+    return f"as `vadcli events --write` stored in {out}: {'; '.join(sentences)} (`vadcli events --forget` undoes this)"
 
 
 @dataclass(frozen=True)
 class ClipGrid:
     """All clips of a video about which the second model can be asked.
 
-    They are the clips of a scan with the detector `ask`.
-
-    The cell of a clip is the span of the frames that are closer to the middle of this clip than to the middle of other clips.
+    They are the clips of a scan with the detector `ask`. Clips overlap, but their cells do not: the cell of a clip has all
+    frames that are closer to the middle of this clip than to the middle of other clips.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip

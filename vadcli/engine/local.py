@@ -86,7 +86,7 @@ class LocalRunner:
             loader = self._loader or stack.enter_context(ClipLoader(job.needs, options))
             yield from self._scan(job, self._cameras_of(layout, job, fitting=fitting), loader)
             if job.rules.judge:
-                job.rules.judge.say_refused()
+                job.rules.judge.log_refused()
 
     def preview(self) -> Iterator[tuple[str, str]]:
         """See `Runner`."""

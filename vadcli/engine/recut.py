@@ -91,7 +91,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
                 choices = replace(choices, head=str(options.head.resolve()), head_threshold=high, embeddings=others)
             write_choices(layout, scratch, cut.changed(choices))
     if judge:
-        judge.say_refused()
+        judge.log_refused()
     when = options.when()
     unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
@@ -192,7 +192,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
         entries = tuple(
             replace(entry, peak_score=score) for entry, score in zip(entries, of_entries, strict=True) if score is not None
         )
-        judge.say_refused()
+        judge.log_refused()
     from vadcli.metrics.event import threshold_choices  # not at the top, because the import takes a second, also in a scan
 
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
