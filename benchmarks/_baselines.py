@@ -1,6 +1,6 @@
 """Simple measures of motion in grey frames, without weights: the baselines that a detector has to beat.
 
-Frames are those of one clip, (N, H, W) uint8. Maps and scores are higher where there is more motion.
+The functions take the frames of one clip, (N, H, W) uint8. More motion gives higher maps and scores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vadcli.detectors.calibration import smooth
 from vadcli.types import ByteArray, FloatArray
 
 SMOOTHING_S = 0.4
-"""The same as in the motion detector, which smooths its scores in this way."""
+"""The width of the Gaussian with which the motion detector smooths its scores, too."""
 MOG2_VARIANCE = 16.0  # the default of dvr-scan and of OpenCV
 
 
@@ -34,13 +34,13 @@ class Motion:
 
 
 def smoothed(scores: FloatArray, fps: float) -> FloatArray:
-    """Return (N,) scores, smoothed over time by the motion detector's own Gaussian."""
+    """Return the scores (N,), smoothed over time by the Gaussian of the motion detector."""
     times = np.arange(len(scores)) / fps
     return smooth(scores, timestamp=times, usable=np.ones(len(scores), np.bool_), sigma_s=SMOOTHING_S, gap_s=1.0)
 
 
 def difference(frames: ByteArray, box_px: int = 5) -> Motion:
-    """Measure the change from the previous frame, in grey levels; scores are as in `highest_box`."""
+    """Return the change from the previous frame in grey levels; `highest_box` makes the scores."""
     return highest_box(differences(frames), box_px)
 
 
@@ -56,7 +56,10 @@ def flow_speeds(frames: ByteArray) -> FloatArray:
 
 
 def highest_box(maps: FloatArray, box_px: int) -> Motion:
-    """Average the maps over boxes; a frame's score is the highest of every second box inside it."""
+    """Return the maps averaged over boxes. A frame's score is its highest box.
+
+    Only boxes that are completely inside the frame count, and only every second one in each direction.
+    """
     boxes = np.stack([cv2.blur(each, (box_px, box_px), borderType=cv2.BORDER_REPLICATE) for each in maps])
     edge = box_px // 2
     inside = boxes[:, edge : boxes.shape[1] - edge : 2, edge : boxes.shape[2] - edge : 2]
@@ -64,15 +67,15 @@ def highest_box(maps: FloatArray, box_px: int) -> Motion:
 
 
 def whole_frame(maps: FloatArray) -> Motion:
-    """Keep the maps as they are; a frame's score is the mean of its pixels."""
+    """Return the maps unchanged; a frame's score is the mean of its pixels."""
     return Motion(maps, maps.mean(axis=(1, 2)))
 
 
 def foreground(clips: list[ByteArray]) -> list[FloatArray]:
     """Return one (N, H, W) float32 array per clip: 1 for the foreground of OpenCV's MOG2, else 0.
 
-    All clips share one background model. The model sees each clip once before any clip is measured, as the motion detector
-    does.
+    All clips share one background model. The model reads all clips once before it measures them, because the motion detector is
+    also fitted on all clips before it scores them.
     """
     model = cv2.createBackgroundSubtractorMOG2(varThreshold=MOG2_VARIANCE, detectShadows=False)
     for frames in clips:
@@ -82,5 +85,5 @@ def foreground(clips: list[ByteArray]) -> list[FloatArray]:
 
 
 def _with_first(maps: list[FloatArray], frames: ByteArray) -> FloatArray:
-    """Give the first frame, which has no frame before it, the map of the second frame: (N, H, W) float32."""
+    """Return (N, H, W) float32 maps; the first frame has no previous frame, so it gets the map of the second frame."""
     return np.stack([maps[0] if maps else np.zeros(frames.shape[1:]), *maps]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The exam of a small LAVIDA: questions about new clips of the synthetic world, and the marks."""
+"""Asks a small LAVIDA about new clips of the synthetic world, and marks its answers."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ BOOTSTRAP = Bootstrap()
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of question: each suitable clip gets a list with a true name and a list without.
+    """One kind of question. Each suitable clip is scored with two lists of names: only one list has a true name.
 
     Attributes:
-        name: name of the group. It also seeds the questions, so it never changes.
-        pattern: what the names of the list say.
-        pairs: whether training showed the colour-shape pairs: `seen` or `unseen`. `twin` is a seen pair that two
-            objects of the clip share; only their motions differ.
+        name: name of the group. It also seeds the questions, so it must not change.
+        pattern: the parts of a name: `pair` is a colour and a shape, `pair deed` has a motion, too.
+        pairs: `seen` for colour-shape pairs that training showed, `unseen` for other pairs. `twin` is a seen pair that two
+            objects of the clip have; only their motions differ.
         length: number of names per list.
-        wanted: the promised frame AUC; None if none is promised.
+        wanted: the promised frame AUC; None if no figure is promised.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Group:
 
 
 def title(name: str) -> str:
-    """Return the name of a group as tables show it."""
+    """Return the name of a group for tables."""
     return name.replace("a motion that another object like it has", "motion of one of two similar objects")
 
 
@@ -73,8 +73,8 @@ class Marks:
 
     Attributes:
         frames: frame AUC over all frames of both lists.
-        iou, ap, auc: mask IoU, pixel AP and pixel AUC over the frames that show a named object, whatever their score.
-        lists: number of lists that were asked.
+        iou, ap, auc: mask IoU, pixel AP and pixel AUC over all frames that show a named object.
+        lists: number of lists of names that were scored.
     """
 
     frames: Metric
@@ -85,7 +85,10 @@ class Marks:
 
 
 def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[tuple[ExposureSample, ExposureSample]]:
-    """Yield for each suitable clip a list with a true name and a list without; always the same ones."""
+    """Yield two samples per suitable clip: one whose list has a true name, and one whose list has only false names.
+
+    The samples are always the same.
+    """
     naming = Naming(world, patterns=(group.pattern,), hard=0.3)
     for index in range(clips):
         rng = np.random.default_rng([world.seed, 7, index, group.length, *group.name.encode()])
@@ -95,7 +98,8 @@ def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[t
             continue
         frames, parts = world.frames(index), world.masks(index)
         name, lure = true
-        others = [one for one in (lure, *(naming.false(facts, rng) for _ in range(4 * group.length))) if one is not None]
+        candidates = (lure, *(naming.false(facts, rng) for _ in range(4 * group.length)))
+        others = [candidate for candidate in candidates if candidate is not None]
         false = list(dict.fromkeys(map(str, others)))[: group.length]
         if len(false) < group.length:
             continue
@@ -109,23 +113,23 @@ def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[t
 
 
 def examine(step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: int, batch: int = 16, seg: Seg = "own") -> Marks:
-    """Ask a group's questions and mark the answers."""
+    """Return the marks for a group's questions, which the model answers."""
     step.eval()
     scores: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     pixels = PixelAccumulator(bins=256)
     count = 0
-    for number, some in enumerate(_batches(samples_of(world, group, clips=clips), batch)):
-        if seg == "next" and len(some) < 2:
-            continue  # there is no other clip in this batch
-        both = [sample for pair in some for sample in pair]
+    for number, pairs in enumerate(_batches(samples_of(world, group, clips=clips), batch)):
+        if seg == "next" and len(pairs) < 2:
+            continue  # the batch has no other clip
+        both = [sample for pair in pairs for sample in pair]
         order = _mixed([sample.key for sample in both], np.random.default_rng([world.seed, 8, number]))
         verdict = step.judge([both[place] for place in order], seg=seg)
         back = np.argsort(order)
-        found = [
+        answers = [
             (both[place], verdict.object_logit[back[place]], verdict.mask_logit[back[place]]) for place in range(len(both))
         ]
-        for true, false in zip(found[::2], found[1::2], strict=True):
+        for true, false in zip(answers[::2], answers[1::2], strict=True):
             scores.append(np.concatenate([logit.float().numpy() for _, logit, _ in (true, false)]))
             labels.append(np.concatenate([sample.labels for sample, _, _ in (true, false)]))
             _mark_pixels(pixels, *true)
@@ -139,8 +143,8 @@ def examine(step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: i
 def _mixed(keys: Sequence[str], rng: np.random.Generator) -> list[int]:
     """Return a random, circular order in which no list is followed by a list of the same clip.
 
-    Lists with and without a true name are mixed at random, so that the `<SEG>` of the next list says nothing about the label
-    of a list.
+    The order also mixes lists with and without a true name. So the `<SEG>` of the next list does not reveal whether a list has
+    a true name.
     """
     while True:
         order = [int(place) for place in rng.permutation(len(keys))]
@@ -158,7 +162,7 @@ def _mark_pixels(pixels: PixelAccumulator, sample: ExposureSample, logit: torch.
 
 
 def _true(facts: Facts, world: SyntheticWorld, group: Group, rng: np.random.Generator) -> tuple[Name, Name | None] | None:
-    """Return a true name of the group's kind; for twins also a false name with another motion."""
+    """Return a true name for the group's question; for twins also a false name with another motion."""
     rare = set(world.options.held_out_pairs)
     places = [place for place, role in enumerate(facts.roles) if (role.pair in rare) == (group.pairs == "unseen")]
     if group.pairs == "twin":
@@ -188,11 +192,11 @@ def _sample(key: str, frames: np.ndarray, names: Sequence[str], masks: np.ndarra
 
 
 def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    some: list[T] = []
+    batch: list[T] = []
     for item in items:
-        some.append(item)
-        if len(some) == size:
-            yield some
-            some = []
-    if some:
-        yield some
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

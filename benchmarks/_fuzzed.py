@@ -1,4 +1,4 @@
-"""Small videos of many formats, and damaged copies of them. The number of a copy reproduces it."""
+"""Makes small videos of many formats, and damaged copies of them. The same number always gives the same copy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "h263.3gp": ("-c:v", "h263", "-s", "128x96", "-g", "6", *_SILENT),
     "raw.y4m": ("-pix_fmt", "gray", "-s", "32x24", *_SILENT),
 }
-"""File name -> arguments of the encoder. The suffix chooses the container."""
+"""File name -> ffmpeg's arguments for the encoder. The suffix chooses the container."""
 
 _NUMBERS = (b"\0", b"\xff", b"\x7f\xff", b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\x80\0\0\0", b"\xff" * 8)
 _HEAD_BYTES = 600
@@ -47,9 +47,9 @@ class Fuzzed:
     """One damaged file.
 
     Attributes:
-        name: name of the file: its number, and the suffix of its format or, now and then, of another one.
+        name: name of the file: its number and the suffix of its format; a few files have the suffix of another format.
         format: the key in `FORMATS` of the video that was damaged.
-        steps: what was done to it, in words.
+        steps: the changes that damaged the video, in words.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Fuzzed:
 
 
 def make_seeds(folder: Path) -> dict[str, bytes]:
-    """Make the videos of `FORMATS` (12 frames, 64x48) unless the folder has them, and return their bytes."""
+    """Return the bytes of the videos of `FORMATS` (12 frames, 64x48); videos that the folder lacks are made."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.48")
     sound = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=0.48")
@@ -167,7 +167,7 @@ STEPS: tuple[Step, ...] = (
     *(_flip, _flip_header, _flip_header, _set_number, _set_number, _cut_end, _cut_start, _drop, _repeat),
     *(_zero, _insert_zeros, _noise, _swap, _splice, _append),
 )
-"""What can happen to a file; the headers are hit twice as often as the rest."""
+"""The changes that can damage a file. Changes of headers are in the list twice, so they are twice as likely."""
 
 
 def _near_an_end(size: int, rng: random.Random) -> int:

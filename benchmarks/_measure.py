@@ -1,6 +1,6 @@
-"""Time several commands in turn, in one run.
+"""Times several commands in turn.
 
-The speed of the machine drifts, but the ratio of two neighbouring runs drifts less.
+The speed of a shared machine changes over time. The ratio of two runs that follow one another changes less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process: wall seconds, CPU seconds with its children, and peak MiB of all its processes."""
+    """The cost of a finished command: wall seconds, and the CPU seconds and peak MiB of all its processes."""
 
     wall_s: float
     cpu_s: float
@@ -34,9 +34,12 @@ class Run:
 
 
 def run(command: list[str], *, memory: bool = False, family: bool = False) -> Run:
-    """Run a command to its end. Its memory is the sum over all its processes, sampled ten times per second.
+    """Run a command to its end, and return its cost.
 
-    With `family`, its CPU time is sampled too. So it includes processes for which nobody waits, such as those of Ray.
+    Args:
+        memory: measure the memory of all its processes together, ten times per second.
+        family: measure the CPU time of all its processes ten times per second. So the CPU time includes processes that no
+            parent waits for, such as those of Ray.
     """
     before, started = os.times(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -48,23 +51,23 @@ def run(command: list[str], *, memory: bool = False, family: bool = False) -> Ru
         if family:
             spent |= family_cpu_s(process.pid)
         time.sleep(0.1)
-    _, said = process.communicate()
+    _, stderr = process.communicate()
     wall_s, after = time.monotonic() - started, os.times()
     if process.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{said.decode(errors='replace')[-2000:]}")
+        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{stderr.decode(errors='replace')[-2000:]}")
     waited_s = after.children_user + after.children_system - before.children_user - before.children_system
     return Run(wall_s, sum(spent.values()) if family else waited_s, peak)
 
 
 def family_cpu_s(pid: int) -> dict[int, float]:
     """Return the CPU seconds so far of a process and of each of its descendants, by process id."""
-    found = {}
+    seconds = {}
     with suppress(psutil.Error):
         for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
             with suppress(psutil.Error):
                 times = member.cpu_times()
-                found[member.pid] = times.user + times.system
-    return found
+                seconds[member.pid] = times.user + times.system
+    return seconds
 
 
 def family_mib(pid: int) -> float:
@@ -82,22 +85,22 @@ def family_mib(pid: int) -> float:
 
 
 def in_turn(contestants: dict[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Run the commands in turn (A B C A B C …); returns one list of runs per command."""
-    found: dict[str, list[Run]] = {name: [] for name in contestants}
+    """Run the commands in turn (A B C A B C …), and return one list of runs per command."""
+    runs: dict[str, list[Run]] = {name: [] for name in contestants}
     for number in range(rounds):
-        for name, once in contestants.items():
-            found[name].append(once())
-            print(f"  round {number + 1}: {name}: {found[name][-1].wall_s:.1f} s wall", file=sys.stderr)
-    return found
+        for name, run_once in contestants.items():
+            runs[name].append(run_once())
+            print(f"  round {number + 1}: {name}: {runs[name][-1].wall_s:.1f} s wall", file=sys.stderr)
+    return runs
 
 
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Return the median over rounds of the ratio within one round."""
+    """Return the median over the rounds; each round gives the ratio of its two values."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
 def machine() -> str:
-    """Describe the machine in one line."""
+    """Return a description of the machine in one line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores of {_cpu_name()}, Python {platform.python_version()}"
 
@@ -111,7 +114,7 @@ def _cpu_name() -> str:
 
 
 def made_video(name: str, *, seconds: int, size: str = "1920x1080", fps: int = 30) -> Path:
-    """Return a noisy H.264 video with moving things; it is made once and kept in benchmarks/work."""
+    """Return a noisy H.264 video with motion, which is made once and kept in benchmarks/work."""
     path = WORK / name
     if not path.exists():
         WORK.mkdir(exist_ok=True)
@@ -124,7 +127,7 @@ def made_video(name: str, *, seconds: int, size: str = "1920x1080", fps: int = 3
 
 
 def looped(source: Path, name: str, times: int) -> Path:
-    """Return one file with the same video several times, without encoding it again."""
+    """Return a video that repeats another video several times, without encoding it again."""
     path = WORK / name
     if not path.exists():
         half = path.with_suffix(".part.mp4")

@@ -1,4 +1,4 @@
-"""Write made-up scores as a scan would, so that `vadcli eval` can read them."""
+"""Writes given scores as a scan would write them, so that `vadcli eval` can read them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LOGIT_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class Scored:
-    """One video's scores.
+    """The scores of one video.
 
     Attributes:
         video: relative path.
         fps: frames per second, evenly spaced.
         width, height: display size in pixels.
         scores: (N,) in [0, 1], one per frame.
-        masks: N masks (height, width) uint8, one per frame; empty if there are none.
+        masks: N masks (height, width) uint8, one per frame; empty for a video without masks.
     """
 
     video: str
@@ -44,7 +44,7 @@ class Scored:
 
 
 def write_output(out: Path, videos: Iterable[Scored], *, detector: str) -> Path:
-    """Write a new output folder with scores, events (made with THRESHOLDS), and masks if there are any."""
+    """Write a new output folder with the scores, with events (cut with THRESHOLDS), and with the masks."""
     shutil.rmtree(out, ignore_errors=True)
     layout = OutputLayout(out)
     for scored in videos:

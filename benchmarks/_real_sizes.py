@@ -1,4 +1,7 @@
-"""Encoders and Qwen2-VL in real sizes with random weights, as folders in the layout of the hub. Their results mean nothing."""
+"""Makes encoders and Qwen2-VL in real sizes with random weights, as folders in the layout of the Hugging Face hub.
+
+They show speed and memory. Their scores mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,17 @@ from vadcli.options.categories import read_categories
 REAL_SIZES = {"clip-b32": 512, "siglip2-b32": 768}
 """The encoders that can be made, and the width of their vectors."""
 LANGUAGE_MODELS = {"qwen2-vl-2b": "lavida-2b", "qwen2-vl-7b": "lavida-7b", "qwen2-vl-small": "lavida-tiny-scratch"}
-"""The language models that can be made, and the preset that has their sizes. The small one is only for rehearsals."""
+"""The language models that can be made, and the preset that has their sizes. The small model is only for rehearsals."""
 PRESETS = ("@general", "@ucf-crime", "@xd-violence", "@home", "@traffic")
 WORDS = 2000
-"""Size of the vocabularies made here, which are trained on the shipped sentences.
+"""Size of the vocabularies, which are trained on the sentences that vadcli ships.
 
 So a word is about one token, as in the real vocabularies. The embedding tables of the models have real sizes.
 """
 
 
 def real_size_folder(path: Path, name: str) -> Path:
-    """Returns a transformers folder with the sizes of `name`, which is made only once.
+    """Return a transformers folder with a model in the sizes of `name`; an existing folder is returned as it is.
 
     siglip2-b32 takes 1.5 GB and half a minute.
     """
@@ -64,7 +67,10 @@ def real_size_folder(path: Path, name: str) -> Path:
 
 
 def _qwen(path: Path, preset: str) -> None:
-    """Write a Qwen2-VL in bf16 (as published) with a small tokenizer that has yes and no; drawn on a GPU if there is one."""
+    """Write a Qwen2-VL in bf16 (as published), with a small tokenizer that has the tokens yes and no.
+
+    The random weights are drawn on a GPU if the machine has one.
+    """
     sizes = load_preset(preset).parts.mllm
     tokenizer = small_tokenizer(600)
     tokenizer.add_tokens(["yes", "no"])
@@ -82,14 +88,14 @@ def _qwen(path: Path, preset: str) -> None:
 
 
 def sentences() -> list[str]:
-    """Returns the sentences of the shipped categories, each once."""
+    """Return the sentences of the categories that vadcli ships, each once."""
     books = [read_categories(preset) for preset in PRESETS]
-    texts = [text for book in books for one in book.categories for text in (*one.means, *one.looks_like)]
+    texts = [text for book in books for category in book.categories for text in (*category.means, *category.looks_like)]
     return list(dict.fromkeys([*texts, *(text for book in books for text in book.normal)]))
 
 
 def _clip_tokenizer(path: Path) -> int:
-    """Writes CLIP's kind of tokenizer; returns the id of the end of a sentence."""
+    """Write a tokenizer of CLIP's kind, and return the id of the token that ends a sentence."""
     suffix = "</w>"
     raw = Tokenizer(models.BPE(end_of_word_suffix=suffix))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
@@ -104,7 +110,7 @@ def _clip_tokenizer(path: Path) -> int:
 
 
 def _gemma_tokenizer(path: Path) -> None:
-    """Writes SigLIP 2's kind of tokenizer."""
+    """Write a tokenizer of SigLIP 2's kind."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     raw.normalizer = normalizers.Replace(" ", "▁")
     raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")

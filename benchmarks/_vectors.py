@@ -1,4 +1,4 @@
-"""Write made-up scan outputs with hours of stored vectors, to measure scoring again and searching."""
+"""Makes scan outputs with hours of random vectors, to measure how fast they are scored again and searched."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from vadcli.types import CameraModel, Embeddings, FloatArray, ScoreTable, Status
 HOUR_S = 3600
 RATE_HZ, FPS = 2, 30
 CAMERA_SAMPLE = 320
-"""Vectors in a camera model of a long archive: 20 bursts of 16 frames."""
+"""Number of vectors in a camera model of a long archive: 20 bursts of 16 frames."""
 BLOCKS = 8
-"""The number of different hours. All others are copies with rotated vectors, which is quick."""
+"""Number of hours with vectors of their own. The other hours are copies with rotated vectors, which are made quickly."""
 
 
 def unit_vectors(count: int, width: int, *, seed: int = 0) -> Embeddings:
-    """Returns random vectors of length 1."""
+    """Return random vectors of length 1."""
     vectors: FloatArray = np.random.default_rng(seed).standard_normal((count, width), np.float32)
     return Embeddings.of(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def made_archive(out: Path, encoder: Path, width: int, *, hours: int, cameras: int) -> float:
-    """Write `hours` videos of one hour with events documents, camera models and vectors; returns GB of vectors."""
+    """Write the output for `hours` videos of one hour: events documents, camera models and vectors. Return GB of vectors."""
     layout, key = OutputLayout(out), encoder_key(encoder_fingerprint(str(encoder)))
     rows = np.arange(HOUR_S * RATE_HZ, dtype=np.int64)
     blocks = [unit_vectors(len(rows), width, seed=seed) for seed in range(BLOCKS)]
@@ -88,7 +88,7 @@ def _document(video: str, camera: str) -> EventsDocument:
 
 
 def stretch_to_an_hour(out: Path) -> int:
-    """Replace scores and vectors of every video of a scan by those of one hour; return their number."""
+    """Replace the scores and vectors of each scanned video by those of one hour; return the number of videos."""
     layout = OutputLayout(out)
     rows = np.arange(HOUR_S * FPS, dtype=np.int64)
     videos = 0

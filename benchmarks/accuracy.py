@@ -74,7 +74,7 @@ class Footage:
         test = next((place / name for place in places for name in ("test", "Test") if (place / name).is_dir()), None)
         clips = sorted(path for pattern in CLIP for path in (test.glob(pattern) if test else ()) if path.is_dir())
         if not clips:
-            raise SystemExit(f"{root}: holds neither test/NN nor Test/TestNNN; name the folder of UCSD Ped2 with --root")
+            raise SystemExit(f"{root}: has neither test/NN nor Test/TestNNN; name the folder of UCSD Ped2 with --root")
         return cls(root, tuple(clips), {clip.name: _pictures(clip) for clip in clips})
 
 
@@ -84,7 +84,7 @@ def _pictures(clip: Path) -> ByteArray:
 
 
 def scanned(footage: Footage, work: Path) -> tuple[Row, str]:
-    """Scan all clips together with the motion detector, without labels or training clips; returns the row and the command."""
+    """Scan all clips as one camera with the motion detector, and return the row and the command."""
     out = work / "motion"
     options = ["--frames-as-video", "--fps", f"{FPS:g}", "--masks", "video", "--out", str(out), "--quiet"]
     command = ["scan", *map(str, footage.clips), *options]
@@ -93,7 +93,7 @@ def scanned(footage: Footage, work: Path) -> tuple[Row, str]:
 
 
 def alone(footage: Footage, motion: Row) -> Iterator[Row]:
-    """Score each channel of the motion detector alone, with the camera model that the scan fitted and the same smoothing."""
+    """Yield one row per channel of the motion detector, which is scored alone with the scan's camera model and smoothing."""
     options = MotionDetector().options
     fitted = from_model(read_camera(next((motion.out / "cameras").glob("*.json"))))
     maps = {}
@@ -107,7 +107,7 @@ def alone(footage: Footage, motion: Row) -> Iterator[Row]:
 
 
 def baselines(footage: Footage, work: Path) -> Iterator[Row]:
-    """Score the baselines that a detector has to beat."""
+    """Yield one row per baseline that a detector has to beat."""
     clips = footage.frames
     changes = {clip: differences(frames) for clip, frames in clips.items()}
     speeds = {clip: flow_speeds(frames) for clip, frames in clips.items()}
@@ -124,7 +124,7 @@ def baselines(footage: Footage, work: Path) -> Iterator[Row]:
 
 
 def _written(name: str, key: str, footage: Footage, found: dict[str, Motion], work: Path) -> Row:
-    """Write an output folder. Scores are x / (x + scale), with one scale for all clips."""
+    """Write an output folder, and return its row. Scores are x / (x + scale), with one scale for all clips."""
     pixels = np.concatenate([each.maps.ravel() for each in found.values()])
     scale = max(float(np.percentile(pixels, TOP)), 1e-6)
     middle = float(np.median(np.concatenate([each.scores for each in found.values()]))) or 1e-6
@@ -144,7 +144,7 @@ def _bytes(values: FloatArray) -> ByteArray:
 
 
 def evaluated(rows: list[Row], footage: Footage, *options: str) -> list[dict[str, Any]]:
-    """Evaluate every row with `vadcli eval`, with paired differences from the first row."""
+    """Return the result of `vadcli eval` for each row, with paired differences from the first row."""
     command = ["eval", "--compare", *(str(row.out) for row in rows), "--dataset", "ped2", "--root", str(footage.root), *options]
     done = subprocess.run([*VADCLI, *command, "--no-save", "--json"], check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -157,7 +157,7 @@ def _commands(row: Row, footage: Footage) -> list[str]:
 
 
 def _shown(command: list[str], footage: Footage) -> str:
-    """Show a command with PED2 in place of the data set's folder, and paths relative to the repository."""
+    """Return a command as text, with PED2 for the data set's folder, and with paths relative to the repository."""
     clips = " ".join(map(str, footage.clips))
     text = shlex.join(["vadcli", *command]).replace(clips, f"{footage.clips[0].parent}/*")
     return text.replace(str(footage.root), "PED2").replace(f"{REPO}/", "")
@@ -167,7 +167,7 @@ def main() -> None:
     """Scan, write the baselines, evaluate all of them and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=SHARED, help="UCSD Ped2: test/NN, or the official archive's folder")
-    parser.add_argument("--page", type=Path, default=TARGET, help="what to write")
+    parser.add_argument("--page", type=Path, default=TARGET, help="the page to write")
     options = parser.parse_args()
     footage = Footage.of(options.root)
     work = WORK / "accuracy"
@@ -203,7 +203,7 @@ def _line(row: Row, whole: dict[str, Any], small: dict[str, Any]) -> str:
 
 
 def _verdict(rows: list[Row], whole: list[dict[str, Any]]) -> str:
-    """Say in words which rows rank frames at least as well as the first row."""
+    """Return a sentence that names the rows with a higher frame ROC-AUC than the first row."""
     first = whole[0]["metrics"]["frame"]["auc_micro"]["value"]
     better = [row.name for row, each in zip(rows, whole, strict=True) if each["metrics"]["frame"]["auc_micro"]["value"] > first]
     if not better:

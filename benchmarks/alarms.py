@@ -1,10 +1,11 @@
-"""Count how often `motion` raises an alarm on normal footage, and compare that with the rate that its scores promise.
+"""Count the alarms of `motion` on normal footage, and compare them with the rate that its scores promise.
 
 python benchmarks/alarms.py --root DIR [--minutes 7] [--still] [--page ../docs/motion.md]
 
-DIR has the clips of incidents.py and UCSD Ped2's training clips; folders that it lacks are left out and named. The quiet hours
-are drawn by examples/synthetic_archive.py. A camera with several videos is fitted on one half of them and counted on the other.
-The table replaces the one between the two marks in the page; with --still, that of scans with this option.
+DIR has the clips of incidents.py and UCSD Ped2's training clips. The script leaves out clips that DIR lacks, and prints their
+names. examples/synthetic_archive.py draws the videos of the synthetic cameras. A camera with several videos is fitted on one
+half of its videos, and its alarms are counted on the other half. The page has two tables between marks: one for scans without
+--still, one for scans with --still. The script replaces one of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vadcli.options import EventsOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "motion.md"
 DEFAULT = None
-"""The default threshold, in place of a rate."""
+"""Stands for the default threshold among the rates."""
 RATES_PER_HOUR = (1.0, 10.0, 60.0)
 FACTOR = 2.0
 QUIET_CAMERAS = ("plaza", "walkway")
@@ -38,8 +39,9 @@ class Source:
     """Normal footage of one kind.
 
     Attributes:
-        name: what readers see.
-        halves: files or folders; if there are two halves, each is counted with the camera fitted on the other.
+        name: the name in the table.
+        halves: files or folders. If there are two halves, the alarms in each half are counted with the camera that was fitted
+            on the other half.
         options: options of the scan.
     """
 
@@ -50,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Count:
-    """Alarms on one source: hours, and threshold -> events, for `DEFAULT` and each of RATES_PER_HOUR."""
+    """The alarms on one source: its hours, and the number of events for `DEFAULT` and each of RATES_PER_HOUR."""
 
     source: Source
     hours: float
@@ -58,7 +60,7 @@ class Count:
 
 
 def real_sources(root: Path) -> list[Source]:
-    """Return the real footage under `root` in which a person sees nothing odd."""
+    """Return the real footage under `root` in which a person sees no anomaly."""
     clips = sorted((root / "ucsd_ped2" / "train").glob("[0-9][0-9]"))
     frames = ("--frames-as-video", "--fps", "10")
     alone = {
@@ -77,7 +79,7 @@ def real_sources(root: Path) -> list[Source]:
 
 
 def quiet_sources(folder: Path, minutes: float) -> list[Source]:
-    """Draw two videos of this length for each synthetic camera, with walkers only; videos that exist are kept."""
+    """Return two videos of this length per synthetic camera, with walkers only; only missing videos are drawn."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     import synthetic_archive
 
@@ -94,7 +96,7 @@ def quiet_sources(folder: Path, minutes: float) -> list[Source]:
 
 
 def counted(source: Source, work: Path, options: Sequence[str]) -> Count:
-    """Scan a source with more options and count its alarms."""
+    """Scan a source with these options, and count its alarms."""
     hours = 0.0
     events: dict[float | None, int] = dict.fromkeys((DEFAULT, *RATES_PER_HOUR), 0)
     for number, half in enumerate(source.halves):
@@ -120,7 +122,7 @@ def interval(events: int) -> tuple[float, float]:
 
 
 def cell(events: int, expected: float) -> str:
-    """Return the counted events, the expected ones and what the count says about a factor of two."""
+    """Return the counted and the expected events, with a verdict if the rate is surely wrong by more than a factor of two."""
     low, high = interval(events)
     if high < expected / FACTOR:
         verdict = ", too few"

@@ -4,8 +4,8 @@ The encoders have real sizes and random weights.
 
 python benchmarks/concept.py [--parts encoder scan rescore search] [--encoders clip-b32 siglip2-b32] [--rounds N] [--hours 1000]
 
-Writes each part into its section of benchmarks/results/concept.md as soon as it is measured, with the promised figures that
-it reaches or misses; the sections of other parts stay. `--write ""` only prints.
+Writes each part into its section of benchmarks/results/concept.md as soon as the part is measured. The section also states
+which promised figures were reached or missed. The sections of other parts stay. `--write ""` only prints.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def write_section(page: Path, title: str, text: str) -> None:
 
 
 def claim(name: str, measured: float, *, least: float | None = None, most: float | None = None) -> str:
-    """Return one line: what was promised, what was measured, and if the promise is kept."""
+    """Return one line with the promised figure, the measured figure, and whether the promise is kept."""
     kept = (least is None or measured >= least) and (most is None or measured <= most)
     wanted = f">= {least:g}" if least is not None else f"<= {most:g}"
     return f"- {name}: {measured:.2f}, target {wanted}: {'reached' if kept else '**missed**'}"
@@ -101,7 +101,7 @@ def claim(name: str, measured: float, *, least: float | None = None, most: float
 
 
 def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return pictures per second of each encoder and batch size, compared with a plain transformers loop in the same round."""
+    """Return the speed of each encoder and batch size, compared with a plain transformers loop in the same round."""
     frames = decoded(made_video("720p-60s.mp4", seconds=60, size="1280x720"))
     lines = [
         "The encoder of vadcli and a loop took turns, batch by batch, on decoded frames of 1280x720.",
@@ -146,7 +146,7 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
 
 
 class PlainLoop:
-    """The loop that a reader of transformers' documentation would write; returns unit vectors."""
+    """Encodes frames in the way that transformers' documentation shows; returns unit vectors."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
@@ -170,7 +170,7 @@ class PlainLoop:
 def compare(
     who: list[tuple[Callable[[ByteArray], Any], ByteArray]], batch: int, count: int, loop: PlainLoop
 ) -> list[tuple[float, float]]:
-    """Return the (wall, CPU) seconds of each contestant, and last those of the loop's processor.
+    """Return the (wall, CPU) seconds of each contestant, and as the last entry those of the loop's processor.
 
     The contestants take turns batch by batch.
     """
@@ -186,9 +186,9 @@ def compare(
 
 
 def close(ours: np.ndarray, theirs: np.ndarray, *, same_pixels: bool) -> None:
-    """Stop if both do not compute the same vectors.
+    """Exit with an error if the encoder and the loop do not compute the same vectors.
 
-    CLIP's processor cuts off the sides of a picture, so its vectors need only be similar.
+    CLIP's processor cuts off the sides of a picture, so its vectors only have to be similar.
     """
     least = float((ours * theirs).sum(axis=1).min())
     if least < (0.9999 if same_pixels else 0.5):
@@ -196,7 +196,7 @@ def close(ours: np.ndarray, theirs: np.ndarray, *, same_pixels: bool) -> None:
 
 
 def decoded(video: Path) -> ByteArray:
-    """Return (N, 720, 1280, 3) frames, spread over the video."""
+    """Return frames (N, 720, 1280, 3) from all parts of the video."""
     with av.open(str(video)) as container:
         found = [
             frame.to_ndarray(format="rgb24") for i, frame in enumerate(container.decode(video=0)) if i % 15 == 0 and i < 480
@@ -256,9 +256,9 @@ def scan_command(footage: Path, encoder: Path, out: Path, categories: str) -> li
 
 
 def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return the seconds per hour of footage when only the categories change.
+    """Return the seconds per hour of footage of a scan after which only the categories changed.
 
-    They are computed from the difference between many hours and one hour.
+    The difference between many hours and one hour gives the seconds per hour.
     """
     many = 21
     lines = [
@@ -289,7 +289,7 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
 
 
 def made_hours(base: Path, encoder: Path, count: int) -> tuple[Path, Path]:
-    """Scan short videos, then replace their results by those of whole hours; returns (footage, out)."""
+    """Scan short videos, and replace their results by those of whole hours. Return the footage and the output folder."""
     footage, out = base / "footage", base / "out"
     footage.mkdir(parents=True)
     source = "testsrc2=size=160x96:rate=30:duration=4"
@@ -307,9 +307,9 @@ def made_hours(base: Path, encoder: Path, count: int) -> tuple[Path, Path]:
 
 
 def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return seconds and memory of a search in a made-up archive.
+    """Return seconds and memory of searches in archives of random vectors.
 
-    The vectors are in the system's file cache in one case, and only on disk in the other.
+    In one row, the vectors are only on disk. In the other rows, they are in the system's file cache.
     """
     lines = [
         f"The archive has {options.hours:,} videos of one hour, {CAMERAS} cameras with models, and two vectors per second.",
@@ -349,7 +349,7 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
 
 
 def peak_run(command: list[str]) -> Run:
-    """Run one process without children to its end; the kernel reports its peak memory."""
+    """Run a command without child processes, and return its cost; the kernel reports its peak memory."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)

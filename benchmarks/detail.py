@@ -1,9 +1,9 @@
-"""Measure what `--motion-detail` gains and costs on small fast things in 1080p.
+"""Measure what `--motion-detail` gains and costs on small fast objects in 1080p.
 
 python benchmarks/detail.py
 
-In drawn footage something runs in front of still ground: 14 pixels of 0.1 s per step. The table says how much of its speed the
-detector measures: if this is little, the thing vanishes among everything else that moves.
+In generated footage, an object moves across still ground by 14 pixels per step of 0.1 s. The table shows which share of its
+speed the detector measures. If the share is small, the object's score is not above that of other motion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FRAMES = 32
 
 
 def film(size: tuple[int, int] | None) -> ByteArray:
-    """Draw (T, H, W) frames of ground, with a thing of (width, height) pixels that runs, or without one."""
+    """Return frames (T, H, W) of ground across which an object of (width, height) pixels moves; None draws no object."""
     rng = np.random.default_rng(0)
     ground = 6 * cv2.GaussianBlur(rng.normal(0, 60, (HEIGHT, WIDTH)).astype(np.float32), (0, 0), 6) + 120
     look = 4 * cv2.GaussianBlur(rng.normal(0, 60, (200, 200)).astype(np.float32), (0, 0), 3) + 200
@@ -41,7 +41,7 @@ def film(size: tuple[int, int] | None) -> ByteArray:
 
 
 def clip(frames: ByteArray, detector: MotionDetector) -> Clip:
-    """Return the frames at the size that the detector asks for."""
+    """Return the frames as a clip, at the size that the detector needs."""
     size = detector.needs.size.apply(WIDTH, HEIGHT)
     small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])[..., None]
     rows = np.arange(len(frames))

@@ -1,4 +1,4 @@
-"""Measure time and peak memory of `vadcli eval` as a whole command, on outputs that are made for it.
+"""Measure time and peak memory of the whole command `vadcli eval` on generated outputs.
 
 python benchmarks/evaluation.py [--rows 10000000] [--videos 10 1000] [--rounds N]
 """
@@ -20,12 +20,12 @@ from vadcli.types import ByteArray
 
 FPS = 25.0
 PED2_CLIPS, PED2_FRAMES, PED2_SIZE = 12, 2010, (240, 360)
-GRID = (60, 90)  # a detector's cells, enlarged to the size of the frames
+GRID = (60, 90)  # rows and columns of a detector's cells, which are enlarged to the size of the frames
 SPOT_PX = 24
 
 
 def frames_only(rows: int, videos: int) -> tuple[Path, Path]:
-    """Make an output of noisy scores, with three abnormal spans in every second video, and its ground truth as CSV."""
+    """Return an output folder of noisy scores and its ground truth as CSV; every second video has three abnormal spans."""
     folder = WORK / f"evaluation-{rows}-{videos}"
     out, truth = folder / "out", folder / "truth.csv"
     if truth.exists():
@@ -50,7 +50,7 @@ def frames_only(rows: int, videos: int) -> tuple[Path, Path]:
 
 
 def like_ped2() -> tuple[Path, Path]:
-    """Make an output of the size of UCSD Ped2's test set: a spot that moves over noise, and its mask."""
+    """Return an output folder and a ground truth of the size of UCSD Ped2's test set: a spot moves over noise."""
     folder = WORK / "evaluation-ped2"
     out, root = folder / "out", folder / "truth"
     if out.exists():

@@ -1,4 +1,4 @@
-"""Measure how time and memory depend on the number of files; a second run skips all files.
+"""Measure how the time and memory of a scan depend on the number of files. A second run, which skips all files, is timed too.
 
 python benchmarks/files.py [--counts 1 100 2000]
 """

@@ -3,9 +3,9 @@
 python benchmarks/folds.py --root DIR [--page folds.md]
 python benchmarks/folds.py --root DIR --set SPEED_REFERENCE=2.5 --set blur_cells=1
 
-DIR has UCSD Ped2 (ucsd_ped2/test, ucsd_ped2/train and frame_labels.csv) and the clips of incidents.py; the synthetic archive is
-drawn here. A fold is one clip: its odd frames against normal frames. --set changes constants or options of the detector for one
-run, and prints one line instead of a page.
+DIR has UCSD Ped2 (ucsd_ped2/test, ucsd_ped2/train and frame_labels.csv) and the clips of incidents.py. The script draws the
+synthetic archive. A fold is one clip: the frame AUC of its abnormal frames against normal frames. --set changes constants or
+options of the detector for one run, and prints one line instead of a page.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CHOSEN: dict[str, Any] = {}  # options of the detector that --set changes
 
 @dataclass(frozen=True)
 class Curve:
-    """The scores of one video by one method, on frames at these times."""
+    """The scores of one video by one method, and the times of the scored frames."""
 
     time_s: TimeArray
     score: FloatArray
@@ -54,11 +54,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Fold:
-    """One clip's odd frames against normal frames: the figure of each method.
+    """How well each method separates the abnormal frames of one clip from normal frames.
 
     Attributes:
         kind: the kind of footage.
-        name: the clip.
+        name: the name of the clip.
         auc: one frame AUC per method in METHODS.
     """
 
@@ -68,14 +68,14 @@ class Fold:
 
 
 class Baselines(MotionDetector):
-    """The detector itself, which also measures plain flow and plain difference on each clip that it scores."""
+    """The motion detector. It also measures plain flow and plain difference on each clip that it scores."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, list[tuple[TimeArray, FloatArray]]] = {}
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Measure, then score."""
+        """Measure flow and difference, then score the batch."""
         for row, video in enumerate(batch.videos):
             seen = batch.valid[row].copy()
             seen[0] = True
@@ -84,7 +84,7 @@ class Baselines(MotionDetector):
         return super().score(batch)
 
     def curves(self, video: str) -> tuple[Curve, Curve]:
-        """Return the smoothed flow and difference of a video."""
+        """Return the smoothed flow and the smoothed difference of a video."""
         clips = sorted(self.found[video], key=lambda clip: float(clip[0][0]))
         # The first frame of a clip is the last one of the clip before; only the first frame of the video has no step.
         times = np.concatenate([clips[0][0][:1], *(clip[0][1:] for clip in clips)])
@@ -95,7 +95,7 @@ class Baselines(MotionDetector):
 
 
 def _boxes(frames: ByteArray) -> FloatArray:
-    """(T, H, W) -> (2, T - 1): the highest box of flow and of difference per step."""
+    """Return (2, T - 1) from frames (T, H, W): the highest box of flow and of difference per step."""
     if len(frames) < 2 or min(frames.shape[1:]) < features.SMALLEST_SIDE_PX:
         return np.zeros((2, max(len(frames), 2) - 1), np.float32)
     changes = np.stack([cv2.absdiff(a, b) for a, b in pairwise(frames)]).astype(np.float32)
@@ -104,7 +104,11 @@ def _boxes(frames: ByteArray) -> FloatArray:
 
 
 def scanned(paths: Sequence[Path], out: Path, *, plain: bool, **options: Any) -> dict[str, list[Curve]]:
-    """Scan videos in this process; return video -> the curve of each method; only the first one if not `plain`."""
+    """Scan videos in this process, and return video -> the curve of each method.
+
+    Args:
+        plain: False leaves out the curves of plain flow and plain difference.
+    """
     shutil.rmtree(out, ignore_errors=True)
     made = Baselines() if plain else MotionDetector(replace(MotionOptions(), **CHOSEN))
     vadcli.detectors.make_motion = lambda _: made  # type: ignore[assignment]
@@ -118,7 +122,7 @@ def scanned(paths: Sequence[Path], out: Path, *, plain: bool, **options: Any) ->
 
 
 def figure(odd: Sequence[FloatArray], normal: Sequence[FloatArray]) -> float:
-    """Return the frame AUC of odd frames against normal frames."""
+    """Return the frame AUC of abnormal frames against normal frames."""
     scores, labels = np.concatenate([*odd, *normal]), np.repeat([True, False], [sum(map(len, odd)), sum(map(len, normal))])
     value = frame_auc(FrameSet.of([scores], [labels])).value
     return float("nan") if value is None else value
@@ -127,13 +131,13 @@ def figure(odd: Sequence[FloatArray], normal: Sequence[FloatArray]) -> float:
 def folds_of(
     kind: str, curves: Mapping[str, list[Curve]], odd: Mapping[str, tuple[float, float] | BoolArray], *, within: bool
 ) -> list[Fold]:
-    """Return one fold per video with odd frames.
+    """Return one fold per video with abnormal frames.
 
     Args:
         kind: the kind of footage.
         curves: video -> the curve of each method.
-        odd: video -> the span of its odd frames in seconds, or one label per frame.
-        within: True compares with the other frames of the video, False with the normal frames of all videos.
+        odd: video -> the span of its abnormal frames in seconds, or one label per frame.
+        within: True uses the normal frames of the same video, False those of all videos.
     """
 
     def rows(video: str, curve: Curve) -> BoolArray:
@@ -156,7 +160,7 @@ def folds_of(
 
 
 def ped2(root: Path, work: Path, *, plain: bool) -> list[Fold]:
-    """Scan test and training clips as one camera; a fold is a test clip against the normal frames of all clips."""
+    """Return the folds of UCSD Ped2: test and training clips are one camera, and all normal frames are used."""
     data = root / "ucsd_ped2"
     clips = [path for part in ("test", "train") for path in sorted((data / part).glob("[0-9][0-9]"))]
     curves = scanned(clips, work / "ped2", plain=plain, frames_as_video=True, fps=10.0, camera_from="all", root=data)
@@ -170,7 +174,7 @@ def ped2(root: Path, work: Path, *, plain: bool) -> list[Fold]:
 
 
 def incidents(root: Path, work: Path, *, plain: bool) -> tuple[list[Fold], list[Found]]:
-    """Scan the clips of incidents.py, each as a camera of its own."""
+    """Return the folds and the events of the clips of incidents.py, each scanned as a camera of its own."""
     clips = [clip for clip in CLIPS if (root / clip.file).exists()]
     paths = [root / clip.file for clip in clips]
     curves = scanned(paths, work / "incidents", plain=plain, camera_from="file", root=root)
@@ -181,7 +185,7 @@ def incidents(root: Path, work: Path, *, plain: bool) -> tuple[list[Fold], list[
 
 
 def synthetic(work: Path, *, plain: bool) -> list[Fold]:
-    """Draw the synthetic archive and scan it."""
+    """Return the folds of the synthetic archive, which is drawn if it is missing."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     import synthetic_archive
 
@@ -196,7 +200,7 @@ def synthetic(work: Path, *, plain: bool) -> list[Fold]:
 
 
 def change(text: str) -> None:
-    """Change a constant (capital letters) or an option of the detector: NAME=VALUE."""
+    """Change a constant or an option of the detector by a text NAME=VALUE; constants have capital letters."""
     name, _, value = text.partition("=")
     if name.islower():
         CHOSEN[name] = float(value)
@@ -211,7 +215,7 @@ def change(text: str) -> None:
 
 
 def summary(folds: Sequence[Fold]) -> str:
-    """Return the page's table of one kind: folds, the worst, the mean, and the mean difference with its interval."""
+    """Return the table of one kind of footage: its folds, the worst and the mean, and mean differences with intervals."""
     lines = [f"| {folds[0].kind} | {' | '.join(METHODS)} |", "|---|---|---|---|"]
     lines += [f"| {fold.name} | {' | '.join(map(_text, fold.auc))} |" for fold in folds]
     values = np.array([fold.auc for fold in folds])
@@ -232,7 +236,7 @@ def _text(value: float) -> str:
 
 
 def main() -> None:
-    """Scan everything and write the page, or print the line of one setting."""
+    """Scan all footage, and write the page; with --set, print one line instead."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--page", type=Path, default=PAGE)

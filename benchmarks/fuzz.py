@@ -1,12 +1,17 @@
 """Scan thousands of damaged files, folder by folder, and check that no file harms the run.
 
 python benchmarks/fuzz.py [--files 10000] [--seed 1] [--fresh] [--page results/fuzz.md]
-python benchmarks/fuzz.py --show NUMBER      writes one damaged file to benchmarks/work/fuzz and says what was done to it
+python benchmarks/fuzz.py --show NUMBER      writes one damaged file to benchmarks/work/fuzz and prints how it was damaged
 
-A folder is checked after its scan: the exit code is 0 or 3; the run record has a status for each file; stderr has no
-traceback; scores are finite, and a finished video has a row for each frame; no process, temporary file or shared memory is
-left; and no file took longer than the decoder's time limit. A folder that was checked before is not scanned again, so an
-interrupted run continues; with --fresh it begins again.
+After the scan of a folder, the script checks that:
+
+- the exit code is 0 or 3, and stderr has no traceback
+- the run record has a status for each file
+- scores are finite, and a finished video has a row for each frame
+- no process, temporary file or shared memory is left
+- no file took longer than the decoder's time limit
+
+A folder that was checked before is not scanned again. So an interrupted run continues. With --fresh, it starts again.
 """
 
 from __future__ import annotations
@@ -34,22 +39,22 @@ from _measure import VADCLI, WORK, machine
 
 HERE = WORK / "fuzz"
 STATUSES = ("done", "partial", "failed")
-NOT_THE_FILE = "not finished"  # how the reason begins if the machine is said to be at fault
+NOT_THE_FILE = "not finished"  # start of the reason if vadcli blames the machine and not the file
 HUNG = "made no progress"
 _SHARED_MEMORY = Path("/dev/shm")
-_GRACE_S = 3.0  # to end the processes of a decoder that hangs
+_GRACE_S = 3.0  # time to end the processes of a decoder that hangs
 
 
 @dataclass(frozen=True)
 class Part:
-    """What came of one folder of damaged files.
+    """The result of scanning one folder of damaged files.
 
     Attributes:
-        first, files: number of the first file, and how many there are.
+        first, files: number of the first file, and number of files.
         statuses: "FORMAT status" -> number of files.
         hung: names of files at which the decoder reached its time limit.
-        slowest_s, slowest: the longest time that a file took, and its name.
-        faults: what is wrong; empty if all is well.
+        slowest_s, slowest: time and name of the file that took longest.
+        faults: the checks that failed, in words; empty if all succeeded.
     """
 
     first: int
@@ -63,10 +68,10 @@ class Part:
 
 
 def scan_part(folder: Path, files: list[Fuzzed], *, first: int = 0, workers: int = 1, timeout_s: float = 20.0) -> Part:
-    """Write damaged files into a new folder, scan them, and check what the scan leaves.
+    """Write damaged files into a new folder, scan them, and return the result of the checks.
 
     Args:
-        folder: is deleted first; afterwards it holds the files (footage) and the results (out).
+        folder: its old content is deleted. It gets the files in `footage` and the results in `out`.
         timeout_s: value of --decode-timeout.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,10 +91,10 @@ def scan_part(folder: Path, files: list[Fuzzed], *, first: int = 0, workers: int
         check=False,
     )
     wall_s = time.monotonic() - started
-    said = done.stderr.decode(errors="replace")
-    faults = [f"exit code {done.returncode}: {said[-1500:]}"] if done.returncode not in (0, 3) else []
-    faults += [f"traceback: {said[-3000:]}"] if "Traceback" in said else []
-    faults += [f"left in the folder for temporaries: {path.name}" for path in temporary.iterdir()]
+    stderr = done.stderr.decode(errors="replace")
+    faults = [f"exit code {done.returncode}: {stderr[-1500:]}"] if done.returncode not in (0, 3) else []
+    faults += [f"traceback: {stderr[-3000:]}"] if "Traceback" in stderr else []
+    faults += [f"a temporary file is left: {path.name}" for path in temporary.iterdir()]
     faults += [
         f"left in the output: {path}" for path in out.rglob("*") if path.name == ".tmp" or path.suffix in (".part", ".tmp")
     ]
@@ -126,7 +131,7 @@ def _result_faults(files: list[Fuzzed], results: dict[str, dict[str, Any]], out:
 
 
 def _row_faults(path: Path, result: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the rows of a video that was scanned."""
+    """Return the faults in the score rows of a scanned video."""
     if not path.exists():
         return ["has no scores"]
     table = pq.read_table(path)
@@ -159,7 +164,7 @@ def _shared_memory() -> set[str]:
 
 
 def _in_use() -> set[str]:
-    """Return the shared memory that living processes map: it is not the scan's, whose processes have ended."""
+    """Return the shared memory that running processes use. It is not the scan's, because the scan's processes have ended."""
     found = set[str]()
     for process in psutil.process_iter():
         with suppress(psutil.Error, AttributeError):
@@ -169,12 +174,12 @@ def _in_use() -> set[str]:
 
 
 def read_parts(log: Path) -> list[Part]:
-    """Return the parts that were checked before."""
+    """Return the results of the folders that were checked before."""
     return [Part(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> None:
-    """Write the table of all parts that were checked."""
+    """Write the page with the results of all checked folders."""
     total = Counter[str]()
     for part in parts:
         total.update(part.statuses)
@@ -212,7 +217,7 @@ def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> No
 
 
 def main() -> None:
-    """Scan what was not scanned before, and write the page."""
+    """Scan the folders that were not checked before, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,10 +1,11 @@
-"""Run all that needs a GPU, in under nine minutes: tests/gpu, then LAVIDA, ask and concept in real sizes with random weights.
+"""Run everything that needs a GPU, in under nine minutes: tests/gpu, then `vadcli bench` in real sizes with random weights.
 
 python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--tests EXPRESSION] [--bench OPTIONS] [--out DIR]
 
-Writes benchmarks/results/<gpu>.md with every command. The file is written again after each step, so that an interrupted run
-keeps what it has measured. Exits 1 if a step fails or runs out of time or a claim is missed, and 4 without a GPU. `--rehearse`
-runs the same steps on a CPU with lavida-tiny, to check the script itself; its file is not a result, and no claim is judged.
+Writes benchmarks/results/<gpu>.md with every command and its output. The file is written again after each step, so that an
+interrupted run keeps its figures. The exit code is 1 if a step fails, a step takes too long or a claim is missed, and 4 without
+a GPU. `--rehearse` runs the same steps on a CPU with lavida-tiny, to check the script itself. Its file has no real figures, and
+claims are not checked.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MINUTES = 8.5
 TESTS_SHARE = 0.4
 """The largest share of the time that the tests may take."""
 MEASURED = "--ratios 1,0.2 --batch-sizes 1,8 --seconds 10 --rounds 2"
-"""Options of the bench: its rounds are much longer than the start of sixteen decoders (1 to 2 s)."""
+"""Options of `vadcli bench`. The rounds are much longer than the start of sixteen decoders (1 to 2 s)."""
 COMPARED = "--seconds 10 --rounds 2 --categories fight,fire,fall"
 COMPARED_SHARE = 0.25
 """The share of the time after the tests that the comparison of the detectors may take."""
@@ -48,8 +49,8 @@ class Claim:
     """A figure that was promised.
 
     Attributes:
-        name: what was promised.
-        measured: None if nothing was measured; then the promise is not kept.
+        name: a description of the figure.
+        measured: None if the figure was not measured; then the promise is not kept.
         least, most: the range that keeps the promise.
     """
 
@@ -78,12 +79,12 @@ class Page:
     parts: list[str] = field(default_factory=list)
     failed: bool = False
 
-    def add(self, command: list[str], said: str, seconds: float, *, failure: str = "") -> None:
+    def add(self, command: list[str], output: str, seconds: float, *, failure: str = "") -> None:
         """Record a step: its command, output and duration."""
         shown = shlex.join(["python" if part == sys.executable else part for part in command])
         self.failed = self.failed or bool(failure)
         end = f"\n\n**{failure}**" if failure else ""
-        self.parts.append(f"`{shown}` ({seconds:.0f} s):\n\n{said.strip()}{end}\n")
+        self.parts.append(f"`{shown}` ({seconds:.0f} s):\n\n{output.strip()}{end}\n")
         self.write()
 
     def write(self) -> None:
@@ -93,7 +94,7 @@ class Page:
 
 
 def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
-    """Run a command for at most `limit_s`; returns (stdout, failure, seconds). Its stderr is passed on."""
+    """Run a command for at most `limit_s`; returns (stdout, failure, seconds). Its stderr is not captured."""
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -114,34 +115,34 @@ def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
 
 
 def tests(page: Page, chosen: str, *, rehearse: bool, limit_s: float) -> None:
-    """Run the GPU tests; their output contains figures of their own."""
+    """Run the GPU tests, whose output also has figures, and add the output to the page."""
     how = "--gpu-rehearsal" if rehearse else "--gpu"
     command = [sys.executable, "-m", "pytest", "tests/gpu", how, "-rs", "--durations=5", "-p", "no:cacheprovider"]
     if chosen:
         command += ["-k", chosen]
-    said, failure, seconds = run(command, limit_s)
-    page.add(command, f"```\n{said.strip()}\n```", seconds, failure=failure)
+    output, failure, seconds = run(command, limit_s)
+    page.add(command, f"```\n{output.strip()}\n```", seconds, failure=failure)
 
 
 def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: float) -> None:
-    """Run the bench of one model; returns its tables and the figures for the claims."""
+    """Run `vadcli bench` with one model, and add its tables and the claims to the page."""
     chosen = shlex.split(REHEARSED if rehearse else options)
     command = [sys.executable, "-m", "vadcli", "bench", "--model", model, "--random-weights", *chosen, "--json"]
-    said, failure, seconds = run(command, limit_s)
-    lines = [json.loads(line) for line in said.splitlines()]
+    output, failure, seconds = run(command, limit_s)
+    lines = [json.loads(line) for line in output.splitlines()]
     if failure or not lines:
-        page.add(command, said, seconds, failure=failure or "said nothing")
+        page.add(command, output, seconds, failure=failure or "printed nothing")
         return
     report = BenchReport.from_json_lines(lines)
-    found = claims(report)
-    missed = [] if rehearse else [claim.name for claim in found if not claim.kept]
+    checked = claims(report)
+    missed = [] if rehearse else [claim.name for claim in checked if not claim.kept]
     failure = f"missed: {'; '.join(missed)}" if missed else ""
-    page.add(command, f"{report.text()}\n{table(found)}", seconds, failure=failure)
+    page.add(command, f"{report.text()}\n{table(checked)}", seconds, failure=failure)
 
 
 def comparison(page: Page, *, rehearse: bool, limit_s: float) -> None:
-    """Compare motion, concept and ask, with random weights of real sizes; in a rehearsal, the language model is small."""
-    from _real_sizes import real_size_folder  # here, because this file is also imported from elsewhere
+    """Compare motion, concept and ask, with random weights of real sizes; in a rehearsal, the models are smaller."""
+    from _real_sizes import real_size_folder  # not at the top, because tests import this file without the benchmarks folder
 
     models = {"concept": "clip-b32" if rehearse else "siglip2-b32", "ask": "qwen2-vl-small" if rehearse else "qwen2-vl-2b"}
     chosen = "--clips 1 --rounds 1 --device cpu --categories fight" if rehearse else COMPARED
@@ -149,14 +150,14 @@ def comparison(page: Page, *, rehearse: bool, limit_s: float) -> None:
         made = [f"{name}={real_size_folder(Path(folder) / model, model)}" for name, model in models.items()]
         detectors = ["--detectors", ",".join(["motion", *made])]
         command = [sys.executable, "-m", "vadcli", "bench", *detectors, *shlex.split(chosen)]
-        said, failure, seconds = run(command, limit_s)
-    if "not measured" in said:
+        output, failure, seconds = run(command, limit_s)
+    if "not measured" in output:
         failure = failure or "a detector was not measured"
-    page.add(command, said, seconds, failure=failure)
+    page.add(command, output, seconds, failure=failure)
 
 
 def claims(report: BenchReport) -> list[Claim]:
-    """Return the promised figures, each with the measured one."""
+    """Return the promised figures with the measured values of a report."""
     fifth = min(report.settings, key=lambda each: (each.setting.ratio, -each.setting.batch_size))
     whole, least = report.stages[0], report.stages[-1]
     share = least.added_bytes["llm"] / whole.added_bytes["llm"] if least.added_bytes and whole.added_bytes else None
@@ -167,17 +168,17 @@ def claims(report: BenchReport) -> list[Claim]:
     ]
 
 
-def table(found: list[Claim]) -> str:
-    """Return the claims as a Markdown table; missed ones are marked."""
-    return "\n".join([CLAIMS, *(claim.row() for claim in found)])
+def table(checked: list[Claim]) -> str:
+    """Return the claims as a Markdown table; missed claims are marked."""
+    return "\n".join([CLAIMS, *(claim.row() for claim in checked)])
 
 
 def main() -> None:
-    """Run the steps, each within the time that is left."""
+    """Run the steps, each with a limit on its time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--models", nargs="+", default=["lavida-7b", "lavida-2b"])
-    parser.add_argument("--bench", default=MEASURED, metavar="OPTIONS", help="of `vadcli bench`")
+    parser.add_argument("--bench", default=MEASURED, metavar="OPTIONS", help="options of `vadcli bench`")
     parser.add_argument(
         "--tests", default="", metavar="EXPRESSION", help="run only the tests that match; the value of pytest's -k"
     )
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="run the same steps on a CPU with a small model")
     options = parser.parse_args()
     if not options.rehearse and not torch.cuda.is_available():
-        print(f"torch {torch.__version__} sees no CUDA device", file=sys.stderr)
+        print(f"torch {torch.__version__} finds no CUDA device", file=sys.stderr)
         sys.exit(4)
     name = "rehearsal" if options.rehearse else torch.cuda.get_device_name(0)
     page = Page(options.out / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-').lower()}.md")

@@ -1,11 +1,11 @@
-"""Compare the first version of the scan's CPU work with the present one.
+"""Compare the first version of three CPU tasks of a scan with their present version.
 
-The work is to gather clips, to pack masks and to watch decoders.
+The tasks are to gather clips into a batch, to compress masks, and to list the processes of decoders. While these tasks run, no
+clip reaches the device. So they limit the speed of a scan with a fast GPU.
 
 python benchmarks/handover.py [--clips 8] [--workers 16]
 
-Prints one row per task: milliseconds of the first version and of the present one, and their ratio. While
-this work runs, no clip reaches the device; with a fast GPU this limits the speed of a scan.
+Prints one row per task: the milliseconds of both versions, and their ratio.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ SHAPE = (8, 720, 1280, 3)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=8, help="a batch")
+    parser.add_argument("--clips", type=int, default=8, help="clips per batch")
     parser.add_argument("--workers", type=int, default=16, help="decoder processes that are watched")
     chosen = parser.parse_args()
-    print("| task | first way, ms | in use, ms | ratio |\n|---|---|---|---|")
+    print("| task | first version, ms | present version, ms | ratio |\n|---|---|---|---|")
     compare(f"gather {chosen.clips} clips of {SHAPE[0]} frames, 1280x720", *gathering(chosen.clips))
-    compare(f"pack {8 * chosen.clips} masks of 256x256", *packing(8 * chosen.clips))
+    compare(f"compress {8 * chosen.clips} masks of 256x256", *compressing(8 * chosen.clips))
     children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(chosen.workers)]
     try:
-        compare(f"look at {chosen.workers} decoders among {len(psutil.pids())} processes", *looking(children))
+        compare(f"list {chosen.workers} decoders among {len(psutil.pids())} processes", *listing(children))
     finally:
         for child in children:
             child.kill()
@@ -49,19 +49,19 @@ def main() -> None:
 
 
 def compare(task: str, first: Callable[[], object], now: Callable[[], object]) -> None:
-    """Time both versions in turn; returns one row of the table."""
+    """Time both versions in turn, and print one row of the table."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        for way, found in zip((first, now), times, strict=True):
+        for version, times_ms in zip((first, now), times, strict=True):
             began = time.perf_counter()
-            way()
-            found.append(1000 * (time.perf_counter() - began))
+            version()
+            times_ms.append(1000 * (time.perf_counter() - began))
     before, after = map(median, times)
     print(f"| {task} | {before:.1f} | {after:.1f} | {before / after:.1f} |")
 
 
 def gathering(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Compare two copies (per clip, then of the batch) with a single copy into memory that is used again."""
+    """Return two functions. The first copies each clip and then the batch; the second copies once into reused memory."""
     rng = np.random.default_rng(0)
     index = np.arange(SHAPE[0])
     frames = [rng.integers(0, 255, SHAPE, np.uint8) for _ in range(count)]
@@ -76,8 +76,8 @@ def gathering(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
     return lambda: ClipBatch.of([clip.owned() for clip in clips]), gather
 
 
-def packing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Compare the fastest levels of zlib and zstd."""
+def compressing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return two functions that compress masks, with the fastest level of zlib and of zstd."""
     rng = np.random.default_rng(0)
     smooth = gaussian_filter(rng.normal(size=(count, 256, 256)), (0, 6, 6))
     masks = np.clip(smooth / smooth.std() * 50 + 100, 0, 255).astype(np.uint8)
@@ -85,8 +85,8 @@ def packing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
     return lambda: [zlib.compress(mask.tobytes(), 1) for mask in masks], lambda: [codec.compress(mask) for mask in masks]
 
 
-def looking(children: list[subprocess.Popen[bytes]]) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Compare listing all processes once per decoder with listing them once."""
+def listing(children: list[subprocess.Popen[bytes]]) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return two functions. The first lists all processes once per decoder; the second lists them once for all decoders."""
     parents = [psutil.Process(child.pid) for child in children]
     return lambda: [parent.children(recursive=True) for parent in parents], lambda: process_trees(parents)
 

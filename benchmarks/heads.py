@@ -1,9 +1,8 @@
-"""What heads do where there is nothing to learn: UCSD Ped2, with vectors of a random encoder. No head may be written.
+"""Check that `vadcli learn` writes no head if there is nothing to learn: UCSD Ped2 with vectors of a random encoder.
 
 python benchmarks/heads.py --root UCSDped2
 
-`--root` has train/NN, test/NN and frame_labels.csv (clip,frame_index0,label). Prints each command as it can be typed, and its
-output.
+`--root` has train/NN, test/NN and frame_labels.csv (clip,frame_index0,label). Prints each command and its output.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ LABELS = tuple(
 
 
 def main() -> None:
-    """Make the folders, run the commands."""
+    """Make the folders, and run the commands."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     root = parser.parse_args().root.resolve()
@@ -68,18 +67,18 @@ def main() -> None:
 
 
 def run(command: str, folder: Path) -> None:
-    """Run a command of vadcli, and print it with what it prints."""
+    """Run a command of vadcli, and print the command and its output."""
     arguments = [sys.executable, "-m", *shlex.split(command)]
     done = subprocess.run(
         arguments, cwd=folder, env={**os.environ, "COLUMNS": "120"}, capture_output=True, text=True, check=False
     )
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    shown = said if "learn" in command else said[-1:]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    shown = lines if "learn" in command else lines[-1:]
     print("\n".join([f"$ {command}", *(line[:160] for line in shown)]), flush=True)
 
 
 def write_review(work: Path, table: Path) -> int:
-    """Write a review of all events from the labels of frames; returns their number."""
+    """Write a review of all events, with verdicts from the frame labels; return the number of events."""
     abnormal = defaultdict(set)
     with table.open(newline="") as file:
         for row in csv.DictReader(file):

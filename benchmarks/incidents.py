@@ -2,7 +2,8 @@
 
 python benchmarks/incidents.py --root DIR [--page ../docs/incidents.md] [-- OPTIONS OF vadcli scan]
 
-DIR has the files of CLIPS; files that it lacks are left out and named. The intervals were found by eye, on contact sheets.
+DIR has the files of CLIPS. The script leaves out files that DIR lacks, and prints their names. The intervals of the incidents
+were found by eye on contact sheets.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Clip:
     """One file, and what a person sees in it.
 
     Attributes:
-        start_s, end_s: when the incident happens; both None if there is none. None as the end is the end of the clip.
+        start_s, end_s: the incident. Both are None if the clip has no incident. Only `end_s` is None if the incident ends with
+            the clip.
     """
 
     file: str
@@ -73,7 +75,7 @@ CLIPS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What the scan found in one clip."""
+    """The events and scores of the scan of one clip, and its true labels."""
 
     clip: Clip
     duration_s: float
@@ -88,7 +90,7 @@ class Found:
 
     @property
     def end_s(self) -> float:
-        """When the incident ends."""
+        """The end of the incident."""
         return self.duration_s if self.clip.end_s is None else self.clip.end_s
 
     @property
@@ -115,7 +117,7 @@ class Found:
 
 
 def read_found(out: Path, clip: Clip) -> Found:
-    """Read what a scan stored about a clip."""
+    """Return the stored results of a clip."""
     document = json.loads((out / "events" / f"{clip.file}.json").read_text())
     table = pq.read_table(out / "scores" / f"{clip.file}.parquet")
     at_s, scores = (table.column(name).to_numpy() for name in ("timestamp", "score"))

@@ -1,4 +1,4 @@
-"""How long `vadcli learn` takes, and how much memory: 100,000 stored vectors and 1,000 verdicts on made-up nights.
+"""Measure time and memory of `vadcli learn` with 100,000 stored vectors and 1,000 verdicts, all generated.
 
 python benchmarks/learn.py [--vectors 100000] [--verdicts 1000] [--width 768]
 """
@@ -26,7 +26,7 @@ RATE_HZ, FPS, EVENT_S, VIDEOS = 2, 10, 20, 50
 
 
 def main() -> None:
-    """Make the folder, run the command, print seconds and memory."""
+    """Make the folder, run the command, and print seconds and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("vectors", 100_000), ("verdicts", 1_000), ("width", 768)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -48,7 +48,10 @@ def main() -> None:
 
 
 def make(out: Path, rows: int, events: int, width: int) -> Path:
-    """Write videos with vectors and reviewed events; a quarter of the events is true and differs along one axis."""
+    """Write videos with vectors and events, and return a review of the events.
+
+    A quarter of the events is true. The vectors of true and of false events differ in one dimension.
+    """
     layout, draw, reviews = OutputLayout(out), np.random.default_rng(0), []
     for number in range(VIDEOS):
         video = f"gate/{number:03d}.mp4"

@@ -2,11 +2,13 @@
 
     python benchmarks/many.py [--videos 50000 200000] [--commands resume status] [--keep]
 
-Three short videos are scanned: one is quiet, one gets an event, and one can't be read. Their results are then copied under the
-names of all other videos, with their own documents, camera models and random vectors, and with a run record that lists them, so
-that a scan finds all of them done. In each camera of 1,000 videos, 200 have an event and one has failed. Footage is empty files
-of the right size. Everything is in the page cache as far as it fits, as after a scan. On network storage, add the time of its
-metadata operations.
+Three short videos are scanned: a video without events, a video that gets an event, and a file that cannot be read. Their
+results are then copied under the names of all other videos: scores, documents and random vectors per video, a model per camera,
+and a run record that lists all videos. So a scan finds all videos done. In each camera of 1,000 videos, 200 have an event and
+one has failed. The copied videos themselves are empty files of the right size.
+
+The files are in the page cache as far as they fit, as after a scan. On network storage, add the time of its metadata
+operations.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ VECTORS = 12  # two per second
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall and CPU seconds and peak MiB of a command."""
+    """Wall seconds, CPU seconds and peak MiB of a command."""
 
     wall_s: float
     cpu_s: float
@@ -58,7 +60,7 @@ class Cost:
 
 
 def measured(*arguments: str) -> Cost:
-    """Run vadcli to its end, in a process of its own that knows its peak memory."""
+    """Run vadcli to its end, and return its cost. A process in between reads the peak memory of vadcli alone."""
     code = (
         "import resource, runpy, subprocess, sys, time\n"
         "began = time.monotonic()\n"
@@ -69,13 +71,13 @@ def measured(*arguments: str) -> Cost:
         "raise SystemExit(done.returncode)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *VADCLI, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 3):  # 3: some videos have failed, as they should
+    if done.returncode not in (0, 3):  # 3: some videos have failed, as planned
         raise SystemExit(f"vadcli {' '.join(arguments)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
     return Cost(*map(float, done.stdout.split()))
 
 
 def make(count: int) -> None:
-    """Make an archive and its OUT. `count` is at least 3."""
+    """Make an archive of `count` videos (at least 3) and its OUT."""
     for folder in (FOOTAGE, OUT):
         shutil.rmtree(folder, ignore_errors=True)
     (FOOTAGE / QUIET).parent.mkdir(parents=True)
@@ -95,8 +97,8 @@ def make(count: int) -> None:
 class Copies:
     """Writes the results of the three scanned videos under other names.
 
-    All names have the same length, and no file is compressed. So the bytes of a result become those of another video when names
-    and fingerprints are replaced in them.
+    All names have the same length, and no file is compressed. So replacing the name and the fingerprint in the bytes of a
+    result gives the result of another video.
     """
 
     layout: OutputLayout
@@ -126,7 +128,7 @@ class Copies:
         return path.read_bytes()
 
     def _vectors(self) -> tuple[bytes, bytes]:
-        """Return the bytes of a file of vectors of QUIET, before and after the vectors."""
+        """Return the bytes before and after the vectors in a file of vectors of QUIET."""
         some = unit_vectors(VECTORS, REAL_SIZES[ENCODER])
         metadata = EmbeddingsMetadata(QUIET, "0000", str(self.encoder), self.key, "00" * 32, "00" * 32)
         rows = np.arange(VECTORS, dtype=np.int64)
@@ -137,7 +139,7 @@ class Copies:
         return before, after
 
     def make(self, camera: str, count: int) -> list[str]:
-        """Write a camera model, and the results of `count` videos. Returns their names."""
+        """Write a camera model and the results of `count` videos, and return the names of the videos."""
         for folder in (FOOTAGE, *(OUT / kind for kind in ("scores", "events", "embeddings"))):
             (folder / camera).mkdir(exist_ok=True)
         model = replace(self.model, camera=camera, footage=Footage(count, 3600.0, 1 << 40))
@@ -174,7 +176,7 @@ class Copies:
         return names
 
     def list_in_record(self, names: list[str]) -> None:
-        """Make the record of the scan list all videos, as it does after the first scan of an archive."""
+        """Write all videos into the run record, as after the first scan of an archive."""
         record = json.loads(self.run.read_bytes())
         lines = {kind: json.dumps(entry) for kind, entry in self.results.items()}
         with self.run.open("w") as file:
@@ -187,7 +189,7 @@ class Copies:
 
 
 def kind_of(number: int) -> str:
-    """Return the scanned video whose results the video `number` of a camera gets."""
+    """Return the scanned video whose results are copied for video `number` of a camera."""
     return BROKEN if number == 2 else EVENT if number % EVENT_EVERY == 1 else QUIET
 
 
@@ -206,7 +208,7 @@ def main() -> None:
     """Print one row per command and number of videos."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, nargs="+", default=[50_000, 200_000])
-    parser.add_argument("--keep", action="store_true", help="keep the archive, and use it if it is there")
+    parser.add_argument("--keep", action="store_true", help="keep the archive, and use an archive that was kept")
     parser.add_argument("--commands", nargs="+", choices=tuple(COMMANDS), default=list(COMMANDS))
     options = parser.parse_args()
     print(f"\n{machine()}\n")

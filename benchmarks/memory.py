@@ -12,7 +12,7 @@ from _measure import VADCLI, WORK, looped, machine, made_video, run
 
 
 def main() -> None:
-    """Print one row per length, with its ratio to the first row."""
+    """Print one row per length of the video, with the ratio to the first row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 60])
     parser.add_argument("--size", default="640x360")

@@ -19,12 +19,12 @@ from vadcli.metrics import Bootstrap
 from vadcli.metrics.frame import FrameSet, frame_ap, frame_auc, pate
 from vadcli.metrics.localization import PixelAccumulator, aupro, mask_iou, pixel_ap, pixel_auc
 
-PED2_FRAMES, PED2_HEIGHT, PED2_WIDTH = 180, 240, 360  # Ped2's longest clips; its 12 have 2,010 frames together
+PED2_FRAMES, PED2_HEIGHT, PED2_WIDTH = 180, 240, 360  # the longest clips of Ped2; its 12 clips have 2,010 frames together
 VIDEOS = 290  # as many as UCF-Crime's test set has
 
 
 def frames_of(rows: int) -> FrameSet:
-    """Make distinct float32 scores in VIDEOS equal videos; 10 % of the frames are abnormal, in spans of 500."""
+    """Return distinct float32 scores in VIDEOS equally long videos; 10 % of the frames are abnormal, in spans of 500 frames."""
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.random(rows // 500 + 1) < 0.1, 500)[:rows]
     scores = rng.random(rows, np.float32) * np.float32(0.8)
@@ -33,7 +33,7 @@ def frames_of(rows: int) -> FrameSet:
 
 
 def pixels_of(clips: int) -> tuple[PixelAccumulator, int, float]:
-    """Count byte masks with two true regions in every second frame; returns masks, pixels and seconds of counting."""
+    """Count byte masks with two true regions in every second frame. Return the counts, the number of pixels, and seconds."""
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (PED2_FRAMES, PED2_HEIGHT, PED2_WIDTH), np.uint8)
     truth = np.zeros(clip.shape, np.bool_)
@@ -45,7 +45,7 @@ def pixels_of(clips: int) -> tuple[PixelAccumulator, int, float]:
 
 
 def measure_frames(figure: Callable[[FrameSet], object], rows: int) -> tuple[str, float]:
-    """Return a description of the data, and the seconds."""
+    """Return a description of the data, and the seconds that the figure takes."""
     frames = frames_of(rows)
     started = time.perf_counter()
     figure(frames)
@@ -53,7 +53,7 @@ def measure_frames(figure: Callable[[FrameSet], object], rows: int) -> tuple[str
 
 
 def measure_pixels(clips: int) -> tuple[str, float]:
-    """Return a description of the data, and the seconds."""
+    """Return a description of the data, and the seconds that all pixel figures take, with counting."""
     accumulator, pixels, counting_s = pixels_of(clips)
     started = time.perf_counter()
     for figure in (pixel_auc, pixel_ap, aupro, mask_iou):
@@ -62,7 +62,7 @@ def measure_pixels(clips: int) -> tuple[str, float]:
 
 
 def once(name: str, rows: int, clips: int) -> tuple[str, float]:
-    """Return one row of the table."""
+    """Return a description of the data of one metric, and the seconds that the metric takes."""
     cases: dict[str, Callable[[], tuple[str, float]]] = {
         "frame AUC": lambda: measure_frames(lambda frames: frame_auc(frames).metric(), rows),
         "frame AUC with interval": lambda: measure_frames(lambda frames: frame_auc(frames).metric(Bootstrap()), rows),
@@ -83,7 +83,7 @@ NAMES = (
 
 
 def main() -> None:
-    """Print one row per metric; memory is the peak of its process, including the data."""
+    """Print one row per metric; its memory is the peak of a process that also makes the data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--clips", type=int, default=12)

@@ -1,13 +1,13 @@
-"""The paper's tables in miniature: short trainings of the small model, each with one change.
+"""Repeat the tables of the LAVIDA paper in miniature: short trainings of the small model, each with one change.
 
-All trainings start from the same model, and each is done with three seeds.
+All trainings start from the same model. Each training is repeated with three seeds.
 
     python benchmarks/miniature.py --start training/7-exposure/model --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
 
-A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, and an interrupted cell continues. A
-table may be filled over several runs, one seed after another; it says which cells are missing. Figures of the language model
-are printed only if the check that is stored with them says that `<SEG>` matters.
+A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, and an interrupted cell continues. So
+several runs can fill a table, one seed after another; missing cells are marked. The tables about the language model are printed
+only if `<SEG>` matters (see MATTERS).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STEPS = 150
 CLIPS = 150
 EXAM_SEED = 777
 MATTERS = 0.10
-"""`<SEG>` matters if the `<SEG>` of another clip lowers the frame AUC on twins by at least this."""
+"""`<SEG>` matters if the `<SEG>` of another clip lowers the frame AUC on two similar objects by at least this."""
 METHODS = ("reverse_attention", "mean", "densest", "least_dense", "random")
 RATIOS = (1.0, 0.5, 0.2, 0.1, 0.05)
 ASKED = (
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def wanted(tables: list[str]) -> Iterator[tuple[str, Cell, int]]:
-    """Yield the cells that are not stored yet: all cells of a seed before those of the next seed."""
+    """Yield the cells that are not stored yet: first all cells of one seed, then those of the next seed."""
     done = stored()
     for seed in SEEDS:
         for table in tables:
@@ -108,7 +108,7 @@ def wanted(tables: list[str]) -> Iterator[tuple[str, Cell, int]]:
 
 
 def run(start: Path, table: str, cell: Cell, seed: int) -> dict[str, float]:
-    """Train and examine one cell."""
+    """Train and examine the model of one cell, and return its figures."""
     out = WORK / table / cell.label.replace(" ", "-").replace(",", "") / str(seed)
     model = out / "model"
     if not model.is_dir():
@@ -135,7 +135,7 @@ def auc(step: ExposureStep, world: SyntheticWorld, group: Group, seg: Any) -> fl
 
 
 def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
-    """Return the compressed visual tokens per clip, and the seconds per clip to compute them."""
+    """Return the number of compressed visual tokens per clip, and the seconds per clip to compute them."""
     clips = torch.stack([torch.from_numpy(world.frames(index)) for index in range(8)])
     with torch.no_grad():
         step.model.encode(clips[:2])
@@ -187,25 +187,28 @@ def report(done: dict[str, Any]) -> str:
         found = done.get(table, {})
         gap = seg_gap(found)
         if table in OF_THE_LANGUAGE_MODEL and gap is not None and gap < MATTERS:
-            lines += [f"Not printed: another clip's `<SEG>` costs {gap:.3f} only, so this would say nothing.", ""]
+            lines += [
+                f"Left out: another clip's `<SEG>` lowers the frame AUC by only {gap:.3f}, so the table would mean nothing.",
+                "",
+            ]
             continue
         columns = (*ASKED, "another's <SEG>", "tokens", "seconds")
         lines += [f"| | {' | '.join(map(title, columns))} | seeds |", "|---" * (len(columns) + 2) + "|"]
         for cell in cells:
             seeds = found.get(cell.label, {})
-            figures = [told([seed[column] for seed in seeds.values()]) for column in columns]
+            figures = [mean_text([seed[column] for seed in seeds.values()]) for column in columns]
             lines.append(f"| {cell.label} | {' | '.join(figures)} | {len(seeds) or 'missing'} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def seg_gap(found: dict[str, Any]) -> float | None:
-    """Return how much another clip's `<SEG>` lowers the frame AUC on twins, at most over all cells."""
+    """Return how much another clip's `<SEG>` lowers the frame AUC on two similar objects: the largest value of all cells."""
     gaps = [mean(seed[ASKED[2]] - seed["another's <SEG>"] for seed in seeds.values()) for seeds in found.values() if seeds]
     return max(gaps) if gaps else None
 
 
-def told(values: list[float]) -> str:
+def mean_text(values: list[float]) -> str:
     """Return the mean of the seeds with their lowest and highest value, as text."""
     if not values:
         return "-"

@@ -1,4 +1,4 @@
-"""The baseline of the benchmarks: decode frame by frame in one process, and score each clip when it is full."""
+"""A simple loop as a baseline: decodes a video frame by frame in one process, then fits and scores `motion` on its clips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vadcli.video.probe import probe
 
 
 def main(path: Path) -> None:
-    """Fit on the video's own clips, kept in memory, and score them."""
+    """Decode the clips of a video into memory, fit the detector on some of them, and score all of them."""
     detector, info = detectors.load("motion"), probe(path)
     needs = detector.needs
     interval, size = needs.interval_for(info.fps), needs.size.apply(info.width, info.height)

@@ -2,8 +2,8 @@
 
 python benchmarks/pimo.py
 
-anomalib is not a dependency of this project: install it in another environment that has vadcli too. Only the modules below
-`anomalib.metrics.pimo` are used. Maps have bytes, as stored masks have, and then 65,536 levels.
+anomalib is not a dependency of this project: install it in another environment that has vadcli, too. Only the modules below
+`anomalib.metrics.pimo` are used. The values are compared for maps of bytes, like stored masks, and for maps with 65,536 levels.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ RATES = (0.001, 0.01, 0.1)
 
 
 def made_up(side: int, *, frames: int = 12, seed: int = 7) -> tuple[ByteArray, BoolArray]:
-    """Return (F, side, side) bytes from 0 to 255, and the true pixels, which every second frame has and which score higher."""
+    """Return scores (F, side, side) from 0 to 255, and the true pixels, which have higher scores.
+
+    Every second frame has true pixels.
+    """
     draw = np.random.default_rng(seed)
     truth = np.zeros((frames, side, side), np.bool_)
     for frame in range(0, frames, 2):
         y, x = draw.integers(0, side // 2, 2)
         truth[frame, y : y + side // 4, x : x + side // 3] = True
     scores = np.clip(draw.normal(70.0, 35.0, truth.shape) + 110.0 * truth, 0.0, 254.0)
-    scores[1].flat[:2] = (
-        0.0,
-        255.0,
-    )  # so that the reference's thresholds, which are spread over the normal frames, are the bytes
+    # The reference spreads its thresholds over the scores of the normal frames. With 0 and 255 in one of these frames, the
+    # thresholds are the 256 byte values.
+    scores[1].flat[:2] = 0.0, 255.0
     return np.floor(scores).astype(np.uint8), truth
 
 
 def ours(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], *, bins: int = LEVELS) -> tuple[float, FloatArray]:
-    """Return AUPIMO, and the (P, 2) mean PIMO curve."""
+    """Return this project's AUPIMO, and its mean PIMO curve (P, 2)."""
     accumulator = PixelAccumulator(bins=bins)
     accumulator.add("video", scores, truth)
     found = aupimo(accumulator.counts(), limits=limits)
@@ -44,7 +46,7 @@ def ours(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], *, b
 
 
 def theirs(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], levels: int) -> tuple[float, FloatArray]:
-    """Return the mean AUPIMO of the reference, and its (P, 2) mean PIMO curve."""
+    """Return the mean AUPIMO of the reference, and its mean PIMO curve (P, 2)."""
     import torch
     from anomalib.metrics.pimo import functional  # type: ignore[import-not-found]
 
@@ -55,12 +57,12 @@ def theirs(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], le
 
 
 def at(curve: FloatArray, rates: tuple[float, ...]) -> list[float]:
-    """Return the height of a curve at each rate: that of the lowest threshold whose rate is at most this."""
+    """Return the height of a curve at each rate: the height at the lowest threshold whose rate is not above this rate."""
     return [float(curve[curve[:, 0] <= rate + 1e-12, 1].max(initial=0.0)) for rate in rates]
 
 
 def main() -> None:
-    """Print both values, and how far apart the curves are."""
+    """Print the values of both implementations, and the largest distance between their curves."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     for side, limits in ((64, (1e-3, 1e-1)), (512, PIMO_LIMITS)):
         scores, truth = made_up(side)

@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=2000)
     parser.add_argument("--events", type=int, default=10_000)
-    parser.add_argument("--frames", type=int, default=1200, help="a video")
+    parser.add_argument("--frames", type=int, default=1200, help="frames per video")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out")
@@ -92,7 +92,7 @@ def make_archive(out: Path, videos: int, events: int, frames: int) -> None:
 
 
 def look(page: Path) -> None:
-    """Open the page in Chromium and filter it; print how long each step takes."""
+    """Open the page in Chromium and filter it, and print how long each step takes."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")

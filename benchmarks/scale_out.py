@@ -2,14 +2,14 @@
 
     python benchmarks/scale_out.py [--only overhead nodes units]
 
-- overhead: `scan --runner ray` compared with `scan --runner local` on the same cores, in turn, for videos of one minute.
-- nodes: videos that a detector sleeps on, on 1, 2 and 4 simulated nodes with one core each. The efficiency is the time on one
-  node, divided by the time on N nodes with N times as many videos. Decoding is not the limit.
-- units: made work units, handed out to workers that answer at once: the driver's CPU time per update, and its memory. There is
-  no cluster.
+- overhead: `scan --runner ray` and `scan --runner local` take turns on the same cores, with videos of one minute.
+- nodes: a detector that only sleeps scans videos on 1, 2 and 4 simulated nodes with one core each. The efficiency is the time
+  on one node, divided by the time on N nodes with N times as many videos. Decoding does not limit the speed.
+- units: the driver gives generated work units to simulated workers, which answer at once. The figures are the driver's CPU time
+  per update, and its memory. There is no cluster.
 
-The start is the time of a second run, which starts Ray and its workers, and finds every video done. The CPU time is that of all
-processes of a run, sampled; unlike the wall time, it does not depend on what else runs on the machine.
+The time of the start is the time of a second run, which starts Ray and its workers, and finds every video done. The CPU time is
+sampled over all processes of a run. Unlike the wall time, it hardly depends on other programs on the machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def score(batch):
     return ClipScores(np.zeros((*batch.frames.shape[:2], 1), np.float32))
 """
 SLEPT_CLIPS = 10
-"""Clips per video of the sleeping detector, which sleeps for a second per clip."""
+"""Clips per video for the detector that sleeps; it sleeps for a second per clip."""
 
 
 def fresh(name: str) -> str:
@@ -70,7 +70,7 @@ def fresh(name: str) -> str:
 
 
 def overhead(videos: int, rounds: int) -> None:
-    """Print the times of both runners, and Ray's compared with those of the local one."""
+    """Print the times of both runners, and the ratio of Ray's times to the local runner's times."""
     source = made_video("minute.mp4", seconds=60, size="640x360", fps=25)
     footage = FOLDER / "footage"
     footage.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def overhead(videos: int, rounds: int) -> None:
 
 
 def nodes(counts: list[int], videos: int) -> None:
-    """Print the time and efficiency on simulated nodes; each node gets the same number of videos."""
+    """Print the time and the efficiency on simulated nodes. The number of videos per node is always the same."""
     ray = import_ray()
     from ray.cluster_utils import Cluster
 
@@ -128,7 +128,7 @@ def nodes(counts: list[int], videos: int) -> None:
 
 
 class Instant:
-    """Stands in for a worker of the cluster: each video has one update and one result at once."""
+    """Simulates a worker of the cluster, which sends one update and one result per video at once."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -136,12 +136,12 @@ class Instant:
         self._sent: Iterator[list[Any]] = iter(())
 
     def start(self, chunk: Chunk) -> None:
-        """Take a chunk; its videos are sent as a real worker sends them, some at a time."""
+        """Start a chunk; its updates are sent in several messages, as a real worker sends them."""
         self.chunk = chunk
         self._sent = iter([[], *([ClipsScored(u.video, 100, 10.0, float(u.size)), _done(u)] for u in chunk.units)])
 
     def next(self) -> list[Any]:
-        """Return what the worker sent."""
+        """Return the next message of the worker."""
         return next(self._sent)
 
 
@@ -150,7 +150,7 @@ def _done(unit: WorkUnit) -> VideoResult:
 
 
 class InstantWorkers:
-    """Stands in for `Workers`: 64 workers, and the settings of each chunk are pickled as for a real one."""
+    """Simulates `Workers` with 64 workers. The settings of each chunk are pickled as for a real worker."""
 
     def __init__(self, count: int = 64) -> None:
         self._free = [Instant(Node(str(number), f"node{number}", 8, 1)) for number in range(count)]
@@ -167,7 +167,7 @@ class InstantWorkers:
         self._running.append(worker)
 
     def waited(self) -> list[Instant]:
-        """All workers have something to say."""
+        """Return all running workers, because each has a message."""
         return list(self._running)
 
     def free(self, worker: Instant) -> None:
@@ -177,7 +177,7 @@ class InstantWorkers:
 
 
 class MadeRunner:
-    """Drives instant workers with the loop of `RayRunner`."""
+    """Runs the loop of `RayRunner` with simulated workers."""
 
     def __init__(self, real: RayRunner, settings: ScanSettings) -> None:
         self._real, self._settings = real, settings
@@ -190,7 +190,7 @@ class MadeRunner:
 
 
 def units(count: int) -> None:
-    """Print what the driver needs for made work units: chunks, updates, progress and the run record."""
+    """Print the driver's time and memory for generated work units: chunks, updates, progress and the run record."""
     out = Path(fresh("units"))
     made = tuple(
         WorkUnit(f"{n // 1000:04d}/{n:07d}.mp4", FOLDER / f"{n // 1000:04d}/{n:07d}.mp4", f"{n // 1000:04d}", 10**7 + n, 1)

@@ -2,8 +2,8 @@
 
 python benchmarks/status.py [--videos 20 2000 40000] [--seconds 30]
 
-The run is simulated: its record is kept as a scan keeps it, and a video ends every few milliseconds. The number of
-frames in the record is the milliseconds since the start, so that each line that the watcher prints shows its own age.
+The run is simulated: its record is written as a scan writes it, and a video ends every few milliseconds. The record states the
+milliseconds since the start as its number of frames. So each line of the watcher contains the time at which it was true.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ INFO = RunInfo("0", ("vadcli", "scan", "made"), {}, {"name": "made"})
 
 @dataclass(frozen=True)
 class Watched:
-    """What was measured for one watcher.
+    """The figures of one watcher.
 
     Attributes:
-        share: share of one core that it used after its start.
-        ages_s: age in seconds of each line when it arrived.
+        share: share of one core that the watcher used after its start.
+        ages_s: age in seconds of each line at its arrival.
         record_mib: size of the run record at the end.
     """
 
@@ -46,7 +46,7 @@ class Watched:
 
 
 class Watcher:
-    """A `status --watch` process; each line gets a time stamp when it arrives."""
+    """A `status --watch` process. The age of each of its lines is measured at the line's arrival."""
 
     def __init__(self, began: float) -> None:
         command = [*VADCLI, "status", str(OUT), "--watch", "--json"]
@@ -59,9 +59,9 @@ class Watcher:
     def _read(self, lines: Iterable[str]) -> None:
         for line in lines:
             now = time.monotonic() - self._began
-            told = json.loads(line)
-            if told["type"] == "run" and told["state"] == "running":
-                self.ages_s.append(now - told["frames"] / 1000)
+            state = json.loads(line)
+            if state["type"] == "run" and state["state"] == "running":
+                self.ages_s.append(now - state["frames"] / 1000)
 
     def cpu_s(self) -> float:
         """Return the CPU seconds used so far."""
@@ -69,21 +69,21 @@ class Watcher:
         return float(times.user + times.system)
 
     def close(self) -> None:
-        """Wait until the process has seen the end of the run."""
+        """Wait until the process has ended, because the run has ended."""
         if self.process.wait(60) != 0:
             raise SystemExit("vadcli status failed")
         self._thread.join()
 
 
 def watch(videos: int, seconds: float) -> Watched:
-    """Simulate a run of this many videos for this long; a watcher starts in the middle of the run."""
+    """Simulate a run of `videos` videos for `seconds`, and return the figures of a watcher, which starts during the run."""
     shutil.rmtree(OUT, ignore_errors=True)
     names = [f"camera/{number:06d}.mp4" for number in range(videos)]
     layout = OutputLayout(OUT)
     progress = RunProgress(dict.fromkeys(names, 1000))
     with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, INFO, progress=progress) as record:
         began = time.monotonic()
-        ready = 9 * videos // 10  # so many videos are done from the start, so that the record of the run is long
+        ready = 9 * videos // 10  # this many videos are done from the start, so that the record of the run is long
         for name in names[:ready]:
             record.add(VideoResult(name, Status.DONE, decoded_frames=10))
         watcher = Watcher(began)
@@ -113,13 +113,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
     print(f"\n{machine()}\n")
-    print("| videos in the run | record, MiB | share of a core | age of what is told, median s | at most, s | looks |")
+    print(
+        "| videos in the run | run record, MiB | share of one core | age of the information, median s | maximum, s | updates |"
+    )
     print("|---|---|---|---|---|---|")
     for videos in options.videos:
-        seen = watch(videos, options.seconds)
-        ages = sorted(seen.ages_s)
-        told = f"{ages[len(ages) // 2]:.2f} | {ages[-1]:.2f} | {len(ages)}"
-        print(f"| {videos:,} | {seen.record_mib:.2f} | {100 * seen.share:.2f} % | {told} |", flush=True)
+        watched = watch(videos, options.seconds)
+        ages = sorted(watched.ages_s)
+        cells = f"{ages[len(ages) // 2]:.2f} | {ages[-1]:.2f} | {len(ages)}"
+        print(f"| {videos:,} | {watched.record_mib:.2f} | {100 * watched.share:.2f} % | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def scan(video: Path, *options: str) -> Run:
 
 
 def clips(count: int, rounds: int) -> None:
-    """Print the CPU time of a scan of many small clips, per clip."""
+    """Print the CPU time per clip of a scan of many small clips."""
     small, folder = made_video("96x64-2s.mp4", seconds=2, size="96x64", fps=25), WORK / f"clips-{count}"
     folder.mkdir(exist_ok=True)
     for number in range(count):
@@ -40,13 +40,13 @@ def clips(count: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """Print a table of frames per second and ratios to the scan."""
+    """Print a table with the frames per second of each tool, compared with the scan."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="your own video; by default a generated one, 1080p, two minutes")
     parser.add_argument("--clips", type=int, help="measure a scan of this many small clips, and nothing else")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="run only the rows whose name contains one of these words")
-    parser.add_argument("--dvr-scan", help="a dvr-scan program, installed in an environment of its own")
+    parser.add_argument("--dvr-scan", help="the program dvr-scan, installed in an environment of its own")
     options = parser.parse_args()
     if options.clips:
         clips(options.clips, options.rounds)
@@ -58,7 +58,7 @@ def main() -> None:
         "vadcli scan --decode all": lambda: scan(video, "--decode", "all"),
         "vadcli scan --decode key": lambda: scan(video, "--decode", "key"),
         "ffmpeg -f null": lambda: run([FFMPEG, "-v", "error", "-i", str(video), "-an", "-f", "null", "-"]),
-        "naive loop": lambda: run([sys.executable, str(Path(__file__).with_name("naive_loop.py")), str(video)]),
+        "simple loop": lambda: run([sys.executable, str(Path(__file__).with_name("naive_loop.py")), str(video)]),
     }
     if options.dvr_scan:
         contestants["dvr-scan -so"] = lambda: run([options.dvr_scan, "-q", "-i", str(video), "-so"])

@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def ask(model: Path, asked: Asked, *, seed: int, clips: int, batch: int) -> Marks:
-    """Return the marks of one group; runs in a worker process, which keeps model and features."""
+    """Return the marks of one group. This runs in a worker process, which keeps the model and its features."""
     torch.set_num_threads(1)
     step, world = _loaded(model, seed, clips)
     group, seg = asked
@@ -110,10 +110,10 @@ def _loaded(model: Path, seed: int, clips: int) -> tuple[ExposureStep, Synthetic
 def line(group: Group, marks: Marks) -> str:
     wanted = "" if group.wanted is None else f"{group.wanted:.2f}"
     figures = (marks.frames, marks.iou, marks.ap, marks.auc)
-    return f"| {title(group.name)} | {' | '.join(map(told, figures))} | {marks.lists} | {wanted} |"
+    return f"| {title(group.name)} | {' | '.join(map(figure_text, figures))} | {marks.lists} | {wanted} |"
 
 
-def told(metric: Metric) -> str:
+def figure_text(metric: Metric) -> str:
     """Return a figure with its interval, as text."""
     if metric.value is None:
         return "-"
@@ -123,7 +123,7 @@ def told(metric: Metric) -> str:
 
 
 def exchanged(group: Group, found: Mapping[Asked, Marks]) -> str:
-    return f"| {title(group.name)} | {' | '.join(told(found[group, seg].frames) for seg in ('own', 'next', 'none'))} |"
+    return f"| {title(group.name)} | {' | '.join(figure_text(found[group, seg].frames) for seg in ('own', 'next', 'none'))} |"
 
 
 def report(

@@ -1,9 +1,9 @@
-"""Counts the frames that `vadcli verify` decodes after a scan for motion.
+"""Count the frames that `vadcli verify` decodes after a scan for motion.
 
     python -m benchmarks.verify FOOTAGE... [--camera-from all] [--seed N]
 
-The model is a stand-in that answers by brightness: which clips are read does not depend on the answers. Frames between a
-keyframe and the part that follows it count too, unless the decoder leaves them out.
+A simple function of the brightness takes the place of the language model, because the answers do not change which clips are
+read. To reach a clip, a decoder may have to decode frames from the keyframe before the clip. These frames count, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOG = "VADCLI_DECODED"
 
 
 class CountingReader(FrameReader):
-    """Writes the number of decoded frames to the file that the environment names."""
+    """Reads frames, and appends their number to the file in the environment variable VADCLI_DECODED."""
 
     def __init__(self, info: Any, request: Any, **options: Any) -> None:
         super().__init__(info, request, **options)
@@ -42,37 +42,37 @@ class CountingReader(FrameReader):
 
 
 class Brightness:
-    """A stand-in for a multimodal model."""
+    """Takes the place of a multimodal model, and answers by brightness."""
 
     name = "brightness"
     clip_frames, clip_s, max_area_px = 8, 8.0, 64 * 64
     batch_size = parallel = 1
 
     def prepare(self) -> None:
-        """There is nothing to load."""
+        """Do nothing, because there are no weights to load."""
 
     def ask(self, frames: Any, questions: Any) -> Any:
-        """The mean brightness for each question."""
+        """Return the mean brightness of each clip as the answer to each question."""
         return np.repeat(frames.mean(axis=(1, 2, 3, 4))[:, None], len(questions), axis=1).astype(np.float32)
 
     def describe(self, frames: Any) -> str:
-        """Nothing."""
+        """Return a dash."""
         return "-"
 
     def fingerprint(self) -> dict[str, object]:
-        """Its name."""
+        """Return the name."""
         return {"asker": self.name}
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What was read.
+    """Numbers of frames and clips.
 
     Attributes:
-        scanned: frames decoded by the scan.
+        scanned: frames that the scan decoded.
         total: frames of all videos.
         asked: clips that the model was asked about.
-        decoded: frames decoded for them.
+        decoded: frames that were decoded for these clips.
     """
 
     scanned: int
@@ -82,7 +82,7 @@ class Counted:
 
 
 def count(footage: Sequence[Path], folder: Path, *, camera_from: str, seed: int = 0) -> Counted:
-    """Scan and verify footage, with the results in a folder, and return what was read."""
+    """Scan and verify footage, with the results in `folder`, and return the numbers of decoded frames."""
     out, log = folder / "out", folder / "decoded"
     results = list(vadcli.scan(footage, out=out, detector="motion", camera_from=camera_from))
     counting = LoaderOptions(reader="benchmarks.verify:CountingReader")
@@ -94,16 +94,18 @@ def count(footage: Sequence[Path], folder: Path, *, camera_from: str, seed: int 
 
 
 def main() -> None:
-    """Scan, verify, and print what was decoded."""
+    """Scan and verify footage, and print the numbers of decoded frames."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("footage", nargs="+", type=Path)
     parser.add_argument("--camera-from", default="folder", choices=("folder", "file", "all"))
-    parser.add_argument("--seed", type=int, default=0, help="which clips are drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the clips that are drawn at random")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = count(given.footage, Path(folder), camera_from=given.camera_from, seed=given.seed)
-    print(f"{found.scanned} frames decoded by the scan, of {found.total}")
-    print(f"{found.asked} clips asked, {found.decoded} frames decoded: {100 * found.decoded / found.total:.1f} % of all")
+    print(f"the scan decoded {found.scanned} of {found.total} frames")
+    print(
+        f"verify: {found.asked} clips, {found.decoded} decoded frames, {100 * found.decoded / found.total:.1f} % of all frames"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Test the small checkpoint with the whole tool: commands scan and evaluate synthetic videos.
+"""Compare the frame AUC of the small checkpoint by the commands of vadcli with the frame AUC by the trainer's own code.
 
-The trainer's own code scores the same videos without files; the two frame AUCs should differ by at most 0.01.
+The commands scan and evaluate synthetic videos. The trainer's code scores the same frames without files. The two frame AUCs
+should differ by at most 0.01.
 
     python benchmarks/whole_tool.py --model weights/lavida-tiny --videos 20 --write benchmarks/whole_tool.md
 """
@@ -52,7 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("weights/lavida-tiny"))
     parser.add_argument("--videos", type=int, default=20)
-    parser.add_argument("--keep", type=Path, help="folder to keep videos and results in; by default a temporary folder")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for videos and results, which are kept; by default a temporary folder"
+    )
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     chosen = parser.parse_args()
     model = checkpoint.load(chosen.model).requires_grad_(False)
@@ -72,8 +75,8 @@ def main() -> None:
         for number, names in enumerate(LISTS):
             through = by_the_tool(chosen.model, root / str(number), names, chosen.videos)
             own = by_the_trainer(model, names, chosen.videos)
-            told = f"{through:.4f} | {own:.4f} | {through - own:+.4f} | {chosen.videos}"
-            lines.append(f"| {', '.join(names)} | {told} |")
+            cells = f"{through:.4f} | {own:.4f} | {through - own:+.4f} | {chosen.videos}"
+            lines.append(f"| {', '.join(names)} | {cells} |")
             print(lines[-1], flush=True)
     if chosen.write:
         chosen.write.write_text("\n".join([*lines, ""]), encoding="utf-8")
@@ -85,11 +88,11 @@ def world_of(videos: int) -> SyntheticWorld:
 
 def by_the_tool(model: Path, folder: Path, names: tuple[str, ...], videos: int) -> float:
     """Return the frame AUC that `vadcli eval` reports for the output of `vadcli scan`."""
-    films, out = folder / "films", folder / "out"
-    write_videos(films, world_of(videos), range(videos), categories=names)
-    scan = ["scan", films, "--out", out, "--detector", "lavida", "--model", model.absolute(), "--masks", "video", "--quiet"]
+    footage, out = folder / "footage", folder / "out"
+    write_videos(footage, world_of(videos), range(videos), categories=names)
+    scan = ["scan", footage, "--out", out, "--detector", "lavida", "--model", model.absolute(), "--masks", "video", "--quiet"]
     command(*scan, "--categories", ",".join(names))
-    found = json.loads(command("eval", out, "--root", films / TRUTH_FILE, "--metrics", "frame", "--json"))
+    found = json.loads(command("eval", out, "--root", footage / TRUTH_FILE, "--metrics", "frame", "--json"))
     return float(found["metrics"]["frame"]["auc_micro"]["value"])
 
 
@@ -104,7 +107,7 @@ def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
     """Return the frame AUC of the same videos, computed without files from every fourth frame."""
     step = ExposureStep(model, masks=1).eval()
     scores, labels = [], []
-    for frames, shown in films_of(names, videos):
+    for frames, shown in videos_of(names, videos):
         sampled = frames[::INTERVAL]
         logits = np.concatenate(list(judged(step, sampled, names)))[-len(sampled) :]
         scores.append(np.repeat(logits, INTERVAL)[: len(frames)])
@@ -114,8 +117,8 @@ def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
     return value
 
 
-def films_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the frames (N, H, W, 3) of each video, and (N,) whether they show what a name means."""
+def videos_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the frames (N, H, W, 3) of each video, and their labels (N,): True if the frame shows a named object."""
     world, options = world_of(videos), VideoOptions()
     wanted = [parsed(name) for name in names]
     for index in range(videos):

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     rates = [rate(seed, chosen.clips) for seed in range(chosen.rounds)]
-    print(f"{machine()}; clips a CPU second, a figure a round: {', '.join(f'{found:.0f}' for found in rates)}")
+    print(f"{machine()}; clips per CPU second, one figure per round: {', '.join(f'{found:.0f}' for found in rates)}")
 
 
 def rate(seed: int, clips: int) -> float:
