@@ -1,6 +1,6 @@
 """The detector `ask`: a multimodal language model answers one yes-or-no question per category.
 
-This file has the questions, a model that answers them, and the detector. `reader` has the network. Only `prepare` loads torch.
+This file has the questions, the model that answers them, and the detector. `reader` has the network. Only `prepare` loads it.
 """
 
 from __future__ import annotations
@@ -48,34 +48,35 @@ if TYPE_CHECKING:
 log = logging.getLogger("vadcli")
 
 CLIP_FRAMES, CLIP_S = 8, 8.0
-"""A clip has one frame per second. Published results are better with 8 to 10 frames per clip than with one."""
+"""A clip has one frame per second. Published results are better with 8 to 10 frames per clip than with one frame."""
 MIN_PX, MAX_PX = 128 * 28 * 28, 256 * 28 * 28
-"""Limits of the area of a frame. Each 28 × 28 px of a pair of frames become one visual token, so a clip has up to 1,024."""
+"""Limits of the area of a frame. 28 × 28 px of a pair of frames become one visual token, so a clip has up to 1,024 tokens."""
 PROMPT_VERSION = 1
-"""Increase this if the same clip and question give another answer, because a prompt or the preparation of frames changed."""
+"""Increase this if a change of a prompt or of the frames gives another answer to the same question about the same clip."""
 MOST_SENTENCES = 3
-"""A question quotes at most this many sentences of a category, so that it does not become longer than the clip."""
+"""A question quotes at most this many sentences of a category, so that the question does not become longer than the clip."""
 CONTROL = "<|"
+"""The start of each control token of Qwen-VL."""
 SHOWS = "Does this video clip show {}?"
 VERSION = 1
-"""Increase this if the same answers give other scores."""
+"""Increase this if a change of the code gives other scores for the same answers."""
 HOP_S = 4.0
-"""Seconds from one clip to the next in a scan. A caller that needs a smaller hop gives its loader a larger overlap."""
+"""Seconds from the start of one clip to the start of the next clip."""
 SPREAD_FLOOR = 0.25
-"""Smallest spread of a camera's log-odds. Without it, a camera whose frames never change would alarm at any change: in half
-precision, the log-odds of equal pictures differ by a few hundredths."""
+"""The smallest spread of a camera's log-odds. Without it, a camera whose frames never change would alarm at any change: in half
+precision, the log-odds of equal frames differ by a few hundredths."""
 SAME_CLIP_S = 1e-3
-"""Two frames belong to one clip if the times of their clips' middles differ by less than this."""
+"""Two sampled frames belong to the same clip if the middles of their clips differ by less than this, in seconds."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one category. The asker adds the instruction how to answer.
+    """A question about one category. The asker adds an instruction how to answer.
 
     Attributes:
         category: the name of the category.
-        text: a question about what the user looks for. Yes means that the clip shows it.
-        look_alike: a question about harmless things that look similar; "" if none are known.
+        text: a question that asks whether the clip shows the category.
+        look_alike: a question that asks whether the clip shows similar but harmless things; "" if no such things are known.
     """
 
     category: str
@@ -94,10 +95,10 @@ SEVERITY = (
 
 
 def questions_for(categories: str) -> tuple[Question, ...]:
-    """Return the questions for the text of `--categories`, or SEVERITY if it is empty.
+    """Return the questions for the text of `--categories`, or SEVERITY if the text is empty.
 
     Raises:
-        UsageError: a list or file of categories does not exist or is damaged, or a text contains a control token.
+        UsageError: a list or file of categories does not exist or is damaged, or a sentence contains a control token.
     """
     return questions_about(read_categories(categories).categories) if categories else SEVERITY
 
@@ -106,7 +107,7 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
     """Return one question per category.
 
     Raises:
-        UsageError: a text contains a control token.
+        UsageError: a sentence contains a control token.
     """
     questions = []
     for category in categories:
@@ -115,7 +116,7 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
                 raise UsageError(
                     f"--categories: {text!r} contains {CONTROL!r}, which starts a control token", hint="use plain words"
                 )
-        # The sentences of a bare word only repeat the word, in forms for image-text encoders.
+        # If the user gave only a word, the sentences repeat this word in forms for image-text encoders.
         means = () if category.means == template_sentences(category.name) else category.means[:MOST_SENTENCES]
         shown = f"{category.name}, such as: {'; '.join(means)}" if means else category.name
         harmless = " or ".join(category.looks_like[:MOST_SENTENCES])
@@ -124,10 +125,9 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
 
 
 class Asker(Protocol):
-    """A model that answers questions about clips.
+    """A model that answers questions about clips. Several threads may call the model.
 
-    The answers about a clip depend neither on the other clips nor on the other questions of a call. Several threads may call
-    the model.
+    The answer to a question about a clip depends neither on the other clips nor on the other questions of a call.
     """
 
     @property
@@ -140,19 +140,19 @@ class Asker(Protocol):
 
     @property
     def clip_s(self) -> float:
-        """Seconds that a clip covers. The frames are clip_s / T apart."""
+        """Length of a clip in seconds. The frames are clip_s / T apart."""
 
     @property
     def max_area_px(self) -> int:
-        """Largest useful area of a frame. The model makes larger frames smaller."""
+        """Largest useful area of a frame in pixels. The model makes larger frames smaller."""
 
     @property
     def batch_size(self) -> int:
-        """How many clips of one call fit into memory. Known after `prepare`."""
+        """The number of clips that a call of `ask` should get. Known after `prepare`."""
 
     @property
     def parallel(self) -> int:
-        """How many threads should call the model at the same time. Known after `prepare`."""
+        """The number of threads that may call `ask` at the same time. Known after `prepare`."""
 
     def prepare(self) -> None:
         """Load the model. Later calls do nothing.
@@ -162,7 +162,7 @@ class Asker(Protocol):
         """
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Return the log-odds of yes (N, Q) float32, of Q questions about N clips of one size.
+        """Return the log-odds of yes (N, Q) float32, for Q questions about N clips of one size.
 
         If the log-odds of the question about look-alikes are above 0, they are subtracted.
 
@@ -172,25 +172,25 @@ class Asker(Protocol):
         """
 
     def describe(self, frames: ByteArray) -> str:
-        """Return the model's own sentence about one clip (T, H, W, 3) uint8. Deterministic."""
+        """Return a sentence of the model about one clip (T, H, W, 3) uint8. Deterministic."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the answers to a question about a clip, as JSON. Loads no weights."""
+        """Return everything that changes the answers, as a JSON object. Loads no weights."""
 
 
 class QwenAsker:
-    """Qwen2-VL or Qwen3-VL as an `Asker`, on one or several devices. Only `prepare` reads tensors.
+    """Qwen2-VL or Qwen3-VL as an `Asker`, on one or several devices. Only `prepare` reads the weights.
 
     Args:
         model: a name of the weights manifest, or a transformers folder.
         device, precision: as in `DetectorOptions`.
-        compression: share of the visual tokens that the language model reads; None means all.
-        batch_size: clips per call; None means as many as fit into memory.
-        compile: compile the layers of the model.
+        compression: share of the visual tokens that the language model reads; None means all tokens.
+        batch_size: clips per call; None means as many clips as fit into memory.
+        compile: True to compile the layers of the model.
 
     Raises:
         UsageError: the name or folder does not exist, or the model cannot compress tokens.
-        WeightsError: the model is not on this machine, or it is another kind of model.
+        WeightsError: the model is not on this machine, or it is not a Qwen-VL model.
     """
 
     clip_frames = CLIP_FRAMES
@@ -220,16 +220,16 @@ class QwenAsker:
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls: one on a CPU, or two per GPU, because one of them copies frames."""
+        """The number of simultaneous calls: one on a CPU; two per GPU, because one of the two copies frames."""
         return self._workers.parallel
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """The devices that compute; empty before `prepare`."""
+        """The devices that run the model; empty before `prepare`."""
         return self._workers.devices
 
     def prepare(self) -> None:
-        """Load the model onto each device and find how many clips fit into memory. Later calls do nothing."""
+        """Load the model, and find out how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
         from vadcli.detectors.running import Runner, devices_for
@@ -240,20 +240,20 @@ class QwenAsker:
             return
         first, side = self._workers.all[0], int(MAX_PX**0.5)
         clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
-        # a long question, so that all usual ones fit too
+        # A long question, so that all usual questions fit into memory too.
         typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
         self.batch_size = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return log-odds (N, Q) float32; see `Asker.ask`."""
-        found: FloatArray
+        log_odds: FloatArray
         self.prepare()
         with self._workers.idle() as worker:
-            (found,) = worker.runner.run(lambda clips: (worker.reader.log_odds(clips, questions),), _paired(frames))
-        return found
+            (log_odds,) = worker.runner.run(lambda clips: (worker.reader.log_odds(clips, questions),), _paired(frames))
+        return log_odds
 
     def describe(self, frames: ByteArray) -> str:
-        """Return one sentence about one clip (T, H, W, 3); see `Asker.describe`."""
+        """Return a sentence about one clip (T, H, W, 3); see `Asker.describe`."""
         import torch
 
         self.prepare()
@@ -271,7 +271,7 @@ class QwenAsker:
         }
 
     def load(self, device: torch.device) -> Reader:
-        """Load the model onto a device.
+        """Return the model, loaded onto a device.
 
         Raises:
             WeightsError: the files are incomplete or damaged, or "yes" and "no" are not single tokens.
@@ -286,7 +286,7 @@ class QwenAsker:
 
         dtype = dtype_for(self._precision, device)
         if dtype is torch.float32:
-            # By default, convolutions use TF32, whose results depend on the batch size.
+            # With TF32, the default for convolutions, the results would depend on the batch size.
             torch.backends.cudnn.allow_tf32 = False
         kinds = {
             "qwen2_vl": (Qwen2VLForConditionalGeneration, Reader),
@@ -296,7 +296,7 @@ class QwenAsker:
         qwen, _ = read_whole(model, self.folder, dtype=dtype, attn_implementation=attention_for(device, dtype))
         with quiet(), as_weights_error(self.folder):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            if tokenizer.chat_template is None:  # some folders have it only in the processor's file
+            if tokenizer.chat_template is None:  # some folders have the template only in the processor's file
                 tokenizer.chat_template = read_json(self.folder / "chat_template.json")["chat_template"]
         try:
             reader = reader_kind(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
@@ -318,22 +318,22 @@ class _Worker:
 
 
 def _paired(frames: ByteArray) -> ByteArray:
-    """Repeat the last frame of clips (N, T, H, W, 3) if T is odd, because Qwen-VL reads frames in pairs."""
+    """Return clips (N, T, H, W, 3) with an even T. If T is odd, the last frame is repeated."""
+    # Qwen-VL reads frames in pairs.
     return np.concatenate([frames, frames[:, -1:]], axis=1) if frames.shape[1] % 2 else frames
 
 
 class AskDetector:
-    """Asks a multimodal language model one question per category about each clip.
-
-    The score of a category is high if this camera rarely has log-odds as high as those of the frame. Between the middles of two
-    clips, the log-odds change linearly with time. This detector makes no masks.
+    """Asks a multimodal language model about each clip. `Detector` describes the attributes.
+    The score of a category is high if the log-odds of yes are higher than they usually are for this camera. Between the middles
+    of two clips, the log-odds change linearly with time. This detector makes no masks.
 
     Args:
         options: the options.
-        asker: the model that answers. None: the model that the options name.
+        asker: the model that answers; None means the model that the options name.
 
     Raises:
-        UsageError: the category list can't be read, or the model does not exist.
+        UsageError: the list of categories can't be read, or the model does not exist.
         WeightsError: the model is not on this machine.
     """
 
@@ -366,7 +366,7 @@ class AskDetector:
             frames=frames,
             overlap=frames - round(HOP_S * rate_hz),
             rate_hz=rate_hz,
-            # Twice the area, because the model makes the sides multiples of 28 px and must not enlarge a frame for that.
+            # Twice the area: the model changes the sides to multiples of 28 px, and a smaller frame would have to be enlarged.
             size=SizeRule(2 * self.asker.max_area_px),
             pixel_format=PixelFormat.RGB,
             whole_bursts=True,
@@ -375,18 +375,18 @@ class AskDetector:
         self._asker_key = digest(self._asker_state)
         self._questions_key = digest([asdict(question) for question in self.questions])
         self.weights: Mapping[str, str] = {self.asker.name: self._asker_key}
-        # A camera model stores the answers of one model to one list of questions. So each model and list has its own version.
+        # A camera model stores the answers of one asker to one list of questions. So each asker and list has its own version.
         self.model_version = int(digest([self._asker_state, self._questions_key])[:12], 16)
         self._tails = PerCamera(lambda model: calibrate(model, len(self.questions)))
 
     @property
     def batch_size(self) -> int:
-        """The number of clips per call of the model."""
+        """The number of clips per call of the asker."""
         return self.asker.batch_size
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls of the model."""
+        """The number of simultaneous calls of the asker."""
         return self.asker.parallel
 
     def prepare(self) -> None:
@@ -400,19 +400,19 @@ class AskDetector:
         clips = [clip for clip in sample.clips if clip.valid.any()]
         if not clips:
             return None
-        # One clip at a time: the sizes may differ, and the model must not depend on the batch size.
+        # One clip per call, because the sizes may differ and the camera model must not depend on the batch size.
         values = np.concatenate([self.asker.ask(clip.frames[None], self.questions) for clip in clips])
         seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip in clips)
         arrays = {"values": values.astype(np.float32)}
         return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return raw scores (B, T, C + 1): the log-odds of the clip, and the seconds to its middle."""
-        answers = self.asker.ask(batch.frames, self.questions)  # (B, C)
+        """Return raw scores (B, T, C + 1): the log-odds, and the seconds to the middle of the clip."""
+        log_odds = self.asker.ask(batch.frames, self.questions)  # (B, C)
         frames = batch.frames.shape[1]
         middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)
-        away = (middle - batch.timestamp).astype(np.float32)[..., None]  # (B, T, 1)
-        return ClipScores(np.concatenate([np.repeat(answers[:, None], frames, axis=1), away], axis=2))
+        to_middle = (middle - batch.timestamp).astype(np.float32)[..., None]  # (B, T, 1)
+        return ClipScores(np.concatenate([np.repeat(log_odds[:, None], frames, axis=1), to_middle], axis=2))
 
     def finish(self, track: RawTrack) -> FrameScores:
         """Return the logits of a video, and the score of each category."""
@@ -433,22 +433,22 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Return how rare log-odds are for a camera. `model` comes from `AskDetector.fit`."""
+    """Return how rare log-odds are for the camera of a model from `AskDetector.fit`."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
 
 
 def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
-    """Return log-odds (S, C) that change linearly in time between the middles of clips.
+    """Return log-odds (S, C) that change linearly with time between the middles of clips.
 
-    Before the first middle and after the last one, they are constant.
+    Before the first middle and after the last middle, they are constant.
 
     Args:
         raw: (S, C + 1) raw scores of the sampled frames, as `AskDetector.score` returns them.
         timestamp: (S,) seconds, increasing.
     """
     middle = timestamp + raw[:, -1]  # (S,)
-    first: BoolArray = np.concatenate([[True], np.diff(middle) > SAME_CLIP_S])
-    columns = [np.interp(timestamp, middle[first], column[first]) for column in raw[:, :-1].T]
+    is_first: BoolArray = np.concatenate([[True], np.diff(middle) > SAME_CLIP_S])  # True for the first frame of each clip
+    columns = [np.interp(timestamp, middle[is_first], column[is_first]) for column in raw[:, :-1].T]
     return np.stack(columns, axis=1).astype(np.float32)

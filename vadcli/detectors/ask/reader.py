@@ -1,13 +1,13 @@
-"""Qwen2-VL reads a clip once and answers any number of questions about it.
+"""Qwen2-VL and Qwen3-VL read a clip once and answer any number of questions about it.
 
-The answer to a question is not a text. It is the difference of two logits, those of "yes" and "no" as the next token. The
-model reads a clip only once. For each question, it reads only the few tokens of the question, which continue the prefix:
+The answer to a question is not a text. It is the logit of "yes" as the next token, minus the logit of "no". The prefix, which
+contains the clip, is read only once. For each question, the model reads only the few tokens that continue the prefix:
 
     system turn, <|vision_start|>, M visual tokens ─┬─ <|vision_end|>, question 1, start of the answer ─ logits of yes and no
                                                     ├─ <|vision_end|>, question 2, start of the answer ─ logits of yes and no
                                                     └─ …
 
-Letters in shapes: B clips, T frames per clip, Q questions, D width of the language model.
+Letters in shapes: B clips, T frames per clip, Q questions, D width of the language model, S tokens of a prefix.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ MOST_TOKENS = 48
 """Longest description, in tokens."""
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 HALF = (0.5, 0.5, 0.5)
-"""Mean and standard deviation of the RGB channels for Qwen3-VL. Pixel values are 0 to 1."""
+"""The mean of the RGB channels for Qwen3-VL, and also their standard deviation. Pixel values are 0 to 1."""
 FRAME_S = CLIP_S / CLIP_FRAMES
+"""Seconds from one frame of a clip to the next frame."""
 
 
 class Reader(nn.Module):
-    """One language model with its tokenizer.
+    """One Qwen2-VL with its tokenizer.
 
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
@@ -46,7 +47,7 @@ class Reader(nn.Module):
         compression: how the visual tokens are compressed before the language model reads them.
 
     Raises:
-        ValueError: "yes" or "no" is not one token of this tokenizer, or its chat template has no place for a video.
+        ValueError: "yes" or "no" is not one token of this tokenizer, or its chat template can't contain a video.
     """
 
     def __init__(self, qwen: Any, tokenizer: Any, *, compression: CompressionOptions) -> None:
@@ -59,28 +60,28 @@ class Reader(nn.Module):
         self.prompt(DESCRIBE)  # raises ValueError now if the chat template is unsuitable
 
     def prompt(self, text: str) -> PromptTokens:
-        """Return the token ids of a question. They are computed only once."""
+        """Return the token ids of a question. They are computed only once per question."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question. `before` is the same for every question.
+        """Compute the token ids of a question. Every question has the same ids before the video.
 
         Raises:
             ValueError: the chat template does not contain the video exactly once.
         """
-        whole = chat_text(self.tokenizer, text)
-        ids = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        conversation = chat_text(self.tokenizer, text)
+        ids = self.tokenizer(conversation, add_special_tokens=False)["input_ids"]
         video = self.tokenizer.convert_tokens_to_ids(VIDEO)
         if ids.count(video) != 1:
-            raise ValueError(f"the chat template must contain the video once, not {ids.count(video)} times: {whole!r}")
-        hole = ids.index(video)
-        after = tuple(ids[hole + 1 :])
-        return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
+            raise ValueError(f"the chat template must contain the video once, not {ids.count(video)} times: {conversation!r}")
+        place = ids.index(video)
+        after = tuple(ids[place + 1 :])
+        return PromptTokens(tuple(ids[:place]), after, len(after) - 1)
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Return the prefixes of clips: the system prompt and the clip, which all questions share.
+        """Return the prefix of each clip: the system prompt and the clip. All questions continue this prefix.
 
         Args:
             frames: (B, T, H, W, 3) uint8, T even.
@@ -88,7 +89,7 @@ class Reader(nn.Module):
         return self.lm.prefixes(self.read(frames), self.prompt(DESCRIBE))
 
     def read(self, frames: Tensor) -> list[VisualTokens]:
-        """Return the visual tokens of clips (B, T, H, W, 3) uint8. T is even."""
+        """Return the visual tokens of clips (B, T, H, W, 3) uint8, T even."""
         dtype = next(self.lm.parameters()).dtype
         patches, grid = qwen_patches(
             frames, min_px=MIN_PX, max_px=MAX_PX, patch_px=self.lm.patch_px, merge=self.lm.merge, dtype=dtype
@@ -99,20 +100,21 @@ class Reader(nn.Module):
         """Return log-odds (B, Q) float32; see `Asker.ask`."""
         texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
         prefixes = self.prefixes(frames)
-        head, rows = self.lm.qwen.lm_head, list(self.answers)  # the logits of other tokens are not computed
+        head, rows = self.lm.qwen.lm_head, list(self.answers)  # only the logits of "yes" and "no" are computed
         weight, bias = head.weight[rows].float(), None if head.bias is None else head.bias[rows].float()
-        found = {}
+        by_text = {}
         for text in texts:
             hidden = self.lm.hidden_after(prefixes, self.prompt(text))  # (B, D)
             yes, no = F.linear(hidden.float(), weight, bias).unbind(1)
-            found[text] = yes - no
-        columns = [
-            found[one.text] - found[one.look_alike].clamp(min=0) if one.look_alike else found[one.text] for one in questions
-        ]
+            by_text[text] = yes - no
+        columns = []
+        for question in questions:
+            look_alike = by_text[question.look_alike].clamp(min=0) if question.look_alike else 0.0
+            columns.append(by_text[question.text] - look_alike)
         return torch.stack(columns, dim=1)
 
     def describe(self, frames: Tensor) -> str:
-        """Return one sentence about one clip (1, T, H, W, 3), made of the most probable tokens."""
+        """Return a sentence about one clip (1, T, H, W, 3). Each token is the most probable token."""
         prompt = self.prompt(DESCRIBE)
         (prefix,) = self.prefixes(frames)
         stop = {self.tokenizer.convert_tokens_to_ids(TURN_END), self.tokenizer.eos_token_id}
@@ -123,13 +125,15 @@ class Reader(nn.Module):
 class Qwen3Reader(Reader):
     """One Qwen3-VL with its tokenizer; see `Reader`.
 
-    Three things differ from Qwen2-VL. Before each pair of frames, a text states its time. The vision tower's output also goes
-    into the first layers of the language model. A patch has 16 px. Here transformers' own forward pass reads the clip, and the
-    questions continue from its cache. Visual tokens cannot be compressed: the first layers of the model expect every token.
+    Three things differ from Qwen2-VL. A text before each pair of frames states the time of the pair. The output of the vision
+    tower also goes into the first layers of the language model. A patch has 16 px.
+
+    transformers' own forward pass reads the prefix, and the questions continue from its cache. Visual tokens cannot be
+    compressed, because the first layers of the model expect every token.
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Return one prefix for all clips (B, T, H, W, 3) uint8; see `Reader.prefixes`."""
+        """Return one batched prefix for all clips (B, T, H, W, 3) uint8; see `Reader.prefixes`."""
         model, dtype = self.lm.qwen.model, next(self.lm.parameters()).dtype
         size = {"min_px": MIN_PX, "max_px": MAX_PX, "patch_px": self.lm.patch_px, "merge": self.lm.merge}
         patches, grid = qwen_patches(frames, **size, mean=HALF, std=HALF, dtype=dtype)
@@ -151,39 +155,48 @@ class Qwen3Reader(Reader):
         return [Prefix(list(range(len(frames))), cache, ids.shape[1], int(positions.max()) + 1)]
 
     def before(self, pairs: int, tokens: int) -> list[int]:
-        """Return the token ids of a prompt up to the end of its video, with `tokens` per pair of frames."""
+        """Return the token ids of a prompt up to the end of the video.
+
+        Args:
+            pairs: the number of pairs of frames.
+            tokens: the number of visual tokens per pair.
+        """
         times_s = ((2 * pair + 0.5) * FRAME_S for pair in range(pairs))  # the middle of each pair
-        shown = "".join(f"<{time_s:.1f} seconds>{VISION_START}{VIDEO * tokens}{VISION_END}" for time_s in times_s)
+        video = "".join(f"<{time_s:.1f} seconds>{VISION_START}{VIDEO * tokens}{VISION_END}" for time_s in times_s)
         text = chat_text(self.tokenizer, DESCRIBE).partition(VISION_START)[0]
-        ids: list[int] = self.tokenizer(text + shown, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text + video, add_special_tokens=False)["input_ids"]
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question, without <|vision_end|>, which is a part of the prefix here."""
-        whole = super().branch(text)
-        return PromptTokens(whole.before, whole.after[1:], whole.seg - 1)
+        """Compute the token ids of a question without <|vision_end|>, which is a part of the prefix here."""
+        prompt = super().branch(text)
+        return PromptTokens(prompt.before, prompt.after[1:], prompt.seg - 1)
 
 
 def answer_tokens(tokenizer: Any) -> tuple[int, int]:
-    """Return the ids of "yes" and "no"; raises ValueError if one of them is not exactly one token."""
-    found = []
+    """Return the token ids of "yes" and "no".
+
+    Raises:
+        ValueError: one of the two words is not exactly one token.
+    """
+    tokens = []
     for word in ANSWERS:
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(f"{word!r} is {len(ids)} tokens in this tokenizer, but an answer must be one token")
-        found.append(int(ids[0]))
-    return found[0], found[1]
+        tokens.append(int(ids[0]))
+    return tokens[0], tokens[1]
 
 
 def chat_text(tokenizer: Any, text: str) -> str:
-    """Return the conversation with one question, up to the start of the answer."""
-    asked = text if text == DESCRIBE else text + ANSWER_SO
-    said = [
+    """Return a conversation with one question about a video, up to the start of the answer."""
+    request = text if text == DESCRIBE else text + ANSWER_SO
+    messages = [
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": asked}]},
+        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": request}]},
     ]
-    whole: str = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-    return whole
+    conversation: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return conversation
 
 
 def first_sentence(text: str) -> str:
