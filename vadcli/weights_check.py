@@ -121,7 +121,9 @@ def check(name: str) -> list[CheckResult]:
         raise WeightsError(f"{name}: a LAVIDA folder has no self-test of its own", hint=hint)
     kind = str(config.get("model_type"))
     if kind not in CHECKS:
-        raise WeightsError(f"{name}: there is no self-test of a {kind!r} model", hint=f"there are tests of {', '.join(CHECKS)}")
+        raise WeightsError(
+            f"{name}: there is no self-test of a {kind!r} model", hint=f"these types have one: {', '.join(CHECKS)}"
+        )
     return CHECKS[kind](folder)
 
 
@@ -165,7 +167,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
     for question in clip_questions():
         asked = [YesNo("", text) for (text,) in question.sentences]
         clips = (np.repeat(picture[None, None], asker.clip_frames, axis=1) for picture in question.pictures)
-        log_odds = np.concatenate([asker.ask(clip, asked) for clip in clips])  # one clip at a time: small memory
+        log_odds = np.concatenate([asker.ask(clip, asked) for clip in clips])  # one clip at a time, to save memory
         results.append(_ranked(question, log_odds, "log-odds"))
     return results
 

@@ -52,7 +52,7 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # if the clock restarts, dts falls
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # restarts show in their dts
 
 _LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
 """Limits for the second attempt to open a file: bytes and microseconds to find the streams, bytes to detect the format.
@@ -368,14 +368,14 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     if not missing or of_this_stream:
         return missing
     with suppress(av.error.FFmpegError, IndexError), open_media(path) as whole:  # the sound may be longer than the video
-        for packet in whole.demux():  # from the start: if the end of a file is missing, often the index for seeking is too
+        for packet in whole.demux():  # from the start: a file without its end often has no index for seeking
             if packet.size and packet.pts is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     return _beyond(declared, end_s, path, demuxer, read)
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
-    """Return how many frames are missing between `end_s` and the declared end; 0 if declared lengths are often so wrong."""
+    """Return how many frames are missing before the declared end; 0 if declared lengths often differ that much."""
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:

@@ -385,7 +385,7 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
 
 
 _LUMA = np.array([19595, 38470, 7471], np.float32)
-_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")  # a message begins with a time and a line of decord's source
+_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")  # a message begins with a time and a place in decord's code
 
 
 def luma(rgb: ByteArray) -> ByteArray:

@@ -3,9 +3,9 @@
 To decode, ffmpeg runs as a child process. It decodes and rotates all frames, and scales and pipes only the selected frames.
 
 How the times and the damage of all frames are known: because of `-debug_ts`, ffmpeg writes a line to stderr for each decoded
-frame, before the select filter runs. If ffmpeg has concealed damage in a frame, the line before reports a corrupt frame. While
-ffmpeg decodes, it also writes the description of its output in pieces, from another thread. So a line may begin with half of
-another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the frames with the probe's frames.
+frame, before the select filter runs. If ffmpeg has concealed damage in a frame, the previous line reports a corrupt frame.
+While ffmpeg decodes, it also writes the description of its output in pieces, from another thread. So a line may begin with half
+of another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the frames with the probe's frames.
 
 Why one thread after damage: with several threads, ffmpeg's damage flags are not exact. The flag of a frame may be copied before
 the thread that finds the damage has set it, and ffmpeg 5.1 flags undamaged frames if frames consist of two fields. But an error
@@ -419,7 +419,7 @@ def add_sound(
         DecoderHung: ffmpeg took too long.
     """
     zero_s = float(info.pts[0] * info.time_base) + start_s
-    may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, a time can be in several parts
+    may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, several parts may have this time
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if may_seek else []
     # A copy contains sound from before the first frame. An edit list hides this sound, but some players ignore edit lists.
     may_copy = sound.codec == "aac" and not sound.shifts_s and zero_s - sound.earliest_s < _HIDDEN_AT_MOST_S

@@ -68,7 +68,7 @@ def _vp9(packet: Any) -> Shows:
     count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
     index = len(data) - 2 - count * width
     sizes = [len(data)]
-    if marker >> 5 == 0b110 and index >= 0 and data[index] == marker:  # a superframe: several frames, then their sizes
+    if marker >> 5 == 0b110 and index >= 0 and data[index] == marker:  # a superframe has several frames, then their sizes
         sizes = [int.from_bytes(data[at : at + width], "little") for at in range(index + 1, len(data) - 1, width)]
     start = 0
     for size in sizes:
@@ -78,9 +78,9 @@ def _vp9(packet: Any) -> Shows:
             continue
         first = frame[0]
         if first >> 6 != 0b10:
-            return Shows.FRAME  # not a VP9 frame: it counts as shown, and the decoder reports the damage
-        show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; profile 3 has a reserved bit before it
-        if first >> show_existing & 1 or first >> (show_existing - 2) & 1:  # frame_type is between these bits
+            return Shows.FRAME  # not a VP9 frame: it counts as a frame, and the decoder reports the damage
+        show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; in profile 3, a reserved bit comes before it
+        if first >> show_existing & 1 or first >> (show_existing - 2) & 1:  # this bit or show_frame; frame_type is between them
             return Shows.FRAME
     return Shows.NOTHING
 
@@ -320,7 +320,7 @@ class _Mpeg4:
         coded = 0
         at = data.find(b"\0\0\1\xb6")
         if at < 0:
-            return Shows.FRAME  # no MPEG-4 picture: it counts as shown, and the decoder reports the damage
+            return Shows.FRAME  # no MPEG-4 picture: the packet counts as a frame, and the decoder reports the damage
         while at >= 0:
             bits = _Bits(data[at + 4 : at + _HEADER_BYTES])
             bits.u(2)  # vop_coding_type

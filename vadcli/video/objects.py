@@ -44,7 +44,7 @@ _PASSWORD = re.compile(r"[a-z0-9]+://[^/]*:[^/]*@")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _TIMES = ("LastModified", "updated", "mtime", "last_modified")
 _not_md5: set[str] = set()
-"""Buckets whose ETags look like an MD5 but are not one, for example because the store encrypts the objects."""
+"""Buckets whose ETags look like an MD5 but are not the MD5 of the content, for example because objects are encrypted."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StoredObject:
     Attributes:
         path: the URL as a path; see `vadcli.types.text`.
         size: number of bytes.
-        mtime_ns: time of the last change in nanoseconds. It is cut to whole seconds, because some stores list only seconds.
+        mtime_ns: time of the last change in nanoseconds, rounded down to whole seconds, because some stores list only seconds.
         content: a hash of size and ETag. If the store has no ETags, a hash of size and time.
         md5: the MD5 of the content, as hexadecimal digits; "" if it is not known.
     """

@@ -42,10 +42,10 @@ CLOCK_JUMP_S = 0.25
 LONGEST_GAP_S = 86_400.0
 """If a time goes forward by more than this, there was no gap in the recording: somebody set the camera's clock."""
 MOST_ODD = 8
-"""If more than this many frames in a row have odd times, the clock has changed."""
+"""If more than this many successive frames have odd times, the clock has changed."""
 _DEEPEST_REORDER = 16  # packets; every codec shows a frame at most this many packets after the packet of the frame
 _UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not state that frames are reordered
-_FAR_STEPS = 32  # two times are far apart if they differ by more than this many usual steps
+_FAR_STEPS = 32  # two times are far apart if they differ by more than this many median steps
 _MOST_REPEATS = 2  # if more frames before a keyframe have the keyframe's time or a later time, the clock restarted there
 _LONG_STEP = 4  # frames; after a longer step, the times of the next frames are compared too
 _FINER = 1000  # new ticks per tick if times repeat
@@ -181,7 +181,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: media.OtherStream
                 packets.packed = packets.packed or shows is Shows.FRAME_AND_NEXT
             elif shows is Shows.MORE:
                 packets.prolong(packet)
-    except av.error.FFmpegError as error:  # packets read before the damage are still used
+    except av.error.FFmpegError as error:  # the packets before the damage are still used
         if not packets.pts:
             raise ProbeError(f"{name}: no packet of the video stream can be read: {error.strerror}") from error
         packets.note_damage(str(error.strerror))
@@ -554,7 +554,7 @@ def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, par
 
 
 def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row from `i` on whose time can come after the time `last`; `i` if this holds for no near row."""
+    """Return the first row from `i` on whose time fits after the time `last`; `i` if no row near `i` fits."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i

@@ -147,7 +147,7 @@ class _Outcome(enum.Enum):
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
     UNSAFE = enum.auto()  # a needed frame is damaged or missing, so all frames must be decoded from this frame on
-    UNSELECTED = enum.auto()  # ffmpeg did not select the frame of a sampled row, so its count differs from the rows
+    UNSELECTED = enum.auto()  # ffmpeg did not select a sampled row, so it does not count frames as the rows do
 
 
 class FrameReader:

@@ -30,7 +30,7 @@ from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, VideoInfo
 _SKIPPED_SHARE = 0.25
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-_SAFE_ROUNDING = 0.4  # in rows; at a distance near 0.5, two machines could round to different rows
+_SAFE_ROUNDING = 0.4  # in rows; if a time is about half a row off, two machines could round it to different rows
 _WIDEST = 2  # references may be at most this many sampling intervals apart
 
 
@@ -146,7 +146,7 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
     after = np.clip(np.searchsorted(kept, places), 1, len(kept) - 1) if len(kept) > 1 else np.zeros(len(places), np.int64)
     before = np.maximum(after - 1, 0)
     nearest = np.where(kept[after] - places < places - kept[before], kept[after], kept[before])
-    once = nearest[np.diff(nearest, prepend=-1) > 0]  # `nearest` is in order
+    once = nearest[np.diff(nearest, prepend=-1) > 0]  # `nearest` is sorted, so equal rows are neighbours
     return _thinned(once, -(-interval // 2))
 
 
@@ -244,7 +244,7 @@ class Count:
         return f"gte(n,{self.first})*not(mod(n,{self.interval}))"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """Whether ffmpeg selects the frame; see `TimeGrid.takes`."""
+        """Return True if ffmpeg selects the frame; see `TimeGrid.takes`."""
         return shown >= self.first and shown % self.interval == 0
 
 
@@ -270,7 +270,7 @@ class CountSince:
         return f"if(gte(pts,{self.first_pts}),st(0,ld(0)+1)*0+not(mod({row},{self.interval})),0)"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """Whether ffmpeg selects the frame; see `TimeGrid.takes`."""
+        """Return True if ffmpeg selects the frame; see `TimeGrid.takes`."""
         if pts is None or pts < self.first_pts:
             return False
         self._counted += 1
@@ -321,7 +321,7 @@ class Rows:
     """Consecutive rows of a video.
 
     Attributes:
-        first: index of the first row, or of the next row if there are none.
+        first: index of the first row; if the object has no rows, the index of the next row.
         pts: (R,) int64 in the stream's time base.
         decode_ok: (R,) bool, False if the frame is lost or the decoder concealed damage in it.
     """
@@ -402,7 +402,7 @@ class ClipAssembler:
 
     @property
     def has_picture(self) -> bool:
-        """Whether any of the last T samples was decoded."""
+        """True if any of the last T samples was decoded."""
         return not self._lost.all()
 
     def add(self, pts: int, ok: bool, picture: ByteArray | None) -> bool:

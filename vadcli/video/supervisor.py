@@ -308,8 +308,8 @@ class Ring:
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
-    The function can be a `preexec_fn`, because it takes no lock and imports nothing. It does nothing on other systems than
-    Linux: there, a child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start
+    The function can be a `preexec_fn`, because it takes no lock and imports nothing. On other systems than Linux it does
+    nothing, and a child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start
     children from a thread that lives as long as the children are needed.
 
     Args:
@@ -576,7 +576,7 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # The time is limited because this process or the whole machine may have been suspended, which is no stall.
+            # Limit the time: while this process or the whole machine is suspended, a decoder cannot make progress.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
                 trees = process_trees([process.process for process in self._processes])

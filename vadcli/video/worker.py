@@ -201,7 +201,7 @@ class _Worker:
             needed = (keys if only_keys else info.reference) if can_skip(info) and not self._damaged else None
             wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
         elif stop is not None and can_skip(info):
-            # The rows of a part are not reported, so damage of its other frames does not matter.
+            # The rows of a part are not reported. So it does not matter if a frame that is left out is damaged.
             rows = np.arange(start, min(stop, info.frames), plan.interval, dtype=np.int64)
             needed, only_keys = needed_for(info, rows)
             if needed is not None:

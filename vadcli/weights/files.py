@@ -37,7 +37,7 @@ class FileSum:
 
     Attributes:
         sha256: SHA-256 of the file, as 64 lower-case hex digits.
-        bytes: the length of the file.
+        bytes: the length of the file in bytes.
     """
 
     sha256: str
@@ -235,7 +235,10 @@ def refuse_pickles(folder: Path) -> None:
     """
     for name in file_names(folder):
         if name.lower().endswith(PICKLE_SUFFIXES):
-            raise WeightsError(f"{folder / name}: may be a pickle, which runs code when loaded", hint="remove or convert it")
+            raise WeightsError(
+                f"{folder / name}: may be a pickle, which runs code when loaded",
+                hint="remove the file, or convert it to safetensors",
+            )
         if name.endswith(".safetensors"):
             read_header(folder / name)
 
@@ -279,7 +282,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except RecursionError as error:
-        raise ValueError(f"{path}: nested too deeply") from error
+        raise ValueError(f"{path}: the JSON is nested too deeply") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path}: not a JSON object")
     return document

@@ -101,7 +101,7 @@ def verify_pulled(name: str) -> Verified:
     folder = cached_snapshot(item, lock.commit) if lock else None
     if lock is None or folder is None:
         raise WeightsError(
-            f"{name}: vadcli has not fetched it, or its files are gone", hint=f"run `vadcli weights pull {name}`"
+            f"{name}: vadcli has not fetched these weights, or their files are gone", hint=f"run `vadcli weights pull {name}`"
         )
     return compare(folder, lock.files, extras_matter=False)
 
@@ -119,7 +119,7 @@ def read_lock(item: Entry) -> Lock | None:
         document = read_json(path)
         lock = Lock(str(document["repo_id"]), str(document["commit"]), parse_sums(document["files"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a lock file of fetched weights", hint="delete it and pull again") from error
+        raise WeightsError(f"{path}: not a lock file of fetched weights", hint="delete this file and pull again") from error
     return lock if lock.repo_id == item.repo_id else None
 
 
@@ -295,10 +295,10 @@ def _one_line(item: Entry) -> Iterator[None]:
         raise WeightsError(f"{where}: the hub has no such repository", hint=hint) from error
     except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
         raise WeightsError(
-            f"{where}: the hub no longer has the pinned revision", hint="use --update to get the newest"
+            f"{where}: the hub no longer has the pinned revision", hint="use --update to get the newest revision"
         ) from error
     except errors.HfHubHTTPError as error:
-        raise VadcliError(f"{where}: the hub answered {error.response.status_code}", hint=later) from error
+        raise VadcliError(f"{where}: the hub answered with status {error.response.status_code}", hint=later) from error
     except Exception as error:
         text = " ".join(str(error).split())
         if any(words in text for words in DISK_FULL) or getattr(error, "errno", None) in (28, 122):
@@ -322,7 +322,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:  # the caller has found that the files differ from the lock file
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
-        raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
+        raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset HF_HUB_OFFLINE and pull again")
     say(f"{item.name}: HF_HUB_OFFLINE is set: files are taken from the cache without a check, because no lock file exists")
     files = {file: file_sum(folder / file) for file in _wanted(path.name for path in folder.iterdir())}
     return _pulled(item, folder, Lock(item.repo_id, folder.name, files), fetched=False)
@@ -465,7 +465,9 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     try:
         lock = read_lock(item)
     except WeightsError as error:
-        raise WeightsError(error.message, hint=f"delete it, run `vadcli weights pull {item.name}`, then repeat") from error
+        raise WeightsError(
+            error.message, hint=f"delete the lock file, run `vadcli weights pull {item.name}`, then repeat"
+        ) from error
     if lock is None:
         hint = f"if another program fetched {item.repo_id}, `hf cache rm model/{item.repo_id}` removes it"
         raise WeightsError(f"{name}: not fetched by vadcli, so there is nothing to remove", hint=hint)
