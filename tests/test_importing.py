@@ -337,7 +337,7 @@ def spoiled(source: Path, folder: Path, what: str) -> Path:
         ("pickle", "a pickle called"),
         ("cut", "cut short"),
         ("bin", "contains no .safetensors file"),
-        ("type", "says 'bert', not qwen2_vl"),
+        ("type", "has the model_type 'bert', not qwen2_vl"),
         ("width", "its width is 3584, but lavida-tiny needs 128"),
         ("config", "not a model folder"),
     ],
