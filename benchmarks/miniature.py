@@ -28,7 +28,7 @@ from _exam import GROUPS, Group, examine, title
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.train.step import ExposureStep, FeatureMemory
-from vadcli.train.trainer import behind
+from vadcli.train.trainer import starting_from
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
 from tools.tiny_world import SyntheticWorld, WorldOptions
@@ -147,7 +147,7 @@ def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
 
 def recipe_of(start: Path, cell: Cell, seed: int) -> TinyRecipe:
     """Return a short version of the recipe's first exposure stage, with the changes of a cell."""
-    recipe = behind(next(stage for stage in read_tiny_recipes(RECIPE) if stage.task == "exposure"), start)
+    recipe = starting_from(next(stage for stage in read_tiny_recipes(RECIPE) if stage.task == "exposure"), start)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in cell.changes.items():
         table, _, name = key.partition(".")

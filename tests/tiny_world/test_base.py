@@ -288,7 +288,7 @@ def test_one_world_can_be_in_the_mixture_twice_with_lists_of_their_own(start: Pa
     assert any(min(one) > 2 for one in lengths)
     assert not any(2 in one and len(one) > 1 for one in lengths)
     held_recipe = replace(recipe, validation=replace(recipe.validation, clips=8))
-    held = ValidationSet(tiny.sampler(held_recipe, tiny.held_data(held_recipe), 8), count=8)
+    held = ValidationSet(tiny.sampler(held_recipe, tiny.validation_data(held_recipe), 8), count=8)
     assert {len(name.split()) > 2 for sample in held for name in sample.categories} == {False, True}
     with pytest.raises(UsageError, match="patterns"):
         stages(start, data=[{"name": "synthetic", "called": "looks"}])

@@ -26,7 +26,7 @@ from vadcli.train.datasets import (
     ClipRule,
     DiskData,
     Reduction,
-    decoded,
+    decode_mask,
     open_data,
     read_frame,
     read_labels,
@@ -231,7 +231,7 @@ def test_a_reduced_map_takes_the_middle_of_each_pixels_share() -> None:
 def test_run_length_codes_are_read_as_pycocotools_writes_them(mask: np.ndarray) -> None:
     code = coco.encode(np.asfortranarray(mask, np.uint8))
     text = {"size": list(mask.shape), "counts": code["counts"].decode()}
-    assert (decoded(Path("masks.json"), "one", text, mask.shape) == mask).all()
+    assert (decode_mask(Path("masks.json"), "one", text, mask.shape) == mask).all()
 
 
 @given(length=st.integers(1, 200), frames=st.integers(1, 12), every=st.integers(1, 5))

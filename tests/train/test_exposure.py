@@ -261,7 +261,7 @@ def test_data_whose_objects_are_not_what_the_names_said_is_refused() -> None:
     data = letters(5)
     sampler = AnomalyExposureSampler(data, ExposureOptions(), 1)
     data.names = lambda index: ("another",)  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="words/2 has other objects"):
+    with pytest.raises(ValueError, match="objects of words/2"):
         sampler.sample(2, 0)
 
 

@@ -168,7 +168,7 @@ def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, 
     folder = trainer.run()
     model = checkpoint.load(folder)  # no leave to be untrained
     assert model.config.trained
-    assert model.config.sources["training"][-1]["recipe"] == recipe.told()
+    assert model.config.sources["training"][-1]["recipe"] == recipe.without_paths()
     assert model.config.sources["training"][-1]["data"] == trainer.work.fingerprint
     assert model.config.compression.ratio == 0.5
     names = ("red star", "something falling")
@@ -208,17 +208,17 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
 
 def test_validation_shows_what_training_never_does(start: Path, tmp_path: Path) -> None:
     trainer = tiny_trainer(recipe_of(start, every=3), tmp_path, device="cpu")
-    assert trainer.work.held is not None
-    assert len(trainer.work.held) == 4
-    assert all("/validation/" in trainer.work.held[place].key for place in range(4))
+    assert trainer.work.validation_set is not None
+    assert len(trainer.work.validation_set) == 4
+    assert all("/validation/" in trainer.work.validation_set[place].key for place in range(4))
     assert all("/train/" in trainer.work.samples.mixture.sample(draw).key for draw in trainer.work.samples.mixture.plan(0))
     state = torch.get_rng_state()
-    found = validate(trainer.work.module, trainer.work.held, batch=3)
+    found = validate(trainer.work.module, trainer.work.validation_set, batch=3)
     assert torch.equal(torch.get_rng_state(), state), "validation must not move training's random numbers on"
     assert found.frames == 4 * 8
     assert found.frame_auc is not None
     assert 0 <= found.frame_auc <= 1
-    assert found == validate(trainer.work.module, trainer.work.held, batch=2)
+    assert found == validate(trainer.work.module, trainer.work.validation_set, batch=2)
 
 
 def test_another_recipe_does_not_go_on_with_a_training(start: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class TinyTraining(PaperTraining):
         world = world_of(cast(TinyRecipe, recipe), item, frames=frames)
         return SpokenWorld(world, item.patterns, name=item.called or world.name) if item.patterns else world
 
-    def held_data(self, recipe: Recipe) -> DataChoice:
+    def validation_data(self, recipe: Recipe) -> DataChoice:
         """Return the data set to validate on, with the same kinds of names as in training."""
         chosen = recipe.validation
         trained = [item for item in cast(TinyRecipe, recipe).data if item.name == chosen.name]

@@ -1,7 +1,14 @@
-"""The recipe of a training: the model, the data, the options and the length, from a TOML file.
+"""Training of LAVIDA (paper 3.3 and 3.9). This file has the recipe of a training, which is read from a TOML file.
 
-A file describes one stage or several. Unknown keys and values of a wrong type are errors. This module
-does not load torch.
+    datasets   opens segmentation data sets
+    samples    makes pseudo-anomalies from their clips, and mixes the data sets
+    step       computes the losses of a batch
+    state      chooses the trained parts; stores checkpoints
+    training   the starting model, the samples and the validation of a training; writes its result
+    trainer    the training loop, its log, and the plan of a training
+
+A recipe names the model, the data, the options and the length. A file has one stage or several. Unknown keys and values of a
+wrong type are errors. Importing this package does not load torch.
 """
 
 from __future__ import annotations
@@ -29,12 +36,13 @@ class ModelChoice:
     Attributes:
         preset: name of a preset; training starts from random weights with its sizes.
         folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
-        train: names of the parts to train, as in `vadcli.train.state`; by default those of the paper.
+        train: names of the parts to train: keys of `vadcli.train.state.PARTS`, and `lora` for adapters. By
+            default the parts that the paper trains.
         freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as in the paper. 1 trains its single mask, which is
-            for a decoder with random weights.
+        masks: 3 trains the decoder's three masks, as in the paper. 1 trains only its single mask; use this for a
+            decoder with random weights.
         compression: compression ratio of the training, which the model stores. The authors use 0.5.
-        method: compression method: the paper's or one of its baselines; see `CompressionOptions`.
+        method: compression method: the paper's, or another one to compare with; see `CompressionOptions`.
         projector: kind of a new projector with random weights; empty keeps the starting model's kind.
         queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
         train_px: smallest and largest frame area for Qwen2-VL, in pixels; empty keeps those of the
@@ -99,7 +107,7 @@ class ExposureOptions:
         min_irrelevant: smallest number of irrelevant names in the list of an anomaly.
         hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
             the clip's names), if such names exist.
-        held_out: names that are never listed. `exposure.same_name` compares them.
+        held_out: names that are never listed. Spelling variants count as the same name; see `samples.same_name`.
         without_seg: share of the samples that are trained without `<SEG>`; see `step.ExposureStep`.
     """
 
@@ -119,7 +127,7 @@ class ExposureOptions:
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """How long a training is, and how the optimiser works.
+    """The length of a training, and the settings of the optimiser.
 
     Attributes:
         epochs: number of epochs.
@@ -167,7 +175,7 @@ class LossWeights:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: weight of `losses.names_loss`, for models with name pooling; not in the paper.
+        names: weight of `step.names_loss`, for models with name pooling; not in the paper.
     """
 
     focal: float = 20.0
@@ -180,11 +188,11 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """The choice of the best weights, by the frame AUC on a split that is not for training or tests.
+    """How the best weights are chosen: by the frame AUC on a split that is for neither training nor tests.
 
     Attributes:
         name, root, split: a data set, as in `DataChoice`.
-        clips: number of samples; every validation uses the same ones.
+        clips: number of samples; every validation uses the same samples.
         every: steps between validations; 0 never validates and keeps the last weights.
         patience: number of validations without improvement after which training ends; 0 for no such limit.
         batch: samples per batch.
@@ -260,19 +268,19 @@ class Recipe:
     def __post_init__(self) -> None:
         check(self.seed >= 0, f"seed is {self.seed}; it must not be negative")
         check(bool(self.data), "the recipe has no [[data]] to train on")
-        seen = self.validation
+        chosen = self.validation
         for item in self.data:
-            same = item.name == seen.name and item.split.removesuffix("ing") == seen.split.removesuffix("ing")
-            check(not (seen.every and same), f"{item.name} is validated on the split that it is trained on")
+            same = item.name == chosen.name and item.split.removesuffix("ing") == chosen.split.removesuffix("ing")
+            check(not (chosen.every and same), f"{item.name} is validated on the split that it is trained on")
             check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole recipe as JSON, as it is stored next to the checkpoints."""
+        """Return the whole recipe as a JSON document, from which `parse_recipe` makes it again."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
-    def told(self) -> dict[str, Any]:
-        """Return the recipe without paths, as it is stored in the trained model."""
+    def without_paths(self) -> dict[str, Any]:
+        """Return the recipe as a JSON document without paths, for the config of the trained model."""
         document = self.to_json()
         for item in (*document["data"], document["validation"]):
             del item["root"]
@@ -281,14 +289,14 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """Return a hexadecimal hash of all values that affect the result; paths do not."""
-        document = self.told()
+        document = self.without_paths()
         del document["running"]["keep"], document["running"]["workers"]
         return digest(document)
 
 
-def check(holds: bool, message: str) -> None:
-    """Raise UsageError with the message if `holds` is False."""
-    if not holds:
+def check(ok: bool, message: str) -> None:
+    """Raise UsageError with the message if `ok` is False."""
+    if not ok:
         raise UsageError(message)
 
 
@@ -313,7 +321,7 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """Return one recipe per [[stage]], whose values replace the values of the document.
+    """Return one recipe per [[stage]]. The values of a stage replace the values of the whole document.
 
     Only the first stage starts from its preset or folder. Each other stage starts from the result of
     the stage before it.
@@ -324,20 +332,20 @@ def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
     common = {key: value for key, value in document.items() if key != "stage"}
     stages = document.get("stage", [{}])
     check(isinstance(stages, list) and bool(stages), "stage must be tables, written as [[stage]]")
-    return tuple(parse_recipe(_over(common, stage), kind) for stage in stages)
+    return tuple(parse_recipe(_merged(common, stage), kind) for stage in stages)
 
 
-def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of both tables, and merge inner tables too. Values of `over` replace those of `under`."""
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _over(merged[key], value) if both else value
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table `base` with the values of `changes`; inner tables are merged in the same way."""
+    merged = dict(base)
+    for key, value in changes.items():
+        tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if tables else value
     return merged
 
 
 def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
-    """Return the recipe in the tables of a document.
+    """Return the recipe of a document whose tables and keys are the fields of `kind`.
 
     Raises:
         UsageError: a key or value is not valid.

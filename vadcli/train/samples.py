@@ -144,14 +144,14 @@ def _check_frames(key: str, frames: ByteArray) -> None:
 
 
 HardNegatives = Callable[[str], Sequence[str]]
-"""Maps a name to similar names in a fixed order. They may include other names of the same clip."""
+"""Maps a name to similar names in a fixed order. The similar names may include names of the same clip."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
-"""The paper's N, the longest list, for data sets with few categories."""
+"""N, the length of the longest list, for data sets with few categories, as in the paper."""
 MAX_CATEGORIES = 30
-"""The paper's N for all other data sets."""
+"""N for all other data sets, as in the paper."""
 
-_TRIES = 20
+_TRIES = 20  # random draws per wanted name; if they are not enough, the remaining names are listed and drawn from
 _COMMON_WORDS = frozenset(
     {"and", "are", "at", "for", "from", "has", "in", "is", "it", "its", "of", "on", "that", "the", "to", "with"}
 )
@@ -212,7 +212,7 @@ class AnomalyExposureSampler:
                 hint="raise max_categories of the data set, or lower min_irrelevant of [exposure]",
             )
         self._held_out = frozenset(map(same_name, options.held_out))
-        # The dictionaries have the keys `same_name(name)`, and keep the first spelling of each name.
+        # The keys of the dictionaries are `same_name(name)`; the values have the first spelling of each name.
         self._names: list[dict[str, str]] = []  # the allowed names of each clip
         self._vocabulary: dict[str, tuple[str, float]] = {}  # spelling and weight
         for index in range(len(data)):
@@ -280,7 +280,7 @@ class AnomalyExposureSampler:
         listing = self.listing(index, epoch)
         clip = self.data[index]
         if clip.names != tuple(dict.fromkeys(self.data.names(index))):
-            raise ValueError(f"{self.data.name}: {clip.key} has other objects than names() says")
+            raise ValueError(f"{self.data.name}: names({index}) differs from the names of the objects of {clip.key}")
         shown = set(map(same_name, listing.true))
         masks = np.zeros(clip.frames.shape[:3], np.bool_)
         for item in clip.objects:
@@ -301,22 +301,22 @@ class AnomalyExposureSampler:
         taken, chosen = set(own), list[str]()
         hard = int(rng.binomial(count, self.options.hard_share))
         if hard and self._hard is not None:
-            alike = _Joined([self._hard(mine) for mine in own.values()])
-            for place in rng.choice(len(alike), size=min(len(alike), _TRIES * hard), replace=False) if len(alike) else ():
-                name = alike[int(place)]
+            similar = _Joined([self._hard(name) for name in own.values()])
+            for place in rng.choice(len(similar), size=min(len(similar), _TRIES * hard), replace=False) if len(similar) else ():
+                name = similar[int(place)]
                 key = same_name(name)
                 if key not in taken and key not in self._held_out and len(chosen) < hard:
                     taken.add(key)
                     chosen.append(name)
-        for other in rng.integers(len(self._pools), size=_TRIES * count):
+        for clip in rng.integers(len(self._pools), size=_TRIES * count):
             if len(chosen) == count:
                 return chosen
-            pool = self._pools[int(other)]
+            pool = self._pools[int(clip)]
             key, name = pool[int(rng.integers(len(pool)))]
             if key not in taken:
                 taken.add(key)
                 chosen.append(name)
-        # Draw the names that are still missing. Frequent names are more probable, as in the tries above.
+        # Draw the names that are still missing from all remaining names. Frequent names are more probable, as above.
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         missing = min(count - len(chosen), len(left))
         if not missing:
@@ -329,7 +329,7 @@ class AnomalyExposureSampler:
 def shared_words(names: Iterable[str]) -> HardNegatives:
     """Return a function from a name to its hard negatives: all `names` that share a word with it.
 
-    A name is among its own hard negatives. Articles and other common words do not count.
+    A name is one of its own hard negatives. Articles and other common words do not count.
     """
     by_word: dict[str, list[str]] = {}
     for name in names:
@@ -354,7 +354,7 @@ class _Joined(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            return [self[number] for number in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(place)
         part = bisect_right(self._ends, place)
@@ -396,7 +396,7 @@ class Mixture:
         seed: seed of the order, 0 or more.
 
     Raises:
-        ValueError: a weight is not positive, or too small for a single sample per epoch.
+        ValueError: a weight is not positive, or is too small for a single sample per epoch.
     """
 
     def __init__(self, parts: Sequence[tuple[AnomalyExposureSampler, float]], draws: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Chooses and freezes the parts of LAVIDA for a training, and stores the training's checkpoints.
+"""Chooses the parts of LAVIDA that are trained, freezes all other parts, and stores the training's checkpoints.
 
     OUT/checkpoints/step-00000100/
       lavida.safetensors, lora/   trained weights, as in a LAVIDA folder
@@ -7,7 +7,7 @@
       state.json                  progress of the training; fingerprints of its recipe and data
 
 A training that continues from a checkpoint gives the same result as a training without interruption.
-A checkpoint gets its name when it is complete. No file is a pickle.
+A checkpoint has a temporary name until it is complete. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
 REST = "rest"
-"""The name for all other parameters: SAM2's video memory, and the unused ones of its prompt encoder."""
+"""The name for all other parameters: SAM2's video memory, and the parameters of its prompt encoder that LAVIDA does not use."""
 
 
 def part_of(name: str) -> str:
@@ -73,8 +73,8 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
     Args:
         model: changed in place; weights of new adapters are drawn from torch's current generator.
         trained: names of the parts to train.
-        masks: 3 trains the decoder's three masks, as in the paper. Then its single mask must be trained
-            already. 1 trains the single mask, and makes the decoder always use it.
+        masks: 3 trains the decoder's three masks, as in the paper. In this case, the decoder's single mask must
+            be trained already. 1 trains the single mask, and makes the decoder always use the single mask.
         freeze: dotted names of modules that stay frozen although their part is trained.
 
     Raises:
@@ -113,7 +113,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and the other parameters for scoring to `dtype`."""
+    """Convert trained parameters to fp32, and frozen parameters to `dtype`, except those of the part `REST`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
@@ -157,7 +157,7 @@ class TrainerState:
 
 
 def save_trained(model: Lavida, folder: Path) -> None:
-    """Write `lavida.safetensors` with the trained weights, and lora/ if there are adapters.
+    """Write `lavida.safetensors` with the trained weights, and lora/ if the model has adapters.
 
     `OWN_PARTS` are written even if they are not trained, because a LAVIDA folder needs them.
     """
@@ -180,7 +180,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Load a folder that `save_trained` wrote into a model that is prepared for the same training.
+    """Load the weights that `save_trained` wrote into a model that is prepared for the same training.
 
     Raises:
         DocumentError: the files are damaged or belong to another training.
@@ -188,20 +188,20 @@ def load_trained(model: Lavida, folder: Path) -> None:
     own, adapters = _trained(model)
     for path, tensors in ((folder / weights.OWN_NAME, own), (folder / ADAPTERS / ADAPTER_FILE, adapters)):
         if tensors:
-            found = _load(path)
-            strange = sorted(set(found) ^ set(tensors)) or [
-                name for name in tensors if tensors[name].shape != found[name].shape
+            stored = _load(path)
+            strange = sorted(set(stored) ^ set(tensors)) or [
+                name for name in tensors if tensors[name].shape != stored[name].shape
             ]
             if strange:
                 raise DocumentError(f"{path}: {strange[0]!r} does not fit the model", hint="was it made with another recipe?")
             for name, value in tensors.items():
-                value.copy_(found[name])
+                value.copy_(stored[name])
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` to fill a folder, which gets its name when it is complete and on disk.
+    """Call `write` to fill a new folder. The folder has a temporary name until all its files are on disk.
 
-    An existing folder with this name is replaced.
+    An existing folder with the same name is replaced.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -249,8 +249,8 @@ class Checkpoints:
             model: its trained parameters are written.
             optimizer: a torch AdamW over `trained_parameters` in their order.
             progress: progress of the training.
-            random: (processes, N) uint8 from `random_state`.
-            scaler: state of the fp16 loss scaler; empty if there is none.
+            random: (processes, N) uint8 from `random_state`, one row per process.
+            scaler: state of the fp16 loss scaler; empty in other precisions.
         """
 
         def write(folder: Path) -> None:
@@ -278,10 +278,10 @@ class Checkpoints:
         Raises:
             DocumentError: the checkpoint is damaged, or belongs to another recipe or other data.
         """
-        found = self.all()
-        if not found:
+        paths = self.all()
+        if not paths:
             return None
-        path = found[-1]
+        path = paths[-1]
         try:
             document = json.loads((path / STATE).read_text(encoding="utf-8"))
             progress = TrainerState(**document["progress"])
@@ -323,7 +323,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors to store: those of the model by parameter name, and those of the adapters by peft's name."""
+    """Return the tensors to store: the model's tensors by parameter name, and the adapters' tensors by peft's names."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
@@ -342,7 +342,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DocumentError(f"{path}: cannot be read: {error}", hint="remove this checkpoint") from error
-    return found
+    return tensors

@@ -1,4 +1,4 @@
-"""One training step of LAVIDA: computes losses from exposure samples (paper 3.3 and 3.9).
+"""One training step of LAVIDA: the losses of a batch of exposure samples (paper 3.3 and 3.9).
 
     frames                         → vision encoders → visual tokens and F, F_s0, F_s1
     visual tokens, category names  → language model  → answer logits (LM loss) and h_seg
@@ -9,6 +9,15 @@ F, F_s0 and F_s1 are SAM2's image features at three resolutions, and h_seg is th
 output at `<SEG>`. Every sample has its own prompt and list of categories. The mask gate is only for
 inference, so it is not used here. `FeatureMemory` keeps the features of a frozen image encoder
 between epochs.
+
+The parts of the loss are pure functions. The mask, IoU and score terms follow SAM2's training loss. Letters in shapes: B clips,
+N frames, M masks per frame, P frames that show an object, (h, w) the output size of the mask decoder. Two rules are true for
+every part of the loss:
+
+- It is computed in float32, or in float64 if its inputs are float64, also under autocast.
+- The loss of a batch is the mean over its frames, or over its clips for the language model. A frame without an object adds 0 to
+  the mask terms, but the mean counts the frame. So the weight of a frame does not depend on the other frames of the batch, and
+  the loss of a batch is the mean of the losses of its micro-batches if they have equal sizes.
 """
 
 from __future__ import annotations
@@ -41,11 +50,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a batch as scalars. The parts are without their weights.
+    """The losses of a batch as scalars. The parts are not yet multiplied by their weights.
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: the result of `names_loss`, which is not in the paper; 0 if it is not used.
+        names: the result of `names_loss`, which is not in the paper; 0 if `names_loss` is not used.
         total: sum of the parts weighted by `LossWeights`; training minimises the total.
     """
 
@@ -81,7 +90,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
         logits: (…, h, w).
         targets: (…, h, w) 0 to 1 or bool.
         alpha: weight of a positive pixel; a negative pixel has the weight 1 − alpha.
-        gamma: the higher it is, the less weight have pixels that are already right.
+        gamma: the higher `gamma` is, the less weight have pixels that are already right.
 
     Returns:
         (…,), one value per mask.
@@ -116,9 +125,9 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (…,) float32, 0 if both are empty.
     """
-    predicted, there = logits.detach() > 0, targets > 0
-    common = (predicted & there).sum(dim=(-2, -1))
-    either = (predicted | there).sum(dim=(-2, -1))
+    predicted, true = logits.detach() > 0, targets > 0
+    common = (predicted & true).sum(dim=(-2, -1))
+    either = (predicted | true).sum(dim=(-2, -1))
     return common.float() / either.clamp(min=1).float()
 
 
@@ -151,8 +160,8 @@ def score_loss(logits: Tensor, present: Tensor) -> Tensor:
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of the language model, the mean over the answer tokens of each clip.
 
-    Only the logits of the answer are converted to float32, because those of a whole prompt would not
-    fit into memory.
+    Only the logits of the answer are converted to float32, because the logits of a whole prompt would
+    not fit into memory.
 
     Args:
         logits: (B, L, V), at each position the logits of the next token.
@@ -175,8 +184,8 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
         logits: one (C,) tensor per list, with one logit per name.
         truth: per list, whether the clip shows each name.
     """
-    wanted = torch.tensor([float(holds) for names in truth for holds in names], device=logits[0].device)
-    return F.binary_cross_entropy_with_logits(_exact(torch.cat(list(logits))), wanted)
+    targets = torch.tensor([float(shown) for names in truth for shown in names], device=logits[0].device)
+    return F.binary_cross_entropy_with_logits(_exact(torch.cat(list(logits))), targets)
 
 
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
@@ -189,7 +198,7 @@ def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWe
         logits: (P, M, h, w).
         iou: (P, M) estimated IoU of each mask.
         targets: (P, h, w).
-        weights: weights of the focal and Dice loss in this sum; the paper's if None.
+        weights: weights of the focal and Dice loss in this sum; None takes the paper's weights.
     """
     weights = weights or LossWeights()
     wanted = targets.unsqueeze(1).expand_as(logits)  # (P, M, h, w)
@@ -218,7 +227,7 @@ def anomaly_loss(
         masks: (N, h, w) target masks at the decoder's size; read only where `present` is True.
         present: (N,) bool, the labels of the frames.
         answer: (B,) from `answer_loss`; if None, this part of the loss is 0.
-        weights: weight of each part; the paper's if None.
+        weights: weight of each part; None takes the paper's weights.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -229,11 +238,11 @@ def anomaly_loss(
     size = tuple(masks.shape[1:])
     if shapes != [(count, heads, *size), (count,), (count, *size), (count,)] or present.dtype != torch.bool:
         raise ValueError(f"shapes do not fit: mask {shapes[0]}, IoU {(count, heads)}, score {shapes[1]}, targets {shapes[2:]}")
-    seen = mask_losses(mask_logits[present], iou[present], masks[present], weights=weights)
+    terms = mask_losses(mask_logits[present], iou[present], masks[present], weights=weights)
     parts = {
-        "focal": seen.focal.sum() / max(count, 1),
-        "dice": seen.dice.sum() / max(count, 1),
-        "iou": seen.iou.sum() / max(count, 1),
+        "focal": terms.focal.sum() / max(count, 1),
+        "dice": terms.dice.sum() / max(count, 1),
+        "iou": terms.iou.sum() / max(count, 1),
         "score": score_loss(score_logits, present).sum() / max(count, 1),
         "lm": _exact(score_logits).new_zeros(()) if answer is None else _exact(answer).sum() / max(len(answer), 1),
     }
@@ -249,14 +258,15 @@ PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv
 
 
 class FeatureMemory:
-    """Features of a frozen image encoder by clip key, so that each clip is encoded once.
+    """Keeps the features of a frozen image encoder by clip key, so that each clip is encoded once.
 
     The features are kept in half precision. Each clip is encoded by itself, and its features are
-    rounded before their first use. So the result is the same for every batch and every state of the memory.
+    rounded before their first use. So the features of a clip depend neither on its batch nor on
+    whether the clip was encoded before.
 
     Args:
-        model: has the image encoder. The projections of its high-resolution features become frozen,
-            because the memory keeps their output.
+        model: the model with the image encoder. The projections of the encoder's high-resolution features
+            become frozen, because the memory keeps the output of these projections.
         most_bytes: largest total size. Clips that do not fit are encoded every time.
 
     Raises:
@@ -282,7 +292,7 @@ class FeatureMemory:
         Args:
             clips: key and frames (T, H, W, 3) uint8 of each clip.
         """
-        found = []
+        features = []
         for key, frames in clips:
             parts = self._kept.get(key)
             if parts is None:
@@ -294,8 +304,8 @@ class FeatureMemory:
                 if self.bytes + size <= self.most_bytes:
                     self.bytes += size
                     self._kept[key] = parts
-            found.append(parts)
-        embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*found, strict=True))
+            features.append(parts)
+        embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*features, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
 
@@ -323,12 +333,12 @@ class ExposureStep(nn.Module):
 
     Args:
         model: prepared for training by `state.set_up`.
-        weights: weights of the losses; the paper's if None.
+        weights: weights of the losses; None takes the paper's weights.
         masks: 3 or 1, the number of masks per prompt that are trained.
-        memory: features by clip; only for a model whose visual tokens are made from SAM2's features
-            (shared sight). If None, each clip is encoded every time.
-        without_seg: share of the samples in which zeros replace the output at `<SEG>`. So the model
-            also learns to find a name in the frame alone. Not in the paper.
+        memory: keeps features between epochs; only for a model whose visual tokens are made from SAM2's
+            features (`SharedSight`). If None, each clip is encoded every time.
+        without_seg: share of the samples in which zeros replace h_seg. So the model also learns to find a
+            name from the frame alone. Not in the paper.
     """
 
     def __init__(
@@ -381,12 +391,12 @@ class ExposureStep(nn.Module):
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
         """Return the scores and masks of each sample with its own list of categories, without the mask gate.
 
-        Frames have the same size as in a scan, and each has a single mask as in a scan.
+        As in a scan, frames are resized to the size for inference, and each frame gets a single mask.
 
         Args:
             samples: all with the same number of frames.
-            seg: `own` is the normal use. The other values are for measuring the effect of `<SEG>`:
-                `next` gives each sample the `<SEG>` of the next sample in the batch, and `none`
+            seg: `own` is the normal use. The other values are for measuring the effect of h_seg:
+                `next` gives each sample the h_seg of the next sample in the batch, and `none`
                 gives all samples zeros.
         """
         encoded = self._encode(samples, training=False)
@@ -439,10 +449,10 @@ class ExposureStep(nn.Module):
         self, encoded: EncodedClips, samples: Sequence[ExposureSample], *, seg: Seg = "own"
     ) -> tuple[Prompts, Tensor, Tensor]:
         """Return the mask decoder's prompts, the loss (B,) of the answer, and the loss of the names."""
-        asked = [build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt) for sample in samples]
-        if any(tokens.after[-len(self.answer) :] != self.answer for tokens in asked):
-            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has different tokens at the end of the prompt")
-        read = self.model.mllm.answers(encoded.visual, asked, len(self.answer))
+        prompts = [build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt) for sample in samples]
+        if any(tokens.after[-len(self.answer) :] != self.answer for tokens in prompts):
+            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has other tokens at the end of the prompt")
+        read = self.model.mllm.answers(encoded.visual, prompts, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
         text, counts = texts_of(self.model.text, [sample.categories for sample in samples])
         names = read.seg.new_zeros(())
@@ -455,7 +465,10 @@ class ExposureStep(nn.Module):
 
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Return the text features (B, C, D) of B lists of names, and a mask (B, C); padding is 0 and False."""
+    """Return the text features (B, C, D) of B lists of names, and a mask (B, C).
+
+    C is the length of the longest list. After the end of a shorter list, features are 0 and the mask is False.
+    """
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -476,8 +489,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks at the size of the mask decoder. A pixel is True if at least half of it is covered.
 
-    If no pixel is half covered, the most covered pixels are True, so that every labelled frame has a
-    target.
+    If no pixel of a mask is half covered, its most covered pixels are True, so that every frame with an
+    object has a target.
 
     Args:
         masks: (N, H, W) bool.
@@ -487,7 +500,7 @@ def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
         (N, h, w) bool.
     """
     coverage = F.adaptive_avg_pool2d(masks.float().unsqueeze(1), size)[:, 0]  # (N, h, w)
-    found = coverage >= 0.5
+    half = coverage >= 0.5
     most = coverage.amax(dim=(1, 2), keepdim=True)
-    lost = (most > 0) & ~found.any(dim=(1, 2), keepdim=True)
-    return torch.where(lost, coverage >= most, found)
+    small = (most > 0) & ~half.any(dim=(1, 2), keepdim=True)
+    return torch.where(small, coverage >= most, half)

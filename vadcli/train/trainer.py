@@ -1,4 +1,4 @@
-"""The training loop, with its log and checkpoints.
+"""The training loop with its log and checkpoints, and the plan of a training.
 
     OUT/log.csv          one row per step: losses, rate, seconds
     OUT/validation.csv   one row per validation
@@ -6,9 +6,14 @@
     OUT/best/            the trained weights at the best validation
     OUT/model/           the LAVIDA folder; appears when the training is done
 
-With several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
-from the model of the stage before it. A killed training continues from its newest checkpoint and gives
-the same bytes as without interruption: a step depends only on the recipe, its number and the checkpoint.
+If a recipe has several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and
+starts from the model of the stage before it. A killed training continues from its newest checkpoint and
+gives the same bytes as without interruption: a step depends only on the recipe, the number of the step and
+the checkpoint.
+
+The plan (`plan_of`, `plan_text`, `time_text`) tells the sizes of parts, the memory and the time before a training starts. The
+memory for weights is exact; the memory for activations is an estimate. The time of a small model is measured with a few real
+steps. The time of a larger model is estimated from the number of operations.
 """
 
 from __future__ import annotations
@@ -73,8 +78,8 @@ class Trainer:
         training: provides the model, the losses and the samples; the paper's training by default.
 
     Raises:
-        UsageError: accelerate, peft, or something that the recipe names is missing.
-        DocumentError: the folder has another training, or a file is damaged.
+        UsageError: accelerate or peft is not installed, or a folder or preset of the recipe is missing.
+        DocumentError: the output folder has another training, or a file is damaged.
     """
 
     def __init__(self, recipe: Recipe, out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> None:
@@ -110,9 +115,9 @@ class Trainer:
             OutputError: the folder cannot be written.
         """
         model = self.out / "model"
-        found = self.checkpoints.load(self.model, self.optimizer.optimizer)
-        if found is not None:
-            self.progress, random, scaler = found
+        stored = self.checkpoints.load(self.model, self.optimizer.optimizer)
+        if stored is not None:
+            self.progress, random, scaler = stored
             if len(random) != self.processes:
                 started = len(random)
                 raise UsageError(f"{self.out}: was started with {started} processes, not {self.processes}; use {started}")
@@ -172,15 +177,15 @@ class Trainer:
                 losses = self.module(part)
                 self.accelerator.backward(losses["total"] * share)
             sums += torch.stack([losses[name].detach().float() for name in names]) * share
-        found = dict(zip(names, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
-        if not all(-torch.inf < value < torch.inf for value in found.values()):
-            told = ", ".join(f"{name} {value}" for name, value in found.items())
+        means = dict(zip(names, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
+        if not all(-torch.inf < value < torch.inf for value in means.values()):
+            values = ", ".join(f"{name} {value}" for name, value in means.items())
             hint = "lower the rate, or use bf16 or fp32, and train into another folder"
-            raise VadcliError(f"step {self.progress.step + 1}: the loss is not a number: {told}", hint=hint)
+            raise VadcliError(f"step {self.progress.step + 1}: the loss is not a number: {values}", hint=hint)
         self.accelerator.clip_grad_norm_(self.parameters, self.recipe.schedule.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return found
+        return means
 
     def _samples(self) -> Iterator[list[Any]]:
         """Yield the samples of this process for each remaining step."""
@@ -205,7 +210,7 @@ class Trainer:
         )
 
     def _validate(self, log: TrainingLog) -> None:
-        """Validate if this step has a validation, and store the weights if they are the best so far."""
+        """Validate if a validation is due after this step, and store the weights if they are the best so far."""
         chosen, progress = self.recipe.validation, self.progress
         if self.work.validate is None or progress.step % chosen.every:
             return
@@ -213,13 +218,12 @@ class Trainer:
 
         with self.accelerator.autocast():
             # All processes use the results of the main process, so that they stop at the same step.
-            (found,) = broadcast_object_list([self.work.validate()])
+            (validated,) = broadcast_object_list([self.work.validate()])
         self.work.module.train()
-        log.validation(progress.step, found)
-        figure = found.frame_auc
-        better = figure is not None and (progress.best is None or figure > progress.best)
-        if better:
-            self.progress = replace(progress, best=figure, best_step=progress.step, waited=0)
+        log.validation(progress.step, validated)
+        auc = validated.frame_auc
+        if auc is not None and (progress.best is None or auc > progress.best):
+            self.progress = replace(progress, best=auc, best_step=progress.step, waited=0)
             if self.main:
                 write_whole(self.out / "best", lambda folder: save_trained(self.model, folder))
         else:
@@ -243,7 +247,7 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
     except ImportError as error:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
-    AcceleratorState._reset_state()  # otherwise it keeps the precision of an earlier training in this process
+    AcceleratorState._reset_state()  # otherwise accelerate keeps the precision of an earlier training in this process
     # Several CPU processes train together only if accelerate gets cpu=True; otherwise each process
     # would train alone.
     cpu = device == "cpu" or not torch.cuda.is_available()
@@ -268,17 +272,17 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
     """
     if len(recipes) == 1:
         return Trainer(recipes[0], out, device=device, training=training).run()
-    made: Path | None = None
+    last: Path | None = None  # the model of the stage before
     for number, recipe in enumerate(recipes, start=1):
         folder = out / f"{number}-{recipe.task}"
-        stage = recipe if made is None else behind(recipe, made)
-        made = folder / "model"
-        if not made.is_dir():
+        stage = recipe if last is None else starting_from(recipe, last)
+        last = folder / "model"
+        if not last.is_dir():
             Trainer(stage, folder, device=device, training=training).run()
-    from accelerate import PartialState  # if it were missing, Trainer would have raised an error
+    from accelerate import PartialState  # if accelerate is not installed, Trainer has raised an error
 
-    assert made is not None
-    last, model = made, out / "model"
+    assert last is not None
+    model = out / "model"
     processes = PartialState(cpu=not torch.cuda.is_available())
     if processes.is_main_process and not model.is_dir():
         write_whole(model, partial(shutil.copytree, last, dirs_exist_ok=True))
@@ -286,27 +290,27 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
     return model
 
 
-def behind(recipe: R, made: Path) -> R:
-    """Return the same recipe, but with the model in the folder `made` as its starting point."""
-    return replace(recipe, model=replace(recipe.model, preset="", folder=str(made)))
+def starting_from(recipe: R, folder: Path) -> R:
+    """Return the same recipe, but with the model in `folder` as its starting point."""
+    return replace(recipe, model=replace(recipe.model, preset="", folder=str(folder)))
 
 
 VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 
 
 class TrainingLog:
-    """The log of one training, which may continue an earlier run.
+    """The log of one training: two CSV files, a progress bar, and TensorBoard if it is installed.
 
-    Rows of steps after `start` are removed, because these steps are computed again. Such rows are
-    left if an earlier run was killed. Numbers are written in full, so that two logs of the same
-    training differ only in the seconds.
+    Rows of steps after `start` are removed, because these steps are computed again. A run that was killed
+    leaves such rows. Numbers are written in full, so that two logs of the same training differ only in
+    the seconds.
 
     Args:
         out: folder of the CSV files.
         names: names of the losses.
         total: steps of the whole training.
         start: number of steps that are done already.
-        main: whether this is the main process; the other processes log nothing.
+        main: True in the main process; all other processes log nothing.
     """
 
     def __init__(self, out: Path, *, names: Sequence[str], total: int, start: int, main: bool) -> None:
@@ -338,14 +342,14 @@ class TrainingLog:
         self._bar.update()
         self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
-    def validation(self, step: int, found: Validated) -> None:
+    def validation(self, step: int, validated: Validated) -> None:
         """Log one validation. A cell stays empty if its measure is None."""
         if not self.main:
             return
-        figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}
+        figures = {"frame_auc": validated.frame_auc, "mask_iou": validated.mask_iou}
         _append(
             self._validations,
-            [str(step), *("" if value is None else repr(value) for value in figures.values()), str(found.frames)],
+            [str(step), *("" if value is None else repr(value) for value in figures.values()), str(validated.frames)],
         )
         self._tell(step, {f"validation/{name}": value for name, value in figures.items() if value is not None})
 
@@ -356,7 +360,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Replace a CSV file by a new one with the header and the old rows up to step `start`."""
+    """Write a CSV file again with the header and its rows up to step `start`."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
@@ -383,10 +387,10 @@ def _board(folder: Path, start: int) -> Any:
 
 
 SMALL = 50_000_000
-"""A model with more parameters than this is not measured; the time of its steps is estimated."""
-TRIED = 2  # number of steps that are run to measure the time of a step
+"""Largest number of parameters of a model whose steps are timed. The time of a larger model is estimated."""
+TIMED_STEPS = 2
 RATE = 1e14
-"""Operations per second that one data-centre GPU can sustain in bf16; for large models."""
+"""Operations per second that one data-centre GPU can sustain in bf16, for the estimate."""
 PROMPT_TOKENS = 200
 """Approximate number of text tokens in a prompt with 30 names; the visual tokens of the clip are not included."""
 ADAM_BYTES = 16
@@ -411,7 +415,7 @@ class TrainingPlan:
         sizes: sizes of the parts, in the model's order.
         weights_bytes: memory for weights, gradients and AdamW's moments; exact.
         activations_bytes: estimated memory for the language model's activations of one batch. The
-            encoders, the decoder and the libraries need additional memory.
+            encoders, the decoder and the libraries need more memory, which is not estimated.
     """
 
     recipe: Recipe
@@ -423,27 +427,27 @@ class TrainingPlan:
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
     """Return the sizes of a recipe's training, and the memory that it needs.
 
-    A model with the sizes of a preset is not loaded. Other models are read from disk.
+    A model with the sizes of a preset is not loaded. Any other model is read from disk.
 
     Raises:
         UsageError: the preset or a part does not exist.
         WeightsError: the folder to start from cannot be used.
     """
-    model = _laid_out(recipe, training or PaperTraining())
+    model = _model_for_sizes(recipe, training or PaperTraining())
     set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
-    found: dict[str, list[int]] = {}
+    counts: dict[str, list[int]] = {}
     for name, value in model.named_parameters():
-        size = found.setdefault(part_of(name), [0, 0])
-        size[0] += value.numel()
-        size[1] += value.numel() * value.requires_grad
-    sizes = tuple(PartSize(name, *counts) for name, counts in found.items())
+        count = counts.setdefault(part_of(name), [0, 0])
+        count[0] += value.numel()
+        count[1] += value.numel() * value.requires_grad
+    sizes = tuple(PartSize(name, *count) for name, count in counts.items())
     narrow = 4 if recipe.running.precision == "fp32" else 2
     weights = sum(size.trained * ADAM_BYTES + (size.total - size.trained) * narrow for size in sizes)
     config = model.mllm.qwen.config.text_config
     visual = (model.config.sampling.frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
     tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
     # Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With gradient
-    # checkpointing, they are kept for one layer only, together with the input of every layer.
+    # checkpointing, these vectors are kept for one layer only, together with the input of every layer.
     layer, layers = 16 * config.hidden_size + 3 * config.intermediate_size, int(config.num_hidden_layers)
     kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
     return TrainingPlan(recipe, sizes, weights, int(tokens * kept * narrow))
@@ -469,25 +473,25 @@ def plan_text(plan: TrainingPlan) -> str:
 
 
 def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
-    """Return the time of all steps as text for a person."""
+    """Return the time that all steps will take, as text for a person."""
     recipe = plan.recipe
     steps, samples = recipe.schedule.total_steps, recipe.schedule.batch * recipe.schedule.accumulation
     training = training or PaperTraining()
-    brief = training.sample_recipe(recipe)
-    if brief is not None and sum(size.total for size in plan.sizes) <= SMALL:
-        taken = []
+    sample_recipe = training.sample_recipe(recipe)
+    if sample_recipe is not None and sum(size.total for size in plan.sizes) <= SMALL:
+        durations_s = []
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(brief, Path(folder), training=training)
-            for step in range(TRIED):
-                some = [trainer.work.samples[step * samples + place] for place in range(samples)]
+            trainer = Trainer(sample_recipe, Path(folder), training=training)
+            for step in range(TIMED_STEPS):
+                batch = [trainer.work.samples[step * samples + place] for place in range(samples)]
                 began = time.perf_counter()
-                trainer.try_step(some)
-                taken.append(time.perf_counter() - began)
-        seconds = min(taken)
-        return f"time:   {seconds:.2f} s per step here (fastest of {TRIED}), about {_long(seconds * steps)} in total\n"
+                trainer.try_step(batch)
+                durations_s.append(time.perf_counter() - began)
+        seconds = min(durations_s)
+        return f"time:   {seconds:.2f} s per step here (fastest of {TIMED_STEPS}), about {_long(seconds * steps)} in total\n"
     operations = _step_operations(recipe, training)
-    told = f"time:   about {operations:.1e} operations per step and process, without data loading:"
-    return f"{told}\n        {_long(operations * steps / RATE)} in total at 1e14 operations per second\n"
+    line = f"time:   about {operations:.1e} operations per step and process, without data loading:"
+    return f"{line}\n        {_long(operations * steps / RATE)} in total at 1e14 operations per second\n"
 
 
 def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
@@ -496,7 +500,7 @@ def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
     The operations of the image encoder are counted. A forward pass of the language model or the
     vision tower is estimated as two operations per weight and token.
     """
-    model = _laid_out(recipe, training).to("meta")
+    model = _model_for_sizes(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
     with FlopCounterMode(display=False) as counter:
         model.masks.encode(torch.empty(frames, 3, side, side, device="meta"))
@@ -507,12 +511,12 @@ def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
 
     tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual
     tokens = PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio)
-    # Each of these needs as many operations as a forward pass: the gradients of activations, the gradients
-    # of trained weights, and the second forward pass of gradient checkpointing.
+    # The gradients of activations need as many operations as a forward pass. So do the gradients of trained
+    # weights, and the second forward pass of gradient checkpointing.
     passes = 2 + ("language_model" in recipe.model.train) + recipe.running.gradient_checkpointing
     language = 2 * passes * weights("mllm.qwen.model.language_model.layers.") * tokens
-    seen = counter.get_total_flops() * (3 if "image_encoder" in recipe.model.train else 1)
-    return float((seen + tower + language) * recipe.schedule.batch * recipe.schedule.accumulation)
+    encoder = counter.get_total_flops() * (3 if "image_encoder" in recipe.model.train else 1)
+    return float((encoder + tower + language) * recipe.schedule.batch * recipe.schedule.accumulation)
 
 
 def _long(seconds: float) -> str:
@@ -522,8 +526,8 @@ def _long(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def _laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """Return the recipe's model; it takes no memory if it has the sizes of a preset."""
+def _model_for_sizes(recipe: Recipe, training: PaperTraining) -> Lavida:
+    """Return the model of a recipe. If it has the sizes of a preset, it has no values and takes no memory."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name

@@ -1,7 +1,7 @@
-"""Provides the starting model, the module with the losses, and the samples of a training.
+"""The starting model, the samples and the validation of a training, and the LAVIDA folder that it writes.
 
 `PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
-starting model or another task; `tools/tiny_world` has one. `write_model` stores the result.
+starting model or another task, as `tools/tiny_world` does. `write_model` stores the trained model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,13 @@ class Work:
     """The module, the samples and the validation of one training run.
 
     Attributes:
-        module: takes a batch of samples of the same kind, and returns losses by name; one is `total`.
+        module: takes a batch of samples of the same kind, and returns losses by name; one of them is `total`.
         samples: all samples, in the order of their use.
         names: names of the losses in the log.
         fingerprint: fingerprint of the samples.
-        kind: returns the kind of a sample.
-        held: the samples to validate on; None without validation.
-        validate: measures the model on `held`; None without validation.
+        kind: returns the kind of a sample; samples of different kinds are never in one batch.
+        validation_set: the samples to validate on; None without validation.
+        validate: measures the model on `validation_set`; None without validation.
     """
 
     module: nn.Module
@@ -60,7 +61,7 @@ class Work:
     names: tuple[str, ...]
     fingerprint: str
     kind: Callable[[Any], int]
-    held: ValidationSet | None = None
+    validation_set: ValidationSet | None = None
     validate: Callable[[], Validated] | None = None
 
 
@@ -95,14 +96,14 @@ class PaperTraining:
         parts = [(self.sampler(recipe, item, frames), item.weight) for item in recipe.data]
         return Mixture(parts, schedule.steps * schedule.batch * schedule.accumulation * processes, recipe.seed)
 
-    def held_data(self, recipe: Recipe) -> DataChoice:
+    def validation_data(self, recipe: Recipe) -> DataChoice:
         """Return the data set to validate on."""
         chosen = recipe.validation
         most = next((item.max_categories for item in recipe.data if item.name == chosen.name), 0)
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return the work of a training with this recipe. `state.set_up` must have prepared the model.
+        """Return the work of a training with this recipe, for a model that `state.set_up` has prepared.
 
         Raises:
             UsageError: a folder does not have its data set, or the model lacks a part to train.
@@ -117,15 +118,16 @@ class PaperTraining:
             memory=FeatureMemory(model) if recipe.running.remember else None,
             without_seg=recipe.exposure.without_seg,
         ).train()
-        held = None
-        if chosen.every:
-            held = ValidationSet(self.sampler(recipe, self.held_data(recipe), frames), count=chosen.clips)
-        check = None if held is None else lambda: validate(step, held, batch=chosen.batch)
         samples = PlannedSamples(mixture, recipe.schedule.epochs)
-        return Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames), held, check)
+        work = Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames))
+        if not chosen.every:
+            return work
+        validation_set = ValidationSet(self.sampler(recipe, self.validation_data(recipe), frames), count=chosen.clips)
+        measure = partial(validate, step, validation_set, batch=chosen.batch)
+        return replace(work, validation_set=validation_set, validate=measure)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return a short recipe for timing a step; None if opening its data takes long."""
+        """Return a recipe with little data for timing a step; None if opening the data takes long."""
         return None
 
 
@@ -135,8 +137,8 @@ class Validated:
 
     Attributes:
         frame_auc: ROC-AUC over all frames; None if all frames are of one class.
-        mask_iou: mean IoU over all frames that show an anomaly, at the size of the frame. None if no
-            frame shows an anomaly.
+        mask_iou: mean IoU of the masks over all frames that show an anomaly, at the size of the frame. None if
+            no frame shows an anomaly.
         frames: number of frames.
     """
 
@@ -151,18 +153,18 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
     Leaves the model in evaluation mode. Draws no random numbers, so that the training stays the same.
 
     Args:
-        step: has the model.
-        samples: read one batch at a time.
+        step: the model with its losses.
+        samples: the samples to score; they are read one batch at a time.
         batch: samples per batch.
     """
     step.eval()
     scores, labels, ious = [], [], []
     for start in range(0, len(samples), batch):
-        some = [samples[place] for place in range(start, min(start + batch, len(samples)))]
-        for count in sorted({len(sample.frames) for sample in some}):
-            alike = [sample for sample in some if len(sample.frames) == count]
-            output = step.judge(alike)
-            for sample, logit, mask in zip(alike, output.object_logit, output.mask_logit, strict=True):
+        read = [samples[place] for place in range(start, min(start + batch, len(samples)))]
+        for count in sorted({len(sample.frames) for sample in read}):
+            equally_long = [sample for sample in read if len(sample.frames) == count]
+            output = step.judge(equally_long)
+            for sample, logit, mask in zip(equally_long, output.object_logit, output.mask_logit, strict=True):
                 scores.append(logit.float().cpu().numpy())
                 labels.append(sample.labels)
                 ious += _ious(mask, sample)
@@ -171,11 +173,11 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
 
 
 def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
-    """Return the IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
+    """Return the IoU of each frame whose label is True. The mask logits (T, h, w) are resized to the frame."""
     size = sample.masks.shape[1:]
     wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
-    found, there = (wide > 0).cpu().numpy(), sample.masks
-    common, either = (found & there).sum(axis=(1, 2)), (found | there).sum(axis=(1, 2))
+    predicted, true = (wide > 0).cpu().numpy(), sample.masks
+    common, either = (predicted & true).sum(axis=(1, 2)), (predicted | true).sum(axis=(1, 2))
     return [float(common[frame] / either[frame]) for frame in np.flatnonzero(sample.labels)]
 
 
@@ -202,7 +204,7 @@ def first_model(recipe: Recipe) -> Lavida:
         # Training needs the usual initialisation of each part, not the large random weights of a demo model.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
-        # SAM2's video memory is not trained, so it is not stored.
+        # SAM2's video memory has random weights and is not trained, so it must not be stored.
         model.masks.has_memory = False  # type: ignore[attr-defined]
     return model
 
@@ -214,10 +216,10 @@ def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
 
 
 def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
-    """Return the model after giving it a projector with these options.
+    """Return the model with a projector of these options.
 
-    If the recipe sets a kind or a number of queries, the weights are drawn from the recipe's seed.
-    Otherwise the weights of the old projector are kept if they fit.
+    If the recipe sets a kind or a number of queries, the projector's weights are drawn from the recipe's seed.
+    Otherwise the weights of the model's projector are kept where they fit.
     """
     drawn = bool(recipe.model.projector or recipe.model.queries)
     if wanted == model.config.projector and not drawn:
@@ -253,18 +255,18 @@ def write_model(
 ) -> None:
     """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
 
-    If the model has adapters, the base parts of the starting model are copied, and the trained weights
+    If the model has adapters, the base models of the starting model are copied, and the trained weights
     are added. A model without adapters is written as a whole.
 
     Args:
         model: the model after training, with its adapters.
         recipe: the recipe of the training.
         folder: the folder to write.
-        sources: facts about the training, which config.json stores after those of earlier stages.
+        sources: facts about this stage of the training, which config.json lists after the earlier stages.
         start: makes the model from which the training started.
     """
     before = model.config.sources
-    stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.told(), **sources}]
+    stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.without_paths(), **sources}]
     model.config = replace(model.config, sources={**before, "training": stages}, trained=True)
     if LORA not in recipe.model.train:
         checkpoint.save(model, folder, trained=True)

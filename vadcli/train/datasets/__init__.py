@@ -43,7 +43,7 @@ DATA_SETS: Mapping[str, str] = MappingProxyType(
         "mapillary": "images:Mapillary",
     }
 )
-"""Every data set, by its name in a recipe, and its class as "module:class"; the module is imported at the first use."""
+"""The name of each data set in a recipe, and its class as "module:class". The module is imported at its first use."""
 _CACHED = ("cityscapes", "ade20k", "mapillary")
 
 
@@ -57,7 +57,7 @@ def open_data(
         root: folder of the data set, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
         rule: the length of clips and the largest size of images.
-        cache: folder to cache the numbers of each label map in; only data sets with one map per image use it.
+        cache: folder for a file with the numbers in each label map; only data sets with one map per image use it.
 
     Raises:
         UsageError: the name is unknown, or the folder has another layout.
@@ -77,7 +77,7 @@ MAX_DOCUMENT_BYTES = 4 * 2**30
 Kind = TypeVar("Kind")
 
 
-def needed(root: Path, relative: str, *, name: str) -> Path:
+def required_path(root: Path, relative: str, *, name: str) -> Path:
     """Return the path `root/relative`.
 
     Raises:
@@ -94,10 +94,10 @@ def needed(root: Path, relative: str, *, name: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file."""
     try:
-        found = json.loads(decode_text(_read(path)))
+        document = json.loads(decode_text(_read(path)))
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {_line(error)}", hint=UNPACK_AGAIN) from error
-    return expect(path, "the file", found, dict)
+    return expect(path, "the file", document, dict)
 
 
 def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
@@ -129,7 +129,7 @@ def read_pickle(path: Path) -> object:
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """Return `value` after checking its type."""
+    """Return `value` after checking its type. `where` is its place in the file, for the error message."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
             f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
@@ -137,22 +137,22 @@ def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
     return value
 
 
-def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
-    """Return `holder[key]` after checking that it exists and has the type `kind`."""
-    if key not in holder:
+def entry(path: Path, where: str, parent: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
+    """Return `parent[key]` after checking that it exists and has the type `kind`. `where` is the place of `parent`."""
+    if key not in parent:
         raise DocumentError(f"{path}: {where} has no {key!r}", hint=UNPACK_AGAIN)
-    return expect(path, f"{key!r} of {where}", holder[key], kind)
+    return expect(path, f"{key!r} of {where}", parent[key], kind)
 
 
-def plain(path: Path, where: str, name: object) -> str:
-    """Return a name after checking that it is not empty and does not lead to another folder."""
+def plain_name(path: Path, where: str, name: object) -> str:
+    """Return a file name after checking that it is not empty and does not lead to another folder."""
     text = expect(path, where, name, str)
     if not text or text in {".", ".."} or any(sign in text for sign in "/\\\0"):
         raise DocumentError(f"{path}: {where} should be a plain file name, not {_short(text)}", hint=UNPACK_AGAIN)
     return text
 
 
-def spoken(path: Path, where: str, text: object) -> str:
+def clean_text(path: Path, where: str, text: object) -> str:
     """Return a category or expression with single spaces; "" if it has no word."""
     return " ".join(expect(path, where, text, str).split())
 
@@ -190,7 +190,7 @@ _FARTHEST = 10**5
 """Largest coordinate of a polygon's corner, in pixels; real corners are inside their image."""
 
 
-def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
+def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
     """Return the mask (height, width) bool of a run length code or a list of polygons.
 
     Args:
@@ -225,9 +225,9 @@ def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolA
 def _runs(text: str) -> list[int]:
     """Return the lengths of the runs in COCO's text form.
 
-    The code of a character minus 48 has five bits of a number, lowest first. Its bit 32 is set if the
-    number continues in the next character. Numbers are in two's complement. From the fourth on, a
-    number is the difference from the run two places before.
+    The code of a character minus 48 has five bits of a number; the first character has the lowest bits. Bit 32
+    is set if the number continues in the next character. Numbers are in two's complement. The first three
+    numbers are the lengths of runs. Each later number is the difference from the run two places before.
     """
     # pycocotools reads this form too, but it leaves pixels unset if the runs are too short.
     runs: list[int] = []
@@ -253,7 +253,7 @@ MAX_PIXELS = 80 * 10**6
 
 @dataclass(frozen=True)
 class Reduction:
-    """The reduction of an image from its size on disk to the size for training, which is never larger.
+    """How an image is reduced from its size on disk to the size for training, which is never larger.
 
     Attributes:
         height, width: size on disk in pixels.
@@ -278,11 +278,11 @@ class Reduction:
         return len(self.rows), len(self.columns)
 
     def labels(self, values: ByteArray) -> ByteArray:
-        """Return values (height, width) reduced to (H, W); each is the nearest value."""
+        """Return a label map (height, width) reduced to (H, W); each pixel gets the nearest value."""
         return values[np.ix_(self.rows, self.columns)]
 
     def mask(self, mask: BoolArray) -> BoolArray:
-        """Return a mask (height, width) reduced to (H, W); each pixel is the nearest pixel."""
+        """Return a mask (height, width) reduced to (H, W); each pixel gets the nearest value."""
         return mask[np.ix_(self.rows, self.columns)]
 
 
@@ -308,7 +308,7 @@ def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
 
 
 def read_labels(path: Path) -> ByteArray:
-    """Return a label map (height, width) uint8 of palette indices or grey values, at its size on disk.
+    """Return a label map (height, width) uint8 at its size on disk: palette indices or grey values.
 
     Raises:
         DocumentError: the file is missing, damaged, too large, or has colours instead of numbers.
@@ -351,13 +351,13 @@ Mark = Hashable
 
 @dataclass(frozen=True)
 class ClipRule:
-    """The length of clips, the distance of their frames, and the largest size of images.
+    """The number of frames per clip, their distance in the video, and the largest size of images.
 
     Attributes:
         frames: T, frames per clip of a video; a still image is a clip with one frame.
-        every: distance in the video from one frame of a clip to the next, in frames; None is the
+        every: distance in the video from one frame of a clip to the next, in frames. None takes the
             data set's default, which gives 6 to 8 frames per second.
-        max_side: longest side in pixels; larger images are reduced to it.
+        max_side: longest side in pixels; larger images are reduced to this size.
     """
 
     frames: int = 8
@@ -389,7 +389,7 @@ class ClipEntry:
     Attributes:
         key: unique in the data set.
         frames: T image files, relative to the root.
-        objects: (name, mark) of each object that the clip shows; marks and names may repeat.
+        objects: (name, mark) of each object that the clip shows; several objects may have the same name or mark.
         maps: T label maps, relative to the root; empty if the data set has none.
         places: T frame numbers in the video; (0,) for an image.
     """

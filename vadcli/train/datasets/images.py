@@ -1,7 +1,7 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
 The first three have one label map per image. Reading all maps takes minutes, so a file can cache the
-numbers in each map. RefCOCO has expressions for single objects. The docstring of each class shows its files.
+numbers in each map. RefCOCO has expressions for single objects. The docstring of each class shows the files of the data set.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from vadcli.train.datasets import (
     LabelMapData,
     Mark,
     Reduction,
-    decoded,
+    clean_text,
+    decode_mask,
     entry,
     expect,
-    needed,
-    plain,
+    plain_name,
     read_json,
     read_labels,
     read_lines,
     read_pickle,
-    spoken,
+    required_path,
 )
 from vadcli.types import BoolArray
 from vadcli.types.text import unreadable
@@ -49,9 +49,9 @@ Known = dict[str, tuple[int, int, tuple[int, ...]]]
 
 
 class SemanticData(LabelMapData):
-    """Images with label maps; all pixels of a category are one object.
+    """A data set of images with label maps; all pixels of a category are one object.
 
-    Opening reads every map. If there is a `cache`, only changed maps are read again.
+    Opening the data set reads every map. With a `cache`, only new and changed maps are read.
 
     Args:
         name: name of the data set.
@@ -96,9 +96,10 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
     known: Known = {}
     if file:
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            told = json.loads(file.read_text(encoding="utf-8"))
-            if told["version"] == _VERSION:
-                known = {name: (int(size), int(ns), tuple(map(int, found))) for name, (size, ns, found) in told["maps"].items()}
+            document = json.loads(file.read_text(encoding="utf-8"))
+            if document["version"] == _VERSION:
+                maps_read = document["maps"].items()
+                known = {name: (int(size), int(ns), tuple(map(int, numbers))) for name, (size, ns, numbers) in maps_read}
     stamps = {}
     for name in maps:
         try:
@@ -119,10 +120,10 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suffix: str = ".png") -> list[tuple[str, str]]:
     """Return the pairs (image, label map) of two folders by file name without suffix, sorted by name."""
     pairs = []
-    there = set(names_in(root / maps, map_suffix))
+    map_names = set(names_in(root / maps, map_suffix))
     for name in names_in(root / images, suffix):
         image, label_map = f"{images}/{name}{suffix}", f"{maps}/{name}{map_suffix}"
-        if name not in there:
+        if name not in map_names:
             raise DocumentError(f"{root / label_map}: is missing; it is the map of {Path(image).name}", hint=UNPACK_AGAIN)
         pairs.append((image, label_map))
     return pairs
@@ -157,9 +158,9 @@ class Ade20k(SemanticData):
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
         root = root / _INNER if (root / _INNER).is_dir() else root
         split = _LONG_SPLITS.get(split, split)
-        labels = read_ade20k_categories(needed(root, "objectInfo150.txt", name="ADE20K"))
+        labels = read_ade20k_categories(required_path(root, "objectInfo150.txt", name="ADE20K"))
         for folder in ("images", "annotations"):
-            needed(root, f"{folder}/{split}", name="ADE20K")
+            required_path(root, f"{folder}/{split}", name="ADE20K")
         pairs = paired(root, f"images/{split}", f"annotations/{split}")
         super().__init__("ade20k", root, pairs, labels, rule=rule, cache=cache)
 
@@ -167,20 +168,20 @@ class Ade20k(SemanticData):
 def read_ade20k_categories(path: Path) -> dict[int, str]:
     """Return the category of each number in `objectInfo150.txt`.
 
-    A line has a number, statistics and names, separated by tabs. The first of several names is used.
+    A line has a number, statistics and names, separated by tabs. If a line has several names, the first is used.
     """
-    found: dict[int, str] = {}
+    categories: dict[int, str] = {}
     for number, line in read_lines(path):
         parts = line.split("\t")
-        first = spoken(path, f"line {number}", parts[-1].split(",")[0])
+        first = clean_text(path, f"line {number}", parts[-1].split(",")[0])
         if number == 1 and not parts[0].strip().isdecimal():
             continue
         if len(parts) < 2 or not parts[0].strip().isdecimal() or not 1 <= int(parts[0]) <= 255 or not first:
             raise DocumentError(
                 f"{path}: line {number} must have number, statistics and names, separated by tabs", hint=UNPACK_AGAIN
             )
-        found[int(parts[0])] = first
-    return found
+        categories[int(parts[0])] = first
+    return categories
 
 
 CATEGORIES: Mapping[int, str] = MappingProxyType(
@@ -224,7 +225,7 @@ class Cityscapes(SemanticData):
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None) -> None:
         for folder in ("leftImg8bit", "gtFine"):
-            needed(root, f"{folder}/{split}", name="Cityscapes")
+            required_path(root, f"{folder}/{split}", name="Cityscapes")
         pairs: list[tuple[str, str]] = []
         for city in sorted(item.name for item in os.scandir(root / "leftImg8bit" / split) if item.is_dir()):
             images, maps = f"leftImg8bit/{split}/{city}", f"gtFine/{split}/{city}"
@@ -254,7 +255,7 @@ class Mapillary(SemanticData):
                 hint="give the folder of the unpacked archives",
             )
         for folder in (f"{split}/images", f"{split}/{version}/labels"):
-            needed(root, folder, name="Mapillary Vistas")
+            required_path(root, folder, name="Mapillary Vistas")
         labels = read_mapillary_categories(root / f"config_{version}.json")
         pairs = paired(root, f"{split}/images", f"{split}/{version}/labels")
         super().__init__("mapillary", root, pairs, labels, rule=rule, cache=cache)
@@ -266,13 +267,13 @@ def read_mapillary_categories(path: Path) -> dict[int, str]:
     The configuration lists the categories in the order of the numbers. Categories that are not
     evaluated (unlabeled, ego vehicle, car mount, …) are left out.
     """
-    found: dict[int, str] = {}
+    categories: dict[int, str] = {}
     for number, value in enumerate(entry(path, "the file", read_json(path), "labels", list)):
         label = expect(path, f"label {number}", value, dict)
-        name = spoken(path, f"label {number}", entry(path, f"label {number}", label, "readable", str)).lower()
+        name = clean_text(path, f"label {number}", entry(path, f"label {number}", label, "readable", str)).lower()
         if name and label.get("evaluate", True):
-            found[number] = name
-    return found
+            categories[number] = name
+    return categories
 
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
@@ -286,8 +287,8 @@ class RefCoco(DiskData):
         ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
         (or ROOT/images/train2014, or ROOT/train2014)
 
-    This is the layout of the `refer` repository. A ref is one object with several sentences; each ref
-    belongs to one split. A clip is an image with all its sentences.
+    This is the layout of the `refer` repository. A ref is one object with several sentences, in one
+    split. A clip is an image with all its sentences of the split.
 
     Args:
         root: the folder that contains `refcoco`, `refcoco+`, `refcocog` and the images.
@@ -302,32 +303,32 @@ class RefCoco(DiskData):
         if unknown:
             raise UsageError(f"{unknown[0]} is not a RefCOCO data set", hint=f"choose among {', '.join(REFS)}")
         folder = next((name for name in _IMAGES if (root / name).is_dir()), _IMAGES[0])
-        needed(root, folder, name="RefCOCO")
+        required_path(root, folder, name="RefCOCO")
         self._codes: dict[Mark, tuple[Path, object]] = {}
         clips = (clip for name in sets for clip in self._clips(root, name, split, folder))
         super().__init__("refcoco", root, clips, rule or ClipRule())
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
         """Return the mask (1, H, W) of each annotation; a mark is the pair (set, annotation id)."""
-        found: dict[Mark, BoolArray] = {}
+        masks: dict[Mark, BoolArray] = {}
         for _, mark in item.objects:
-            if mark not in found:
+            if mark not in masks:
                 path, code = self._codes[mark]
-                whole = decoded(path, f"annotation {mark[1]}", code, (reduction.height, reduction.width))  # type: ignore[index]
-                found[mark] = reduction.mask(whole)[None]
-        return found
+                whole = decode_mask(path, f"annotation {mark[1]}", code, (reduction.height, reduction.width))  # type: ignore[index]
+                masks[mark] = reduction.mask(whole)[None]
+        return masks
 
     def _clips(self, root: Path, name: str, split: str, folder: str) -> Iterator[ClipEntry]:
-        refs = needed(root, f"{name}/{REFS[name]}", name="RefCOCO")
-        instances = needed(root, f"{name}/instances.json", name="RefCOCO")
-        told = read_json(instances)
+        refs = required_path(root, f"{name}/{REFS[name]}", name="RefCOCO")
+        instances = required_path(root, f"{name}/instances.json", name="RefCOCO")
+        document = read_json(instances)
         files = {
-            entry(instances, "an image", image, "id", int): plain(instances, "an image's file", image.get("file_name"))
-            for image in _objects(instances, "images", told)
+            entry(instances, "an image", image, "id", int): plain_name(instances, "an image's file", image.get("file_name"))
+            for image in _objects(instances, "images", document)
         }
         codes = {
             entry(instances, "an annotation", item, "id", int): item.get("segmentation")
-            for item in _objects(instances, "annotations", told)
+            for item in _objects(instances, "annotations", document)
         }
         for image, objects in _grouped(refs, split).items():
             file = expect(instances, f"the file of image {image}", files.get(image), str)
@@ -343,19 +344,19 @@ class RefCoco(DiskData):
 
 def _grouped(path: Path, split: str) -> dict[int, list[tuple[str, int]]]:
     """Return the (expression, annotation id) pairs of each image of the split."""
-    found: dict[int, list[tuple[str, int]]] = {}
+    grouped: dict[int, list[tuple[str, int]]] = {}
     for place, value in enumerate(expect(path, "the file", read_pickle(path), list)):
         where = f"ref {place}"
         ref = expect(path, where, value, dict)
         if entry(path, where, ref, "split", str) != split:
             continue
-        objects = found.setdefault(entry(path, where, ref, "image_id", int), [])
+        objects = grouped.setdefault(entry(path, where, ref, "image_id", int), [])
         for sentence in entry(path, where, ref, "sentences", list):
-            text = spoken(path, where, entry(path, where, expect(path, where, sentence, dict), "sent", str))
+            text = clean_text(path, where, entry(path, where, expect(path, where, sentence, dict), "sent", str))
             if text:
                 objects.append((text, entry(path, where, ref, "ann_id", int)))
-    return found
+    return grouped
 
 
-def _objects(path: Path, key: str, told: dict[str, Any]) -> list[dict[str, Any]]:
-    return [expect(path, f"an item of {key!r}", item, dict) for item in entry(path, "the file", told, key, list)]
+def _objects(path: Path, key: str, document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [expect(path, f"an item of {key!r}", item, dict) for item in entry(path, "the file", document, key, list)]

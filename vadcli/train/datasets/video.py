@@ -1,8 +1,8 @@
 """Data sets of videos: YouTube-VOS, Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
 
-YouTube-VOS names objects by category, the others by expressions. MeViS stores masks as COCO run
-length codes, the others as label maps with the ids of the objects. The docstring of each class shows
-its files.
+YouTube-VOS names objects by category, the other data sets by expressions. MeViS stores masks as COCO run
+length codes, the other data sets as label maps with the ids of the objects. The docstring of each class
+shows the files of the data set.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vadcli.train.datasets import (
     LabelMapData,
     Mark,
     Reduction,
-    decoded,
+    clean_text,
+    decode_mask,
     entry,
     expect,
-    needed,
-    plain,
+    plain_name,
     read_json,
     read_lines,
-    spoken,
+    required_path,
 )
 from vadcli.types import BoolArray
 
@@ -43,7 +43,7 @@ class Video:
         name: name of its folder.
         frames: names of its images without suffix, in order.
         objects: name and id of each object; an object with several names occurs several times.
-        shown: id of an object -> the frames that show it; without the ids whose frames are unknown.
+        shown: id of an object -> the frames that show the object. Objects whose frames are unknown are missing.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Video:
     shown: dict[int, frozenset[str]]
 
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
-        """Yield the clips of the video, each with the objects that it shows."""
+        """Yield the clips of the video. A clip has the objects that one of its frames shows or may show."""
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
             seen = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
@@ -71,7 +71,7 @@ class YouTubeVos(LabelMapData):
         ROOT/train/JPEGImages/VIDEO/00000.jpg     ROOT/train/meta.json
         ROOT/train/Annotations/VIDEO/00000.png
 
-    `meta.json` has each object's category and the frames that show it. This is the layout of the
+    `meta.json` has each object's category and the frames that show the object. This is the layout of the
     challenge's archives on ReferFormer's data page.
 
     Args:
@@ -81,7 +81,7 @@ class YouTubeVos(LabelMapData):
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
         rule = rule or ClipRule()
-        meta = needed(root, f"{split}/meta.json", name="YouTube-VOS")
+        meta = required_path(root, f"{split}/meta.json", name="YouTube-VOS")
         clips = (clip for video in _with_categories(root / split, meta) for clip in video.clips(split, rule, every=1))
         super().__init__("youtube-vos", root, clips, rule)
 
@@ -106,32 +106,32 @@ class RefYouTubeVos(LabelMapData):
 
 def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
     """Yield the videos of a data set whose objects are named by expressions."""
-    path = needed(root, f"meta_expressions/{split}/meta_expressions.json", name=name)
-    meta = needed(root, f"{split}/meta.json", name=name)
+    path = required_path(root, f"meta_expressions/{split}/meta_expressions.json", name=name)
+    meta = required_path(root, f"{split}/meta.json", name=name)
     known = entry(meta, "the file", read_json(meta), "videos", dict)
-    for video, where, told in videos(path):
-        frames = [plain(path, f"a frame of {where}", frame) for frame in entry(path, where, told, "frames", list)]
+    for video, where, content in videos(path):
+        frames = [plain_name(path, f"a frame of {where}", frame) for frame in entry(path, where, content, "frames", list)]
         objects = []
-        for place, said in expressions(path, where, told):
-            text = spoken(path, place, said.get("exp", ""))
+        for place, expression in expressions(path, where, content):
+            text = clean_text(path, place, expression.get("exp", ""))
             if text:
-                objects.append((text, object_id(path, place, said.get("obj_id"))))
+                objects.append((text, object_id(path, place, expression.get("obj_id"))))
         about = expect(meta, where, known.get(video, {}), dict)
         yield Video(video, tuple(sorted(frames)), tuple(objects), _shown(meta, where, about))
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the name, the place for messages ("video NAME") and the JSON entry of every video with frames."""
+    """Yield the name of each video with frames, its place for messages ("video NAME"), and its JSON entry."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
-        told = expect(path, where, value, dict)
-        if told.get("frames", True):
-            yield plain(path, where, video), where, told
+        content = expect(path, where, value, dict)
+        if content.get("frames", True):
+            yield plain_name(path, where, video), where, content
 
 
-def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place for messages ("expression NUMBER of video NAME") and the JSON entry of each expression."""
-    for number, value in entry(path, where, told, "expressions", dict).items():
+def expressions(path: Path, where: str, content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of each expression for messages ("expression NUMBER of video NAME"), and its JSON entry."""
+    for number, value in entry(path, where, content, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
 
@@ -144,10 +144,10 @@ def object_id(path: Path, where: str, value: object) -> int:
 
 
 def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
-    for video, where, told in videos(meta):
+    for video, where, content in videos(meta):
         objects = [
-            (spoken(meta, f"object {number} of {where}", expect(meta, where, what, dict).get("category", "")), number)
-            for number, what in entry(meta, where, told, "objects", dict).items()
+            (clean_text(meta, f"object {number} of {where}", expect(meta, where, what, dict).get("category", "")), number)
+            for number, what in entry(meta, where, content, "objects", dict).items()
         ]
         try:
             frames = sorted(item.stem for item in (folder / "Annotations" / video).iterdir() if item.suffix == ".png")
@@ -157,12 +157,12 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
             ) from error
         if frames:
             named = tuple((name, object_id(meta, where, number)) for name, number in objects if name)
-            yield Video(video, tuple(frames), named, _shown(meta, where, told))
+            yield Video(video, tuple(frames), named, _shown(meta, where, content))
 
 
-def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[str]]:
+def _shown(meta: Path, where: str, content: dict[str, Any]) -> dict[int, frozenset[str]]:
     """Return the frames that show each object; objects without a list of frames are left out."""
-    objects = expect(meta, f"'objects' of {where}", told.get("objects", {}), dict)
+    objects = expect(meta, f"'objects' of {where}", content.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
         for number, what in objects.items()
@@ -171,7 +171,7 @@ def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[
 
 
 EVERY = 3
-"""Every third frame is used, so that 24 frames per second become 8."""
+"""Ref-DAVIS17 uses every third frame, so that 24 frames per second become 8."""
 TEXTS = {
     "Davis17_annot1.txt": "utf-8",
     "Davis17_annot1_full_video.txt": "utf-8",
@@ -191,8 +191,8 @@ class RefDavis(LabelMapData):
         ROOT/davis_text_annotations/Davis17_annot1.txt, …
 
     A line of the text files is: VIDEO ID "EXPRESSION". Two annotators each wrote one file for the
-    first frame and one for the whole video. ReferFormer's data page describes this layout.
-    ReferFormer's conversion to the layout of Ref-YouTube-VOS is read too.
+    first frame and one for the whole video. ReferFormer's data page describes this layout. The layout of
+    Ref-YouTube-VOS can also be read, because ReferFormer's conversion writes it.
 
     Args:
         root: the folder that contains `DAVIS` and `davis_text_annotations`, or `train` and
@@ -204,18 +204,21 @@ class RefDavis(LabelMapData):
         rule = rule or ClipRule()
         if (root / "meta_expressions").is_dir():
             folder = "valid" if split == "val" else split
-            videos = with_expressions(root, folder, "Ref-DAVIS17")
-            clips: Iterator[ClipEntry] = (clip for video in videos for clip in video.clips(folder, rule, every=EVERY))
+            clips: Iterator[ClipEntry] = (
+                clip
+                for video in with_expressions(root, folder, "Ref-DAVIS17")
+                for clip in video.clips(folder, rule, every=EVERY)
+            )
         else:
             clips = _official(root, split, rule)
         super().__init__("ref-davis", root, clips, rule)
 
 
 def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
-    listed = needed(root, f"DAVIS/ImageSets/2017/{split}.txt", name="Ref-DAVIS17")
-    said = _expressions(needed(root, "davis_text_annotations", name="Ref-DAVIS17"))
+    listed = required_path(root, f"DAVIS/ImageSets/2017/{split}.txt", name="Ref-DAVIS17")
+    expressions_of = _expressions(required_path(root, "davis_text_annotations", name="Ref-DAVIS17"))
     for number, line in read_lines(listed):
-        video = plain(listed, f"line {number}", line)
+        video = plain_name(listed, f"line {number}", line)
         folder = root / _MAPS / video
         try:
             frames = sorted(item.stem for item in folder.iterdir() if item.suffix == ".png")
@@ -225,7 +228,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
             yield ClipEntry(
                 f"{video}/{frames[places[0]]}",
                 tuple(f"{_PICTURES}/{video}/{frames[place]}.jpg" for place in places),
-                tuple(said.get(video, ())),
+                tuple(expressions_of.get(video, ())),
                 tuple(f"{_MAPS}/{video}/{frames[place]}.png" for place in places),
                 places,
             )
@@ -233,7 +236,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
 
 def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
     """Return the (expression, id) pairs of each video, in the order of the text files."""
-    found: dict[str, list[tuple[str, int]]] = {}
+    expressions_of: dict[str, list[tuple[str, int]]] = {}
     present = [folder / name for name in TEXTS if (folder / name).exists()]
     if not present:
         raise DocumentError(f"{folder}: has none of {', '.join(TEXTS)}", hint=UNPACK_AGAIN)
@@ -243,11 +246,11 @@ def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
             where = f"line {number}"
             if len(parts) < 3:
                 raise DocumentError(f'{path}: {where} should be VIDEO ID "EXPRESSION", not {line[:60]!r}', hint=UNPACK_AGAIN)
-            text = spoken(path, where, parts[2].strip().strip('"'))
+            text = clean_text(path, where, parts[2].strip().strip('"'))
             if text:
                 pair = (text, object_id(path, where, parts[1]))
-                found.setdefault(_MISSPELT.get(parts[0], parts[0]), []).append(pair)
-    return found
+                expressions_of.setdefault(_MISSPELT.get(parts[0], parts[0]), []).append(pair)
+    return expressions_of
 
 
 Codes = dict[str, list[Any]]
@@ -271,15 +274,15 @@ class MeVis(DiskData):
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
         rule = rule or ClipRule()
-        told = needed(root, f"{split}/meta_expressions.json", name="MeViS")
-        self._path = needed(root, f"{split}/mask_dict.json", name="MeViS")
+        meta = required_path(root, f"{split}/meta_expressions.json", name="MeViS")
+        self._path = required_path(root, f"{split}/mask_dict.json", name="MeViS")
         self._codes: Codes = read_json(self._path)
-        super().__init__("mevis", root, self._clips(told, split, rule), rule)
+        super().__init__("mevis", root, self._clips(meta, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
         """Return the union (T, H, W) of the annotations of each mark; a mark is a tuple of annotation ids."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
-        found: dict[Mark, BoolArray] = {}
+        masks_of: dict[Mark, BoolArray] = {}
         for ids in marks:
             masks = []
             for place in item.places:
@@ -287,30 +290,34 @@ class MeVis(DiskData):
                 for number in ids:
                     code = self._codes[number][place]
                     if code is not None:
-                        whole |= decoded(self._path, f"annotation {number}, frame {place}", code, whole.shape)
+                        whole |= decode_mask(self._path, f"annotation {number}, frame {place}", code, whole.shape)
                 masks.append(reduction.mask(whole))
-            found[ids] = np.stack(masks)
-        return found
+            masks_of[ids] = np.stack(masks)
+        return masks_of
 
     def _clips(self, path: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
-        for video, where, told in videos(path):
-            frames = sorted(plain(path, f"a frame of {where}", frame) for frame in entry(path, where, told, "frames", list))
+        for video, where, content in videos(path):
+            frames = sorted(
+                plain_name(path, f"a frame of {where}", frame) for frame in entry(path, where, content, "frames", list)
+            )
             named = []  # expressions with their annotation ids
-            for place, said in expressions(path, where, told):
-                ids = tuple(str(number) for number in entry(path, place, said, "anno_id", list))
+            for place, expression in expressions(path, where, content):
+                ids = tuple(str(number) for number in entry(path, place, expression, "anno_id", list))
                 for number in ids:
                     codes = expect(self._path, f"annotation {number} (used in {place})", self._codes.get(number), list)
                     if len(codes) != len(frames):
                         what = f"annotation {number} has {len(codes)} masks, but {where} has {len(frames)} frames"
                         raise DocumentError(f"{self._path}: {what}", hint=UNPACK_AGAIN)
-                text = spoken(path, place, said.get("exp", ""))
+                text = clean_text(path, place, expression.get("exp", ""))
                 if text and ids:
                     named.append((text, ids))
             for places in rule.cut(len(frames), every=1):
-                seen = [(name, ids) for name, ids in named if any(self._codes[one][place] for one in ids for place in places)]
+                shown = [
+                    (name, ids) for name, ids in named if any(self._codes[number][place] for number in ids for place in places)
+                ]
                 yield ClipEntry(
                     f"{video}/{frames[places[0]]}",
                     tuple(f"{split}/JPEGImages/{video}/{frames[place]}.jpg" for place in places),
-                    tuple(seen),
+                    tuple(shown),
                     places=places,
                 )
