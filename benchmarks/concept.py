@@ -73,7 +73,7 @@ def main() -> None:
         command += f"python benchmarks/concept.py --parts {part} --encoders {' '.join(folders)} --rounds {options.rounds}"
         command += f" --minutes {options.minutes}" if part == "scan" else ""
         command += f" --hours {options.hours}" if part == "search" else ""
-        text = "\n".join([f"`{command}`; {machine()}, torch {torch.__version__}.", "", *lines])
+        text = "\n".join([f"Measured by `{command}` on {machine()}, torch {torch.__version__}.", "", *lines])
         print(f"\n## {TITLES[part]}\n\n{text}\n")
         missed |= "**missed**" in text
         if options.write:

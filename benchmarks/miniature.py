@@ -218,7 +218,7 @@ def mean_text(values: list[float]) -> str:
 
 
 ABOUT = (
-    "`python benchmarks/miniature.py --start training/7-exposure/model`",
+    "`python benchmarks/miniature.py --start training/7-exposure/model` measured these figures.",
     "",
     "These tables repeat the paper's tables with a small model. [The page of the",
     "benchmarks](README.md#the-papers-tables-in-miniature) has the conclusions.",

@@ -139,13 +139,13 @@ def report(
     lines = [
         "# The small checkpoint on new clips",
         "",
-        f"{command}, {seconds:.0f} s.",
+        f"{command} measured these figures in {seconds:.0f} s.",
         "",
         *ABOUT,
         *_tables(groups, found),
     ]
     if exact:
-        lines += ["", EXACT_TITLE, "", f"{command}.", "", *EXACT, *_tables(groups, exact)]
+        lines += ["", EXACT_TITLE, "", f"{command} measured these figures.", "", *EXACT, *_tables(groups, exact)]
     return "\n".join([*lines, ""])
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     lines = [
         "# The small checkpoint through the whole tool",
         "",
-        f"`python benchmarks/whole_tool.py --model {chosen.model} --videos {chosen.videos}`",
+        f"`python benchmarks/whole_tool.py --model {chosen.model} --videos {chosen.videos}` measured these figures.",
         "",
         *ABOUT,
         "",
