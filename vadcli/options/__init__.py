@@ -170,11 +170,11 @@ def out_folder(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Return the output folder for a command line that does not name it, from the same layers as an option.
+    """Return the output folder that the environment or a TOML file names, for a command line that does not name it.
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
-        default: the folder if no layer names one.
+        default: the folder if neither names one.
         config, profile, env: as in `resolve`.
 
     Raises:

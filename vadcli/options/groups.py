@@ -514,7 +514,7 @@ class HeadOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Return a subclass of `kind` with the options of every detector. If an option is in both, that of `kind` counts."""
+    """Return a subclass of `kind` with the options of every detector. If both have an option, `kind` defines it."""
     loaded: list[type[Any]] = []
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the detector's package is broken: the error is reported when this detector is used

@@ -77,7 +77,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         panel=OUTPUT,
         metavar="FILE",
     )
-    keep_false: bool = option(False, "Keep the events that the review stored by --write marks as false.", panel=OUTPUT)
+    keep_false: bool = option(False, "Keep the events that are marked as false in the stored review.", panel=OUTPUT)
     verify: bool = option(
         True,
         "Use the answers that `vadcli verify` stored. With --no-verify, the events are those of the scan alone.",

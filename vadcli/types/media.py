@@ -81,7 +81,7 @@ class VideoInfo:
         images: file names of a frame folder in order; empty for a file.
         shown_pts: (N,) int64, the times that a decoder reports. They may repeat or decrease. Empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
-        created: when the recording was made according to the container, in ISO 8601; "" if it does not store this.
+        created: when the recording was made according to the container, in ISO 8601; "" if it is not stored.
         guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
         look: options that make ffmpeg read more of the file, if ffmpeg does not find the streams without them; usually empty.
         missing: the number of frames that the file should have but does not have. For example, the file ends too early.
@@ -144,7 +144,7 @@ class VideoInfo:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
-        """Return the video of a stored probe; `path` and `pts` are not in the document.
+        """Return the video that `to_json` described. The document has no `path` and no `pts`, so the caller gives them.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.
@@ -230,7 +230,7 @@ class Clip:
         frame_index: (T,) int64, 0-based row of each frame in the video.
         timestamp: (T,) float64, seconds from the video's first pts.
         valid: (T,) bool, True if this clip scores the frame; False for repeated, padded or lost frames.
-        interval: frames from one sampled frame to the next; their mean if it varies.
+        interval: number of frames from one sampled frame to the next; the mean if this number varies.
     """
 
     video: str

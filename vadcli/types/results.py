@@ -117,7 +117,7 @@ class Thresholds:
         high: an event opens when the score reaches this value, in [0, 1].
         low: the event closes when the score falls below this value; low <= high.
         min_duration_s: shorter events are dropped.
-        merge_gap_s: two events are merged if the gap between them is not longer.
+        merge_gap_s: two events are merged if the gap between them is not longer than this.
         pad_s: events are extended by this time at both ends, but not beyond the video.
     """
 
@@ -193,7 +193,7 @@ class Event:
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
         peak_frame, peak_s, peak_score: row, time and score of the first frame with the highest score.
         mean_score: the mean score of the event's rows.
-        category, category_scores: the category with the highest score, and all scores; None and empty without categories.
+        category, category_scores: the category with the highest score, and all scores; None and empty if there are none.
         bbox: the box around all mask pixels of the event that reach the threshold `high`; None if there are no such pixels.
         head_score: the score that a head gave the event; None if no head judged it.
         verification: the answer of a second model about the event; None if the video was not verified.

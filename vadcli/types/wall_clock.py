@@ -439,7 +439,9 @@ def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
     try:
         if moment.tzinfo is None and zone is not None:
             moment = moment.replace(tzinfo=zone)
-        return moment.astimezone(UTC).astimezone(zone)  # UTC moves a time that the clock skips in spring by one hour
+        return moment.astimezone(UTC).astimezone(
+            zone
+        )  # the detour through UTC moves a time that the clock skips in spring by one hour
     except (OverflowError, ValueError, OSError):
         return None
 
