@@ -1,8 +1,8 @@
 """Writes events in the formats of other tools; the formats that are plain text or edit lists are in this module.
 
 These formats are JSON, CSV, WebVTT, CMX 3600 edit lists and OpenTimelineIO. Players show WebVTT as captions or chapters. Video
-editors read CMX 3600 and OpenTimelineIO. `annotation` has the formats of annotation tools. `vadcli.registry.EXPORTERS` lists all formats under
-the names that `--format` accepts.
+editors read CMX 3600 and OpenTimelineIO. `annotation` has the formats of annotation tools. `vadcli.registry.EXPORTERS` lists
+all formats under the names that `--format` accepts.
 """
 
 from __future__ import annotations
