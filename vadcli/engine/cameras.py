@@ -1,9 +1,9 @@
-"""Fits camera models on seeded samples of the cameras' footage, and stores them in cameras/ as JSON.
+"""Fits the model of each camera on a sample of its footage, and stores it in cameras/ as JSON.
 
-The sample comes from the videos of all shards, also from videos that are done. So every shard, every resumed scan and every
-other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in memory after the fit
-and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of frames that are spread
-over the footage.
+The sample depends on a seed. It comes from the videos of all shards, also from videos that are done. So every shard, every
+resumed scan and every other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in
+memory after the fit and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of
+frames that are spread over the footage.
 
 A model that was fitted on less than ENOUGH_S of footage is fitted again when the camera has GROWTH times as much footage. The
 model stores the length and bytes of its footage, so every shard and every process decides the same. Bytes are compared, because
@@ -112,7 +112,7 @@ class Cameras:
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
         """True if the model was fitted on little footage, and the camera now has much more footage.
 
-        See `is_outgrown`. `whole` has all videos of the camera.
+        See the function `is_outgrown`. `whole` has all videos of the camera.
         """
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
@@ -167,14 +167,14 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model, or the earlier model if it was fitted on more footage than can be read now."""
+        """Return a new model, or the earlier model (`before`) if it was fitted on more footage than can be read now."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
                 return replace(model, footage=footage, regions=self.regions.of(camera).sha256)
         if before is None or before.footage is None:
             return before
-        # The new number of bytes prevents that the next run tries to fit the camera again.
+        # With the new number of bytes in its model, the camera is not outgrown any more, so the next run does not try again.
         return replace(before, footage=replace(before.footage, bytes=footage.bytes))
 
     @contextmanager

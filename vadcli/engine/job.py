@@ -307,8 +307,8 @@ class Task:
         plan = SamplingPlan(job.needs.frames, job.needs.overlap, self.resume.header.interval)
         if job.needs.decode == "all":
             return plan.whole_clips(self.resume.last_row + 1)
-        # Sampled frames may have uneven distances, so they are counted. Frames that were lost are missing in this count, so the
-        # scan may continue with a clip that is already in the checkpoint.
+        # Sampled frames may have uneven distances, so they are counted. Lost frames are not in the count, so the scan may
+        # continue with a clip that is already in the checkpoint.
         return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in self.resume.blocks()))
 
     @property

@@ -278,10 +278,10 @@ class _Work:
 
 
 class ClaimQueue:
-    """Locks each video and returns it as a task, or returns a result if the video needs no scan.
+    """Claims videos, which means that it locks their files, and turns each video into a task.
 
-    `request` makes the loader's request for a video. When `stopped` returns True, no more videos are claimed. To claim a video
-    means to lock its files.
+    A video that needs no scan becomes a result instead. `request` makes the loader's request for a video. When `stopped`
+    returns True, no more videos are claimed.
     """
 
     def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:

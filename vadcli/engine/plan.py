@@ -94,7 +94,7 @@ class Plan:
     roots: tuple[str, ...]  # the absolute paths that the user gave
     units: tuple[WorkUnit, ...]  # every video, in order of camera and name
     unusable: tuple[Unusable, ...] = ()  # the paths that can't be scanned or are left out of this run
-    # Number of files with unknown suffixes, which are not scanned, per suffix; "" means files without a suffix.
+    # Number of files per unknown suffix; "" means files without a suffix. These files are not scanned.
     passed_over: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # lines that the user should read
 
@@ -118,10 +118,10 @@ def make_plan(
     """Find every video below the paths.
 
     Args:
-        paths: files and folders as given.
+        paths: the files and folders that the user gave.
         options: which files and folders count as videos.
         out: the output folder, which is never scanned.
-        camera_from: `folder`, `file` or `all`.
+        camera_from: what counts as one camera: each `folder`, each `file`, or `all` videos together.
         root: the user's --root. Without --root, a stored root is used. If no root is stored, the root becomes the folder that
             contains all paths.
         stored: the roots in the run records of the output folder, the newest first.
@@ -173,13 +173,16 @@ class _Walk:
         self.real_out = os.path.realpath(out)
         self.found: list[_Found] = []
         self.trouble: list[tuple[Path, str]] = []  # paths that can't be scanned, and why
-        self.bases: list[Path] = []  # the folders that contain the given paths; names may be relative to them
+        self.bases: list[Path] = []  # a folder for each given path; without --root, the root is the folder that contains them
         self.passed_over: Counter[str] = Counter()  # number of files per unknown suffix
         self._seen: set[str] = set()  # the real paths of all videos, and the paths of objects in a store
         self._folders: set[str] = set()  # the real paths of the folders that were listed
 
     def add(self, path: Path, *, listed: bool = False) -> None:
-        """Add a path that the user gave: a file, a folder, or a path in an object store."""
+        """Add a path that the user gave: a file, a folder, or a path in an object store.
+
+        If a path in a store can't be read, this is an error. But if the path was `listed` in a file, it is only left out.
+        """
         if is_remote(path):
             try:
                 self._objects(path)
@@ -224,7 +227,7 @@ class _Walk:
                     folder = Path(entry.path)
                     opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                # The real path of the folder and the name give the real path of a file. To resolve a million paths takes long.
+                # The real path of a file is that of its folder plus the name. To resolve a million paths would take too long.
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
@@ -510,7 +513,7 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
     """Return --root, or the stored root if it is the same folder.
 
     Raises:
-        UsageError: --root does not exist, or it is another folder than a stored root that still exists.
+        UsageError: --root does not exist, or a stored root still exists and is another folder.
     """
     if not (is_remote(asked) or os.path.isdir(asked)):
         raise UsageError(f"--root {asked}: the folder does not exist")
