@@ -123,7 +123,7 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                by_rate = self.options.alarms_per_hour is not None  # only then a calibration is read, because this takes long
+                by_rate = self.options.alarms_per_hour is not None  # otherwise no calibration is read, because this takes long
                 calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if by_rate else None
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
@@ -193,7 +193,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
             replace(entry, peak_score=score) for entry, score in zip(entries, of_entries, strict=True) if score is not None
         )
         judge.log_refused()
-    from vadcli.metrics.event import threshold_choices  # not at the top, because the import takes a second, also in a scan
+    from vadcli.metrics.event import threshold_choices  # not at the top, because the import takes a second in every scan
 
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
@@ -299,10 +299,10 @@ class PreviewRow:
     """The number of events that one threshold would give."""
 
     threshold: float  # an event starts when the score reaches this value
-    events: int  # in all videos
+    events: int  # number of events in all videos
     events_per_hour: float
     expected_per_hour: float | None  # alarms per hour in normal footage of the cameras; None if the scores are not calibrated
-    present: bool  # True if this threshold made the stored events of a video
+    present: bool  # True if the stored events of at least one video were made with this threshold
 
 
 @dataclass(frozen=True)

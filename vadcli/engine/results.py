@@ -216,10 +216,8 @@ def write_failure(
 ) -> VideoResult:
     """Store that the scan of a video failed, and return this as a result.
 
-    Older results of the video are removed, and its lock is released.
-
-    If not the video but the machine is the cause of the error (`NotFinished`), the files in OUT do not change, so that the next
-    run tries again.
+    Older results of the video are removed, and its lock is released. But if the cause of the error is the machine and not the
+    video (`NotFinished`), all results in OUT stay, so that the next run tries again.
 
     Args:
         job, task: the scan and the video.
@@ -427,7 +425,7 @@ class _StoredScan:
 
     info: VideoInfo
     document: EventsDocument
-    state: ScanState  # of `document`
+    state: ScanState  # the scan state in `document`
     table: ScoreTable
     metadata: ScoresMetadata
     embeddings: Embeddings  # one vector per sampled row of the table

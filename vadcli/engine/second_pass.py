@@ -78,7 +78,7 @@ class Attribution:
         *,
         frames: int,
     ) -> list[Event]:
-        """Return the events of a video with categories. An event whose peak can't be read is unchanged.
+        """Return the events of a video with categories. If the peak of an event can't be read, the event stays as it is.
 
         Args:
             events: in order, without overlap.
@@ -141,7 +141,7 @@ class _ClipCategories:
     def within(self, event: Event) -> FloatArray | None:
         """Return each category's highest score (C,) in an event; None if no frame of the clip is in the event.
 
-        The last sampled frame before the event counts as in the event, because its score is carried forward into the event.
+        The last sampled frame before the event is used, too, because its score is carried forward into the event.
         """
         rows = self.clip.frame_index
         inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)

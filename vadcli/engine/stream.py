@@ -93,7 +93,7 @@ class ScanStream:
         self._results: deque[VideoResult] = deque()  # results of videos that need no scan
 
     def expect(self, task: Task | VideoResult) -> None:
-        """Announce a task before its items come. If it is already a result, `run` yields this result."""
+        """Announce a task before its items come. If the video needs no scan, give its result, which `run` yields."""
         if isinstance(task, Task):
             self._tasks[task.unit.video] = task
         else:
@@ -146,7 +146,7 @@ class ScanStream:
                 yield from self._store_all(pool.drain())
 
     def _score(self, batch: _Batch, pool: ScoringPool[_Batch]) -> Iterator[Update]:
-        """Submit a batch, and store the scores that have come back."""
+        """Give a batch to the detector, and store the scores of earlier batches that are ready."""
         if any(clip.video in self._broken for clip in batch.clips):
             self._unscored.subtract(clip.video for clip in batch.clips if clip.video in self._broken)
             batch = batch.without(lambda clip: clip.video in self._broken)
@@ -385,7 +385,7 @@ class VideoWriter:
         return result
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
-        """Return the result of a scored video, without its events. It is partial if frames are missing."""
+        """Return the result of a scored video, without its events. The video is partial if frames are missing."""
         in_file = max(self.info.frames, len(columns.pts))
         decoded, expected = int(columns.decode_ok.sum()), in_file + self.info.missing
         status, stage, reason = Status.DONE, "", ""
