@@ -3,7 +3,8 @@
 A worker is a Ray actor: a `ChunkWorker`, which works on one chunk of videos after the other. A node has one worker per GPU.
 Without GPUs, it has one worker per CORES_PER_WORKER cores. The machines share only OUT and the footage.
 
-The first part of the file is the code that runs on the nodes, and the second part is the code with which the driver uses them.
+The first part of this file is the code that runs on the nodes. The second part is the code with which the driver uses the
+nodes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ CHECK_S = 120.0
 CONNECT_S = 20.0
 """A run ends with an error if no program answers at --ray-address within this many seconds."""
 LONGEST_FOLDER = 15
-"""Longest path of the folder for temporary files, in bytes. Ray's own folders add up to 92 bytes, and the path of a socket may
-have at most 107 bytes."""
+"""Longest path of the folder for temporary files, in bytes.
+
+Ray adds up to 92 bytes for the names of its own folders and sockets, and the path of a socket may have at most 107 bytes.
+"""
 _TEMPORARY = "vadcli-ray-"
 CORES_PER_WORKER = 4
 """Cores per worker on a node without GPUs, if the user does not give --ray-cpus."""
@@ -61,7 +64,7 @@ PATIENCE_S = 30.0
 """If no worker sends an update for this many seconds, the log shows that the run waits for the cluster."""
 END_S = 120.0
 """A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
-MOST_STILLBORN = 3
+MOST_EARLY_DEATHS = 3
 """A node gets no more videos if this many of its workers died before they began, for example because the node shuts down."""
 
 
@@ -84,7 +87,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Frames that a worker has read to fit a camera."""
+    """A worker sends this object when it has read frames to fit a camera."""
 
     camera: str
     frames: int
@@ -231,7 +234,7 @@ class Node:
 
 
 def import_ray() -> Any:
-    """Import and return ray. Raises UsageError if it is not installed."""
+    """Import and return ray. Raises UsageError if ray is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would print the errors of its nodes to stdout, which is for data. The driver logs these errors.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -410,7 +413,7 @@ class Workers:
             )
         self._free = [self._made(node) for node in self.slots]
         self._running: dict[Any, Worker] = {}
-        self._stillborn: Counter[str] = Counter()  # workers that died before they began, by node
+        self._early_deaths: Counter[str] = Counter()  # number of workers that died before they began, by node
         self._stopped = False
         self._since = time.monotonic()
 
@@ -458,7 +461,8 @@ class Workers:
     def replace(self, worker: Worker) -> None:
         """Start a new worker in place of a worker that died.
 
-        If the node is gone, or if too many of its workers died before they began, the node gets no more videos instead.
+        No worker is started if the node is gone, or if MOST_EARLY_DEATHS of its workers died before they began. Then the node
+        gets no more videos.
 
         Raises:
             DeviceError: the last node is gone.
@@ -468,8 +472,8 @@ class Workers:
             return
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         assert worker.chunk is not None
-        self._stillborn[worker.node.id] += not worker.chunk.begun
-        if worker.node.id in alive and self._stillborn[worker.node.id] < MOST_STILLBORN:
+        self._early_deaths[worker.node.id] += not worker.chunk.begun
+        if worker.node.id in alive and self._early_deaths[worker.node.id] < MOST_EARLY_DEATHS:
             self._free.append(self._made(worker.node))
             return
         self.drop(worker.node)

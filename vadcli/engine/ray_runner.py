@@ -5,7 +5,7 @@ the updates to the driver. To hand out a chunk means to give it to a worker.
 
 - A video is in one chunk at a time. The lock of the video in OUT protects it from other runs.
 - If a worker dies, the work since its last checkpoint is lost. The videos of its chunk are handed out again, each in a chunk of
-  its own. A video is given up if KILLS workers in a row died while they had only this video and made no progress with it.
+  its own. A video is given up if MOST_DEATHS workers in a row died while they had only this video and made no progress with it.
 - A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and its worker gets the list of
   all videos of the camera.
 """
@@ -48,7 +48,7 @@ from vadcli.types import Status, VideoResult
 
 log = logging.getLogger("vadcli")
 
-KILLS = 2
+MOST_DEATHS = 2
 """A video is given up if this many workers in a row died while they worked on it without any progress."""
 CHUNKS_PER_WORKER = 8
 """The videos are divided into about this many chunks per worker, so that all workers end at about the same time."""
@@ -57,11 +57,11 @@ MOST_VIDEOS = 64
 MOST_CHUNKS = 20_000
 """If the videos would fill more chunks than this, the chunks get more than MOST_VIDEOS videos."""
 VIDEOS_PER_DECODER = 2
-"""A chunk has at least this many videos per decoder process, so that each process has work. With few videos, it has fewer."""
+"""A chunk has at least this many videos per decoder process, so that each process has work. With few videos, it has less."""
 
 
 class Worklist:
-    """The chunks that are not handed out yet.
+    """The chunks that no worker has.
 
     While a camera has no model, only one of its chunks is handed out.
 
@@ -141,8 +141,8 @@ def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Ite
 
 
 @dataclass(frozen=True)
-class Killer:
-    """A video that is given up because KILLS workers died while they worked on it."""
+class GivenUp:
+    """A video that is given up because MOST_DEATHS workers died while they worked on it."""
 
     unit: WorkUnit
 
@@ -184,7 +184,7 @@ def drive(
     order_of: Callable[[Chunk], Any],
     ended: Callable[[Chunk], None] = lambda _: None,
 ) -> Iterator[tuple[Any, Chunk, Node]]:
-    """Hand out all chunks. Yield the updates of the workers, and a `Killer` per video that is given up.
+    """Hand out all chunks. Yield the updates of the workers, and a `GivenUp` per video that is given up.
 
     Each item is yielded with its chunk and the node of its worker. When a video has a result, the caller must remove the video
     from `left` of the chunk. At any other progress, the caller must set `moved` of the chunk.
@@ -199,7 +199,7 @@ def drive(
     Raises:
         VadcliError: a worker can't write OUT at all, or the last node can't work.
     """
-    kills: dict[str, int] = {}
+    deaths: dict[str, int] = {}
     while (work and not stop()) or workers.busy:
         while work and not stop() and workers.has_free:
             chunk = work.take()
@@ -219,8 +219,8 @@ def drive(
                 log.debug("a worker died: %s", error)
                 name, count = worker.node.name, len(chunk.left)
                 log.warning("node %s: a worker died; %d of its videos are handed out again", name, count)
-                for killer in _killers(chunk, kills):
-                    yield killer, chunk, worker.node
+                for given_up in _given_up(chunk, deaths):
+                    yield given_up, chunk, worker.node
                 work.give_back(chunk.camera, chunk.left.values())
                 workers.replace(worker)
                 continue
@@ -238,17 +238,17 @@ def drive(
                     yield item, chunk, worker.node
 
 
-def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
+def _given_up(chunk: Chunk, deaths: dict[str, int]) -> Iterator[GivenUp]:
     """Count the death of a chunk's worker for each video of the chunk.
 
     Remove and yield the videos that are given up.
     """
     for video, unit in list(chunk.left.items()):
         alone = len(chunk.units) == 1 and chunk.begun  # otherwise something else may be the cause
-        kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
-        if kills[video] >= KILLS:
+        deaths[video] = 0 if chunk.moved else deaths.get(video, 0) + alone
+        if deaths[video] >= MOST_DEATHS:
             del chunk.left[video]
-            yield Killer(unit)
+            yield GivenUp(unit)
 
 
 class RayRunner:
@@ -265,7 +265,7 @@ class RayRunner:
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
         import_ray()
         self._here = LocalRunner(settings, detector, stop=stop)
-        # With --detector auto, too, every node must use the detector that this machine has chosen.
+        # Every node must use the detector that this machine has chosen, also with --detector auto.
         self.settings = replace(settings, options=replace(settings.options, detector=detector.name))
         self.options, self.stop = self.settings.options, stop
         self._fits = detector.fits_camera
@@ -315,9 +315,9 @@ class RayRunner:
             elif isinstance(item, VideoResult):
                 chunk.left.pop(item.video, None)
                 yield replace(item, node=node.name)
-            elif isinstance(item, Killer):
+            elif isinstance(item, GivenUp):
                 video, camera = item.unit.video, item.unit.camera
-                reason = f"{KILLS} workers died while they scanned this video, the last one on node {node.name}"
+                reason = f"{MOST_DEATHS} workers died while they scanned this video, the last one on node {node.name}"
                 yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=camera, node=node.name)
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:

@@ -27,7 +27,7 @@ from vadcli.engine.event_rules import ClipGrid
 from vadcli.engine.job import check_unchanged
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.ray_cluster import Chunk, Workers
-from vadcli.engine.ray_runner import KILLS, Killer, Worklist, drive, started_workers
+from vadcli.engine.ray_runner import MOST_DEATHS, GivenUp, Worklist, drive, started_workers
 from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted, Refinement, refiner_of, rows_of, spans_of
 from vadcli.errors import DocumentError, VadcliError, VideoError
@@ -339,7 +339,7 @@ class VerifyWork:
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
-    """Return the wanted clips or rows of a step that are not done yet. Of rows, all are returned."""
+    """Return the wanted clips of a step that are not done yet, or all wanted rows."""
     if step is Step.REFINE:  # `refine_stored` leaves out refined rows itself
         return part.wanted
     with suppress(DocumentError):  # the step reports answers that can't be read
@@ -402,8 +402,8 @@ class ClusterSteps:
                 chunk.left.pop(item.video, None)
                 video = parts[item.video].video
                 video.asked, video.problem = video.asked + item.asked, item.problem
-            elif isinstance(item, Killer):
-                reason = f"{KILLS} workers died while they asked about this video, the last one on node {node.name}"
+            elif isinstance(item, GivenUp):
+                reason = f"{MOST_DEATHS} workers died while they asked about this video, the last one on node {node.name}"
                 parts[item.unit.video].video.problem = reason
 
     def close(self) -> None:
