@@ -212,7 +212,7 @@ class Scan:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the run so far, if no fatal error ends it.
+        """The exit code of the run so far. Fatal errors have their own exit codes.
 
         If a signal stopped the run, the exit code is 128 + the number of the signal; otherwise, see `ExitOptions.exit_code`.
         """
@@ -492,8 +492,8 @@ class NewEvents:
         paths: the file or folder of each video, by video.
         command: the command of --on-event; "" to run no command.
         timeout_s: a command is killed after this many seconds.
-        alone: True if no other scan runs in the output folder. Then the stored events of skipped videos are new, too, if they
-            were not reported: a scan was interrupted before it reported them. If another scan runs, it may still report them.
+        alone: True if no other scan runs in the output folder. Then stored events of skipped videos are new, too, if they were
+            not reported, because an earlier scan was interrupted. If another scan runs, it may still report these events.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:

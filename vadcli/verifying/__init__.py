@@ -146,7 +146,7 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Verify with the models that the options name. See `verify_all`, which also gets the `settings`."""
+    """Load the models that the options name, and call `verify_all` with these models and the `settings`."""
     stored_layout(out)  # raises an error for an unusable folder before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
@@ -311,7 +311,7 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
 
 
 def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Return a function that verifies a scan after the scan has ended; None without the option --verify.
+    """Return a function that verifies a scan that has ended; None without the option --verify.
 
     If the scan was stopped, the function does nothing and returns None, because the next run must continue the scan first.
 

@@ -1,7 +1,7 @@
 """Reads chosen clips of videos and asks a model about them. Other frames of the videos are not read.
 
-Answers are also written while a video is in progress, so that few answers are lost if the run is killed. The lock of the video
-prevents that a scan or another run works on the same video.
+Answers are also written while a video is in progress, so that few answers are lost if the run is killed. While a run has the
+lock of a video, no scan and no other run works on this video.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OnAnswers = Callable[[int, float], None]
 
 
 def asker_of(options: VerifyOptions) -> Asker:
-    """Return the model that `--model` names: a name, of which other packages may add more, or a folder.
+    """Return the model of `--model`: a folder, or a name that this or another package has registered.
 
     Raises:
         UsageError: the name or folder does not exist.
