@@ -25,24 +25,24 @@ CATEGORIES = "red star, blue ring, something falling"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write videos and ground_truth.csv to")
-    parser.add_argument("--categories", default=CATEGORIES, help="names apart by commas (default: %(default)s)")
-    parser.add_argument("--videos", type=int, default=6, help="how many (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="another seed, other videos (default: %(default)s)")
+    parser.add_argument("--categories", default=CATEGORIES, help="names, separated by commas (default: %(default)s)")
+    parser.add_argument("--videos", type=int, default=6, help="number of videos (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of each video (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="another seed makes other videos (default: %(default)s)")
     options = parser.parse_args(arguments)
     categories = [name.strip() for name in options.categories.split(",") if name.strip()]
     if options.videos < 1:
         parser.error(f"--videos {options.videos}: give 1 or more")
     try:
         world = SyntheticWorld(WorldOptions(), seed=options.seed, split="test", length=options.videos)
-        shape = VideoOptions(seconds=options.seconds)
-        truth = write_videos(options.out, world, range(options.videos), categories=categories, options=shape)
+        video_options = VideoOptions(seconds=options.seconds)
+        truth = write_videos(options.out, world, range(options.videos), categories=categories, options=video_options)
     except VadcliError as error:
         sys.exit(f"{parser.prog}: {error}")
-    print(f"{options.videos} videos in {options.out}; where what is named is seen: {truth}")
+    print(f"{options.videos} videos in {options.out}; ground truth: {truth}")
 
 
 if __name__ == "__main__":

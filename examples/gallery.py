@@ -1,4 +1,4 @@
-"""Make the pictures of docs/gallery.md: screenshots of the report and stills of rendered videos.
+"""Make the pictures of docs/gallery.md: screenshots of the report, and frames of rendered videos.
 
     python examples/gallery.py docs/gallery [--work DIR]
 
@@ -29,7 +29,7 @@ from synthetic_archive import make_archive
 QUALITY = 80
 LABEL_PX = 26
 NAMES = ("red star", "blue ring", "something falling", "purple star")
-"""Asked of lavida-tiny; it was never shown a purple star."""
+"""The categories for lavida-tiny. Its training never showed a purple star."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class View:
     """One screenshot of the report.
 
     Attributes:
-        name: of the picture.
-        width, height: of the window, CSS px.
-        scheme: light or dark.
-        act: what the reader does before the screenshot.
-        part: selector of the element that is shown; "" shows the window.
+        name: name of the picture file, without its suffix.
+        width, height: size of the window in CSS pixels.
+        scheme: light or dark colours.
+        act: function that uses the page before the screenshot.
+        part: CSS selector of the element in the screenshot; "" for the whole window.
     """
 
     name: str
@@ -53,7 +53,7 @@ class View:
 
 
 def open_event(page: Page) -> None:
-    """Open the first event, with its clip at the middle and without the player's buttons."""
+    """Open the first event, move its clip to the middle, and hide the player's buttons."""
     page.locator("#table tbody tr").first.focus()
     page.keyboard.press("Enter")
     video = page.locator("dialog video")
@@ -64,7 +64,7 @@ def open_event(page: Page) -> None:
 
 
 def zoom_in(page: Page) -> None:
-    """Go to the second event of a camera by keyboard."""
+    """Go to the second event of a camera with the keyboard, and zoom in."""
     chart = page.locator(".chart").first
     chart.scroll_into_view_if_needed()
     chart.focus()
@@ -74,7 +74,7 @@ def zoom_in(page: Page) -> None:
 
 
 def triage(page: Page) -> None:
-    """Look at two events and mark them."""
+    """Mark one event as true and one as false, and write a note."""
     page.locator("#table tbody tr").first.focus()
     for key in ("t", "ArrowDown", "f"):
         page.keyboard.press(key)
@@ -91,14 +91,14 @@ VIEWS = (
 
 
 def vadcli(work: Path, *arguments: str) -> str:
-    """Run a command in the folder of the footage, as a user would; returns what it prints."""
+    """Run a command in the folder of the footage, as a user would, and return its output."""
     print(f"$ vadcli {' '.join(arguments)}", file=sys.stderr)
     command = [sys.executable, "-m", "vadcli", *arguments]
     return subprocess.run(command, cwd=work, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
 def photograph(browser: Browser, report: Path, view: View, target: Path) -> None:
-    """Take a screenshot of the report; an error in the page's script is raised here."""
+    """Take a screenshot of the report. An error in the page's script is raised as RuntimeError."""
     context = browser.new_context(viewport={"width": view.width, "height": view.height}, color_scheme=view.scheme)
     page = context.new_page()
     errors: list[str] = []
@@ -115,7 +115,7 @@ def photograph(browser: Browser, report: Path, view: View, target: Path) -> None
 
 
 def peaks(out: Path, of: str = "video") -> dict[str, tuple[str, float]]:
-    """Return video and time of the highest score of each video, or of each category, that has events."""
+    """Return the video and the time of the highest score of each video with events, or of each category with events."""
     rows = list(csv.DictReader(io.StringIO(vadcli(out.parent, "events", out.name, "--format", "csv"))))
     rows.sort(key=lambda row: float(row["peak_score"]))
     return {row[of]: (row["video"], float(row["peak_s"])) for row in rows}
@@ -129,7 +129,7 @@ def still(video: Path, second: float, work: Path) -> Image.Image:
 
 
 def sheet(stills: list[tuple[str, Image.Image]], *, columns: int, cell: tuple[int, int]) -> Image.Image:
-    """Put pictures side by side in cells of this size, each with its own proportions and its name below."""
+    """Return a picture with all stills in cells of this size; each keeps its proportions and has its name below."""
     width, height = cell[0], cell[1] + LABEL_PX
     rows = -(-len(stills) // columns)
     page = Image.new("RGB", (columns * width, rows * height), "white")
@@ -148,28 +148,29 @@ def save(picture: Image.Image, target: Path) -> None:
     picture.convert("RGB").save(target, "WEBP", quality=QUALITY, method=6)
 
 
-def film_shapes(results: Path, work: Path) -> Image.Image:
-    """Save one rendered frame of each unusual shape."""
-    found = peaks(results)
+def shapes_picture(results: Path, work: Path) -> Image.Image:
+    """Return a picture with one rendered frame of each unusual video."""
+    highest = peaks(results)
     videos = [*(shape.video for shape in SHAPES), "turned/helmet.mp4"]
     stills = [
-        (video, still(results / "rendered" / f"{video}.mp4", found.get(video, (video, 0.0))[1], work)) for video in videos
+        (video, still(results / "rendered" / f"{video}.mp4", highest.get(video, (video, 0.0))[1], work)) for video in videos
     ]
-    told = [(f"{video}   {picture.width} x {picture.height}", picture) for video, picture in stills]
-    return sheet(told, columns=2, cell=(480, 330))
+    labelled = [(f"{video}   {picture.width} x {picture.height}", picture) for video, picture in stills]
+    return sheet(labelled, columns=2, cell=(480, 330))
 
 
-def film_names(work: Path) -> Image.Image:
-    """Save the frame with the highest score of each category, by LAVIDA's small checkpoint."""
-    films, results = work / "named", work / "named-results"
-    if not films.exists():
-        coloured_shapes.main([str(films), "--categories", ", ".join(NAMES), "--videos", "12"])
+def names_picture(work: Path) -> Image.Image:
+    """Return a picture with the frame with the highest score of each category, by LAVIDA's small checkpoint."""
+    footage, results = work / "named", work / "named-results"
+    if not footage.exists():
+        coloured_shapes.main([str(footage), "--categories", ", ".join(NAMES), "--videos", "12"])
     lavida = ("--detector", "lavida", "--model", "lavida-tiny", "--categories", ", ".join(NAMES))
-    vadcli(work, "scan", films.name, "--out", results.name, *lavida, "--masks", "video", "--quiet")
-    vadcli(work, "render", films.name, "--out", results.name, "--quiet")
-    found = peaks(results, "category")
+    vadcli(work, "scan", footage.name, "--out", results.name, *lavida, "--masks", "video", "--quiet")
+    vadcli(work, "render", footage.name, "--out", results.name, "--quiet")
+    highest = peaks(results, "category")
     stills = [
-        (name, still(results / "rendered" / f"{found[name][0]}.mp4", found[name][1], work)) for name in NAMES if name in found
+        (name, still(results / "rendered" / f"{video}.mp4", second, work))
+        for name, video, second in ((name, *highest[name]) for name in NAMES if name in highest)
     ]
     return sheet(stills, columns=4, cell=(270, 362))
 
@@ -178,7 +179,9 @@ def main() -> None:
     """Make the footage, scan it, make the report, render, and take the pictures."""
     parser = argparse.ArgumentParser(description="Make the pictures of docs/gallery.md.")
     parser.add_argument("out", type=Path, help="folder of the pictures")
-    parser.add_argument("--work", type=Path, default=None, help="keep footage and results here, and use what is there")
+    parser.add_argument(
+        "--work", type=Path, default=None, help="folder that keeps footage and results; existing footage is used again"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -200,8 +203,8 @@ def main() -> None:
             for view in VIEWS:
                 photograph(browser, results / "report.html", view, options.out / f"{view.name}.webp")
             browser.close()
-        save(film_shapes(work / "shapes-results", work), options.out / "rendered-shapes.webp")
-        save(film_names(work), options.out / "rendered-names.webp")
+        save(shapes_picture(work / "shapes-results", work), options.out / "rendered-shapes.webp")
+        save(names_picture(work), options.out / "rendered-names.webp")
         *_, (video, second) = peaks(results).values()  # the highest peak comes last
         save(still(results / "rendered" / f"{video}.mp4", second, work), options.out / "rendered.webp")
 

@@ -24,15 +24,15 @@ SECONDS = 20.0
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "24", "-pix_fmt", "yuv420p")
 QUIET, ODD = Script("plaza", "morning"), Script("plaza", "noon", "cyclist")
 LOOPS = 90
-"""Of the quiet film before and after the odd one: an hour in all."""
+"""How often the normal video is repeated before and after the video with the anomaly, for one hour in total."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One way to convert a video.
+    """One video, and how ffmpeg makes it from a scene of the archive.
 
     Attributes:
-        video: relative path of the result.
+        video: relative path of the new video.
         before, after: ffmpeg's options before and after its input.
     """
 
@@ -52,7 +52,7 @@ SHAPES = (
 
 
 def ffmpeg(*arguments: str) -> None:
-    """Run ffmpeg; its errors are shown."""
+    """Run ffmpeg, which prints its errors."""
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True, stdin=subprocess.DEVNULL)
 
 
@@ -72,7 +72,7 @@ def make_shapes(out: Path, *, with_hour: bool = True) -> list[str]:
 
 
 def turned(odd: Path, out: Path) -> str:
-    """Write a video whose frames are stored on their side and whose header says how to rotate them."""
+    """Write a video whose frames are stored rotated by 90 degrees, with a header that makes players rotate them back."""
     video = "turned/helmet.mp4"
     side = odd.with_name("side.mp4")
     ffmpeg("-i", str(odd), "-vf", "transpose=2", *X264, "-an", str(side))
@@ -82,7 +82,7 @@ def turned(odd: Path, out: Path) -> str:
 
 
 def hour(quiet: Path, odd: Path, work: Path, out: Path) -> str:
-    """Write the quiet video many times over, with the odd one in the middle."""
+    """Write a video of one hour: the normal video again and again, with the anomaly in the middle."""
     video = "hour/gate.mp4"
     small = []
     for source in (quiet, odd):

@@ -2,14 +2,16 @@
 
     python examples/synthetic_archive.py demo/footage
 
-writes six videos of 20 s, and `truth.csv`, which `vadcli eval` reads. `truth.csv` has the columns video, start_s, end_s and
-category: the spans in which an anomaly is visible. A normal video has a row without times. The same seed makes the same files.
-The parts of this file, in their order:
+writes six videos of 20 s, and `truth.csv` for `vadcli eval`. `truth.csv` has one row per span in which an anomaly is visible,
+with the columns video, start_s, end_s and category. A normal video has a row without times. The same seed makes the same files.
 
-    View       a pinhole camera above the ground: points in metres -> pixels
-    Actor      a thing that moves (synthetic_figures.py): its place at a time, and the strokes that draw it there
-    Scene      the ground that a camera shows, and the people on it
-    film       draws a scene frame by frame and encodes it
+The main parts of this file:
+
+    View       a pinhole camera above the ground; it turns points in metres into pixels
+    Scene      the ground that a camera shows, and the people on the ground
+    film       draws the frames of one video and encodes them
+
+synthetic_figures.py has the people and objects that move (`Actor`).
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from synthetic_figures import Actor, Looks, Pose, Stroke, cart, cyclist, person, thrown_bag
 
 FPS = 25
-SMOOTH = 2  # pictures are drawn this much larger and reduced: smooth edges
-THIN_PX = 4  # below this width, round ends are not visible
+SMOOTH = 2  # pictures are drawn this much larger and then reduced, for smooth edges
+THIN_PX = 4  # strokes up to this width get no round ends, because they would not be visible
 SUN = np.array([0.55, 0.35])  # length of a shadow in metres per metre of height
 SOUND_RATE_HZ = 48_000
 
@@ -43,11 +45,11 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class View:
-    """A camera `height_m` above the origin, looking along +y and down; +x is to the right, +z up.
+    """A camera `height_m` above the origin that looks along +y and down; +x is to the right, +z is up.
 
     Attributes:
-        width, height: of the picture, px.
-        pitch: how far down it looks, radians.
+        width, height: size of the picture in pixels.
+        pitch: angle of the view below the horizon, in radians.
         focal: focal length in picture widths.
     """
 
@@ -58,7 +60,7 @@ class View:
     focal: float
 
     def project(self, points: Points) -> Points:
-        """Project (N, 3) metres to (N, 2) pixels."""
+        """Return the pixels (N, 2) of points (N, 3) in metres."""
         x, y, z = points[:, 0], points[:, 1], points[:, 2] - self.height_m
         depth = y * math.cos(self.pitch) - z * math.sin(self.pitch)
         up = y * math.sin(self.pitch) + z * math.cos(self.pitch)
@@ -71,13 +73,13 @@ class View:
         return np.divide(self.focal * self.width, np.maximum(depth, 0.1))
 
     def is_near(self, pose: Pose) -> bool:
-        """False for what is so far outside the picture that not even its shadow is visible."""
+        """Return False if an actor is so far outside the picture that not even its shadow is visible."""
         at = np.array([(pose.x, pose.y, 0.0)])
         (x, y), metre = self.project(at)[0], float(self.px_per_m(at)[0])
         return bool(-3 * metre < x < self.width + 3 * metre and -3 * metre < y < self.height + 5 * metre)
 
     def ground(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (H, W) metres x and y of the ground at each pixel."""
+        """Return x and y (H, W) in metres of the ground at each pixel."""
         column, row = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         right = (column - self.width / 2) / (self.focal * self.width)
         up = (self.height / 2 - row) / (self.focal * self.width)
@@ -104,7 +106,7 @@ def _paving(x: NDArray[np.float64], y: NDArray[np.float64], slab_m: float, rng: 
 
 
 def plaza_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return an (H, W, 3) square of stone slabs with a darker ring, and a lawn behind it."""
+    """Return the ground (H, W, 3) of a square: stone slabs with a darker ring, and a lawn behind them."""
     x, y = view.ground()
     stone = np.array([176.0, 168.0, 156.0]) + (_paving(x, y, 1.0, rng) + 5 * _noise(x.shape, 14, rng))[..., None]
     ring = np.abs(np.hypot(x - 0.5, y - 13.5) - 4.2) < 0.45
@@ -116,7 +118,7 @@ def plaza_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def walkway_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return an (H, W, 3) asphalt path between lawns, in the patchy light under trees."""
+    """Return the ground (H, W, 3) of a walkway: an asphalt path between lawns, with shadows of leaves."""
     x, y = view.ground()
     asphalt = np.array([112.0, 114.0, 120.0]) + (9 * _noise(x.shape, 2, rng) + 7 * _noise(x.shape, 30, rng))[..., None]
     lawn = np.array([96.0, 128.0, 66.0]) + (18 * _noise(x.shape, 3, rng) + 12 * _noise(x.shape, 26, rng))[..., None]
@@ -130,20 +132,21 @@ def walkway_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Scene:
-    """A camera's place.
+    """The place that a camera shows.
 
     Attributes:
-        ground: paints the ground.
-        ways: (start, end) points between which people walk in both directions.
-        people_a_minute: how many people come per minute.
-        one_way: share of the people who walk from start to end.
+        ground: function that draws the ground.
+        height_m, pitch: the camera, as in `View`.
+        ways: (start, end) of the lines on which people walk.
+        people_per_minute: how many people enter per minute.
+        one_way: share of the people who walk from start to end; the others walk back.
     """
 
     ground: Callable[[View, np.random.Generator], NDArray[np.float64]]
     height_m: float
     pitch: float
     ways: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
-    people_a_minute: float
+    people_per_minute: float
     one_way: float = 0.5
 
     def view(self, width: int, height: int) -> View:
@@ -151,10 +154,10 @@ class Scene:
         return View(width, height, self.height_m, self.pitch, focal=0.86)
 
     def crowd(self, seconds: float, rng: np.random.Generator) -> Iterator[Actor]:
-        """Return the people of one video; some are there when it starts."""
+        """Yield the people of one video; some of them enter before the video starts."""
         time_s = -30.0
         while time_s < seconds:
-            time_s += float(rng.exponential(60 / self.people_a_minute))
+            time_s += float(rng.exponential(60 / self.people_per_minute))
             start, end = self.ways[rng.integers(len(self.ways))]
             if rng.random() > self.one_way:
                 start, end = end, start
@@ -176,14 +179,14 @@ SCENES = {
         height_m=7.0,
         pitch=0.56,
         ways=(((-12, 10), (12, 12)), ((-13, 16), (13, 14)), ((-16, 22), (12, 19)), ((-5, 27), (3, 4)), ((6, 27), (-3, 4))),
-        people_a_minute=26,
+        people_per_minute=26,
     ),
     "walkway": Scene(
         walkway_ground,
         height_m=6.0,
         pitch=0.5,
         ways=(((-1.8, 31), (-1.6, 3.5)), ((1.6, 31), (1.7, 3.5)), ((0.3, 31), (-0.2, 3.5))),
-        people_a_minute=22,
+        people_per_minute=22,
         one_way=0.92,
     ),
 }
@@ -191,7 +194,7 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Script:
-    """One video: its scene, what happens, and whether it has sound."""
+    """One video: its scene, its name, its anomaly ("" for none), and whether it has sound."""
 
     scene: str
     name: str
@@ -215,7 +218,7 @@ SCRIPTS = (
 
 
 def odd_actor(what: str, enters_s: float, rng: np.random.Generator) -> Actor:
-    """Return what does not belong; it enters from outside the picture."""
+    """Return the actor that is the anomaly; it enters from outside the picture."""
     looks = Looks.anyone(rng)
     if what == "cyclist":
         return Actor(partial(cyclist, looks=looks), (-12, 11), (12, 14), 7.0, enters_s)
@@ -225,15 +228,11 @@ def odd_actor(what: str, enters_s: float, rng: np.random.Generator) -> Actor:
         return Actor(partial(person, looks=looks, stride_m=1.35), (-2.4, 2), (1.2, 26), 6.5, enters_s, sway_m=0.5)
     if what == "thrown bag":
         return Actor(thrown_bag, (-6.5, 6.5), (3.5, 9), 8.0, enters_s, stays=True)
-    raise ValueError(f"nobody knows how to draw a {what}")
+    raise ValueError(f"unknown anomaly {what!r}")
 
 
 def film(script: Script, out: Path, *, seconds: float, width: int, seed: int) -> list[tuple[str, float, float, str]]:
-    """Make one video.
-
-    Returns:
-        Its rows of the truth: (video, start_s, end_s, what).
-    """
+    """Make one video, and return its rows of the ground truth: (video, start_s, end_s, category)."""
     height = 2 * round(width * 9 / 32)
     view = SCENES[script.scene].view(width, height)
     times_s = [number / FPS for number in range(round(seconds * FPS))]
@@ -250,21 +249,24 @@ def film(script: Script, out: Path, *, seconds: float, width: int, seed: int) ->
 
 
 def cast_of(script: Script, seconds: float, seed: int) -> tuple[list[Actor], list[Actor]]:
-    """Return all actors of a video: the crowd, and what does not belong."""
+    """Return all actors of a video: the crowd, and the actor that is the anomaly."""
     rng = np.random.default_rng([seed, crc32(script.video.encode())])
     crowd = list(SCENES[script.scene].crowd(seconds, rng))
     return crowd, [odd_actor(script.oddity, enters_s=0.45 * seconds, rng=rng)] if script.oddity else []
 
 
 def in_view(view: View, actor: Actor, time_s: float) -> bool:
-    """True if the camera sees any part of it."""
+    """Return True if any part of the actor is in the picture."""
     points = np.array([point for stroke in actor.draw(actor.pose(time_s)) for point in stroke.points])
     return bool(np.any(np.all((view.project(points) >= 0) & (view.project(points) < (view.width, view.height)), axis=1)))
 
 
 @cache
 def lit_ground(name: str, width: int, height: int, seed: int) -> Image.Image:
-    """Return a scene's ground in low light, warmer on one side and darker in the corners; equal in all videos of a camera."""
+    """Return the ground of a scene, which is the same in all videos of the camera.
+
+    The light is warmer on one side, and darker in the corners.
+    """
     scene, rng = SCENES[name], np.random.default_rng([seed, crc32(name.encode())])
     ground = scene.ground(scene.view(width * SMOOTH, height * SMOOTH), rng)
     down, right = np.linspace(-1, 1, ground.shape[0])[:, None], np.linspace(-1, 1, ground.shape[1])
@@ -305,7 +307,7 @@ def darken(picture: Image.Image, shadow: Image.Image) -> None:
 
 
 def paint(picture: Image.Image, strokes: Sequence[Stroke], points: Points, thick_px: Points, *, shadows: bool = False) -> None:
-    """Draw strokes whose points are at these pixels (N, 2), in order; shadows are drawn in white."""
+    """Draw strokes in their order. `points` (N, 2) are the pixels of all their points. Shadows are drawn in white."""
     draw = ImageDraw.Draw(picture)
     corners, widths = [(x, y) for x, y in points.tolist()], thick_px.tolist()
     first = 0
@@ -341,7 +343,7 @@ class Grain:
 
 
 def hum(seconds: float, truth: Sequence[tuple[str, float, float, str]]) -> NDArray[np.float32]:
-    """Return (samples,) of a low hum, with a bell while something odd is in the picture."""
+    """Return the samples of a low hum, with a bell while an anomaly is visible."""
     time_s = np.arange(round(seconds * SOUND_RATE_HZ)) / SOUND_RATE_HZ
     sound = 0.05 * np.sin(2 * np.pi * 110 * time_s) + 0.03 * np.sin(2 * np.pi * 165 * time_s)
     for _, start_s, end_s, _ in truth:
@@ -368,7 +370,7 @@ def encode(path: Path, frames: Iterator[Picture], width: int, height: int, sound
 
 
 def make_archive(out: Path, *, seconds: float = 20.0, width: int = 640, seed: int = 7, jobs: int | None = None) -> Path:
-    """Make every video and write the ground truth beside them; returns the path of truth.csv."""
+    """Write all videos and truth.csv into a folder, and return the path of truth.csv."""
     work = partial(film, out=out, seconds=seconds, width=width, seed=seed)
     if jobs == 1:
         truths = list(map(work, SCRIPTS))
@@ -389,13 +391,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder to write the footage and truth.csv to")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each video (default: %(default)s)")
     parser.add_argument("--width", type=int, default=640, help="width in pixels, 16:9 (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="another seed, other people (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument("--seed", type=int, default=7, help="another seed makes other people (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=None, help="number of processes (default: one per core)")
     options = parser.parse_args(arguments)
     if options.width < 64 or options.width % 2:
         parser.error(f"--width {options.width}: give an even number of at least 64")
     truth = make_archive(**vars(options))
-    print(f"{len(SCRIPTS)} videos in {options.out}; what is odd in them: {truth}")
+    print(f"{len(SCRIPTS)} videos in {options.out}; ground truth: {truth}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The figures of the synthetic archive: people, a cyclist, a cart, a thrown bag, each as strokes in metres.
 
-A figure is a function that returns the strokes of a pose, the farthest stroke first. It does not depend on camera or light.
+A figure is a function that returns the strokes of a pose, the farthest stroke first. It does not depend on the camera or the
+light.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Pose:
-    """The place of an actor: (x, y) metres, a unit heading, and the metres that it has moved so far."""
+    """Where an actor is and how far it has moved.
+
+    Attributes:
+        x, y: place in metres.
+        east, north: direction of movement, of length 1.
+        gone: metres moved so far.
+    """
 
     x: float
     y: float
@@ -43,12 +50,12 @@ class Pose:
     gone: float
 
     def point(self, ahead: float, aside: float, up: float) -> Point:
-        """Return a point in world coordinates, given in the figure's own directions (aside is to its left)."""
+        """Return a point in world coordinates from metres ahead of, left of and above the actor's place."""
         return (self.x + ahead * self.east - aside * self.north, self.y + ahead * self.north + aside * self.east, up)
 
     @property
     def far_side(self) -> int:
-        """1 if its left side is away from the camera, else -1."""
+        """1 if the left side of the actor is away from the camera, else -1."""
         return 1 if self.east > 0 else -1
 
 
@@ -57,12 +64,12 @@ class Actor:
     """Something that crosses the ground in a straight line.
 
     Attributes:
-        draw: returns its strokes in a pose, the farthest first.
-        start, end: (x, y) metres, the ends of its path.
+        draw: returns the strokes of the actor in a pose, the farthest first.
+        start, end: the ends of the path, (x, y) in metres.
         speed: metres per second.
-        enters_s: time in seconds at which it is at the start.
-        sway_m: how far it moves sideways, in metres.
-        stays: True if it stays at the end of its path, False if it disappears there.
+        enters_s: the time at which the actor is at the start of the path.
+        sway_m: how far the actor sways sideways, in metres.
+        stays: True if the actor stays at the end of the path, False if it disappears there.
     """
 
     draw: Callable[[Pose], list[Stroke]]
@@ -74,15 +81,15 @@ class Actor:
     stays: bool = False
 
     def moves(self, time_s: float) -> bool:
-        """True while it moves."""
+        """Return True while the actor moves."""
         return 0 <= (time_s - self.enters_s) * self.speed <= math.dist(self.start, self.end)
 
     def is_there(self, time_s: float) -> bool:
-        """True while there is something to draw."""
+        """Return True while the actor is drawn."""
         return self.moves(time_s) or (self.stays and time_s > self.enters_s)
 
     def pose(self, time_s: float) -> Pose:
-        """Return its pose at this time."""
+        """Return the pose of the actor at this time."""
         length = math.dist(self.start, self.end)
         east, north = (self.end[0] - self.start[0]) / length, (self.end[1] - self.start[1]) / length
         gone = min((time_s - self.enters_s) * self.speed, length)
