@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 
 from vadcli.errors import UsageError
 from vadcli.options import (
+    ClipsOptions,
     EvalOptions,
     EventsOptions,
+    PruneOptions,
+    ReportOptions,
     ScanOptions,
+    SearchOptions,
     ThresholdOptions,
+    VerifyOptions,
     WeightsImportOptions,
     category_list_names,
     out_folder,
@@ -193,3 +198,11 @@ def test_thresholds_come_from_alarms_an_hour_where_scores_are_calibrated() -> No
         ThresholdOptions(alarms_per_hour=0.1).thresholds(default, None)
     with pytest.raises(UsageError, match="above the threshold"):
         ThresholdOptions(threshold=0.3, low=0.4).thresholds(default, None)
+
+
+@pytest.mark.parametrize("kind", [ClipsOptions, PruneOptions, ReportOptions, SearchOptions, VerifyOptions])
+def test_the_footage_may_be_in_an_object_store_but_a_folder_must_exist(kind: type, tmp_path: Path) -> None:
+    for footage in (tmp_path, Path("s3:/bucket/cameras")):
+        assert kind(footage=footage).footage == footage
+    with pytest.raises(UsageError, match=r"--footage .*away: the folder does not exist"):
+        kind(footage=tmp_path / "away")
