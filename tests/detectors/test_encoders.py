@@ -406,7 +406,7 @@ def change_config(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "not a JSON object"),
         (lambda folder: change_config(folder, model_type="qwen2_vl"), "its model_type is 'qwen2_vl'"),
         (lambda folder: change_config(folder, model_type="siglip2"), "no fixed size"),
-        (lambda folder: change_config(folder, projection_dim=7), "has shape .*, not .*config.json is of another model"),
+        (lambda folder: change_config(folder, projection_dim=7), "has shape .*, not .*config.json belongs to another model"),
         (
             lambda folder: change_config(folder, text_config={"hidden_act": "mish"}),
             "hidden_act 'mish' is not one of quick_gelu",

@@ -1,7 +1,7 @@
-"""Image-text encoders turn pictures and sentences into vectors that can be compared.
+"""Image-text encoders: they turn pictures and sentences into vectors that can be compared.
 
-An encoder is a plain transformers folder: config.json, safetensors, a tokenizer and, if its pixels differ from the family's
-defaults, preprocessor_config.json. `vadcli.registry.ENCODERS` lists the families by transformers' `model_type`.
+An encoder is a transformers folder with config.json, safetensors and a tokenizer. A preprocessor_config.json can change the
+rules for pixels. `vadcli.registry.ENCODERS` lists the families of encoders by transformers' `model_type`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from vadcli.weights.files import read_json
 from vadcli.weights.hub import read_lock
 
 PREPROCESSING_VERSION = 1
-"""Increase this if a change of the code gives the same picture or sentence another vector."""
+"""Increase this if a change of the code gives another vector for the same picture or sentence."""
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 DEFAULT_SIZE_PX = 224
-"""The picture size if config.json contains none, as in Google's folders. It is transformers' default for both families."""
+"""The size of a picture if config.json does not contain one, as in Google's folders. It is transformers' default."""
 SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -45,22 +45,23 @@ SMALL_FILES = (
 )
 """The files besides the weights that can change a vector."""
 HASHED_BYTES = 2**25
-"""Bytes that are hashed at a time. The blocks are large because, after each block, the thread may have to wait for another
-thread, such as one that imports modules."""
+"""The number of bytes that are hashed at a time. It is large because the thread may have to wait for other threads after each
+block, for example for a thread that imports modules."""
 NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
 class Encoder(Protocol):
-    """Turns pictures and sentences into unit vectors. The cosine of two vectors says how well they fit.
+    """Turns pictures and sentences into unit vectors.
 
-    A picture's vector does not depend on the other pictures of the call.
+    The vectors of a picture and of a sentence that describes it have a high cosine. The vector of a picture does not depend on
+    the other pictures of the call.
 
     Attributes:
         name: the encoder as the user named it.
         width: D, the length of a vector.
-        size_px: side S of the square picture that the model reads.
+        size_px: S, the side of the square picture that the model reads.
         temperature: the number by which differences of cosines are divided.
-        max_tokens: length of the longest sentence, in tokens.
+        max_tokens: the most tokens that a sentence can have.
     """
 
     name: str
@@ -76,17 +77,21 @@ class Encoder(Protocol):
         """
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Return the vectors (M, D) float32 of M sentences. Too long sentences raise UsageError."""
+        """Return the vectors (M, D) float32 of M sentences.
+
+        Raises:
+            UsageError: a sentence has more than `max_tokens` tokens.
+        """
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Return one vector per patch (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, which are squashed."""
+        """Return one vector per patch, (N, h, w, D) float32, of squashed pictures (N, H, W, 3) uint8."""
 
     def text_tokens(self, text: str) -> int:
-        """Return the number of tokens of a sentence, including special tokens. Nothing is cut off."""
+        """Return the number of tokens of a sentence, including special tokens. It may exceed `max_tokens`."""
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Return the encoder of a name or a transformers folder. It reads each half when it needs it.
+    """Return an encoder. It reads the weights for pictures and the weights for text when it needs them.
 
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
@@ -95,7 +100,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
 
     Raises:
         UsageError: the name, the folder, the device or the precision does not exist, or the name is not an encoder.
-        DeviceError: the device is not on this machine.
+        DeviceError: this machine does not have the device.
         WeightsError: the weights are missing or damaged, are not safetensors, or do not belong to an encoder.
     """
     if precision not in PRECISIONS:
@@ -110,7 +115,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
 
 
 def encoder_folder(name: str) -> Path:
-    """Return the folder of an encoder. Does not check the files in it.
+    """Return the folder of an encoder. The files in the folder are not checked.
 
     Raises:
         UsageError: the name or folder does not exist, or the name belongs to weights that are not an encoder.
@@ -119,7 +124,7 @@ def encoder_folder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    names = [one for item in weights.manifest().values() if item.kind == "encoder" for one in item.names]
+    names = [alias for item in weights.manifest().values() if item.kind == "encoder" for alias in item.names]
     choose = f"choose one of {', '.join(names)}, or a transformers folder"
     if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
         raise UsageError(f"--encoder {name}: the folder does not exist", hint=choose)
@@ -149,14 +154,14 @@ def encoder_size_px(name: str) -> int:
 
 def encoder_area_px(name: str) -> int:
     """Return the largest useful area of a frame for an encoder, in pixels."""
-    return encoder_size_px(name) ** 2 * 16 // 9  # a 16:9 frame with this area is as high as the encoder's square
+    return encoder_size_px(name) ** 2 * 16 // 9  # a 16:9 frame with this area is as high as the encoder's square picture
 
 
 def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
-    """Return everything that changes an encoder's vectors, as JSON. Loads no model.
+    """Return everything that changes an encoder's vectors, as a JSON object. Loads no model.
 
-    The JSON contains `precision` as the user gave it (such as `auto`), so that a scan on a GPU and a search on a CPU can use
-    the same vectors. The hashes of pulled weights come from the lock file; `vadcli weights verify` compares it with the files.
+    The object contains `precision` as the user wrote it (such as `auto`), so that a scan on a GPU and a search on a CPU can use
+    the same vectors. The hashes are those of `model_hashes`.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -170,7 +175,7 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
 def model_hashes(name: str, folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a model that can change its results, by file name.
 
-    The hashes of pulled weights come from the lock file.
+    The hashes of pulled weights come from the lock file, which `vadcli weights verify` compares with the files.
 
     Args:
         name: a name of the weights manifest, or a folder.
@@ -190,7 +195,7 @@ def model_hashes(name: str, folder: Path) -> dict[str, str]:
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
-    """Return a hash of a fingerprint without its precision. Vectors with equal keys can be compared."""
+    """Return a hash of a fingerprint without its precision. Vectors with the same key can be compared."""
     return digest({name: value for name, value in fingerprint.items() if name != "precision"})
 
 
@@ -198,7 +203,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors files of a transformers folder, and check their headers.
 
     Raises:
-        WeightsError: the folder has no safetensors files, or one of them is missing, cut off or damaged.
+        WeightsError: the folder has no safetensors files, or a safetensors file is missing, cut off or damaged.
     """
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
@@ -212,40 +217,40 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             names = sorted({str(file) for file in read_json(index)["weight_map"].values()})
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise WeightsError(f"{index}: not a list of weight files", hint=NOT_WHOLE) from error
-    if strange := next((file for file in names if Path(file).name != file), None):
-        raise WeightsError(f"{index}: {strange!r} is not a file of this folder", hint=NOT_WHOLE)
+    if elsewhere := next((file for file in names if Path(file).name != file), None):
+        raise WeightsError(f"{index}: {elsewhere!r} is not a file of this folder", hint=NOT_WHOLE)
     for file in names:
         weights.read_header(folder / file)
     return tuple(folder / file for file in names)
 
 
 def _family_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return a folder's model_type and config; raises WeightsError if no encoder has this type."""
+    """Return the model_type and the config of a folder. Raises WeightsError if no encoder has this type."""
     path = folder / "config.json"
     try:
         config = read_json(path)
     except OSError as error:
         hint = "name a transformers folder of CLIP or SigLIP"
-        raise WeightsError(f"{folder}: not an encoder: it has no config.json that can be read", hint=hint) from error
+        raise WeightsError(f"{folder}: not an encoder: config.json is missing or can't be read", hint=hint) from error
     except ValueError as error:
         raise WeightsError(f"{path}: not a JSON object", hint=NOT_WHOLE) from error
     family = config.get("model_type")
     if family in ENCODERS:
         return str(family), config
-    what = f"its model_type is {family!r}" if family else "its config.json has no model_type"
+    reason = f"its model_type is {family!r}" if family else "its config.json has no model_type"
     hint = f"use a model of type {' or '.join(ENCODERS)}"
     if family == "siglip2":
         hint = "its pictures have no fixed size (NaFlex): use a SigLIP 2 model with a size in its name, such as siglip2-b32"
-    raise WeightsError(f"{folder}: not an encoder that vadcli can use: {what}", hint=hint)
+    raise WeightsError(f"{folder}: not an encoder that vadcli can use: {reason}", hint=hint)
 
 
 @lru_cache(maxsize=256)
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file. A process reads the file again only if its size or time has changed."""
-    digest = hashlib.sha256()
-    # The block does not come from malloc. After malloc has freed one block of this size, it no longer returns the memory of
-    # blocks up to this size to the system. The weights have many such blocks.
+    """Return the SHA-256 of a file. A file is read again only if its size or time has changed."""
+    sha256 = hashlib.sha256()
+    # The memory comes from mmap, not from malloc: after malloc has freed a block of this size, it would keep the memory of all
+    # blocks up to this size, and the tensors of the weights are such blocks.
     with path.open("rb", buffering=0) as file, mmap.mmap(-1, HASHED_BYTES) as pages, memoryview(pages) as block:
         while count := file.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
+            sha256.update(block[:count])
+    return sha256.hexdigest()

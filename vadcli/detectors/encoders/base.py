@@ -1,9 +1,8 @@
-"""The common code of CLIP and SigLIP: reading of a folder, pixels, and chunks of a fixed size.
-
-Pictures are squashed (stretched to a square). By default, transformers' image processor for CLIP cuts off both sides of a wide
-picture, but things can happen there too. Compared with an image processor that squashes, gray levels differ by at most one if
-the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most two if it becomes larger. The width is
-resized before the height. Recent versions of PIL resize some tall pictures in the other order.
+"""The base class of CLIP and SigLIP: it reads a folder, makes pixels, and runs the networks.
+Pictures are squashed (stretched to a square). transformers' image processor for CLIP would cut off both sides of a wide
+picture, but things can happen there too. The gray levels are almost those of an image processor that squashes. They differ by
+at most one if the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most two if it becomes larger. Here
+the width is always resized before the height. Recent versions of PIL resize the height of some tall pictures first.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from vadcli.types import ByteArray, FloatArray
 from vadcli.weights.files import read_json
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
-"""How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros. In a smaller chunk,
-sums may be rounded differently, and a vector would then depend on the number of pictures or sentences in the call."""
+"""The number of pictures or sentences that the model computes at a time. The last chunk is filled up with zeros. In a smaller
+chunk, sums could be rounded differently. Then a vector would depend on the number of pictures or sentences in the call."""
 TABLE = "token_embedding.weight"
-"""The end of the token table's name."""
+"""The end of the name of the token table, the tensor with one vector per token."""
 MODES = {2: "bilinear", 3: "bicubic"}
 """The resize filters of CLIP and SigLIP, by PIL's numbers."""
 GPU_PICTURES = 8
-"""How many pictures a GPU resizes at a time: 8 HD frames in float32 have 200 MB."""
+"""The number of pictures that a GPU resizes at a time. 8 HD frames in float32 have 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class PixelRules:
 
     Attributes:
         side_px: S, side of the square.
-        mode: filter for the resize, bilinear or bicubic, antialiased.
-        mean, std: normalisation per RGB channel, applied after `scale`.
+        mode: the resize filter, bilinear or bicubic. It is always antialiased.
+        mean, std: mean and standard deviation of each RGB channel, for values that are multiplied by `scale`.
         scale: factor for values in 0-255.
     """
 
@@ -71,7 +70,7 @@ class PixelRules:
 
 
 def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
-    """Stretch frames (N, H, W, 3) uint8 to squares (N, 3, S, S). The values are whole numbers in 0-255."""
+    """Stretch frames (N, H, W, 3) uint8 to squares (N, 3, S, S). The results are whole numbers in 0-255."""
     pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
     if pictures.shape[-2:] == (side_px, side_px):
         return pictures.contiguous()
@@ -83,21 +82,21 @@ def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
 
 
 def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
-    """Resize the width and then the height of pictures (N, 3, H, W). Rounds after each step, as PIL does."""
+    """Resize the width and then the height of pictures (N, 3, H, W). As in PIL, each step rounds."""
     for size in ((pictures.shape[-2], side_px), (side_px, side_px)):
         pictures = F.interpolate(pictures, size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
     return pictures
 
 
 def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
-    """Return the rules in a folder's preprocessor_config.json. Missing values come from `defaults`.
+    """Return the rules for pixels of a transformers folder. Missing values come from `defaults`.
 
     Raises:
         WeightsError: the file is damaged, or names a filter that vadcli does not have.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        path = folder / "processor_config.json"  # where transformers 5 stores the rules
+        path = folder / "processor_config.json"  # transformers 5 stores the rules in this file
     if not path.is_file():
         return defaults
     try:
@@ -106,9 +105,9 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
         changes: dict[str, Any] = {}
         if "resample" in document:
             changes["mode"] = MODES[document["resample"]]
-        for key, ours in (("image_mean", "mean"), ("image_std", "std")):
-            if document.get(key) is not None:
-                changes[ours] = tuple(float(value) for value in document[key])
+        for name in ("mean", "std"):
+            if document.get(f"image_{name}") is not None:
+                changes[name] = tuple(float(value) for value in document[f"image_{name}"])
         if document.get("do_normalize") is False:
             changes.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         scale = document.get("rescale_factor", defaults.scale)
@@ -120,7 +119,7 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
 
 
 class TransformersEncoder(ABC):
-    """An encoder in a transformers folder. `vadcli.detectors.encoders.Encoder` describes the attributes.
+    """The base class of CLIP and SigLIP, in a transformers folder. `Encoder` describes the attributes.
 
     Args:
         name: the encoder as the user named it.
@@ -128,7 +127,7 @@ class TransformersEncoder(ABC):
         device, precision: as in `load_encoder`, already checked.
 
     Raises:
-        WeightsError: the config cannot be used, or the safetensors do not contain what it describes.
+        WeightsError: the config cannot be used, or the safetensors do not contain the tensors that the config describes.
     """
 
     temperature: float
@@ -141,7 +140,7 @@ class TransformersEncoder(ABC):
         self.name, self.folder = name, folder
         self.device = devices_for(device)[0]
         self.dtype = encoder_dtype(precision, self.device)
-        # On a CPU, `auto` is fp32 for the text half: sentences are few, so bf16 would save little time.
+        # On a CPU, `auto` is always fp32 for text. There are few sentences, so bf16 would save little time.
         self.text_dtype = dtype_for(precision, self.device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         with loading(folder):
@@ -156,22 +155,22 @@ class TransformersEncoder(ABC):
         self.rules = read_rules(folder, PixelRules(self.size_px, self.defaults.mode, self.defaults.mean, self.defaults.std))
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """Return the vectors (N, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
+        """Return the unit vectors (N, D) float32 of pictures (N, H, W, 3) uint8."""
         return self._for_chunks(frames, self.image_vectors, (self.width,))
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Return the patch vectors (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
+        """Return the unit vectors (N, h, w, D) float32 of the patches of pictures (N, H, W, 3) uint8."""
         return self._for_chunks(frames, self.patch_vectors, (*self.grid, self.width))
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Return the vectors (M, D) float32 of M sentences, of unit length.
+        """Return the unit vectors (M, D) float32 of M sentences.
 
         Raises:
             UsageError: a sentence has more than `max_tokens` tokens.
         """
-        found = np.empty((len(texts), self.width), np.float32)
-        by_length: dict[int, list[tuple[int, list[int]]]] = {}
-        for place, text in enumerate(texts):
+        vectors = np.empty((len(texts), self.width), np.float32)
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}  # (number of the sentence, padded ids) by number of ids
+        for number, text in enumerate(texts):
             ids = self.token_ids(text)
             if len(ids) > self.max_tokens:
                 raise UsageError(
@@ -181,18 +180,18 @@ class TransformersEncoder(ABC):
             length = (
                 min(-(-len(ids) // self.text_step) * self.text_step, self.max_tokens) if self.text_step else self.max_tokens
             )
-            by_length.setdefault(length, []).append((place, ids + [self.tokenizer.pad_token_id] * (length - len(ids))))
-        for rows in by_length.values():
-            for start in range(0, len(rows), self.chunk):
-                part = rows[start : start + self.chunk]
-                padded = torch.tensor([row for _, row in part])  # (n, L)
+            by_length.setdefault(length, []).append((number, ids + [self.tokenizer.pad_token_id] * (length - len(ids))))
+        for sentences in by_length.values():
+            for start in range(0, len(sentences), self.chunk):
+                part = sentences[start : start + self.chunk]
+                padded = torch.tensor([ids for _, ids in part])  # (n, L)
                 with torch.inference_mode():
                     filled = F.pad(padded, (0, 0, 0, self.chunk - len(part)))
-                    found[[place for place, _ in part]] = unit(self.text_vectors(filled))[: len(part)]
-        return found
+                    vectors[[number for number, _ in part]] = unit(self.text_vectors(filled))[: len(part)]
+        return vectors
 
     def token_ids(self, text: str) -> list[int]:
-        """Return all token ids of a sentence, including special tokens, without padding."""
+        """Return the token ids of a sentence, with special tokens and without padding. Nothing is cut off."""
         ids: list[int] = self.tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
@@ -237,6 +236,7 @@ class TransformersEncoder(ABC):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+        """Return the half that `make` makes, with the weights of the folder."""
         with loading(self.folder):
             with torch.device("meta"):
                 half = make()
@@ -244,35 +244,36 @@ class TransformersEncoder(ABC):
         return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
-        """Return the results (N, *shape) of `step`, which gets the frames in chunks."""
+        """Return the unit vectors (N, *shape) that `step` computes from the pixels of frames, chunk by chunk."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
-        found = np.empty((len(frames), *shape), np.float32)
+        vectors = np.empty((len(frames), *shape), np.float32)
         for start in range(0, len(frames), self.chunk):
             part = np.require(frames[start : start + self.chunk], requirements=["C", "W"])
             with torch.inference_mode():
                 pixels = self.rules.apply(torch.from_numpy(part).to(self.device), self.dtype)
                 pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.chunk - len(part)))
-                found[start : start + len(part)] = unit(step(pixels))[: len(part)].reshape(len(part), *shape)
-        return found
+                vectors[start : start + len(part)] = unit(step(pixels))[: len(part)].reshape(len(part), *shape)
+        return vectors
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the image half: `auto` is fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
 
-    AMX are matrix units for bf16. With them, bf16 is 2.5 times as fast as fp32 (benchmarks/results/concept.md).
+    AMX is a part of some CPUs that multiplies matrices in bf16. With AMX, bf16 is 2.5 times as fast as fp32
+    (benchmarks/results/concept.md).
     """
-    # Older versions of torch cannot say what the CPU has.
-    known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if precision == "auto" and device.type == "cpu" and known.get("amx_bf16"):
+    # Older versions of torch do not have this function.
+    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if precision == "auto" and device.type == "cpu" and capabilities.get("amx_bf16"):
         return torch.bfloat16
     return dtype_for(precision, device)
 
 
 def unit(vectors: Tensor) -> FloatArray:
-    """Return the vectors (…, D), scaled to length 1, as float32 on the CPU."""
-    found: FloatArray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
-    return found
+    """Return vectors (…, D), scaled to length 1, as float32 on the CPU."""
+    scaled: FloatArray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return scaled
 
 
 def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
@@ -281,31 +282,31 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
     Raises:
         WeightsError: a tensor is missing or has another shape.
     """
-    found = {name: shape for path in weight_files(folder) for name, (_, shape) in weights.read_header(path).tensors.items()}
-    missing = [name for name in expected if name not in found]
-    wrong = [name for name in expected if name in found and found[name] != expected[name]]
+    shapes = {name: shape for path in weight_files(folder) for name, (_, shape) in weights.read_header(path).tensors.items()}
+    missing = [name for name in expected if name not in shapes]
+    wrong = [name for name in expected if name in shapes and shapes[name] != expected[name]]
     if missing:
         more = f" ({len(missing)} tensors are missing)" if len(missing) > 1 else ""
         raise WeightsError(f"{folder}: {missing[0]} is missing{more}", hint=NOT_WHOLE)
     if wrong:
-        shapes = f"{found[wrong[0]]}, not {expected[wrong[0]]}"
-        raise WeightsError(f"{folder}: {wrong[0]} has shape {shapes}: config.json is of another model", hint=NOT_WHOLE)
+        differs = f"{wrong[0]} has shape {shapes[wrong[0]]}, not {expected[wrong[0]]}"
+        raise WeightsError(f"{folder}: {differs}: config.json belongs to another model", hint=NOT_WHOLE)
 
 
 def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return tensors of a folder by name, on the device and in the dtype.
 
-    Only the token table stays a mapped file, on the CPU and in the file's dtype: the table of SigLIP 2 has 786 MB, and a
-    sentence needs a few rows. The other tensors are copied to memory of torch, whose addresses are aligned. A mapped tensor
-    can have any address, and the rounding of a matrix product depends on the address.
+    The token table is an exception: it stays a mapped file, on the CPU and in the dtype of the file. The table of SigLIP 2 has
+    786 MB, and a sentence needs only a few rows. The other tensors are copied, because a mapped tensor can have any address,
+    and the rounding of a matrix product depends on the address. torch aligns the addresses of copies.
     """
-    found = {}
+    tensors = {}
     for path in weight_files(folder):
         for name in names & weights.read_header(path).tensors.keys():
             with safe_open(path, "pt") as file:  # opened per tensor: an open file keeps the pages of every tensor in memory
                 mapped = file.get_tensor(name)
-            found[name] = mapped if name.endswith(TABLE) else mapped.to(device, dtype, copy=True)
-    return found
+            tensors[name] = mapped if name.endswith(TABLE) else mapped.to(device, dtype, copy=True)
+    return tensors
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """The networks of CLIP and SigLIP: first the parts that both have, then CLIP, then SigLIP.
 
-The parts have the same names as in a transformers folder. transformers' own classes compute the same, but their import takes
-seconds and over 100 MB.
+An encoder has an image half and a text half. The layers have the names that they have in a transformers folder. transformers'
+own classes compute the same results, but their import takes seconds and over 100 MB.
 
-Letters in shapes: N pictures, M sentences of L tokens, T tokens of a picture or sentence, P = h·w patches, W width of a half
-(the image half or the text half), D width of a vector.
+Letters in shapes: N pictures, M sentences of L tokens, T tokens of a picture or sentence, P = h·w patches of a picture, W width
+of the tokens of a half, D width of a vector.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
 }
-"""Activations by transformers' names: of CLIP by OpenAI, of CLIP by others, and of SigLIP."""
+"""Activations by transformers' names. CLIP by OpenAI has the first, CLIP by others the second, SigLIP the third."""
 
 
 class Attention(nn.Module):
-    """Attention with several heads. With `causal`, a token does not read from later tokens."""
+    """Attention with several heads. With `causal`, a token reads only from itself and from earlier tokens."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class Attention(nn.Module):
             nn.Linear(sizes.hidden_size, sizes.hidden_size) for _ in range(4)
         )
 
-    def forward(self, asking: Tensor, tokens: Tensor) -> Tensor:
-        """Return the result (N, A, W) of attention from `asking` (N, A, W) to `tokens` (N, T, W)."""
-        parts = self.q_proj(asking), self.k_proj(tokens), self.v_proj(tokens)
-        read = read_values(*(split_heads(part, self.num_heads) for part in parts), causal=self.causal)
-        mixed: Tensor = self.out_proj(join_heads(read))
-        return mixed
+    def forward(self, readers: Tensor, tokens: Tensor) -> Tensor:
+        """Return what the tokens `readers` (N, A, W) read from `tokens` (N, T, W), as (N, A, W)."""
+        projected = self.q_proj(readers), self.k_proj(tokens), self.v_proj(tokens)
+        values = read_values(*(split_heads(part, self.num_heads) for part in projected), causal=self.causal)
+        output: Tensor = self.out_proj(join_heads(values))
+        return output
 
 
 class Mlp(nn.Module):
@@ -63,12 +63,12 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return new tokens in the shape (N, T, W) of `tokens`."""
-        found: Tensor = self.fc2(self.activation(self.fc1(tokens)))
-        return found
+        output: Tensor = self.fc2(self.activation(self.fc1(tokens)))
+        return output
 
 
 class Block(nn.Module):
-    """A transformer block, normalised before attention and MLP."""
+    """A transformer block. It normalises the tokens before the attention and before the MLP."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ class Block(nn.Module):
         return self.add_mlp(tokens + self.self_attn(normed, normed))
 
     def add_mlp(self, tokens: Tensor) -> Tensor:
-        """Return the output of the block's second half: the tokens plus the output of the MLP for them."""
-        found: Tensor = tokens + self.mlp(self.layer_norm2(tokens))
-        return found
+        """Return the tokens plus the output of the MLP for them. This is the second step of a block."""
+        output: Tensor = tokens + self.mlp(self.layer_norm2(tokens))
+        return output
 
 
 class Blocks(nn.Module):
-    """All transformer blocks of a half."""
+    """All transformer blocks of an image half or a text half."""
 
     def __init__(self, sizes: Any, *, causal: bool = False) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Blocks(nn.Module):
 
 
 class TextEmbeddings(nn.Module):
-    """The vectors of tokens and of their places in a sentence."""
+    """The tables with the vectors of tokens, and of the positions in a sentence."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -111,13 +111,13 @@ class TextEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the vectors (M, L, W) of token ids (M, L) on the CPU, where the token table is."""
-        places = self.position_embedding.weight[: ids.shape[1]]
-        found: Tensor = self.token_embedding(ids).to(places) + places
-        return found
+        positions = self.position_embedding.weight[: ids.shape[1]]
+        vectors: Tensor = self.token_embedding(ids).to(positions) + positions
+        return vectors
 
 
 class TextModel(nn.Module):
-    """The layers of the text half that give one vector per token."""
+    """The layers of the text half that compute one vector per token."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -127,8 +127,8 @@ class TextModel(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the vectors (M, L, W) of token ids (M, L) on the CPU."""
-        found: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids)))
-        return found
+        vectors: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids)))
+        return vectors
 
 
 def patch_embedding(sizes: Any, *, bias: bool) -> nn.Conv2d:
@@ -137,12 +137,13 @@ def patch_embedding(sizes: Any, *, bias: bool) -> nn.Conv2d:
 
 
 def table(rows: int, width: int) -> nn.Embedding:
-    """Return a table of vectors without values."""
-    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))  # torch imports sympy for random values on `meta`
+    """Return a table of vectors. The values are not set."""
+    # By default, torch would make random values, and for random values on the device `meta` it imports sympy.
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def layer_norm(sizes: Any) -> nn.LayerNorm:
-    """Return a normalisation of the width of a half."""
+    """Return a layer that normalises the tokens of a half."""
     return nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
 
 
@@ -170,15 +171,16 @@ def join_heads(read: Tensor) -> Tensor:
 
 
 class ClipEncoder(TransformersEncoder):
-    """CLIP (Radford et al. 2021) as an `Encoder`, with SCLIP's patch vectors (Wang et al. 2023, arXiv 2312.01597).
+    """CLIP (Radford et al. 2021) as an `Encoder`.
 
-    The first of the T = 1 + h·w tokens of a picture describes the whole picture.
+    A picture has T = 1 + h·w tokens: one token for the whole picture, then one token per patch. The vectors of patches are
+    computed as in SCLIP (Wang et al. 2023, arXiv 2312.01597).
     """
 
     temperature = 0.03
     defaults = PixelRules(224, "bicubic", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-    # The vector is read at the end token, which depends only on the tokens before it. So padding after this token changes
-    # nothing. A sentence of a few words that is padded to 77 tokens takes five times as long.
+    # The vector of a sentence is that of its end token, which reads only from earlier tokens. So padding after the end token
+    # changes nothing. Padding to 77 tokens would make sentences of a few words five times as slow.
     text_step = 16
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -188,7 +190,7 @@ class ClipEncoder(TransformersEncoder):
     def image_vectors(self, pixels: Tensor) -> Tensor:
         """Return the vectors (N, D) of pixels (N, 3, S, S)."""
         tokens, last = self._before_last(pixels)
-        # After the last block only the first token is used, so the last block computes only this token.
+        # Only the first token is used after the last block, so the last block computes only this token.
         normed = last.layer_norm1(tokens)
         first = last.add_mlp(tokens[:, :1] + last.self_attn(normed[:, :1], normed))  # (N, 1, W)
         return self._project(first)[:, 0]
@@ -203,13 +205,13 @@ class ClipEncoder(TransformersEncoder):
         """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # The configs of the first CLIP folders wrongly have a 2 here. In these folders, the end token has the highest id.
-        places = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
-        vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), places])
+        # The configs of the first CLIP folders wrongly contain a 2. In these folders, the end token has the highest id.
+        positions = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
+        vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), positions])
         return vectors
 
     def _before_last(self, pixels: Tensor) -> tuple[Tensor, Block]:
-        """Return the tokens (N, T, W) that the last block gets, and the last block."""
+        """Return the tokens (N, T, W) before the last block, and the last block."""
         half = self.vision.vision_model
         tokens = half.pre_layrnorm(half.embeddings(pixels))
         *blocks, last = half.encoder.layers
@@ -249,7 +251,7 @@ class ClipVision(nn.Module):
 
 
 class ClipVisionModel(nn.Module):
-    """The layers that turn images into one vector per token. `ClipEncoder` calls them one by one."""
+    """The layers of the image half that compute one vector per token. `ClipEncoder` calls them one by one."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -260,7 +262,7 @@ class ClipVisionModel(nn.Module):
 
 
 class ClipVisionEmbeddings(nn.Module):
-    """The vectors of patches, after one vector that describes the whole picture."""
+    """The first layers of the image half: one token for the whole picture, then one token per patch."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -275,31 +277,33 @@ class ClipVisionEmbeddings(nn.Module):
 
 
 def correlate(block: Attention, tokens: Tensor) -> Tensor:
-    """Return SCLIP's attention (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v.
+    """Return the output of SCLIP's attention, (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v, (N, T, W).
 
-    Each token reads from similar tokens.
+    In this attention, each token reads from the tokens that are similar to it.
 
     Args:
         block: CLIP's attention block.
         tokens: (N, T, W), normalised.
     """
     query, key, value = (split_heads(part(tokens), block.num_heads) for part in (block.q_proj, block.k_proj, block.v_proj))
-    read = read_values(query, query, value) + read_values(key, key, value)
-    mixed: Tensor = block.out_proj(join_heads(read))
-    return mixed
+    values = read_values(query, query, value) + read_values(key, key, value)
+    output: Tensor = block.out_proj(join_heads(values))
+    return output
 
 
 class SiglipEncoder(TransformersEncoder):
-    """SigLIP (Zhai et al. 2023), and SigLIP 2 (Tschannen et al. 2025) with a fixed picture size, as an `Encoder`.
+    """SigLIP (Zhai et al. 2023) as an `Encoder`, and SigLIP 2 (Tschannen et al. 2025).
 
-    SigLIP 2 has another tokenizer (that of Gemma) and another resize filter (bilinear). The folder says which ones to use.
+    A SigLIP 2 must have a fixed picture size. It has another tokenizer (that of Gemma) and another resize filter (bilinear)
+    than SigLIP. Both are in the folder.
     """
 
-    # Cosines of SigLIP are smaller than those of CLIP. This value was not measured. It does not matter as long as the detector
-    # divides by the spread of the camera's own frames.
+    # The cosines of SigLIP are smaller than those of CLIP. This value was not measured. It does not matter as long as the
+    # detector divides by the spread of the camera's own frames.
     temperature = 0.01
     defaults = PixelRules(224, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    # SigLIP was trained on sentences padded to 64 tokens, without a mask. The last token, often padding, gives the vector.
+    # SigLIP was trained on sentences that are padded to 64 tokens, without a mask. The vector of a sentence is that of the last
+    # token, which is often padding.
     text_step = 0
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -307,23 +311,24 @@ class SiglipEncoder(TransformersEncoder):
         self.width = int(self.config.text_config.projection_size)
         vision = self.config.vision_config
         if not vision.vision_use_head or vision.hidden_size != self.width:
-            what = "its pictures and its sentences do not share vectors of one width"
-            raise WeightsError(f"{folder}: not an encoder: {what}", hint=NOT_WHOLE)
+            reason = "the vectors of pictures and sentences do not have the same width"
+            raise WeightsError(f"{folder}: not an encoder: {reason}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Return the vectors (N, D) of pixels (N, 3, S, S). One query reads from all patches."""
+        """Return the vectors (N, D) of pixels (N, 3, S, S). A learned query reads from all patches."""
         head = self.vision.vision_model.head
         pooling = head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
         query = F.linear(head.probe, weight[: self.width], bias[: self.width])  # (1, 1, D)
         key, value = F.linear(self._patches(pixels), weight[self.width :], bias[self.width :]).chunk(2, dim=-1)  # (N, P, D)
-        asking = query.repeat(len(pixels), 1, 1)
-        parts = (split_heads(part, pooling.num_heads) for part in (asking, key, value))
-        return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
+        queries = query.repeat(len(pixels), 1, 1)
+        heads = (split_heads(part, pooling.num_heads) for part in (queries, key, value))
+        return self._after_pooling(join_heads(read_values(*heads)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Return the patch vectors (N, P, D) of pixels (N, 3, S, S)."""
-        # The pooling head's result if it reads only one patch: its attention weight is 1, so queries and keys are not needed.
+        # The vector of a patch is the result of the pooling head if it reads only this patch. The attention weight of the patch
+        # is then 1, so queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)
@@ -335,10 +340,10 @@ class SiglipEncoder(TransformersEncoder):
         return patches
 
     def _after_pooling(self, values: Tensor) -> Tensor:
-        """Return the output of the pooling head for values (…, D) that its attention has read."""
+        """Return the output of the pooling head for the values (…, D) that its attention has read."""
         head = self.vision.vision_model.head
-        read = head.attention.out_proj(values)
-        vectors: Tensor = read + head.mlp(head.layernorm(read))
+        attended = head.attention.out_proj(values)
+        vectors: Tensor = attended + head.mlp(head.layernorm(attended))
         return vectors
 
     def text_vectors(self, ids: Tensor) -> Tensor:
@@ -348,10 +353,10 @@ class SiglipEncoder(TransformersEncoder):
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
-        """Return all token ids of a sentence in lower case, with the end token and without padding.
+        """Return the token ids of a sentence in lower case, with the end token and without padding.
 
-        SigLIP 2 was trained on lower-case text. Siglip2Tokenizer changes each letter to lower case. But folders with a fixed
-        picture size are loaded with GemmaTokenizer, which does not (transformers 5.24, pull request 43101).
+        SigLIP 2 was trained on lower-case text, and Siglip2Tokenizer changes each letter to lower case. But transformers 5.24
+        loads the tokenizers of these folders as GemmaTokenizer, which keeps upper case (see its pull request 43101).
         """
         return super().token_ids("".join(letter.lower() for letter in text))
 
@@ -370,7 +375,7 @@ class SiglipEncoder(TransformersEncoder):
 
 
 class SiglipVisionModel(nn.Module):
-    """The layers of the image half. `SiglipEncoder` calls them."""
+    """The layers of the image half. `SiglipEncoder` calls them one by one."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -381,7 +386,7 @@ class SiglipVisionModel(nn.Module):
 
 
 class SiglipVisionEmbeddings(nn.Module):
-    """The vectors of patches."""
+    """The first layers of the image half: one token per patch."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -390,12 +395,12 @@ class SiglipVisionEmbeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the patches (N, P, D) of pixels (N, 3, S, S)."""
-        found: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding.weight
-        return found
+        patches: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding.weight
+        return patches
 
 
 class PoolingHead(nn.Module):
-    """The layers that turn the vectors of all patches into one. `SiglipEncoder` calls them."""
+    """The layers that turn the vectors of all patches into one vector. `SiglipEncoder` calls them."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
