@@ -482,8 +482,8 @@ def test_a_pickle_that_the_hub_calls_safetensors_is_refused(hub: FakeHub) -> Non
         (404, "RepoNotFound", "no such repository", 4),
         (403, "GatedRepo", "ask for access", 4),
         (404, "RevisionNotFound", "no longer has the pinned revision", 4),
-        (500, "", "answered 500", 1),
-        (429, "", "answered 429", 1),
+        (500, "", "answered with status 500", 1),
+        (429, "", "answered with status 429", 1),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(
