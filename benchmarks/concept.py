@@ -235,7 +235,11 @@ def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[st
         ratio = median_ratio([one.wall_s for one in found["ffmpeg -f null"]], [one.wall_s for one in runs])
         speeds[what] = seconds / wall_s
         lines.append(f"| {what} | {wall_s:.1f} | {cpu_s:.1f} | {speeds[what]:.2f} | {ratio:.2f} | {seconds / cpu_s * 2:.2f} |")
-    return [*lines, "", *(claim(f"{what}: x real time", speed, least=4) for what, speed in speeds.items() if "camera" in what)]
+    return [
+        *lines,
+        "",
+        *(claim(f"{what}: speed relative to real time", speed, least=4) for what, speed in speeds.items() if "camera" in what),
+    ]
 
 
 def scan(video: Path, encoder: Path, out: Path, *, cameras: Path | None = None) -> Run:
@@ -343,8 +347,8 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
             ]
             lines.append(f"| {name} | {row} | {medians[row][0]:.1f} | {medians[row][1]:.1f} | {medians[row][2]:.0f} |")
         _, warm, _ = medians.values()
-        claims.append(claim(f"{name}: seconds", warm[0], most=10))
-        claims.append(claim(f"{name}: GB", warm[2] * 2**20 / 1e9, most=1))
+        claims.append(claim(f"{name}: seconds per search", warm[0], most=10))
+        claims.append(claim(f"{name}: GB of memory", warm[2] * 2**20 / 1e9, most=1))
     return [*lines, "", *claims]
 
 
