@@ -482,7 +482,7 @@ def test_show(here: Path) -> None:
 def test_show_says_where_the_normal_sentences_of_a_text_file_come_from(here: Path) -> None:
     written("fight: two people punching\n", "own.txt")
     done = vadcli("categories", "show", "own.txt", cwd=here)
-    assert done.stdout == "fight\n  + two people punching\nnormal scenes: those of @general\n"
+    assert done.stdout == "fight\n  + two people punching\nnormal scenes: the same as in @general\n"
 
 
 def test_show_of_nothing(here: Path) -> None:

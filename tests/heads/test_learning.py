@@ -72,7 +72,7 @@ def test_without_signal_nothing_is_written(tmp_path: Path) -> None:
     assert not learned.figures.is_better
     done = cli("learn", out, "--review", review)
     assert done.returncode == 0, done.stderr
-    assert "the head may not be better than the detector alone; --to DIR writes it" in done.stderr
+    assert "the head may not be better than the detector alone; --to DIR writes the head" in done.stderr
     assert (tmp_path / "my-head" / "card.json").exists()
 
 
@@ -92,7 +92,7 @@ def test_the_command_prints_figures_and_the_next_command(site: tuple[Path, dict[
     review = review_of(out, tmp_path / "verdicts.csv", truth, list(truth)[:5])
     done = cli("learn", out, "--review", review, "--to", tmp_path / "my-head")
     assert done.returncode == 0, done.stderr
-    assert "logistic head: 10 true events and 40 false ones, in 5 videos" in done.stdout
+    assert "logistic head, trained on 10 true events and 40 false events in 5 videos" in done.stdout
     assert "false alarms per hour" in done.stdout
     assert f"next: vadcli events {out} --head {tmp_path / 'my-head'}" in done.stderr
     card = json.loads((tmp_path / "my-head" / "card.json").read_text())

@@ -244,7 +244,7 @@ def test_after_ten_verdicts_the_page_shows_a_command_that_learns_as_it_stands(br
     program = f"{shlex.quote(sys.executable)} -m vadcli {command.removeprefix('vadcli ')}"
     done = subprocess.run(program, shell=True, cwd=downloads, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
-    assert "12 true events and 18 false ones, in 3 videos" in done.stdout
+    assert "12 true events and 18 false events in 3 videos" in done.stdout
     assert (downloads / "my-head" / "card.json").exists()
     vadcli.events(out, head=downloads / "my-head", write=True)
     vadcli.report(out, thumbnails=0)

@@ -81,7 +81,7 @@ def test_a_run_that_is_killed_continues(work: Path) -> None:
 def test_what_other_commands_show(work: Path) -> None:
     code, _, error = run(work, "verify", "out", "--model", "planted", "--describe", "--fail-on-event")
     assert code == 10
-    assert "1 event confirmed by planted, 1 rejected, 0 not asked" in error
+    assert "1 event confirmed by planted, 1 rejected, 0 not asked about" in error
     assert "audit: the model confirmed 0 of" in error
     rows = run(work, "events", "out", "--format", "csv")[1].splitlines()
     assert rows[0].endswith("verification,verified_by,description")
@@ -141,6 +141,6 @@ def test_bad_input_is_one_line(work: Path, arguments: tuple[str, ...], code: int
 def test_a_dry_run_says_how_long_it_takes(work: Path) -> None:
     code, out, _ = run(work, "verify", "out", "--model", "planted", "--dry-run")
     assert code == 0
-    assert "clips to ask, about 0:00:0" in out
+    assert "clips to ask about; this takes about 0:00:0" in out
     assert not (work / "out" / "verify").exists()
     assert len(VIDEOS) == 3

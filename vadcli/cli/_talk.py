@@ -1,7 +1,7 @@
-r"""Output of all commands: data on stdout; the log, errors and progress on stderr. It also handles signals.
+r"""Prints the output of all commands: data on stdout; the log, errors and progress on stderr. Also handles signals.
 
-The encoding of a terminal or pipe, such as cp1252 or ASCII, may lack a character of a video's name. The character is then
-written as `\uXXXX`, so that no name causes an error. JSON keeps its meaning, because it has such characters only in strings.
+The encoding of a terminal or pipe, such as cp1252 or ASCII, may not have every character of a video's name. A missing character
+is written as `\uXXXX`, so that no name causes an error. JSON stays valid, because only its strings contain such characters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ codecs.register_error(ESCAPE, _escape)
 
 
 def set_up_streams() -> None:
-    """Make stdout and stderr accept any text. Replaces a closed stream by one that throws its text away."""
+    """Make stdout and stderr accept any text. Replaces a closed stream by a stream that drops all text."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -60,9 +60,9 @@ def set_up_streams() -> None:
 
 
 def use_utf8_names() -> None:
-    """Start this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII.
+    """Start this process again in Python's UTF-8 mode if Python uses another encoding for file names, such as ASCII.
 
-    Names in an output folder are UTF-8, and Python could not open them otherwise. stdout keeps its encoding.
+    File names in an output folder are UTF-8. In another encoding, Python could not open the files. stdout keeps its encoding.
     """
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1" or sys.stdout is None:
         return
@@ -71,15 +71,15 @@ def use_utf8_names() -> None:
 
 
 def put(text: object, *, nl: bool = True) -> None:
-    """Write text to stdout. `typer.echo` is not used, because it writes UTF-8 even if the encoding of stdout is ASCII."""
+    """Write text to stdout. `typer.echo` would write UTF-8 even if the encoding of stdout is ASCII."""
     sys.stdout.write(f"{text}\n" if nl else str(text))
     sys.stdout.flush()
 
 
 log = logging.getLogger("vadcli")
 
-HEARTBEAT_S = 60.0
-REFRESH_S = 0.1
+HEARTBEAT_S = 60.0  # time between two lines of progress, if stderr is not a terminal
+REFRESH_S = 0.1  # shortest time between two changes of the bar
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
@@ -105,11 +105,11 @@ class _StderrHandler(logging.Handler):
 
 
 def _one_line(text: str) -> str:
-    """Return the text with control characters as %XX: a path could break the line or control the terminal."""
+    """Return the text with its control characters as %XX. Otherwise, a path could break the line or control the terminal."""
     return _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", text)
 
 
-def _escaped(record: logging.LogRecord) -> bool:
+def _to_one_line(record: logging.LogRecord) -> bool:
     record.msg, record.args = _one_line(record.getMessage()), ()
     return True
 
@@ -121,7 +121,7 @@ def set_up_talk(options: TalkOptions) -> None:
         UsageError: the log file can't be written.
     """
     log.handlers.clear()
-    log.addFilter(_escaped)
+    log.addFilter(_to_one_line)
     log.propagate = False
     stderr = _StderrHandler(logging.WARNING if options.quiet else logging.DEBUG)
     log.addHandler(stderr)
@@ -167,7 +167,7 @@ def put_result(document: Mapping[str, Any], text: object, options: TalkOptions) 
 
 
 class ScanDisplay:
-    """Shows the progress of a scan: a bar on a terminal; otherwise one line per video, and one per minute.
+    """Prints one line per video of a scan. Shows the progress: a bar on a terminal, elsewhere one line per minute.
 
     Args:
         progress: the counters of the scan.
@@ -181,7 +181,7 @@ class ScanDisplay:
         self.total = max(1, progress.total)
         self._started = self._last_beat = time.monotonic()
         self._last_shown = 0.0
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, int] = {}  # reason why results can't be written -> number of videos after the first
         show = sys.stderr.isatty() and not options.quiet
         bar_format = "{percentage:3.0f}%|{bar}| {desc}"
         self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)
@@ -206,18 +206,20 @@ class ScanDisplay:
         if result.is_lost:
             reason = without_name(result.reason, result.video)
             if result.stage == "write" and reason in self._refused:
-                self._refused[reason] += 1  # OUT can't be written: `close` reports the number of these videos
+                self._refused[reason] += 1  # `close` reports the number of these videos
                 return
             if result.stage == "write":
                 self._refused[reason] = 0
             log.error("%s: %s: %s", result.video, result.status, reason)
         elif result.status is Status.SKIPPED:
-            known = result.reason == "done" or result.is_unfinished  # the last line counts the unfinished videos
-            log.log(logging.DEBUG if known else logging.INFO, "%s: left out: %s", result.video, result.reason)
+            level = logging.INFO
+            if result.reason == "done" or result.is_unfinished:  # the last line of the scan counts the unfinished videos
+                level = logging.DEBUG
+            log.log(level, "%s: left out: %s", result.video, result.reason)
         else:
             moving = ", the camera moves" if result.moving_camera else ""
-            found, frames = counted(result.events, "event"), counted(result.decoded_frames, "frame")
-            log.info("%s: %s, %s, scored in %.1f s%s", result.video, frames, found, result.seconds, moving)
+            events, frames = counted(result.events, "event"), counted(result.decoded_frames, "frame")
+            log.info("%s: %s, %s, scored in %.1f s%s", result.video, frames, events, result.seconds, moving)
 
     def summary(self) -> str:
         """Return `22.1 s, 310 frames/s, 10.3x real time`, or only the time if no frame was scored."""
@@ -234,7 +236,7 @@ class ScanDisplay:
         self._bar.close()
         for reason, count in self._refused.items():
             if count:
-                log.error("%s: the same as above: %s", how_many(count, "more video"), reason)
+                log.error("%s failed for the same reason: %s", how_many(count, "more video"), reason)
         self._refused.clear()
 
     def _spent_s(self) -> float:
@@ -245,16 +247,16 @@ class ScanDisplay:
         fitting, eta_s = self.progress.fitting, self.progress.eta_s()
         eta = "?" if eta_s is None else clock(eta_s)
         if fitting is not None:
-            return f"{state}, learning camera {fitting['camera']} ({fitting['frames']} frames read), ETA {eta}"
+            return f"{state}, fitting camera {fitting['camera']} ({fitting['frames']} frames read), ETA {eta}"
         return f"{state}, {self.rates()}, ETA {eta}"
 
 
 class Progress:
-    """Shows a bar on a terminal, and nothing elsewhere.
+    """Shows a progress bar on a terminal, and nothing elsewhere.
 
     Args:
         name: the text before the bar.
-        unit: the things that are counted, with a space before the word.
+        unit: what is counted, with a space before the word: " frames".
         options: --quiet hides the bar.
     """
 
@@ -264,7 +266,7 @@ class Progress:
         self._bar: Any = None
 
     def advance(self, done: int, expected: int) -> None:
-        """Show that `done` of `expected` things are done."""
+        """Show that `done` of `expected` units are done."""
         if self._hidden:
             return
         if self._bar is None:

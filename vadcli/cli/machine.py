@@ -19,12 +19,12 @@ from vadcli.options import DEFAULT_OUT, TalkOptions, WeightsImportOptions, Weigh
 from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
 from vadcli.types.text import how_many, size_text
 
-DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The output folder to examine.")]
+DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder; its disk is checked.")]
 
 
 @with_options(TalkOptions, section="doctor")
 def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
-    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits with 1 if it lacks a needed part.
+    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits with 1 if a needed part is missing.
 
     \b
     Examples:
@@ -57,7 +57,7 @@ WeightsNameOrFolder = Annotated[
 ]
 WeightsNamesOrFolders = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; by default all that are installed."),
+    typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; by default all installed weights."),
 ]
 WeightsNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `vadcli weights list`.")]
 Testable = Annotated[
@@ -98,8 +98,8 @@ def list_weights(*, options: TalkOptions) -> None:
 def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
     """Fetch a public encoder or base model into the hub's cache, and compare every file with the hub's checksum.
 
-    For the name of a LAVIDA model, fetches its base models. Fetches only safetensors, JSON and text files. Reads HF_HOME,
-    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+    For the name of a LAVIDA model, fetches its base models. Fetches only safetensors, JSON and text files. Reads the
+    environment variables HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     \b
     Examples:
@@ -112,7 +112,7 @@ def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
     progress = sys.stderr.isatty() and not options.quiet
 
     def stop(number: int) -> None:
-        sys.stderr.write("vadcli: interrupted; the fetched part is kept: run the same command again to continue\n")
+        sys.stderr.write("vadcli: interrupted; the fetched part is kept; to continue, run the same command again\n")
         sys.stderr.flush()
         os._exit(128 + number)  # with an exception, the hub's library would first finish its downloads
 
@@ -151,8 +151,8 @@ def verify(*, names: WeightsNamesOrFolders = None, options: TalkOptions) -> None
             for what in ("missing", "changed", "extra"):
                 for file in getattr(result, what):
                     put(f"{what}\t{result.folder / file}")
-            state = "as it should be" if result.ok else "not what it should be"
-            log.info("%s: %s, %s", name, state, how_many(result.checked, "file"))
+            state = "complete and unchanged" if result.ok else "missing, changed or extra files"
+            log.info("%s: %s, %s checked", name, state, how_many(result.checked, "file"))
         return result.ok
 
     if not wanted:
@@ -161,7 +161,7 @@ def verify(*, names: WeightsNamesOrFolders = None, options: TalkOptions) -> None
 
 
 def _for_each(names: Iterable[str], work: Callable[[str], bool]) -> None:
-    """Call `work` for each name. Exits with 4 at the end if it returned False or raised WeightsError, which is reported."""
+    """Call `work` for each name. Reports WeightsErrors. Exits with 4 at the end if `work` failed or returned False."""
     failed = False
     for name in names:
         try:
@@ -296,7 +296,7 @@ def list_categories(*, options: TalkOptions) -> None:
 @categories_app.command()
 @with_options(TalkOptions, section="categories-show")
 def show(*, name: CategoryList, options: TalkOptions) -> None:
-    """Print the categories of a list and the sentences for and against each.
+    """Print the categories of a list, and the sentences for and against each category.
 
     \b
     Examples:
@@ -312,7 +312,7 @@ def show(*, name: CategoryList, options: TalkOptions) -> None:
         for mark, sentences in (("+", category.means), ("-", category.looks_like)):
             for sentence in sentences:
                 put(f"  {mark} {sentence}")
-    put("normal scenes" if file.normal else f"normal scenes: those of @{DEFAULT_LIST}")
+    put("normal scenes" if file.normal else f"normal scenes: the same as in @{DEFAULT_LIST}")
     for sentence in file.normal:
         put(f"  - {sentence}")
 

@@ -76,12 +76,12 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     if not run.detector.uses_categories and (ignored := parse_categories(run.settings.options.categories)):
         log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
         if options.detector == "auto":
-            log.warning("to find them: %s", encoder_download())
+            log.warning("to find these categories: %s", encoder_download())
     if options.dry_run:
         for video, need in run.preview():
             put_result({"type": "plan", "video": video, "need": need}, f"{need}\t{video}", options)
         return
-    with _signals(run.stop, " (send it again to stop now)"):
+    with _signals(run.stop, " (send the signal again to stop now)"):
         _show(run, options)
         result = None if verification is None else verification(run)
     code = run.exit_code
@@ -93,7 +93,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
 
 def _show(run: Scan, options: ScanOptions) -> None:
-    """Run the scan. Prints its progress, each result, and at the end the totals."""
+    """Run the scan. Prints its progress, the result of each video, and at the end the totals."""
     from vadcli.engine.runner import NewEvent
 
     started = time.monotonic()
@@ -147,16 +147,16 @@ def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
 
 @contextmanager
 def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM end the run after its current clips, and the second end the process at once."""
+    """Make the first SIGINT or SIGTERM end the run after its current clips. The second signal ends the process at once."""
 
-    def ask(number: int) -> None:
+    def handle(number: int) -> None:
         if stop.signal is not None:
             raise SystemExit(128 + number)
         name = signal.Signals(number).name
         stop.set(name, number)
         log.warning("%s: finishing the current clips; the next run continues from there%s", name, advice)
 
-    with on_signals(ask):
+    with on_signals(handle):
         yield
 
 
@@ -182,7 +182,7 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
 
 
 def _show_verified(result: VerifyResult, options: VerifyOptions) -> None:
-    """Print the result of each video, and an estimate of how much the scan misses."""
+    """Print the results of a verification. `--dry-run` prints only how many clips are left."""
     for problem in result.problems:
         log.error("%s", problem)
     if options.json:
@@ -190,20 +190,20 @@ def _show_verified(result: VerifyResult, options: VerifyOptions) -> None:
             emit_json(video.to_json())
         emit_json({**result.to_json(), "dry_run": options.dry_run})
     elif options.dry_run:
-        seconds = f", about {clock(result.seconds)} on this machine" if result.left else ""
-        put(f"{how_many(result.left, 'clip')} to ask{seconds}")
+        seconds = f"; this takes about {clock(result.seconds)} on this machine" if result.left else ""
+        put(f"{how_many(result.left, 'clip')} to ask about{seconds}")
     if options.dry_run:
         return
     numbers = result.events
     answers = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
-    log.info("%s, %d not asked; %s asked", answers, numbers["not_asked"], how_many(result.asked, "clip"))
+    log.info("%s, %d not asked about; asked about %s", answers, numbers["not_asked"], how_many(result.asked, "clip"))
     if numbers["not_asked"] and not result.left:
         log.info("to ask about all events, raise --share")
     if result.audit is not None:
         log.info("audit: %s", result.audit.text)
     if result.left:
         why = f"stopped ({result.stopped}): " if result.stopped else ""
-        log.warning("%s%s left to ask; the next run continues from here", why, how_many(result.left, "clip"))
+        log.warning("%s%s left to ask about; the next run continues from here", why, how_many(result.left, "clip"))
 
 
 @with_options(EmbedOptions, section="embed")
@@ -229,7 +229,7 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
             log.info("%s: %s", result.video, how_many(result.vectors, "vector"))
         done += bool(result.file) and not result.skipped
         skipped += result.skipped
-    log.info("%s embedded, %d already; in %s", how_many(done, "video"), skipped, options.out)
+    log.info("%s embedded, %d embedded already; in %s", how_many(done, "video"), skipped, options.out)
     if problems:
         raise typer.Exit(3)
 
@@ -257,7 +257,7 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
     if folder is None:
         figures = learned.card.figures
         better = "is" if figures is not None and figures.is_better else "may not be"
-        log.info("the head %s better than the detector alone; --to DIR writes it", better)
+        log.info("the head %s better than the detector alone; --to DIR writes the head", better)
     else:
         log.info("%s: written", folder)
         log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))
@@ -266,12 +266,13 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
 def _print_head(learned: Learned, options: LearnOptions) -> None:
     card, figures = learned.card, learned.card.figures
     noun = "event" if options.review is not None else "video"
-    true, false, videos = how_many(card.true, f"true {noun}"), card.false, how_many(card.videos, "video")
-    put(f"{card.kind} head: {true} and {false} false ones, in {videos}")
+    true, false = how_many(card.true, f"true {noun}"), how_many(card.false, f"false {noun}")
+    videos = how_many(card.videos, "video")
+    put(f"{card.kind} head, trained on {true} and {false} in {videos}")
     if figures is None:
         put(f"not tested: {learned.untested}")
         return
-    put(f"on videos that it was not trained on, at a threshold that keeps {figures.recall:.0%} of the true {noun}s:")
+    put(f"on videos that the head was not trained on, at a threshold that keeps {figures.recall:.0%} of the true {noun}s:")
     put("               false alarms per hour    AUC")
     put(f"detector alone {figures.detector_per_hour:21.3g} {figures.detector_auc:6.3f}")
     put(f"with the head  {figures.head_per_hour:21.3g} {figures.head_auc:6.3f}")
@@ -279,13 +280,15 @@ def _print_head(learned: Learned, options: LearnOptions) -> None:
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe: a TOML file.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Log, checkpoints and the model.")] = Path("training"),
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe, a TOML file.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for log, checkpoints and model.")] = Path(
+        "training"
+    ),
+    device: Annotated[str, typer.Option(help="Device to train on: auto or cpu.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
     config: Annotated[Path | None, typer.Option("--config", hidden=True, help="The old name of --recipe.")] = None,
 ) -> None:
-    """Train LAVIDA with a recipe. An interrupted training continues from its newest checkpoint.
+    """Train LAVIDA as a recipe says. An interrupted training continues from its newest checkpoint.
 
     Needs the packages of `pip install "vadcli[train]"`. To use several processes, one per GPU or core, run
     `torchrun --nproc-per-node N -m vadcli train ...`.
@@ -321,13 +324,13 @@ def train(
 
 
 BenchPaths = Annotated[
-    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; without PATHS, a synthetic video is made.")
+    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; by default a synthetic video.")
 ]
 
 
 @with_options(BenchOptions, section="bench")
 def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
-    """Measure the speed and memory of LAVIDA and a plain loop, or of several detectors. Stores nothing.
+    """Measure the speed and memory of LAVIDA, compared with a plain loop, or of several detectors. Stores nothing.
 
     \b
     Examples:
@@ -341,7 +344,7 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
-            # After an exception, Python could wait for a running thread. The decoders end with this process.
+            # Python could wait for a running thread if this raised an exception. The decoders end with this process.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 

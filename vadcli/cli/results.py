@@ -115,20 +115,20 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     from vadcli.store import OutputLayout
 
     if options.validate:
-        wrong = [_say(errors) for errors in validate_all(out)]
+        wrong = [_log_problems(errors) for errors in validate_all(out)]
         log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
         raise typer.Exit(max(wrong, default=0))
     if options.calibrate is not None:
         choices, problems = thresholds_from_review(out, options)
         rows = [asdict(choice) for choice in choices]
         _print_rows("threshold", rows, options, text=json.dumps({"thresholds": rows}, indent=2))
-        raise typer.Exit(_say(problems))
+        raise typer.Exit(_log_problems(problems))
     if options.preview:
         raise typer.Exit(_preview(out, options))
     found = recut_all(out, options)
-    _say(found.problems)
+    _log_problems(found.problems)
     failed = {str(document.video["path"]): document.failure.error for document in found.documents if document.failure}
-    _say([f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in failed.items()])
+    _log_problems([f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in failed.items()])
     problems = []
     if options.init_truth:
         from vadcli.evaluation import truth_of
@@ -138,15 +138,15 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         for document in found.documents:
             emit_json(document.to_json())
     else:
-        shown = [one for one in found.documents if options.format == "json" or one.failure is None]
+        shown = [document for document in found.documents if options.format == "json" or document.failure is None]
         problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
-        _say(problems)
+        _log_problems(problems)
     lost = bool(found.problems or problems or failed)
     raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in found.documents)))
 
 
-def _say(problems: list[str] | tuple[str, ...]) -> int:
-    """Log problems as errors. Returns the exit code."""
+def _log_problems(problems: list[str] | tuple[str, ...]) -> int:
+    """Log each problem as an error. Returns the exit code: 3 if there are problems, else 0."""
     for problem in problems:
         log.error("%s", problem)
     return 3 if problems else 0
@@ -171,14 +171,14 @@ def _preview(out: Path, options: EventsOptions) -> int:
     lines = ["threshold  events  events/hour  expected/hour in normal footage"]
     for row in found.rows:
         expected = "-" if row.expected_per_hour is None else f"{row.expected_per_hour:.3g}"
-        mark = "  <- present" if row.present else ""
+        mark = "  <- now" if row.present else ""
         lines.append(f"{row.threshold:9.4g}  {row.events:6d}  {row.events_per_hour:11.3g}  {expected:>13}{mark}")
     _print_rows("preview", [asdict(row) for row in found.rows], options, text="\n".join(lines))
     log.info("%s, %.3g hours of footage", how_many(found.videos, "video"), found.hours)
-    return _say(found.problems)
+    return _log_problems(found.problems)
 
 
-MOST_LISTED = 3  # more files per video are shown as their number, the first and the last
+MOST_LISTED = 3  # if a video has more files, the log has only their number, the first and the last file
 
 Paths = Annotated[
     list[Path] | None, typer.Argument(metavar="FOOTAGE...", readable=False, help="The files and folders that were scanned.")
@@ -254,7 +254,7 @@ Text = Annotated[str, typer.Argument(metavar="[TEXT]", help="What to look for, a
 
 @with_options(SearchOptions, section="search")
 def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -> None:
-    """Find the moments that fit a sentence or a picture best. Reads vectors that a scan stored; no video is decoded.
+    """Find the moments that fit a sentence or a picture best. Reads stored vectors; no video is decoded.
 
     \b
     Examples:
@@ -274,7 +274,7 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
             put(written.text, nl=False)
         else:
             log.info("%s: %s", written.file, how_many(len(found.moments), "moment"))
-    raise typer.Exit(_say(found.problems))
+    raise typer.Exit(_log_problems(found.problems))
 
 
 Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Output folders of scans.")]
@@ -311,11 +311,11 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
         return
     reports = evaluate_outputs(folders, options)
     if options.json:
-        for each in reports:
-            emit_json(document_of(each, options.root or Path()))
+        for evaluation in reports:
+            emit_json(document_of(evaluation, options.root or Path()))
     else:
-        shown = {"table": to_table, "markdown": to_markdown, "latex": to_latex}[options.format]
-        put(shown(reports), nl=False)
+        as_text = {"table": to_table, "markdown": to_markdown, "latex": to_latex}[options.format]
+        put(as_text(reports), nl=False)
     keep_figures(reports, options)
     if options.plots is not None:
         from vadcli.evaluation.plots import draw
@@ -368,8 +368,7 @@ def prune(*, out: Out = DEFAULT_OUT, options: PruneOptions) -> None:
         if options.json:
             emit_json({"type": "would_prune" if options.dry_run else "pruned", **item.to_json()})
         elif options.dry_run or not options.quiet:
-            sys.stdout.write(f"{item.name}: {item.why}, {how_many(item.files, 'file')}, {size_text(item.size)}\n")
-    sys.stdout.flush()
+            put(f"{item.name}: {item.why}, {how_many(item.files, 'file')}, {size_text(item.size)}")
     if options.json:
         emit_json({"type": "summary", **done.summary(), "dry_run": options.dry_run})
     for line in done.notes:
