@@ -127,7 +127,7 @@ def test_what_a_run_says_is_told_before_its_long_record_is_rewritten(layout: Out
         record.path.write_bytes(before)
         (status,) = read_status(layout)
         assert status.to_json()["fitting"] == {"camera": "gate", "frames": 40}
-        assert (status.over, status.last_videos, status.run.files) == (3000, ("00007.mp4",), ())
+        assert (status.finished, status.last_videos, status.run.files) == (3000, ("00007.mp4",), ())
 
 
 def test_a_record_laid_out_otherwise_is_read_too(layout: OutputLayout, record: RunRecord) -> None:

@@ -306,4 +306,4 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
 def _paths(given: PathGiven | Iterable[PathGiven]) -> list[Path]:
     if isinstance(given, str | PathLike):
         return [Path(given)]
-    return [Path(each) for each in given]
+    return [Path(path) for path in given]

@@ -1,7 +1,7 @@
 """Cuts events out of their footage, in original quality and with sound. Nothing is encoded.
 
-An ffmpeg process copies the packets (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe
-at or before the requested time, or at an earlier keyframe if ffmpeg cannot find the last one.
+ffmpeg copies the packets (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe at or
+before the requested time, or at an earlier keyframe if ffmpeg cannot find that keyframe.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ MUXERS = {
 
 # In containers other than MP4, ffmpeg seeks this much earlier if pictures are reordered (3/23 s in its source).
 _SEEKS_EARLIER_S = 3 / 23
-# In transport and program streams, ffmpeg seeks by decoding time, which is earlier than the time of presentation, and the copy
-# begins at the next keyframe. So ffmpeg must seek to a little before the keyframe.
+# In transport and program streams, ffmpeg seeks by decoding time, which is earlier than the presentation time. The copy begins
+# at the next keyframe after the seek. So ffmpeg must seek to a little before the wanted keyframe.
 _DECODED_EARLIER_S = 0.1
 _LONGEST_PART = 60
 _FORBIDDEN = re.compile(r"[^\w.-]+")
@@ -67,7 +67,7 @@ class ClipResult:
         video: relative path.
         event: number of the event; None if the problem concerns the whole video.
         file: the clip; None if no clip was written.
-        start_s, end_s: the part of the video that the clip shows, in seconds from the first frame; None if it is not known.
+        start_s, end_s: the part of the video that the clip shows, in seconds from the first frame; None if no clip was cut now.
         problem: what went wrong, in one line; "" if nothing went wrong.
         skipped: True if the clip was cut earlier.
     """
@@ -106,20 +106,20 @@ def _clip_all(layout: OutputLayout, options: ClipsOptions) -> Iterator[ClipResul
         video, camera = str(document.video["path"]), str(document.video["camera"] or "")
         if matches(video, options.include) and matches(camera, options.camera):
             documents.append(timed(document, rules))
-    documents = [one for one in choose(documents, options.when(), options.category) if one.events]
+    documents = [document for document in choose(documents, options.when(), options.category) if document.events]
     folders, missing = FootageFolders(layout, options.footage), []
     to = options.to or layout.out / "clips"
     with Scratch(to / ".tmp") as scratch, ClipLoader(_NEEDS, loader_options(options, workers=1)) as loader:
         cutter = _Cutter(to, scratch, loader, options)
         for document in documents:
             video = str(document.video["path"])
-            old = {event.id: cutter.existing(document, event, Path(video).suffix) for event in document.events}
-            yield from (ClipResult(video, number, file, skipped=True) for number, file in old.items() if file is not None)
-            wanted = [event for event in document.events if old[event.id] is None]
-            found = folders.find(document) if wanted else None
-            if found is not None:
-                yield from cutter.clips(document, found, wanted)
-            elif wanted:
+            files = {event.id: cutter.existing(document, event, Path(video).suffix) for event in document.events}
+            yield from (ClipResult(video, number, file, skipped=True) for number, file in files.items() if file is not None)
+            uncut = [event for event in document.events if files[event.id] is None]
+            source = folders.find(document) if uncut else None
+            if source is not None:
+                yield from cutter.clips(document, source, uncut)
+            elif uncut:
                 missing.append(video)
     if missing:
         roots = folders.roots(documents[0])
@@ -134,7 +134,7 @@ class _Cutter:
     Args:
         to: the folder of the clips.
         scratch: a folder for temporary files, inside of `to`.
-        loader: opens videos in another process, because a damaged video may crash that process.
+        loader: opens videos in another process, so that a damaged video crashes only that process.
         options: the options of the command.
     """
 
@@ -145,7 +145,7 @@ class _Cutter:
 
     def existing(self, document: EventsDocument, event: Event, suffix: str) -> Path | None:
         """Return the clip of an event if it was cut earlier with the same options; else None."""
-        files = (self._file(document, event, one) for one in self._suffixes(suffix))
+        files = (self._file(document, event, container) for container in self._suffixes(suffix))
         return None if self._options.force else next(filter(os.path.exists, files), None)
 
     def clips(self, document: EventsDocument, path: Path, events: Sequence[Event]) -> Iterator[ClipResult]:
@@ -168,7 +168,7 @@ class _Cutter:
         part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
-        first: VideoError | None = None
+        first_error: VideoError | None = None
         for suffix, sound in tries:
             file = self._file(document, event, suffix)
             try:
@@ -177,13 +177,13 @@ class _Cutter:
                     cut_file(info, temporary, part, sound=sound, tags=tags, timeout_s=self._timeout_s)
                     self._probe(result.video, temporary)
             except VideoError as error:
-                first = first or error
+                first_error = first_error or error
                 continue
             return replace(result, file=file, problem="" if sound else f"event {event.id}: the sound can't be copied")
-        return replace(result, problem=f"event {event.id}: {without_name(str(first), result.video)}")
+        return replace(result, problem=f"event {event.id}: {without_name(str(first_error), result.video)}")
 
     def _suffixes(self, source: str) -> list[str]:
-        """Return the suffixes of the container formats to try, in this order."""
+        """Return the suffixes of the containers to try, in this order. `source` is the suffix of the video."""
         own = source.lower() if source.lower() in MUXERS else ".mkv"
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
@@ -278,10 +278,8 @@ def cut_file(
     zero_s, start_s = float(info.pts[0] * info.time_base), part.start_s
     if start_s <= 0:
         found = find_sound(info, timeout_s=timeout_s)
-        begin, begins_s = (
-            [],
-            min(0.0, found.earliest_s - zero_s) if found else 0.0,
-        )  # also copy the sound before the first frame
+        begin: list[str] = []
+        begins_s = min(0.0, found.earliest_s - zero_s) if found else 0.0  # also copy the sound before the first frame
     else:
         begins_s = start_s - _DECODED_EARLIER_S
         if not can_jump(info.demuxer) or info.demuxer == "flv":

@@ -20,7 +20,7 @@ Spans = IndexArray
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """One box per sampled frame, around the pixels of its mask that reach the threshold of events.
+    """One box per sampled frame, around the mask pixels that reach the threshold of events.
 
     Attributes:
         rows: (S,) int64, ascending numbers of the frames.
@@ -69,20 +69,20 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
     """Return the events with their scores per category, and with the category that has the highest score.
 
-    The score of a category is its highest score in the sampled frames of the event. Without scores per category, the events are
-    returned unchanged.
+    The score of a category is its highest score in the sampled frames of the event. If the table has no scores per category,
+    the events are returned unchanged.
     """
     if table.category_scores is None or not len(table):
         return list(events)
     rows = np.flatnonzero(table.sampled)
-    found = []
+    with_scores = []
     for event in events:
         inside = rows[(rows >= event.start_frame) & (rows < event.end_frame)]
         # A short event may have no sampled frame. Its rows repeat the scores of the sampled frame before it.
         peaks = table.category_scores[inside if len(inside) else [event.start_frame]].max(axis=0).astype(np.float64)
-        listed = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
-        found.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=listed))
-    return found
+        scores = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
+        with_scores.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=scores))
+    return with_scores
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
@@ -98,21 +98,21 @@ def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
-    found = []
+    inherited = []
     for event in new:
         first = int(np.searchsorted(ends, event.start_frame, "right"))
         last = int(np.searchsorted(starts, event.end_frame, "left"))
         if first >= last:
-            found.append(replace(event, category=None, category_scores={}))
+            inherited.append(replace(event, category=None, category_scores={}))
             continue
         shared = np.minimum(ends[first:last], event.end_frame) - np.maximum(starts[first:last], event.start_frame)
         best = old[first + int(shared.argmax())]
-        found.append(replace(event, category=best.category, category_scores=dict(best.category_scores)))
-    return found
+        inherited.append(replace(event, category=best.category, category_scores=dict(best.category_scores)))
+    return inherited
 
 
 def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with boxes. A box encloses the boxes of all `old` events that the new event overlaps.
+    """Return the `new` events with boxes. Each box encloses the boxes of all `old` events that overlap the new event.
 
     Both lists must be in order and without overlap.
     """
@@ -120,14 +120,14 @@ def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
     rows = np.array([event.start_frame for event in boxed], np.int64)
     ends = np.array([event.end_frame for event in boxed], np.int64)
     boxes = np.array([event.bbox for event in boxed], np.int32).reshape(-1, 4)
-    found = []
+    inherited = []
     for event in new:
         first, last = np.searchsorted(ends, event.start_frame, "right"), np.searchsorted(rows, event.end_frame, "left")
         corners = _corners(boxes[first:last])
         near, far = corners[:, :2].min(axis=0, initial=2**31), corners[:, 2:].max(axis=0, initial=0)
         box = (*near.tolist(), *(far - near).tolist()) if len(corners) else None
-        found.append(replace(event, bbox=box))
-    return found
+        inherited.append(replace(event, bbox=box))
+    return inherited
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
@@ -158,6 +158,7 @@ def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
 
 
 def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBoxes | None) -> list[Event]:
+    """Return one event per span, with its times, peak, mean score and box. `edges` are as in `cut_events`."""
     if not len(spans):
         return []
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
@@ -196,7 +197,7 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """Return the result of an operation on the values of each span, as (E,) or (E, C). No span may be empty."""
+    """Reduce the values of each span, for example to their maximum. Returns (E,) or (E, C). No span may be empty."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced

@@ -24,7 +24,7 @@ from vadcli.video.loader import core_count
 
 LOW_DISK_BYTES = 1 << 30
 PACKAGES = (
-    ("decord", "decord", "pip install decord if your platform has a wheel; without it ffmpeg reads all videos", False),
+    ("decord", "decord", "pip install decord if your platform has a wheel; without decord, ffmpeg reads all videos", False),
     ("PyAV", "av", "pip install av", True),
     ("torch", "torch", "pip install torch; only detectors with weights need it", False),
     ("transformers", "transformers", "pip install transformers; only the lavida detector needs it", False),

@@ -1,7 +1,7 @@
 """Removes the results of videos that are gone or too old, and files that belong to no video.
 
-The videos of a share that is not mounted are not gone. So a video counts as gone only if its folder, or the closest folder
-above it, is not empty (`FootageFolders.presence`). And results are removed only if some of the footage still exists.
+If a network share is not mounted, its videos seem to be gone. So a video counts as gone only if its folder, or the closest
+existing folder above it, is not empty (`FootageFolders.presence`). And results are removed only if some footage still exists.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUFFIXES = {
     "scores": (".parquet",),
     "events": (".json",),
 }
-_LONGEST_WHOLE_BYTES = 220  # a longer file name may have been shortened, so that the name of its video is not known
+_LONGEST_WHOLE_BYTES = 220  # a longer file name may be shortened, so its video is not known
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,22 @@ class _Pruning:
         documents: dict[str, EventsDocument] = {}
         for path in self.layout.iter_events():
             try:
-                # The documents of perhaps a million videos are kept, so unneeded parts are left out.
+                # There may be a million documents in memory, so the parts that are not needed are dropped.
                 document = replace(read_events(path), events=(), scan_events=None, caveats=())
                 documents[_key(path, self.layout.out / "events", ".json")] = document
             except DocumentError as error:
                 self.is_whole = False
                 self.problems.append(str(error))
-        chosen = {key: one for key, one in documents.items() if matches(str(one.video["path"]), self.options.include)}
+        include = self.options.include
+        chosen = {key: document for key, document in documents.items() if matches(str(document.video["path"]), include)}
         reasons = {**(self._missing(chosen) if self.options.missing else {}), **self._old(chosen)}
         for key, why in sorted(reasons.items()):
             if not self._remove(key, str(documents[key].video["path"]), why):
                 reasons.pop(key)
         if self.is_busy:
             self.notes.append("a scan is running, so files that belong to no video are left for the next run")
-        elif not self.options.include:
-            self._remove_leftovers({key: one for key, one in documents.items() if key not in reasons})
+        elif not include:
+            self._remove_leftovers([document for key, document in documents.items() if key not in reasons])
         return PruneResult(tuple(self.removed), tuple(self.problems), tuple(self.notes))
 
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
@@ -132,32 +133,32 @@ class _Pruning:
         Raises:
             UsageError: no part of the footage can be reached.
         """
-        found: dict[str, Presence] = {}
+        presences: dict[str, Presence] = {}
         by_root: dict[str | None, list[str]] = defaultdict(list)
         for key, document in documents.items():
-            found[key] = self.folders.presence(str(document.video["path"]), document)
+            presences[key] = self.folders.presence(str(document.video["path"]), document)
             by_root[self.folders.existing_root(document)].append(key)
         refused = []
         for root, keys in by_root.items():
-            if why := self._why_not(root, [key for key in keys if found[key] is not Presence.HERE], keys, documents):
+            if why := self._why_not(root, [key for key in keys if presences[key] is not Presence.HERE], keys, documents):
                 refused.append(why)
-                found.update(dict.fromkeys(keys, Presence.UNKNOWN))
+                presences.update(dict.fromkeys(keys, Presence.UNKNOWN))
         if refused and len(refused) == len(by_root):
-            hint = "mount it, or name the folder that holds the footage with --footage; --no-missing removes by age alone"
-            raise UsageError(refused[0], hint=hint)
-        unknown = [str(documents[key].video["path"]) for key, presence in found.items() if presence is Presence.UNKNOWN]
+            hint = "mount the folder, or name the folder that contains the footage with --footage"
+            raise UsageError(refused[0], hint=f"{hint}; with --no-missing, only --older-than removes results")
+        unknown = [str(documents[key].video["path"]) for key, presence in presences.items() if presence is Presence.UNKNOWN]
         if unknown:
             self.problems.append(
-                f"{how_many(len(unknown), 'video')} kept: not found, but the folder is empty or can't be read, "
-                f"so perhaps a share is not mounted; the first is {unknown[0]}"
+                f"the results of {how_many(len(unknown), 'video')} kept: the footage is not found, but its folder is empty or "
+                f"can't be read, so perhaps a share is not mounted; the first video is {unknown[0]}"
             )
-        return {key: "no longer exists" for key, presence in found.items() if presence is Presence.GONE}
+        return {key: "no longer exists" for key, presence in presences.items() if presence is Presence.GONE}
 
     def _why_not(self, root: str | None, lost: Sequence[str], keys: Sequence[str], documents: dict[str, EventsDocument]) -> str:
         """Return why no result of the videos below this root may be removed; "" if the footage can be reached."""
         if root is None:
-            told = next(iter(self.folders.roots(documents[keys[0]])), "the root of the scans")
-            return f"{told}: the folder of the footage can't be reached, so nothing is removed"
+            folder = next(iter(self.folders.roots(documents[keys[0]])), "the root of the scans")
+            return f"{folder}: the folder of the footage can't be reached, so nothing is removed"
         if len(lost) < len(keys) or self.options.footage is not None:
             return ""
         parents = {str(documents[key].video["path"]).rpartition("/")[0] for key in keys} - {""}
@@ -170,7 +171,7 @@ class _Pruning:
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))
-        found = {}
+        reasons = {}
         for key, document in documents.items():
             start = timed(document, DEFAULT_RULES).start
             if start is not None:
@@ -179,8 +180,8 @@ class _Pruning:
                 stored = [self.layout.out / "scores" / f"{key}.parquet", self.layout.out / "events" / f"{key}.json"]
                 moment = datetime.fromtimestamp(next(path for path in stored if path.exists()).stat().st_mtime, UTC)
             if moment < before:
-                found[key] = f"older than {self.options.older_than}"
-        return found
+                reasons[key] = f"older than {self.options.older_than}"
+        return reasons
 
     def _remove(self, key: str, video: str, why: str) -> bool:
         """Remove all results of one video. Returns False if this fails, or if a scan works on the video."""
@@ -189,16 +190,16 @@ class _Pruning:
         checkpoint = _checkpoint(self.layout, key)
         claim = Claim.acquire(checkpoint)
         if claim is None:
-            self.notes.append(f"{video}: a scan works on it, so it is left for the next run")
+            self.notes.append(f"{video}: a scan works on this video, so its results are left for the next run")
             return False
         try:
             unfinished = [checkpoint] if checkpoint.stat().st_size else []
             return self._delete(video, why, [*unfinished, *_files_of(self.layout, key)])
         finally:
             claim.release(delete=True)
-            if not self.is_busy:  # a scan may just have made a folder in which it will write
+            if not self.is_busy:  # a running scan may be about to write into one of these folders
                 for kind in KINDS:
-                    with suppress(OSError):  # this ends at the first folder that is not empty
+                    with suppress(OSError):  # `rmdir` fails at the first folder that is not empty
                         for folder in list(Path(key).parents)[:-1]:
                             (self.layout.out / kind / folder).rmdir()
 
@@ -217,14 +218,17 @@ class _Pruning:
         self.removed.append(Pruned(name, why, len(files), size))
         return True
 
-    def _remove_leftovers(self, kept: dict[str, EventsDocument]) -> None:
-        """Remove files that belong to no video: results without events and scores, checkpoints and camera models."""
+    def _remove_leftovers(self, documents: list[EventsDocument]) -> None:
+        """Remove files that belong to no video: results without events and scores, checkpoints and camera models.
+
+        `documents` are the documents of the videos that were not removed.
+        """
         out = self.layout.out
         for kind in ("rendered", "masks", "embeddings", "verify"):
             for path in files_under(out / kind, SUFFIXES[kind]):
                 key = _key(rendered_video(path) if kind == "rendered" else path, out / kind, path.suffix)
-                signs = (out / "events" / f"{key}.json", out / "scores" / f"{key}.parquet", _checkpoint(self.layout, key))
-                if path.is_file() and not any(sign.exists() for sign in signs):
+                owners = (out / "events" / f"{key}.json", out / "scores" / f"{key}.parquet", _checkpoint(self.layout, key))
+                if path.is_file() and not any(owner.exists() for owner in owners):
                     self._delete_file(path, "belongs to no video")
         if not self.options.missing or not self.is_whole:
             return
@@ -236,7 +240,7 @@ class _Pruning:
                     self._delete_file(path, "the video of this unfinished scan no longer exists")
                 if claim is not None:
                     claim.release(delete=True)
-        used = {self.layout.camera(str(document.video["camera"])) for document in kept.values() if document.video["camera"]}
+        used = {self.layout.camera(str(document.video["camera"])) for document in documents if document.video["camera"]}
         cameras = out / "cameras"
         for path in sorted(cameras.rglob("*.json")):
             camera = _key(path, cameras, ".json")
@@ -262,7 +266,7 @@ def _checkpoint(layout: OutputLayout, key: str) -> Path:
 
 
 def _is_whole_name(key: str) -> bool:
-    """False if a part of a file name may be shortened. Then the name of the video or camera is not known."""
+    """True if no part of a file name can be shortened, so that the name of the video or camera is known."""
     return key != "%2E" and all(len(os.fsencode(part)) < _LONGEST_WHOLE_BYTES for part in key.split("/"))
 
 

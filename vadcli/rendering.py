@@ -1,7 +1,7 @@
 """Renders scanned videos as MP4: frames with heat map, score curve, time and captions.
 
-Scores, events and masks are read from the output folder; no detector runs. Time 0 of a rendered file is its first frame. So if
-a whole video is rendered, the player shows the same times as the events document.
+Scores, events and masks are read from the output folder; no detector runs. Time 0 of a rendered file is its first frame. So
+for a whole video, the player shows the same times as the events document.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def render_settings(options: RenderOptions) -> RenderSettings:
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if a video was rendered after its events were computed, and no option asks to render it again."""
+    """True if a video need not be rendered again: its file is newer than its events, and no option asks for it."""
     if options.force or options.events_only:
         return False
     try:
@@ -180,13 +180,13 @@ def render_video(
 ) -> RenderResult:
     """Render one scanned video and return the written files.
 
-    If frames can't be decoded, masks end early or the sound is unreadable, the rest is rendered. The result then names these
-    problems. Files of events that no longer exist are removed.
+    If frames can't be decoded, masks end early or the sound is unreadable, the rest is rendered, and `problems` of the result
+    names these faults. Files of events that no longer exist are removed.
 
     Args:
         source: the video file or folder of images.
         video: its relative path in the scan.
-        layout: the output folder with the scan's results; the rendered files are written there, too.
+        layout: the output folder with the scan's results. The rendered files are written into this folder.
         settings: how to render.
         scratch: temporary files of this process in the same output folder.
         progress: called after every frame.
@@ -207,8 +207,8 @@ def render_video(
     with ClipLoader(needs, settings.decode) as loader:
         fps = settings.fps or float(stored["fps"])
         feed = FrameFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=fps)
-        tell = (lambda written: progress(written, expected)) if progress else (lambda written: None)
-        renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, tell)
+        on_written = (lambda written: progress(written, expected)) if progress else (lambda written: None)
+        renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, on_written)
         for span in spans:
             try:
                 with scratch.replace(span.final) as temporary:
@@ -219,10 +219,10 @@ def render_video(
     if failed and not written:
         raise failed[0]
     if settings.events_only:
-        kept = {span.final for span in spans}
+        current = {span.final for span in spans}
         with suppress(FileNotFoundError):
             for path in event_clips(rendered):
-                if path not in kept:
+                if path not in current:
                     path.unlink()
     problems = (*renderer.problems, *dict.fromkeys(error.message for error in failed))
     return RenderResult(video, tuple(written), renderer.written, expected, problems)
@@ -238,7 +238,7 @@ class _Story:
 
     @classmethod
     def load(cls, layout: OutputLayout, video: str) -> _Story:
-        """Read the results; DocumentError if there are none or a file is damaged."""
+        """Return the results of a video. Raises DocumentError if the video has no results, or if a file is damaged."""
         if not layout.scores(video).exists():
             if not layout.events(video).exists():
                 raise DocumentError(f"{video}: not scanned into {layout.out}", hint="scan it first")
@@ -294,13 +294,13 @@ class _Renderer:
         story: the stored results of the scan.
         masks: the stored masks.
         settings: how to render.
-        tell: called with the number of written frames after every frame.
+        on_written: called after every frame, with the number of written frames.
     """
 
     def __init__(
-        self, feed: FrameFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, tell: Callable[[int], None]
+        self, feed: FrameFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, on_written: Callable[[int], None]
     ) -> None:
-        self._feed, self._story, self._masks, self._settings, self._tell = feed, story, masks, settings, tell
+        self._feed, self._story, self._masks, self._settings, self._on_written = feed, story, masks, settings, on_written
         self._overlay: Overlay | None = None
         self.written = 0
         self.sound_problems: list[str] = []
@@ -365,14 +365,14 @@ class _Renderer:
                 pts = int(story.table.pts[row] - story.table.pts[first])
                 writer.write(self._overlay.draw(picture, row, self._masks.at(row)), pts)
                 self.written += 1
-                self._tell(self.written)
+                self._on_written(self.written)
         return float(story.table.timestamp[row + 1]) if row + 1 < len(story.table) else story.end_s
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
     """Return the needs of rendering: every frame, in colour, at the largest size that H.264 allows.
 
-    If the frames are large, the clips are shorter. This limits the memory.
+    Large frames are read in shorter clips, to limit the memory.
 
     Args:
         width, height: size of the video in px, in display orientation.

@@ -46,7 +46,7 @@ class RunStatus:
         state: running, ended or died.
         seconds: duration of the run so far; of a run that died, until its last report.
         eta_s: estimated seconds until the end; None if this is not yet known or if the run has ended.
-        last_videos: the videos with events that finished last; None if only the list of videos in the run record names them.
+        last_videos: the videos with events that finished last; None if they must be read from the run record.
     """
 
     run: StoredRun
@@ -56,11 +56,11 @@ class RunStatus:
     last_videos: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, run: StoredRun, now: datetime, said: Mapping[str, Any] | None = None) -> RunStatus:
-        """Return the status at the time `now`. `said` is the live file of the run if it is still running."""
-        if said is not None and run.end is None:
-            run = replace(run, totals=said["totals"], progress=said["progress"])
-            return replace(cls.of(run, now), last_videos=tuple(said["last_videos"]))
+    def of(cls, run: StoredRun, now: datetime, live: Mapping[str, Any] | None = None) -> RunStatus:
+        """Return the status at the time `now`. `live` is the content of the run's live file; None if it has no live file."""
+        if live is not None and run.end is None:
+            run = replace(run, totals=live["totals"], progress=live["progress"])
+            return replace(cls.of(run, now), last_videos=tuple(live["last_videos"]))
         if run.end is not None:
             return cls(run, RunState.ENDED, (run.end - run.start).total_seconds(), None)
         progress = run.progress or {}
@@ -75,14 +75,14 @@ class RunStatus:
         return int((self.run.progress or {}).get("frames", self.run.totals["decoded_frames"]))
 
     @property
-    def over(self) -> int:
+    def finished(self) -> int:
         """Number of videos that are done, partial, failed or skipped."""
         return int(self.run.totals["videos"] - self.run.totals["running"])
 
     @property
     def planned(self) -> int:
-        """Number of videos in the whole run, at least `over`. Old run records do not have this number."""
-        return max(self.over, int((self.run.progress or {}).get("planned_videos", 0)))
+        """Number of videos in the whole run; from an old run record without this number, the number of finished videos."""
+        return max(self.finished, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that `vadcli status --json` prints."""
@@ -121,26 +121,26 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
     if not paths:
         raise UsageError(f"{layout.out}: has no run record, so no scan has run here", hint="give the --out folder of a scan")
     moment = now or datetime.now(UTC)
-    said = read_live(layout)
-    newest = RunStatus.of(_head(paths[-1]), moment, said.get(paths[-1].name))
+    live = read_live(layout)
+    newest = RunStatus.of(_head(paths[-1]), moment, live.get(paths[-1].name))
     running = []
     for path in paths[:-1]:
         with suppress(DocumentError):
-            status = RunStatus.of(_head(path), moment, said.get(path.name))
+            status = RunStatus.of(_head(path), moment, live.get(path.name))
             running.extend([status] if status.state is RunState.RUNNING else [])
     return [*running, newest]
 
 
 def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]:
-    """Return the events of the videos that finished last. Each is a JSON object with the path of its video."""
-    found = status.last_videos
-    if found is None:
+    """Return the events of the videos that finished last, as JSON objects with the path of the video."""
+    videos = status.last_videos
+    if videos is None:
         path = status.run.path
         lines = deque((line for line in result_lines(path) if b'"events": 0,' not in line), LAST_VIDEOS)
         with document_errors(path, "a run record"):
-            found = tuple(result.video for result in map(result_of, lines) if result.events)
+            videos = tuple(result.video for result in map(result_of, lines) if result.events)
     events: list[dict[str, Any]] = []
-    for video in found:
+    for video in videos:
         try:
             document = read_events(layout.events(video))
         except DocumentError:
@@ -150,7 +150,7 @@ def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]
 
 
 def _head(path: Path) -> StoredRun:
-    """Return a run record without its list of videos. It is read again only if the file has changed."""
+    """Return a run record without its list of videos. The file is read again only if it has changed."""
     try:
         stored = path.stat()
     except OSError as error:
@@ -168,7 +168,7 @@ def _is_alive(run: StoredRun, now: datetime, updated: datetime) -> bool:
     if progress is None or progress["host"] != socket.gethostname():
         return (now - updated).total_seconds() < SILENT_S
     try:
-        # If the process started after the run, it is another process that got the same process id.
+        # A process that started after the run is another process, which got the same process id.
         return bool(psutil.Process(progress["pid"]).create_time() <= run.start.timestamp() + 1)
     except psutil.NoSuchProcess:
         return False

@@ -101,7 +101,7 @@ def test_results_of_a_share_that_is_not_mounted_stay(nvr: Path) -> None:
     assert one.returncode == 3
     assert one.stdout.startswith("gate/a.mp4: ")
     assert one.stdout.count("\n") == 1
-    assert "2 videos kept" in one.stderr
+    assert "the results of 2 videos kept" in one.stderr
     assert "hall/broken.mp4" in one.stderr
 
     away = nvr.parent / "away"
@@ -140,7 +140,7 @@ def test_old_results_are_removed_and_those_of_a_running_scan_stay(nvr: Path) -> 
         "gate/a.mp4",
         "yard/2024-11-29/20241129_142345.mp4",
     ]
-    assert "gate/b.mp4: a scan works on it" in done.stderr
+    assert "gate/b.mp4: a scan works on this video" in done.stderr
     assert (out / "events" / "gate" / "b.mp4.json").exists()
     assert (out / "cameras" / "gate.json").exists()
     assert vadcli("prune", out, "--older-than", "7d", "--quiet").stdout == ""

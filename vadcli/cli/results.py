@@ -81,7 +81,7 @@ def _run_lines(status: RunStatus) -> list[str]:
     eta = f", {clock(run['eta_s'])} to go" if run["eta_s"] is not None else ""
     lines = [
         f"{state}, {clock(run['seconds'])}{eta}",
-        f"  {status.over}/{status.planned} videos: {counts}; {counted(run['events'], 'event')}; {speed}",
+        f"  {status.finished}/{status.planned} videos: {counts}; {counted(run['events'], 'event')}; {speed}",
     ]
     if len(run["nodes"]) > 1:
         lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in run['nodes'].items())} videos")
@@ -171,7 +171,7 @@ def _preview(out: Path, options: EventsOptions) -> int:
     lines = ["threshold  events  events/hour  expected/hour in normal footage"]
     for row in found.rows:
         expected = "-" if row.expected_per_hour is None else f"{row.expected_per_hour:.3g}"
-        mark = "  <- now" if row.present else ""
+        mark = "  <- present" if row.present else ""
         lines.append(f"{row.threshold:9.4g}  {row.events:6d}  {row.events_per_hour:11.3g}  {expected:>13}{mark}")
     _print_rows("preview", [asdict(row) for row in found.rows], options, text="\n".join(lines))
     log.info("%s, %.3g hours of footage", how_many(found.videos, "video"), found.hours)

@@ -60,8 +60,8 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     """Return the HTML of the page.
 
     Args:
-        assets: the asset store for these curves, thumbnails and clips.
-        problems: one line per error in making the curves, thumbnails and clips.
+        assets: where to store the curves, thumbnails and clips.
+        problems: one line per curve, thumbnail or clip that could not be made.
         title: the heading; if it is empty, the name of the archive's folder.
 
     Raises:
@@ -74,8 +74,8 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     first, learn = None, ""
     if ranked:
         video, event = ranked[0]
-        places = [(other.video, its.id) for other in archive.videos for its in other.events]
-        first = {"video": video, "event": event, "place": places.index((video.video, event.id))}
+        keys = [(any_video.video, any_event.id) for any_video in archive.videos for any_event in any_video.events]
+        first = {"video": video, "event": event, "place": keys.index((video.video, event.id))}
     if next(layout.iter_embeddings(), None) is not None:  # the path is absolute, so that the command works in any folder
         learn = f"vadcli learn {shlex.quote(str(layout.out.absolute()))} --review review.json --to my-head"
     return template("page.html.j2").render(
@@ -104,7 +104,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
 
 
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
-    """Return pairs of a video and an event. The event with the highest peak score is first."""
+    """Return (video, event) for all listed events, the event with the highest peak score first."""
     events = [(video, event) for video in archive.videos for event in video.events]
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
 
@@ -156,7 +156,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
 
 
 def _cameras(archive: Archive, shown: Shown, assets: AssetStore) -> list[dict[str, Any]]:
-    """Return for each camera its videos, their curves, a frame, and the regions of the last video."""
+    """Return one object per camera: its videos, their curves, one frame, and the hidden regions of its last video."""
     number = {video.video: place for place, video in enumerate(archive.videos)}
     cameras = []
     for place, (name, videos) in enumerate(archive.cameras.items()):
@@ -177,7 +177,7 @@ def _cameras(archive: Archive, shown: Shown, assets: AssetStore) -> list[dict[st
 
 
 def template(name: str, *, trim_blocks: bool = True) -> Template:
-    """Return a template of the folder `page`; undefined names are errors."""
+    """Return a template of the folder `page`. An undefined name in a template is an error."""
     environment = Environment(
         loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=trim_blocks
     )
@@ -186,7 +186,7 @@ def template(name: str, *, trim_blocks: bool = True) -> Template:
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy, which allows the page itself and, if `beside`, its assets."""
+    """Return the content security policy. It allows the page itself and, if `beside`, the files beside the page."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [
@@ -206,7 +206,7 @@ def _hash(text: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return the text of a file that is part of every page."""
+    """Return the text of a script or style of the folder `page`."""
     return resources.files("vadcli.reporting").joinpath(f"page/{name}").read_text("utf-8")
 
 
@@ -218,14 +218,14 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]
 
 
 def headline(archive: Archive) -> str:
-    """Return one line: the number of events, the length of the footage, and the failures."""
+    """Return one line: the number of events, the length of the footage, and the number of failures."""
     text = f"{counted(archive.events, 'event')} in {length_text(archive.footage_s)} of footage"
     failed = archive.counts.total.lost
     return f"{text}, {counted(failed, 'video')} failed or partial" if failed else text
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Return the listed events and failures as JSON values, the event with the highest score first."""
+    """Return the report as a JSON object. Its events are sorted: the event with the highest peak score is first."""
     events = []
     for video, event in by_importance(archive):
         times = dict.fromkeys(("start_time", "end_time", "time_source"))
@@ -269,7 +269,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
 
 
 def to_markdown(archive: Archive) -> str:
-    """Return a short Markdown text: headline, events with high scores, failures, facts of the run."""
+    """Return a short report in Markdown: headline, events with high scores, failures, facts of the run."""
     lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     if shown:
@@ -351,7 +351,7 @@ def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, st
 
 
 def _more(number: int, noun: str) -> list[str]:
-    """Return a line with the number of items that are not shown, and an empty line; [] if all are shown."""
+    """Return a line like `and 3 more events`, and an empty line; [] if the number is 0 or less."""
     return [f"and {counted(number, f'more {noun}')}", ""] if number > 0 else []
 
 

@@ -48,8 +48,17 @@ from vadcli.video.loader import ClipLoader, FrameFeed, LoaderOptions
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
+FEWEST_POINTS = 2  # of a curve
+NO_SCORE, LEVELS = 255, 254  # a byte of a curve is NO_SCORE, or a score in [0, 1] times LEVELS
+AREA_PX, QUALITY = 192 * 108, 62  # of a thumbnail
+CAMERA_AREA_PX, CAMERA_QUALITY = 640 * 360, 50  # of the frame of a camera
+TRIES = 5  # if this many videos of a camera can't be read, the camera gets no frame: the others probably can't be read either
+_STRIPE_PX = 6
 _PLACE_BYTES = 32  # per data URL, the page has at most this many bytes of other data, such as the time of the picture
-_OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
+_ASSET_NAME = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
+
+EventKey = tuple[str, int]
+"""A video's relative path and the event's id."""
 
 
 class AssetStore(Protocol):
@@ -70,8 +79,8 @@ class InPage:
     """Stores assets inside the page, as data URLs.
 
     Attributes:
-        room: number of bytes that more assets may add to the page.
-        refused: number of files for which there was no room.
+        room: number of bytes that further assets may add to the page.
+        refused: number of assets for which there was no room.
     """
 
     beside = False
@@ -147,14 +156,14 @@ class InFolder:
         """
         if not self._page.is_file():  # a page in a pipe can't be read again to find the files that it uses
             return
-        ours = Path(os.path.relpath(self._page, self._folder)).as_posix()
-        pages = sorted({page for page in self._pages() if (self._folder / page).is_file()} | {ours})
+        this_page = Path(os.path.relpath(self._page, self._folder)).as_posix()
+        pages = sorted({page for page in self._pages() if (self._folder / page).is_file()} | {this_page})
         self._scratch.write_text(self._folder / PAGES, json.dumps(pages, indent=2) + "\n")
         try:
-            named = {name for page in pages for name in _OURS.findall((self._folder / page).read_bytes())}
+            used = {name for page in pages for name in _ASSET_NAME.findall((self._folder / page).read_bytes())}
             for entry in self._folder.iterdir():
                 name = os.fsencode(entry.name)
-                if _OURS.fullmatch(name) and name not in named:
+                if _ASSET_NAME.fullmatch(name) and name not in used:
                     entry.unlink()
         except OSError:  # a page that can't be read may use any file, so all files are kept
             return
@@ -173,13 +182,8 @@ class InFolder:
         return pages
 
 
-FEWEST_POINTS = 2
-NO_SCORE = 255
-LEVELS = 254
-
-
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Return each video's number of curve points: in proportion to its length, but at least FEWEST_POINTS."""
+    """Return each video's number of curve points: its share of `budget` by length, but at least FEWEST_POINTS."""
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
@@ -197,7 +201,7 @@ def peaks(table: ScoreTable, duration_s: float, points: int) -> FloatArray:
 
 
 def pack(values: FloatArray) -> str:
-    """Return scores in [0, 1] as base64, one byte per score: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
+    """Return scores in [0, 1] or NaN as base64, one byte per score."""
     levels = np.where(np.isnan(values), NO_SCORE, np.rint(np.nan_to_num(values) * LEVELS))
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
 
@@ -212,27 +216,20 @@ def highest_score(curves: Iterable[str]) -> float | None:
 def packed_curves(
     layout: OutputLayout, cameras: Mapping[str, Sequence[VideoStory]], *, budget: int, problems: list[str]
 ) -> dict[str, str]:
-    """Return the packed curve of each video with scores. Errors in reading scores are added to `problems`."""
-    videos = [video for some in cameras.values() for video in some]
-    found = {}
+    """Return {video: packed curve} for the videos of these cameras. Errors in reading scores are added to `problems`.
+
+    All curves together have about `budget` points.
+    """
+    videos = [video for videos_of_camera in cameras.values() for video in videos_of_camera]
+    curves = {}
     for video, points in zip(videos, points_for([video.duration_s for video in videos], budget), strict=True):
         try:
             table, _ = read_scores(layout.scores(video.video))
         except DocumentError as error:
             problems.append(error.message)
             continue
-        found[video.video] = pack(peaks(table, video.duration_s, points))
-    return found
-
-
-AREA_PX = 192 * 108
-QUALITY = 62
-CAMERA_AREA_PX, CAMERA_QUALITY = 640 * 360, 50
-TRIES = 5  # number of videos per camera that are tried; if none can be read, the other videos probably can't be read either
-_STRIPE_PX = 6
-
-EventKey = tuple[str, int]
-"""A video's relative path and the event's id."""
+        curves[video.video] = pack(peaks(table, video.duration_s, points))
+    return curves
 
 
 @dataclass(frozen=True)
@@ -252,7 +249,7 @@ class Strip:
 
 
 def rows_of(event: Event, count: int) -> list[int]:
-    """Return the rows of an event that its thumbnails show, in order: evenly spread rows and the peak."""
+    """Return the frames that the thumbnails of an event show, in order: evenly spread frames and the peak."""
     last = event.end_frame - 1
     spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
     if count == 1:
@@ -275,7 +272,7 @@ def strips(
 
     Args:
         count: thumbnails per event.
-        root: the folder that holds the footage now; None if the footage is still where it was scanned.
+        root: the folder that contains the footage now; None if the footage is still where it was scanned.
         problems: one line is added per video that can't be decoded.
     """
     by_video: dict[str, list[tuple[VideoStory, Event]]] = {}
@@ -297,7 +294,7 @@ def strips(
         where = "where it was scanned" if root is None else f"below {root}"
         problems.append(
             f"the footage of {how_many(gone, 'video')} with events is not {where}, so there are no thumbnails of it"
-            " (--footage DIR names the folder that holds it now)"
+            " (name the folder that contains it now with --footage)"
         )
 
 
@@ -318,42 +315,42 @@ def _strips_of(
     rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in some}
     made: dict[int, bytes] = {}
     height = width = 0
-    for row, picture in feed.at_rows(sorted({row for each in rows.values() for row in each})):
+    for row, picture in feed.at_rows(sorted({row for rows_of_event in rows.values() for row in rows_of_event})):
         height, width = picture.shape[:2]
         made[row] = webp(outlined(picture, masks.at(row), level, some[0][0].regions), QUALITY)
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
-    for number, wanted in rows.items():
-        seen = [row for row in wanted if row in made]
-        if seen:
-            seconds = tuple(float(table.timestamp[row]) for row in seen)
-            yield (video, number), Strip(tuple(made[row] for row in seen), seconds, width, height)
+    for number, rows_of_event in rows.items():
+        decoded = [row for row in rows_of_event if row in made]
+        if decoded:
+            seconds = tuple(float(table.timestamp[row]) for row in decoded)
+            yield (video, number), Strip(tuple(made[row] for row in decoded), seconds, width, height)
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
-    """Return one frame of each camera as WebP data, from the middle of the camera's last readable video.
+    """Return {camera: WebP data of one frame}. The frame is from the middle of the camera's last readable video.
 
-    The reader of the page can draw regions on these frames.
+    The user can draw regions on these frames in the page.
 
     Args:
         most: largest number of cameras that get a frame.
-        root: the folder that holds the footage now; None if the footage is still where it was scanned.
+        root: the folder that contains the footage now; None if the footage is still where it was scanned.
     """
     size = SizeRule(CAMERA_AREA_PX)
     needs = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=size, pixel_format=PixelFormat.RGB)
-    found: dict[str, bytes] = {}
+    frames: dict[str, bytes] = {}
     with ClipLoader(needs, decode) as loader:
         for camera, videos in list(archive.cameras.items())[:most]:
             paths = ((video, archive.footage(video.video, root)) for video in reversed(videos) if video.frames)
             for video, source in islice(((video, path) for video, path in paths if path is not None), TRIES):
-                with suppress(DocumentError, VideoError):  # the page names damaged videos elsewhere
+                with suppress(DocumentError, VideoError):  # the page lists damaged videos in its table of failures
                     metadata = read_metadata(archive.layout.scores(video.video))
                     fps = float(metadata.video["fps"]) if metadata else 1.0
                     feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
                     for _, picture in feed.at_rows([video.frames // 2]):
-                        found[camera] = webp(picture, CAMERA_QUALITY)
-                if camera in found:
+                        frames[camera] = webp(picture, CAMERA_QUALITY)
+                if camera in frames:
                     break
-    return found
+    return frames
 
 
 def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Regions = NO_REGIONS) -> ByteArray:
