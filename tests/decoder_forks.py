@@ -98,10 +98,10 @@ def serve(address: str) -> None:
     print("ready", flush=True)
     running: dict[int, tuple[int, socket.socket]] = {}
     while True:
-        for ready in select.select([0, listener, *running], [], [])[0]:
+        for ready in select.select([0, listener.fileno(), *running], [], [])[0]:
             if ready == 0:
                 return
-            if ready is listener:
+            if ready == listener.fileno():
                 caller = listener.accept()[0]
                 pid = _fork(caller, listener)
                 running[os.pidfd_open(pid)] = pid, caller

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from tests.commands import vadcli
@@ -47,7 +48,7 @@ def seen(path: Path) -> tuple[int, int, bool]:
     """Return the numbers of the first and the last frame, and whether there is sound."""
     with av.open(str(path)) as container:
         has_sound = bool(container.streams.audio)
-        numbers = [read_index(frame.to_ndarray(format="gray")) for frame in container.decode(video=0)]
+        numbers = [read_index(frame.to_ndarray(format="gray").astype(np.uint8)) for frame in container.decode(video=0)]
     return numbers[0], numbers[-1], has_sound
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def written(out: Path) -> set[str]:
     return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
 
 
-def figures(done: subprocess.CompletedProcess[str]) -> list[dict]:
+def figures(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -92,9 +93,9 @@ def test_the_same_figures_in_every_format_and_in_the_stored_document(out: Path, 
 def test_a_run_with_fewer_groups_keeps_the_others_if_nothing_else_changes(tmp_path: Path, out: Path, truth: Path) -> None:
     stored = out / "eval" / "csv.json"
 
-    def kept(*options: object) -> dict:
+    def kept(*options: object) -> dict[str, Any]:
         (printed,) = figures(vadcli("eval", out, "--root", truth, "--bootstrap", "0", "--json", *options))
-        document = json.loads(stored.read_text())
+        document: dict[str, Any] = json.loads(stored.read_text())
         assert {group: document["metrics"][group] for group in printed["metrics"]} == printed["metrics"]
         return document
 

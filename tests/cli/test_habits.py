@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ ALL = ("--threshold", "0", "--low", "0", "-d", "motion")
 NONE = ("--threshold", "1", "-d", "motion")
 
 
-def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -166,7 +167,7 @@ def test_a_stopped_scan_reports_the_remaining_events_later(footage: Path, tmp_pa
 @pytest.mark.parametrize("way", ["environment", "file"])
 def test_the_output_folder_is_set_once_for_every_command(footage: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "elsewhere"
-    environment = {"VADCLI_OUT": str(out)} if way == "environment" else {}
+    environment: dict[str, Any] = {"VADCLI_OUT": str(out)} if way == "environment" else {}
     (tmp_path / "truth.csv").write_text("video,start_s,end_s\na.avi,0.2,0.4\nb.avi,,\n")
     if way == "file":
         (tmp_path / "vadcli.toml").write_text(f'[scan]\nout = "{out}"\n[report]\ntitle = "Night"\n')

@@ -106,8 +106,10 @@ def test_results_of_a_share_that_is_not_mounted_stay(nvr: Path) -> None:
 
     away = nvr.parent / "away"
     nvr.rename(away)
-    for prepare in (lambda: None, nvr.mkdir, (nvr / "lost+found").mkdir):  # no folder, an empty one, another disk
-        prepare()
+    # no folder, an empty folder, another disk
+    for new in (None, nvr, nvr / "lost+found"):
+        if new is not None:
+            new.mkdir()
         refused = vadcli("prune", out)
         assert (refused.returncode, refused.stdout, results(out)) == (2, "", before)
         assert "nothing is removed" in refused.stderr

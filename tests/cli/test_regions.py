@@ -86,9 +86,9 @@ def test_hidden_parts_have_no_score_and_no_mask(footage: Path, tmp_path: Path) -
     regions.unlink()  # OUT stores the regions
     assert vadcli("render", footage / "gate", "--out", out).returncode == 0
     with av.open(str(out / "rendered/gate/a.mp4.mp4")) as film:
-        first = next(film.decode(video=0)).to_ndarray(format="gray")
-    assert first.shape[1] == 2 * SIZE[0]  # small pictures are enlarged
-    assert np.median(first[:110, :150]) < 0.75 * np.median(first[130:230, 170:])
+        drawn = next(film.decode(video=0)).to_ndarray(format="gray")
+    assert drawn.shape[1] == 2 * SIZE[0]  # small pictures are enlarged
+    assert np.median(drawn[:110, :150]) < 0.75 * np.median(drawn[130:230, 170:])
     write(regions, gate={"ignore": [CLOCK]})
     assert vadcli("events", out, "--write", "--threshold", "0.1").returncode == 0
     assert json.loads((out / "events/gate/a.mp4.json").read_text())["regions"] == document["regions"]

@@ -78,7 +78,8 @@ def test_every_export_fits_every_encoding(tmp_path: Path, encoding: str) -> None
         text = raw.getvalue().decode(encoding)
         assert text
         if name == "cvat":
-            label = ElementTree.fromstring(raw.getvalue()).find("track").get("label")
-            assert label.startswith("Schl\\u00e4" if encoding == "ascii" else "Schlä")
+            track = ElementTree.fromstring(raw.getvalue()).find("track")
+            assert track is not None
+            assert track.attrib["label"].startswith("Schl\\u00e4" if encoding == "ascii" else "Schlä")
         if name in ("json", "otio", "fiftyone", "label-studio"):
             assert "a 日本 é😀" in json.dumps(json.loads(text), ensure_ascii=False)

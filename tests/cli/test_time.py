@@ -18,8 +18,9 @@ from vadcli.store.events import validate
 from vadcli.video.probe import probe
 
 
-def vadcli(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = commands.vadcli(*arguments, **{"TZ": "America/New_York", **environment})
+def vadcli(*arguments: object, code: int = 0, **environment: Any) -> subprocess.CompletedProcess[str]:
+    environment.setdefault("TZ", "America/New_York")
+    done = commands.vadcli(*arguments, **environment)
     assert done.returncode == code, done.stderr
     return done
 

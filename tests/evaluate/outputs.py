@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Odd:
 
 def write_scan(
     out: Path,
-    videos: dict[str, Sequence[float]],
+    videos: Mapping[str, Sequence[float] | np.ndarray],
     *,
     masks: dict[str, np.ndarray] | None = None,
     interval: int = 1,

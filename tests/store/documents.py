@@ -1,6 +1,7 @@
 """Events documents for tests."""
 
 from dataclasses import replace
+from typing import Any
 
 from vadcli.store.events import EventsDocument, ScanState
 from vadcli.types import Event, Status, Thresholds
@@ -28,5 +29,5 @@ DOCUMENT = EventsDocument(
 )
 
 
-def video_of(document, **changes):
+def video_of(document: EventsDocument, **changes: Any) -> EventsDocument:
     return replace(document, video={**document.video, **changes})
