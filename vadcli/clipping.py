@@ -133,7 +133,7 @@ class _Cutter:
 
     Args:
         to: the folder of the clips.
-        scratch: a folder for temporary files, inside of `to`.
+        scratch: a folder for temporary files, in `to`.
         loader: opens videos in another process, so that a damaged video crashes only that process.
         options: the options of the command.
     """

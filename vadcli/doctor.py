@@ -29,7 +29,7 @@ PACKAGES = (
     ("torch", "torch", "pip install torch; only detectors with weights need it", False),
     ("transformers", "transformers", "pip install transformers; only the lavida detector needs it", False),
 )
-"""Name of a check, package, advice if the package is missing, and whether it is required."""
+"""(name of the check, package, advice if the package is missing, whether vadcli needs the package)"""
 
 
 @dataclass(frozen=True)

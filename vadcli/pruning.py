@@ -149,8 +149,8 @@ class _Pruning:
         unknown = [str(documents[key].video["path"]) for key, presence in presences.items() if presence is Presence.UNKNOWN]
         if unknown:
             self.problems.append(
-                f"the results of {how_many(len(unknown), 'video')} kept: the footage is not found, but its folder is empty or "
-                f"can't be read, so perhaps a share is not mounted; the first video is {unknown[0]}"
+                f"the results of {how_many(len(unknown), 'video')} are kept: the footage is not found, but its folder is empty "
+                f"or can't be read, so perhaps a share is not mounted; the first video is {unknown[0]}"
             )
         return {key: "no longer exists" for key, presence in presences.items() if presence is Presence.GONE}
 

@@ -101,7 +101,7 @@ def test_results_of_a_share_that_is_not_mounted_stay(nvr: Path) -> None:
     assert one.returncode == 3
     assert one.stdout.startswith("gate/a.mp4: ")
     assert one.stdout.count("\n") == 1
-    assert "the results of 2 videos kept" in one.stderr
+    assert "the results of 2 videos are kept" in one.stderr
     assert "hall/broken.mp4" in one.stderr
 
     away = nvr.parent / "away"

@@ -144,7 +144,7 @@ Profile = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help="Use the tables [profile.NAME.COMMAND] of the TOML files before the others.",
+        help="Use the tables [profile.NAME.COMMAND] of the TOML files before the other tables.",
         rich_help_panel="Messages and settings",
     ),
 ]

@@ -51,17 +51,17 @@ weights_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, fetch, verify, test, find, remove and build weights."
 )
 
-WeightsName = Annotated[str, typer.Argument(metavar="NAME", help="One of `vadcli weights list`.")]
+WeightsName = Annotated[str, typer.Argument(metavar="NAME", help="A name that `vadcli weights list` prints.")]
 WeightsNameOrFolder = Annotated[
-    str, typer.Argument(metavar="NAME|DIR", help="One of `vadcli weights list`, or a LAVIDA folder.")
+    str, typer.Argument(metavar="NAME|DIR", help="A name that `vadcli weights list` prints, or a LAVIDA folder.")
 ]
 WeightsNamesOrFolders = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; by default all installed weights."),
 ]
-WeightsNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `vadcli weights list`.")]
+WeightsNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names that `vadcli weights list` prints.")]
 Testable = Annotated[
-    list[str], typer.Argument(metavar="NAME|DIR...", help="Names of `vadcli weights list`, or transformers folders.")
+    list[str], typer.Argument(metavar="NAME|DIR...", help="Names that `vadcli weights list` prints, or transformers folders.")
 ]
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="lavida-7b, lavida-2b or lavida-tiny.")]
 
@@ -207,9 +207,9 @@ def check_weights(*, names: Testable, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-remove")
 def remove(*, names: WeightsNames, options: TalkOptions) -> None:
-    """Delete models that `vadcli weights pull` fetched from the hub's cache.
+    """Delete models from the hub's cache.
 
-    LAVIDA folders, your own folders, and files that other programs fetched are kept.
+    Deletes only files that `vadcli weights pull` fetched. LAVIDA folders and your own folders are kept.
 
     \b
     Examples:
@@ -229,7 +229,7 @@ def remove(*, names: WeightsNames, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-path")
 def path(*, name: WeightsNameOrFolder, options: TalkOptions) -> None:
-    """Print the folder of named weights.
+    """Print the path of the folder with these weights.
 
     \b
     Examples:
@@ -267,13 +267,15 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     for note in result.notes:
         log.info("note: %s", note)
     if not result.trained:
-        log.warning("LAVIDA's own part is untrained: train it with `vadcli train`, or give trained weights with --own")
+        log.warning("LAVIDA's own weights are untrained: train them with `vadcli train`, or give trained weights with --own")
     put_result(result.to_json(), result.folder, options)
 
 
 categories_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and check categories.")
 
-CategoryList = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of `vadcli categories list`, or your own file.")]
+CategoryList = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A name that `vadcli categories list` prints, or a file.")
+]
 CategoryFiles = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Category files in TOML.")]
 
 

@@ -187,7 +187,7 @@ Paths = Annotated[
 
 @with_options(RenderOptions, section="render")
 def render(*, paths: Paths = None, options: RenderOptions) -> None:
-    """Draw masks, the score curve, the time and event captions into MP4 videos.
+    """Write MP4 videos that show the masks, the score curve, the time and event captions.
 
     FOOTAGE names the files and folders that were scanned, or some of them.
 
@@ -224,7 +224,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
 @with_options(ReportOptions, section="report")
 def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
-    """Make one HTML page with the events, the score curves and the failures. Review the events in a browser.
+    """Make one HTML page with the events, the score curves and the failures. You can review the events in a browser.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Makes reports of events and failures, and searches: the result is a page, a table, or a digest for a mail or a program.
+"""Makes reports of events and failures, as a page or as a digest for a mail or a program. Also searches for moments.
 
 `archive` reads the stored results, counts them, chooses the results that a report lists, and writes sentences about them.
 `pictures` makes score curves, thumbnails and one picture per camera that are small enough for a page. `html` writes the page
@@ -154,7 +154,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
     page = make_page(archive, shown, store, problems=problems, title=title)
     if store.refused:
         log.warning(
-            "%s left out: with more, the page would be larger than --max-mb %g",
+            "%s left out, because the page would become larger than --max-mb %g",
             how_many(store.refused, "picture or clip").replace("picture or clips", "pictures and clips"),
             options.max_mb,
         )
@@ -272,9 +272,10 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
 
 
 def write_search(found: Found, options: SearchOptions) -> WrittenReport:
-    """Return the result of a search as a table, as CSV or as a page. A page, or a text with `options.to`, is also written.
+    """Return the result of a search as a table, as CSV or as a page.
 
-    Adds one line to the problems of `found` per video whose pictures can't be made.
+    A page is written to `options.to` or to `search.html`. A table or CSV is written only if `options.to` is given. If pictures
+    of a video can't be made, one line is added to the problems of `found`.
 
     Raises:
         OutputError: the file can't be written.

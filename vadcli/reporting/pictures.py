@@ -342,7 +342,7 @@ def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: Loa
         for camera, videos in list(archive.cameras.items())[:most]:
             paths = ((video, archive.footage(video.video, root)) for video in reversed(videos) if video.frames)
             for video, source in islice(((video, path) for video, path in paths if path is not None), TRIES):
-                with suppress(DocumentError, VideoError):  # the page lists damaged videos in its table of failures
+                with suppress(DocumentError, VideoError):  # the page works without this frame
                     metadata = read_metadata(archive.layout.scores(video.video))
                     fps = float(metadata.video["fps"]) if metadata else 1.0
                     feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
