@@ -1,5 +1,5 @@
 "use strict";
-// Draws regions on the frame of a camera, and saves those of all cameras as a file for `vadcli scan --ignore`.
+// Draws regions on the frame of a camera, and saves the regions of all cameras as a file for `vadcli scan --ignore`.
 vadcli.regions = (() => {
   const {data, el, review} = vadcli;
   const SVG = "http://www.w3.org/2000/svg";
