@@ -36,11 +36,11 @@ LEVELS: dict[str, int] = {
     "status": 3,
     "doctor": 3,
     "learning": 3,
-    "bench": 3,
     "evaluation": 3,
     "train": 3,
     "weights_check": 3,
     "rendering": 4,  # finds the footage as the engine does
+    "bench": 4,  # finds the footage as the engine does
     "verifying": 4,  # uses the engine's rules for events
     "vectors": 4,  # finds the footage as the engine does
     "clipping": 4,  # finds out whether footage has changed since the engine scanned it

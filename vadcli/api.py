@@ -11,15 +11,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vadcli.errors import NoVideoFound, WeightsError
 from vadcli.options import (
     DEFAULT_OUT,
-    BenchOptions,
     ClipsOptions,
     EmbedOptions,
     EvalOptions,
     EventsOptions,
-    FindOptions,
     LearnOptions,
     PruneOptions,
     RenderOptions,
@@ -32,7 +29,6 @@ from vadcli.options import (
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.bench import BenchReport, Comparison
     from vadcli.clipping import ClipResult
     from vadcli.engine.recut import StoredEvents
     from vadcli.evaluation import Evaluation
@@ -256,51 +252,6 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
     reports = evaluate_outputs(_paths(outs), chosen)
     keep_figures(reports, chosen)
     return reports
-
-
-def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport | Comparison:
-    """Measure the speed and memory of LAVIDA or of several detectors on this machine, like `vadcli bench`.
-
-    Args:
-        paths: videos to read; if empty, a synthetic video is made.
-        options: the options of `vadcli bench`.
-        scratch: an empty folder for temporary files.
-
-    Raises:
-        UsageError, NoVideoFound, DeviceError, WeightsError: before anything is measured.
-        VideoError: a video can't be read.
-    """
-    from vadcli import detectors
-    from vadcli.bench import COMPARED_S, Bench, BenchPlan, Bound, Candidate, compare, footage_of, need_memory
-    from vadcli.detectors.lavida.detector import LavidaDetector
-    from vadcli.engine.plan import make_plan, no_video_text
-
-    found = make_plan(paths, FindOptions(), out=DEFAULT_OUT) if paths else None
-    if found is not None and not found.units:
-        raise NoVideoFound(no_video_text(found, FindOptions()), hint="without PATHS, a synthetic video is made")
-    detectors.check_device(options.device)
-    videos = [(unit.video, unit.path) for unit in found.units] if found else []
-    bound = Bound(options.seconds, options.clips)
-    if options.compared():
-        candidates = [Candidate(name, options.options_of(name, model)) for name, model in options.compared()]
-        footage = footage_of(videos, scratch, seconds=COMPARED_S)
-        return compare(candidates, footage, bound=bound, rounds=options.rounds, workers=options.workers)
-    try:
-        detector = detectors.load("lavida", options.detector_options())
-    except WeightsError as error:
-        hint = error.hint if options.random_weights else "use --random-weights to measure without trained weights"
-        raise WeightsError(error.message, hint=hint) from error
-    assert isinstance(detector, LavidaDetector)
-    need_memory(detector)
-    plan = BenchPlan(
-        ratios=options.ratio_list(),
-        batch_sizes=options.batch_size_list(),
-        bound=bound,
-        rounds=options.rounds,
-        frame_px=options.frame_px,
-        workers=options.workers,
-    )
-    return Bench(detector, footage_of(videos, scratch), plan).run()
 
 
 def _paths(given: PathGiven | Iterable[PathGiven]) -> list[Path]:

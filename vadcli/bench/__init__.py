@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadcli.bench.measuring import (
@@ -40,10 +41,10 @@ from vadcli.bench.measuring import (
     wake,
 )
 from vadcli.bench.report import MIB, BenchReport, Setting, Stages, Throughput, table_lines
-from vadcli.detectors import load
+from vadcli.detectors import check_device, load
 from vadcli.detectors.running import devices_for, dtype_for, untimed
-from vadcli.errors import VadcliError, VideoError
-from vadcli.options import DetectorOptions
+from vadcli.errors import NoVideoFound, VadcliError, VideoError, WeightsError
+from vadcli.options import DEFAULT_OUT, BenchOptions, DetectorOptions, FindOptions
 from vadcli.types import Clip, ClipBatch
 from vadcli.types.text import clock, how_many
 from vadcli.video.loader import ClipLoader, ClipReady, Finished, LoaderOptions, core_count
@@ -63,6 +64,7 @@ __all__ = [
     "Comparison",
     "compare",
     "footage_of",
+    "measure_speed",
     "need_memory",
 ]
 
@@ -381,3 +383,46 @@ def measure(candidate: Candidate, footage: BenchVideos, *, bound: Bound, rounds:
         peak_over(dict.fromkeys(cuda_of(devices), 0)),
         machine(devices),
     )
+
+
+def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport | Comparison:
+    """Do the work of `vadcli bench`: measure LAVIDA with several settings, or several detectors.
+
+    Args:
+        paths: files and folders with videos; if empty, a synthetic video is made.
+        options: the options of `vadcli bench`.
+        scratch: an empty folder for temporary files.
+
+    Raises:
+        UsageError, NoVideoFound, DeviceError, WeightsError: before anything is measured.
+        VideoError: a video can't be read.
+    """
+    from vadcli.detectors.lavida.detector import LavidaDetector
+    from vadcli.engine.plan import make_plan, no_video_text
+
+    plan = make_plan(paths, FindOptions(), out=DEFAULT_OUT) if paths else None
+    if plan is not None and not plan.units:
+        raise NoVideoFound(no_video_text(plan, FindOptions()), hint="without PATHS, a synthetic video is made")
+    check_device(options.device)
+    videos = [(unit.video, unit.path) for unit in plan.units] if plan else []
+    bound = Bound(options.seconds, options.clips)
+    if options.compared():
+        candidates = [Candidate(name, options.options_of(name, model)) for name, model in options.compared()]
+        footage = footage_of(videos, scratch, seconds=COMPARED_S)
+        return compare(candidates, footage, bound=bound, rounds=options.rounds, workers=options.workers)
+    try:
+        detector = load("lavida", options.detector_options())
+    except WeightsError as error:
+        hint = error.hint if options.random_weights else "use --random-weights to measure without trained weights"
+        raise WeightsError(error.message, hint=hint) from error
+    assert isinstance(detector, LavidaDetector)
+    need_memory(detector)
+    settings = BenchPlan(
+        ratios=options.ratio_list(),
+        batch_sizes=options.batch_size_list(),
+        bound=bound,
+        rounds=options.rounds,
+        frame_px=options.frame_px,
+        workers=options.workers,
+    )
+    return Bench(detector, footage_of(videos, scratch), settings).run()

@@ -339,7 +339,7 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
       vadcli bench ./footage --detectors motion,concept,ask=qwen2-vl-7b,lavida=./my-lavida
       vadcli bench --model lavida-tiny --random-weights --device cpu --json
     """  # noqa: D301
-    from vadcli.api import measure_speed
+    from vadcli.bench import measure_speed
 
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
