@@ -145,8 +145,8 @@ def test_questions_tell_each_object_in_words() -> None:
     assert {samples[number].key for number in range(12)} == {f"train/1/{index}" for index in range(12)}, "each clip once"
     sample = samples[0]
     index = int(sample.key.rsplit("/", 1)[1])
-    for told, role in zip(sample.told, WORLD.facts(index).roles, strict=True):
-        words = tuple(words[place] for words, place in zip(VOCABULARIES, told, strict=True))
+    for labels, role in zip(sample.labels, WORLD.facts(index).roles, strict=True):
+        words = tuple(words[place] for words, place in zip(VOCABULARIES, labels, strict=True))
         assert words == (*role.pair, role.motion)
 
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 RADII = {"small": (0.075, 0.1), "large": (0.155, 0.2), "": (0.1, 0.12)}
 _UNSIZED = ("growing", "shrinking")
 _PLANS = ("chase", "pass", "rest", "order")
+"""What the first two objects of a scene do together: one chases, passes or touches the other, or appears before the other."""
 _PLACES_TRIED = 12
 
 
@@ -48,15 +49,15 @@ class Palette:
 
 
 def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator) -> tuple[Scene, bool]:
-    """Return a random scene for a clip, and whether it must contain a twin.
+    """Return a random scene for a clip, and whether two of its objects must look alike and move differently.
 
-    Some of its objects may be hidden or unrecognisable; `truth.observe` finds them.
+    Some objects of the scene may be hidden or unrecognisable; `truth.observe` finds such objects.
     """
     hard = bool(rng.random() < options.hard) and options.objects[1] > 1
     count = max(int(rng.integers(options.objects[0], options.objects[1] + 1)), 1 + hard)
     roles = [draw_role(palette, rng) for _ in range(count)]
     planned = _pick(_PLANS, rng) if rng.random() < options.interactions else ""
-    planned = planned if count >= 2 + hard else ""  # the twin does not take part in the plan
+    planned = planned if count >= 2 + hard else ""  # the object that looks like the first one has no part in the plan
     roles = _arranged(roles, planned, palette, rng)
     if hard:  # the last object gets the look of the first object but another motion
         first = roles[0]
@@ -90,7 +91,7 @@ def embody(role: Role, *, texture: float, rng: np.random.Generator) -> Thing:
 
 
 def place(thing: Thing, others: Sequence[Thing], *, middle_s: float, rng: np.random.Generator) -> Thing:
-    """Return the object on a random course. It is apart from the others at `middle_s` if possible."""
+    """Return the object on a random course, on which it touches no other object at `middle_s` if possible."""
     assert thing.role is not None
     at = np.array([middle_s])
     drawn = thing
@@ -142,7 +143,7 @@ def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.r
 
 
 def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """Return the roles, the first two changed for the plan if the split may show its motions."""
+    """Return the roles. If the split may show the motions of the plan, the first two roles get these motions."""
     moves = [motion for motion in palette.motions if motion.startswith("moving ")]
     still = "standing still"
     motions: tuple[str, str]
@@ -167,7 +168,7 @@ def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing
     frames = options.frames
     first, last = 0, frames
     if role.presence or role.motion in ("blinking", "falling") or rng.random() >= options.comings:
-        pass  # `_meeting` sets the times of a planned order
+        pass  # the object is there for the whole clip, or `_meeting` sets its times
     elif role.motion == "standing still" and rng.random() < 0.7:
         role = replace(role, presence="showing briefly")
         first = int(rng.integers(1, frames - BRIEF_FRAMES))
@@ -183,7 +184,7 @@ def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing
 
 
 def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.random.Generator) -> list[Thing]:
-    """Return the objects, the first two placed or timed as planned if their roles fit the plan."""
+    """Return the objects. If the roles of the first two fit the plan, their places or times are changed for the plan."""
     if not planned:
         return cast
     one, other = cast[:2]

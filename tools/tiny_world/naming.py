@@ -1,6 +1,6 @@
 """Lists of true and false names for clips of the synthetic world.
 
-Many of the false names differ from a true one in only one word.
+Many of the false names differ from a true name in only one word.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class NameList:
 
     Attributes:
         names: the names, each once, in random order.
-        meant: per name, the indices of the objects that it means; empty if it is false.
+        meant: per name, the indices of the objects that the name means; empty for a false name.
     """
 
     names: tuple[str, ...]
@@ -58,25 +58,25 @@ class Naming:
     """Draws names for clips of one world.
 
     Args:
-        world: its split may use all drawn names.
+        world: the world; only names that its split may use are drawn.
         patterns: keys of `PATTERNS`, equally likely; a repeated pattern is drawn more often.
-        hard: share of the false names that differ from a true one in one word.
+        hard: share of the false names that differ from a true name in one word.
 
     Raises:
-        UsageError: a pattern does not exist, or there is none.
+        UsageError: a pattern does not exist, or `patterns` is empty.
     """
 
     def __init__(self, world: SyntheticWorld, *, patterns: Sequence[str], hard: float) -> None:
         unknown = sorted(set(patterns) - set(PATTERNS))
         if unknown or not patterns:
             raise UsageError(
-                f"there is no name pattern {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}"
+                f"no name pattern is called {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}"
             )
         self.world, self.patterns, self.hard = world, tuple(patterns), hard
         self._deeds = tuple(deed for deed in DEEDS if world.allows(f"something {deed}"))
 
     def listing(self, facts: Facts, rng: np.random.Generator, *, length: int, true: int) -> NameList:
-        """Return a list of at most `length` names, at most `true` of which are true."""
+        """Return a list of at most `length` names, of which at most `true` are true."""
         drawn: dict[str, Name] = {}
         for number in range(2 * length):
             if len(drawn) == length:
@@ -119,23 +119,23 @@ class Naming:
     def _of(self, facts: Facts, place: int, pattern: tuple[str, ...], rng: np.random.Generator) -> Name | None:
         """Return an object's name with the parts of a pattern; None if the object lacks one of the parts."""
         role = facts.roles[place]
-        deeds = [deed for deed, verdict in facts.deeds[place].items() if verdict is Answer.TRUE]
-        said = {"colour": role.pair[0], "shape": role.pair[1], "size": role.size, "deed": _pick(deeds, rng) if deeds else ""}
-        return _named(pattern, said) if all(said[part] for part in pattern) else None
+        deeds = [deed for deed, answer in facts.deeds[place].items() if answer is Answer.TRUE]
+        parts = {"colour": role.pair[0], "shape": role.pair[1], "size": role.size, "deed": _pick(deeds, rng) if deeds else ""}
+        return _named(pattern, parts) if all(parts[part] for part in pattern) else None
 
     def _any(self, pattern: tuple[str, ...], rng: np.random.Generator) -> Name:
         pair = self.world.palette.pair(rng)
-        said = {"colour": pair[0], "shape": pair[1], "size": _pick(SIZES, rng), "deed": _pick(self._deeds, rng)}
-        return _named(pattern, said)
+        parts = {"colour": pair[0], "shape": pair[1], "size": _pick(SIZES, rng), "deed": _pick(self._deeds, rng)}
+        return _named(pattern, parts)
 
 
 class SpokenWorld:
-    """A synthetic world with some kinds of names only; a `SegmentationData`.
+    """A synthetic world with only some kinds of names; implements `SegmentationData`.
 
     Args:
         world: the world with all names.
         patterns: keys of `PATTERNS`.
-        name: name of the data set; by default that of the world.
+        name: name of the data set; by default the world's name.
     """
 
     def __init__(self, world: SyntheticWorld, patterns: Sequence[str], *, name: str | None = None) -> None:
@@ -151,7 +151,7 @@ class SpokenWorld:
         return replace(clip, objects=tuple(item for item in clip.objects if self._spoken(item.name)))
 
     def names(self, index: int) -> tuple[str, ...]:
-        """Return the clip's true names of these kinds."""
+        """Return the clip's true names of the kinds in `patterns`."""
         return tuple(filter(self._spoken, self.world.names(index)))
 
     def fingerprint(self) -> str:
@@ -160,12 +160,12 @@ class SpokenWorld:
 
     def _spoken(self, text: str) -> bool:
         name = name_table()[text]
-        said = {part for part in ("size", "colour", "shape", "deed", "relation") if getattr(name, part)}
-        return frozenset(said) in self._parts
+        parts = {part for part in ("size", "colour", "shape", "deed", "relation") if getattr(name, part)}
+        return frozenset(parts) in self._parts
 
 
-def _named(pattern: tuple[str, ...], said: dict[str, str]) -> Name:
-    size, colour, shape, deed = (said[part] if part in pattern else "" for part in ("size", "colour", "shape", "deed"))
+def _named(pattern: tuple[str, ...], parts: dict[str, str]) -> Name:
+    size, colour, shape, deed = (parts[part] if part in pattern else "" for part in ("size", "colour", "shape", "deed"))
     return Name(size, colour, shape, deed)
 
 

@@ -4,7 +4,7 @@
     FOLDER/masks.npy    (N, K, T, H, W / 8) uint8: masks of at most K objects, one bit per pixel
     FOLDER/facts.json   the facts about each clip
 
-The folder gets its name only when it is complete.
+The folder has a temporary name until it is complete.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class PaintedWorld(SyntheticWorld):
 
     def facts(self, index: int) -> Facts:
         """Return the stored facts of clip `index`."""
-        told = self._facts[self._checked(index)]
+        stored = self._facts[self._checked(index)]
         return Facts(
-            tuple(Role((colour, shape), size, motion, presence) for colour, shape, size, motion, presence in told["roles"]),
-            tuple(dict(zip(DEEDS, map(Answer, verdicts), strict=True)) for verdicts in told["deeds"]),
-            {(relation, one, other): Answer(verdict) for relation, one, other, verdict in told["relations"]},
-            tuple(told["evident"]),
+            tuple(Role((colour, shape), size, motion, presence) for colour, shape, size, motion, presence in stored["roles"]),
+            tuple(dict(zip(DEEDS, map(Answer, answers), strict=True)) for answers in stored["deeds"]),
+            {(relation, first, second): Answer(answer) for relation, first, second, answer in stored["relations"]},
+            tuple(stored["evident"]),
         )
 
 
@@ -97,8 +97,8 @@ def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None)
 def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = None) -> None:
     """Paint every clip into a new folder, with several processes.
 
-    If another process makes the folder at the same time, its folder is kept. Temporary files of an
-    interrupted run are removed. `processes` = 0 paints in this process.
+    If another process makes the folder at the same time, the folder of that process is used. Temporary
+    files of an interrupted run are removed. If `processes` is 0, this process paints.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -111,14 +111,14 @@ def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = 
         frames = np.lib.format.open_memmap(temporary / "frames.npy", mode="w+", dtype=np.uint8, shape=(*shape, 3))
         packed = (shape[0], options.objects[1], *shape[1:3], options.size_px // 8)
         masks = np.lib.format.open_memmap(temporary / "masks.npy", mode="w+", dtype=np.uint8, shape=packed)
-        told = []
-        for index, (pictures, found, facts) in enumerate(_clips(world, processes)):
-            frames[index] = pictures
-            masks[index, : len(found)] = found
-            told.append(facts)
+        facts = []
+        for index, (clip_frames, clip_masks, clip_facts) in enumerate(_clips(world, processes)):
+            frames[index] = clip_frames
+            masks[index, : len(clip_masks)] = clip_masks
+            facts.append(clip_facts)
         frames.flush()
         masks.flush()
-        document = {"world": world.fingerprint(), "clips": told}
+        document = {"world": world.fingerprint(), "clips": facts}
         (temporary / "facts.json").write_text(json.dumps(document), encoding="utf-8")
         try:
             temporary.rename(folder)
@@ -147,10 +147,10 @@ def _begin(world: SyntheticWorld) -> None:
 def _paint(index: int) -> tuple[ByteArray, ByteArray, dict[str, Any]]:
     assert _painting is not None
     facts = _painting.facts(index)
-    told = {
+    document = {
         "roles": [[*role.pair, role.size, role.motion, role.presence] for role in facts.roles],
-        "deeds": [[int(verdicts[deed]) for deed in DEEDS] for verdicts in facts.deeds],
-        "relations": [[*key, int(verdict)] for key, verdict in facts.relations.items()],
+        "deeds": [[int(answers[deed]) for deed in DEEDS] for answers in facts.deeds],
+        "relations": [[*key, int(answer)] for key, answer in facts.relations.items()],
         "evident": list(facts.evident),
     }
-    return _painting.frames(index), np.packbits(_painting.masks(index), axis=-1), told
+    return _painting.frames(index), np.packbits(_painting.masks(index), axis=-1), document

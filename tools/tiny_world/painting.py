@@ -54,9 +54,9 @@ def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: i
             along = np.float32(number * np.cos(angle)) * shape.x + np.float32(number * np.sin(angle)) * shape.y
             factor += np.float32(contrast) * np.sin(along)
         surface = factor[..., None] * np.array(look.colour, np.float32)  # (T, b, c, 3)
-        for frame, here, there in shape.windows(size_px):
-            window = frames[frame][here]
-            window += shape.alpha[frame][there][..., None] * (surface[frame][there] - window)
+        for frame, place, part in shape.windows(size_px):
+            window = frames[frame][place]
+            window += shape.alpha[frame][part][..., None] * (surface[frame][part] - window)
     light, steps = scene.light, np.linspace(-1, 1, size_px)
     over_picture = 1 + light.slope[0] * steps[None, :] + light.slope[1] * steps[:, None]
     lit = (over_picture[..., None] * np.array(light.tint)).astype(np.float32)  # (H, W, 3)

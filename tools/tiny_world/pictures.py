@@ -6,7 +6,7 @@
 
 Colours, shapes and pairs are asked separately. So the meaning of a pair follows from its two words,
 and the model can find pairs that were never shown. Some names get a random deed, which does not change
-the answer, because a still cannot show deeds. `questions` trains them later.
+the answer, because a still cannot show deeds. The task `questions` trains deeds later.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COVERED = 0.15
 """A name is in a cell if its objects cover more than this share of the cell."""
 FILLED = 0.4
 """An object fills a cell if it covers more than this share of the cell."""
-GAIN, LIFT = (0.7, 1.25), 20.0
+GAIN, LIFT = (0.7, 1.25), 20.0  # random brightness of a still: a factor, and the most grey levels to add or subtract
 DEED_SHARE = 0.3
 TURNS_TRIED = 20
 LUMA = (0.299, 0.587, 0.114)
@@ -53,7 +53,7 @@ class PictureSample:
         words: for each of `WORDS`, the indices of the objects that the word means.
         asked: other names whose position is asked.
         lists: lists of names whose masks and presence are asked.
-        shapes_only: whether the colours were changed. Then only shapes are asked.
+        shapes_only: True if the colours of the still were changed, so that only shapes are asked.
     """
 
     frame: ByteArray
@@ -91,8 +91,8 @@ class PictureSamples(Sequence[PictureSample]):
         if rng.random() < 0.5:
             frame, masks = frame[:, ::-1], masks[..., ::-1]
         frame = np.clip(frame * rng.uniform(*GAIN) + rng.uniform(-LIFT, LIFT), 0, 255).astype(np.uint8)
-        lot = rng.random()
-        changed = self._changed(frame, facts, lot, rng) if number >= self.chosen.colours_first * self.total else None
+        chance = rng.random()
+        changed = self._changed(frame, facts, chance, rng) if number >= self.chosen.colours_first * self.total else None
         if changed is not None:
             words = [tuple(k for k, role in enumerate(facts.roles) if word == role.pair[1]) for word in WORDS]
             return PictureSample(changed, np.ascontiguousarray(masks), tuple(words), NameList((), ()), (), shapes_only=True)
@@ -104,26 +104,28 @@ class PictureSamples(Sequence[PictureSample]):
             )
             for _ in range(chosen.lists)
         )
-        said = (f"{name} {DEEDS[int(rng.integers(len(DEEDS)))]}" if rng.random() < DEED_SHARE else name for name in asked.names)
-        asked = NameList(tuple(said), asked.meant)
+        texts = tuple(
+            f"{name} {DEEDS[int(rng.integers(len(DEEDS)))]}" if rng.random() < DEED_SHARE else name for name in asked.names
+        )
+        asked = NameList(texts, asked.meant)
         return PictureSample(frame, np.ascontiguousarray(masks), tuple(words), asked, lists)
 
-    def _changed(self, frame: ByteArray, facts: Facts, lot: float, rng: np.random.Generator) -> ByteArray | None:
-        """Return the still in grey or other colours, chosen by `lot` (0 to 1); None to keep it."""
-        if lot < self.chosen.grey:
+    def _changed(self, frame: ByteArray, facts: Facts, chance: float, rng: np.random.Generator) -> ByteArray | None:
+        """Return the still in grey or in other colours; None if its colours stay. `chance` (0 to 1) decides."""
+        if chance < self.chosen.grey:
             grey: ByteArray = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
             return grey
-        if lot < self.chosen.grey + self.chosen.recoloured:
+        if chance < self.chosen.grey + self.chosen.recoloured:
             options = self.world.options
             matrix = recolouring(facts, {*options.held_out_pairs, *options.validation_pairs}, rng)
             return None if matrix is None else np.clip(frame @ matrix.T, 0, 255).astype(np.uint8)
         return None
 
 
-def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
-    """Return a (3, 3) rotation of colours that makes no object look like an `unspoken` pair.
+def recolouring(facts: Facts, held_out: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
+    """Return a (3, 3) rotation of colours about the grey axis; None if no suitable rotation was found.
 
-    It is about the grey axis. Return None if no rotation was found.
+    After the rotation, no object looks like a pair in `held_out`.
     """
     for _ in range(TURNS_TRIED):
         angle = float(rng.uniform(0.1, 0.9)) * 2 * np.pi
@@ -131,7 +133,7 @@ def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generat
         same, before, after = np.cos(angle) + third, third - side, third + side
         matrix: FloatArray = np.array([[same, before, after], [after, same, before], [before, after, same]], np.float32)
         looks = ((_called(matrix @ np.array(COLOURS[role.pair[0]])), role.pair[1]) for role in facts.roles)
-        if not any(pair in unspoken for pair in looks):
+        if not any(pair in held_out for pair in looks):
             return matrix
     return None
 
@@ -167,8 +169,8 @@ class PictureStep(nn.Module):
         h, w = image.embedding.shape[-2:]
         names = [(*WORDS, *sample.asked.names) for sample in samples]
         text, counts = texts_of(model.text, names)
-        look: Any = model.projector.frame_semantics
-        where: Tensor = look.where(text, image.embedding[:, None], image.position).float()  # (B, A, h·w + 1)
+        semantics: Any = model.projector.frame_semantics
+        where: Tensor = semantics.where(text, image.embedding[:, None], image.position).float()  # (B, A, h·w + 1)
         counts[torch.tensor([sample.shapes_only for sample in samples]), : len(COLOURS)] = False
         wanted = torch.from_numpy(np.stack([_wanted(sample, (h, w), text.shape[1]) for sample in samples]))
         align = align_loss(where, wanted, counts)
@@ -177,19 +179,18 @@ class PictureStep(nn.Module):
         total = self.weights.align * align + self.weights.cells * cells + masks["total"]
         return {"align": align, "cells": cells, **masks, "total": total}
 
-    def _lists(self, samples: Sequence[PictureSample], seen: EncodedClips) -> dict[str, Tensor]:
-        """Return the mask, IoU and score losses over all lists, with zeros for `h_seg`."""
+    def _lists(self, samples: Sequence[PictureSample], encoded: EncodedClips) -> dict[str, Tensor]:
+        """Return the mask, IoU and score losses over all lists; `h_seg` is all zeros."""
         model = self.model
-        if not any(one.names for sample in samples for one in sample.lists):  # all stills are recoloured
-            nothing = seen.image.embedding.sum() * 0
-            return dict.fromkeys(("focal", "dice", "iou", "score", "total"), nothing)
-        rows = torch.tensor([row for row, sample in enumerate(samples) for one in sample.lists if one.names])
-        listed = [(sample, one) for sample in samples for one in sample.lists if one.names]
-        text, counts = texts_of(model.text, [one.names for _, one in listed])
-        part = EncodedClips([], seen.image[rows], 1)
-        nothing = torch.zeros(len(listed), model.mllm.width, dtype=text.dtype)
-        output = model.answer(part, model.prompts(part, nothing, text, counts))
-        masks = torch.from_numpy(np.stack([sample.masks[list(one.objects)].any(axis=0) for sample, one in listed]))
+        listed = [(row, names) for row, sample in enumerate(samples) for names in sample.lists if names.names]
+        if not listed:  # the colours of all stills were changed
+            zero = encoded.image.embedding.sum() * 0
+            return dict.fromkeys(("focal", "dice", "iou", "score", "total"), zero)
+        text, counts = texts_of(model.text, [names.names for _, names in listed])
+        repeated = EncodedClips([], encoded.image[torch.tensor([row for row, _ in listed])], 1)  # one still per list
+        h_seg = torch.zeros(len(listed), model.mllm.width, dtype=text.dtype)
+        output = model.answer(repeated, model.prompts(repeated, h_seg, text, counts))
+        masks = torch.from_numpy(np.stack([samples[row].masks[list(names.objects)].any(axis=0) for row, names in listed]))
         size = output.mask_logit.shape[-2:]
         losses = anomaly_loss(
             mask_logits=output.mask_logit,
@@ -205,8 +206,8 @@ class PictureStep(nn.Module):
 def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     """Return the cross-entropy between the predicted and the true position of each name.
 
-    The target is the name's share of each cell if it is above `COVERED`, or "nowhere". A visible name
-    that covers too little of every cell is left out.
+    The target is the cells of which the name covers more than `COVERED`, each with its covered share, or "nowhere".
+    A visible name that covers too little of every cell is left out.
 
     Args:
         where: (B, A, cells + 1) logits, the last for "nowhere".
@@ -214,15 +215,15 @@ def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
         counts: (B, A) bool, whether each name is asked.
     """
     spread = torch.where(wanted > COVERED, wanted, torch.zeros(()))
-    there = spread.sum(dim=-1, keepdim=True)
-    target = torch.cat([spread / there.clamp(min=1e-6), (there == 0).to(spread.dtype)], dim=-1)
-    clear = ((there[..., 0] > 0) | (wanted.amax(dim=-1) == 0)) & counts
+    total = spread.sum(dim=-1, keepdim=True)
+    target = torch.cat([spread / total.clamp(min=1e-6), (total == 0).to(spread.dtype)], dim=-1)
+    clear = ((total[..., 0] > 0) | (wanted.amax(dim=-1) == 0)) & counts
     entropy = -(target * where.log_softmax(dim=-1)).sum(dim=-1)  # (B, A)
     return (entropy * clear).sum() / clear.sum().clamp(min=1)
 
 
 def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
-    """Return the cross-entropy of colours and shapes, over the cells that a single one fills.
+    """Return the cross-entropy of colours and of shapes, over the cells that a single colour or shape fills.
 
     Args:
         where: (B, words, cells) logits of `WORDS`.

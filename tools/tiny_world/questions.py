@@ -39,14 +39,14 @@ class QuestionSample:
         key: key of the clip in the memory of features.
         frames: (T, H, W, 3) uint8.
         masks: (K, T, H, W) bool, the masks of its objects.
-        told: per object, the indices of its colour, shape and motion in `VOCABULARIES`.
+        labels: per object, the indices of its colour, shape and motion in `VOCABULARIES`.
         lists: the lists of names.
     """
 
     key: str
     frames: ByteArray
     masks: BoolArray
-    told: tuple[tuple[int, int, int], ...]
+    labels: tuple[tuple[int, int, int], ...]
     lists: tuple[NameList, ...]
 
 
@@ -69,7 +69,7 @@ class QuestionSamples(Sequence[QuestionSample]):
         index = int(np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.world))[place])
         rng = np.random.default_rng([self.seed, 3, number])
         facts = self.world.facts(index)
-        told = tuple(
+        labels = tuple(
             (list(COLOURS).index(role.pair[0]), SHAPES.index(role.pair[1]), MOTIONS.index(role.motion)) for role in facts.roles
         )
         drawn = []
@@ -78,7 +78,7 @@ class QuestionSamples(Sequence[QuestionSample]):
             true = int(rng.binomial(length, self.chosen.probability))
             drawn.append(self.naming.listing(facts, rng, length=length, true=true))
         key = f"{self.world.split}/{self.world.seed}/{index}"
-        return QuestionSample(key, self.world.frames(index), self.world.masks(index), told, tuple(drawn))
+        return QuestionSample(key, self.world.frames(index), self.world.masks(index), labels, tuple(drawn))
 
 
 class QuestionStep(nn.Module):
@@ -103,34 +103,33 @@ class QuestionStep(nn.Module):
         frames = len(samples[0].frames)
         maps = image.embedding.view(len(samples), frames, *image.embedding.shape[1:])
         tokens = sight(maps)  # (B, L, D)
-        told = self._told(tokens, samples, (maps.shape[3], maps.shape[4]))
+        cells = self._cells(tokens, samples, (maps.shape[3], maps.shape[4]))
         visual = model.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
-        clips, asked, truth = [], [], []
+        clips, prompts, truth = [], [], []
         for clip, sample in zip(visual, samples, strict=True):
-            for one in sample.lists:
-                if one.names:
+            for listed in sample.lists:
+                if listed.names:
                     clips.append(clip)
-                    asked.append(build_prompt(model.tokenizer, one.names, model.config.prompt))
-                    truth.append(one.true)
-        read = model.mllm.answers(clips, asked, 1)
-        names = names_loss(read.names, truth)
-        return {"tokens": told, "names": names, "total": self.weights.tokens * told + self.weights.names * names}
+                    prompts.append(build_prompt(model.tokenizer, listed.names, model.config.prompt))
+                    truth.append(listed.true)
+        names = names_loss(model.mllm.answers(clips, prompts, 1).names, truth)
+        return {"tokens": cells, "names": names, "total": self.weights.tokens * cells + self.weights.names * names}
 
-    def _told(self, tokens: Tensor, samples: Sequence[QuestionSample], size: tuple[int, int]) -> Tensor:
-        """Return the cross-entropy of the words of each filled cell.
+    def _cells(self, tokens: Tensor, samples: Sequence[QuestionSample], size: tuple[int, int]) -> Tensor:
+        """Return the cross-entropy of the colour, shape and motion of each filled cell.
 
         The logits are the products of the cell's token and the embeddings of the words.
         """
         table = self.model.mllm.qwen.model.language_model.embed_tokens
         labels = torch.from_numpy(np.stack([_labels(sample, size) for sample in samples]))  # (B, L, 3)
         filled = labels[..., 0] >= 0
-        seen, labels = tokens[filled].float(), labels[filled]
-        loss = seen.new_zeros(())
+        cells, labels = tokens[filled].float(), labels[filled]
+        loss = cells.new_zeros(())
         for column, words in enumerate(VOCABULARIES):
-            if len(seen):
+            if len(cells):
                 ids = [self.model.tokenizer(f" {phrase}", add_special_tokens=False)["input_ids"] for phrase in words]
-                means = [table(torch.tensor(one, device=table.weight.device)).mean(dim=0) for one in ids]
-                logits = seen @ torch.stack(means).float().T / seen.shape[1] ** 0.5
+                means = [table(torch.tensor(tokens_of, device=table.weight.device)).mean(dim=0) for tokens_of in ids]
+                logits = cells @ torch.stack(means).float().T / cells.shape[1] ** 0.5
                 loss = loss + F.cross_entropy(logits, labels[:, column])
         return loss
 
@@ -143,5 +142,5 @@ def _labels(sample: QuestionSample, size: tuple[int, int]) -> np.ndarray:
     labels = np.full((cover.shape[1], 3), -1, np.int64)
     if k:
         filled = cover.max(axis=0) > FILLED
-        labels[filled] = np.array(sample.told, np.int64)[cover.argmax(axis=0)[filled]]
+        labels[filled] = np.array(sample.labels, np.int64)[cover.argmax(axis=0)[filled]]
     return labels

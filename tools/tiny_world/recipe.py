@@ -135,8 +135,8 @@ class TinyDataChoice(DataChoice):
     Attributes:
         clips: number of clips of the synthetic world.
         patterns: allowed kinds of names, keys of `naming.PATTERNS`; an empty list allows all kinds.
-        called: name of this choice, needed if the recipe has the synthetic world several times. A list
-            has only names of one choice.
+        called: name of this data set. It is needed if the recipe has the synthetic world several times. A list
+            has only names of one of these data sets.
         painted: paint the synthetic world once into the cache folder, and read it from there.
     """
 
@@ -148,10 +148,10 @@ class TinyDataChoice(DataChoice):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(not self.called or bool(self.patterns), f"data {self.name!r}: called {self.called!r} needs patterns")
-        check(self.clips > 0, f"data {self.name!r}: clips is {self.clips}, not above 0")
+        check(self.clips > 0, f"data {self.name!r}: clips is {self.clips}; it must be above 0")
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` does not fit the data set: the synthetic world has none."""
+        """Raise UsageError if `root` does not fit the data set. The synthetic world has no root."""
         check((self.name == SYNTHETIC) != bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk")
 
 
@@ -164,7 +164,7 @@ class BaseChoice:
         lists: lists of names per still or clip.
         longest: highest number of names per list.
         probability: probability that a list has a true name (stills), or that a name is true (clips).
-        hard: share of the false names that differ from a true one in one word.
+        hard: share of the false names that differ from a true name in one word.
         grey, recoloured: shares of stills without colours, and with other colours.
         colours_first: share of the training, from its start, in which no still changes colour.
     """
@@ -201,12 +201,12 @@ class TinyLossWeights(LossWeights):
 
 @dataclass(frozen=True)
 class TinyValidationChoice(ValidationChoice):
-    """The data set that selects the best checkpoint; the synthetic world by default."""
+    """The data set by which the best weights are chosen; the synthetic world by default."""
 
     name: str = SYNTHETIC
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` does not fit the data set: the synthetic world has none."""
+        """Raise UsageError if `root` does not fit the data set. The synthetic world has no root."""
         check((self.name == SYNTHETIC) != bool(self.root), f"[validation] {self.name!r}: root must be the data set's folder")
 
 

@@ -59,11 +59,11 @@ class Course:
 
     def at(self, times_s: TimeArray) -> tuple[TimeArray, TimeArray]:
         """Return the centre's x and y, (T,) each."""
-        gone = times_s - self.since_s
+        elapsed_s = times_s - self.since_s
         angle = 2 * np.pi * self.swing_hz * times_s + self.phase
-        x = self.x + self.speed[0] * gone + self.swing[0] * np.sin(angle)
-        y = self.y + self.speed[1] * gone + self.swing[1] * np.sin(angle + self.turn)
-        return x, y + 0.5 * self.fall * np.maximum(gone, 0) ** 2
+        x = self.x + self.speed[0] * elapsed_s + self.swing[0] * np.sin(angle)
+        y = self.y + self.speed[1] * elapsed_s + self.swing[1] * np.sin(angle + self.turn)
+        return x, y + 0.5 * self.fall * np.maximum(elapsed_s, 0) ** 2
 
     def scale(self, times_s: TimeArray) -> TimeArray:
         """Return the size relative to the size at `since_s`, (T,)."""
@@ -155,7 +155,7 @@ class Thing:
         paint: surface of the thing.
         wide, tall: factors by which the outline is stretched; 1 for named objects.
         angle: angle by which the outline is rotated, in radians.
-        from_s, until_s: time in which the thing exists, without `until_s`.
+        from_s, until_s: the thing exists from `from_s` until just before `until_s`.
         role: role of the thing; None for a thing without a name.
     """
 
@@ -171,7 +171,7 @@ class Thing:
     role: Role | None = None
 
     def shown(self, times_s: TimeArray) -> BoolArray:
-        """Return (T,): whether the thing exists and blinking does not hide it. The frame does not matter."""
+        """Return (T,): whether the thing exists, inside or outside the frame, and blinking does not hide it."""
         return (times_s >= self.from_s) & (times_s < self.until_s) & self.course.lit(times_s)
 
 

@@ -24,52 +24,52 @@ def distance(outline: str, x: FloatArray, y: FloatArray) -> FloatArray:
     f = np.float32
     match outline:
         case "circle":
-            found = np.hypot(x, y) - f(0.92)
+            signed = np.hypot(x, y) - f(0.92)
         case "square":
-            found = np.maximum(np.abs(x), np.abs(y)) - f(0.8)
+            signed = np.maximum(np.abs(x), np.abs(y)) - f(0.8)
         case "triangle":
-            found = np.maximum(f(0.867) * np.abs(x) - f(0.499) * (y + 1), y - f(0.65))
+            signed = np.maximum(f(0.867) * np.abs(x) - f(0.499) * (y + 1), y - f(0.65))
         case "star":
             fifth, notch = f(2 * np.pi / 5), 0.45
-            # All ten half tips are folded onto one: its tip is at angle 0 and radius 1, its notch at fifth / 2.
+            # All ten halves of the tips are folded onto one half. Its tip is at angle 0 and radius 1, its notch at fifth / 2.
             angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
             radius = np.hypot(x, y)
             across, along = notch * np.sin(np.pi / 5), 1 - notch * np.cos(np.pi / 5)
             scale = np.hypot(across, along)
-            found = (radius * np.cos(angle) - 1) * f(across / scale) + radius * np.sin(angle) * f(along / scale)
+            signed = (radius * np.cos(angle) - 1) * f(across / scale) + radius * np.sin(angle) * f(along / scale)
         case "cross":
             x, y, long, thick = np.abs(x), np.abs(y), f(0.95), f(0.33)
-            found = np.minimum(np.maximum(x - long, y - thick), np.maximum(x - thick, y - long))
+            signed = np.minimum(np.maximum(x - long, y - thick), np.maximum(x - thick, y - long))
         case "ring":
-            found = np.abs(np.hypot(x, y) - f(0.7)) - f(0.25)
+            signed = np.abs(np.hypot(x, y) - f(0.7)) - f(0.25)
         case "heart":
             x = np.abs(x)
             lobes = np.hypot(x - f(0.48), y + f(0.36)) - f(0.52)
             tip = np.maximum(f(0.758) * x + f(0.653) * (y - f(0.98)), -f(0.15) - y)
             core = np.hypot(x, y + f(0.02)) - f(0.46)  # fills the gap in the middle
-            found = np.minimum(np.minimum(lobes, tip), core)
+            signed = np.minimum(np.minimum(lobes, tip), core)
         case "crescent":
-            found = np.maximum(np.hypot(x, y) - f(0.95), f(0.78) - np.hypot(x - f(0.45), y))
+            signed = np.maximum(np.hypot(x, y) - f(0.95), f(0.78) - np.hypot(x - f(0.45), y))
         case "box":
-            found = np.maximum(np.abs(x), np.abs(y)) - 1
+            signed = np.maximum(np.abs(x), np.abs(y)) - 1
         case "lump":
             angle = np.arctan2(y, x)
-            found = np.hypot(x, y) - f(0.72) - f(0.16) * np.sin(2 * angle) - f(0.1) * np.cos(5 * angle)
+            signed = np.hypot(x, y) - f(0.72) - f(0.16) * np.sin(2 * angle) - f(0.1) * np.cos(5 * angle)
         case _:
-            raise ValueError(f"there is no outline {outline!r}")
-    return np.asarray(found, np.float32)
+            raise ValueError(f"no outline is called {outline!r}")
+    return np.asarray(signed, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Silhouette:
-    """The pixels of one thing, without the others, in a box that moves with it.
+    """The pixels of one thing, as if it were alone, in a box that moves with the thing.
 
     Attributes:
         thing: the thing.
         alpha: (T, b, c) float32, the covered share of each pixel, inside and outside the frame; 0 while
             the thing is not shown.
-        x, y: (T, b, c) float32, the pixels' positions on the thing, in radii, rotated with it.
-        top, left: (T,) int, the position of the box in the frame, which may be outside.
+        x, y: (T, b, c) float32, positions of the pixels on the thing, in radii; they rotate with the thing.
+        top, left: (T,) int, the position of the box in the frame; the box may be partly or fully outside.
     """
 
     thing: Thing
@@ -85,8 +85,8 @@ class Silhouette:
         for frame, (top, left) in enumerate(zip(self.top, self.left, strict=True)):
             low, high, west, east = max(top, 0), min(top + tall, size_px), max(left, 0), min(left + wide, size_px)
             if low < high and west < east and self.alpha[frame].any():
-                here = (slice(low, high), slice(west, east))
-                yield frame, here, (slice(low - top, high - top), slice(west - left, east - left))
+                place = (slice(low, high), slice(west, east))
+                yield frame, place, (slice(low - top, high - top), slice(west - left, east - left))
 
     @property
     def area(self) -> FloatArray:
@@ -102,10 +102,10 @@ def silhouettes(scene: Scene, times_s: TimeArray, size_px: int) -> list[Silhouet
 
 
 def alone(shape: Silhouette, size_px: int) -> FloatArray:
-    """Return (T, H, W) coverage by one thing, without the others."""
+    """Return (T, H, W) coverage by one thing, as if it were alone."""
     cover = np.zeros((len(shape.alpha), size_px, size_px), np.float32)
-    for frame, here, there in shape.windows(size_px):
-        cover[frame][here] = shape.alpha[frame][there]
+    for frame, place, part in shape.windows(size_px):
+        cover[frame][place] = shape.alpha[frame][part]
     return cover
 
 
@@ -117,12 +117,12 @@ def visible(shapes: list[Silhouette], size_px: int) -> FloatArray:
     behind = 0
     for shape in shapes:
         own = shape.thing.role is not None
-        for frame, here, there in shape.windows(size_px):
-            alpha = shape.alpha[frame][there]
+        for frame, place, part in shape.windows(size_px):
+            alpha = shape.alpha[frame][part]
             if behind:
-                cover[(slice(behind), frame, *here)] *= 1 - alpha
+                cover[(slice(behind), frame, *place)] *= 1 - alpha
             if own:
-                cover[(behind, frame, *here)] = alpha
+                cover[(behind, frame, *place)] = alpha
         behind += own
     return cover
 

@@ -72,14 +72,14 @@ class TinyTraining(PaperTraining):
         """Return the data set to validate on, with the same kinds of names as in training."""
         chosen = recipe.validation
         trained = [item for item in cast(TinyRecipe, recipe).data if item.name == chosen.name]
-        spoken = [item.patterns for item in trained]
+        patterns = [item.patterns for item in trained]
         return TinyDataChoice(
             chosen.name,
             chosen.root,
             chosen.split,
             clips=chosen.clips,
             max_categories=trained[0].max_categories if trained else 0,
-            patterns=tuple(dict.fromkeys(chain.from_iterable(spoken))) if all(spoken) else (),
+            patterns=tuple(dict.fromkeys(chain.from_iterable(patterns))) if all(patterns) else (),
         )
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
@@ -106,7 +106,7 @@ class TinyTraining(PaperTraining):
         return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return the recipe with few clips, for timing; None if it needs other data."""
+        """Return the recipe with few clips, for timing a step; None if it needs other data than the synthetic world."""
         recipe = cast(TinyRecipe, recipe)
         if any(item.name != SYNTHETIC for item in recipe.data):
             return None
@@ -133,8 +133,9 @@ def _draw_start(model: Lavida) -> None:
     for part in (attention.v_proj, attention.out_proj):
         nn.init.eye_(part.weight)
     # Names and image positions get clearly different similarities.
-    look: Any = model.projector.frame_semantics
-    for linear, gain in ((look.text, 1.0), (look.image, IMAGE_GAIN), (look.attention.q, 1.0), (look.attention.k, 1.0)):
+    semantics: Any = model.projector.frame_semantics
+    query, key = semantics.attention.q, semantics.attention.k
+    for linear, gain in ((semantics.text, 1.0), (semantics.image, IMAGE_GAIN), (query, 1.0), (key, 1.0)):
         nn.init.normal_(linear.weight, std=gain / linear.in_features**0.5)
     # The language model's layers keep the size of their input. A layer that adds to the residual stream is
     # scaled down by the number of such layers.

@@ -45,10 +45,10 @@ from tools.tiny_world.words import (
 from vadcli.types import BoolArray, FloatArray, TimeArray
 
 COARSE_PX = 32
-SEEN_PART = 0.3  # an object is seen in a frame if this share of it is visible
+SEEN_PART = 0.3  # an object is seen in a frame if at least this share of the object is visible
 BRIEF_FRAMES = 3
 _LEAST_FRAMES = {"standing still": 2, "blinking": 2, "circling": 6, "growing": 5, "shrinking": 5, "shaking": 5, "falling": 4}
-_LEAST_WAY = 0.045
+_LEAST_DISTANCE = 0.045  # in sides of the frame; an object that moves less far is not recognised
 
 
 class Answer(IntEnum):
@@ -87,7 +87,7 @@ class Facts:
         roles: roles of the named objects, far ones first.
         deeds: per object, the answer for every deed.
         relations: for (relation, i, j), whether object i has this relation to object j.
-        evident: per object, whether its role can be recognised. The other answers assume that it can.
+        evident: per object, whether its role can be recognised. All other facts assume that it can.
     """
 
     roles: tuple[Role, ...]
@@ -99,16 +99,16 @@ class Facts:
         """Return whether the name means object `index`."""
         role = self.roles[index]
         looks = name.colour in ("", role.pair[0]) and name.shape in ("", role.pair[1])
-        verdict = Answer.TRUE if looks else Answer.FALSE
+        answer = Answer.TRUE if looks else Answer.FALSE
         if name.size and name.size != role.size:
-            verdict = min(verdict, Answer.FALSE if role.size else Answer.ARGUABLE)
+            answer = min(answer, Answer.FALSE if role.size else Answer.ARGUABLE)
         if name.deed:
-            verdict = min(verdict, self.deeds[index][name.deed])
+            answer = min(answer, self.deeds[index][name.deed])
         if name.relation:
             others = [other for other, role in enumerate(self.roles) if other != index and role.pair == name.other]
             related_to = (self.relations[name.relation, index, other] for other in others)
-            verdict = min(verdict, max(related_to, default=Answer.FALSE))
-        return verdict
+            answer = min(answer, max(related_to, default=Answer.FALSE))
+        return answer
 
     def answer(self, name: Name) -> Answer:
         """Return whether the clip has an object that the name means."""
@@ -120,13 +120,13 @@ class Facts:
 
     def names(self) -> tuple[str, ...]:
         """Return all true names, each once."""
-        found: list[Name] = []
+        names: list[Name] = []
         for index, role in enumerate(self.roles):
-            found += forms(role.size, role.pair, tuple(deed for deed in DEEDS if self.deeds[index][deed] is Answer.TRUE))
-            for (relation, one, other), verdict in self.relations.items():
-                if one == index and verdict is Answer.TRUE:
-                    found += related(role.pair, relation, self.roles[other].pair)
-        return tuple(dict.fromkeys(map(str, found)))
+            names += forms(role.size, role.pair, tuple(deed for deed in DEEDS if self.deeds[index][deed] is Answer.TRUE))
+            for (relation, one, other), answer in self.relations.items():
+                if one == index and answer is Answer.TRUE:
+                    names += related(role.pair, relation, self.roles[other].pair)
+        return tuple(dict.fromkeys(map(str, names)))
 
     @property
     def twins(self) -> bool:
@@ -170,36 +170,36 @@ def observe(scene: Scene, times_s: TimeArray) -> Facts:
     )
 
 
-def _evident(one: Sighting) -> bool:
+def _evident(sighting: Sighting) -> bool:
     """Return whether the role of an object can be recognised in the clip."""
-    motion, seen = one.role.motion, one.seen
+    motion, seen, shown = sighting.role.motion, sighting.seen, sighting.shown
     least = _LEAST_FRAMES.get(motion, 4)
-    if seen.sum() < least or (one.role.presence and not np.array_equal(seen, one.shown)):
+    if seen.sum() < least or (sighting.role.presence and not np.array_equal(seen, shown)):
         return False
     if motion == "blinking":
-        return bool(np.diff(one.shown).sum() >= 2 and np.array_equal(seen, one.shown))
+        return bool(np.diff(shown).sum() >= 2 and np.array_equal(seen, shown))
     if motion in _LEAST_FRAMES and motion != "falling":
         return True
     first, last = np.flatnonzero(seen)[[0, -1]]
-    way = float(np.hypot(one.x[last] - one.x[first], one.y[last] - one.y[first]))
-    return way >= (3 if motion == "falling" else 1) * _LEAST_WAY
+    distance = float(np.hypot(sighting.x[last] - sighting.x[first], sighting.y[last] - sighting.y[first]))
+    return distance >= (3 if motion == "falling" else 1) * _LEAST_DISTANCE
 
 
-def _deeds(one: Sighting) -> dict[str, Answer]:
-    role, seen = one.role, one.seen
-    verdicts = _done(role)
+def _deeds(sighting: Sighting) -> dict[str, Answer]:
+    role, seen = sighting.role, sighting.seen
+    answers = _done(role)
     if not role.presence and not seen.all():
-        verdicts |= dict.fromkeys(PRESENCES, Answer.ARGUABLE)
+        answers |= dict.fromkeys(PRESENCES, Answer.ARGUABLE)
     elif role.presence in ("appearing", "disappearing") and seen.sum() <= BRIEF_FRAMES + 1:
-        verdicts["showing briefly"] = Answer.ARGUABLE
-    return verdicts
+        answers["showing briefly"] = Answer.ARGUABLE
+    return answers
 
 
 def _done(role: Role) -> dict[str, Answer]:
     """Return the answer for every deed from the role alone."""
-    verdicts = dict.fromkeys(DEEDS, Answer.FALSE)
-    verdicts |= dict.fromkeys(ARGUABLE.get(role.motion, ()), Answer.ARGUABLE)
-    return verdicts | dict.fromkeys(performs(role.motion) | (performs(role.presence) if role.presence else set()), Answer.TRUE)
+    answers = dict.fromkeys(DEEDS, Answer.FALSE)
+    answers |= dict.fromkeys(ARGUABLE.get(role.motion, ()), Answer.ARGUABLE)
+    return answers | dict.fromkeys(performs(role.motion) | (performs(role.presence) if role.presence else set()), Answer.TRUE)
 
 
 def _touching(cast: list[Sighting], covers: list[FloatArray], i: int, j: int) -> Answer:

@@ -4,8 +4,8 @@
     vadcli scan videos --out out --categories "red star, something falling"
     vadcli eval out --root videos/ground_truth.csv
 
-Each object appears and disappears at its own time. Categories can be looks, sizes and motions, but
-not order and interaction, which are defined for clips.
+Each object appears and disappears at its own time. Categories can be looks, sizes and motions. They cannot be order and
+interaction, which are only defined for clips.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def write_videos(
 
     Args:
         folder: folder of the videos; made if missing. Files with the same names are replaced.
-        world: has the look, seed and split of the videos.
+        world: gives the look, the seed and the split of the videos.
         indices: numbers of the videos. A video depends only on world, index, categories and options.
         categories: names of the world for the ground truth: looks, sizes or motions.
         options: length, frame rate and objects.
@@ -108,12 +108,12 @@ def write_videos(
             scene = draw_video(world, index, names, options)
             with scratch.replace(folder / video) as temporary:
                 seen = _write(temporary, scene, names, world.options.size_px, options)  # (C, frames)
-            found = [
+            events = [
                 (video, f"{start / options.fps:.6f}", f"{end / options.fps:.6f}", text)
                 for text, flags in zip(categories, seen, strict=True)
                 for start, end in runs(flags)
             ]
-            rows += found or [(video, "", "", "")]
+            rows += events or [(video, "", "", "")]
         table = io.StringIO(newline="")
         csv.writer(table, lineterminator="\n").writerows(rows)
         scratch.write_text(folder / TRUTH_FILE, table.getvalue())
@@ -134,10 +134,10 @@ def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options
         role = _role_of(name, world.palette, rng) if name is not None else _other_role(names, world.palette, rng)
         middle_s = float(rng.uniform(0.08, 0.92)) * options.seconds
         before, after = _span(role.motion, rng)
-        there = [thing for thing in cast if thing.from_s < middle_s < thing.until_s]
-        thing = place(embody(role, texture=world.options.texture, rng=rng), there, middle_s=middle_s, rng=rng)
+        present = [thing for thing in cast if thing.from_s < middle_s < thing.until_s]
+        thing = place(embody(role, texture=world.options.texture, rng=rng), present, middle_s=middle_s, rng=rng)
         cast.append(replace(thing, from_s=middle_s - before, until_s=middle_s + after))
-    # Distractors come among the objects, about as many at a time as in a clip.
+    # Insert distractors between the objects. At any time, there are about as many as in a clip.
     things = list(cast)
     for _ in range(rng.integers(round(world.options.distractors * options.seconds / _STAY_S) + 1)):
         motion = str(rng.choice(MOTIONS))

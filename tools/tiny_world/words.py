@@ -9,7 +9,7 @@ A name means the objects for which all of its parts are true.
         red star chasing the blue ring, something appearing before the green heart
 
 A head is `something`, a colour (`something red`), a shape or both; before a relation it is
-`something` or both. `truth` defines the deeds and relations exactly.
+`something`, or a colour with a shape. `truth` defines the deeds and relations exactly.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {motion: (motion.rsplit(" ", 1)[0],) for motion in MOTIONS if motion.startswith("moving ")}
     | {"falling": ("moving down",), "showing briefly": ("appearing", "disappearing")}
 )
-"""For a deed, the other deeds that are true whenever it is true."""
+"""For a deed, the other deeds that are true whenever this deed is true."""
 ARGUABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("growing", "shrinking", "blinking"), ("standing still",)) | {"falling": ("moving down fast",)}
 )
-"""For a motion, other deeds that some people would call true and others false."""
+"""For a motion, the other deeds that some people would call true and other people false."""
 DEEDS = tuple(dict.fromkeys((*MOTIONS, *(other for deed in MOTIONS for other in IMPLIED.get(deed, ())), *PRESENCES)))
 
 HELD_OUT_PAIRS: tuple[Pair, ...] = (
@@ -145,7 +145,7 @@ def name_table() -> Mapping[str, Name]:
 
 
 def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
-    """Yield the names of one object without relations to others.
+    """Yield the names of one object without relations to other objects.
 
     Args:
         size: size of the object; empty if it is not clear.
@@ -161,5 +161,5 @@ def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
 
 
 def related(pair: Pair, relation: str, other: Pair) -> tuple[Name, Name]:
-    """Return the names of an object by its relation to another one."""
+    """Return the names of an object that describe its relation to another object."""
     return Name(relation=relation, other=other), Name("", *pair, "", relation, other)

@@ -27,7 +27,7 @@ from vadcli.types import BoolArray, ByteArray, TimeArray
 Split = Literal["train", "validation", "test"]
 
 WORLD_VERSION = 1
-"""Must be increased when an index gives another clip or other names than before."""
+"""Increase this number when an index gives another clip or other names than before."""
 _TAKES = 50
 _SLIVER = 0.0006  # share of the frame; a smaller part of an object is not in its mask
 _CACHED = 64
@@ -103,15 +103,15 @@ class SyntheticWorld:
     def queries(self, index: int) -> list[Query]:
         """Return all true names of clip `index` with masks and labels, in the order of `names`."""
         facts, parts = self.facts(index), self.masks(index)
-        made: dict[tuple[int, ...], tuple[BoolArray, BoolArray]] = {}
-        found = []
+        masks_of: dict[tuple[int, ...], tuple[BoolArray, BoolArray]] = {}  # masks and labels by objects
+        queries = []
         for text in self.names(index):
             meant = facts.meant(name_table()[text])
-            if meant not in made:
+            if meant not in masks_of:
                 masks = np.asarray(parts[list(meant)].any(axis=0))
-                made[meant] = (masks, np.asarray(masks.any(axis=(1, 2))))
-            found.append(Query(text, *made[meant]))
-        return found
+                masks_of[meant] = (masks, np.asarray(masks.any(axis=(1, 2))))
+            queries.append(Query(text, *masks_of[meant]))
+        return queries
 
     def masks(self, index: int) -> BoolArray:
         """Return the masks of the named objects of clip `index`; see `object_masks`."""
@@ -143,13 +143,13 @@ class SyntheticWorld:
         return self.facts(index).answer(parsed(name)) is Answer.FALSE
 
     def allows(self, name: str) -> bool:
-        """Return whether this split may use a name. Only the split that shows a held-out name may use it.
+        """Return whether this split may use a name. Only the split that shows a held-out name may use this name.
 
         Raises:
             UsageError: the world has no such name.
         """
         taken = parsed(name)
-        return not set(taken.pairs) & self._unspoken and not (taken.deed and taken.deed in self._unspoken_deeds)
+        return not set(taken.pairs) & self._forbidden_pairs and not (taken.deed and taken.deed in self._forbidden_deeds)
 
     @cached_property
     def vocabulary(self) -> dict[str, Kind]:
@@ -177,12 +177,12 @@ class SyntheticWorld:
         return hashlib.sha256(repr(stated).encode()).hexdigest()
 
     @cached_property
-    def _unspoken(self) -> set[Pair]:
+    def _forbidden_pairs(self) -> set[Pair]:
         options = self.options
         return {*options.held_out_pairs, *options.validation_pairs} - set(self.palette.rare)
 
     @cached_property
-    def _unspoken_deeds(self) -> set[str]:
+    def _forbidden_deeds(self) -> set[str]:
         done = set(self.palette.motions)
         shown = {deed for motion in done for deed in performs(motion)}
         return {deed for motion in self.options.motions(training=False) for deed in performs(motion)} - shown
@@ -198,7 +198,7 @@ class SyntheticWorld:
     def _draw(self, index: int) -> tuple[Scene, Facts]:
         """Draw scenes from the index's random numbers until all named objects can be recognised.
 
-        After `_TAKES` scenes, the last one loses the objects that cannot be recognised.
+        If `_TAKES` scenes were not enough, the objects that cannot be recognised are removed from the last scene.
         """
         rng = np.random.default_rng([self.seed, get_args(Split).index(self.split), index])
         for _ in range(_TAKES):
@@ -216,7 +216,7 @@ class SyntheticWorld:
 def object_masks(shapes: list[Silhouette], size_px: int) -> BoolArray:
     """Return the masks of the named objects, (K, T, H, W) bool, far ones first.
 
-    A pixel belongs to the object if more than half of it shows the object. Very small masks become empty.
+    A pixel belongs to an object if the object covers more than half of the pixel. Very small masks become empty.
     """
     masks: BoolArray = visible(shapes, size_px) > 0.5
     for mask in masks.reshape(-1, size_px, size_px):
