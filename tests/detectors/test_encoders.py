@@ -402,7 +402,7 @@ def change_config(folder: Path, **changes: object) -> None:
         (cut_short, "cut short"),
         (without_a_tensor, "layers.0.mlp.fc1.weight is missing"),
         (only_a_pickle, "has no model.safetensors; only safetensors are read"),
-        (lambda folder: (folder / "config.json").unlink(), "not an encoder: it has no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "not an encoder: config.json is missing or can.t be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "not a JSON object"),
         (lambda folder: change_config(folder, model_type="qwen2_vl"), "its model_type is 'qwen2_vl'"),
         (lambda folder: change_config(folder, model_type="siglip2"), "no fixed size"),
