@@ -1,7 +1,7 @@
-"""The command line in processes that start quickly: forks of a server that has imported what commands need.
+"""Runs commands in processes that start quickly: forks of a server that has already imported the modules of commands.
 
-Imports are most of what a short command costs, and the tests run hundreds of commands. A process of its own is needed by
-tests of signals, of streams, of Python's own settings and of what a command imports: those use subprocess.
+A short command spends most of its time on imports, and the tests run hundreds of commands. Some tests need a new process and
+use subprocess: tests of signals, of streams, of Python's settings, and of the modules that a command imports.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from vadcli import cli
 
 
 class Forks:
-    """Processes that have imported some modules when they start.
+    """Starts processes as forks of a server that has imported some modules.
 
     Args:
         modules: the modules.
-        fixed: beginnings of the names of variables that Python or one of the modules reads when it is loaded. A process with
-            other values of these variables cannot be a fork of the server.
+        fixed: prefixes of environment variables that Python or a module reads when it is loaded. A process with other values of
+            these variables cannot be a fork of the server.
     """
 
     def __init__(self, modules: Sequence[str], *, fixed: Sequence[str]) -> None:
@@ -40,14 +40,14 @@ class Forks:
         self._given: dict[str, str] = {}
 
     def fits(self, environment: Mapping[str, str]) -> bool:
-        """Returns whether a fork behaves like a process that starts with these variables."""
+        """Return whether a fork behaves like a new process with these environment variables."""
         given = self._given if self._server else os.environ
         names = {name for name in {*given, *environment} if name.startswith(self.fixed)}
-        names -= {"PYTHONPATH", "LD_LIBRARY_PATH"}  # a fork follows the first; importing cv2 changes the second
+        names -= {"PYTHONPATH", "LD_LIBRARY_PATH"}  # a fork uses a new PYTHONPATH; importing cv2 changes LD_LIBRARY_PATH
         return all(given.get(name) == environment.get(name) for name in names)
 
     def start(self, call: str, arguments: list[str], *, cwd: Path, environment: Mapping[str, str], stdin: str | None) -> Fork:
-        """Start a call of a function, "module:name", which finds its arguments in sys.argv."""
+        """Start a process that calls the function "module:name", with the arguments in sys.argv."""
         folder = Path(tempfile.mkdtemp())
         streams = [folder / name for name in ("stdin", "stdout", "stderr")]
         streams[0].write_bytes(os.fsencode(stdin or ""))
@@ -56,7 +56,7 @@ class Forks:
         return Fork(self, answer["pid"], arguments, folder)
 
     def ask(self, request: Mapping[str, object]) -> dict[str, int]:
-        """Returns the server's answer; the first request starts the server."""
+        """Return the server's answer; the first request starts the server."""
         with self._lock:
             if self._server is None:
                 self._given = dict(os.environ)
@@ -90,18 +90,18 @@ class Fork:
     folder: Path
 
     def ended(self) -> bool:
-        """Returns whether the process has ended."""
+        """Return whether the process has ended."""
         return bool(self.forks.ask({"ended": self.pid})["ended"])
 
     def wait(self) -> subprocess.CompletedProcess[str]:
-        """Wait for the end of the process; returns what it printed."""
+        """Wait for the end of the process, and return its exit code and output."""
         code = self.forks.ask({"wait": self.pid, "limit_s": PATIENCE_S})["code"]
-        said, told = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
+        stdout, stderr = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
         shutil.rmtree(self.folder)
-        return subprocess.CompletedProcess(self.arguments, code, said, told)
+        return subprocess.CompletedProcess(self.arguments, code, stdout, stderr)
 
     def kill(self) -> None:
-        """End the process as the system does if memory is short."""
+        """Kill the process, as the system does if memory is short."""
         os.kill(self.pid, signal.SIGKILL)
 
 
@@ -122,7 +122,7 @@ _LIGHT = (
     "vadcli.export",
     "jsonschema_rs",
     "cv2",
-    "pandas",  # pyarrow loads it if it is there
+    "pandas",  # pyarrow loads it if it is installed
     "multiprocessing.synchronize",
     "pyarrow.pandas_compat",
     "pydantic.type_adapter",
@@ -134,12 +134,12 @@ _LIGHT = (
     "av.subtitles",
 )
 LIGHT = Forks(_LIGHT, fixed=PYTHON)
-"""For commands that load no model."""
+"""Processes for commands that load no model."""
 WITH_TORCH = Forks(
     (*_LIGHT, "vadcli.bench", "vadcli.detectors.lavida.detector", "vadcli.train.trainer", "tools.tiny_world.training"),
     fixed=(*PYTHON, "TRANSFORMERS_", "TORCH"),
 )
-"""For commands that load one, and for training."""
+"""Processes for commands that load a model, and for training."""
 
 
 def vadcli(
@@ -149,12 +149,12 @@ def vadcli(
     forks: Forks = LIGHT,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command. Returns its exit code and its output.
+    """Run one command, and return its exit code and output.
 
     Args:
         arguments: the arguments of `vadcli`.
         cwd: folder of the process.
-        stdin: text that the command reads; without it, stdin is empty.
+        stdin: the text on the command's stdin; None for an empty stdin.
         forks: WITH_TORCH if the command loads a model.
         environment: variables that differ from those of the test.
     """

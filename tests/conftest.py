@@ -14,34 +14,34 @@ from hypothesis import HealthCheck, settings
 
 from tests import decoder_forks
 
-# The tests run beside one another and in processes of their own: more threads than cores would wait for one another, and each
-# decoder process costs 0.3 s before it reads a frame.
+# Several tests run at the same time, and start processes. With more threads than cores, they would wait for one another. Each
+# decoder process needs 0.3 s before it reads a frame.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["VADCLI_WORKERS"] = "1"
-# A distribution's ffmpeg loads 200 libraries at each start and takes five times as long. tests/video uses the machine's.
+# The ffmpeg of a Linux distribution loads 200 libraries and starts five times as slowly. Only tests/video uses it.
 os.environ["VADCLI_FFMPEG"] = imageio_ffmpeg.get_ffmpeg_exe()
-# What one process has compiled, the next one need not compile again.
+# Let processes store compiled Python files, so that the next process does not have to compile them again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# On a busy machine, the time that an example takes says nothing about the test.
+# Examples have no time limit, because a busy machine can slow down any example.
 settings.register_profile("vadcli", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vadcli")
 
 
-# What the tests import are millions of objects that stay: the garbage collector need not look at them again and again.
+# Imports make millions of objects that are never freed. `gc.freeze` keeps the garbage collector from visiting them again.
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Everything is imported."""
+    """Freeze the objects of the imports, which are complete now."""
     gc.freeze()
     gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What tests/gpu reads."""
-    parser.addoption("--gpu", action="store_true", help="run tests/gpu; without a CUDA device they fail")
-    parser.addoption("--gpu-rehearsal", action="store_true", help="run on the CPU what of tests/gpu can run there")
+    """Add the options of tests/gpu."""
+    parser.addoption("--gpu", action="store_true", help="run tests/gpu, which fail without a CUDA device")
+    parser.addoption("--gpu-rehearsal", action="store_true", help="run those tests of tests/gpu that can run on the CPU")
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -49,14 +49,14 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True, scope="session")
 def decoders() -> None:
-    """Loaders get their decoder processes from a server. Take away its variable to let them start processes of their own."""
+    """Let loaders get their decoder processes from a server. A test without this server deletes its environment variable."""
     os.environ[decoder_forks.SERVER] = decoder_forks.start_server()
     decoder_forks.install()
 
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees this machine's settings: no user configuration and no VADCLI_ variables but those above."""
+    """Hide the user's configuration and VADCLI_ variables from the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
     for name in ("VADCLI_OUT", "VADCLI_CATEGORIES"):
         monkeypatch.delenv(name, raising=False)
@@ -64,7 +64,7 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def ray_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of Python packages that the nodes of the Ray cluster see."""
+    """A folder of Python packages that the nodes of the Ray cluster can import."""
     return tmp_path_factory.mktemp("site")
 
 
@@ -75,7 +75,7 @@ SOON = {
     "health_check_timeout_ms": 30_000,
     "worker_niceness": 0,
 }
-"""A lost node is noticed after seconds, and one that is only slow is not taken for lost. Workers are as fast as other tests."""
+"""Ray detects a lost node after seconds, but does not declare a slow node lost. Workers have normal priority."""
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def ray_cluster(ray_site: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def ray_address(ray_cluster: Any) -> str:
-    """The address of that cluster."""
+    """The address of the Ray cluster."""
     return str(ray_cluster.address)
 
 

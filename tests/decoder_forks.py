@@ -1,8 +1,9 @@
-"""Decoder processes that start quickly: forks of a server that has imported what a decoder needs.
+"""Starts decoder processes quickly: they are forks of a server that has already imported the modules of a decoder.
 
-A decoder process takes 0.3 s to import its modules, and the tests start thousands. `install` makes the loaders of this process
-use the server that SERVER names, if it names one: it also works in forks of `tests/fork_server.py`. Tests of the processes
-themselves, and commands in processes of their own, start decoders as users do.
+A decoder process takes 0.3 s to import its modules, and the tests start thousands of decoders. After `install`, the loaders of
+this process use the server at the address in the environment variable SERVER. Without this variable, they start decoders as
+users do. `install` also works in forks of `tests/fork_server.py`. Tests of the decoder processes themselves, and commands in
+new processes, start decoders as users do.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from types import SimpleNamespace
 from typing import Any
 
 SERVER = "TEST_DECODER_SERVER"
-"""The variable with the address of the server. Without it, loaders start processes of their own."""
+"""The environment variable with the address of the server. Without it, loaders start processes as users do."""
 IMPORTED = ("vadcli.video.worker", "vadcli.video.probe", "vadcli.video.reader", "decord", "PIL.Image")
 
 
 class ForkedDecoder:
-    """What the supervisor needs of subprocess.Popen, for a decoder that the server forks."""
+    """A decoder that the server forks, with the parts of subprocess.Popen that the supervisor uses."""
 
     def __init__(self, command: Sequence[str], *, stderr: int, pass_fds: Sequence[int], env: Mapping[str, str]) -> None:
         self.returncode: int | None = None
@@ -73,7 +74,7 @@ def install() -> None:
 
 
 def start_server() -> str:
-    """Start a server that ends with this process; return its address."""
+    """Start a server that ends with this process, and return its address."""
     address = Path(tempfile.mkdtemp()) / "decoders"
     command = [sys.executable, "-m", "tests.decoder_forks", str(address)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads cannot be forked safely
@@ -87,10 +88,10 @@ def start_server() -> str:
 
 
 def serve(address: str) -> None:
-    """Fork decoders until stdin ends. To each caller, a decoder sends its process id, and the server the exit code."""
+    """Fork decoders until stdin ends. Each decoder sends its process id to its caller; the server sends the exit code."""
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.freeze()  # a fork would copy the memory of whatever its collector looks at
+    gc.freeze()  # otherwise the garbage collector of a fork would visit, and so copy, the memory of all modules
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -137,7 +138,7 @@ def _fork(caller: socket.socket, listener: socket.socket) -> int:
 
 
 def _become_worker(request: Mapping[str, Any], descriptors: Sequence[int], server: int) -> None:
-    """Take over what the supervisor gives a process of its own."""
+    """Take over the streams, the environment and the arguments that the supervisor gives to a decoder process."""
     from vadcli.video.supervisor import GROUP_SIGNALS
 
     stdin, stderr, *numbers = descriptors

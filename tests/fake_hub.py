@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1 that speaks as much of the hub's protocol as huggingface_hub needs to fetch a model."""
+"""A fake model hub on 127.0.0.1, with the part of the protocol that huggingface_hub uses to download a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def git_id(data: bytes) -> str:
 
 @dataclass
 class Revision:
-    """One commit: its id and files; those that end in a suffix of `LARGE` are kept in LFS."""
+    """One commit: its id and its files. Files with a suffix of `LARGE` are stored in Git LFS."""
 
     commit: str
     files: dict[str, bytes]
@@ -33,18 +33,18 @@ class Revision:
 
 @dataclass
 class FakeHub:
-    """What the hub holds and how it misbehaves.
+    """The content of the hub, and the errors that it makes.
 
     Attributes:
         repos: repository -> branch or ref -> revision.
-        requests: `METHOD path` of everything that was asked.
+        requests: `METHOD path` of every request.
         discussions: repository -> pull requests as (number, author, status).
         refuse: repository -> (status, X-Error-Code).
         garbled: file names that are sent with one byte changed.
-        cut: file names whose connection breaks off half-way.
-        sizes: file name -> the size that is declared in place of its own.
-        stalled: file names of which half is sent, and the rest never.
-        closed: set when the hub is taken down.
+        cut: file names whose connection ends in the middle of the file.
+        sizes: file name -> a wrong size that the hub declares.
+        stalled: file names of which the hub sends the first half, and never the second.
+        closed: set when the hub is stopped.
     """
 
     url: str = ""
@@ -68,7 +68,7 @@ class FakeHub:
 
 @contextmanager
 def serve() -> Iterator[FakeHub]:
-    """Run a hub for the length of the block."""
+    """Run a hub inside the context."""
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *arguments: _Handler(hub, *arguments))
     server.daemon_threads = True

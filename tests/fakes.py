@@ -24,7 +24,10 @@ from vadcli.types import (
 
 
 class DifferenceDetector:
-    """Frame difference against the mean brightness that it fitted: quick, deterministic, easy to predict."""
+    """A detector whose scores are easy to predict: the change from the previous frame.
+
+    The second channel is the brightness minus the mean brightness of the camera, which is fitted.
+    """
 
     name = "difference"
     model_version = 1
@@ -45,16 +48,16 @@ class DifferenceDetector:
         self.scored_frames = 0
 
     def prepare(self) -> None:
-        """There is nothing to load."""
+        """Do nothing, because there are no weights to load."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """The mean brightness of the sample."""
+        """Return a model with the mean brightness of the sample."""
         self.fitted.append(sample.camera)
         mean = float(np.mean([clip.frames.mean() for clip in sample.clips]))
         return CameraModel(sample.camera, self.name, self.model_version, {}, {"mean": mean, "clips": len(sample.clips)})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Mean absolute difference to the frame before, and mean brightness less the camera's."""
+        """Return the mean absolute change from the previous frame, and the brightness minus the camera's brightness."""
         frames = batch.frames[..., 0].astype(np.float32)
         step = np.abs(np.diff(frames, axis=1))
         step = np.concatenate([step[:, :1], step], axis=1)
@@ -64,9 +67,9 @@ class DifferenceDetector:
         return ClipScores(raw.astype(np.float32), np.minimum(step[:, :, ::2, ::2] / 64, 1).astype(np.float32))
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """The difference as a logit."""
+        """Return the change as a logit."""
         return FrameScores((track.raw[:, 0] - 8).astype(np.float32), moving_camera=None)
 
     def fingerprint(self) -> dict[str, object]:
-        """Nothing but its name changes its scores."""
+        """Return a constant, because no setting changes the scores."""
         return {"version": 1}

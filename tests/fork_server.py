@@ -1,6 +1,7 @@
-"""A process that imports modules once and then runs each call that it is asked for in a fork of itself.
+"""A server that imports modules once, and then runs each requested call in a fork of itself.
 
-`tests/commands.py` starts it and talks to it: one JSON line per request on stdin, one per answer on stdout.
+`tests/commands.py` starts the server. It writes one JSON line per request to the server's stdin, and reads one JSON line per
+answer from its stdout.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from tests import decoder_forks
 
 
 def main(modules: list[str]) -> None:
-    """Answer requests until stdin ends: `call` starts a process, `ended` asks about one, `wait` waits for its end."""
+    """Answer requests until stdin ends.
+
+    A request with `call` starts a process. `ended` asks whether a process has ended, and `wait` waits for its end.
+    """
     for name in modules:
         importlib.import_module(name)
     decoder_forks.install()
     Image.init()
-    gc.freeze()  # a fork would copy the memory of whatever its collector looks at
+    gc.freeze()  # otherwise the garbage collector of a fork would visit, and so copy, the memory of all modules
     while line := sys.stdin.readline():
         request = json.loads(line)
         if "ended" in request:
@@ -41,7 +45,7 @@ def main(modules: list[str]) -> None:
 
 
 def _wait(pid: int, limit_s: int) -> int:
-    """Returns the exit code of a process, as subprocess does; kills the process after a time."""
+    """Return the exit code of a process, as subprocess does; kill the process after `limit_s`."""
     before = signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
     signal.alarm(limit_s)
     try:
@@ -72,7 +76,7 @@ def _start(request: dict[str, Any]) -> int:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Take over what a process of its own would have got: streams, environment, folder and arguments."""
+    """Take over the streams, the environment, the folder and the arguments of the requested process."""
     encoding, errors = sys.stdout.encoding, sys.stdout.errors
     modes = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream, (path, mode) in enumerate(zip(request["streams"], modes, strict=True)):
@@ -84,14 +88,14 @@ def _become(request: dict[str, Any]) -> None:
     sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]  # noqa: SIM115
         2, "w", encoding=encoding, errors="backslashreplace", closefd=False, buffering=1
     )
-    sys.modules["__main__"].__package__ = None  # so the command calls itself by sys.argv[0] and not `python -m`
+    sys.modules["__main__"].__package__ = None  # so that messages name the command sys.argv[0] and not `python -m`
     os.environ.clear()
     os.environ.update(request["environment"])
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[1:1] = [entry for entry in more if entry and entry not in sys.path]
-    sys.modules["vadcli.registry"]._installed.cache_clear()  # another path has other packages
+    sys.modules["vadcli.registry"]._installed.cache_clear()  # the new path may have other packages
     if constants := sys.modules.get("huggingface_hub.constants"):
-        importlib.reload(constants)  # it reads HF_ variables when it is loaded
+        importlib.reload(constants)  # the module reads HF_ variables when it is loaded
     time.tzset()
     tempfile.tempdir = None
     os.chdir(request["cwd"])

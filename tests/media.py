@@ -1,8 +1,8 @@
-"""Small test videos, made on the fly with imageio-ffmpeg's binary; frame i carries its own number, so tests can read back
-which frame they got and which way up it is.
+"""Makes small test videos whose frames show their own number and orientation.
 
-A frame is a grey picture: top left a white square (orientation mark), below it a row of BITS bars, bit k of the frame's number
-white or black. `read_index` and `is_upright` read a decoded frame of any size; lossy codecs don't disturb them.
+A frame is a grey picture. The white rectangle at the top left is the orientation mark. In the lower half, BITS bars show the
+bits of the frame's number: white for 1, black for 0. `read_index` and `is_upright` read these marks from a decoded frame of any
+size, even after a lossy codec.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ CODECS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @functools.cache
 def ffmpeg_exe() -> str:
-    """The ffmpeg that makes test media: always imageio-ffmpeg's, so that the media don't depend on the machine."""
+    """Return the ffmpeg of imageio-ffmpeg, so that the test videos do not depend on the machine."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def run_ffmpeg(*arguments: str, stdin: bytes | None = None) -> str:
-    """Run ffmpeg, overwrite the output, and return what it said."""
+    """Run ffmpeg, and return its messages; an existing output file is replaced."""
     command = [ffmpeg_exe(), "-hide_banner", "-y", "-threads", "1", *(["-nostdin"] if stdin is None else []), *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE_S, check=False)
-    said = done.stderr.decode(errors="replace")
-    assert done.returncode == 0, f"{' '.join(command)}\n{said[-2000:]}"
-    return said
+    messages = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, f"{' '.join(command)}\n{messages[-2000:]}"
+    return messages
 
 
 def picture(index: int, width: int = 96, height: int = 64) -> NDArray[np.uint8]:
-    """(H, W) grey picture of frame `index`."""
+    """Return the grey picture (H, W) of frame `index`."""
     image = np.full((height, width), 64, np.uint8)
     image[: height // 2, : width // 4] = 255
     edges = np.linspace(0, width, BITS + 1).astype(int)
@@ -67,7 +67,7 @@ def picture(index: int, width: int = 96, height: int = 64) -> NDArray[np.uint8]:
 
 
 def read_index(image: NDArray[np.uint8]) -> int:
-    """The number (modulo 2**BITS) of a decoded upright frame, (H, W) or (H, W, C)."""
+    """Return the number (modulo 2**BITS) of a decoded upright frame, (H, W) or (H, W, C)."""
     gray = image if image.ndim == 2 else image.mean(axis=2)
     height, width = gray.shape
     edges = np.linspace(0, width, BITS + 1)
@@ -78,7 +78,7 @@ def read_index(image: NDArray[np.uint8]) -> int:
 
 
 def is_upright(image: NDArray[np.uint8]) -> bool:
-    """True where the orientation mark is at the top left."""
+    """Return True if the orientation mark is at the top left."""
     gray = image if image.ndim == 2 else image.mean(axis=2)
     height, width = gray.shape
     mark = gray[: max(1, height * 3 // 8), : max(1, width // 5)].mean()
@@ -98,10 +98,12 @@ def make_video(
     options: Sequence[str] = (),
     draw: Callable[[int, int, int], np.ndarray] | None = None,
 ) -> Path:
-    """A video of `frames` numbered pictures; the suffix of `path` picks the container (see CODECS for one that fits).
+    """Make a video of `frames` numbered pictures.
 
-    `options` are output options, e.g. ("-vf", "setpts=..."); `draw` makes other (height, width)
-    gray pictures of (number, width, height).
+    Args:
+        path: the suffix chooses the container; `CODECS` has a fitting suffix per codec.
+        options: ffmpeg's output options, for example ("-vf", "setpts=...").
+        draw: function of (number, width, height) that returns another grey picture (height, width).
     """
     raw = b"".join((draw or picture)(i, *size).tobytes() for i in range(frames))
     _, encoder = CODECS[codec]
@@ -113,13 +115,13 @@ def make_video(
 
 
 def remux(source: Path, target: Path, *, before: Iterable[str] = (), after: Iterable[str] = ()) -> Path:
-    """Copy packets into another file: `before` are input options, `after` output options."""
+    """Copy the packets into another file; `before` are ffmpeg's input options, `after` its output options."""
     run_ffmpeg(*before, "-i", f"file:{source}", "-c", "copy", *after, f"file:{target}")
     return target
 
 
 def make_rotated(path: Path, degrees_clockwise: int, **options: object) -> Path:
-    """A phone video: stored so that a player has to turn it by this much clockwise to show it upright."""
+    """Make a video like a phone's: a player has to turn the stored frames clockwise by these degrees."""
     upright = {0: None, 90: "transpose=cclock", 180: "hflip,vflip", 270: "transpose=clock"}[degrees_clockwise]
     stored = path.with_name(f"stored-{path.name}")
     make_video(stored, options=("-vf", upright) if upright else (), **options)  # type: ignore[arg-type]
@@ -129,13 +131,13 @@ def make_rotated(path: Path, degrees_clockwise: int, **options: object) -> Path:
 
 
 def make_vfr(path: Path, codec: str = "h264", **options: object) -> Path:
-    """Variable frame rate: every third frame stays twice as long, and there is one long gap after frame 9."""
+    """Make a video with a variable frame rate: every third frame lasts twice as long, and frame 9 much longer."""
     pace = "setpts='(N+floor(N/3)+gt(N,9)*25)/(10*TB)',settb=1/1000"
     return make_video(path, codec, options=("-vf", pace, "-fps_mode", "passthrough"), **options)  # type: ignore[arg-type]
 
 
 def make_edit_list(path: Path, *, skip_s: float = 0.55, **options: object) -> Path:
-    """An MP4 whose edit list hides the first packets (cut without re-encoding, between two keyframes)."""
+    """Make an MP4 whose edit list hides the first packets: a cut between two keyframes, without encoding again."""
     whole = path.with_name(f"whole-{path.name}")
     make_video(whole, **options)  # type: ignore[arg-type]
     remux(whole, path, before=("-ss", str(skip_s)))
@@ -144,20 +146,20 @@ def make_edit_list(path: Path, *, skip_s: float = 0.55, **options: object) -> Pa
 
 
 def make_audio_only(path: Path) -> Path:
-    """Sound without pictures."""
+    """Make a file with sound and without video."""
     run_ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:duration=1", "-c:a", "aac", f"file:{path}")
     return path
 
 
 def truncate(source: Path, target: Path, share: float) -> Path:
-    """The first `share` of a file's bytes."""
+    """Write a copy with only the first `share` of the bytes."""
     data = source.read_bytes()
     target.write_bytes(data[: int(len(data) * share)])
     return target
 
 
 def damage(source: Path, target: Path, *, start: float = 0.4, length: int = 400, seed: int = 0) -> Path:
-    """A copy with `length` random bytes in the middle of the data, from `start` (share of the file)."""
+    """Write a copy in which `length` bytes from `start` (a share of the file) are random."""
     shutil.copyfile(source, target)
     data = bytearray(target.read_bytes())
     at = int(len(data) * start)
@@ -168,7 +170,7 @@ def damage(source: Path, target: Path, *, start: float = 0.4, length: int = 400,
 
 
 def break_packet(source: Path, target: Path, index: int) -> Path:
-    """A copy in which nothing of packet `index` (in decoding order) can be decoded."""
+    """Write a copy in which packet `index`, in decoding order, cannot be decoded at all."""
     with av.open(str(source)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     data = bytearray(source.read_bytes())
@@ -180,7 +182,7 @@ def break_packet(source: Path, target: Path, index: int) -> Path:
 
 
 def make_image_folder(folder: Path, frames: int = 12, *, suffix: str = ".png", size: tuple[int, int] = (96, 64)) -> Path:
-    """Numbered images without leading zeros (so that only natural order is right)."""
+    """Make a folder of numbered images without leading zeros, so that the alphabetical order is wrong."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(frames):
         Image.fromarray(picture(i, *size)).save(folder / f"frame{i}{suffix}")

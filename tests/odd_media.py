@@ -1,6 +1,7 @@
-"""Files that are coded or timed in ways that no encoder at hand makes: fields, frames that are not coded, odd time stamps.
+"""Makes files that ffmpeg's encoders cannot make: field pictures, frames that are not coded, unusual time stamps.
 
-Frame i shows `media.picture(i)` where nothing else is said, so `media.read_index` reads which frame was delivered.
+Unless a function states otherwise, frame i shows `media.picture(i)`. So `media.read_index` returns the number of a decoded
+frame.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Bits:
 
 
 def h264_stream(kinds: str) -> bytes:
-    """An H.264 stream of raw samples: per frame "f" is two field pictures and "p" one frame picture (both: PAFF)."""
+    """Return an H.264 stream of raw samples. Per frame, "f" makes two field pictures and "p" one frame picture."""
     sps = Bits().u((77, 8), (0, 8), (20, 8)).ue(0, 0, 0, 4, 1).u((0, 1)).ue(SIDE // 16 - 1, SIDE // 32 - 1)
     sps.u((0, 1), (0, 1), (1, 1), (0, 1), (1, 1), (0, 4), (1, 1), (1, 32), (50, 32), (1, 1), (0, 2), (0, 1))
     sps.u((1, 1), (1, 1)).ue(0, 0, 9, 9, 0, 1)
@@ -102,7 +103,10 @@ _DC_SIZES = ("100", "00", "01", "101", "110", "1110", "11110", "111110", "111111
 
 
 def mpeg2_stream(kinds: str) -> bytes:
-    """An MPEG-2 stream: per frame "f" is two field pictures, "p" one frame, "r" one frame whose first field is repeated."""
+    """Return an MPEG-2 stream.
+
+    Per frame, "f" makes two field pictures, "p" one frame picture, and "r" a frame picture whose first field is repeated.
+    """
     sequence = b"\0\0\1\xb3" + Bits().u((SIDE, 12), (SIDE, 12), (1, 4), (3, 4), (9999, 18), (1, 1), (20, 10), (0, 3)).data()
     sequence += b"\0\0\1\xb5" + Bits().u((1, 4), (0x48, 8), (0, 1), (1, 2), (0, 4), (0, 12), (1, 1), (0, 8), (0, 8)).data()
     out, top = b"", 1
@@ -183,7 +187,7 @@ def write_avi(path: Path, tag: bytes, chunks: Sequence[bytes], size: tuple[int, 
 
 
 def write_mkv(path: Path, source: Path, times_ms: Iterable[int]) -> Path:
-    """A Matroska file of the packets of an MP4 or Matroska file with any times, in decoding order."""
+    """Write a Matroska file with the packets of an MP4 or Matroska file, and with these times in decoding order."""
 
     def element(number: str, body: bytes) -> bytes:
         return bytes.fromhex(number) + (len(body) | 1 << 56).to_bytes(8, "big") + body
@@ -209,11 +213,12 @@ def write_mkv(path: Path, source: Path, times_ms: Iterable[int]) -> Path:
 
 
 def retime_pes(source: Path, target: Path, change: Callable[[int, int], int | None]) -> Path:
-    """A copy of a transport or program stream of video alone with other time stamps.
+    """Write a copy of a transport or program stream that has only video, with other time stamps.
 
     Args:
         source, target: the files.
-        change: from the number of the time stamp and its value, 90,000 per second, to the new value; None takes it away.
+        change: function of the number and the value of a time stamp (90,000 per second). It returns the new value, or None to
+            remove the time stamp.
     """
     data = bytearray(source.read_bytes())
     at, seen = data.find(b"\0\0\1\xe0"), 0

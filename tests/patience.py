@@ -1,7 +1,7 @@
-"""How long a test waits before it counts something as hung.
+"""How long a test waits before it declares a process hung.
 
-Nothing that works takes nearly this long, so the limit never decides whether a test passes, not even on a machine that is busy
-with other work. The time limit of a whole test (`--timeout` in pyproject.toml) is longer, so that a hung process is named.
+A process that works takes much less time, even on a busy machine. So this limit never makes a working test fail. The time limit
+of a whole test (`--timeout` in pyproject.toml) is longer, so that the test can report the hung process.
 """
 
 PATIENCE_S = 500

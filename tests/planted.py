@@ -1,7 +1,7 @@
-"""Models whose answers are known.
+"""A fake encoder and a fake asker whose results are easy to predict.
 
-The encoder has an axis for each colour of pictures and each colour word of sentences. The asker says yes if a clip shows the
-colour in the question.
+The encoder has one dimension per colour, for both pictures and sentences. The asker answers yes if a clip shows the colour in
+the question.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ WIDTH = 8
 
 
 class PlantedEncoder:
-    """A picture's vector says how much of it is red, green and blue; a sentence's vector is the axis of its colour word.
+    """Encodes pictures by their shares of red, green and blue pixels, and sentences by their colour word.
 
-    Everything else is "normal". A little texture goes to other axes, so that pictures differ.
+    A fourth dimension means "normal". The other dimensions depend a little on the brightness, so that pictures differ.
     """
 
     name = "planted"
@@ -31,15 +31,15 @@ class PlantedEncoder:
     max_tokens = 77
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """(N, H, W, 3) uint8 -> (N, 8)."""
+        """Return the vectors (N, 8) of pictures (N, H, W, 3) uint8."""
         return self._vectors(self._patches(frames, 1))[:, 0, 0]
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """(N, H, W, 3) uint8 -> (N, 4, 4, 8)."""
+        """Return the patch vectors (N, 4, 4, 8) of pictures (N, H, W, 3) uint8."""
         return self._vectors(self._patches(frames, 4))
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """The axis of the colour word; else the normal one. The length of the text tilts it a little."""
+        """Return (N, 8): the dimension of the colour word, or "normal". The length of the text changes the vector a little."""
         vectors = np.zeros((len(texts), WIDTH), np.float32)
         for row, text in enumerate(texts):
             axis = next((axis for axis, colour in enumerate(COLOURS) if colour in text), NORMAL)
@@ -48,15 +48,15 @@ class PlantedEncoder:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def text_tokens(self, text: str) -> int:
-        """Words, with a start and an end token."""
+        """Return the number of words plus a start and an end token."""
         return len(text.split()) + 2
 
     def fingerprint(self) -> dict[str, object]:
-        """A constant."""
+        """Return a constant."""
         return {"encoder": "planted"}
 
     def _patches(self, frames: ByteArray, count: int) -> FloatArray:
-        """(N, count, count, 4): shares of red, green and blue pixels, and brightness."""
+        """Return (N, count, count, 4): shares of red, green and blue pixels, and brightness."""
         values = frames.astype(np.float32)
         high = values > values.mean(axis=-1, keepdims=True) + 40.0
         kinds = np.concatenate([high, values.mean(axis=-1, keepdims=True) / 255.0], axis=-1)
@@ -72,9 +72,12 @@ class PlantedEncoder:
 
 
 class PlantedAsker:
-    """Says yes to a question with the word red, green or blue if that colour fills more than 5 % of the clip's frames.
+    """Answers yes to a question with a colour word if more than 5 % of the clip's pixels have this colour.
 
-    It leans to no, and brightness changes its answers a little. `asked` counts the clips of all calls.
+    The brightness changes the answers a little.
+
+    Attributes:
+        asked: number of clips in all calls.
     """
 
     name = "planted-asker"
@@ -85,26 +88,26 @@ class PlantedAsker:
         self.asked = 0
 
     def prepare(self) -> None:
-        """Nothing to load."""
+        """Do nothing, because there are no weights to load."""
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """(N, T, H, W, 3) uint8 -> (N, Q): 0 at 5 % of the colour, -2 without it."""
+        """Return log-odds (N, Q) for clips (N, T, H, W, 3) uint8: 0 at 5 % of the colour, -2 without the colour."""
         self.asked += len(frames)
         values = frames.astype(np.float32)
         shares = (values > values.mean(axis=-1, keepdims=True) + 40.0).mean(axis=(1, 2, 3))  # (N, 3)
         brightness = values.mean(axis=(1, 2, 3, 4)) / 255.0
-        found = np.full((len(frames), len(questions)), -2.0, np.float32) + 0.2 * np.sin(90 * brightness)[:, None]
-        for place, one in enumerate(questions):
+        logits = np.full((len(frames), len(questions)), -2.0, np.float32) + 0.2 * np.sin(90 * brightness)[:, None]
+        for place, question in enumerate(questions):
             for axis, colour in enumerate(COLOURS):
-                found[:, place] += 40.0 * shares[:, axis] * (colour in one.text)
-        return found.astype(np.float32)
+                logits[:, place] += 40.0 * shares[:, axis] * (colour in question.text)
+        return logits.astype(np.float32)
 
     def describe(self, frames: ByteArray) -> str:
-        """Names the colour that fills most."""
+        """Return a sentence with the most frequent colour."""
         values = frames.astype(np.float32)
         shares = (values > values.mean(axis=-1, keepdims=True) + 40.0).mean(axis=(0, 1, 2))
         return f"Something {COLOURS[int(shares.argmax())]} is there." if shares.max() > 0.01 else "Nothing happens."
 
     def fingerprint(self) -> dict[str, object]:
-        """A constant."""
+        """Return a constant."""
         return {"asker": "planted"}

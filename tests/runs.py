@@ -1,4 +1,4 @@
-"""Scans for tests: on this machine, or with a fresh process per video."""
+"""Scans for tests: in this process, or in a new process per video."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from vadcli.options import ScanOptions
 def local_scan(
     plan: Plan, options: ScanOptions, detector: Detector, *, stop: Stop | None = None, command: Sequence[str] = ()
 ) -> Scan:
-    """A scan on this machine with a detector of the test."""
+    """Return a scan by the local runner with a detector of the test."""
     stop = stop or Stop()
     settings = ScanSettings(plan, options, tuple(command), regions=regions_of_scan(options, plan))
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
 
 
-_FRESH = get_context("forkserver")  # its processes know nothing of this one, and have imported already what a scan needs
+_FRESH = get_context("forkserver")  # new processes share no state with this one, and have already imported the modules
 _FRESH.set_forkserver_preload([__name__, "vadcli.detectors.motion.detector"])
 
 
 class FreshProcessRunner:
-    """Scans each video in a process of its own, as a cluster does: only settings go in, only updates come out."""
+    """Scans each video in a new process, as a cluster does: the process gets only settings, and returns only updates."""
 
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
         self.settings, self.stop = settings, stop

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine (moto), with requests that a test can count, slow down, cut off or refuse."""
+"""A real S3 server on this machine (moto). A test can count, slow down, cut off or refuse its requests."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ SECRET = "s3cr3t-of-this-test"
 
 @dataclass
 class S3Server:
-    """The server's address, its client, and what it does with the requests for the content of objects.
+    """The server's address, a client, and the server's behaviour.
+
+    A content request asks for the content of an object.
 
     Attributes:
-        gets: (object, Range header) of each such request.
-        cut: number of such requests that are cut off in the middle.
+        gets: (object, Range header) of each content request.
+        cut: number of content requests whose answer is cut off in the middle.
         deny: True refuses all requests.
-        slow_s: seconds before each of them is answered.
+        slow_s: seconds that the server waits before it answers a content request.
     """
 
     url: str
@@ -41,9 +43,9 @@ class S3Server:
     def answer(self, app: Any, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         """Answer a request (WSGI)."""
         if self.deny:
-            said = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-            start("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(said)))])
-            return [] if environ["REQUEST_METHOD"] == "HEAD" else [said]
+            body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            start("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
         key = environ["PATH_INFO"].removeprefix(f"/{BUCKET}/")
         if environ["REQUEST_METHOD"] != "GET" or "list-type" in environ["QUERY_STRING"] or key == environ["PATH_INFO"]:
             return app(environ, start)  # type: ignore[no-any-return]
