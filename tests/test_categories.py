@@ -1,4 +1,4 @@
-"""Categories: words, lists and own sentences; files, good and bad; `vadcli categories` as a shell sees it."""
+"""Categories from words, lists and own sentences; good and bad category files; the command `vadcli categories`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ GOOD = f"{HEAD}normal = {json.dumps(NORMAL)}\n{FIGHT}" + 'verbs = ["punch", "pun
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
+    """Make an empty folder the current folder, and return it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -80,7 +80,7 @@ def written(content: str | bytes, name: str) -> str:
 
 
 def refused(text: str) -> str:
-    """The one line with which a value of --categories is refused."""
+    """Return the one-line error with which a value of --categories is refused."""
     with pytest.raises(UsageError) as caught:
         read_categories(text)
     said = str(caught.value)
@@ -106,7 +106,7 @@ def test_the_lists_that_are_promised_come_with_vadcli() -> None:
 
 @pytest.mark.parametrize("path", TEXT_FILES, ids=lambda path: path.name)
 def test_the_names_of_the_old_lists_are_as_before(path: Path) -> None:
-    """They are in the fingerprints of scans and in what users wrote into scripts."""
+    """The fingerprints of scans and the scripts of users contain these names."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert parse_categories(f"@{path.stem}") == tuple(lines)
 
@@ -218,7 +218,7 @@ def test_a_file_may_hold_normal_sentences_alone(here: Path) -> None:
 
 
 def test_normal_sentences_that_name_a_category_do_not_stand_against_it() -> None:
-    """A bare word and a mixture meet normal sentences that were not written for them."""
+    """A category that is only a word gets the normal sentences of the general list, which were not written for it."""
     book = read_categories("car, robot")
     car, robot = book.categories
     assert any(re.search(r"\bcars\b", sentence) for sentence in book.normal)
@@ -240,7 +240,7 @@ def test_words_for_a_category_are_whole_words() -> None:
     assert Category("fire", ("x",)).verb_in("a fire") == ""
 
 
-# Words without the marks that --categories reads.
+# Words without the characters that have a meaning in --categories.
 WORD = st.text(st.characters(exclude_characters=",:@", exclude_categories=["Cs"]), max_size=30)
 
 
@@ -364,7 +364,7 @@ def test_line_ends_and_byte_order_marks_do_not_matter(here: Path, mark: str, end
 
 @pytest.mark.parametrize("name", ["own.TOML", "own.toml.txt", "own"])
 def test_toml_under_another_name_is_read_as_toml(here: Path, name: str) -> None:
-    """Windows hides the end of `own.toml.txt`; as a list, each of its lines would be a category."""
+    """Windows hides the end of `own.toml.txt`. If it were read as a list, each of its lines would be a category."""
     assert read_categories(written(GOOD, name)) == read_categories(written(GOOD, "own.toml"))
 
 

@@ -1,4 +1,4 @@
-"""Status, report, captions and rendered videos print the same start of an event."""
+"""Status, report, captions and rendered videos print the same start time for an event."""
 
 from dataclasses import replace
 from types import SimpleNamespace

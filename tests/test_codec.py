@@ -1,4 +1,4 @@
-"""Dataclasses from plain values: the inverse of `asdict`, and messages that name the field."""
+"""Dataclasses are made from plain values, as the inverse of `asdict`; messages name the wrong field."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Sample:
 
 
 def plain(value: Sample) -> Any:
-    """What a JSON file would hold."""
+    """Return the value as it is after it was written to JSON and read again."""
     return json.loads(json.dumps(asdict(value)))
 
 

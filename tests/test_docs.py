@@ -1,4 +1,4 @@
-"""Documentation that cannot drift: generated pages are fresh, and everything that exists is written down."""
+"""The documentation fits the code: generated pages are up to date, and pages mention every option and command."""
 
 from __future__ import annotations
 

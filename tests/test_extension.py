@@ -1,4 +1,4 @@
-"""A package from outside adds a detector, exporter, data set and head; the command line uses them, with no change of ours."""
+"""Another package adds a detector, an exporter, a data set and a head, which the unchanged command line uses."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ half = outsider:Late
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder as pip would fill it."""
+    """Return a folder with the files that pip would install."""
     site = tmp_path / "site"
     info = site / "outsider-1.0.dist-info"
     info.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The house rules as data: who may import whom, where third-party packages are at home, and what the help may load."""
+"""The house rules as data: which package may import which, and which modules the help and a scan may load."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LEVELS: dict[str, int] = {
     "api": 6,
     "cli": 7,
 }
-# L0 in its own order, since its files do lean on one another.
+# The units of L0 in order: each imports only from units before it.
 GROUND = ["errors", "registry", "types", "options"]
 
 HOMES: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""Options from their layers, and values that can't be used."""
+"""Options get their values from several layers; values that can't be used are refused."""
 
 from __future__ import annotations
 

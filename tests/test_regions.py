@@ -1,4 +1,4 @@
-"""Which pixels regions hide, what stands in their place, and which cameras they are for."""
+"""Regions: which pixels they hide, what replaces the pixels, and to which cameras they belong."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_hidden_pixels_get_the_middle_brightness_of_their_frame(channels: int) -
     frames = rng.integers(0, 256, (3, 20, 30, channels), dtype=np.uint8)
     frames[1, :, 15:] = 40
     frames[2, :, 15:] = 200
-    frames[2, :5, 15:] = 0  # a thing in less than half of what is shown
+    frames[2, :5, 15:] = 0  # a thing that covers less than half of the visible pixels
     before = frames.copy()
     Blanker(Regions(ignore=(LEFT,)), 30, 20).blank(frames)
     np.testing.assert_array_equal(frames[:, :, 15:], before[:, :, 15:])
@@ -91,6 +91,6 @@ def test_regions_are_for_the_cameras_that_their_names_fit() -> None:
     table = CameraRegions({"*": Regions(ignore=(TOP,)), "gate*": Regions(only=(LEFT,)), "[1]": Regions(ignore=(LEFT,))})
     assert table.of("yard") == Regions(ignore=(TOP,))
     assert table.of("gate/a.mp4") == Regions(ignore=(TOP,), only=(LEFT,))
-    assert table.of("[1]") == Regions(ignore=(TOP, LEFT))  # the name itself, although it is a glob for "1"
+    assert table.of("[1]") == Regions(ignore=(TOP, LEFT))  # this is the name of a camera, although it is also a glob for "1"
     assert table.unknown(["yard"]) == ["gate*", "[1]"]
     assert CameraRegions().of("yard") == NO_REGIONS

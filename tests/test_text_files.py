@@ -1,4 +1,4 @@
-"""Every text file that a user makes is read in the encodings that editors and shells write, or its encoding is named."""
+"""Text files of users are read in the encodings of common editors and shells. Errors name any other encoding."""
 
 from __future__ import annotations
 

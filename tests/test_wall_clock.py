@@ -1,4 +1,4 @@
-"""Wall-clock time: names of recordings, time zones, times that are not believed, and choices by time of day."""
+"""Wall-clock time: names of recordings, time zones, times that are ignored, and choices by time of day."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vadcli.types.wall_clock import PATTERNS, compile_time_pattern, iso, time_by
 from vadcli.vectors import rows_in
 
 BERLIN = ZoneInfo("Europe/Berlin")
-# The table's examples are all of 29 November 2026; a clock before that day must not refuse them.
+# All examples of the table are from 29 November 2026. A test machine whose clock is earlier must accept them, too.
 MOMENT = datetime(2026, 11, 29, 14, 23, 45, tzinfo=BERLIN)
 EXAMPLES = [(maker, path) for row in PATTERNS for maker, path in row.examples.items()]
 RECORDED = datetime(2024, 11, 29, 13, 23, 45, tzinfo=UTC)
@@ -111,7 +111,7 @@ def test_patterns_of_the_user() -> None:
     [("%Y%m%d_%H.%M", "2026111_14.23.mp4"), ("%Y-%m-%d_%H%M%S", "2026-11-29_92345.mp4"), ("%Y1%m-%d %H.%M", "202611-29 14.23")],
 )
 def test_fields_that_touch_need_all_their_digits(pattern: str, path: str) -> None:
-    """2026111 is 1 November or 11 January: no time is better than a wrong one."""
+    """2026111 may be 1 November or 11 January: no time is better than a wrong time."""
     assert time_by_pattern(path, compile_time_pattern(pattern)) is None
 
 
@@ -267,7 +267,7 @@ def test_results_without_a_start_get_one_from_what_is_stored() -> None:
     ]
     assert validate(document.to_json(), "a") == []
     assert EventsDocument.from_json(document.to_json()) == document
-    assert timed(document, TimeRules()) == document  # what is stored stays
+    assert timed(document, TimeRules()) == document  # a stored start is kept
     elsewhere = timed(document, TimeRules("America/New_York", given=True))
     assert shown(elsewhere.start) == ("2024-11-29T14:23:45-05:00", "name")
     assert timed(stored("a.mp4"), rules).start is None
@@ -304,7 +304,7 @@ def test_events_are_chosen_by_time_and_category() -> None:
         found = choose(documents, when, categories)
         return [(document.video["path"], [event.id for event in document.events]) for document in found]
 
-    # Events last from 1 to 2 s and from 4 to 8 s, and each video starts 3 s before the full hour.
+    # The events are at 1 to 2 s and at 4 to 8 s. Each video starts 3 s before the full hour.
     night = When(between=DayWindow.parse("22-6"))
     assert chosen(night) == [("05/59.57.mp4", [1]), ("21/59.57.mp4", [2]), ("23/59.57.mp4", [1, 2])]
     since = datetime(2024, 11, 29, 22, tzinfo=BERLIN)
@@ -317,7 +317,7 @@ def test_events_are_chosen_by_time_and_category() -> None:
 
 
 def test_frames_are_chosen_like_events() -> None:
-    """A search looks at every frame; in the night of the change of clocks it must give the same answer as for events."""
+    """A search tests each frame. In the night in which the clocks change, it must choose the same times as for events."""
     timestamp = np.arange(0, 4 * 3600, 600.0) + 0.5
     for name in ("20241027_003000.mp4", "20240330_233000.mp4"):
         begin = start(name)

@@ -1,4 +1,4 @@
-"""Rendered frames: sizes, colours, which pixels stay unchanged, and text that fits."""
+"""Rendered frames: their sizes and colours, the pixels that stay unchanged, and text that fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GREY = 120
 
 
 def table(seconds: float, *, fps: float = 10.0, high: tuple[float, float] = (0.0, 0.0)) -> ScoreTable:
-    """Scores of 0.1, and of 0.9 between the two times."""
+    """Return a table with scores of 0.9 between the two times, and of 0.1 elsewhere."""
     time = np.arange(round(seconds * fps)) / fps
     score = np.where((time >= high[0]) & (time < high[1]), 0.9, 0.1).astype(np.float32)
     rows = np.arange(len(time))
@@ -44,7 +44,7 @@ def plain(width: int = 640, height: int = 360) -> NDArray[np.uint8]:
 
 
 def share_near(picture: NDArray[np.uint8], colour: tuple[int, int, int], *, within: int = 40) -> float:
-    """How much of a picture is of about this colour."""
+    """Return the share of a picture whose colour is similar to this colour."""
     return float((np.abs(picture.astype(int) - colour).max(axis=-1) <= within).mean())
 
 
@@ -191,7 +191,7 @@ def test_any_category_fits_between_time_and_score(category: str) -> None:
 
 @pytest.mark.parametrize("category", ["fight", None])
 def test_the_caption_says_what_a_second_model_says(category: str | None) -> None:
-    """It keeps the number and the score of the event if there is little room."""
+    """If there is little room, the caption keeps the number and the score of the event."""
     asked = replace(event(50, 80, category=category), verification=Verification("qwen2-vl-2b", Answer.REJECTED, -1.0))
     made, bare = (overlay(table(20, high=(5, 8)), [one]) for one in (asked, replace(asked, verification=None)))
     said = ", ".join(filter(None, [category, "rejected by qwen2-vl-2b"]))

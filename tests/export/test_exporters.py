@@ -61,7 +61,7 @@ def test_csv_has_one_row_per_event_over_all_videos():
 
 
 def test_what_a_second_model_says_is_shown():
-    """In captions, columns, attributes; a description is marked as the model's words."""
+    """Captions, columns and attributes contain the answer. A description names the model that wrote it."""
     verification = Verification("qwen2-vl-2b", Answer.CONFIRMED, 2.5)
     event = replace(FIGHT, verification=verification, description=Description("qwen2-vl-2b", "Two people, who push."))
     document = replace(DOCUMENT, events=(event, replace(PLAIN, verification=Verification("qwen2-vl-2b", Answer.NOT_ASKED))))
@@ -145,7 +145,7 @@ def test_a_video_without_frame_rate_has_no_edit_list_and_the_others_have(tmp_pat
 def test_captions_and_edit_lists_say_when_it_was_recorded():
     start = StartTime(datetime(2026, 3, 29, 0, 59, 58, tzinfo=UTC).astimezone(ZoneInfo("Europe/Berlin")), TimeSource.NAME)
     document = replace(DOCUMENT, start=start)
-    assert "fight 0.88\n2026-03-29 01:59:59\n\n2\n" in to_vtt(document)  # the event after it lies in summer time
+    assert "fight 0.88\n2026-03-29 01:59:59\n\n2\n" in to_vtt(document)  # the second event is in summer time
     assert to_vtt(document).endswith("anomaly 0.50\n2026-03-29 03:00:02\n")
     assert "* COMMENT: fight 0.88\n* COMMENT: recorded at 2026-03-29 01:59:59\n" in to_edl(document)
     changed = replace(document, start=replace(start, source=TimeSource.MODIFIED))

@@ -1,4 +1,4 @@
-"""The tools that exports are written for read them: OpenTimelineIO and edit lists, WebVTT, CVAT, Label Studio, FiftyOne."""
+"""Other tools read the exported files: OpenTimelineIO, edit lists, WebVTT, CVAT, Label Studio and FiftyOne."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_webvtt_reads_one_cue_per_event() -> None:
 
 
 class Masks:
-    """Stored masks of some rows, as `MaskTrack.between` gives them."""
+    """Stored masks of some rows, with the methods of `MaskTrack` that exporters use."""
 
     def __init__(self, stored: dict[int, np.ndarray]) -> None:
         self.stored = stored

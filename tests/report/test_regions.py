@@ -1,4 +1,4 @@
-"""Regions in the report: drawn on a camera's frame with the mouse and the keyboard, saved as the file that a scan reads."""
+"""Regions in the report: a user draws them on a camera's frame with mouse or keyboard, and a scan reads the saved file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STORED = Polygon(((0.0, 0.0), (0.2, 0.0), (0.2, 0.1)))
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of which the footage of two cameras is there; one of them had a region."""
+    """Return an archive with the footage of two of its cameras; one of the two had a region."""
     root = tmp_path_factory.mktemp("footage")
     for name in ("cam1/a.mp4", "cam2/c.mp4"):
         (root / name).parent.mkdir()
@@ -79,7 +79,7 @@ def test_regions_are_drawn_and_saved(browser: Any, out: Path, tmp_path: Path, be
     page.get_by_role("button", name="Draw regions, cam2").click()
     other = page.get_by_role("dialog", name="Regions of cam2")
     assert other.get_by_role("status").inner_text() == "1 region hidden, 0 regions looked at"
-    other.get_by_role("button", name="Undo").click()  # takes back what was drawn now, and nothing else
+    other.get_by_role("button", name="Undo").click()  # removes only the region that was drawn now
     assert other.get_by_role("status").inner_text() == "1 region hidden, 0 regions looked at"
     other.get_by_role("button", name="Remove all").click()
     assert other.get_by_role("status").inner_text() == "0 regions hidden, 0 regions looked at"
@@ -93,7 +93,7 @@ def test_regions_are_drawn_and_saved(browser: Any, out: Path, tmp_path: Path, be
     assert isinstance(ignored, Polygon)
     for point, expected in zip(ignored.points, ((0.1, 0.1), (0.6, 0.1), (0.6, 0.5)), strict=True):
         assert point == pytest.approx(expected, abs=0.01)
-    # the cross was where the last click was
+    # the keyboard cursor was at the place of the last click
     first, second, third = looked_at.points  # type: ignore[union-attr]
     assert first == ignored.points[2]
     assert second == pytest.approx((first[0] + 0.05, first[1]), abs=1e-3)

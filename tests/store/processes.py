@@ -1,4 +1,4 @@
-"""Real processes for tests: a script that reports when it is ready; the test kills it or waits for it."""
+"""Processes for tests. A script prints a line when it is ready; then the test kills it or waits for its end."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from tests.patience import PATIENCE_S
 
 @contextmanager
 def running(script, *arguments):
-    """A Python process that runs `script` and has printed its first line; killed at the end."""
+    """Yield a Python process that runs `script` and has printed its first line; kill it at the end."""
     process = start(script, *arguments)
     try:
         line = process.stdout.readline()
@@ -22,7 +22,7 @@ def running(script, *arguments):
 
 
 def side_by_side(script, *argument_lists):
-    """The outputs of processes that run at once and must all end well; none outlives the call."""
+    """Return the outputs of processes that run at the same time. All must exit with code 0; none runs on after the call."""
     processes = [start(script, *arguments) for arguments in argument_lists]
     try:
         outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
@@ -40,7 +40,7 @@ def start(script, *arguments):
 
 
 def finished(script, *arguments):
-    """The output of a process that must end well."""
+    """Return the output of a process that must exit with code 0."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, check=False, text=True, timeout=PATIENCE_S)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and no temporary is left behind."""
+"""Files are written completely or not at all, and no temporary file remains."""
 
 import errno
 import os

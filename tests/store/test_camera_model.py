@@ -1,4 +1,4 @@
-"""Camera models on disk."""
+"""The files of camera models."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what a dead process leaves, and which process may continue it."""
+"""Checkpoints: what a killed process leaves in the file, and which process may continue it."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Vectors as whole numbers, and their file."""
+"""Embeddings as whole numbers, and the embeddings file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_a_file_reads_back_and_other_tools_read_it(tmp_path: Path) -> None:
     numbers = [np.frombuffer(row, np.int8) for row in plain.column("embedding").to_pylist()]
     np.testing.assert_array_equal(np.stack(numbers), stored().embeddings.values)
     assert path.stat().st_size < 5 * (8 + 4 + 16) + 4000  # int8 in a Parquet list would take four bytes each
-    pq.write_table(plain, path, row_group_size=2)  # as other tools, and videos of over a million sampled frames, have it
+    # Files of other tools, and files of over a million sampled frames, have several row groups.
+    pq.write_table(plain, path, row_group_size=2)
     np.testing.assert_array_equal(read_embeddings(path).embeddings.values, stored().embeddings.values)
 
 

@@ -1,4 +1,4 @@
-"""Events documents: round trips, the published schema, clear errors."""
+"""Events documents: they are read as they were written, fit the published schema, and get clear errors."""
 
 import copy
 import json

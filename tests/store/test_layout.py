@@ -1,4 +1,4 @@
-"""Where files lie and how their names are made."""
+"""The paths of files in an output folder, and how their names are made."""
 
 import os
 import re

@@ -24,7 +24,7 @@ def table() -> ScoreTable:
 
 @pytest.fixture(params=["video", "rle"])
 def layout(request: pytest.FixtureRequest, tmp_path: Path) -> OutputLayout:
-    """Four masks, the k-th with column k set."""
+    """Return an output folder with four masks. The k-th mask marks column k."""
     stored = OutputLayout(tmp_path)
     path = stored.mask_video(VIDEO) if request.param == "video" else stored.mask_rle(VIDEO)
     path.parent.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_damage_is_told_once(layout: OutputLayout) -> None:
 
 @pytest.fixture(params=["video", "rle"])
 def every_row(request: pytest.FixtureRequest, tmp_path: Path) -> OutputLayout:
-    """Twelve masks, those of rows 2k and 2k + 1 with column k set."""
+    """Return an output folder with twelve masks. The masks of rows 2k and 2k + 1 mark column k."""
     stored = OutputLayout(tmp_path)
     path = stored.mask_video(VIDEO) if request.param == "video" else stored.mask_rle(VIDEO)
     path.parent.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_missing_masks_of_every_row_are_told(tmp_path: Path) -> None:
 
 
 def write_masks(layout: OutputLayout, kind: str, rows: tuple[int, ...]) -> None:
-    """An empty mask a row, of sampled rows."""
+    """Write an empty mask for each of these rows, as masks of sampled rows."""
     path = layout.mask_video(VIDEO) if kind == "video" else layout.mask_rle(VIDEO)
     path.parent.mkdir(parents=True)
     with MaskVideoWriter(path, 8, 6) if kind == "video" else MaskRleWriter(path, VIDEO, 8, 6) as writer:

@@ -1,4 +1,4 @@
-"""Mask videos and mask run lengths: lossless, in step with the sampled rows, repeatable."""
+"""Mask videos and run lengths: they are lossless, belong to the right rows, and have the same bytes each time."""
 
 import av
 import numpy as np
@@ -232,7 +232,7 @@ def test_the_box_of_an_enlarged_mask_needs_no_enlarging(size, shown, seed, top):
 
 
 def within(box: Box, other: Box) -> bool:
-    """True if the box lies inside the other one."""
+    """True if the first box is inside the second box."""
     (x, y, width, height), (left, top, wide, tall) = box, other
     return left <= x and top <= y and x + width <= left + wide and y + height <= top + tall
 

@@ -1,4 +1,4 @@
-"""docs/output-format.md against the code: every column, key and field is there, and its examples work."""
+"""docs/output-format.md describes every column, key and field that the code writes, and its examples work."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def named(section):
 
 
 def table_rows(section):
-    """First column -> second column of every table row."""
+    """Return the first cell -> the second cell of every table row."""
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in SECTIONS[section].splitlines()
@@ -68,7 +68,7 @@ def test_every_metadata_key_is_documented():
 
 
 def fields_of(part, definitions, prefix=""):
-    """Every field's dotted name; [] where a list lies between."""
+    """Yield the name of every field, with dots between the levels; [] marks a list."""
     if "$ref" in part:
         part = definitions[part["$ref"].split("/")[-1]]
     for name, value in part.get("properties", {}).items():
@@ -91,7 +91,8 @@ def test_every_field_of_the_schema_is_documented_and_described():
 
 def test_every_csv_column_is_documented():
     row = next(line for line in SECTIONS["Events"].splitlines() if line.startswith("| csv"))
-    assert tuple(re.findall(r"`(\w+)`", row)) == (*CSV_COLUMNS, "head_score")  # the last only if a head judged events
+    # The last column exists only if a head judged events.
+    assert tuple(re.findall(r"`(\w+)`", row)) == (*CSV_COLUMNS, "head_score")
 
 
 def test_every_field_of_a_run_and_a_result_is_documented(tmp_path):
@@ -127,7 +128,7 @@ def test_the_example_document_is_valid():
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    """An output folder as the examples find it."""
+    """Return an output folder for the examples of the page."""
     layout, video = OutputLayout(tmp_path / "vadcli-out"), "cam1/a.mp4"
     for path in (layout.scores(video), layout.events(video), layout.mask_video(video)):
         path.parent.mkdir(parents=True)

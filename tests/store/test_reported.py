@@ -1,4 +1,4 @@
-"""The list of reported events after a write that did not finish."""
+"""The list of reported events after a line was written only in part."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Reviews that the report page saved are read back."""
+"""Reviews that the report page saved are read."""
 
 from __future__ import annotations
 

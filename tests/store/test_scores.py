@@ -1,4 +1,4 @@
-"""Scores files: exact round trips, readable by others, clear about damage."""
+"""Scores files: they are read as they were written, other tools can read them, and errors name the damage."""
 
 import importlib
 import os
