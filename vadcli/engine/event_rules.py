@@ -140,7 +140,10 @@ class Judge:
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
-        """Return the vectors of a video; None if the head can't use them. Then the reason is counted in `_refused`."""
+        """Return the vectors of a video; None if the head can't use them.
+
+        Then the reason is counted in `_refused`.
+        """
         try:
             vectors = read_vectors(self.folders, video)
         except DocumentError as error:

@@ -170,15 +170,8 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
     """
     layout, review = stored_layout(out), options.calibrate
     entries = () if review is None else read_review(review)
-    documents, problems = [], []
-    for path in layout.iter_events():
-        try:
-            documents.append(read_events(path))
-        except DocumentError as error:
-            problems.append(str(error))
-    documents = [
-        document for document in documents if document.failure is None and matches(str(document.video["path"]), options.include)
-    ]
+    problems: dict[str, None] = {}
+    documents = list(_scored(layout, options, problems))
     videos = {str(document.video["path"]) for document in documents}
     entries = tuple(entry for entry in entries if entry.video in videos)
     hours = sum(float(document.video["duration_s"] or 0.0) for document in documents) / 3600
@@ -200,7 +193,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
         raise UsageError(
             f"{review} has no verdict true or false for a video of {layout.out}", hint="review events in the report first"
         )
-    return choices, problems
+    return choices, list(problems)
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
@@ -327,7 +320,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
         DocumentError: the review or the choices of OUT can't be read.
     """
     layout = stored_layout(out)
-    problems: dict[str, None] = {}  # a set that keeps its order
+    problems: dict[str, None] = {}
     present: set[float] = set()
     asked: set[float] = set()
     calibrations: set[Calibration | None] = set()
@@ -371,7 +364,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
     """Yield the documents of the chosen videos that have scores.
 
-    An unreadable document adds a line to `problems`.
+    An unreadable document adds a line to `problems`, which is a set that keeps its order.
     """
     for path in layout.iter_events():
         try:

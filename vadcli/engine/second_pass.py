@@ -78,7 +78,9 @@ class Attribution:
         *,
         frames: int,
     ) -> list[Event]:
-        """Return the events of a video with categories. If the peak of an event can't be read, the event stays as it is.
+        """Return the events of a video with categories.
+
+        If the peak of an event can't be read, the event stays as it is.
 
         Args:
             events: in order, without overlap.

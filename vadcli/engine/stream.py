@@ -93,7 +93,10 @@ class ScanStream:
         self._results: deque[VideoResult] = deque()  # results of videos that need no scan
 
     def expect(self, task: Task | VideoResult) -> None:
-        """Announce a task before its items come. If the video needs no scan, give its result, which `run` yields."""
+        """Announce a task before its items come.
+
+        If the video needs no scan, give its result, which `run` yields.
+        """
         if isinstance(task, Task):
             self._tasks[task.unit.video] = task
         else:
