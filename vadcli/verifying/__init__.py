@@ -181,7 +181,7 @@ def verify_all(
     """
     layout = stored_layout(out)
     survey = Survey.of(layout, options, asker)
-    if refiner and not any(has_masks(layout, one.video) for one in survey.videos):
+    if refiner and not any(has_masks(layout, video.video) for video in survey.videos):
         raise UsageError(f"--refine-masks: {out} has no masks", hint="scan with --masks video, rle or both")
     missing = [survey.missing(video, choice) for video, choice in zip(survey.videos, survey.choices, strict=True)]
     wanted = limited(survey, missing, options.limit)
@@ -197,15 +197,8 @@ def verify_all(
         write_verification(layout, scratch, run)
         settled = _verified(survey, options, runner, scratch=scratch, stop=stop, wanted=wanted, tally=tally)
         asked = sum(video.asked for video in survey.videos)
-        problems = [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
-        videos = []
-        for video in (video for video in survey.videos if video.is_included):
-            counts = settled.events.get(video.video, {})
-            events = {answer.replace(" ", "_"): counts.get(answer, 0) for answer in Answer}
-            answered = settled.answered.get(video.video, 0)
-            videos.append(VerifiedVideo(video.video, video.asked, answered, **events, problem=video.problem))
         result = VerifyResult(
-            (*problems, *videos),
+            (*_unreadable(survey), *_counted(survey, settled)),
             asker.name,
             settled.audit,
             asked,
@@ -286,6 +279,21 @@ def _verified(
     return settled
 
 
+def _unreadable(survey: Survey) -> list[VerifiedVideo]:
+    """Return an entry for each video whose results cannot be read."""
+    return [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
+
+
+def _counted(survey: Survey, settled: Settled) -> Iterator[VerifiedVideo]:
+    """Yield an entry for each video of the run, with the numbers of its clips and events."""
+    for video in survey.videos:
+        if video.is_included:
+            counts = settled.events.get(video.video, {})
+            events = {answer.replace(" ", "_"): counts.get(answer, 0) for answer in Answer}
+            answered = settled.answered.get(video.video, 0)
+            yield VerifiedVideo(video.video, video.asked, answered, **events, problem=video.problem)
+
+
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
     """Return the result of a dry run.
 
@@ -301,10 +309,9 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
         for _ in range(TRIAL_CLIPS):
             asker.ask(clip, survey.questions)
         seconds = left * (time.monotonic() - started) / TRIAL_CLIPS
-    problems = [VerifiedVideo(video, problem=problem) for video, problem in survey.problems.items()]
     chosen = zip(survey.videos, wanted, strict=True)
     videos = [VerifiedVideo(video.video, len(clips)) for video, clips in chosen if video.is_included]
-    return VerifyResult((*problems, *videos), asker.name, None, 0, left, seconds)
+    return VerifyResult((*_unreadable(survey), *videos), asker.name, None, 0, left, seconds)
 
 
 # After a scan
