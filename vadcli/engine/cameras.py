@@ -265,11 +265,11 @@ class CameraFit:
             return self._bursts(held.pool)
         held.pool.wait()
         clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
-        read = sorted({clip.video for clip in clips} - held.hidden)
-        seconds = sum(held.infos[video].duration_s for video in read)
+        videos = sorted({clip.video for clip in clips} - held.hidden)
+        seconds = sum(held.infos[video].duration_s for video in videos)
         places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
         spread = [clips[place] for place in places]
-        return spread, Footage(len(read), round(seconds, 3), size_of(self.whole, but=held.hidden))
+        return spread, Footage(len(videos), round(seconds, 3), size_of(self.whole, but=held.hidden))
 
     def _bursts(self, pool: PreparingPool) -> tuple[list[Clip], Footage]:
         """Return bursts of the videos as clips, and the size of the footage that they represent."""

@@ -109,9 +109,9 @@ class Judge:
             return [replace(event, id=number) for number, event in enumerate(kept, 1)]
         score = self.head.score(vectors.whole(table))
         rows = np.searchsorted(vectors.frame_index, table.frame_index, "right").clip(1, len(score)) - 1
-        own = replace(thresholds, high=self.high, low=min(LOW, self.high))
+        head_thresholds = replace(thresholds, high=self.high, low=min(LOW, self.high))
         made = []
-        for event in cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes):
+        for event in cut_events(replace(table, score=score[rows]), head_thresholds, duration_s=duration_s, boxes=boxes):
             scores = table.score[event.start_frame : event.end_frame]  # of the detector
             peak, highest = event.start_frame + int(scores.argmax()), float(scores.max())
             mean = min(float(scores.mean(dtype=np.float64)), highest)
@@ -314,13 +314,13 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 
 def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, out: Path) -> str:
     """Return a line for the user about the choices of OUT that a scan uses; "" without choices."""
-    own = [entry for entry in choices.thresholds if entry.detector == detector]
+    chosen = [entry for entry in choices.thresholds if entry.detector == detector]
     sentences = []
-    if own:
+    if chosen:
         given = " and ".join(given_thresholds(options))
         exception = f", except for {given} of this scan" if given else ""
-        videos = [f" for {' '.join(entry.include)}" if entry.include else "" for entry in own]
-        parts = [f"the threshold {entry.thresholds.high:.4g}{where}" for entry, where in zip(own, videos, strict=True)]
+        videos = [f" for {' '.join(entry.include)}" if entry.include else "" for entry in chosen]
+        parts = [f"the threshold {entry.thresholds.high:.4g}{where}" for entry, where in zip(chosen, videos, strict=True)]
         sentences.append(f"events are made with {', '.join(parts)}{exception}")
     elif choices.thresholds:
         others = ", ".join(dict.fromkeys(entry.detector for entry in choices.thresholds))

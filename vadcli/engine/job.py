@@ -257,12 +257,12 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     # to read the metadata of all scores would take more time than everything else.
     is_sure = bool(state and state.status is Status.DONE and not job.keeps_masks and has_fingerprint(scores, state.fingerprint))
     metadata = None if is_sure else read_metadata(scores)
-    known = metadata.source if metadata else state.source if state else None
-    source = source_of(unit, known)
+    earlier = metadata.source if metadata else state.source if state else None
+    source = source_of(unit, earlier)
     source["root"] = shown(job.root)
     fingerprint = job.identity.fingerprint(str(source["content"]), model, job.regions.of(unit.camera))
     # If another video of this name still exists below another root, its results are replaced only with --force.
-    root = known.get("root") if known and known.get("content") != source["content"] else None
+    root = earlier.get("root") if earlier and earlier.get("content") != source["content"] else None
     if not job.force and root not in (None, source["root"]) and may_exist(Path(str(root)) / unit.video):
         reason = f"OUT has the results of another video of this name, below {root}"
         hint = "give another --out, or --force to replace them"
@@ -285,9 +285,9 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
 
 def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
     """True if the mask files that the options ask for are stored, and were made with these options."""
-    wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
+    paths = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     fits = metadata.masks is job.masked_rows and str(metadata.extra.get("refined", "")) == job.refined
-    return all(path.exists() for path in wanted) and (fits or not wanted)
+    return all(path.exists() for path in paths) and (fits or not paths)
 
 
 @dataclass(frozen=True)

@@ -253,9 +253,9 @@ class _Walk:
 
     def _objects(self, path: Path) -> None:
         """Add one object of a store, or all objects below a folder of the store."""
-        found, is_one = list_objects(path)
+        objects, is_one = list_objects(path)
         self.bases.append(path.parent if is_one else path)
-        for name, item in found.items():
+        for name, item in objects.items():
             folders = name.split("/")[:-1]
             hidden = any(part.startswith(".") for part in name.split("/")) or (folders and not self.options.recursive)
             above = ("/".join(folders[: end + 1]) for end in range(len(folders)))
@@ -388,14 +388,14 @@ def absolute(paths: Iterable[Path]) -> list[Path]:
     Raises:
         UsageError: some paths are on this machine, and others are in an object store.
     """
-    made = [path if is_remote(path) else Path(os.path.abspath(path)) for path in paths]
-    remote = [path for path in made if is_remote(path)]
-    if remote and len(remote) < len(made):
+    absolute_paths = [path if is_remote(path) else Path(os.path.abspath(path)) for path in paths]
+    remote = [path for path in absolute_paths if is_remote(path)]
+    if remote and len(remote) < len(absolute_paths):
         raise UsageError(
             f"{shown(remote[0])}: in an object store, but other footage is on this machine",
             hint="scan the two into different folders with --out",
         )
-    return made
+    return absolute_paths
 
 
 def check_exists(path: Path) -> None:

@@ -330,14 +330,14 @@ def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
     token.write_text(word, encoding="ascii")
     nodes = nodes_of(ray)
     check = ray.remote(check_node)
-    asked = {
+    node_of = {
         check.options(num_cpus=0, scheduling_strategy=on_node(ray, node)).remote(
             token.absolute(), word, root, __version__
         ): node
         for node in nodes
     }
     usable = []
-    for answer, node in asked.items():
+    for answer, node in node_of.items():
         try:
             problem = ray.get(answer, timeout=CHECK_S)
         except ray.exceptions.RayError as error:

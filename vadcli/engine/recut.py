@@ -250,10 +250,10 @@ def recut(
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))
     boxes, duration_s = stored_boxes(layout, video, table, thresholds), shown_s(table, metadata.video)
-    known = old.events if old.scan_events is None else old.scan_events
+    old_events = old.events if old.scan_events is None else old.scan_events
     events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=review)
-    events = inherit_boxes(events, known) if boxes is None else events
-    events = with_categories(events, table, known)
+    events = inherit_boxes(events, old_events) if boxes is None else events
+    events = with_categories(events, table, old_events)
     mark = judge.mark_of(video) if judge else None
     document = replace(old, thresholds=thresholds, events=tuple(events), head=mark, scan_events=None)
     if verify or (verify is None and old.scan_events is not None):
@@ -322,14 +322,14 @@ def preview(out: Path, options: EventsOptions) -> Preview:
     layout = stored_layout(out)
     problems: dict[str, None] = {}
     present: set[float] = set()
-    asked: set[float] = set()
+    requested: set[float] = set()
     calibrations: set[Calibration | None] = set()
     for document in _scored(layout, options, problems):
         calibration = calibration_of(layout, str(document.video["path"]))
         calibrations.add(calibration)
         present.add(document.thresholds.high)
-        asked.add(options.thresholds(document.thresholds, calibration).high)
-    thresholds = sorted(high for high in {*ROUND_THRESHOLDS, *present, *asked} if high >= (options.low or 0.0))
+        requested.add(options.thresholds(document.thresholds, calibration).high)
+    thresholds = sorted(high for high in {*ROUND_THRESHOLDS, *present, *requested} if high >= (options.low or 0.0))
     counts, videos, seconds = Counter(dict.fromkeys(thresholds, 0)), 0, 0.0
     review: Sequence[ReviewedEvent] = ()
     if not options.keep_false:

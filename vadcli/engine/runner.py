@@ -195,16 +195,16 @@ class Scan:
                     self._log_caveats(update)
                     yield update
                     continue
-                found: list[NewEvent] = []
+                new: list[NewEvent] = []
                 with self._logging_write_errors():
-                    found = new_events.of(update)
-                counted = replace(update, new_events=len(found)) if found else update
+                    new = new_events.of(update)
+                counted = replace(update, new_events=len(new)) if new else update
                 self.totals.add(counted)
                 with self._logging_write_errors():
                     record.add(counted)
                 self._log_caveats(counted)
                 yield counted
-                yield from found
+                yield from new
             if (others := len(self._doubtful) - MOST_CAVEATS) > 0:
                 log.info("%d more %s learned on little footage", others, "camera was" if others == 1 else "cameras were")
             new_events.close(lambda: self.stop.signal is not None)

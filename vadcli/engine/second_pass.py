@@ -270,9 +270,9 @@ class Propagation:
         mask, last = group[0].mask, None
         for start in range(0, len(rows), self.most_frames):
             part = rows[start : start + self.most_frames]
-            made, last = self._masks(part, pictures.of(part), stored, last)
+            propagated, last = self._masks(part, pictures.of(part), stored, last)
             for row in part:
-                mask = stored.get(row, made.get(row, mask))
+                mask = stored.get(row, propagated.get(row, mask))
                 yield row, mask
 
     def _masks(
@@ -288,25 +288,25 @@ class Propagation:
             last: the last frame of the previous call; None if this call needs no earlier frame.
         """
         frames = [last.picture] if last else []
-        given = {0: last.mask} if last else {}  # the masks that the detector starts from, by place in `frames`
+        start_masks = {0: last.mask} if last else {}  # the masks that the detector starts from, by place in `frames`
         places: dict[int, int] = {}  # the place of each row in `frames`
         active = last is not None  # True if a mask can be made for the row
         for row in rows:
             if row in stored:
                 active = row in pictures
                 if active:
-                    given[len(frames)] = stored[row]
+                    start_masks[len(frames)] = stored[row]
             if active and row in pictures:
                 places[row] = len(frames)
                 frames.append(pictures[row])
         if not active and not places:
             return {}, None
-        if len(given) == len(frames):
-            masks = [given[place] for place in range(len(frames))]
+        if len(start_masks) == len(frames):
+            masks = [start_masks[place] for place in range(len(frames))]
         else:
-            scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in given.items()}
-            made = np.rint(self.detector.propagate(np.stack(frames), scaled) * 255).astype(np.uint8)
-            masks = [given.get(place, made[place]) for place in range(len(frames))]
+            scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in start_masks.items()}
+            propagated = np.rint(self.detector.propagate(np.stack(frames), scaled) * 255).astype(np.uint8)
+            masks = [start_masks.get(place, propagated[place]) for place in range(len(frames))]
         next_start = _LastFrame(frames[-1], masks[-1]) if active else None
         return {row: masks[place] for row, place in places.items()}, next_start
 

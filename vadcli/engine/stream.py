@@ -154,8 +154,8 @@ class ScanStream:
             self._unscored.subtract(clip.video for clip in batch.clips if clip.video in self._broken)
             batch = batch.without(lambda clip: clip.video in self._broken)
         if len(batch):
-            given = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
-            yield from self._store_all(pool.submit(batch, given))
+            clip_batch = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
+            yield from self._store_all(pool.submit(batch, clip_batch))
         yield from self._end_what_is_scored()  # `_store_all` is not called if all videos of the batch are broken
 
     def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:

@@ -196,7 +196,7 @@ class Interview:
         # The batches that the model works on: their clips, the indices of their questions, and the answers.
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
 
-    def ask(self, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
+    def ask(self, items: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
         """Ask about each clip, in batches that mix videos.
 
         Yield each video when all answers about it are stored.
@@ -207,7 +207,7 @@ class Interview:
         jobs: dict[str, VideoJob] = {}
         try:
             with ThreadPoolExecutor(self._asker.parallel) as pool:
-                for item in read:
+                for item in items:
                     job = item if isinstance(item, VideoJob) else item[0]
                     jobs[job.video] = job
                     if not isinstance(item, VideoJob):
@@ -284,9 +284,9 @@ class Interview:
             yield job
 
 
-def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
+def describe(asker: Asker, items: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
     """Let the model write a sentence about each clip. Yield each video when all its clips are described."""
-    for item in read:
+    for item in items:
         if isinstance(item, VideoJob):
             yield item
             continue

@@ -299,9 +299,9 @@ def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> 
         np.where(choice.sampled[clips], -np.inf, -video.candidates.score[clips])
         for clips, choice, video in zip(wanted, survey.choices, survey.videos, strict=True)
     ]
-    kept = np.zeros(total, np.bool_)
-    kept[np.argsort(np.concatenate(ranks), kind="stable")[:limit]] = True
-    parts = np.split(kept, np.cumsum([len(clips) for clips in wanted])[:-1])
+    is_kept = np.zeros(total, np.bool_)
+    is_kept[np.argsort(np.concatenate(ranks), kind="stable")[:limit]] = True
+    parts = np.split(is_kept, np.cumsum([len(clips) for clips in wanted])[:-1])
     return [clips[part] for clips, part in zip(wanted, parts, strict=True)]
 
 
