@@ -114,7 +114,7 @@ class LocalRunner:
             mine = [unit for unit in whole if unit.video in self._mine]
             if self.stop() or not mine:
                 continue
-            work = _Work(job, cameras, loader, camera, whole, self._request, self.stop)
+            work = _Work(job, CameraFit(cameras, camera, whole, self._request), loader, self.stop)
             reported: set[str] = set()
             try:
                 for update in work.run(mine, batch_size=self.options.batch_size):
@@ -204,29 +204,26 @@ class _Work:
     """Scans the videos of one camera, or all videos if the detector does not fit cameras."""
 
     job: ScanJob
-    cameras: Cameras
+    fit: CameraFit  # fits the camera if necessary; its camera is "" if the detector does not fit cameras
     loader: ClipLoader
-    camera: str  # "" if the detector does not fit cameras
-    whole: list[WorkUnit]  # all videos of the camera, also videos of other shards
-    request: Callable[[WorkUnit], ClipRequest]  # makes the loader's request for a video
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
         """Scan the videos of `mine` that need a scan. If no video needs a scan, the detector is not loaded."""
-        queue = ClaimQueue(self.job, self.request, self.stop)
-        detector = self.job.detector
-        if self.cameras.is_outgrown(self.camera, self.whole):
+        queue = ClaimQueue(self.job, self.fit.request, self.stop)
+        detector, cameras, camera = self.job.detector, self.fit.cameras, self.fit.camera
+        if cameras.is_outgrown(camera, self.fit.whole):
             detector.prepare()
             scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
-            CameraFit(self.cameras, self.camera, self.whole, self.request).again(scored=scored)
-        if self.cameras.needs_fit(self.camera):
-            if why := self.cameras.why_again(self.camera):
-                log.info("camera %s: %s, so it is learned again and its videos are scanned again", self.camera, why)
+            self.fit.again(scored=scored)
+        if cameras.needs_fit(camera):
+            if why := cameras.why_again(camera):
+                log.info("camera %s: %s, so it is learned again and its videos are scanned again", camera, why)
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
             items = self._fit_first(mine, queue, stream)
         else:
-            model = self.cameras.stored(self.camera) if detector.fits_camera else None
+            model = cameras.stored(camera) if detector.fits_camera else None
             pending: list[WorkUnit] = []
             for item in queue.sift(mine, model):
                 if isinstance(item, VideoResult):
@@ -263,14 +260,15 @@ class _Work:
                     stream.expect(claim)
                 else:
                     claimed[unit.video] = unit, claim
-                    yield self.request(unit)
+                    yield self.fit.request(unit)
 
         reading = self.loader.run(requests(), stopped=self.stop)
         try:
-            for item in CameraFit(self.cameras, self.camera, self.whole, self.request).on_the_way(reading):
+            for item in self.fit.on_the_way(reading):
                 if item.video in claimed:
                     unit, claim = claimed.pop(item.video)
-                    stream.expect(queue.task(unit, claim, self.cameras.stored(self.camera), resume=False))
+                    model = self.fit.cameras.stored(self.fit.camera)
+                    stream.expect(queue.task(unit, claim, model, resume=False))
                 yield item
         finally:
             for _, claim in claimed.values():
