@@ -313,7 +313,7 @@ class _Renderer:
     def write(self, span: _Span, path: Path) -> None:
         """Render one file, with sound if the video has any."""
         timeout_s = self._settings.decode.timeout_s
-        with closing(self._feed.pictures(span.first, span.last)) as pictures:
+        with closing(self._feed.images(span.first, span.last)) as pictures:
             first = next(pictures)
             sound = None
             try:

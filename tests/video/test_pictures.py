@@ -42,7 +42,7 @@ def test_a_part_shows_each_row_once_and_a_lost_one_as_the_one_before(tmp_path: P
     lost = [3, 15, 16, 17, 18, 19, 20, 21, 99]
     with ClipLoader(EVERY, OPTIONS) as loader:
         feed = feed_of(tmp_path, loader, lost=lost)
-        shown = [(row, int(picture.max())) for row, picture in feed.pictures(*part)]
+        shown = [(row, int(picture.max())) for row, picture in feed.images(*part)]
     expected, before = [], 0
     for row in range(*part):
         before = before if row in lost else row + 1
@@ -58,7 +58,7 @@ def test_part_after_part_is_read_by_one_decoder(tmp_path: Path) -> None:
     with ClipLoader(EVERY, OPTIONS) as loader:
         feed = feed_of(tmp_path, loader)
         for first in (4, 50, 8):
-            assert [row for row, _ in feed.pictures(first, first + 3)] == [first, first + 1, first + 2]
+            assert [row for row, _ in feed.images(first, first + 3)] == [first, first + 1, first + 2]
             assert len(loader._processes) == 1
             process = loader._processes[0]
         assert loader._processes == [process]
@@ -74,10 +74,10 @@ def test_some_rows_come_in_order_and_lost_ones_are_left_out(tmp_path: Path) -> N
 def test_rows_past_the_end_of_what_is_left_are_named(tmp_path: Path) -> None:
     with ClipLoader(EVERY, OPTIONS) as loader:
         feed = feed_of(tmp_path, loader, rows=20)
-        assert [row for row, _ in feed.pictures(15, 30)] == [15, 16, 17, 18, 19]
+        assert [row for row, _ in feed.images(15, 30)] == [15, 16, 17, 18, 19]
         assert feed.problems() == ["ends at frame 20 of 100: the file now has fewer frames than were scored"]
         with pytest.raises(VideoError):
-            list(feed.pictures(50, 60))
+            list(feed.images(50, 60))
 
 
 def test_a_file_that_is_no_video_has_no_picture(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_file_rewritten_between_two_parts_is_probed_anew(tmp_path: Path) -> No
     path = media.make_video(tmp_path / "a.mp4", frames=40, size=(256, 96))
     with ClipLoader(replace(EVERY, size=SizeRule(256 * 96)), REAL) as loader:
         feed = FrameFeed(loader, 4, path, video="a.mp4", frames=40, fps=10)
-        list(feed.pictures(2, 4))
+        list(feed.images(2, 4))
         assert feed.info.frames == 40
         media.make_video(path, frames=30, size=(256, 96))
-        assert [media.read_index(picture[..., 0]) for _, picture in feed.pictures(20, 22)] == [20, 21]
+        assert [media.read_index(picture[..., 0]) for _, picture in feed.images(20, 22)] == [20, 21]
         assert feed.info.frames == 30

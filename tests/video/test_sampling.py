@@ -197,7 +197,7 @@ def test_a_picture_of_another_size_is_refused_and_counts_as_lost():
     assembler = ClipAssembler(SamplingPlan(1, 0, 1), SHAPE)
     with pytest.raises(ValueError, match="reshape"):
         assembler.add(0, True, np.zeros((5, 5, 1), np.uint8))
-    assert not assembler.has_picture
+    assert not assembler.has_image
 
 
 @pytest.mark.parametrize("bad", [(4, 4, 1), (0, 0, 1), (4, 1, 0), (4, -1, 1)])

@@ -352,10 +352,10 @@ class DecordFrames:
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
                 # Frames that are not selected are decoded too, because `skip_frames` of decord is unsafe: if the codec is HEVC
                 # or the frame rate varies, decord continues at a wrong frame.
-                picture = reader.next()
+                frame = reader.next()
                 image: ByteArray | None = None
                 if selected:
-                    rgb: ByteArray = picture.asnumpy()
+                    rgb: ByteArray = frame.asnumpy()
                     if rgb.shape != (request.height, request.width, 3):  # decord returns narrow images with their padding
                         raise DecodeError(f"decord cannot deliver images {request.width} px wide")
                     image = rgb if request.pixel_format is PixelFormat.RGB else luma(rgb).reshape(request.shape)

@@ -63,10 +63,10 @@ def ffmpeg_path() -> str:
     """
     named = os.environ.get("VADCLI_FFMPEG")
     if named:
-        found = shutil.which(named)
-        if not found:
+        program = shutil.which(named)
+        if not program:
             raise ToolError(f"VADCLI_FFMPEG={named} is not a program that can be run", hint=_INSTALL_HINT)
-        return found
+        return program
     system = shutil.which("ffmpeg")
     if system:
         return system
@@ -182,11 +182,11 @@ class FfmpegFrames:
         except OSError as error:
             kind = NotFinished if error.errno in _BUSY_ERRORS else ToolError
             raise kind(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
-        self._pictures = cast(io.RawIOBase, self._process.stdout)
+        self._pipe = cast(io.RawIOBase, self._process.stdout)
         with suppress(ImportError, OSError):  # with room for a few images in the pipe, the two processes switch less often
             import fcntl
 
-            fcntl.fcntl(self._pictures, _F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
         self._listener = threading.Thread(target=self._listen, args=(cast(io.RawIOBase, self._process.stderr),), daemon=True)
         self._listener.start()
 
@@ -194,7 +194,7 @@ class FfmpegFrames:
         """Yield every frame that ffmpeg decodes, in presentation order."""
         for count, (pts, ok, after_error) in enumerate(self._announced()):
             selected = self._selection.takes(count, pts)
-            image = self._read_picture() if selected else None
+            image = self._read_image() if selected else None
             if selected and image is None:  # ffmpeg ended after it announced the frame and before it piped the image
                 break
             yield DecodedFrame(pts, ok, selected, image, after_error)
@@ -207,12 +207,12 @@ class FfmpegFrames:
 
     def close(self) -> None:
         """Kill ffmpeg and wait until it has ended. A second call does nothing."""
-        if self._pictures.closed:
+        if self._pipe.closed:
             return
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)  # the group, because VADCLI_FFMPEG may be a script with children
             self._process.wait()
-        self._pictures.close()
+        self._pipe.close()
         self._listener.join(_LISTENER_END_S)
 
     def _announced(self) -> Iterator[_Decoded]:
@@ -221,14 +221,14 @@ class FfmpegFrames:
                 raise batch
             yield from batch
 
-    def _read_picture(self) -> ByteArray | None:
+    def _read_image(self) -> ByteArray | None:
         image = np.empty(self._shape, np.uint8)
         rest = memoryview(image.data).cast("B")
         while rest:
-            got = self._pictures.readinto(rest)
-            if not got:
+            count = self._pipe.readinto(rest)
+            if not count:
                 return None
-            rest = rest[got:]
+            rest = rest[count:]
         return image
 
     def _listen(self, stderr: io.RawIOBase) -> None:
@@ -253,7 +253,7 @@ class FfmpegFrames:
                         corrupt = damage = True
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
-                        text = "; ".join(each.decode(errors="replace") for each in complaints)
+                        text = "; ".join(complaint.decode(errors="replace") for complaint in complaints)
                         self.complaints = re.sub(r" @ 0x[0-9a-f]+", "", text)  # addresses differ from run to run
                         # These errors are normal if a recording begins between keyframes.
                         waits = not begun and _BEFORE_FIRST_KEY.search(line)
@@ -398,7 +398,14 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
 
 
 def add_sound(
-    pictures: Path, target: Path, *, info: VideoInfo, sound: Sound, start_s: float, duration_s: float, timeout_s: float = 60.0
+    silent_video: Path,
+    target: Path,
+    *,
+    info: VideoInfo,
+    sound: Sound,
+    start_s: float,
+    duration_s: float,
+    timeout_s: float = 60.0,
 ) -> None:
     """Write an MP4 of a silent video and the source's first audio stream, synchronized as in the source.
 
@@ -406,7 +413,7 @@ def add_sound(
     Sound before the first frame is left out.
 
     Args:
-        pictures: a silent MP4 that starts at time 0.
+        silent_video: an MP4 without sound that starts at time 0.
         target: the file to write.
         info: the video that the sound comes from.
         sound: the result of `find_sound`.
@@ -433,7 +440,7 @@ def add_sound(
         filters = f"{shifting},{filters}"
     encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", filters]
     arguments = [
-        *("-i", f"file:{pictures}"),
+        *("-i", f"file:{silent_video}"),
         *seek,
         *("-itsoffset", f"{-zero_s:.6f}"),
         *source_arguments(info),

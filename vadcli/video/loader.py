@@ -349,7 +349,7 @@ class FrameFeed:
         )
         return lost + self._ends
 
-    def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
+    def images(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each frame number in [first, last) with its image (H, W, 3), up to the end of the video.
 
         An image is valid until the next image is requested. A lost frame gets the image of the previous frame.
@@ -377,11 +377,11 @@ class FrameFeed:
                             self._ends.append(f"ends at frame {known} of {self._frames}: {why}")
                     continue
                 seen = False
-                for index, own, lost in _rows_of(item, row, last):
+                for index, own_image, lost in _rows_of(item, row, last):
                     self._lost += lost
                     seen = seen or not lost
-                    picture = own if seen or shown is None else shown
-                    yield from ((between, picture) for between in range(row, index + 1))
+                    image = own_image if seen or shown is None else shown
+                    yield from ((between, image) for between in range(row, index + 1))
                     row = index + 1
                 if row >= last and not part:  # a request for a part ends by itself, so its decoder process continues
                     return
@@ -399,16 +399,16 @@ class FrameFeed:
         Raises:
             VideoError: the video could not be read, and no image was yielded before.
         """
-        wanted, found = set(rows), False
+        wanted, has_yielded = set(rows), False
         with closing(self._items(spans=join_rows(rows))) as items:
             for item in items:
                 if isinstance(item, ClipReady):
-                    for row, picture, lost in _rows_of(item, 0, self._frames):
+                    for row, image, lost in _rows_of(item, 0, self._frames):
                         if row in wanted and not lost:
-                            found = True
-                            yield row, picture
+                            has_yielded = True
+                            yield row, image
                 elif isinstance(item, Finished) and item.error:
-                    if not found:
+                    if not has_yielded:
                         raise item.error
                     self._ends.append(item.error.message)
 
@@ -433,7 +433,7 @@ def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
     """Yield (frame number, image, lost) for the frames of a clip that are in [first, last), each frame once."""
     clip = item.clip
-    for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
+    for index, image, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:
-            yield index, picture, not valid
+            yield index, image, not valid
             first = index + 1

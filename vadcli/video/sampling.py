@@ -136,16 +136,16 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
     Two samples are at least half an interval apart. All frames must be decoded if frames of the file are missing, if only few
     frames can be left out, or if references are too far apart.
     """
-    kept = np.flatnonzero(info.reference)
-    if interval == 1 or not len(kept) or info.missing or len(kept) > (1 - _SKIPPED_SHARE) * info.frames:
+    references = np.flatnonzero(info.reference)
+    if interval == 1 or not len(references) or info.missing or len(references) > (1 - _SKIPPED_SHARE) * info.frames:
         return None
-    apart = np.diff(kept, prepend=0, append=info.frames - 1)
+    apart = np.diff(references, prepend=0, append=info.frames - 1)
     if int(apart.max()) > _WIDEST * interval:
         return None
     places = np.arange(0, info.frames, interval)
-    after = np.clip(np.searchsorted(kept, places), 1, len(kept) - 1) if len(kept) > 1 else np.zeros(len(places), np.int64)
+    after = np.minimum(np.maximum(np.searchsorted(references, places), 1), len(references) - 1)
     before = np.maximum(after - 1, 0)
-    nearest = np.where(kept[after] - places < places - kept[before], kept[after], kept[before])
+    nearest = np.where(references[after] - places < places - references[before], references[after], references[before])
     once = nearest[np.diff(nearest, prepend=-1) > 0]  # `nearest` is sorted, so equal rows are neighbours
     return _thinned(once, -(-interval // 2))
 
@@ -388,7 +388,7 @@ class ClipAssembler:
         self._pts = array("q")
         self._ok = bytearray()
         self.shape = shape
-        self._pictures = np.empty((plan.frames, *shape), np.uint8)
+        self._images = np.empty((plan.frames, *shape), np.uint8)
         self._sample_pts = np.zeros(plan.frames, np.int64)
         self._lost = np.ones(plan.frames, np.bool_)
         self._sample = plan.samples(self._row - origin)  # the next sample, and its row
@@ -401,17 +401,17 @@ class ClipAssembler:
         return self._row
 
     @property
-    def has_picture(self) -> bool:
+    def has_image(self) -> bool:
         """True if any of the last T samples was decoded."""
         return not self._lost.all()
 
-    def add(self, pts: int, ok: bool, picture: ByteArray | None) -> bool:
+    def add(self, pts: int, ok: bool, image: ByteArray | None) -> bool:
         """Add the next row; return True if it completes a clip.
 
         Args:
             pts: time of the row.
             ok: False if the frame is lost or the decoder concealed damage in it.
-            picture: image of a sampled row, H x W x C bytes; None if the image is lost. Ignored if the row is not sampled.
+            image: the image of a sampled row, H x W x C bytes; None if the image is lost. Ignored if the row is not sampled.
         """
         row = self._row
         self._row += 1
@@ -425,8 +425,8 @@ class ClipAssembler:
         self._sample_row = self._origin + self._plan.row(self._sample)
         self._sample_pts[place] = pts
         self._lost[place] = True
-        if picture is not None:
-            self._pictures[place] = picture.reshape(self.shape)
+        if image is not None:
+            self._images[place] = image.reshape(self.shape)
             self._lost[place] = False
         return row == self._wanted
 
@@ -442,7 +442,7 @@ class ClipAssembler:
         repeated = np.diff(samples, prepend=-1) == 0
         lost = self._lost[places]
         for position, source in enumerate(fill_sources(lost)):
-            out[position] = self._pictures[places[source]] if source >= 0 else 0
+            out[position] = self._images[places[source]] if source >= 0 else 0
         parts = ClipParts(
             index=self._clip,
             frame_index=np.array([plan.row(sample) for sample in samples.tolist()], np.int64) + self._origin,

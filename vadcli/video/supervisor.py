@@ -98,7 +98,7 @@ class ClipRequest:
             overlap, and each `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a
             clip is the index of its range, and clips have no rows.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
-        regions: the regions of the picture to hide in the clips.
+        regions: the regions of the image to hide in the clips.
         damaged: True if the video has damage before `start_clip`. Then all frames are decoded, as in a scan that was not
             interrupted.
     """

@@ -238,7 +238,7 @@ class _Worker:
         while not self._free:
             self._receive()
         shape = (self._setup.needs.frames, *assembler.shape)
-        seen = assembler.has_picture
+        seen = assembler.has_image
         slot = self._ring.slot(self._free[-1], shape)
         parts = assembler.take(slot)
         if self._regions:  # hide them here, so that no detector gets these pixels
