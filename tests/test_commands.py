@@ -1,4 +1,4 @@
-"""The forks that tests use as commands behave like processes."""
+"""Tests run commands in forks; these forks behave like new processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.commands import LIGHT, PYTHON, Fork, vadcli
 
 
 def about_itself() -> None:
-    """Runs in a fork."""
+    """Print facts about the process; this runs in a fork."""
     if "sleep" in sys.argv:
         time.sleep(1e6)
     heavy = sorted({"torch", "transformers", "huggingface_hub"} & set(sys.modules))

@@ -1,4 +1,4 @@
-"""The boxes and outlines of events follow the threshold of the events, whatever it is and however masks are stored."""
+"""Boxes and outlines are drawn at the threshold of the events, for every threshold and both formats of masks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_box_of_an_event_encloses_every_pixel_that_reaches_its_threshold(
 
 
 class Planted(DifferenceDetector):
-    """Frames 8 to 15 score 0.45: a bar of 0.45 on the left, with a core of 0.9."""
+    """A detector that gives frames 8 to 15 a score of 0.45, and a mask of 0.45 with a core of 0.9."""
 
     needs = ClipNeeds(frames=4, overlap=0, rate_hz=10, size=SizeRule(96 * 64), pixel_format=PixelFormat.GRAY)
     thresholds = Thresholds(high=0.4, low=0.3)
@@ -138,7 +138,7 @@ def test_a_scan_and_its_recuts_use_the_threshold_of_the_events(masks: str, tmp_p
 
 
 class Stopping(Planted):
-    """Ends the scan after the event."""
+    """A detector that ends the scan after the event."""
 
     stop = Stop()
 

@@ -1,4 +1,4 @@
-"""Events against a slow, obvious reference and by their invariants."""
+"""Events are compared with a slow and simple reference, and must have certain properties."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def cases(draw):
 
 
 def reference(table, thresholds, duration_s):
-    """The definition, row by row."""
+    """Return the events according to their definition, row by row."""
     score, start = table.score, list(table.timestamp)
     end = [*start[1:], duration_s]
     low, high = np.float32(thresholds.low), np.float32(thresholds.high)
@@ -230,7 +230,7 @@ def test_categories_come_from_the_scores_of_the_sampled_frames():
     assert [event.category for event in found] == ["fire", "fight", "fire"]
     assert [event.category_scores for event in found] == [
         {"fight": 0.3, "fire": 0.7},
-        {"fight": 0.8, "fire": 0.1},  # frame 3 only repeats frame 2, which is not in the event
+        {"fight": 0.8, "fire": 0.1},  # row 3 repeats the scores of row 2, and row 2 is not in the event
         {"fight": 0.0, "fire": 0.6},
     ]
     assert with_categories(events, table, [an_event(1, 0, 8, "fall")]) == found

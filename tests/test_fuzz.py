@@ -1,4 +1,4 @@
-"""Damaged files: some dozens of those that `benchmarks/fuzz.py` scans by the thousand, and each fault that it has found."""
+"""Damaged files: some of the thousands of files that `benchmarks/fuzz.py` scans, and each file that once caused a fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_damaged_files_do_not_harm_the_run(seeds: dict[str, bytes], tmp_path: Path) -> None:
     files = [fuzzed(number, seeds, seed=2) for number in range(2 * len(FORMATS))]
     assert files == [fuzzed(number, seeds, seed=2) for number in range(2 * len(FORMATS))]
-    files.append(fuzzed(6161, seeds, seed=1))  # decord's message with the place in its source was part of the reason
+    files.append(fuzzed(6161, seeds, seed=1))  # once, decord's message and its line of source code became a part of the reason
     assert len({file.name for file in files}) == len(files)
     part = scan_part(tmp_path / "part", files, timeout_s=500)
     assert part.faults == []

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two small videos and their ground truth, in the working folder."""
+    """Make two small videos and their ground truth in the working folder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "footage"
     folder.mkdir()
@@ -51,7 +51,7 @@ def test_every_example_of_the_page_runs(
         exec(block, names)
     said = capsys.readouterr().out
     assert "a.mp4 done" in said
-    assert re.search(r"^a\.mp4 \d+ $", said, re.M)  # vectors, and no problem
+    assert re.search(r"^a\.mp4 \d+ $", said, re.M)  # the number of vectors, without a problem
     assert "the head is not written: it may not be better" in said
     assert "'treshold' is not an option (did you mean threshold?)" in said
     assert (footage.parent / "results" / "report.html").is_file()

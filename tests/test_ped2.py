@@ -1,4 +1,4 @@
-"""Accuracy on real footage with labels: the scan's own files, as written, against UCSD Ped2's frame and pixel truth."""
+"""Accuracy on real footage: the files of a scan are compared with the frame and pixel labels of UCSD Ped2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ped2(shared_data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def scanned(ped2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Test clips 01-06 scanned together as frame folders, with no labels and no training clips."""
+    """Scan the test clips 01-06 together as frame folders, without labels and without training clips."""
     out = tmp_path_factory.mktemp("ped2") / "out"
     options = ["--frames-as-video", "--fps", "10", "--masks", "video", "--out", str(out), "--quiet"]
     done = vadcli("scan", ped2 / "test", *options)
@@ -46,13 +46,13 @@ def pixel_truth(ped2: Path, clip: str, frame: int) -> np.ndarray:
 
 
 def histogram_auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Exact ROC-AUC of 8-bit scores from their histograms; equal scores count half."""
+    """Return the exact ROC-AUC of 8-bit scores from their histograms; equal scores count half."""
     below = np.concatenate([[0], np.cumsum(negative)[:-1]])
     return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
 
 
 def plain_difference(ped2: Path, clip: str) -> np.ndarray:
-    """What a detector must beat: the largest 5x5 box of the difference to the frame before, smoothed like the scores."""
+    """Return simple scores that a detector must beat: the largest 5x5 mean of the change from the previous frame, smoothed."""
     frames = [np.asarray(Image.open(path).convert("L")) for path in sorted((ped2 / "test" / clip).glob("*.jpg"))]
     return smoothed(difference(np.stack(frames), box_px=5).scores, 10.0)
 
@@ -89,7 +89,7 @@ def test_pixel_auc_of_the_mask_videos_as_written(ped2: Path, scanned: Path, caps
 
 @pytest.mark.shared
 def test_the_command_eval_gives_the_figures_of_the_docs(ped2: Path, scanned: Path) -> None:
-    """The figures that docs/motion.md gives."""
+    """The command prints the figures of docs/motion.md."""
     options = ("--dataset", "ped2", "--root", ped2, "--metrics", "frame,pixel", "--json", "--no-save")
     done = vadcli("eval", scanned, *options)
     assert done.returncode == 0, done.stderr

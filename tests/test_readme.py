@@ -1,4 +1,4 @@
-"""The README in a fresh clone: its lines work one after another, and a second `make demo` draws nothing again."""
+"""The README in a new clone: its commands work one after the other, and a second `make demo` repeats no work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[str]:
-    """The lines to paste, in order: those of shell blocks, and those after $ in blocks that also show output."""
+    """Return the commands in order: the lines of shell blocks, and the lines after $ in blocks that also show output."""
     found = []
     for kind, block in re.findall(r"```(sh|console)\n(.*?)```", README, re.DOTALL):
         lines = [line for line in block.splitlines() if line.strip()]
@@ -30,7 +30,7 @@ def test_vadcli_is_named_only_once_it_is_on_the_path() -> None:
     lines = commands()
     bare = next(place for place, line in enumerate(lines) if line.startswith("vadcli"))
     assert ". .venv/bin/activate" in lines[:bare]
-    assert lines.index("make demo") < bare  # it makes .venv and the footage
+    assert lines.index("make demo") < bare  # this command makes .venv and the footage
     assert len(README.split()) <= 700
 
 

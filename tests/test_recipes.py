@@ -1,4 +1,4 @@
-"""The recipes of README and docs that read an output folder: each one runs, and reads every file."""
+"""The recipes of README and docs that read an output folder: each recipe runs and reads every file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEEDS_MORE = r"ped2|vadcli (search|weights|train|bench|scan|doctor|learn|verify|
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the recipes find it. It lies in a folder that looks like a partition of a data set itself."""
+    """Return an output folder for the recipes. The name of its parent looks like a partition of a data set."""
     folder = tmp_path_factory.mktemp("recipes") / "video=1"
     for name in VIDEOS:
         (folder / "footage" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def blocks(language: str) -> list[Any]:
-    """Every code block of a language that reads an output folder."""
+    """Return every code block in this language that reads an output folder."""
     found = []
     for page in PAGES:
         texts = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
@@ -69,7 +69,7 @@ def test_a_query_reads_every_video(place: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("text", [block for block in blocks("python") if "scores" in block.values[0]])
 def test_python_reads_every_video(place: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.chdir(place)
-    if "cam1/a.mp4" in text:  # one video's masks
+    if "cam1/a.mp4" in text:  # the recipe reads the masks of one video
         text = text.replace("cam1/a.mp4", "video%3D1/%5Fb%3D2.avi")
     names: dict[str, Any] = {}
     exec(text, names)
@@ -106,7 +106,7 @@ def test_results_that_an_earlier_version_stored_are_found_and_renamed(place: Pat
     layout = OutputLayout(out)
     kinds = (layout.scores, layout.events, layout.mask_video, layout.mask_rle)
     new = [make(video) for video in found for make in kinds] + [layout.camera(name) for name in ("_cam", "video=1")]
-    for path in new:  # as version 0.1 stored them
+    for path in new:  # give files the names that an early version gave them
         if "%255F" in path.name:
             continue
         old = Path(re.sub("/%5F", "/_", str(path)).replace("%3D", "="))

@@ -1,4 +1,4 @@
-"""`render_video` through its public interface: real files in, real MP4s out, checked with PyAV."""
+"""`render_video` renders real files; PyAV reads the MP4 files that it writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = RenderSettings(decode=LoaderOptions(workers=1, timeout_s=20, threads=
 def pretend_scan(
     source: Path, out: Path, *, events: list[tuple[int, int]] | None = None, every: int = 1, fps: float | None = None
 ) -> tuple[OutputLayout, VideoInfo, ScoreTable]:
-    """Write what a scan of this video would have stored: scores, and events in the given rows."""
+    """Write the files that a scan of this video would store, with scores and with events in the given rows."""
     layout, info = OutputLayout(out), probe(source, fps=fps)
     rows = np.arange(info.frames)
     score = np.full(len(rows), 0.1, np.float32)
@@ -86,7 +86,7 @@ def watch(path: Path) -> SimpleNamespace:
 
 
 def numbers(pictures: NDArray[np.uint8], height: int) -> list[int]:
-    """The numbers of the frames in the picture part of rendered ones, which may be enlarged."""
+    """Return the numbers that are visible in the pictures of rendered frames. The pictures may be enlarged."""
     return [media.read_index(picture[:height]) for picture in pictures]
 
 
@@ -151,7 +151,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
 
 
 def flash_and_beep(path: Path, *, audio: str, picture_late_s: float = 0.0, sound_late_s: float = 0.0) -> Path:
-    """A black video that flashes, and beeps, at 1 s of its own; either can start late."""
+    """Make a black video with a flash and a beep at 1 s. The picture or the sound can start late."""
     flash = "color=black:s=256x96:r=25:d=3,drawbox=c=white:t=fill:enable='between(t,0.99,1.3)'"
     beep = "aevalsrc='0.6*sin(2*PI*880*t)*between(t,1,1.3)':s=48000:d=3"
     whole = path.with_name(f"whole{path.suffix}")
@@ -213,7 +213,7 @@ def test_event_clips_have_their_own_sound(tmp_path: Path, name: str, audio: str)
     result = render(source, layout, replace(SETTINGS, events_only=True, pad_s=0.2))
     assert result.problems == ()
     assert beep_after_flash_s(result.files[0]) == pytest.approx(0.0, abs=0.03)
-    assert first_sound_packet_s(result.files[0]) > -0.06  # nothing that a player without edit lists would play early
+    assert first_sound_packet_s(result.files[0]) > -0.06  # a player that ignores edit lists must not play sound before the clip
 
 
 def beeps_s(path: Path) -> list[float]:
@@ -365,8 +365,8 @@ def test_side_by_side_keeps_the_untouched_picture(tmp_path: Path) -> None:
     assert picture.shape[1] > 640
     left, right = picture[:180, :320].astype(int), picture[:180, -320:].astype(int)
     assert np.abs(left - media.picture(1, 320, 180)[..., None]).mean() < 6
-    assert np.ptp(left[0].reshape(-1, 3), axis=1).max() < 20  # gray to the edge
-    assert (right[0, 100:, 0] - right[0, 100:, 2]).mean() > 80  # the frame around an event
+    assert np.ptp(left[0].reshape(-1, 3), axis=1).max() < 20  # the left picture is grey up to its edge
+    assert (right[0, 100:, 0] - right[0, 100:, 2]).mean() > 80  # the right picture has a coloured border during the event
 
 
 def test_max_height_shrinks_the_picture(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scripts of docs/scale-out.md, with stand-ins for sbatch and parallel: together, the parts scan every video once."""
+"""The scripts of docs/scale-out.md scan every video exactly once. Fake programs replace sbatch and parallel."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ for argument; do "${command[@]//\{\}/$argument}" || exit; done
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Footage of three cameras, and the stand-ins."""
+    """Make footage of three cameras and the fake programs, and return their folder."""
     for camera in ("gate", "lift 2", "yard"):
         (tmp_path / "archive" / camera).mkdir(parents=True)
         make_video(tmp_path / "archive" / camera / "a.mp4", frames=8, fps=10)

@@ -1,4 +1,4 @@
-"""Searching stored vectors, without an encoder."""
+"""Stored vectors are searched without an encoder."""
 
 from pathlib import Path
 

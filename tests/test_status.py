@@ -1,4 +1,4 @@
-"""The status of a running, ended or dead scan."""
+"""The status of a scan that is running, has ended or was killed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_running_scan_tells_how_far_it_is(layout: OutputLayout, record: RunRec
     assert (told["state"], told["planned_videos"], told["done"], told["frames"]) == ("running", 2, 1, 80)
     assert told["running"] == [{"video": "b.mp4", "frames": 30}]
     assert (told["frames_per_s"], told["times_real_time"]) == (10.0, 1.0)
-    assert told["eta_s"] == pytest.approx(8.0, abs=1.0)  # the time to start, which does not count, is real
+    assert told["eta_s"] == pytest.approx(8.0, abs=1.0)  # approximate, because the time of the start is real
 
 
 def test_the_nodes_of_a_cluster_are_counted(layout: OutputLayout, record: RunRecord) -> None:
@@ -91,7 +91,7 @@ def test_a_scan_whose_process_is_gone_has_died(layout: OutputLayout, record: Run
     document["progress"]["pid"] = int(gone.stdout)
     record.path.write_text(json.dumps(document))
     assert read_status(layout)[-1].state is RunState.DIED
-    # A process that started later has only been given the process id of the dead one.
+    # A process that started later than the scan may have the same process id as the dead scan.
     document["progress"]["pid"] = os.getpid()
     document["start"] = "2001-01-01T00:00:00+00:00"
     record.path.write_text(json.dumps(document))
@@ -171,11 +171,11 @@ def test_all_is_done_when_every_video_is_over(pieces: list[tuple[str, float]]) -
 
 
 def test_the_time_left_does_not_take_learning_for_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three cameras of 1000 bytes each: 10 s to learn one, 20 s to score one."""
+    """Each of three cameras has 1000 bytes. Fitting a camera takes 10 s, and scoring its video takes 20 s."""
     now = 0.0
     monkeypatch.setattr("vadcli.store.run_log.time.monotonic", lambda: now)
     progress = RunProgress(dict.fromkeys("abc", 1000), {"a": "gate", "b": "yard", "c": "hall"})
-    now = 5.0  # to start
+    now = 5.0  # seconds until the first camera is fitted
     progress.fit("gate", frames=100)
     assert (progress.eta_s(), progress.fitting) == (None, {"camera": "gate", "frames": 100})
     now = 15.0
@@ -208,7 +208,7 @@ def test_beside_a_real_scan_until_it_is_killed(tmp_path: Path) -> None:
     assert over is not None
     assert (over["state"], over["done"], over["frames"]) == ("ended", 1, 30)
     make_video(tmp_path / "footage" / "b.mp4", frames=30)
-    waits = tmp_path / "ffmpeg"  # a decoder that never gets on with b.mp4
+    waits = tmp_path / "ffmpeg"  # a decoder that hangs at b.mp4
     waits.write_text(f'#!/bin/sh\ncase "$*" in *b.mp4*) exec sleep 600 ;; *) exec "{ffmpeg_exe()}" "$@" ;; esac\n')
     waits.chmod(0o700)
     environment = {**os.environ, "VADCLI_FFMPEG": str(waits)}

@@ -1,4 +1,4 @@
-"""The demo's generator: what it writes, that the truth is true, that a seed makes the same again."""
+"""The generator of the demo: its files, the correctness of its ground truth, and equal results for equal seeds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_all_videos_of_a_camera_show_the_same_ground(archive: Any) -> None:
 
 @pytest.mark.parametrize("number", range(6))
 def test_the_truth_is_where_the_odd_thing_is_seen(archive: Any, tmp_path: Path, number: int) -> None:
-    """With and without it the pictures differ in the stretch that the truth names, and not before it."""
+    """Pictures with and without the odd thing differ in the span of the ground truth, and are equal before this span."""
     script = archive.SCRIPTS[number]
     truth = archive.film(script, tmp_path, seconds=SECONDS, width=WIDTH, seed=7)
     if not script.oddity:
@@ -96,7 +96,7 @@ def test_the_truth_is_where_the_odd_thing_is_seen(archive: Any, tmp_path: Path, 
 
 
 def test_people_walk(archive: Any) -> None:
-    """Something moves in the normal videos too, at a walking pace."""
+    """In the normal videos, people move at a walking pace."""
     script = archive.SCRIPTS[0]
     crowd, odd = archive.cast_of(script, SECONDS, 7)
     assert odd == []
@@ -116,5 +116,5 @@ def test_truth_file(archive: Any, tmp_path: Path) -> None:
     assert all(0 <= float(row["start_s"]) < float(row["end_s"]) <= 4.0 for row in odd)
     videos = [row["video"] for row in rows]
     assert sorted(videos) == sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.mp4"))
-    truth = open_ground_truth("csv", path)  # as `vadcli eval --root` reads it: every video of the archive has a truth
+    truth = open_ground_truth("csv", path)  # `vadcli eval --root` reads the file like this, and needs a row for every video
     assert [one.is_normal for one in truth.match(videos).pairs.values()] == [not row["start_s"] for row in rows]

@@ -1,4 +1,4 @@
-"""Pixels that are not square: everything that a user sees has the shape that a player shows."""
+"""Videos whose pixels are not square: all results have the shape that a player shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FPS = 10
 
 
 def stranger(number: int, width: int, height: int) -> np.ndarray:
-    """A textured scene with a small thing that goes up and down; for a second, a big thing crosses on the right."""
+    """Return a frame of a scene in which a small thing moves up and down. For one second, a big thing crosses on the right."""
     scene = np.random.default_rng(0).integers(90, 110, (height, width)).astype(np.uint8)
     image = Image.fromarray(scene)
     pen = ImageDraw.Draw(image)
@@ -48,7 +48,7 @@ def test_masks_boxes_exports_and_rendered_videos_have_the_shape_that_a_player_sh
     (event,) = document.events
     assert event.bbox is not None
     left, top, width, height = event.bbox
-    assert 180 <= left < left + width <= 320  # the thing is at 100 to 160 of 160 stored pixels
+    assert 180 <= left < left + width <= 320  # of the 160 stored columns, the thing is in columns 100 to 160
     assert 20 <= top < top + height <= 100
     layout = OutputLayout(out)
     assert {mask.shape for mask in read_masks(layout.mask_video("a.mkv"))} == {(SHOWN[1], SHOWN[0])}
