@@ -15,7 +15,7 @@ from vadcli.detectors.lavida.text import CLIP_SPECIALS, CORPUS
 from vadcli.types import ByteArray
 
 SIDE_PX, PATCH_PX, WIDTH, VECTOR = 32, 8, 32, 24
-"""Both families read 32 px in 4 × 4 patches. A vector has 24 numbers in CLIP, and 32, the width of the model, in SigLIP."""
+"""Both families read pictures of 32 px in 4 × 4 patches. A vector of CLIP has 24 numbers. One of SigLIP has 32, its width."""
 CLIP_RULES = {
     "crop_size": SIDE_PX,
     "do_center_crop": True,
@@ -43,7 +43,10 @@ SIGLIP_RULES = {
 
 
 def tiny_encoder_folder(path: Path, family: str = "clip", seed: int = 0) -> Path:
-    """A transformers folder of a two-layer CLIP or SigLIP; same family and seed, same weights. Reads up to 77 or 64 tokens."""
+    """Make a transformers folder of a CLIP or SigLIP with two layers, for up to 77 or 64 tokens.
+
+    The same family and seed always make the same weights.
+    """
     path.mkdir(parents=True, exist_ok=True)
     vocabulary, eos, pad = (_clip_tokenizer if family == "clip" else _gemma_tokenizer)(path)
     layers = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -65,7 +68,7 @@ def tiny_encoder_folder(path: Path, family: str = "clip", seed: int = 0) -> Path
 
 
 def pictures(count: int, size: tuple[int, int] = (45, 80), seed: int = 0) -> ByteArray:
-    """(N, H, W, 3) uint8: coloured gradients with sharp black and white edges, where filters overshoot."""
+    """Return pictures (N, H, W, 3) uint8: colour gradients with sharp black and white edges, at which filters overshoot."""
     rng = np.random.default_rng(seed)
     height, width = size
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -80,7 +83,7 @@ def pictures(count: int, size: tuple[int, int] = (45, 80), seed: int = 0) -> Byt
 
 
 def _clip_tokenizer(path: Path) -> tuple[int, int, int]:
-    """Writes CLIP's kind of tokenizer; returns the size of its vocabulary, and the ids of its end and of its padding."""
+    """Write a tokenizer of CLIP's kind. Return the size of its vocabulary, its end token and its padding token."""
     suffix = "</w>"
     raw = Tokenizer(models.BPE(end_of_word_suffix=suffix))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
@@ -95,7 +98,7 @@ def _clip_tokenizer(path: Path) -> tuple[int, int, int]:
 
 
 def _gemma_tokenizer(path: Path) -> tuple[int, int, int]:
-    """Writes SigLIP 2's kind of tokenizer, as its folders with a fixed picture size have it."""
+    """Write a tokenizer of SigLIP 2's kind, as in its folders for a fixed picture size; return as `_clip_tokenizer`."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     raw.normalizer = normalizers.Replace(" ", "▁")
     raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")

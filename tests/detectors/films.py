@@ -1,4 +1,4 @@
-"""Small synthetic films as arrays, and a scan of them without files: what the engine does, in a few lines."""
+"""Small synthetic videos as arrays, and a function that scans them without files or the engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN_PX = 5.0
 
 
 def texture(seed: int, height: int = HEIGHT_PX, width: int = WIDTH_PX) -> np.ndarray:
-    """A scene with detail at several sizes, gray levels 20-235, smooth enough for flow to follow."""
+    """Return a background with detail at several sizes and grey levels 20 to 235, smooth enough for optical flow."""
     rng = np.random.default_rng(seed)
     scene = np.zeros((height, width))
     for size in (6, 12, 24, 48):
@@ -29,7 +29,7 @@ def texture(seed: int, height: int = HEIGHT_PX, width: int = WIDTH_PX) -> np.nda
 
 
 def put(picture: np.ndarray, *, x: float, y: int, seed: int, size: tuple[int, int] = (24, 12)) -> np.ndarray:
-    """The picture with a patterned block in it, x to the whole pixel; what lies beyond the border is cut off."""
+    """Return the picture with a patterned block in it. `x` is rounded; parts beyond the border are cut off."""
     height, width = size
     block = np.random.default_rng(seed).normal(60 if seed % 2 else 190, 30, (height // 4, width // 4)).repeat(4, 0).repeat(4, 1)
     left = round(x)
@@ -41,13 +41,13 @@ def put(picture: np.ndarray, *, x: float, y: int, seed: int, size: tuple[int, in
 
 
 def film(pictures: Sequence[np.ndarray], *, noise: float = 2.0, seed: int = 0) -> np.ndarray:
-    """(S, H, W) uint8 with sensor noise."""
+    """Return the pictures as frames (S, H, W) uint8 with sensor noise."""
     rng = np.random.default_rng(seed)
     return np.stack([np.clip(np.round(p + rng.normal(0, noise, p.shape)), 0, 255) for p in pictures]).astype(np.uint8)
 
 
 def street(frames: int, *, seed: int = 0, runner: range = range(0), scene_seed: int = 0) -> np.ndarray:
-    """People walk through at about 1 pixel a frame; in the frames of `runner` one runs at RUN_PX."""
+    """Return a video of people who walk at about 1 pixel per frame; in the frames `runner`, a person runs at RUN_PX."""
     rng = np.random.default_rng(seed)
     walkers = [(float(rng.uniform(0, 180)), lane, rng.uniform(0.8, 1.2), k) for k, lane in enumerate((30, 45, 60, 75))]
     scene = texture(scene_seed)
@@ -64,7 +64,14 @@ def street(frames: int, *, seed: int = 0, runner: range = range(0), scene_seed: 
 
 @dataclass(frozen=True)
 class Scanned:
-    """score: (S,) after finish; mask: (S, h, w); raw: (S, K); moving: the camera flag."""
+    """The results of a scan.
+
+    Attributes:
+        score: (S,) frame scores after `finish`.
+        mask: (S, h, w).
+        raw: (S, K) raw scores.
+        moving: True if the camera moves; None if not known.
+    """
 
     score: np.ndarray
     mask: np.ndarray
@@ -73,7 +80,7 @@ class Scanned:
 
 
 def clips_of(frames: np.ndarray, *, length: int, overlap: int, video: str = "v.mp4", rate_hz: float = RATE_HZ) -> list[Clip]:
-    """The clips that the loader would deliver of this film."""
+    """Return the clips that the loader would make from this video."""
     count, start, clips = len(frames), 0, []
     while True:
         end = min(count, start + length)
@@ -89,7 +96,7 @@ def clips_of(frames: np.ndarray, *, length: int, overlap: int, video: str = "v.m
 def fit(
     detector: Detector, films: Sequence[np.ndarray], *, rate_hz: float = RATE_HZ, start_s: float = 0.0
 ) -> CameraModel | None:
-    """A model of a camera that saw these films, each from a video of its own, `start_s` after its beginning."""
+    """Return a camera model that is fitted on these videos; each starts at the time `start_s`."""
     clips = []
     for number, frames in enumerate(films):
         made = clips_of(frames, length=detector.needs.frames, overlap=0, video=f"fit/{number}.mp4", rate_hz=rate_hz)
@@ -100,7 +107,7 @@ def fit(
 def scan(
     detector: Detector, frames: np.ndarray, model: CameraModel | None, *, video: str = "v.mp4", rate_hz: float = RATE_HZ
 ) -> Scanned:
-    """Score a film clip by clip and finish it."""
+    """Score a video clip by clip, and return the finished scores."""
     raw, mask = [], []
     needs = detector.needs
     for clip in clips_of(frames, length=needs.frames, overlap=needs.overlap, video=video, rate_hz=rate_hz):

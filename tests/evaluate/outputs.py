@@ -1,4 +1,4 @@
-"""Outputs of scans that never ran: scores, events and masks written as a scan writes them."""
+"""Writes scores, events and masks as a scan writes them, but without a scan."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ THRESHOLDS = Thresholds(0.5, 0.4, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Odd:
-    """What is out of the ordinary in a scan.
+    """Unusual features of a scan.
 
     Attributes:
-        promised: frames by video that the container has, where they are not as many as the rows.
-        damaged: rows by video that were decoded with errors.
-        run_lengths: masks are stored as run lengths alone.
-        detector: its name.
+        promised: video -> number of frames in the container, if it differs from the number of rows.
+        damaged: video -> rows that were decoded with errors.
+        run_lengths: True stores masks only as run lengths.
+        detector: name of the detector.
     """
 
     promised: dict[str, int] = field(default_factory=dict)
@@ -47,8 +47,13 @@ def write_scan(
     root: Path | None = None,
     odd: Odd | None = None,
 ) -> Path:
-    """An output folder with these scores a row, every `interval`-th sampled; (S, H, W) uint8 masks a video where given; `root`
-    is where the footage is said to lie."""
+    """Write an output folder, and return its path.
+
+    Args:
+        videos: video -> one score per row; every `interval`-th row is sampled.
+        masks: video -> masks of the sampled rows, (S, H, W) uint8.
+        root: the folder of the videos for the metadata; it does not have to exist.
+    """
     layout, odd = OutputLayout(out), odd or Odd()
     for video, values in videos.items():
         rows = np.arange(len(values), dtype=np.int64)
@@ -84,6 +89,6 @@ def _write_masks(layout: OutputLayout, video: str, masks: np.ndarray, interval: 
 
 
 def write_truth(path: Path, lines: Sequence[str]) -> Path:
-    """A CSV truth of these rows."""
+    """Write a ground truth in CSV with these rows, and return its path."""
     path.write_text("\n".join(["video,start_s,end_s,category", *lines]) + "\n")
     return path

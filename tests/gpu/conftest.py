@@ -1,8 +1,8 @@
-"""Tests that need a CUDA device. If a run asks for them, it cannot pass by skipping them.
+"""Options of the tests that need a CUDA device. With --gpu, these tests fail without a device; they are not skipped.
 
-pytest tests/gpu                  skipped, and says so
-pytest tests/gpu --gpu            on the GPU; an error if torch finds none (also with VADCLI_GPU_TESTS=1)
-pytest tests/gpu --gpu-rehearsal  the tests that can run on the CPU: checks the tests, not the GPU
+pytest tests/gpu                  skips the tests
+pytest tests/gpu --gpu            runs the tests; they fail if torch finds no GPU (also with VADCLI_GPU_TESTS=1)
+pytest tests/gpu --gpu-rehearsal  runs those tests that can run on the CPU, to check the tests themselves
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 HERE = os.path.dirname(__file__)
-WITHOUT = "GPU tests are asked for by --gpu or VADCLI_GPU_TESTS=1"
+WITHOUT = "GPU tests need --gpu or VADCLI_GPU_TESTS=1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not wanted and not rehearsal:
             item.add_marker(pytest.mark.skip(reason=WITHOUT))
         elif not wanted and item.get_closest_marker("cuda_only"):
-            item.add_marker(pytest.mark.skip(reason="a rehearsal has no CUDA memory or kernels to look at"))
+            item.add_marker(pytest.mark.skip(reason="a rehearsal on the CPU has no CUDA memory or kernels"))
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +37,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         torch.set_num_threads(1)
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        pytest.fail(f"GPU tests were asked for, and torch {torch.__version__} sees no CUDA device")
+        pytest.fail(f"--gpu was given, but torch {torch.__version__} finds no CUDA device")
     return torch.device("cuda", 0)
 
 
 @pytest.fixture(autouse=True)
 def tidy(device: torch.device) -> Iterator[None]:
-    """Reset memory and limits between tests; do not round fp32, as in a scan."""
+    """Reset memory and limits between tests, and compute in full fp32, as a scan does."""
     torch.backends.cudnn.allow_tf32 = False
     if device.type == "cuda":
         torch.cuda.synchronize(device)

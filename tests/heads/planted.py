@@ -1,4 +1,4 @@
-"""Vectors whose classes are known: true samples differ from false ones along one axis, by a known number of deviations."""
+"""Vectors with known classes: true and false samples differ in one dimension, by a known number of standard deviations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ CATEGORIES = 2
 
 
 def bound(averaged: int) -> float:
-    """The AUC of the best possible classifier of the mean of so many frames: Φ(d / √2), d deviations between the classes."""
+    """Return the AUC of the best possible classifier of the mean of `averaged` frames.
+
+    It is Φ(d / √2), if the classes are d standard deviations apart.
+    """
     deviations = SIGNAL / NOISE * math.sqrt(averaged)
     return 0.5 * (1.0 + math.erf(deviations / 2.0))
 
@@ -27,7 +30,10 @@ def unit(vectors: FloatArray) -> FloatArray:
 
 
 def frames(draw: np.random.Generator, seen: FloatArray, *, category: int = 0) -> FloatArray:
-    """(S, D) vectors; `seen` (S,) says where the planted thing is. It has a common axis, and one of its category."""
+    """Return vectors (S, D). `seen` (S,) is 1 in frames with the object, which changes two dimensions.
+
+    One of these dimensions is common to all objects, the other belongs to the category.
+    """
     vectors = draw.normal(0.0, NOISE, (len(seen), WIDTH))
     vectors[:, 0] += 2.0
     vectors[:, 1] += SIGNAL * seen
@@ -36,7 +42,7 @@ def frames(draw: np.random.Generator, seen: FloatArray, *, category: int = 0) ->
 
 
 def events(count: int, *, seed: int, length: int = 1) -> Examples:
-    """Events of so many frames, a quarter of them true; the detector's logit says nothing."""
+    """Return events of `length` frames. A quarter of them is true. The detector's logit does not depend on the class."""
     draw = np.random.default_rng(seed)
     positive = np.arange(count) % 4 == 0
     samples = []
@@ -49,7 +55,7 @@ def events(count: int, *, seed: int, length: int = 1) -> Examples:
 
 
 def videos(count: int, *, seed: int, encoders: int = 1) -> tuple[Examples, list[FloatArray]]:
-    """Videos of 40 s, half of them with something in 8 s of them; also returns (S,) where it is, for each video."""
+    """Return videos of 40 s, and per video (S,) the frames with an object. Half of the videos have an object for 8 s."""
     draw = np.random.default_rng(seed)
     positive = np.arange(count) % 2 == 0
     category = np.where(positive, np.arange(count) // 2 % CATEGORIES, -1)
@@ -69,4 +75,4 @@ def videos(count: int, *, seed: int, encoders: int = 1) -> tuple[Examples, list[
 
 
 def _mean(samples: list[Sample], place: int) -> FloatArray:
-    return np.asarray(np.concatenate([one.vectors[place] for one in samples]).mean(axis=0), np.float32)
+    return np.asarray(np.concatenate([sample.vectors[place] for sample in samples]).mean(axis=0), np.float32)

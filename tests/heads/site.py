@@ -1,4 +1,4 @@
-"""A site whose footage never existed: nights with events, and vectors of a planted encoder that confuses two things."""
+"""Writes the results of scanned nights without footage: events, and vectors in which true and false events are similar."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ INTERVAL = 5
 
 @dataclass(frozen=True)
 class Site:
-    """What is planted.
+    """The properties of the results.
 
     Attributes:
-        signal: how far apart the vectors of true and of false events are; 0 for not at all.
-        true, false: events per night.
+        signal: distance between the vectors of true and of false events; 0 if they do not differ.
+        true, false: number of events per night.
         encoder: name of the encoder.
         camera: name of the camera.
-        shift: added to a vector's first numbers: another camera.
+        shift: added to some numbers of each vector, to simulate another camera.
     """
 
     signal: float = 0.6
@@ -44,16 +44,16 @@ class Site:
 
 
 def make_site(out: Path, nights: int, site: Site = Site(), *, seed: int = 0, first: int = 0) -> dict[str, list[bool]]:
-    """Write nights into an output folder; returns, for each video, which of its events are true, in order of time.
+    """Write nights into an output folder, and return video -> whether each of its events is true, in order of time.
 
-    The detector scores a person (true) and a cat (false) alike. To the planted encoder both are nearly the same: they share a
-    strong axis, and differ by `signal` along a weak one.
+    True and false events have similar scores. Their vectors are similar, too: they share a strong dimension, and differ by
+    `signal` in another dimension.
     """
     draw = np.random.default_rng(seed)
     truth: dict[str, list[bool]] = {}
     for night in range(first, first + nights):
         video = f"{site.camera}/night-{night:02d}.mp4"
-        labels = [bool(one) for one in draw.permutation([True] * site.true + [False] * site.false)]
+        labels = [bool(label) for label in draw.permutation([True] * site.true + [False] * site.false)]
         score = np.full(int(NIGHT_S * FPS), 0.1)
         content = np.zeros((len(score) // INTERVAL, WIDTH))
         for place, label in enumerate(labels):
@@ -70,7 +70,7 @@ def make_site(out: Path, nights: int, site: Site = Site(), *, seed: int = 0, fir
 
 
 def write_vectors(out: Path, video: str, content: FloatArray, site: Site, *, seed: int) -> None:
-    """Vectors of a video: what all frames share, what is seen, and noise."""
+    """Write the vectors of a video: a part that all frames share, plus `content`, plus noise."""
     layout = OutputLayout(out)
     draw = np.random.default_rng([seed, 5])
     vectors = content + draw.normal(0.0, 0.15, content.shape)
@@ -85,7 +85,7 @@ def write_vectors(out: Path, video: str, content: FloatArray, site: Site, *, see
 
 
 def review_of(out: Path, path: Path, truth: dict[str, list[bool]], videos: Sequence[str], *, flip: int | None = None) -> Path:
-    """A review of all events of some videos; with `flip`, the verdicts are shuffled with this seed."""
+    """Write a review of all events of some videos, and return its path; `flip` is a seed that shuffles the verdicts."""
     layout = OutputLayout(out)
     entries = []
     for video in videos:
@@ -109,7 +109,7 @@ def review_of(out: Path, path: Path, truth: dict[str, list[bool]], videos: Seque
 
 
 def with_detector(out: Path, video: str, detector: str) -> None:
-    """Say that another detector has scored a video."""
+    """Change the name of the detector that scored a video."""
     from vadcli.store.events import write_events
 
     path = OutputLayout(out).events(video)

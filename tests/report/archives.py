@@ -1,4 +1,4 @@
-"""Archives to report of, and the page that is made of one."""
+"""Output folders for tests of the report."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ HOSTILE = (
 
 
 def make_archive(out: Path, *, root: Path | None = None, extra: Sequence[str] = ()) -> OutputLayout:
-    """Two cameras with three events and a quiet video, a video that failed, and the run that left them; `extra` videos with one
-    event each, whose category is the video's own name."""
+    """Write the results of two cameras: three events, a video without events, a failed video, and the run record.
+
+    Args:
+        extra: names of more videos. Each has one event, with the video's name as its category.
+    """
     videos = {"cam1/a.mp4": ONE, "cam1/b.mp4": QUIET, "cam2/c.mp4": TWO, **dict.fromkeys(extra, ONE)}
     write_scan(out, videos, root=root)
     layout = OutputLayout(out)
@@ -55,7 +58,7 @@ def make_archive(out: Path, *, root: Path | None = None, extra: Sequence[str] = 
 
 
 def add_run(layout: OutputLayout, videos: Sequence[str], *, root: Path | None = None, shard: str | None = None) -> None:
-    """The record of a run that worked on these."""
+    """Write the record of a run that scanned these videos."""
     where = str(root or "/nowhere")
     info = RunInfo("0", ("vadcli", "scan", "x"), {"categories": ""}, {"name": "fake"}, root=where, shard=shard)
     with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, info) as record:
@@ -67,7 +70,7 @@ def add_run(layout: OutputLayout, videos: Sequence[str], *, root: Path | None = 
 
 
 def age_run(layout: OutputLayout) -> None:
-    """Let the newest run have begun in 2001."""
+    """Change the start of the newest run to the year 2001."""
     path = max(layout.iter_runs())
     document = json.loads(path.read_text())
     document["start"] = datetime(2001, 1, 1, tzinfo=UTC).isoformat()

@@ -1,4 +1,4 @@
-"""Checkpoint blocks that are equal in every process."""
+"""Makes checkpoint blocks that are the same in every process."""
 
 import numpy as np
 

@@ -1,6 +1,7 @@
-"""Miniatures of segmentation data sets in their official layouts, written on the fly.
+"""Writes small copies of segmentation data sets in their official layouts.
 
-Every picture is a plain colour with a block for each object, so that a mask can be told from the picture alone.
+Every picture has one background colour, and a block per object in the object's own colour. So the picture alone shows what its
+mask must be.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pycocotools import mask as coco
 
 HEIGHT, WIDTH = 24, 32
 Blocks = Mapping[int, tuple[int, int]]
-"""Of each object's number the (row, column) of its block of 6 × 8 pixels."""
+"""Number of the object -> (row, column) of its block of 6 × 8 pixels."""
 
 
 def label_map(blocks: Blocks, *, empty: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray[Any, Any]:
@@ -28,7 +29,7 @@ def label_map(blocks: Blocks, *, empty: int = 0, size: tuple[int, int] = (HEIGHT
 
 
 def write_picture(path: Path, values: np.ndarray[Any, Any]) -> None:
-    """A frame whose colour says what the label map holds: red is the number times 20."""
+    """Write a picture of a label map: red is the object's number times 20."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.zeros((*values.shape, 3), np.uint8)
     colours[..., 0] = np.minimum(values.astype(np.int64) * 20, 255)
@@ -50,7 +51,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def moving(number: int, frame: int) -> tuple[int, int]:
-    """Where object `number` is in a frame: object 1 goes right, object 2 goes down, object 3 stands."""
+    """Return the place of an object in a frame: object 1 moves right, object 2 moves down, object 3 does not move."""
     return {1: (0, 2 * frame % 24), 2: (8 + frame % 10, 20), 3: (16, 0)}[number]
 
 
@@ -68,40 +69,40 @@ def write_video(folder: Path, maps: Path, shown: Mapping[int, range], length: in
 
 
 def youtube_vos(root: Path) -> Path:
-    """Two videos, `ape` of 19 pictures and `bee` of 5; object 2 of `ape` is seen in its first four pictures alone."""
+    """Write two videos: `ape` with 19 pictures, `bee` with 5. Object 2 of `ape` is only in its first four pictures."""
     shown = {"ape": {1: range(19), 2: range(4)}, "bee": {1: range(5), 3: range(5)}}
     categories = {"ape": {1: "ape", 2: "person"}, "bee": {1: "bee", 3: "bee"}}
-    told: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     for video, length in (("ape", 19), ("bee", 5)):
         folder = root / "train"
         names = write_video(folder / "JPEGImages" / video, folder / "Annotations" / video, shown[video], length, step=5)
-        told[video] = {
+        document[video] = {
             "objects": {
                 str(number): {"category": category, "frames": [names[frame] for frame in shown[video][number]]}
                 for number, category in categories[video].items()
             }
         }
-    write_json(root / "train/meta.json", {"videos": told})
+    write_json(root / "train/meta.json", {"videos": document})
     return root
 
 
 def ref_youtube_vos(root: Path) -> Path:
-    """The same videos with expressions; ids are text, as in the official document."""
+    """Write the videos of `youtube_vos` with expressions; ids are text, as in the official document."""
     youtube_vos(root)
     meta = json.loads((root / "train/meta.json").read_text())
-    said = {
+    texts = {
         "ape": [("a  black ape going right ", "1"), ("the ape", "1"), ("a person at the right", "2")],
         "bee": [("the upper bee", "1"), ("the lower bee", "3"), ("", "3")],
     }
     lengths = {"ape": 19, "bee": 5}
-    told = {
+    document = {
         video: {
             "frames": [f"{5 * frame:05d}" for frame in range(lengths[video])],
-            "expressions": {str(place): {"exp": text, "obj_id": number} for place, (text, number) in enumerate(said[video])},
+            "expressions": {str(place): {"exp": text, "obj_id": number} for place, (text, number) in enumerate(texts[video])},
         }
         for video in meta["videos"]
     }
-    write_json(root / "meta_expressions/train/meta_expressions.json", {"videos": told})
+    write_json(root / "meta_expressions/train/meta_expressions.json", {"videos": document})
     return root
 
 
@@ -111,7 +112,7 @@ def run_length(values: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def mevis(root: Path) -> Path:
-    """Two videos of 10 pictures; annotation 71 of the first is seen in pictures 0 to 3, and one expression means 70 and 71."""
+    """Write two videos of 10 pictures. Annotation 71 is only in pictures 0 to 3. One expression means annotations 70 and 71."""
     shown = {1: range(10), 2: range(4), 3: range(10)}
     for frame in range(10):
         blocks = blocks_of(frame, shown)
@@ -133,13 +134,13 @@ def mevis(root: Path) -> Path:
     }
     video = {"vid_id": 5, "height": HEIGHT, "width": WIDTH, "frames": [f"{frame:05d}" for frame in range(10)]}
     other = {"0": {"exp": "the dog that rests", "obj_id": [1], "anno_id": [80]}}
-    told = {"cat": {**video, "expressions": expressions}, "dog": {**video, "expressions": other}}
-    write_json(root / "train/meta_expressions.json", {"videos": told})
+    document = {"cat": {**video, "expressions": expressions}, "dog": {**video, "expressions": other}}
+    write_json(root / "train/meta_expressions.json", {"videos": document})
     return root
 
 
 def ref_davis(root: Path) -> Path:
-    """Two videos, one of them misspelt in the texts; the second annotator's texts are Latin-1."""
+    """Write two videos. The texts misspell one of their names. The texts of the second annotator are in Latin-1."""
     base = root / "DAVIS"
     for video in ("motorbike", "bear"):
         write_video(
@@ -157,7 +158,7 @@ def ref_davis(root: Path) -> Path:
 
 
 def refcoco(root: Path) -> Path:
-    """Two images; refcoco knows both, refcoco+ the first; annotation 8 is a run length code."""
+    """Write two images. refcoco has both, refcoco+ only the first. Annotation 8 is a run-length code."""
     folder = root / "images/mscoco/images/train2014"
     images = {1: "COCO_train2014_000000000001.jpg", 2: "COCO_train2014_000000000002.jpg"}
     for number, name in images.items():
@@ -170,20 +171,22 @@ def refcoco(root: Path) -> Path:
         {"id": 8, "image_id": 1, "category_id": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}},
         {"id": 9, "image_id": 2, "category_id": 1, "segmentation": [square]},
     ]
-    told = {
+    document = {
         "images": [{"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH} for number, name in images.items()],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person"}],
     }
 
     def ref(annotation: int, image: int, split: str, *sentences: str) -> dict[str, Any]:
-        said = [{"raw": text, "sent": text, "sent_id": place, "tokens": text.split()} for place, text in enumerate(sentences)]
+        phrases = [
+            {"raw": text, "sent": text, "sent_id": place, "tokens": text.split()} for place, text in enumerate(sentences)
+        ]
         return {
             "ref_id": annotation,
             "ann_id": annotation,
             "image_id": image,
             "split": split,
-            "sentences": said,
+            "sentences": texts,
             "category_id": 1,
         }
 
@@ -194,13 +197,16 @@ def refcoco(root: Path) -> Path:
     }
     for name, file in (("refcoco", "refs(unc).p"), ("refcoco+", "refs(unc).p"), ("refcocog", "refs(umd).p")):
         (root / name).mkdir(parents=True)
-        write_json(root / name / "instances.json", told)
+        write_json(root / name / "instances.json", document)
         (root / name / file).write_bytes(pickle.dumps(refs[name], protocol=2))
     return root
 
 
 def ade20k(root: Path) -> Path:
-    """Two images for training, one for validation; 3 is out of the list's order to tell numbers from places."""
+    """Write two images for training and one for validation.
+
+    Number 3 comes before 2 in the list of names, so that a reader must not use the position in the list as the number.
+    """
     base = root / "ADEChallengeData2016"
     shown: Sequence[tuple[str, str, Blocks]] = (
         ("training", "ADE_train_00000001", {1: (0, 0), 3: (10, 10)}),
@@ -217,7 +223,7 @@ def ade20k(root: Path) -> Path:
 
 
 def cityscapes(root: Path) -> Path:
-    """Two cities of one image each: road everywhere, a car and a person; ego vehicle (1) has no name."""
+    """Write two cities with one image each: a road, a car, a person, and the ego vehicle (1), which has no name."""
     for city, blocks in (("aachen", {26: (0, 0), 1: (16, 0)}), ("bochum", {24: (8, 8)})):
         values = label_map(blocks, empty=7)
         name = f"{city}_000000_000019"
@@ -228,7 +234,7 @@ def cityscapes(root: Path) -> Path:
 
 
 def mapillary(root: Path) -> Path:
-    """Two images and four categories, of which the third isn't evaluated; the first is everywhere."""
+    """Write two images and four categories. The third category is not evaluated. The first is the background."""
     for name, blocks in (("abc", {1: (2, 2), 2: (12, 12)}), ("def", {3: (6, 6)})):
         values = label_map(blocks)
         write_picture(root / f"training/images/{name}.jpg", values)
@@ -253,4 +259,4 @@ MINIATURES = {
     "cityscapes": cityscapes,
     "mapillary": mapillary,
 }
-"""A writer for each data set, by its name: miniature(folder) -> root."""
+"""Name of the data set -> function that writes the copy into a folder, and returns its root."""

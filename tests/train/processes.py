@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, which start with torch imported."""
+"""Runs trainings in processes that start quickly, because torch is already imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vadcli.train import Recipe, parse_recipe
 
 
 def train(*stages: Recipe, out: Path, **environment: str) -> Fork:
-    """Start a training on the CPU, of one stage or of several."""
+    """Start a training of one or several stages on the CPU."""
     arguments = [str(out), *(json.dumps(stage.to_json()) for stage in stages)]
     given = {**os.environ, **environment, "ACCELERATE_USE_CPU": "true"}
     return WITH_TORCH.start(f"{__name__}:run", arguments, cwd=Path.cwd(), environment=given, stdin=None)
@@ -31,7 +31,7 @@ def train_together(*stages: Recipe, out: Path, **environment: str) -> list[Fork]
 
 
 def run() -> None:
-    """Runs in the process."""
+    """Run the training; this function runs in the new process."""
     from tools.tiny_world import training
 
     torch.set_num_threads(1)

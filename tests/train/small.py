@@ -34,7 +34,7 @@ PAPER_MIX = {
 
 
 def small_config() -> LavidaConfig:
-    """lavida-tiny with narrower and fewer layers."""
+    """Return the configuration of lavida-tiny with narrower and fewer layers."""
     tiny = load_preset("lavida-tiny")
     text = {**tiny.parts.mllm["text_config"], "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96}
     text |= {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -55,14 +55,14 @@ def small_config() -> LavidaConfig:
 
 
 def small_model(*, seed: int = 0) -> Lavida:
-    """Random weights of these sizes."""
+    """Return a model of `small_config` with random weights."""
     return checkpoint.random_model(small_config(), seed=seed)
 
 
 def sample(
     *categories: str, anomalous: bool = True, frames: int = 2, size: tuple[int, int] = (48, 64), seed: int = 0
 ) -> ExposureSample:
-    """A textured clip with a bright block, which is the anomaly where there is one."""
+    """Return a clip of noise. If `anomalous`, it has a bright block as the anomaly."""
     rng = np.random.default_rng(seed)
     pictures = rng.integers(0, 120, (frames, *size, 3), dtype=np.uint8)
     masks = np.zeros((frames, *size), np.bool_)
@@ -75,7 +75,7 @@ def sample(
 
 
 def scratch_folder(folder: Path) -> Path:
-    """A folder to start from with all that a model made from nothing has beside the paper's parts."""
+    """Write a folder of weights that a training can start from, with all parts that the preset lavida-tiny-scratch adds."""
     whole = load_preset("lavida-tiny-scratch")
     small = small_config()
     parts = replace(

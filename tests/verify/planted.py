@@ -1,7 +1,7 @@
-"""A first stage and a second one whose answers are known, and an archive for them.
+"""A fake detector and a fake asker whose results are easy to predict, and an archive for them.
 
-The model says yes about clips with a bright frame. In the archive, one video has a bright thing that jumps about, and one has a
-dark thing that does.
+The asker answers yes for clips with a bright frame. In one video of the archive, a bright object jumps about. In another video,
+a dark object jumps about. The third video has neither.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ VIDEOS = {"a.mp4": "calm", "b.mp4": "bright", "c.mp4": "dark"}
 
 
 class BrightAsker:
-    """Log-odds rise with the brightness of the brightest frame; each category has an offset of its own.
+    """Answers with log-odds that rise with the brightness of the brightest frame. Each category has its own offset.
 
     Args:
-        name: its name.
-        log: a file that gets one line per clip and category that was asked; None for none.
-        slow_s: how long each call takes.
+        name: name of the asker.
+        log: a file that gets one line per clip and category of each call; None writes no file.
+        slow_s: how long each call waits.
     """
 
     clip_frames = 8
@@ -48,10 +48,10 @@ class BrightAsker:
         self.described = 0
 
     def prepare(self) -> None:
-        """There is nothing to load."""
+        """Do nothing, because there are no weights to load."""
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """(N, 8, H, W, 3) -> (N, Q)."""
+        """Return log-odds (N, Q) for clips (N, 8, H, W, 3)."""
         time.sleep(self.slow_s)
         brightness = frames.astype(np.float32).mean(axis=(2, 3, 4)).max(axis=1)
         self.asked += [question.category for _ in brightness for question in questions]
@@ -62,56 +62,59 @@ class BrightAsker:
         return (brightness[:, None] - 116.0) / 2.0 - offsets
 
     def describe(self, frames: ByteArray) -> str:
-        """A sentence about the brightness."""
+        """Return a sentence with the brightness."""
         self.described += 1
         return f"A thing with a brightness of {frames.max()} jumps."
 
     def fingerprint(self) -> dict[str, object]:
-        """Its name."""
+        """Return the name of the asker."""
         return {"asker": "bright", "name": self.name}
 
 
 class CalibratedDifference(DifferenceDetector):
-    """Logits between -2 and 1, as a calibrated first stage gives them."""
+    """A detector with logits between -2 and 1, as a calibrated detector gives them."""
 
     thresholds = Thresholds(high=0.5, low=0.4, merge_gap_s=2.0)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """1 if a lot has changed."""
+        """Return logits that rise with the change between frames."""
         return FrameScores(np.clip((track.raw[:, 0] - 4) / 2, -2, 1).astype(np.float32), moving_camera=None)
 
 
 def load_planted(model: str, **_: object) -> BrightAsker:
-    """What another package would name in its entry points."""
+    """Return an asker; another package would name such a function in its entry points."""
     return BrightAsker(model)
 
 
 def load_slowly(model: str, **_: object) -> BrightAsker:
-    """The same, but slow, and with a log in the working folder."""
+    """Return a slow asker with a log in the working folder."""
     return BrightAsker(model, log=Path("asked.log"), slow_s=0.2)
 
 
 class MortalAsker(BrightAsker):
-    """Kills its process at the third call of all, in a folder with an asked.log."""
+    """Ends its process at the third call. Calls of all processes in the working folder count."""
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """As in BrightAsker."""
-        found = super().ask(frames, questions)
+        """Return the answers of BrightAsker, or end the process."""
+        answers = super().ask(frames, questions)
         calls = Path("calls")
         calls.mkdir(exist_ok=True)
         (calls / f"{os.getpid()}-{time.monotonic_ns()}").touch()
         if len(list(calls.iterdir())) == 3:
             os._exit(1)
-        return found
+        return answers
 
 
 def load_mortal(model: str, **_: object) -> BrightAsker:
-    """Dies once."""
+    """Return an asker that ends its process once."""
     return MortalAsker(model, log=Path("asked.log"))
 
 
 def draw_yard(kind: str, index: int, width: int, height: int) -> np.ndarray:
-    """A grey yard through which something small walks; from 60 to 72 s something large may jump about."""
+    """Return a picture of a grey yard with a small object that moves slowly.
+
+    In the videos "bright" and "dark", a large object jumps about from 60 to 72 s.
+    """
     image = np.full((height, width), 110, np.uint8)
     image[30:40, index % width : index % width + 6] = 140
     if kind != "calm" and JUMPS_S[0] <= index / FPS < JUMPS_S[1]:
@@ -121,12 +124,12 @@ def draw_yard(kind: str, index: int, width: int, height: int) -> np.ndarray:
 
 
 def make_yard(path: Path, kind: str, *, seconds: int = SECONDS) -> Path:
-    """A video with a keyframe every two seconds."""
+    """Make a video of the yard with a keyframe every two seconds."""
     return make_video(path, frames=FPS * seconds, fps=FPS, gop=2 * FPS, draw=partial(draw_yard, kind))
 
 
 def make_archive(folder: Path) -> Path:
-    """Three videos of one camera."""
+    """Make an archive: three videos of one camera."""
     (folder / "yard").mkdir(parents=True)
     for name, kind in VIDEOS.items():
         make_yard(folder / "yard" / name, kind)
@@ -134,7 +137,7 @@ def make_archive(folder: Path) -> Path:
 
 
 def scanned(footage: Path, out: Path, **options: object) -> Path:
-    """The archive, scanned by a first stage that compares each frame with the one before."""
+    """Scan the archive with `CalibratedDifference`, and return the output folder."""
     given = ScanOptions(out=out, workers=1, **options)  # type: ignore[arg-type]
     scan = local_scan(make_plan([footage], given, out=out), given, CalibratedDifference(), command=["vadcli"])
     for _ in scan.run():

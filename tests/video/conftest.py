@@ -1,4 +1,4 @@
-"""The decoders are tested with the ffmpeg that vadcli finds on the machine."""
+"""Tests of decoders use the ffmpeg that vadcli finds on the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vadcli.video import ffmpeg
 
 @pytest.fixture(autouse=True, scope="package")
 def found_ffmpeg() -> Iterator[None]:
-    """`ffmpeg_path()` as it is without VADCLI_FFMPEG."""
+    """Remove VADCLI_FFMPEG, so that `ffmpeg_path()` searches the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("VADCLI_FFMPEG")
         _forget()

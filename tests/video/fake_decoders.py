@@ -1,7 +1,10 @@
-"""A prober and a reader that behave as a text file tells them to. `LoaderOptions` names them, so that the loader's processes
-import and run them. This file imports no test tools, so that processes start quickly.
+"""A fake prober and fake readers, whose behaviour a JSON file describes in place of a video.
 
-A file holds JSON: {"rows": 40, "fps": 10, "lost": [3], "at": 20, "do": "hang"}; all pixels of row r have the value r % 251 + 1.
+For example, {"rows": 40, "fps": 10, "lost": [3], "at": 20, "do": "hang"} is a video of 40 frames, of which frame 3 cannot be
+decoded, and at frame 20 the reader hangs. All pixels of row r have the value r % 251 + 1.
+
+`LoaderOptions` names the prober and the reader, so that the loader's processes import and run them. This file imports no test
+tools, so that these processes start quickly.
 """
 
 from __future__ import annotations
@@ -134,7 +137,7 @@ def _read_on(path: Path, *, pause_s: float, times: int) -> None:
 
 
 class FirstDecordReader(Reader):
-    """What `auto` does: decord first. The trouble of the story hits only decord, unless the story has `both`."""
+    """Pretends to be decord for `auto`, and ffmpeg otherwise. `do` happens only to decord, unless the JSON has `both`."""
 
     def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: str, threads: int) -> None:
         super().__init__(info, request, decoder=decoder, threads=threads)
@@ -145,21 +148,21 @@ class FirstDecordReader(Reader):
 
 
 class JumpingReader(Reader):
-    """Skips one row."""
+    """A reader that skips one row."""
 
     def __iter__(self) -> Iterator[Frame]:
         yield from (frame for frame in super().__iter__() if frame.index != 5)
 
 
 class EmptyReader(Reader):
-    """Ends without any row."""
+    """A reader that gives no row."""
 
     def __iter__(self) -> Iterator[Frame]:
         yield from ()
 
 
 class ShortReader(Reader):
-    """Ends in the middle of the video without an error."""
+    """A reader that ends in the middle of the video without an error."""
 
     def __iter__(self) -> Iterator[Frame]:
         yield from (frame for frame in super().__iter__() if frame.index < self._story["rows"] // 2)

@@ -1,4 +1,4 @@
-"""Helpers of the loader's tests: requests for fake videos (see fake_decoders), and all items of each video."""
+"""Helpers for tests of the loader: they make requests for fake videos (see fake_decoders) and collect the items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.video import fake_decoders as fake
 from vadcli.types import Clip, ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened, Rows
 
-NEEDS = ClipNeeds(4, 1, 5.0, SizeRule(1000), PixelFormat.GRAY)  # every 2nd row of the fakes' 10 per second
+NEEDS = ClipNeeds(4, 1, 5.0, SizeRule(1000), PixelFormat.GRAY)  # samples every 2nd row, because fake videos have 10 per second
 OPTIONS = LoaderOptions(timeout_s=100, prober=fake.PROBER, reader=fake.READER)
 QUICK = replace(OPTIONS, timeout_s=2.5)
 """For tests that wait for the timeout. It is short, but a busy machine does not stop a process for that long."""
@@ -36,7 +36,7 @@ class Seen:
         return [row for rows in self.rows for row in range(rows.first, rows.first + len(rows))]
 
     def values(self) -> list[object]:
-        """Return everything that must be the same for any number of processes."""
+        """Return all results that must be the same for any number of processes."""
         clips = [
             (
                 c.index,
