@@ -178,9 +178,7 @@ def refcoco(root: Path) -> Path:
     }
 
     def ref(annotation: int, image: int, split: str, *sentences: str) -> dict[str, Any]:
-        phrases = [
-            {"raw": text, "sent": text, "sent_id": place, "tokens": text.split()} for place, text in enumerate(sentences)
-        ]
+        texts = [{"raw": text, "sent": text, "sent_id": place, "tokens": text.split()} for place, text in enumerate(sentences)]
         return {
             "ref_id": annotation,
             "ann_id": annotation,
