@@ -164,8 +164,8 @@ class VideoTruth:
         source: the file with the annotation, for error messages.
         read: function that returns the annotation; callers use `annotation`, which caches the result.
         categories: all kinds of anomalies in the video; empty if the video is normal or the data set has no categories.
-        masks: None if the data set has no masks for this video.
-        read_regions: function that returns the tracked regions; None if there are none.
+        masks: the masks; None if the data set has no masks for this video.
+        read_regions: function that returns the tracked regions; None if the data set has no regions for this video.
     """
 
     video: str

@@ -56,7 +56,7 @@ class CsvTruth(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos of the table, in its order."""
-        path = self.annotation_file(["ground_truth.csv"], hint="set --root to your table, or to the folder that holds it")
+        path = self.annotation_file(["ground_truth.csv"], hint="set --root to your table, or to the folder with this table")
         videos: dict[str, list[TimeInterval]] = {}
         normal: set[str] = set()
         for line, video, interval in _rows(path):

@@ -163,7 +163,7 @@ _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 class Ped1(GroundTruth):
     """UCSD Ped1 (Mahadevan et al., CVPR 2010): 36 test clips.
 
-    `root` is the archive's folder, or in it UCSDped1, UCSDped1/Test or UCSDped1/Test/UCSDped1.m.
+    `root` is the archive's folder, or one of these inside it: UCSDped1, UCSDped1/Test, UCSDped1/Test/UCSDped1.m.
 
     In the official archive UCSD_Anomaly_Dataset.v1p2, each of the folders UCSDped1 and UCSDped2 has the frames
     Test/TestNNN/NNN.tif (numbered from 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and for 10 of Ped1), and
@@ -210,7 +210,7 @@ class Ped2(Ped1):
 
     `root` is one of these:
 
-    - the archive's folder, or in it UCSDped2, UCSDped2/Test or UCSDped2/Test/UCSDped2.m
+    - the archive's folder, or one of these inside it: UCSDped2, UCSDped2/Test, UCSDped2/Test/UCSDped2.m
     - a folder with frames in test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png
     - the file gt_label.json of LiUzHiAn/hf2vad, with one list of labels per clip; the key "0" is testing/frames/01
     """

@@ -1,4 +1,7 @@
-"""Frame metrics: ROC-AUC and average precision of all frames, within videos and per category; and PATE."""
+"""Frame metrics: ROC-AUC, average precision and PATE.
+
+ROC-AUC and average precision are computed over all frames, within videos, and per category.
+"""
 
 from __future__ import annotations
 
@@ -345,24 +348,24 @@ def pate(
     if not len(first):
         return Estimate(None, frames.videos, lambda weights: np.full(len(weights), np.nan), "PATE needs an abnormal frame")
     runs = _Runs(frames.video[first], first, last)
-    thresholds = _thresholds(frames, max_thresholds)
+    thresholds = _pate_thresholds(frames, max_thresholds)
     scores = frames.scores.astype(np.float64)
     level = np.searchsorted(thresholds, scores, "right")  # how many thresholds each frame reaches
     shape = (frames.videos, len(thresholds) + 1)
-    alarms = _reached(frames.video, level, shape)
-    missed = _missed(scores, runs, thresholds, shape)
-    hits = [_true(frames, runs, level, pair, shape) for pair in product(early_frames, late_frames)]
+    alarms = _reaching(frames.video, level, shape)
+    missed = _missed_weights(scores, runs, thresholds, shape)
+    hits = [_true_weights(frames, runs, level, pair, shape) for pair in product(early_frames, late_frames)]
     anomalies = np.bincount(runs.video, minlength=frames.videos)
 
     def statistic(weights: Numbers) -> Numbers:
         found, lost = weights @ alarms, weights @ missed
-        areas = [_area(weights @ true, found, lost) for true in hits]
+        areas = [_pate_area(weights @ true, found, lost) for true in hits]
         return np.where(weights @ anomalies > 0, np.mean(areas, axis=0), np.nan)
 
     return Estimate(float(statistic(np.ones((1, frames.videos)))[0]), frames.videos, statistic)
 
 
-def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
+def _pate_thresholds(frames: FrameSet, limit: int | None) -> Numbers:
     """Return the thresholds (T,) float64, ascending."""
     scores = frames.scores
     if limit is None:
@@ -378,12 +381,14 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
     return np.sort(sampled.astype(np.float64))
 
 
-def _reached(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """Return the number (or total weight) of frames of each video that reach each threshold, (V, T)."""
+def _reaching(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
+    """Return how many frames of each video reach each threshold, (V, T), or the total weight of these frames."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
-def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]) -> Numbers:
+def _true_weights(
+    frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]
+) -> Numbers:
     """Return the total weight of true alarms per video and threshold (V, T), for one pair of buffer sizes."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
@@ -402,10 +407,10 @@ def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, 
     rows = np.concatenate([inside, after, before])
     levels = np.concatenate([level[inside], level[after], np.minimum(level[before], peak[of_before])])
     weights = np.concatenate([np.ones(len(inside)), after_weight, before_weight])
-    return _reached(frames.video[rows], levels, shape, weights)
+    return _reaching(frames.video[rows], levels, shape, weights)
 
 
-def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int, int]) -> Numbers:
+def _missed_weights(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int, int]) -> Numbers:
     """Return the total weight of missed frames per video and threshold (V, T)."""
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
@@ -426,7 +431,7 @@ def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int,
     return missed
 
 
-def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
+def _pate_area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
     """Return the areas (B,) under B precision-recall curves, from weights (B, T) by ascending threshold.
 
     A curve starts at recall 0 and precision 1. Straight lines join its points.

@@ -1,4 +1,7 @@
-"""Localization metrics: whether anomalies are found in the right place, by pixels of masks or by boxes (RBDC, TBDC)."""
+"""Localization metrics: whether anomalies are found in the right place.
+
+Pixel metrics compare masks. RBDC and TBDC compare boxes of regions.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ class PixelCounts:
 
     @property
     def note(self) -> str:
-        """A note that says how many bins the scores were put into; empty if the bins lose nothing."""
+        """The note of metrics: the number of bins; empty if the bins lose nothing."""
         return "" if self.exact else f"by {self.positives.shape[-1]} bins"
 
 
@@ -122,7 +125,7 @@ class PixelAccumulator:
             counts.add(binned, found, mask != 0)
 
     def counts(self) -> PixelCounts:
-        """Return what was counted so far."""
+        """Return the counts of all masks that were added."""
         videos = list(self._videos.values())
         empty = np.zeros((0, self._bins))
         return PixelCounts(
@@ -439,7 +442,15 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """Return RBDC or TBDC from the video of each region or track and the threshold that finds it."""
+    """Return RBDC from true regions, or TBDC from true tracks.
+
+    Args:
+        video: the video of each true region or track.
+        found_at: the highest threshold at which each is found, or -inf.
+        false: which detected regions are false.
+        frames: the number of frames of each video.
+        undefined: the note of an undefined value.
+    """
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:
