@@ -368,7 +368,7 @@ def test_mixtures_that_cannot_be_are_refused() -> None:
         Mixture([(sampler, 0.0)], 10, 1)
     with pytest.raises(ValueError, match="positive"):
         Mixture([], 10, 1)
-    with pytest.raises(ValueError, match="other: its weight gives it none of 10"):
+    with pytest.raises(ValueError, match="other: its weight is too small for one of 10"):
         Mixture([(sampler, 1.0), (other, 0.001)], 10, 1)
     with pytest.raises(ValueError, match="twice"):
         Mixture([(sampler, 1.0), (sampler, 1.0)], 10, 1)

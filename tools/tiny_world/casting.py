@@ -49,8 +49,9 @@ class Palette:
 
 
 def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator) -> tuple[Scene, bool]:
-    """Return a random scene for a clip, and whether two of its objects must look alike and move differently.
+    """Return a random scene for a clip, and whether the clip must have twins.
 
+    Twins are two objects that look alike and move differently.
     Some objects of the scene may be hidden or unrecognisable; `truth.observe` finds such objects.
     """
     hard = bool(rng.random() < options.hard) and options.objects[1] > 1
@@ -91,7 +92,7 @@ def embody(role: Role, *, texture: float, rng: np.random.Generator) -> Thing:
 
 
 def place(thing: Thing, others: Sequence[Thing], *, middle_s: float, rng: np.random.Generator) -> Thing:
-    """Return the object on a random course, on which it touches no other object at `middle_s` if possible."""
+    """Return the object on a random course, if possible away from all other objects at `middle_s`."""
     assert thing.role is not None
     at = np.array([middle_s])
     drawn = thing
@@ -143,7 +144,7 @@ def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.r
 
 
 def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """Return the roles. If the split may show the motions of the plan, the first two roles get these motions."""
+    """Return the roles; the first two get the motions of the plan if the split may show these motions."""
     moves = [motion for motion in palette.motions if motion.startswith("moving ")]
     still = "standing still"
     motions: tuple[str, str]
@@ -184,7 +185,7 @@ def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing
 
 
 def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.random.Generator) -> list[Thing]:
-    """Return the objects. If the roles of the first two fit the plan, their places or times are changed for the plan."""
+    """Return the objects; the first two are moved in place or time for the plan if their roles fit the plan."""
     if not planned:
         return cast
     one, other = cast[:2]

@@ -223,7 +223,7 @@ def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
-    """Return the cross-entropy of colours and of shapes, over the cells that a single colour or shape fills.
+    """Return the cross-entropy of colours and of shapes, over cells that one colour or shape fills.
 
     Args:
         where: (B, words, cells) logits of `WORDS`.

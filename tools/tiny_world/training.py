@@ -41,7 +41,10 @@ class TinyTraining(PaperTraining):
     """Trains by a `TinyRecipe`."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Return the model to train. For the task `pictures`, a preset gets random weights that suit small models."""
+        """Return the model to train.
+
+        For the task `pictures`, a preset gets random weights that suit small models.
+        """
         recipe = cast(TinyRecipe, recipe)
         chosen, model = recipe.model, first_model(recipe)
         if recipe.task == "pictures" and not chosen.folder:
@@ -106,7 +109,7 @@ class TinyTraining(PaperTraining):
         return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return the recipe with few clips, for timing a step; None if it needs other data than the synthetic world."""
+        """Return the recipe with few clips, for timing a step; None if it needs a data set on disk."""
         recipe = cast(TinyRecipe, recipe)
         if any(item.name != SYNTHETIC for item in recipe.data):
             return None

@@ -52,7 +52,11 @@ _LEAST_DISTANCE = 0.045  # in sides of the frame; an object that moves less far 
 
 
 class Answer(IntEnum):
-    """Whether a name is true of an object (the minimum over its parts) or of a clip (the maximum over objects)."""
+    """Whether a name is true.
+
+    The answer for an object is the minimum over the parts of the name. The answer for a clip is the maximum
+    over its objects.
+    """
 
     FALSE = 0
     ARGUABLE = 1

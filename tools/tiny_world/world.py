@@ -143,7 +143,9 @@ class SyntheticWorld:
         return self.facts(index).answer(parsed(name)) is Answer.FALSE
 
     def allows(self, name: str) -> bool:
-        """Return whether this split may use a name. Only the split that shows a held-out name may use this name.
+        """Return whether this split may use a name.
+
+        Only the split that shows a held-out name may use this name.
 
         Raises:
             UsageError: the world has no such name.

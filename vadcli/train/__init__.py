@@ -1,11 +1,11 @@
-"""Training of LAVIDA (paper 3.3 and 3.9). This file has the recipe of a training, which is read from a TOML file.
+"""Training of LAVIDA (paper 3.3 and 3.9). This file has the recipe, which is read from a TOML file.
 
     datasets   opens segmentation data sets
     samples    makes pseudo-anomalies from their clips, and mixes the data sets
     step       computes the losses of a batch
     state      chooses the trained parts; stores checkpoints
-    training   the starting model, the samples and the validation of a training; writes its result
-    trainer    the training loop, its log, and the plan of a training
+    training   provides the starting model, the samples and the validation; writes the trained model
+    trainer    runs the training loop with its log; plans a training
 
 A recipe names the model, the data, the options and the length. A file has one stage or several. Unknown keys and values of a
 wrong type are errors. Importing this package does not load torch.
@@ -137,7 +137,8 @@ class ScheduleChoice:
         rate: AdamW's learning rate after the warm-up.
         betas, decay: AdamW's betas and weight decay. The defaults are the values in the authors' code,
             which ignores the 0.9/0.95 and 1e-5 of their settings file.
-        warm_up_steps: steps in which the rate rises from 0. After them, it falls linearly to 0.
+        warm_up_steps: number of first steps, in which the rate rises from 0. In all later steps, the rate falls
+            linearly to 0.
         clip: largest norm of a step's gradient; a longer gradient is scaled down to it.
     """
 
@@ -188,7 +189,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """How the best weights are chosen: by the frame AUC on a split that is for neither training nor tests.
+    """How the best weights are chosen: by the frame AUC on a split that is not for training or tests.
 
     Attributes:
         name, root, split: a data set, as in `DataChoice`.
@@ -288,7 +289,7 @@ class Recipe:
         return document
 
     def fingerprint(self) -> str:
-        """Return a hexadecimal hash of all values that affect the result; paths do not."""
+        """Return a hexadecimal hash of all values that affect the result, which paths do not."""
         document = self.without_paths()
         del document["running"]["keep"], document["running"]["workers"]
         return digest(document)

@@ -1,4 +1,4 @@
-"""The samples of a training: clips, the Anomaly Exposure Sampler (paper 3.3) and the mixture of data sets.
+"""The samples of a training: clips, the Anomaly Exposure Sampler (paper 3.3), and the mixture.
 
     clip ─┬─ probability ½ ─> list: 1 or 2 names of its objects and irrelevant names, shuffled;
           │                   masks of the listed objects
@@ -151,14 +151,14 @@ CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapilla
 MAX_CATEGORIES = 30
 """N for all other data sets, as in the paper."""
 
-_TRIES = 20  # random draws per wanted name; if they are not enough, the remaining names are listed and drawn from
+_TRIES = 20  # random draws per wanted name; after that, missing names are drawn from a list of all remaining names
 _COMMON_WORDS = frozenset(
     {"and", "are", "at", "for", "from", "has", "in", "is", "it", "its", "of", "on", "that", "the", "to", "with"}
 )
 
 
 def same_name(name: str) -> str:
-    """Return a name for comparisons: in lower case, without extra spaces and without a full stop at the end."""
+    """Return a name for comparisons: in lower case, without extra spaces, without a full stop at the end."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
@@ -180,7 +180,7 @@ class AnomalyExposureSampler:
 
     To draw an irrelevant name, the sampler draws a clip and then one of its names. So names that are
     frequent in the data set are frequent among the irrelevant names. A clip is not usable if all its
-    names are held out, or if too few names of other clips are left; `plan` skips it.
+    names are held out, or if too few names of other clips are left. `plan` skips clips that are not usable.
 
     Args:
         data: the data set; its names are read once, when the sampler is created.
@@ -208,7 +208,7 @@ class AnomalyExposureSampler:
         if self.max_categories < 1 + options.min_irrelevant:
             others = options.min_irrelevant
             raise UsageError(
-                f"{data.name}: max_categories {self.max_categories} leaves no room for one true name and {others} others",
+                f"{data.name}: max_categories {self.max_categories} leaves no room for 1 true and {others} irrelevant names",
                 hint="raise max_categories of the data set, or lower min_irrelevant of [exposure]",
             )
         self._held_out = frozenset(map(same_name, options.held_out))
@@ -374,8 +374,8 @@ class Draw:
     Attributes:
         part: index of the data set in the mixture.
         index: index of the sample in the data set.
-        reading: number of complete passes over the data set before this one. The sampler uses it as
-            the epoch, so that every pass differs.
+        reading: number of complete passes over the data set before this sample. The sampler uses this number
+            as the epoch, so that every pass differs.
     """
 
     part: int
@@ -408,15 +408,17 @@ class Mixture:
         weights = np.array([weight for _, weight in parts], np.float64)
         if not len(weights) or not (np.isfinite(weights) & (weights > 0)).all():
             raise ValueError(f"mixture weights must be positive numbers, not {weights.tolist()}")
-        # All shares are rounded down. The samples that are left go to the largest remainders; if two
-        # are equal, to the first.
+        # All shares are rounded down. Then the shares with the largest remainders get the samples that are
+        # left, one each. Of equal remainders, the first one comes first.
         shares = weights / weights.sum() * draws
         quotas = np.floor(shares + 1e-9).astype(np.int64)
         quotas[np.argsort(-(shares - quotas), kind="stable")[: draws - int(quotas.sum())]] += 1
         self.quotas = tuple(int(quota) for quota in quotas)
         for name, quota in zip(names, self.quotas, strict=True):
             if not quota:
-                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove {name}")
+                raise ValueError(
+                    f"{name}: its weight is too small for one of {draws} samples; raise the weight or remove {name}"
+                )
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
         """Return the samples of an epoch in order; every call returns the same samples."""

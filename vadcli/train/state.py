@@ -1,4 +1,4 @@
-"""Chooses the parts of LAVIDA that are trained, freezes all other parts, and stores the training's checkpoints.
+"""The parts of LAVIDA that a training trains or freezes, and the training's checkpoints.
 
     OUT/checkpoints/step-00000100/
       lavida.safetensors, lora/   trained weights, as in a LAVIDA folder
@@ -113,7 +113,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and frozen parameters to `dtype`, except those of the part `REST`."""
+    """Convert trained parameters to fp32, and frozen parameters to `dtype`; those of `REST` do not change."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
@@ -147,7 +147,7 @@ class TrainerState:
         step: number of completed steps.
         best: highest frame AUC of all validations; None before the first validation.
         best_step: `step` at the validation with the highest AUC.
-        waited: number of validations after the one with the highest AUC.
+        waited: number of validations after the validation with the highest AUC.
     """
 
     step: int = 0
@@ -170,7 +170,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
         document: dict[str, Any] = {}
         for key, value in sorted(rule.to_dict().items()):
             if isinstance(value, set | frozenset):
-                document[key] = sorted(value)  # equal adapters give equal bytes
+                document[key] = sorted(value)  # so that equal adapters give equal bytes
             else:
                 document[key] = value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
         (folder / ADAPTERS / "adapter_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -232,7 +232,7 @@ class Checkpoints:
     Args:
         folder: folder of all checkpoints.
         keep: number of checkpoints to keep.
-        identity: fingerprints of recipe and data; `load` checks that the checkpoint has the same ones.
+        identity: fingerprints of recipe and data; `load` checks that the checkpoint has the same fingerprints.
     """
 
     def __init__(self, folder: Path, *, keep: int, identity: Mapping[str, str]) -> None:
@@ -323,7 +323,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors to store: the model's tensors by parameter name, and the adapters' tensors by peft's names."""
+    """Return the tensors to store: the model's own by parameter name, and the adapters' by peft's names."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

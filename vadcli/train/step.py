@@ -14,7 +14,7 @@ The parts of the loss are pure functions. The mask, IoU and score terms follow S
 N frames, M masks per frame, P frames that show an object, (h, w) the output size of the mask decoder. Two rules are true for
 every part of the loss:
 
-- It is computed in float32, or in float64 if its inputs are float64, also under autocast.
+- The part is computed in float32, or in float64 if its inputs are float64, also under autocast.
 - The loss of a batch is the mean over its frames, or over its clips for the language model. A frame without an object adds 0 to
   the mask terms, but the mean counts the frame. So the weight of a frame does not depend on the other frames of the batch, and
   the loss of a batch is the mean of the losses of its micro-batches if they have equal sizes.
@@ -84,7 +84,7 @@ class MaskLosses:
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA) -> Tensor:
-    """Return the binary focal loss: the mean of α_t (1 − p_t)^γ · cross-entropy over the pixels of a mask.
+    """Return the binary focal loss: the mean of α_t (1 − p_t)^γ · cross-entropy over a mask's pixels.
 
     Args:
         logits: (…, h, w).
@@ -360,7 +360,7 @@ class ExposureStep(nn.Module):
         self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
-        """Return the losses of a batch: each part and `total`, with the names of `losses.Losses`.
+        """Return the losses of a batch: each part and `total`, with the names of `Losses`.
 
         Args:
             samples: all with the same number of frames; the frame sizes may differ.

@@ -11,7 +11,7 @@ starts from the model of the stage before it. A killed training continues from i
 gives the same bytes as without interruption: a step depends only on the recipe, the number of the step and
 the checkpoint.
 
-The plan (`plan_of`, `plan_text`, `time_text`) tells the sizes of parts, the memory and the time before a training starts. The
+The plan (`plan_of`, `plan_text`, `time_text`) shows the sizes of parts, the memory and the time before a training starts. The
 memory for weights is exact; the memory for activations is an estimate. The time of a small model is measured with a few real
 steps. The time of a larger model is estimated from the number of operations.
 """
@@ -527,7 +527,7 @@ def _long(seconds: float) -> str:
 
 
 def _model_for_sizes(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """Return the model of a recipe. If it has the sizes of a preset, it has no values and takes no memory."""
+    """Return the model of a recipe; without values and memory if it has the sizes of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name

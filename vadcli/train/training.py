@@ -1,4 +1,4 @@
-"""The starting model, the samples and the validation of a training, and the LAVIDA folder that it writes.
+"""The starting model, the samples and the validation of a training, and the folder that it writes.
 
 `PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
 starting model or another task, as `tools/tiny_world` does. `write_model` stores the trained model.
@@ -173,7 +173,7 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
 
 
 def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
-    """Return the IoU of each frame whose label is True. The mask logits (T, h, w) are resized to the frame."""
+    """Return the IoU of each frame whose label is True, after resizing the mask logits (T, h, w)."""
     size = sample.masks.shape[1:]
     wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
     predicted, true = (wide > 0).cpu().numpy(), sample.masks
@@ -210,7 +210,7 @@ def first_model(recipe: Recipe) -> Lavida:
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the model's projector options with the recipe's kind and number of queries, if it sets them."""
+    """Return the model's projector options, changed by the recipe's kind and number of queries."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 

@@ -14,7 +14,7 @@ from vadcli.options.groups import AUTO_MODEL, DEFAULT_MODEL, HOW, option
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """The language model's low-rank adapters (LoRA). They are merged into it when the model is loaded.
+    """The low-rank adapters (LoRA) of the language model. Loading a model merges them into its weights.
 
     Attributes:
         rank, alpha, dropout: as in PEFT's LoraConfig.
@@ -60,7 +60,10 @@ class LavidaOptions(CompressionOption):
         return DEFAULT_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if `--detector auto` chooses LAVIDA: the user named its model, or the default model is trained."""
+        """Return True if `--detector auto` chooses LAVIDA.
+
+        That is the case if the user named a LAVIDA model, or if the default model is trained.
+        """
         from vadcli import weights
 
         if self.model != AUTO_MODEL:

@@ -1,4 +1,4 @@
-"""Loads presets, and loads and saves LAVIDA folders. Only safetensors are read; nothing is downloaded.
+"""Presets and LAVIDA folders. Only safetensors are read; nothing is downloaded.
 
 FOLDER/
   config.json         LavidaConfig
@@ -103,7 +103,9 @@ def load_preset(name: str) -> LavidaConfig:
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
-    """Return a base model after checking that its files contain all its tensors, except SAM2's video memory.
+    """Return a base model.
+
+    Its files must contain all its tensors. Only the tensors of SAM2's video memory may be missing.
 
     Args:
         part: mllm, text or sam2.
@@ -148,7 +150,7 @@ def read_config(folder: Path) -> LavidaConfig:
         return LavidaConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise WeightsError(
-            f"{folder}: not a LAVIDA folder: {path.name}: {error.strerror}", hint="`vadcli weights import` builds one"
+            f"{folder}: not a LAVIDA folder: {path.name}: {error.strerror}", hint="build a folder with `vadcli weights import`"
         ) from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: {' '.join(str(error).split())}", hint="is it from another version of vadcli?") from error
@@ -315,7 +317,7 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 
 def _load_own(model: Lavida, path: Path) -> None:
-    """Load lavida.safetensors. Its tensors also replace the tensors of base models that have the same names."""
+    """Load lavida.safetensors. Its tensors replace those of the base models with the same names."""
     stored = load_file(path)
     expected = model.state_dict()
     strange = sorted(set(stored) - set(expected))

@@ -98,7 +98,10 @@ class LavidaDetector:
 
     @property
     def parallel(self) -> int:
-        """The number of calls that may run at the same time: one on a CPU; two per GPU, one of which copies frames."""
+        """The number of calls that may run at the same time: one on a CPU, two per GPU.
+
+        On a GPU, one call copies frames while the other call computes.
+        """
         return self._workers.parallel
 
     def prepare(self) -> None:
@@ -125,7 +128,7 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The number of clips that each device can compute at once. It falls when a device runs out of memory."""
+        """The number of clips that each device can compute at once; smaller after a device ran out of memory."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
@@ -136,7 +139,7 @@ class LavidaDetector:
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Run each later stage of the work inside the context manager `clock(name)`, which can measure its time."""
+        """Run each later stage of the work inside `clock(name)`, a context manager that can measure time."""
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
@@ -255,7 +258,7 @@ def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
 
 
 def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
-    """Return the model's folder and config. The folder is None if the model is a preset with random weights."""
+    """Return the model's folder and config; the folder is None for a preset with random weights."""
     model = options.lavida_model
     if model.startswith(PRESET_MARK):
         name = model.removeprefix(PRESET_MARK)

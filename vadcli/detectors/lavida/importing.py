@@ -41,7 +41,9 @@ META_SUFFIXES = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Sources:
-    """The files that the user names for the parts. If a base model is None, it comes from the cache of the Hugging Face hub.
+    """The files that the user names for the parts.
+
+    A base model that is None comes from the cache of the Hugging Face hub.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
@@ -235,7 +237,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
     rows = next(shapes, (0,))[0]
     if seg >= rows:
         result.notes.append(
-            f"{SEG} is token {seg}, but the embedding has only {rows} rows: it is enlarged each time the model is loaded"
+            f"{SEG} is token {seg}, but the embedding has only {rows} rows; loading the model enlarges the embedding"
         )
 
 
@@ -285,7 +287,7 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raise WeightsError if a base model is damaged, is of the wrong kind, or has another width than the preset."""
+    """Raise WeightsError if a base model is damaged, of the wrong kind, or not as wide as the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(
@@ -308,7 +310,7 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
     sizes = config.parts.mllm.get("text_config", {}) if part == "mllm" else config.parts.text if part == "text" else {}
     wanted_width = sizes.get("hidden_size", width)
     if width is not None and width != wanted_width:
-        hint = "choose the preset of that size; `vadcli weights list` shows them"
+        hint = "choose a preset with this width; `vadcli weights list` shows the presets"
         raise WeightsError(f"{source}: its width is {width}, but {config.name} needs {wanted_width}", hint=hint)
 
 
@@ -360,7 +362,10 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 
 
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
-    """Link or copy a file. `link` must be False if the new file may be changed later: a change would reach the source."""
+    """Link or copy a file.
+
+    `link` must be False if the new file may be changed later, because a change of a link changes the source too.
+    """
     name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
         try:
@@ -382,7 +387,7 @@ def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """Return True if a file is safetensors and on the file system of `folder`, so that it can probably be linked."""
+    """Return True if a file is safetensors on the file system of `folder`, and so can probably be linked."""
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 
@@ -417,7 +422,7 @@ META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
 
 
 def convert_meta(path: Path, folder: Path) -> None:
-    """Convert Meta's SAM2.1 checkpoint to a transformers folder; both contain the same tensors under other names.
+    """Convert Meta's SAM2.1 checkpoint to a transformers folder; only the names of tensors change.
 
     Raises:
         WeightsError: the file is not one of Meta's SAM2.1 checkpoints.

@@ -380,7 +380,10 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
 
 
 def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[range], known: Mapping[int, Tensor]) -> None:
-    """Write into `masks` the masks of all frames except the first one of each span. The longest span comes first."""
+    """Write the masks of all frames except the first frame of each span into `masks`.
+
+    The longest span comes first.
+    """
     starts = [span.start for span in spans]
     prompts = torch.cat([_resize(known[start].to(pixels.device)[None, None], model.image_size) for start in starts]) > 0
     features = model.encode(pixels[starts])

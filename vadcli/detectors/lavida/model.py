@@ -1,4 +1,4 @@
-"""The whole LAVIDA network and its config. It turns clips into one score and one mask per frame (paper, Figure 2).
+"""The whole LAVIDA network (paper, Figure 2) and its config: clips become a score and a mask per frame.
 
     frames ─┬─ vision tower ─ compression ─┐
             │           prompt with <SEG> ─┴─ prefill ─ h_seg ─┐
@@ -90,9 +90,9 @@ class AdditionOptions:
     """Parts that are not in the paper, for small models that start with random weights.
 
     Attributes:
-        sight: True if the language model reads SAM2's image features and not those of the vision tower (`SharedSight`).
+        sight: True if the language model reads SAM2's image features (`SharedSight`) in place of the vision tower's tokens.
         motion_width: number of channels that describe how these features change over time.
-        pooling: True if the hidden states of the categories are added to that of `<SEG>` (`NamePooling`).
+        pooling: True if the hidden states of the categories are added to the hidden state at `<SEG>` (`NamePooling`).
     """
 
     sight: bool = False
@@ -206,7 +206,7 @@ class LavidaOutput:
 
     Attributes:
         object_logit: (B, T) float32; its sigmoid is the frame score.
-        mask_logit: (B, T, h, w) float32, gated; its sigmoid is the pixel score.
+        mask_logit: (B, T, h, w) float32, after the mask gate; its sigmoid is the pixel score.
     """
 
     object_logit: Tensor

@@ -201,9 +201,9 @@ class FrameSemantics(nn.Module):
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return the heads' mean attention logits (N, C, h · w), with one more column for a null key.
+        """Return the attention logits (N, C, h · w), averaged over the heads.
 
-        The arguments are those of `forward`.
+        With a null key, there is one more column. The arguments are those of `forward`.
         """
         queries, values = self._sides(text, image, position)
         return self.attention.logits(queries, values).mean(dim=1)
@@ -316,12 +316,15 @@ class Attention(nn.Module):
 
 
 def anywhere(where: Tensor) -> Tensor:
-    """Return the log odds (N, C) that a category is in the frame, from `where` with a null key."""
+    """Return the log odds (N, C) that each category is in the frame.
+
+    `where` is the result of `FrameSemantics.where` with a null key.
+    """
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
 def _likeliest(odds: Tensor, unused: Tensor | None) -> Tensor:
-    """Return the highest log odds (N, …) of C categories (N, C, …), without categories that are `unused` (N, C)."""
+    """Return the highest log odds (N, …) of C categories (N, C, …), without `unused` (N, C) categories."""
     odds = odds.clamp(-ODDS, ODDS)
     if unused is not None:
         odds = odds.masked_fill(unused.view(*unused.shape, *[1] * (odds.dim() - 2)), -ODDS)

@@ -117,7 +117,7 @@ class Sam2Sizes:
 
     Attributes:
         image_size: side of the square image in pixels.
-        trunk: `hiera` is SAM2's own; `conv` is ConvTrunk. Of the next six sizes, a `conv` trunk uses
+        trunk: `hiera` is SAM2's own trunk; `conv` is ConvTrunk. Of the next six sizes, a `conv` trunk uses
             only embed_dim and blocks.
         embed_dim: channels of the first of the four stages; each stage doubles them.
         num_heads: attention heads of the first stage; each stage doubles them.
@@ -349,7 +349,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Return the name in the sam2 package of a parameter of Sam2VideoModel; four names for the point embeddings.
+    """Return the sam2 package's name for a parameter of Sam2VideoModel; four for the point embeddings.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.

@@ -57,7 +57,7 @@ class PromptOptions:
 
     Attributes:
         question: {categories} is replaced by the categories, joined by commas.
-        answer: the answer, which is a part of the prompt and not generated; contains `<SEG>` once.
+        answer: the end of the prompt, in place of an answer that the model generates; contains `<SEG>` once.
         max_categories: categories per prompt; longer lists are split into several prompts. The
             paper's limit is 30 (Table 3).
     """
@@ -85,7 +85,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
     """Return the token ids of the prompt and its forced answer (paper 3.5).
 
     Args:
-        tokenizer: Qwen2-VL's, with `<SEG>` added; its chat template is used.
+        tokenizer: Qwen2-VL's tokenizer with `<SEG>` added; its chat template is used.
         categories: 1 to `options.max_categories` categories.
         options: the texts around the categories.
 
@@ -133,7 +133,7 @@ def add_seg(tokenizer: Any) -> int:
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer for a small Qwen2-VL. Deterministic.
 
-    It can encode any text, with at most `vocab_size` ids, including the id of `<SEG>`.
+    The tokenizer can encode any text. It has at most `vocab_size` ids, including the id of `<SEG>`.
     """
     raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
     tokenizer = PreTrainedTokenizerFast(
@@ -151,7 +151,7 @@ def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer for a small CLIP text model. Deterministic.
 
-    Like CLIP's tokenizer, it converts the text to lower case and adds a start and an end token.
+    Like CLIP's tokenizer, the tokenizer converts the text to lower case and adds a start and an end token.
     """
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
@@ -206,7 +206,10 @@ class TextEncoder(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """Return pooled embeddings (C, width) without gradients. The end of a category that is too long is cut off."""
+        """Return pooled embeddings (C, width) without gradients.
+
+        The end of a category that is too long is cut off.
+        """
         with torch.no_grad():
             return self.pooled(categories)
 

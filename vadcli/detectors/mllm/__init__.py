@@ -46,7 +46,7 @@ def is_mllm(model: str) -> bool:
 
 
 def mllm_family(folder: Path) -> str:
-    """Return the `model_type` in the config.json of a folder; "" if it has none."""
+    """Return the `model_type` in the config.json of a folder; "" if the folder has no such config."""
     try:
         return str(read_json(folder / "config.json").get("model_type", ""))
     except (OSError, ValueError):
@@ -66,7 +66,9 @@ def mllm_folder(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         if not is_mllm(model):
-            raise WeightsError(f"{path}: not a model that `ask` can use: its config.json is not of Qwen-VL", hint=CHOOSE)
+            raise WeightsError(
+                f"{path}: not a model that `ask` can use: its config.json is not that of a Qwen-VL model", hint=CHOOSE
+            )
         return path
     if os.sep in model or model.startswith("~"):
         raise UsageError(f"--model {model}: the folder does not exist", hint=CHOOSE)

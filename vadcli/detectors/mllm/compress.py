@@ -33,13 +33,13 @@ DEPTH = 512  # coordinates converted to float64 at a time
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """How much, and how, a clip's visual tokens are compressed.
+    """How the visual tokens of a clip are compressed, and how many of them are kept.
 
     Args:
         ratio: share of the tokens to keep, in (0, 1]; 1 keeps all tokens unchanged.
-        method: `reverse_attention` is the paper's. The other methods are for comparison: `mean` averages
-            each reference's tokens. `densest`, `least_dense` and `random` choose tokens and keep them
-            unchanged; the random positions are the same in all clips.
+        method: `reverse_attention` is the paper's method. The other methods are for comparison: `mean` averages
+            the tokens of each reference. `densest`, `least_dense` and `random` choose tokens and keep them
+            unchanged; `random` chooses the same positions in all clips.
         neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
         positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
             `sequential` numbers them in one dimension. Only `MultimodalLM.compressed` uses this.
@@ -303,7 +303,7 @@ STATIC_DISTANCE = 0.01
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Return which merge groups to keep: all groups of the first time step, and the moving groups of later steps.
+    """Return which merge groups to keep: all groups of the first time step, and later the moving groups.
 
     A merge group is the four patches that become one visual token. At each later step, the patches are compared with the same
     patches in the first step. A group moves if the mean cosine distance of its patches over all later steps is at least the
@@ -372,7 +372,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Return how each cell changes (B, T, h, w, motion_width), from normalised pixels (B, T, h, w, C_img)."""
+        """Return how each cell changes (B, T, h, w, motion_width), from normalised F (B, T, h, w, C_img)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))

@@ -1,4 +1,4 @@
-"""Qwen2-VL for LAVIDA (paper 3.5) and `ask`: frames become patches, visual tokens and one hidden state per clip.
+"""Qwen2-VL for LAVIDA (paper 3.5) and `ask`: frames become patches, visual tokens and a hidden state.
 
 The hidden state comes from one prefill, which is one pass through the language model over a whole sequence of tokens. LAVIDA
 takes the hidden state at `<SEG>`, and `ask` takes the hidden state at the last token.
@@ -294,7 +294,7 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Return the states after the first text and the video. Several prompts with the same first text can use them."""
+        """Return the states after the first text and the video; prompts with the same first text share them."""
         prefixes = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -321,7 +321,7 @@ class MultimodalLM(ExactBuffers):
 
         Args:
             prefix: one clip; the prefix can be used again.
-            prompt: its text after the video.
+            prompt: the prompt; only its text after the video is used.
             most: the largest number of tokens.
             stop: ids of tokens that end the text; they are not returned.
         """

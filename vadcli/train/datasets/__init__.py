@@ -72,7 +72,7 @@ def open_data(
 
 UNPACK_AGAIN = "unpack the official archive again"
 MAX_DOCUMENT_BYTES = 4 * 2**30
-"""Size limit of an annotation file. The largest real one, the masks of MeViS, has some hundred MB."""
+"""Size limit of an annotation file. The largest real file, the masks of MeViS, has some hundred MB."""
 
 Kind = TypeVar("Kind")
 
@@ -124,12 +124,12 @@ def read_pickle(path: Path) -> object:
     data = _read(path)
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # a damaged pickle can raise nearly any error
         raise DocumentError(f"{path}: not a pickle of plain values: {_line(error)}", hint=UNPACK_AGAIN) from error
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """Return `value` after checking its type. `where` is its place in the file, for the error message."""
+    """Return `value` after checking its type; `where` is its place in the file, for the error message."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
             f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
@@ -138,7 +138,10 @@ def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
 
 
 def entry(path: Path, where: str, parent: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
-    """Return `parent[key]` after checking that it exists and has the type `kind`. `where` is the place of `parent`."""
+    """Return `parent[key]` after checking that it exists and has the type `kind`.
+
+    `where` is the place of `parent` in the file, for the error message.
+    """
     if key not in parent:
         raise DocumentError(f"{path}: {where} has no {key!r}", hint=UNPACK_AGAIN)
     return expect(path, f"{key!r} of {where}", parent[key], kind)
@@ -289,7 +292,7 @@ class Reduction:
 def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
     """Return an image (H, W, 3) uint8 RGB at the size for training, and its reduction.
 
-    EXIF rotation is ignored, because the masks have none.
+    The EXIF rotation of the image is ignored, because masks have no EXIF rotation.
 
     Raises:
         DocumentError: the file is missing, damaged or too large.

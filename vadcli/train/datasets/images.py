@@ -1,6 +1,6 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
-The first three have one label map per image. Reading all maps takes minutes, so a file can cache the
+The first three data sets have one label map per image. Reading all maps takes minutes, so a file can cache the
 numbers in each map. RefCOCO has expressions for single objects. The docstring of each class shows the files of the data set.
 """
 

@@ -66,7 +66,7 @@ class Video:
 
 
 class YouTubeVos(LabelMapData):
-    """YouTube-VOS: objects by category, at 6 frames per second.
+    """YouTube-VOS: objects are named by category; 6 frames per second.
 
         ROOT/train/JPEGImages/VIDEO/00000.jpg     ROOT/train/meta.json
         ROOT/train/Annotations/VIDEO/00000.png
@@ -87,7 +87,7 @@ class YouTubeVos(LabelMapData):
 
 
 class RefYouTubeVos(LabelMapData):
-    """Ref-YouTube-VOS: objects by expressions, usually several per object.
+    """Ref-YouTube-VOS: objects are named by expressions, usually several per object.
 
     The files are those of YouTube-VOS and ROOT/meta_expressions/train/meta_expressions.json.
 
@@ -121,7 +121,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the name of each video with frames, its place for messages ("video NAME"), and its JSON entry."""
+    """Yield the name of each video with frames, its place for messages ("video NAME"), its JSON entry."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         content = expect(path, where, value, dict)
@@ -130,7 +130,7 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place of each expression for messages ("expression NUMBER of video NAME"), and its JSON entry."""
+    """Yield the place of each expression ("expression NUMBER of video NAME"), and its JSON entry."""
     for number, value in entry(path, where, content, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
