@@ -21,7 +21,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from logging.handlers import QueueHandler
 from pathlib import Path
@@ -245,19 +245,13 @@ def import_ray() -> Any:
     return ray
 
 
-def connected(ray: Any, options: ScanOptions | VerifyOptions) -> AbstractContextManager[None]:
-    """Connect to the cluster. Without an address, start Ray on this machine. A context manager.
+@contextmanager
+def joined(ray: Any, address: str) -> Iterator[None]:
+    """Connect to the cluster at an address. At the end of the `with` block, disconnect.
 
     Raises:
         UsageError: no cluster answers at the address.
-        ToolError: Ray does not start on this machine.
     """
-    return _joined(ray, options.ray_address) if options.ray_address else _started(ray)
-
-
-@contextmanager
-def _joined(ray: Any, address: str) -> Iterator[None]:
-    """Connect to the cluster at an address. At the end of the `with` block, disconnect."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdigit():  # if no program listens at the address, Ray itself would wait for many minutes
@@ -275,8 +269,12 @@ def _joined(ray: Any, address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _started(ray: Any) -> Iterator[None]:
-    """Start Ray on this machine. At the end of the `with` block, stop Ray and remove its files."""
+def started(ray: Any) -> Iterator[None]:
+    """Start Ray on this machine. At the end of the `with` block, stop Ray and remove its files.
+
+    Raises:
+        ToolError: Ray does not start.
+    """
     temporary = tempfile.gettempdir()
     if len(os.fsencode(temporary)) > LONGEST_FOLDER:
         temporary = "/tmp"  # noqa: S108 - a new folder is made in it

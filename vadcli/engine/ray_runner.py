@@ -33,9 +33,10 @@ from vadcli.engine.ray_cluster import (
     ScanWork,
     WorkerDied,
     Workers,
-    connected,
     import_ray,
+    joined,
     nodes_of,
+    started,
     usable_nodes,
 )
 from vadcli.engine.runner import Fitting, ScanSettings, Stop
@@ -151,7 +152,7 @@ class GivenUp:
 def started_workers(
     options: ScanOptions | VerifyOptions, scratch: Scratch, root: Path | None, work: MakeWork, *, wants_gpu: bool, stop: Stop
 ) -> Iterator[Workers]:
-    """Connect to the cluster and start the workers.
+    """Connect to the cluster and start the workers. Without --ray-address, start Ray on this machine.
 
     At the end of the `with` block, all workers are stopped.
 
@@ -165,9 +166,10 @@ def started_workers(
 
     Raises:
         UsageError: ray is not installed, no cluster answers, or no node can take part.
+        ToolError: Ray does not start on this machine.
     """
     ray = import_ray()
-    with connected(ray, options):
+    with joined(ray, options.ray_address) if options.ray_address else started(ray):
         # Without an address, this machine is the cluster, so there is nothing to check.
         nodes = usable_nodes(ray, scratch, root) if options.ray_address else nodes_of(ray)
         workers = Workers(ray, options, nodes, work, wants_gpu=wants_gpu)
