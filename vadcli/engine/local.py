@@ -149,6 +149,7 @@ class LocalRunner:
         return loader_options(self.options, workers=workers)
 
     def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
+        """Return the settings for each video, without the second passes."""
         options = self.options
         categories = self.settings.categories_of(self.detector)
         needs = effective_needs(self.detector, options)

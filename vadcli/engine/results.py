@@ -180,6 +180,10 @@ def _write_both(job: ScanJob, document: EventsDocument, table: ScoreTable, metad
 def _events_document(
     job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
 ) -> EventsDocument:
+    """Return the events document of a video that was scanned or has failed.
+
+    `info` is None if it could not be opened.
+    """
     unit, decision = task.unit, task.decision
     created = info.created if info else ""
     start = job.times.start_of(

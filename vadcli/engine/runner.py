@@ -444,6 +444,10 @@ class EventHook:
         self._threads.shutdown()
 
     def _run(self, event: NewEvent) -> None:
+        """Run the command for an event, in a thread, unless another scan has reported the event.
+
+        Errors are logged.
+        """
         try:
             if not self._reported.add(event.document, event.event):
                 return  # another scan has reported the event in the meantime

@@ -353,6 +353,7 @@ class _Pictures:
         return {row: pictures[row] for row in rows if row in pictures}
 
     def _take(self, item: Item) -> None:
+        """Keep the frames of a clip, or log why the reading has ended early."""
         if isinstance(item, ClipReady):
             rows, valid = item.clip.frame_index.tolist(), item.clip.valid.tolist()
             shown = zip(rows, item.clip.frames, valid, strict=True)
