@@ -46,10 +46,10 @@ ENOUGH_S = 3600.0
 GROWTH = 2
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
 # and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.
-HELD_CLIPS = 40
+CLIPS_IN_MEMORY = 40
 # The fit uses at most this many of the clips in memory, evenly spread over the footage.
 SAMPLE_CLIPS = 12
-# From footage of more than HELD_CLIPS clips, this many bursts are read.
+# From footage of more than CLIPS_IN_MEMORY clips, this many bursts are read.
 BURSTS = 20
 # A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
@@ -211,16 +211,16 @@ class CameraFit:
         read from its beginning.
         """
         with PreparingPool(self.cameras.detector) as pool:
-            held = _Held(self.cameras.needs, pool)
-            held.take(self._watched(items))
-            if not held.items:
+            in_memory = _ItemsInMemory(self.cameras.needs, pool)
+            in_memory.take(self._watched(items))
+            if not in_memory.items:
                 return
-            is_whole = held.is_too_long or held.ended == {unit.video for unit in self.whole}
-            clips, footage = self._sample(held if is_whole else self._held_whole(pool))
+            is_whole = in_memory.is_too_long or in_memory.ended == {unit.video for unit in self.whole}
+            clips, footage = self._sample(in_memory if is_whole else self._whole_in_memory(pool))
             if self.cameras.stopped():
                 return
             self.cameras.fit(self.camera, clips, footage)
-        for item in chain(held.items, items):
+        for item in chain(in_memory.items, items):
             if isinstance(item, ClipReady) and self.cameras.stopped():  # `Finished` is yielded: its video is complete
                 return
             yield item
@@ -233,7 +233,7 @@ class CameraFit:
         """
         before = self.cameras.stored(self.camera)
         with PreparingPool(self.cameras.detector) as pool:
-            clips, footage = self._sample(self._held_whole(pool))
+            clips, footage = self._sample(self._whole_in_memory(pool))
         if self.cameras.stopped():
             return
         model = self.cameras.fit(self.camera, clips, footage)
@@ -248,28 +248,28 @@ class CameraFit:
                 "video is" if scored == 1 else "videos are",
             )
 
-    def _held_whole(self, pool: PreparingPool) -> _Held:
+    def _whole_in_memory(self, pool: PreparingPool) -> _ItemsInMemory:
         """Read all videos of the camera and keep their clips in memory. Stop when there are too many clips."""
-        held = _Held(self.cameras.needs, pool)
+        in_memory = _ItemsInMemory(self.cameras.needs, pool)
         with ClipLoader(self.cameras.needs, self.cameras.loader_options) as loader:
             requests = (self.request(unit) for unit in self.whole)
-            held.take(self._watched(loader.run(requests, stopped=self.cameras.stopped)))
-        return held
+            in_memory.take(self._watched(loader.run(requests, stopped=self.cameras.stopped)))
+        return in_memory
 
-    def _sample(self, held: _Held) -> tuple[list[Clip], Footage]:
+    def _sample(self, in_memory: _ItemsInMemory) -> tuple[list[Clip], Footage]:
         """Return the clips for the fit, and the size of the footage that they represent.
 
-        `held` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
+        `in_memory` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
         """
-        if held.is_too_long:
-            return self._bursts(held.pool)
-        held.pool.wait()
-        clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
-        videos = sorted({clip.video for clip in clips} - held.hidden)
-        seconds = sum(held.infos[video].duration_s for video in videos)
+        if in_memory.is_too_long:
+            return self._bursts(in_memory.pool)
+        in_memory.pool.wait()
+        clips = sorted(in_memory.clips(), key=lambda clip: (clip.video, clip.index))
+        videos = sorted({clip.video for clip in clips} - in_memory.hidden)
+        seconds = sum(in_memory.infos[video].duration_s for video in videos)
         places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
         spread = [clips[place] for place in places]
-        return spread, Footage(len(videos), round(seconds, 3), size_of(self.whole, but=held.hidden))
+        return spread, Footage(len(videos), round(seconds, 3), size_of(self.whole, but=in_memory.hidden))
 
     def _bursts(self, pool: PreparingPool) -> tuple[list[Clip], Footage]:
         """Return bursts of the videos as clips, and the size of the footage that they represent."""
@@ -309,8 +309,8 @@ class CameraFit:
             yield item
 
 
-class _Held:
-    """The items of a loader that are kept in memory, up to HELD_CLIPS clips."""
+class _ItemsInMemory:
+    """The items of a loader that are kept in memory, up to CLIPS_IN_MEMORY clips."""
 
     def __init__(self, needs: ClipNeeds, pool: PreparingPool) -> None:
         self.needs = needs
@@ -323,8 +323,8 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """True if the opened videos have more than HELD_CLIPS clips together."""
-        return self.total_clips > HELD_CLIPS
+        """True if the opened videos have more than CLIPS_IN_MEMORY clips together."""
+        return self.total_clips > CLIPS_IN_MEMORY
 
     def take(self, items: Iterator[Item]) -> None:
         """Keep the items. Stop when `is_too_long` becomes true."""

@@ -42,7 +42,7 @@ from vadcli.store.verification import write_answers
 from vadcli.types import Answer, ByteArray, IndexArray, MaskRows, VideoInfo
 from vadcli.types.text import how_many, is_remote, without_name
 from vadcli.verifying.asking import Interview, OnAnswers, ReadClip, VideoJob, asker_of, describe, read_clips
-from vadcli.verifying.survey import ELSEWHERE, Choice, Survey, Surveyed, clip_needs
+from vadcli.verifying.survey import IN_USE, Choice, Survey, Surveyed, clip_needs
 from vadcli.video.loader import ClipLoader, ClipRequest, loader_options
 from vadcli.video.sampling import can_seek
 
@@ -166,7 +166,7 @@ class LocalSteps:
                 continue
             claim = Claim.acquire(self.survey.layout.checkpoint(video.video))
             if claim is None:
-                video.problem = ELSEWHERE
+                video.problem = IN_USE
                 continue
             try:
                 path = folders.find(video.document)

@@ -52,7 +52,7 @@ FEWEST = 2
 """Every camera gets at least this many random clips, even if it has few proposed clips."""
 SPREAD_FLOOR = 0.25
 """Smallest spread of a camera's log-odds, as in the detector `ask`."""
-ELSEWHERE = "a scan or another run is working on it; run `vadcli verify` again"
+IN_USE = "a scan or another run is working on it; run `vadcli verify` again"
 """The problem of a video that another process has locked."""
 
 
@@ -520,7 +520,7 @@ def _write(
     """Write the answers and the events of one video. Return the number of events per answer."""
     claim = Claim.acquire(survey.layout.checkpoint(video.video))
     if claim is None:
-        video.problem = video.problem or ELSEWHERE
+        video.problem = video.problem or IN_USE
         return {}
     try:
         with scratch.replace(survey.layout.answers(video.video)) as path:
