@@ -288,6 +288,21 @@ def test_confirmed_events_are_described_once(out: Path) -> None:
     assert events_of(out, "b.mp4") == (event,)
 
 
+def test_a_description_is_stored_before_another_process_may_lock_the_video(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[int] = []
+    release = Claim.release
+
+    def checked(claim: Claim, *, delete: bool) -> None:
+        if asker.described:
+            stored.append(len(read_answers(OutputLayout(out).answers("yard/b.mp4")).metadata.descriptions))
+        release(claim, delete=delete)
+
+    asker = BrightAsker()
+    monkeypatch.setattr(Claim, "release", checked)
+    verify(out, asker, describe=True)
+    assert set(stored) == {1}
+
+
 @pytest.fixture
 def own(archive: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A copy of the footage too, and the scan of it."""

@@ -238,6 +238,25 @@ class Interview:
         new = Answers(clips, grid.start[clips], grid.end[clips], job.audited[clips], odds[order])
         job.stored = replace(job.stored, answers=job.stored.answers.joined(new))
         job.fresh = []
+        self._write(job)
+
+    def describe(self, items: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
+        """Let the model write a sentence about each clip. Yield each video when all its sentences are stored.
+
+        Raises:
+            OutputError: the sentences cannot be written.
+        """
+        for item in items:
+            if isinstance(item, VideoJob):
+                self._write(item)
+                yield item
+                continue
+            job, clip, frames = item
+            sentence = " ".join(self._asker.describe(frames).split())
+            descriptions = {**job.stored.metadata.descriptions, str(clip): sentence}
+            job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=descriptions))
+
+    def _write(self, job: VideoJob) -> None:
         with self._scratch.replace(self._layout.answers(job.video)) as path:
             write_answers(path, job.stored)
 
@@ -282,14 +301,3 @@ class Interview:
             del jobs[job.video]
             self.store(job)
             yield job
-
-
-def describe(asker: Asker, items: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-    """Let the model write a sentence about each clip. Yield each video when all its clips are described."""
-    for item in items:
-        if isinstance(item, VideoJob):
-            yield item
-            continue
-        job, clip, frames = item
-        descriptions = {**job.stored.metadata.descriptions, str(clip): " ".join(asker.describe(frames).split())}
-        job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=descriptions))

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -38,10 +37,9 @@ from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.events import FootageFolders
 from vadcli.store.masks import MaskFiles, MaskTrack, Spans, masked_rows, refined_spans, rle_rows, rle_threshold
 from vadcli.store.scores import read_scores, shown_s
-from vadcli.store.verification import write_answers
 from vadcli.types import Answer, ByteArray, IndexArray, MaskRows, VideoInfo
 from vadcli.types.text import how_many, is_remote, without_name
-from vadcli.verifying.asking import Interview, OnAnswers, ReadClip, VideoJob, asker_of, describe, read_clips
+from vadcli.verifying.asking import Interview, OnAnswers, ReadClip, VideoJob, asker_of, read_clips
 from vadcli.verifying.survey import IN_USE, Choice, Survey, Surveyed, clip_needs
 from vadcli.video.loader import ClipLoader, ClipRequest, loader_options
 from vadcli.video.sampling import can_seek
@@ -97,30 +95,21 @@ class LocalSteps:
 
     def do(self, step: Step, wanted: Wanted) -> None:
         """See `StepRunner`."""
-        survey, layout = self.survey, self.survey.layout
+        survey = self.survey
         if step is Step.REFINE:
             self._refine(wanted)
             return
         survey.asker.prepare()
-        if step is Step.DESCRIBE:
-            for job in self._read(wanted, partial(describe, survey.asker)):
-                with self.scratch.replace(layout.answers(job.video)) as path:
-                    write_answers(path, job.stored)
-            return
         checkpoint_s = parse_duration(self.options.checkpoint_every, "checkpoint_every")
         interview = Interview(
-            survey.asker, survey.questions, layout, self.scratch, checkpoint_s=checkpoint_s, on_answers=self.on_answers
+            survey.asker, survey.questions, survey.layout, self.scratch, checkpoint_s=checkpoint_s, on_answers=self.on_answers
         )
-        self._read(wanted, interview.ask)
+        self._read(wanted, interview.describe if step is Step.DESCRIBE else interview.ask)
 
-    def _read(self, wanted: Wanted, use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]) -> list[VideoJob]:
-        """Read the wanted clips of each video, and pass them to `use`.
-
-        Return the videos that `use` has completed.
-        """
+    def _read(self, wanted: Wanted, use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]) -> None:
+        """Read the wanted clips of each video, and pass them to `use`, which yields the complete videos."""
         surveyed = {video.video: video for video in self.survey.videos}
         taken: list[VideoJob] = []
-        complete = []
         needs = replace(self.survey.needs, frames=1, overlap=0)  # frames are read one by one, because clips overlap
         with ClipLoader(needs, loader_options(self.options)) as loader:
             try:
@@ -128,12 +117,10 @@ class LocalSteps:
                     surveyed[job.video].problem = without_name(job.error, job.video)
                     log.info("%s: %s read", job.video, how_many(len(job.clips), "clip"))
                     _release(job)
-                    complete.append(job)
             finally:
                 for job in taken:
                     surveyed[job.video].asked += job.answered
                     _release(job)
-        return complete
 
     def _refine(self, wanted: Wanted) -> None:
         """Refine the masks of confirmed events."""
