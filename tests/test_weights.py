@@ -1,4 +1,4 @@
-"""Weights by name: the manifest, checksums, LAVIDA folders, and fetching from a hub that may misbehave."""
+"""Weights by name: the manifest, checksums, LAVIDA folders, and fetching from a hub with faults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np
 
 
 def lavida_folder(folder: Path, *, trained: bool = False) -> Path:
-    """A folder that looks like LAVIDA's, with tensors of no use."""
+    """Make a LAVIDA folder whose tensors are useless, and return it."""
     for part in ("mllm", "text", "sam2"):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text("{}")

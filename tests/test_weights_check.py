@@ -1,4 +1,4 @@
-"""The self-test of weights: an encoder that is right passes, random weights and single faults fail."""
+"""The self-test of weights: a perfect model passes, random weights and single faults fail."""
 
 from __future__ import annotations
 
@@ -42,10 +42,12 @@ def unit(vectors: FloatArray) -> FloatArray:
 
 
 class Planted:
-    """Knows the drawn pictures: a picture and its sentences share an axis. It reads text in lower case.
+    """A perfect encoder: it knows the drawn pictures, and gives a picture and its sentences the same vector.
+
+    It turns capitals into small letters.
 
     Args:
-        common: length of a part that all vectors share, as in real encoders, whose cosines are all alike.
+        common: length of the part that all vectors share. Real encoders have such a part too, so all their cosines are high.
     """
 
     name, width, size_px, temperature, max_tokens = "planted", 64, SMALL_PX, 0.03, 64
@@ -88,7 +90,7 @@ class Planted:
 
 
 class Drawn(Planted):
-    """Random weights: a random layer over the pixels, random vectors of words, and what all vectors share."""
+    """An encoder with random weights: a random layer for pixels, and a random vector per word. All vectors share a part."""
 
     def __init__(self, seed: int, common: float) -> None:
         super().__init__(common)
@@ -133,7 +135,7 @@ class NotUnit(Planted):
 
 
 class MixedUp(Planted):
-    """Each question's sentences are moved on by one."""
+    """Knows the pictures, but gives each sentence the vector of the next sentence of its question."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,10 +217,10 @@ def test_no_two_pictures_or_sentences_of_a_question_are_alike() -> None:
 
 
 class PlantedAsker:
-    """Knows the drawn clips. It leans to no, and says so less clearly if the question is the right one.
+    """A perfect language model: it knows the drawn clips. It prefers "no", but less so if the question is the right one.
 
     Args:
-        right: False moves each question on by one.
+        right: False makes it prefer the next question of the clip instead.
     """
 
     name, clip_frames, clip_s, max_area_px, batch_size, parallel = "planted", 8, 8.0, SMALL_PX**2, 1, 1
@@ -262,7 +264,7 @@ def test_a_language_model_with_random_weights_fails(tmp_path: Path, seed: int) -
 
 
 def flood(frames: ByteArray, points: FloatArray) -> BoolArray:
-    """Everything of the point's colour that is near it."""
+    """Return a perfect mask per point: all pixels of the same colour as the point."""
     masks = []
     for frame, (x, y) in zip(frames, points.astype(int), strict=True):
         same = (np.abs(frame.astype(int) - frame[y, x].astype(int)) < 20).all(axis=-1)
@@ -290,7 +292,7 @@ SMALL_SAM2 = Path(__file__).resolve().parents[1] / "weights" / "lavida-tiny" / "
 
 
 def save_random_sam2(folder: Path) -> Path:
-    """SAM2 in the size of the small checkpoint, with random weights."""
+    """Save a SAM2 model of the size of the small checkpoint, with random weights, and return its folder."""
     torch = pytest.importorskip("torch")
     from transformers import Sam2VideoConfig, Sam2VideoModel
 
@@ -312,7 +314,7 @@ def test_random_sam2_weights_fail(random_sam2: Path) -> None:
 
 @pytest.mark.parametrize("has_box", [False, True])
 def test_prompts_give_what_transformers_own_model_gives(random_sam2: Path, has_box: bool) -> None:
-    """Sam2Model is the library's own way from a point, or a point and a box, to a mask; ours goes through LAVIDA's decoder."""
+    """Sam2Model of transformers and LAVIDA's decoder compute the same mask from a point, or from a point and a box."""
     import torch
     from transformers import Sam2Config, Sam2Model
 

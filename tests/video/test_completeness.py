@@ -1,4 +1,4 @@
-"""Files that end early, files with several video streams, and streams that are only known after a longer look."""
+"""Files that end early, files with several video streams, and streams that ffmpeg finds only if it reads more of the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(folder: Path) -> Path:
-    """4 s of H.264 without reordered frames, so that every container can take it."""
+    """4 s of H.264 without reordered frames, which every container can store."""
     return media.make_video(folder / "source.mp4", frames=FRAMES, gop=25, options=("-bf", "0"))
 
 
@@ -61,7 +61,10 @@ def test_a_file_that_ends_before_its_declared_length_lacks_frames(whole: list[Pa
         assert (complete.frames, complete.missing, complete.missing_reason) == (FRAMES, 0, ""), path.name
         half = probe(media.truncate(path, tmp_path / path.name, 0.6))
         assert half.frames + half.missing == pytest.approx(FRAMES, abs=2), path.name
-        if path.name not in ("faststart.mp4", "a.avi"):  # the index lists all frames; most bytes are empty frames
+        if path.name not in (
+            "faststart.mp4",
+            "a.avi",
+        ):  # their index lists all frames, or most frames are empty
             assert half.missing > 20, path.name
             assert "ends before" in half.missing_reason
 
@@ -75,9 +78,9 @@ def test_a_length_that_is_not_the_videos_is_no_loss(with_long_sound: Path, folde
     cut_live = media.truncate(live, tmp_path / "cut.mkv", 0.6)
     for path in (with_long_sound, untagged, flv, mp4, live, cut_live):
         assert probe(path).missing == 0, path.name
-    # Cut within the sound that follows the video: nobody can say whether the video is complete.
+    # This file is cut inside the sound that comes after the video, so it is unknown whether the video is complete.
     assert probe(media.truncate(flv, tmp_path / "cut.flv", 0.4)).missing > 0
-    # A cut recording whose tags were copied from a longer one.
+    # A recording that is cut short, with tags that were copied from a longer recording.
     stale = tmp_path / "stale.mkv"
     stale.write_bytes((folder / "a.mkv").read_bytes().replace(b"00:00:04.000", b"02:00:04.000"))
     assert probe(stale).missing == 0
@@ -106,7 +109,7 @@ def test_other_video_streams_are_named_and_lose_frames_only_if_they_take_over(fo
     options = ("-mpegts_start_pid", "400", "-output_ts_offset", "3")
     second = media.make_video(tmp_path / "second.ts", "mpegts", frames=50, options=options)
     again = media.make_video(tmp_path / "again.ts", "mpegts", frames=50, options=("-mpegts_start_pid", "400"))
-    for later in (second, again):  # the clock of the second part continues, or starts again
+    for later in (second, again):  # in `second` the clock continues, in `again` it restarts
         path = tmp_path / "joined.ts"
         path.write_bytes(first.read_bytes() + later.read_bytes())
         info = probe(path)
@@ -124,7 +127,12 @@ def test_other_video_streams_are_named_and_lose_frames_only_if_they_take_over(fo
 
 
 def test_a_stream_in_the_middle_that_ffmpeg_sees_neither_at_the_start_nor_at_the_end(tmp_path: Path) -> None:
-    noise = ("-vf", "noise=alls=90:allf=t", "-qp", "0")  # more than the 5 MB that ffmpeg looks at
+    noise = (
+        "-vf",
+        "noise=alls=90:allf=t",
+        "-qp",
+        "0",
+    )  # makes a file of more than 5 MB; ffmpeg reads no more at first
     big = media.make_video(tmp_path / "big.ts", "mpegts", frames=60, size=(320, 240), options=noise)
     assert big.stat().st_size > 5_200_000
     other = media.make_video(tmp_path / "b.ts", "mpegts", frames=50, options=("-mpegts_start_pid", "400"))
@@ -173,7 +181,7 @@ def test_jpegs_end_to_end_are_a_video(folder: Path, source: Path, tmp_path: Path
 
 
 def _without(path: Path, start: float, count: int) -> Path:
-    """Cut `count` bytes out of a file, at a share of its length."""
+    """Cut `count` bytes out of a file; `start` is their place as a share of the file's length."""
     data = path.read_bytes()
     at = int(len(data) * start)
     path.write_bytes(data[:at] + data[at + count :])
@@ -233,7 +241,7 @@ def test_ogg_files_that_were_joined_and_junk_after_a_gif_are_no_damage(source: P
 
 def test_a_number_of_frames_that_was_never_written_is_no_length(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
-    with path.open("wb") as target:  # ffmpeg can't go back in a pipe to write the number
+    with path.open("wb") as target:  # in a pipe, ffmpeg cannot go back to write the number of frames
         command = ["ffmpeg", "-v", "error", "-i", str(source), "-an", "-c:v", "mpeg4", "-f", "avi", "-"]
         subprocess.run(command, stdout=target, check=True, timeout=60)
     assert (probe(path).frames, probe(path).missing) == (FRAMES, 0)
@@ -244,6 +252,6 @@ def test_a_recording_begins_at_an_intra_picture_whose_packet_is_no_keyframe(tmp_
     media.run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=1", "-c:v", "mpeg2video", "-bf", "1", "-g", "6", str(path))
     data = path.read_bytes()
     second = data.index(b"\0\0\1\0", data.index(b"\0\0\1\0") + 4)
-    fake = b"\0\0\1\0" + data[second + 4 : second + 6]  # what seems to be another picture, of another type
+    fake = b"\0\0\1\0" + data[second + 4 : second + 6]  # looks like the header of another picture of another type
     path.write_bytes(data[: second - 40] + fake + data[second - 40 + len(fake) :])
     assert probe(path).frames == 25

@@ -1,4 +1,4 @@
-"""Parts of videos without encoding: they begin at the right keyframe, have every wanted frame, and their sound fits."""
+"""Videos that are cut without encoding begin at the right keyframe, have every requested frame, and their sound fits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES, FPS, GOP = 100, 25, 20
 
 
 def seen(path: Path) -> tuple[list[int], float, float]:
-    """The numbers of the frames that a player shows, the time of the first one, and the length of the sound in seconds."""
+    """Return the numbers of the frames that a player shows, the time of the first frame, and the length of the sound in s."""
     with av.open(str(path)) as container:
         frames = [(read_index(frame.to_ndarray(format="gray")), frame.time) for frame in container.decode(video=0)]
     with av.open(str(path)) as container:
@@ -46,8 +46,8 @@ def test_a_part_begins_at_the_keyframe_before_it(tmp_path: Path, name: str, code
     cut_file(info, target, part)
     numbers, first_s, sound_s = seen(target)
     assert numbers[:30] == list(range(40, 70))
-    assert len(numbers) <= 36  # a few more pictures may come: those that are decoded before the last one
-    lead_s = 1.5 if codec == "mpeg1" else 0.3  # a program stream has few time stamps, so more sound may come before the picture
+    assert len(numbers) <= 36  # plus frames that are decoded before the last requested frame
+    lead_s = 1.5 if codec == "mpeg1" else 0.3  # a program stream has few time stamps, so more sound may come before the video
     assert first_s < lead_s
     assert sound_s == pytest.approx(len(numbers) / FPS, abs=lead_s + 0.15)
     whole = tmp_path / f"whole{target.suffix}"

@@ -1,4 +1,4 @@
-"""One contract for all decoders: the same rows, times, orientation and images, wherever reading begins."""
+"""All decoders deliver the same rows, times, orientation and images, from whichever row they read."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def read(
 
 
 def numbers(frames: list[Frame]) -> list[int | None]:
-    """The number painted on each image; None without an image."""
+    """Return the number that is painted on each image; None for a frame without an image."""
     return [None if frame.image is None else media.read_index(frame.image) for frame in frames]
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoInfo]:
-    """Probed clips of 24 numbered frames, by name."""
+    """Name of a codec or file -> the probe's description of a video with 24 numbered frames."""
     folder = tmp_path_factory.mktemp("clips")
     paths = {codec: media.make_video(folder / f"{codec}{suffix}", codec) for codec, (suffix, _) in media.CODECS.items()}
     paths |= {f"turned {d}": media.make_rotated(folder / f"turned{d}.mp4", d) for d in (90, 180, 270)}
@@ -211,7 +211,7 @@ def test_decord_is_refused_what_it_reads_wrong(clips: dict[str, VideoInfo], name
 
 @pytest.fixture(scope="session")
 def picture_video(tmp_path_factory: pytest.TempPathFactory) -> VideoInfo:
-    """An image with colors, edges and movement."""
+    """A video with colors, edges and movement."""
     path = tmp_path_factory.mktemp("picture") / "a.mp4"
     source = ("-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10", "-frames:v", "12")
     media.run_ffmpeg(*source, "-c:v", "libx264", "-pix_fmt", "yuv420p", str(path))
@@ -276,7 +276,7 @@ def test_a_lost_frame_keeps_its_row(decoder: DecoderChoice, interval: int, vfr: 
     for index, number in enumerate(numbers(frames)):
         if index % interval:
             assert number is None
-        elif index not in damaged and not 16 <= index < 24:  # what builds on the lost frame may show anything
+        elif index not in damaged and not 16 <= index < 24:  # the frames that refer to the lost frame may show anything
             assert number == index
 
 
@@ -316,7 +316,7 @@ def test_a_decoder_with_complaints_quotes_them(tmp_path: Path) -> None:
     with FrameReader(info, ReadRequest(0, 1, *SIZE, PixelFormat.GRAY)) as reader:
         list(reader)
     assert reader.note.startswith("decord did not read the whole video") or not can_read(info)
-    assert str(tmp_path) not in reader.note  # a line that shows the note names the file already
+    assert str(tmp_path) not in reader.note  # every message with the note also names the file, so the note must not
 
 
 def test_what_a_file_says_of_itself_is_no_frame(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_a_file_cut_short_tells_what_it_should_hold(decoder: DecoderChoice, tmp_
     whole = media.make_video(tmp_path / "a.mp4", frames=60, options=options)
     info = probe(media.truncate(whole, tmp_path / "b.mp4", 0.5))
     assert info.frames == 60
-    assert info.duration_s == pytest.approx(60 / 25, abs=0.2)  # B-frames at the end of what is left blur it
+    assert info.duration_s == pytest.approx(60 / 25, abs=0.2)  # not exact, because B-frames at the cut are reordered
     frames = read(info, decoder=decoder)
     assert 20 < len(frames) < 40
     assert [frame.index for frame in frames] == list(range(len(frames)))
@@ -402,7 +402,7 @@ def test_images_of_any_kind_are_grey_or_rgb(tmp_path: Path) -> None:
     Image.new("P", SIZE, 7).save(tmp_path / "3.png")
     turned = Image.fromarray(media.picture(4).T)
     exif = Image.Exif()
-    exif[0x0112] = 5  # mirrored along the main diagonal
+    exif[0x0112] = 5  # mirrored at the main diagonal
     turned.save(tmp_path / "4.jpg", exif=exif, quality=95)
     info = probe(tmp_path)
     frames = read(info)
@@ -473,7 +473,7 @@ def test_ffmpeg_dies_with_its_parent(long_video: VideoInfo) -> None:
 
 @pytest.fixture
 def other_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The path of a script, written by the test, that replaces ffmpeg."""
+    """The path of a script that replaces ffmpeg; the test writes it."""
     script = tmp_path / "ffmpeg"
     script.write_text("#!/bin/sh\necho ffmpeg version 7.1\n")
     script.chmod(0o755)
@@ -508,7 +508,7 @@ def test_an_ffmpeg_that_dies_in_mid_file_ends_the_rows(other_ffmpeg: Path, tmp_p
 def test_a_frame_announced_in_the_middle_of_another_threads_line_is_a_row(other_ffmpeg: Path, tmp_path: Path) -> None:
     info = probe(media.make_video(tmp_path / "a.mp4"))
     lines = [
-        "[info] title: decoder -> pts:7 x",  # the file's own words
+        "[info] title: decoder -> pts:7 x",  # a title in the file
         "[dec] [info] decoder -> pts:0 x",
         "[info] Output #0, rawvideo, decoder -> pts:512 x",
         "[info]  to 'pipe:1':",

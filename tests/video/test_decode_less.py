@@ -1,4 +1,4 @@
-"""A scan that decodes only references or keyframes has the rows, and for its samples the images, of one that decodes all."""
+"""If only references or keyframes are decoded, all rows and the images of samples are the same as if all are decoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vadcli.video.loader import ClipLoader, ClipRequest, LoaderOptions
 from vadcli.video.probe import probe
 from vadcli.video.sampling import SamplingPlan
 
-NEEDS = ClipNeeds(4, 1, 10.0, SizeRule(96 * 64), PixelFormat.GRAY)  # every 3rd row of 30 per second
+NEEDS = ClipNeeds(4, 1, 10.0, SizeRule(96 * 64), PixelFormat.GRAY)  # of the 30 rows per second, every 3rd row is sampled
 FFMPEG = replace(REAL, decoder="ffmpeg", workers=1)
 FRAMES = 90
 X265 = "log-level=none:keyint=30:bframes=4:b-adapt=0"
@@ -50,7 +50,7 @@ STREAMS: dict[str, tuple[str, str, tuple[str, ...], bool]] = {
     "vp9 with hidden frames": ("vp9", ".webm", ("-deadline", "good", "-auto-alt-ref", "1", "-lag-in-frames", "12"), False),
     "av1": ("av1", ".mkv", (), False),
 }
-"""Name -> (codec, suffix, encoder options, whether frames are left out)."""
+"""Name -> (codec, suffix, encoder options, True if frames are left out)."""
 
 
 def make(folder: Path, name: str) -> Path:
@@ -62,7 +62,7 @@ def make(folder: Path, name: str) -> Path:
 
 @cache
 def loader(needs: ClipNeeds, options: LoaderOptions) -> ClipLoader:
-    """A loader that all tests of this file share."""
+    """Return a loader; all tests of this file share the loaders."""
     return LOADERS.enter_context(ClipLoader(needs, options))
 
 
@@ -82,7 +82,7 @@ def read(path: Path, decode: Decoding, options: LoaderOptions = FFMPEG, **reques
 
 
 def whole(path: Path) -> tuple[dict[int, np.ndarray], Seen]:
-    """The image of every row if all frames are decoded, and everything else."""
+    """Decode all frames; return the image of every row, and all items."""
     seen = gather(loader(replace(NEEDS, interval=1, overlap=0), FFMPEG).run([ClipRequest("a", path)]))["a"]
     return images(seen), seen
 
@@ -164,7 +164,7 @@ def test_bursts_and_spans_are_parts_of_the_same_samples(long):
 def test_of_a_span_only_the_frames_that_its_samples_need_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int, decoded: int
 ) -> None:
-    """Keyframes alone, references alone, or all: the images are the same."""
+    """Depending on the interval, these are the keyframes, the references or all frames. The images are always the same."""
     made = media.make_video(tmp_path / "a.mp4", frames=120, fps=30, gop=30, options=("-bf", "4", "-b_strategy", "0"))
     counted = replace(FFMPEG, reader="benchmarks.verify:CountingReader")
     monkeypatch.setenv("VADCLI_DECODED", str(tmp_path / "log"))

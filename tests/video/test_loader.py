@@ -1,4 +1,4 @@
-"""What the loader yields; test_loader_processes tests what happens to its processes."""
+"""The items that the loader yields. For its processes, see test_loader_processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_video_comes_as_opened_clips_and_finished(loader, tmp_path):
         [16, 18, 20, 22],
     ]
     assert one.clips[0].frames.shape == (4, 6, 8, 1)
-    assert [frame.max() for frame in one.clips[0].frames] == [1, 3, 3, 7]  # row 4 was lost: row 2 again
+    assert [frame.max() for frame in one.clips[0].frames] == [1, 3, 3, 7]  # row 4 is lost, so it gets the image of row 2
     assert one.clips[0].valid.tolist() == [True, True, False, True]
     assert one.clips[3].valid.tolist() == [False, False, True, True]
     assert one.clips[1].timestamp.tolist() == pytest.approx([0.6, 0.8, 1.0, 1.2])

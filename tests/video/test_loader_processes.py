@@ -28,16 +28,16 @@ def video(tmp_path_factory) -> Path:
     return media.make_video(tmp_path_factory.mktemp("real") / "a.mp4", frames=200, fps=10, size=(320, 240), gop=12)
 
 
-_before: set[psutil.Process] = set()  # another file's test may have left multiprocessing's resource tracker, which stays
+_before: set[psutil.Process] = set()  # such as multiprocessing's resource tracker, which other tests may have started
 
 
 def descendants() -> list[psutil.Process]:
-    """The processes that this process has started since the test began."""
+    """Return the processes that this process has started since the test began."""
     return [process for process in psutil.Process().children(recursive=True) if process not in _before]
 
 
 def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
-    """Return True as soon as the condition holds."""
+    """Return True as soon as the condition is true, False if it is not true within the limit."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         if condition():
@@ -48,7 +48,7 @@ def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(decoder_forks.SERVER)  # the decoders are processes of their own, as for users
+    monkeypatch.delenv(decoder_forks.SERVER)  # decoder processes start as for users, not from the tests' server
     threads, descriptors = set(threading.enumerate()), open_descriptors()
     _before.clear()
     _before.update(psutil.Process().children(recursive=True))
@@ -91,7 +91,7 @@ def test_a_process_that_dies_costs_its_own_video(tmp_path, what, kind, words):
     assert type(bad.end.error) is kind
     assert words in str(bad.end.error)
     assert str(bad.end.error).startswith("bad: ")
-    assert bad.row_numbers == list(range(19))  # of the three clips that were complete: up to their last sampled row
+    assert bad.row_numbers == list(range(19))  # the rows of the three complete clips
     assert (bad.end.rows.first, bad.end.decoded_frames, bad.end.decoder) == (19, 19, "ffmpeg")
     assert seen["before"].values()[:2] == seen["after"].values()[:2]
     assert seen["after"].row_numbers == list(range(30))
@@ -169,7 +169,7 @@ def test_a_slow_consumer_is_no_hang(tmp_path):
     with ClipLoader(NEEDS, replace(QUICK, workers=2)) as loader:
         items = loader.run([request(tmp_path, name, rows=60) for name in "ab"])
         first = next(items)
-        time.sleep(1.5 * QUICK.timeout_s)  # both processes have filled their slots and wait
+        time.sleep(1.5 * QUICK.timeout_s)  # now both processes have filled their slots, and wait
         second = next(items)
         time.sleep(1.5 * QUICK.timeout_s)
         seen = gather(_chain(first, second, items))
@@ -197,7 +197,7 @@ def test_an_abandoned_ffmpeg_is_killed(video):
     with ClipLoader(needs, replace(REAL, workers=1, decoder="ffmpeg")) as loader:
         items = loader.run([ClipRequest("a", video)])
         next(items)
-        assert wait_until(lambda: len(descendants()) == 2)  # the process and its ffmpeg, both waiting for us
+        assert wait_until(lambda: len(descendants()) == 2)  # the decoder process and its ffmpeg; both wait for this process
         family = descendants()
         items.close()
         assert wait_until(lambda: not any(alive(process) for process in family))
@@ -253,7 +253,7 @@ def test_an_interrupt_while_waiting_leaves_a_loader_that_works_and_closes(tmp_pa
     with ClipLoader(NEEDS, OPTIONS) as loader:
         waits = threading.Event()
 
-        def stopped() -> bool:  # the loader calls it between two waits for messages
+        def stopped() -> bool:  # the loader calls this function between two waits for messages
             waits.set()
             return False
 
@@ -406,10 +406,10 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path, video, what, process
             assert wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == processes)
             family = psutil.Process(parent.pid).children(recursive=True)
             for process in family:
-                assert os.getsid(process.pid) != os.getsid(0)  # ^C at the terminal does not reach it
+                assert os.getsid(process.pid) != os.getsid(0)  # so Ctrl-C in the terminal does not reach the process
                 assert not any(
                     item.path.startswith("/dev/shm") for item in getattr(process, "memory_maps", list)()
-                )  # no name to leak
+                )  # the shared memory has no name, so it cannot be left behind
         finally:
             parent.kill()
     assert wait_until(lambda: not any(alive(process) for process in family)), family

@@ -1,4 +1,4 @@
-"""Frames that packets do not show one by one, and times that are guessed, repeat, jump or are wrong."""
+"""Packets that show no frame or two frames, and times that are guessed, repeat, jump or are wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MS = list(range(0, 40 * FRAMES, 40))  # times of 24 frames at 25 per second
 
 
 def seconds(info: VideoInfo, decoder: DecoderChoice = "auto", shown: list[int] | None = None) -> list[float]:
-    """Read all rows, check that row i shows the right picture and no row is lost, and return the rows' seconds."""
+    """Read all rows, check that each row has the right image and that no row is lost, and return their times in seconds."""
     frames = read(info, decoder=decoder)
     assert numbers(frames) == (list(range(info.frames)) if shown is None else shown)
     assert [frame.index for frame in frames] == list(range(info.frames))
@@ -58,7 +58,7 @@ def test_pulldown_flags_make_frames_longer_and_no_more_of_them(tmp_path: Path) -
 
 
 def still(chunks: list[bytes], every: int) -> tuple[list[bytes], list[int]]:
-    """Replace every n-th chunk by one that is not coded; return the chunks and which frames are left."""
+    """Replace every n-th chunk by a chunk that is not coded. Return the chunks and the numbers of the other frames."""
     gone = {i for i in range(len(chunks)) if i % every == every - 1}
     return [odd_media.not_coded(vop) if i in gone else vop for i, vop in enumerate(chunks)], sorted(
         {*range(len(chunks))} - gone
@@ -257,7 +257,7 @@ def test_an_flv_file_whose_clock_restarts_goes_on(tmp_path: Path) -> None:
 
 
 def timeline(times: list[int | None], decoded: list[int | None] | None = None, **options: object) -> Timeline:
-    """A timeline of frames of 40 ticks in decoding order."""
+    """Return the timeline of packets with these times, in decoding order. A frame lasts 40 ticks."""
     count = len(times)
     arguments = {"frame_ticks": 40, "longest_gap_ticks": 10**6, "jump_ticks": None, "timed": True, "needs_key": False} | options
     pts, dts = (
@@ -309,7 +309,7 @@ def test_no_odd_time_moves_a_row_whose_time_is_right(steps: list[int], odd: set[
     starts=st.lists(st.integers(0, 10**9), min_size=5, max_size=5),
 )
 def test_parts_follow_each_other_where_the_clock_restarts(lengths: list[int], starts: list[int]) -> None:
-    starts = sorted(starts, reverse=True)  # so that each part begins before the one before it has ended
+    starts = sorted(starts, reverse=True)  # so each part begins at an earlier time than the previous part
     parts = [[start + 40 * i for i in range(count)] for start, count in zip(starts, lengths, strict=False)]
     times = [time for part in parts for time in part]
     found = timeline(list(times), list(times), jump_ticks=250)

@@ -1,4 +1,4 @@
-"""FrameFeed: each requested row gets its own image, whatever part of the video is read."""
+"""`FrameFeed` yields the right image for each requested row, whichever part of the video it reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 100
 
 
 def feed_of(tmp_path: Path, loader: ClipLoader, *, rows: int = ROWS, **story: object) -> FrameFeed:
-    """The feed of a fake video in which row n has the value n + 1."""
+    """Return the feed of a fake video. All pixels of row n have the value n + 1."""
     ask = request(tmp_path, "a", rows=rows, **story)
     return FrameFeed(loader, EVERY.frames, ask.path, video="a", frames=ROWS, fps=10)
 

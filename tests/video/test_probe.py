@@ -1,4 +1,4 @@
-"""The probe compared with what ffmpeg shows, and files that only claim to be videos."""
+"""The probe finds the frames that ffmpeg shows, and refuses files that are no videos."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_alternate_references_of_vp8_have_no_row(tmp_path: Path) -> None:
         (b"\xb1", False),  # profile 3, show_frame 1
         (b"\x84x\x86y\xc1\x02\x02\xc1", False),  # a superframe of a hidden and a shown frame
         (b"\x84x\x84y\xc1\x02\x02\xc1", True),
-        (b"\x00", False),  # no VP9 at all: the decoder will tell
+        (b"\x00", False),  # not VP9: the packet counts as a frame, and the decoder reports the damage
     ],
 )
 def test_hidden_frames_of_vp9_are_told_by_their_headers(packet: bytes, hidden: bool) -> None:
@@ -212,7 +212,7 @@ def test_names_are_only_names(tmp_path: Path) -> None:
 
 
 def _bait(port: int) -> dict[str, str]:
-    """Texts that make ffmpeg's libraries open bait.mp4 beside them, or the socket; name -> text."""
+    """Return {file name: text}. Each text makes ffmpeg's libraries open bait.mp4 in the same folder, or connect to the port."""
     url = f"http://127.0.0.1:{port}/x.ts"
     segments = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n"
     manifest = (
@@ -238,7 +238,7 @@ def _bait(port: int) -> dict[str, str]:
 
 @pytest.fixture
 def visited() -> Iterator[tuple[int, list[object]]]:
-    """A listening socket's port and what connected to it."""
+    """The port of a listening socket, and a list of the connections to it."""
     visitors: list[object] = []
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -265,7 +265,7 @@ def test_nothing_but_the_file_is_opened(visited: tuple[int, list[object]], tmp_p
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     everything = {"protocol_whitelist": "file,http,tcp,crypto,data"}
-    for name in ("concat.mp4", "hls.m3u8", "hls-url.m3u8"):  # without the allow-list the bait is taken
+    for name in ("concat.mp4", "hls.m3u8", "hls-url.m3u8"):  # without the list of allowed formats, ffmpeg opens the other file
         with suppress(av.error.FFmpegError), av.open(str(tmp_path / name), options=everything, timeout=5) as opened:
             assert len(opened.streams.video) == 1
     assert len(visitors) == 1
@@ -276,7 +276,7 @@ def test_nothing_but_the_file_is_opened(visited: tuple[int, list[object]], tmp_p
             probe(tmp_path / name)
         assert name in str(refused.value)
         assert "\n" not in str(refused.value)
-    assert bait.stat().st_atime == 1  # reading it would have moved its time of access
+    assert bait.stat().st_atime == 1  # reading the file would have changed its time of access
     assert not visitors
 
 
@@ -367,7 +367,7 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
 )
 def test_reordered_packets_come_back_in_order(steps: list[int], depth: int, start: int) -> None:
     pts = (start + np.cumsum(steps)).tolist()
-    decoding = sorted(range(len(pts)), key=lambda i: (i // (depth + 1), -i))  # the last of each group is decoded first
+    decoding = sorted(range(len(pts)), key=lambda i: (i // (depth + 1), -i))  # the last frame of each group is decoded first
     keyframe = [i == decoding[0] for i in decoding]
     timeline = build_timeline(
         PacketTimes(

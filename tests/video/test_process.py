@@ -1,4 +1,4 @@
-"""The descendants of a process."""
+"""`process_trees` finds the descendants of a process."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def pts_of(row: int) -> int:
 
 
 def assemble(plan: SamplingPlan, rows: int, lost: frozenset[int] = frozenset(), start_clip: int = 0) -> Assembled:
-    """Run a whole video through an assembler. Row r has the value r + 1, so 0 means that there was no image."""
+    """Return the clips of a whole video. The pixels of row r have the value r + 1, so 0 means that a frame has no image."""
     assembler = ClipAssembler(plan, SHAPE, start_clip=start_clip)
     clips = []
 
@@ -106,7 +106,7 @@ def test_a_resumed_video_gives_the_tail_of_an_undisturbed_one(plan, rows, lost, 
     resumed = assemble(plan, rows, lost, start_clip=start)
 
     assert plan.first_row(start) <= stored
-    assert start >= min(stored_clips, plan.clips(rows)) - 1  # at most the clip that was moved back is done again
+    assert start >= min(stored_clips, plan.clips(rows)) - 1  # only a clip that was moved back is read again
     assert len(resumed.clips) == len(whole.clips[start:])
     for (parts, pictures), (other_parts, other_pictures) in zip(resumed.clips, whole.clips[start:], strict=True):
         assert (pictures == other_pictures).all()
@@ -188,7 +188,7 @@ def test_references_nearest_to_the_even_grid_are_sampled_if_a_video_has_enough_o
     assert sampled([0, 4, 8, 12]) == [0, 4, 8, 12]
     assert sampled([0, 1, 2, 5, 6, 7, 10, 11, 12]) == [0, 2, 6, 10, 12]
     assert sampled([0, 4, 8, 12], missing=1) is None
-    assert sampled([0, 7, 9, 12]) is None  # too far apart
+    assert sampled([0, 7, 9, 12]) is None  # two references are too far apart
     assert sampled([0, *range(2, 13)]) is None  # hardly any frame can be left out
     assert sampled([]) is None
 
