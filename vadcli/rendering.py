@@ -51,7 +51,6 @@ class RenderSettings:
         side_by_side: True to show the original frame on the left and the annotated frame on the right.
         max_height_px: taller frames are scaled down to this height.
         fps: frame rate of folders of images; None uses the rate of the scan.
-        crf: x264's constant quality; lower is better.
         preset: x264's preset.
         decode: how the video is read.
     """
@@ -62,7 +61,6 @@ class RenderSettings:
     side_by_side: bool = False
     max_height_px: int | None = None
     fps: float | None = None
-    crf: int = 21
     preset: str = "veryfast"
     decode: LoaderOptions = field(default_factory=LoaderOptions)
 
@@ -128,7 +126,15 @@ def _rendered(
     videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
 ) -> Iterator[RenderResult]:
     """Render pairs of a video's name and its path. Yields their results, and one result for all `unknown` videos."""
-    layout, settings = OutputLayout(options.out), render_settings(options)
+    layout = OutputLayout(options.out)
+    settings = RenderSettings(
+        events_only=options.events_only,
+        pad_s=parse_duration(options.pad, "pad"),
+        side_by_side=options.side_by_side,
+        max_height_px=options.max_height,
+        fps=options.fps,
+        decode=loader_options(options),
+    )
     with Scratch(layout.scratch) as scratch:
         for video, path in videos:
             if is_rendered(layout, video, options):
@@ -145,18 +151,6 @@ def _rendered(
             yield result
     if unknown:
         yield RenderResult(unknown[0], (), 0, 0, (_not_scanned(unknown, options),))
-
-
-def render_settings(options: RenderOptions) -> RenderSettings:
-    """Return the settings for these options of `vadcli render`."""
-    return RenderSettings(
-        events_only=options.events_only,
-        pad_s=parse_duration(options.pad, "pad"),
-        side_by_side=options.side_by_side,
-        max_height_px=options.max_height,
-        fps=options.fps,
-        decode=loader_options(options),
-    )
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
@@ -358,7 +352,6 @@ class _Renderer:
                         height=self._overlay.geometry.height,
                         time_base=Fraction(story.metadata.time_base),
                         fps=float(story.metadata.video["fps"]),
-                        crf=settings.crf,
                         preset=settings.preset,
                     )
                     writer = stack.enter_context(opened)

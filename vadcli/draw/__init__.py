@@ -300,6 +300,7 @@ class HiddenLayer:
 FINEST_PER_S = 1_000_000  # the 32-bit times of an MP4 are too small for a finer time base
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
 KEYFRAME_EVERY_S = 2.0
+CRF = "21"  # x264's constant rate factor; a lower value means better quality
 _HD_FROM_PX = 720  # players assume BT.601 colours in smaller pictures, and BT.709 in larger pictures
 _SD_TAG, _HD_TAG = 6, 1  # the codes for SMPTE 170M and BT.709 in the standard H.273
 
@@ -314,7 +315,6 @@ class Mp4Writer:
         width, height: size of every frame in pixels, even.
         time_base: seconds per unit of the frames' pts.
         fps: approximate frames per second. It affects rate control and the distance between keyframes, but not the timing.
-        crf: x264's constant rate factor; a lower value means better quality.
         preset: x264's preset.
 
     Raises:
@@ -330,7 +330,6 @@ class Mp4Writer:
         height: int,
         time_base: Fraction,
         fps: float,
-        crf: int = 21,
         preset: str = "veryfast",
     ) -> None:
         if width % 2 or height % 2:
@@ -341,7 +340,7 @@ class Mp4Writer:
         self._reformatter = VideoReformatter()
         self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         rate = Fraction(fps).limit_denominator(1001)
-        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": CRF, "preset": preset})
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.sample_aspect_ratio = Fraction(1)  # square pixels
