@@ -277,9 +277,9 @@ def cut_file(
     """
     zero_s, start_s = float(info.pts[0] * info.time_base), part.start_s
     if start_s <= 0:
-        found = find_sound(info, timeout_s=timeout_s)
+        track = find_sound(info, timeout_s=timeout_s)
         begin: list[str] = []
-        begins_s = min(0.0, found.earliest_s - zero_s) if found else 0.0  # also copy the sound before the first frame
+        begins_s = min(0.0, track.earliest_s - zero_s) if track else 0.0  # also copy the sound before the first frame
     else:
         begins_s = start_s - _DECODED_EARLIER_S
         if not can_jump(info.demuxer) or info.demuxer == "flv":

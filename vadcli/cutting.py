@@ -213,13 +213,13 @@ def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
     corners = _corners(boxes.boxes[filled])
     first = np.searchsorted(lasts[filled], spans[:, 0], "right")
     last = np.searchsorted(boxes.rows[filled], spans[:, 1], "left")
-    found = np.flatnonzero(last > first)
-    if not len(found):
+    boxed = np.flatnonzero(last > first)
+    if not len(boxed):
         return unions
-    ranges = np.stack([first[found], last[found]], axis=1)
+    ranges = np.stack([first[boxed], last[boxed]], axis=1)
     near = _reduce(np.minimum, corners[:, :2], ranges)
     far = _reduce(np.maximum, corners[:, 2:], ranges)
-    for event, (left, top), (width, height) in zip(found.tolist(), near.tolist(), (far - near).tolist(), strict=True):
+    for event, (left, top), (width, height) in zip(boxed.tolist(), near.tolist(), (far - near).tolist(), strict=True):
         unions[event] = (left, top, width, height)
     return unions
 

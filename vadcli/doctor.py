@@ -65,8 +65,8 @@ def examine(out: Path) -> Iterator[Check]:
     advice = "" if new_enough else "install Python 3.11 or newer"
     yield Check("python", new_enough, f"{platform.python_version()}, vadcli {__version__}", advice)
     memory = psutil.virtual_memory()
-    found = f"{platform.machine()}, {core_count()} cores"
-    yield Check("machine", True, f"{found}, {size_text(memory.available)} of {size_text(memory.total)} memory free")
+    machine = f"{platform.machine()}, {core_count()} cores"
+    yield Check("machine", True, f"{machine}, {size_text(memory.available)} of {size_text(memory.total)} memory free")
     yield _ffmpeg()
     for name, package, advice, required in PACKAGES:
         installed = _version(package)
@@ -111,14 +111,14 @@ def _device() -> Check:
 def _weights() -> Check:
     known = [item for item in weights.status() if item.kind in ("lavida", "encoder") and item.state != "absent"]
     states = {"toy": "a toy: it knows only a synthetic world"}
-    found = ", ".join(f"{item.name} ({states.get(item.state, item.state)})" for item in known)
+    listed = ", ".join(f"{item.name} ({states.get(item.state, item.state)})" for item in known)
     damaged = [item.name for item in known if item.state == "damaged"]
     advice = ""
     if damaged:
         advice = f"`vadcli weights verify {damaged[0]}`"
     elif not any(item.kind == "encoder" or item.state == "trained" for item in known):
         advice = f"--categories need an encoder: {encoder_download()}"
-    return Check("weights", not damaged, found or "none; the motion detector needs no weights", advice, required=False)
+    return Check("weights", not damaged, listed or "none; the motion detector needs no weights", advice, required=False)
 
 
 def _version(package: str) -> str | None:

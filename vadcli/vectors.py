@@ -298,7 +298,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
     if picture is not None:
         vector = loaded.encode_images(picture[None])[0]
     elif not text.strip():
-        raise UsageError("the search text is empty", hint='write for example vadcli search OUT "a red car"')
+        raise UsageError("the search text is empty", hint='for example: vadcli search OUT "a red car"')
     else:
         sentences = [template.format(text) for template in TEMPLATES]
         longest = max(loaded.text_tokens(sentence) for sentence in sentences)
@@ -365,8 +365,7 @@ def find(
 def _usual(layout: OutputLayout, stored: StoredEmbeddings, query: FloatArray) -> BellTail:
     """Return how similar the vectors of a video's camera usually are to the query.
 
-    Compares the sample of vectors in the camera model. If the camera model has no such sample, compares the vectors of the
-    video.
+    Uses the sample of vectors in the camera model or, if there is no such sample, the vectors of the video.
     """
     camera = stored.metadata.camera
     sample, seconds = stored.embeddings, float(stored.timestamp[-1] - stored.timestamp[0])

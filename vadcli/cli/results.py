@@ -125,24 +125,24 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         raise typer.Exit(_log_problems(problems))
     if options.preview:
         raise typer.Exit(_preview(out, options))
-    found = recut_all(out, options)
-    _log_problems(found.problems)
-    failed = {str(document.video["path"]): document.failure.error for document in found.documents if document.failure}
+    stored = recut_all(out, options)
+    _log_problems(stored.problems)
+    failed = {str(document.video["path"]): document.failure.error for document in stored.documents if document.failure}
     _log_problems([f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in failed.items()])
     problems = []
     if options.init_truth:
         from vadcli.evaluation import truth_of
 
-        put(truth_of(OutputLayout(out), found.documents), nl=False)
+        put(truth_of(OutputLayout(out), stored.documents), nl=False)
     elif options.json and options.to is None:
-        for document in found.documents:
+        for document in stored.documents:
             emit_json(document.to_json())
     else:
-        shown = [document for document in found.documents if options.format == "json" or document.failure is None]
+        shown = [document for document in stored.documents if options.format == "json" or document.failure is None]
         problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
         _log_problems(problems)
-    lost = bool(found.problems or problems or failed)
-    raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in found.documents)))
+    lost = bool(stored.problems or problems or failed)
+    raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in stored.documents)))
 
 
 def _log_problems(problems: list[str] | tuple[str, ...]) -> int:
@@ -167,15 +167,15 @@ def _print_rows(kind: str, rows: list[dict[str, float | None]], options: EventsO
 def _preview(out: Path, options: EventsOptions) -> int:
     from vadcli.engine.recut import preview
 
-    found = preview(out, options)
+    table = preview(out, options)
     lines = ["threshold  events  events/hour  expected/hour in normal footage"]
-    for row in found.rows:
+    for row in table.rows:
         expected = "-" if row.expected_per_hour is None else f"{row.expected_per_hour:.3g}"
         mark = "  <- present" if row.present else ""
         lines.append(f"{row.threshold:9.4g}  {row.events:6d}  {row.events_per_hour:11.3g}  {expected:>13}{mark}")
-    _print_rows("preview", [asdict(row) for row in found.rows], options, text="\n".join(lines))
-    log.info("%s, %.3g hours of footage", how_many(found.videos, "video"), found.hours)
-    return _log_problems(found.problems)
+    _print_rows("preview", [asdict(row) for row in table.rows], options, text="\n".join(lines))
+    log.info("%s, %.3g hours of footage", how_many(table.videos, "video"), table.hours)
+    return _log_problems(table.problems)
 
 
 MOST_LISTED = 3  # if a video has more files, the log has only their number, the first and the last file
@@ -241,11 +241,11 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
     if options.json:
         emit_json(to_json(archive))
     else:
-        made = make_report(archive, options)
-        if made.file is None:
-            put(made.text, nl=False)
+        written = make_report(archive, options)
+        if written.file is None:
+            put(written.text, nl=False)
         else:
-            log.info("%s: %s", made.file, size_text(len(made.text.encode())))
+            log.info("%s: %s", written.file, size_text(len(written.text.encode())))
     raise typer.Exit(options.exit_code(lost=bool(archive.failures or archive.problems), events=bool(archive.events)))
 
 
@@ -264,17 +264,17 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
     """  # noqa: D301
     from vadcli.reporting import search_all, write_search
 
-    found = search_all(out, text, options)
+    result = search_all(out, text, options)
     if options.json:
-        for moment in found.moments:
+        for moment in result.moments:
             emit_json(moment.to_json())
     else:
-        written = write_search(found, options)
+        written = write_search(result, options)
         if written.file is None:
             put(written.text, nl=False)
         else:
-            log.info("%s: %s", written.file, how_many(len(found.moments), "moment"))
-    raise typer.Exit(_log_problems(found.problems))
+            log.info("%s: %s", written.file, how_many(len(result.moments), "moment"))
+    raise typer.Exit(_log_problems(result.problems))
 
 
 Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Output folders of scans.")]
@@ -335,18 +335,18 @@ def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
     """  # noqa: D301
     from vadcli.clipping import clip_all
 
-    made, skipped, problems = 0, 0, 0
+    cut, skipped, problems = 0, 0, 0
     for result in clip_all(out, options):
         if options.json:
             emit_json({"type": "clip", **result.to_json()})
         if result.file and not result.skipped:
-            made += 1
+            cut += 1
             log.info("%s: event %d: %s", result.video, result.event, result.file)
         skipped += result.skipped
         if result.problem:
             problems += 1
             log.error("%s: %s", result.video, result.problem)
-    log.info("%s cut, %d cut already; in %s", how_many(made, "clip"), skipped, options.to or out / "clips")
+    log.info("%s cut, %d cut already; in %s", how_many(cut, "clip"), skipped, options.to or out / "clips")
     if problems:
         raise typer.Exit(3)
 

@@ -207,7 +207,7 @@ def _clips(
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search.
 
     Attributes:
@@ -223,7 +223,7 @@ class Found:
     problems: list[str]
 
 
-def search_all(out: Path, text: str, options: SearchOptions) -> Found:
+def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
     """Return the moments that fit a sentence or a picture best, with the searched archive and the problems.
 
     Raises:
@@ -265,37 +265,37 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         rows=rows_of,
         problems=problems,
     )
-    found = {moment.video: story for moment in moments if (story := story_of(moment.video))}
-    moments = [at_times(moment, found[moment.video].start) for moment in moments]
-    archive = Archive(layout, stories.runs, tuple(found.values()), Counts(), ())
-    return Found(text or str(options.image), archive, moments, problems)
+    stories_found = {moment.video: story for moment in moments if (story := story_of(moment.video))}
+    moments = [at_times(moment, stories_found[moment.video].start) for moment in moments]
+    archive = Archive(layout, stories.runs, tuple(stories_found.values()), Counts(), ())
+    return SearchResult(text or str(options.image), archive, moments, problems)
 
 
-def write_search(found: Found, options: SearchOptions) -> WrittenReport:
+def write_search(result: SearchResult, options: SearchOptions) -> WrittenReport:
     """Return the result of a search as a table, as CSV or as a page.
 
     A page is written to `options.to` or to `search.html`. A table or CSV is written only if `options.to` is given. If pictures
-    of a video can't be made, one line is added to the problems of `found`.
+    of a video can't be made, one line is added to the problems of `result`.
 
     Raises:
         OutputError: the file can't be written.
     """
     if options.format == "html":
-        text = _search_page(found, options)
+        text = _search_page(result, options)
     else:
-        text = _search_csv(found) if options.format == "csv" else _search_table(found)
-    to = options.to or (found.archive.layout.out / "search.html" if options.format == "html" else None)
+        text = _search_csv(result) if options.format == "csv" else _search_table(result)
+    to = options.to or (result.archive.layout.out / "search.html" if options.format == "html" else None)
     if to is not None:
-        with Scratch(found.archive.layout.scratch) as scratch:
-            _write(text, to, found.archive, scratch)
-    return WrittenReport(found.archive, text, to)
+        with Scratch(result.archive.layout.scratch) as scratch:
+            _write(text, to, result.archive, scratch)
+    return WrittenReport(result.archive, text, to)
 
 
-def _search_table(found: Found) -> str:
+def _search_table(result: SearchResult) -> str:
     """Return one line per moment: score, date and time if known, times in the video, and video."""
     lines = [
         "  ".join((f"{moment.score:.2f}", *_when(moment), f"{clock(moment.start_s)}-{clock(moment.end_s)}", moment.video))
-        for moment in found.moments
+        for moment in result.moments
     ]
     return "".join(f"{line}\n" for line in lines) or "nothing found\n"
 
@@ -305,19 +305,19 @@ def _when(moment: Moment) -> list[str]:
     return [moment.start_time[:19].replace("T", " ")] if moment.start_time else []
 
 
-def _search_csv(found: Found) -> str:
+def _search_csv(result: SearchResult) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([getattr(moment, name) for name in COLUMNS] for moment in found.moments)
+    writer.writerows([getattr(moment, name) for name in COLUMNS] for moment in result.moments)
     return file.getvalue()
 
 
-def _search_page(found: Found, options: SearchOptions) -> str:
+def _search_page(result: SearchResult, options: SearchOptions) -> str:
     """Return one HTML file with a picture of each moment whose footage is found."""
-    stories = {story.video: story for story in found.archive.videos}
+    stories = {story.video: story for story in result.archive.videos}
     peaks = []
-    for number, moment in enumerate(found.moments, 1):
+    for number, moment in enumerate(result.moments, 1):
         # `strips` makes pictures of events. This event has only the frame that fits best.
         peak = Event(
             id=number,
@@ -332,9 +332,9 @@ def _search_page(found: Found, options: SearchOptions) -> str:
         )
         peaks.append((stories[moment.video], peak))
     decode = loader_options(options)
-    pictures = dict(strips(found.archive, peaks, count=1, root=options.footage, decode=decode, problems=found.problems))
+    pictures = dict(strips(result.archive, peaks, count=1, root=options.footage, decode=decode, problems=result.problems))
     cards = []
-    for number, moment in enumerate(found.moments, 1):
+    for number, moment in enumerate(result.moments, 1):
         strip = pictures.get((moment.video, number))
         cards.append(
             {
@@ -346,7 +346,7 @@ def _search_page(found: Found, options: SearchOptions) -> str:
         )
     style = asset("page.css") + asset("search.css")
     return template("search.html.j2").render(
-        found=found,
+        result=result,
         cards=cards,
         made=datetime.now(UTC),
         version=__version__,

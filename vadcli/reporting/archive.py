@@ -1,7 +1,7 @@
 """Collects the stored results that a report or a search shows, and writes sentences about them.
 
-`Stories` turns the events document of each video into a `VideoStory`. `collect` counts the stories in an `Archive`. Of a large
-archive, `collect` keeps the counts, the events with the highest scores, and some failures.
+`Stories` turns the events document of each video into a `VideoStory`. `collect` puts the stories into an `Archive`, and counts
+them. If there are very many videos, the archive has only the events with the highest scores and some of the failures.
 """
 
 from __future__ import annotations

@@ -271,11 +271,11 @@ def to_json(archive: Archive) -> dict[str, Any]:
 def to_markdown(archive: Archive) -> str:
     """Return a short report in Markdown: headline, events with high scores, failures, facts of the run."""
     lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
-    shown = by_importance(archive)[:MOST_EVENTS]
-    if shown:
+    best = by_importance(archive)[:MOST_EVENTS]
+    if best:
         lines += ["| score | when | camera | video | starts | lasts | category |", "|---|---|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(map(_plain, _cells(video, event)))} |" for video, event in shown]
-        lines += ["", *_more(archive.events - len(shown), "event")]
+        lines += [f"| {' | '.join(map(_plain, _cells(video, event)))} |" for video, event in best]
+        lines += ["", *_more(archive.events - len(best), "event")]
     if archive.failures:
         lines += ["## Failed or partial", ""]
         lines += [
@@ -309,11 +309,11 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     message["Message-ID"] = make_msgid("vadcli", domain=domain if domain.isascii() else "localhost")
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(_text(archive))
-    shown = by_importance(archive)[:MOST_EVENTS]
+    best = by_importance(archive)[:MOST_EVENTS]
     page = template("mail.html.j2", trim_blocks=False).render(
         headline=headline(archive),
-        events=[_cells(video, event) for video, event in shown],
-        more=" ".join(_more(archive.events - len(shown), "event")),
+        events=[_cells(video, event) for video, event in best],
+        more=" ".join(_more(archive.events - len(best), "event")),
         failures=archive.failures[:MOST_FAILURES],
         more_failures=" ".join(_more(archive.counts.total.lost - MOST_FAILURES, "video")),
         caveats=archive.caveats[:MOST_CAVEATS],
@@ -327,11 +327,11 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
 
 def _text(archive: Archive) -> str:
     lines = [headline(archive), ""]
-    shown = by_importance(archive)[:MOST_EVENTS]
-    for video, event in shown:
+    best = by_importance(archive)[:MOST_EVENTS]
+    for video, event in best:
         score, when, _, name, starts, lasts, category = _cells(video, event)
         lines.append("  ".join(part for part in (score, when, name, starts, lasts, category) if part))
-    lines += ["", *_more(archive.events - len(shown), "event")] if shown else []
+    lines += ["", *_more(archive.events - len(best), "event")] if best else []
     if archive.failures:
         lines.append("Failed or partial:")
         lines += [f"  {video.video}: {video.status}: {video.reason}" for video in archive.failures[:MOST_FAILURES]]

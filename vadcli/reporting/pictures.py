@@ -281,13 +281,13 @@ def strips(
     needs = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(AREA_PX), pixel_format=PixelFormat.RGB)
     gone = 0
     with ClipLoader(needs, decode) as loader:
-        for video, some in sorted(by_video.items()):
+        for video, events_of_video in sorted(by_video.items()):
             source = archive.footage(video, root)
             if source is None:
                 gone += 1
                 continue
             try:
-                yield from _strips_of(archive, loader, source, some, count=count, problems=problems)
+                yield from _strips_of(archive, loader, source, events_of_video, count=count, problems=problems)
             except (DocumentError, VideoError) as error:
                 problems.append(f"{video}: no thumbnails: {without_name(error.message, video)}")
     if gone:
@@ -302,28 +302,29 @@ def _strips_of(
     archive: Archive,
     loader: ClipLoader,
     source: Path,
-    some: Sequence[tuple[VideoStory, Event]],
+    events: Sequence[tuple[VideoStory, Event]],
     *,
     count: int,
     problems: list[str],
 ) -> Iterator[tuple[EventKey, Strip]]:
-    video = some[0][0].video
+    story = events[0][0]
+    video = story.video
     table, metadata = read_scores(archive.layout.scores(video))
     feed = FrameFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
     masks = MaskTrack(table, archive.layout)
-    level = masks.level(some[0][0].thresholds)
-    rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in some}
-    made: dict[int, bytes] = {}
+    level = masks.level(story.thresholds)
+    rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in events}
+    pictures: dict[int, bytes] = {}  # row -> WebP data
     height = width = 0
     for row, picture in feed.at_rows(sorted({row for rows_of_event in rows.values() for row in rows_of_event})):
         height, width = picture.shape[:2]
-        made[row] = webp(outlined(picture, masks.at(row), level, some[0][0].regions), QUALITY)
+        pictures[row] = webp(outlined(picture, masks.at(row), level, story.regions), QUALITY)
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
     for number, rows_of_event in rows.items():
-        decoded = [row for row in rows_of_event if row in made]
+        decoded = [row for row in rows_of_event if row in pictures]
         if decoded:
             seconds = tuple(float(table.timestamp[row]) for row in decoded)
-            yield (video, number), Strip(tuple(made[row] for row in decoded), seconds, width, height)
+            yield (video, number), Strip(tuple(pictures[row] for row in decoded), seconds, width, height)
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
