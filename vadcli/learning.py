@@ -1,7 +1,8 @@
-"""`vadcli learn`: trains a head on labels and stored vectors, and tests on other videos whether it is better than the detector.
+"""`vadcli learn`: trains a head on labels and stored vectors, and compares it with the detector alone.
 
-The head and the detector are compared at the same recall: the threshold of each is set so that it keeps the same share of the
-true examples. The interval draws videos with replacement, because the events of one video depend on one another.
+The comparison uses videos on which the head was not trained. The head and the detector have the same recall: each has the
+threshold that keeps the same share of the true examples. The confidence interval comes from random resamples of whole videos,
+because the events of one video depend on one another.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from vadcli.types import BoolArray, FloatArray, IndexArray, ReviewedEvent, TimeA
 from vadcli.types.text import how_many, read_text
 
 LEAST_TRUE, LEAST_FALSE = 5, 20
-"""The logistic head is the default if there are at least this many verdicts of each kind."""
+"""With at least this many true and false verdicts, the logistic head is the default. With fewer, the retrieval head is."""
 MOST_CENTRES = 256
+"""A head stores the mean vectors of at most this many training videos."""
 MOST_FOLDS = 10
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -41,7 +43,16 @@ YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
 
 @dataclass
 class _Collected:
-    """The examples that have been read so far, video by video."""
+    """The examples that have been read so far, and the videos from which they come.
+
+    Attributes:
+        samples, positive, category, videos, detector: per example, what the head reads, True if something happens, the category
+            or "", the video, and the detector's logit.
+        centres: per video, its mean vector by each encoder.
+        cameras: the cameras of the videos, in order.
+        encoders: the vectors of one video per combination of encoders, by the keys of the encoders.
+        without_vectors: the number of labels whose video has no stored vectors.
+    """
 
     samples: list[Sample] = field(default_factory=list)
     positive: list[bool] = field(default_factory=list)
@@ -51,16 +62,16 @@ class _Collected:
     centres: list[tuple[FloatArray, ...]] = field(default_factory=list)
     cameras: dict[str, None] = field(default_factory=dict)
     encoders: dict[tuple[str, ...], VideoVectors] = field(default_factory=dict)
-    without: int = 0
+    without_vectors: int = 0
 
-    def see(self, found: VideoVectors) -> None:
-        """Add the mean vectors, the camera and the encoders of a video that has labels."""
-        self.centres.append(tuple(found.centre(place) for place in range(len(found.vectors))))
-        self.cameras[found.camera] = None
-        self.encoders[tuple(one.key for one in found.encoders)] = found
+    def add_video(self, vectors: VideoVectors) -> None:
+        """Add a video that has labels."""
+        self.centres.append(tuple(vectors.centre(encoder) for encoder in range(len(vectors.vectors))))
+        self.cameras[vectors.camera] = None
+        self.encoders[tuple(encoder.key for encoder in vectors.encoders)] = vectors
 
     def add(self, sample: Sample, positive: bool, video: str, detector: float, category: str = "") -> None:
-        """Add an example."""
+        """Add an example of a video."""
         self.samples.append(sample)
         self.positive.append(positive)
         self.videos.append(video)
@@ -73,10 +84,10 @@ class Learned:
     """A trained head that is not written yet.
 
     Attributes:
-        card: the training data of the head, and its figures; the figures are None if the head could not be tested.
-        centres: mean vectors (V, D) of the training videos, or of MOST_CENTRES of them.
+        card: how the head was trained, and how good it is.
+        centres: mean vectors (V, D) of the training videos, at most MOST_CENTRES.
         notes: lines for the user.
-        untested: why the head could not be tested; "" if it was tested.
+        untested: the reason why the head could not be tested; "" if it was tested.
     """
 
     card: Card
@@ -87,12 +98,16 @@ class Learned:
 
     @property
     def figures(self) -> Comparison | None:
-        """The cross-validated figures."""
+        """The cross-validated figures; None if the head could not be tested."""
         return self.card.figures
 
 
 def train(out: Path, options: LearnOptions) -> Learned:
     """Return a head that is trained and tested on the labels. Nothing is written.
+
+    Args:
+        out: the output folder of a scan.
+        options: the labels, the kind of the head, and more.
 
     Raises:
         UsageError: the folder does not exist, no vectors are stored, or there are too few labels.
@@ -101,58 +116,61 @@ def train(out: Path, options: LearnOptions) -> Learned:
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     stored = filter(None, map(read_unchecked, OutputLayout(out).iter_events()))
-    documents = {str(one.video["path"]): one for one in stored if one.failure is None}
-    documents = {video: one for video, one in documents.items() if matches(video, options.include)}
+    documents = {str(document.video["path"]): document for document in stored if document.failure is None}
+    documents = {video: document for video, document in documents.items() if matches(video, options.include)}
     folders = (out, *map(Path, options.embeddings))
     notes: list[str] = []
     if options.review is not None:
-        found = _from_review(folders, read_review(options.review), documents, notes)
-        counts = sum(found.positive), len(found.positive) - sum(found.positive)
+        collected = _from_review(folders, read_review(options.review), documents, notes)
+        counts = sum(collected.positive), len(collected.positive) - sum(collected.positive)
         enough = counts[0] >= LEAST_TRUE and counts[1] >= LEAST_FALSE
         name = options.head or ("logistic" if enough else "retrieval")
     else:
         assert options.labels is not None
-        found = _from_labels(folders, options.labels, documents, notes)
+        collected = _from_labels(folders, options.labels, documents, notes)
         name = options.head or "mil"
-    if found.without:
-        notes.append(f"{how_many(found.without, 'label')} left out: no vectors are stored for the video ({EMBED})")
-    if not found.samples:
+    if collected.without_vectors:
+        count = how_many(collected.without_vectors, "label")
+        notes.append(f"{count} left out: no vectors are stored for the video ({EMBED})")
+    if not collected.samples:
         raise UsageError(f"{options.review or options.labels}: no label can be used", hint="; ".join(notes) or TOO_FEW)
     kind = head_kind(name)
-    _check(name, kind, options, found)
-    hours = sum(float(one.video["duration_s"] or 0.0) for one in documents.values()) / 3600.0
-    detectors = [documents[video].detector for video in found.videos]
+    _check(name, kind, options, collected)
+    hours = sum(float(document.video["duration_s"] or 0.0) for document in documents.values()) / 3600.0
+    detectors = [documents[video].detector for video in collected.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    # Heads multiply only small matrices. Several threads make this slower: ten times on a busy machine.
+    # Heads multiply only small matrices. With several threads, this is slower: on a busy machine, ten times.
     with threadpool_limits(1):
-        return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
+        return _trained(name, collected, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 
 
 def _from_review(
     folders: Sequence[Path], entries: Sequence[ReviewedEvent], documents: dict[str, EventsDocument], notes: list[str]
 ) -> _Collected:
-    found = _Collected()
+    """Return the reviewed events as examples. Add notes on the verdicts that can't be used."""
+    collected = _Collected()
     judged = [entry for entry in entries if entry.verdict is not Verdict.UNSURE and entry.video in documents]
     unsure = sum(entry.verdict is Verdict.UNSURE for entry in entries)
     if unsure:
         notes.append(f"{how_many(unsure, 'verdict')} left out: unsure")
     if others := len(entries) - unsure - len(judged):
-        notes.append(f"{how_many(others, 'verdict')} left out: on other videos than those of {folders[0]}")
+        notes.append(f"{how_many(others, 'verdict')} left out: on videos that are not in {folders[0]}")
     for video in dict.fromkeys(entry.video for entry in judged):
         own = [entry for entry in judged if entry.video == video]
         vectors = read_vectors(folders, video)
         if vectors is None:
-            found.without += len(own)
+            collected.without_vectors += len(own)
             continue
-        found.see(vectors)
+        collected.add_video(vectors)
         for entry in own:
             sample = vectors.of_span(entry.start_s, entry.end_s, entry.peak_score)
-            found.add(sample, entry.verdict is Verdict.TRUE, video, logit_of_score(entry.peak_score))
-    return found
+            collected.add(sample, entry.verdict is Verdict.TRUE, video, logit_of_score(entry.peak_score))
+    return collected
 
 
 def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, EventsDocument], notes: list[str]) -> _Collected:
-    found = _Collected()
+    """Return the labelled videos as examples. Add notes on the labels that can't be used."""
+    collected = _Collected()
     layout = OutputLayout(folders[0])
     rows = list(read_labels(path))
     if others := [video for video, _, _ in rows if video not in documents]:
@@ -162,18 +180,18 @@ def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, Event
             continue
         vectors = read_vectors(folders, video)
         if vectors is None:
-            found.without += 1
+            collected.without_vectors += 1
             continue
-        found.see(vectors)
+        collected.add_video(vectors)
         sample = vectors.whole(read_scores(layout.scores(video))[0])
-        found.add(sample, positive, video, float(sample.logit.max()), category)
-    return found
+        collected.add(sample, positive, video, float(sample.logit.max()), category)
+    return collected
 
 
 def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
-    """Yield (video, True if it is abnormal, category) for each line of a CSV file of labels.
+    """Yield (video, True if it is abnormal, category or "") for each line of a CSV file of labels.
 
-    The file has the columns video, label and perhaps category.
+    The file has the columns video and label. It may have a column category.
 
     Raises:
         DocumentError: the file can't be read, or a line is not valid.
@@ -194,19 +212,19 @@ def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
         yield video, label in YES, category if label in YES else ""
 
 
-def _check(name: str, kind: type[Head], options: LearnOptions, found: _Collected) -> None:
+def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Collected) -> None:
     """Raise UsageError if this kind of head can't learn from these labels or vectors."""
     given = "--review" if options.review is not None else "--labels"
     wanted = "--review" if kind.labels is Labels.EVENTS else "--labels"
     if given != wanted:
         raise UsageError(f"--head {name} learns from {wanted}, not from {given}")
-    if len(found.encoders) > 1:
-        names = sorted({" and ".join(one.name for one in vectors.encoders) for vectors in found.encoders.values()})
+    if len(collected.encoders) > 1:
+        names = sorted({" and ".join(one.name for one in vectors.encoders) for vectors in collected.encoders.values()})
         raise UsageError(
             f"the stored vectors come from several encoders: {', '.join(names)}",
-            hint="choose videos of one of them with --include",
+            hint="choose the videos of one encoder with --include",
         )
-    count = len(next(iter(found.encoders)))
+    count = len(next(iter(collected.encoders)))
     if count != kind.encoders:
         raise UsageError(
             f"--head {name} reads the vectors of {how_many(kind.encoders, 'encoder')}, not of {count}",
@@ -215,35 +233,34 @@ def _check(name: str, kind: type[Head], options: LearnOptions, found: _Collected
             else "leave --embeddings out",
         )
     if kind.labels is Labels.CATEGORIES:
-        missing = [
-            video for video, yes, name in zip(found.videos, found.positive, found.category, strict=True) if yes and not name
-        ]
-        if missing:
-            raise UsageError(f"--head {name} needs the category of each abnormal video: {missing[0]} has none")
-    if kind.labels is not Labels.EVENTS and (all(found.positive) or not any(found.positive)):
+        examples = zip(collected.videos, collected.positive, collected.category, strict=True)
+        if missing := [video for video, positive, category in examples if positive and not category]:
+            raise UsageError(f"--head {name} needs the category of each abnormal video: {missing[0]} has no category")
+    if kind.labels is not Labels.EVENTS and (all(collected.positive) or not any(collected.positive)):
         raise UsageError(f"--labels {options.labels}: needs normal and abnormal videos")
 
 
 def _trained(
-    name: str, found: _Collected, options: LearnOptions, *, hours: float, detector: str, notes: Sequence[str]
+    name: str, collected: _Collected, options: LearnOptions, *, hours: float, detector: str, notes: Sequence[str]
 ) -> Learned:
+    """Return the head of this name, trained on the examples, and tested if possible."""
     kind = head_kind(name)
-    positive = np.array(found.positive)
-    vectors = next(iter(found.encoders.values()))
-    mean = tuple(np.asarray(np.mean(each, axis=0), np.float32) for each in zip(*found.centres, strict=True))
-    names = tuple(sorted({one for one in found.category if one}))
-    needs = kind.labels is Labels.CATEGORIES
-    category = np.array([names.index(one) if one else -1 for one in found.category], np.int64)
-    texts = _encode_names(vectors, names) if needs else np.zeros((0, 0), np.float32)
-    examples = Examples(found.samples, positive, mean, category if needs else np.zeros(0, np.int64), texts)
+    positive = np.array(collected.positive)
+    vectors = next(iter(collected.encoders.values()))
+    mean = tuple(np.asarray(np.mean(centres, axis=0), np.float32) for centres in zip(*collected.centres, strict=True))
+    names = tuple(sorted({category for category in collected.category if category}))
+    needs_categories = kind.labels is Labels.CATEGORIES
+    category = np.array([names.index(one) if one else -1 for one in collected.category], np.int64)
+    texts = _encode_names(vectors, names) if needs_categories else np.zeros((0, 0), np.float32)
+    examples = Examples(collected.samples, positive, mean, category if needs_categories else np.zeros(0, np.int64), texts)
     figures, untested = None, ""
     try:
-        scores = out_of_fold(kind, examples, found.videos, seed=options.seed)
+        scores = out_of_fold(kind, examples, collected.videos, seed=options.seed)
         figures = compare(
             scores,
-            np.array(found.detector),
+            np.array(collected.detector),
             positive,
-            found.videos,
+            collected.videos,
             hours=hours,
             recall=options.recall,
             seed=options.seed,
@@ -257,12 +274,11 @@ def _trained(
     if figures is not None:
         threshold = figures.threshold
     elif positive.any():
-        threshold = threshold_at(
-            scale(np.array([pooled(head, one) for one in found.samples])).astype(np.float64), positive, options.recall
-        )
+        logits = scale(np.array([pooled(head, sample) for sample in collected.samples]))
+        threshold = threshold_at(logits.astype(np.float64), positive, options.recall)
     else:
-        threshold = min(found.detector)
-    centres = np.stack([each[0] for each in found.centres])
+        threshold = min(collected.detector)
+    centres = np.stack([by_encoder[0] for by_encoder in collected.centres])
     centres = centres[np.linspace(0, len(centres) - 1, min(MOST_CENTRES, len(centres))).round().astype(np.int64)]
     card = Card(
         kind=name,
@@ -271,35 +287,36 @@ def _trained(
         labels=kind.labels,
         detector=detector,
         encoders=vectors.encoders,
-        cameras=tuple(found.cameras),
-        videos=len(found.centres),
+        cameras=tuple(collected.cameras),
+        videos=len(collected.centres),
         true=int(positive.sum()),
         false=int((~positive).sum()),
         hours=hours,
         figures=figures,
         threshold=threshold,
         scale=scale,
-        categories=names if needs else (),
+        categories=names if needs_categories else (),
         reach=reach_of(centres),
     )
     return Learned(card, head, centres, tuple(notes), untested)
 
 
 def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return unit vectors (C, D) of category names, minus the mean of all names and a neutral text."""
+    """Return the unit vectors (C, D) of category names, without the mean of the names and a neutral text."""
     from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
     from vadcli.errors import WeightsError
     from vadcli.heads import centred
 
     encoder = vectors.encoders[0]
     if encoder_key(encoder_fingerprint(encoder.name)) != encoder.key:
-        raise WeightsError(f"the stored vectors were made by an encoder {encoder.name} with other weights", hint="embed again")
+        what = f"the stored vectors were made by an encoder {encoder.name} with other weights"
+        raise WeightsError(what, hint="store the vectors again")
     texts = load_encoder(encoder.name).encode_text([*names, "an ordinary scene"])
     return centred(texts, texts.mean(axis=0))[:-1]
 
 
 def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[IndexArray]:
-    """Return the rows of each fold, for at most ten folds. All rows of a group (a video) are in one fold.
+    """Return the rows of each of at most MOST_FOLDS folds. All rows of a group (a video) are in one fold.
 
     The groups with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups without
     positive rows come last, each to the fold with the fewest rows. So, if possible, no fold has all rows of one label.
@@ -310,35 +327,35 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
     names = np.array(list(groups))
     unique = np.random.default_rng(seed).permutation(np.unique(names))
     counts = {name: (int(positive[names == name].sum()), int((names == name).sum())) for name in unique}
-    dealt: list[list[str]] = [[] for _ in range(min(MOST_FOLDS, len(unique)))]
+    assigned: list[list[str]] = [[] for _ in range(min(MOST_FOLDS, len(unique)))]
     for name in sorted(unique, key=lambda name: counts[name], reverse=True):
-        places = (0, 1) if counts[name][0] else (1,)
-        sums = [tuple(sum(counts[one][place] for one in fold) for place in places) for fold in dealt]
-        dealt[sums.index(min(sums))].append(name)
-    found = [np.flatnonzero(np.isin(names, fold)) for fold in dealt]
-    for rows in found:
+        compared = (0, 1) if counts[name][0] else (1,)  # the numbers of `counts` that decide: positive rows, all rows
+        sums = [tuple(sum(counts[group][number] for group in fold) for number in compared) for fold in assigned]
+        assigned[sums.index(min(sums))].append(name)
+    rows_of_folds = [np.flatnonzero(np.isin(names, fold)) for fold in assigned]
+    for rows in rows_of_folds:
         rest = np.delete(positive, rows)
         if not rest.any() or rest.all():
             label = "true" if not rest.any() else "false"
             raise UsageError(
-                f"all {label} labels are in the videos of one fold, so nothing can be learned without them", hint=TOO_FEW
+                f"all {label} labels are in too few videos, so the head can't be tested on other videos", hint=TOO_FEW
             )
-    return found
+    return rows_of_folds
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return the scaled logits (N,) of the examples, by heads that did not learn from their videos.
+    """Return the scaled logits (N,) of the examples, each by a head that did not learn from its video.
 
     Raises:
         UsageError: as in `folds`.
     """
-    found = np.zeros(len(examples))
+    logits = np.zeros(len(examples))
     for rows in folds(groups, examples.positive, seed=seed):
         rest = examples.pick(np.delete(np.arange(len(examples)), rows))
         head = kind.fit(rest, seed=seed)
         scale = Scale.of(head, rest)
-        found[rows] = scale(np.array([pooled(head, examples.samples[row]) for row in rows]))
-    return found
+        logits[rows] = scale(np.array([pooled(head, examples.samples[row]) for row in rows]))
+    return logits
 
 
 def compare(
@@ -351,14 +368,14 @@ def compare(
     recall: float,
     seed: int,
 ) -> Comparison:
-    """Return how a head compares with the detector.
+    """Return a comparison of a head with the detector.
 
     Args:
         head, detector: (N,) scores of the examples.
         positive: (N,) bool, the labels; both must occur.
-        groups: the N videos.
+        groups: the video of each example.
         hours: the length of the footage.
-        recall: the share of the true examples that must remain, in (0, 1].
+        recall: the share of the true examples that must be kept, in (0, 1].
         seed: seed of the resamples.
     """
     once = np.ones((1, len(positive)))
@@ -386,7 +403,7 @@ def compare(
 
 
 def widening(videos: int) -> float:
-    """Return the factor by which a percentile interval over this many videos is too narrow.
+    """Return the factor by which an interval from resamples of this many videos is too narrow.
 
     Resamples of n videos vary less than new videos, by the factor sqrt((n - 1) / n). Student's t replaces the normal
     distribution, because the spread itself is uncertain (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
@@ -404,19 +421,19 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return the false alarms (R,) of each resample, at the threshold for the share `recall`.
+    """Return the number of false alarms (R,) in each resample, at the threshold for the share `recall`.
 
     Args:
-        scores: (N,).
-        positive: (N,) bool.
-        weights: (R, N) how often each example counts.
-        recall: in (0, 1].
+        scores: (N,) scores of the examples.
+        positive: (N,) bool, the labels.
+        weights: (R, N) how often each example is in each resample.
+        recall: the share of the true examples that must be kept, in (0, 1].
     """
     order = np.argsort(-scores, kind="stable")
     weights, positive, scores = weights[:, order], positive[order], scores[order]
     true = np.cumsum(weights * positive, axis=1)
     last = np.argmax(true >= recall * true[:, -1:] - 1e-9, axis=1)
-    last = np.searchsorted(-scores, -scores[last], "right") - 1  # false examples with the same score are kept as well
+    last = np.searchsorted(-scores, -scores[last], "right") - 1  # false examples with the score of the threshold count too
     return np.asarray(np.take_along_axis(np.cumsum(weights * ~positive, axis=1), last[:, None], axis=1)[:, 0])
 
 
@@ -428,7 +445,7 @@ def auc(scores: TimeArray, positive: BoolArray) -> float:
 
 
 def write(learned: Learned, options: LearnOptions) -> Path | None:
-    """Write the head to `options.to`. Returns this folder, or None if the options name no folder.
+    """Write the head to the folder `options.to`, and return the folder. Does nothing if it is None.
 
     Raises:
         NotBetter: the head is not better than the detector alone, or could not be tested, and `anyway` is not set.
@@ -441,15 +458,15 @@ def write(learned: Learned, options: LearnOptions) -> Path | None:
     figures = learned.card.figures
     if not options.anyway and (figures is None or not figures.is_better):
         why = learned.untested or "it may not be better than the detector alone: the interval of the change reaches 0"
-        raise NotBetter(f"the head is not written: {why}", hint="review more events, or write it with --anyway")
+        raise NotBetter(f"the head is not written: {why}", hint="review more events, or write the head with --anyway")
     old = to / "card.json"
     if to.exists() and not (options.force and old.exists()) and (not to.is_dir() or any(to.iterdir())):
         raise UsageError(f"--to {to}: exists already", hint="name a new folder, or replace a head with --force")
-    made = to.with_name(f".{to.name}.part")
+    part = to.with_name(f".{to.name}.part")
     with writing(to):
-        shutil.rmtree(made, ignore_errors=True)
-        write_head(made, learned.card, learned.head, learned.centres)
+        shutil.rmtree(part, ignore_errors=True)
+        write_head(part, learned.card, learned.head, learned.centres)
         if to.exists():
             shutil.rmtree(to)
-        made.rename(to)
+        part.rename(to)
     return to

@@ -1,7 +1,8 @@
 """Heads: small models on top of stored embeddings, trained with the user's own labels.
 
-A head that learns from verdicts on events judges the events of a detector. A head that learns from one label per video scores
-every sampled frame, and events are made from its scores. `vadcli.registry.HEADS` lists the heads.
+A head that learns from verdicts on events gives each event of the detector a new score. These heads are at the end of this
+file. A head that learns from one label per video scores every sampled frame, and vadcli makes events from these scores; see
+`video_heads`. `vadcli.registry.HEADS` lists all heads.
 
 Letters in shapes: S sampled frames, N examples, D width of a vector, C categories.
 """
@@ -18,15 +19,15 @@ import numpy as np
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
 STRETCH = 4.0
-"""The logit of the median abnormal training video after scaling; the median normal video has -STRETCH."""
+"""After scaling, the median abnormal training video has the logit STRETCH, and the median normal one has -STRETCH."""
 LOGIT_LIMIT = 12.0
-"""The detector's logits are clipped to this distance from 0, so that one event cannot outweigh all others."""
+"""The detector's logits are clipped to this distance from 0, so that one event cannot outweigh all other events."""
 HEADS_VERSION = 1
-"""Increase this if a stored head of an earlier version would give other scores."""
+"""Increase this if a change of the code gives other scores for the same stored head."""
 
 
 class Labels(StrEnum):
-    """The kinds of labels: a verdict per event, a label per video, or a category per video."""
+    """The kinds of labels: a verdict per event, normal or abnormal per video, or a category per video."""
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -35,11 +36,11 @@ class Labels(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """The vectors and logits that a head scores, of a whole video or of the span of one event.
+    """The vectors and logits that a head reads, of a whole video or of the span of one event.
 
     Attributes:
-        vectors: one (S, D) float32 array of unit vectors per encoder; S >= 1.
-        logit: (S,) float32, the detector's logits; for an event, every row has the event's highest logit.
+        vectors: one array (S, D) float32 of unit vectors per encoder; S >= 1.
+        logit: (S,) float32, the detector's logits. In the sample of an event, all of them are the event's highest logit.
         timestamp: (S,) float64 seconds.
     """
 
@@ -50,7 +51,7 @@ class Sample:
     def __post_init__(self) -> None:
         rows = {len(self.logit), len(self.timestamp), *map(len, self.vectors)}
         if len(rows) != 1 or 0 in rows:
-            raise ValueError(f"a sample needs at least one row, and the same number in each array, not {sorted(rows)}")
+            raise ValueError(f"each array of a sample needs the same number of rows, at least one, not {sorted(rows)}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class Examples:
         samples: N samples.
         positive: (N,) bool, True if something happens in the sample.
         mean: per encoder, the mean (D,) of all vectors of the training footage.
-        category: (N,) the number of each sample's category; -1 if nothing happens in the sample or the category is unknown.
-        texts: (C, D) unit vectors of the categories' names; (0, 0) if the head needs none.
+        category: (N,) the number of each sample's category, or -1 if nothing happens in the sample. Empty if the head does not
+            learn from categories.
+        texts: (C, D) unit vectors of the categories' names; (0, 0) if the head does not learn from categories.
     """
 
     samples: Sequence[Sample] = field(repr=False)
@@ -82,7 +84,7 @@ class Examples:
 
 @runtime_checkable
 class Head(Protocol):
-    """A trained head. The same examples and seed give the same head.
+    """A trained head. The same examples and the same seed give the same head.
 
     Attributes:
         labels: the kind of labels from which the head learns.
@@ -94,7 +96,7 @@ class Head(Protocol):
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """Return a head that is trained on the examples. Usually, both labels must occur."""
+        """Return a head that is trained on the examples. Most heads need positive and negative examples."""
 
     def score(self, sample: Sample) -> FloatArray:
         """Return the logits (S,) float32 of the frames; a higher logit means that an anomaly is more likely."""
@@ -104,22 +106,22 @@ class Head(Protocol):
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """Return the head of stored arrays; raises KeyError or ValueError if the arrays do not fit."""
+        """Return the head whose `state` was stored. Raises KeyError or ValueError if the arrays do not fit."""
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit for a sample: the mean logit of an event, or the highest logit of a video."""
+    """Return one logit for a sample: the mean of its frames for an event, the maximum for a video."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Makes the logits of two trainings of one network comparable, so that they can share a threshold.
+    """A linear scale for logits. After scaling, heads from two trainings can have the same threshold.
 
     Attributes:
         centre: the logit that becomes 0.
-        unit: the difference of logits that becomes 1.
+        unit: the difference of two logits that becomes 1.
     """
 
     centre: float = 0.0
@@ -127,25 +129,25 @@ class Scale:
 
     @classmethod
     def of(cls, head: Head, examples: Examples) -> Scale:
-        """Return the scale with -STRETCH for the median normal video and STRETCH for the abnormal one.
+        """Return the scale that gives -STRETCH to the median normal video, STRETCH to the abnormal one.
 
-        Heads that judge events keep their logits, because their training has only one solution.
+        The logits of heads that learn from events stay as they are, because two trainings give the same head.
         """
         if head.labels is Labels.EVENTS:
             return cls()
-        found = np.array([pooled(head, sample) for sample in examples.samples])
-        normal, abnormal = (float(np.median(found[examples.positive == label])) for label in (False, True))
+        logits = np.array([pooled(head, sample) for sample in examples.samples])
+        normal, abnormal = (float(np.median(logits[examples.positive == label])) for label in (False, True))
         return cls(0.5 * (normal + abnormal), max(abnormal - normal, 1e-3) / (2.0 * STRETCH))
 
     def __call__(self, logit: FloatArray) -> FloatArray:
-        """Return logits on this scale."""
+        """Return the scaled logits."""
         return np.asarray((logit - self.centre) / self.unit, np.float32)
 
 
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
-    """Return the differences of vectors from a mean as unit vectors, (S, D) float32.
+    """Subtract a mean from vectors (S, D). Return the differences as unit vectors, (S, D) float32.
 
-    All vectors of an image-text encoder have roughly the same direction. After the mean is subtracted, they differ more.
+    All vectors of an image-text encoder have roughly the same direction. Without their mean, they differ more.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)
@@ -153,26 +155,27 @@ def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
 
 
 STRENGTH = 10.0
-"""The weight of the examples; the L2 penalty has the weight 1. scikit-learn calls it C. Not tuned on any footage."""
+"""The weight of the examples; the L2 penalty has the weight 1. scikit-learn calls it C. It was not tuned on any footage."""
 LOGIT_SPREAD = 4.0
-"""The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
+"""The detector's logit is divided by this, so that its usual range is about as wide as the range of a vector's numbers."""
 
 
 @dataclass(frozen=True)
 class LogisticHead:
-    """Logistic regression on the vectors of events and the detector's own score.
+    """Logistic regression on the vectors of events and the detector's own logit.
 
     HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
     HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
-    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Left out: their
-    choice of layers and attention heads, since an image-text encoder has one vector per frame; and their temporal localisation,
-    since the detector has found the events.
+    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Two of their
+    steps are left out: the choice of layers and attention heads, because an image-text encoder has one vector per frame; and
+    the temporal localisation, because the detector has found the events.
 
-    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples. The model is
-    trained on the mean vector of each event. It is linear, so the mean of an event's frame logits is the logit of its mean.
+    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples. The head
+    learns from the mean vector of each event, but scores single frames. The model is linear, so the mean of the logits of an
+    event's frames equals the logit of the mean.
 
     Attributes:
-        weights: (D + 1,) for the vector and the detector's logit.
+        weights: (D + 1,), one weight per number of the vector, and one for the detector's logit.
         bias: the intercept.
         mean: (D,) vector that is subtracted first.
     """
@@ -186,7 +189,7 @@ class LogisticHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. The problem has one minimum, so the seed changes nothing."""
+        """See `Head`. The loss has only one minimum, so the seed has no effect."""
         mean = examples.mean[0]
         features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
         weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
@@ -215,14 +218,14 @@ def _features(sample: Sample, mean: FloatArray) -> FloatArray:
 
 
 def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
-    """Return weights and intercept of `LogisticRegression(C=strength, class_weight="balanced")`.
+    """Return the weights and the intercept of scikit-learn's balanced `LogisticRegression(C=strength)`.
 
     Args:
         features: (N, F) float64.
         positive: (N,) float64, 1 or 0; both must occur.
         strength: the weight of the examples.
     """
-    from scipy.optimize import minimize  # the import takes a third of a second, and a scan without a head does not need it
+    from scipy.optimize import minimize  # imported here, because it takes a third of a second, and a scan does not need it
 
     sign = 2.0 * positive - 1.0
     count = np.where(positive > 0, positive.sum(), len(positive) - positive.sum())
@@ -234,29 +237,29 @@ def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -
         value = 0.5 * float(parameters[:-1] @ parameters[:-1]) + float(weight @ np.logaddexp(0.0, -margin))
         return value, np.append(parameters[:-1] + features.T @ pull, pull.sum())
 
-    rules = {"maxiter": 500, "gtol": 1e-6, "ftol": 1e-11}
-    found = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B", options=rules)
-    return found.x[:-1], float(found.x[-1])
+    limits = {"maxiter": 500, "gtol": 1e-6, "ftol": 1e-11}
+    solution = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B", options=limits)
+    return solution.x[:-1], float(solution.x[-1])
 
 
 SHARPNESS = 5.5
-"""The influence of a labelled event is exp(-SHARPNESS (1 - cosine)), as in Tip-Adapter."""
+"""The influence of a labelled event is exp(-SHARPNESS · (1 - cosine)), as in Tip-Adapter."""
 SHARE = 4.0
-"""Weight of the similarities. If an event looks like a rejected one, its logit falls by about this much."""
+"""Weight of the similarities. If an event looks like a rejected event, its logit falls by about this much."""
 
 
 @dataclass(frozen=True)
 class RetrievalHead:
-    """Similarity to confirmed events minus similarity to rejected ones, added to the detector's own logit.
+    """The detector's logit, plus the similarity to confirmed events, minus that to rejected events.
 
     Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) adds the similarity to a
     cache of labelled vectors to the score that CLIP has without labels. NAGL (Wang et al., "Normal-Abnormal Guided Generalist
     Anomaly Detection", NeurIPS 2025) compares with normal and with abnormal references. Left out: Tip-Adapter's fine-tuning of
-    the cache and its search for the two constants on labelled data; NAGL's learned attention and its patches, since a frame has
-    one vector here.
+    the cache, and its search for the two constants on labelled data; NAGL's learned attention, and its patches, because a frame
+    has only one vector here.
 
-    One verdict is enough: the head does not need both confirmed and rejected events. An event has one vector, the mean of its
-    frames' vectors, so all its frames get the same logit.
+    One verdict is enough: the head does not need both confirmed and rejected events. It compares the mean vector of an event's
+    frames, so all frames of an event get the same logit.
 
     Attributes:
         confirmed, rejected: (N, D) unit vectors of events.
@@ -272,7 +275,7 @@ class RetrievalHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. Nothing is random, so the seed changes nothing."""
+        """See `Head`. Nothing is random, so the seed has no effect."""
         mean = examples.mean[0]
         keys = np.stack([_key(sample, mean) for sample in examples.samples])
         return cls(keys[examples.positive], keys[~examples.positive], mean)
@@ -280,7 +283,7 @@ class RetrievalHead:
     def score(self, sample: Sample) -> FloatArray:
         """See `Head`."""
         key = _key(sample, self.mean)
-        difference = _nearness(key, self.confirmed) - _nearness(key, self.rejected)
+        difference = _similarity(key, self.confirmed) - _similarity(key, self.rejected)
         return np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) + SHARE * difference, np.float32)
 
     def state(self) -> dict[str, FloatArray]:
@@ -297,13 +300,13 @@ class RetrievalHead:
 
 
 def _key(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return the unit vector of a sample, (D,) float32."""
+    """Return the mean of a sample's centred vectors as a unit vector, (D,) float32."""
     key = centred(sample.vectors[0], mean).mean(axis=0)
     return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6), np.float32)
 
 
-def _nearness(key: FloatArray, keys: FloatArray) -> float:
+def _similarity(key: FloatArray, keys: FloatArray) -> float:
     """Return the mean influence of the three nearest keys, in [0, 1]; 0 without keys."""
-    # Tip-Adapter sums the influences of all keys of a class. But reviews have far more false events than true ones.
+    # Tip-Adapter sums the influences of all keys of a class. But reviews have far more false events than true events.
     influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
     return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

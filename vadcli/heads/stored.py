@@ -1,6 +1,7 @@
-"""Reads samples from stored vectors, and reads and writes the folder of a head.
+"""Writes a head to a folder, reads it back, and reads the stored vectors that it scores.
 
-The folder has the arrays as safetensors, and a card as JSON. The card says how the head was trained and how good it is.
+The folder of a head has two files. `head.safetensors` has the arrays. `card.json` records how the head was trained, and how
+good it is.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
 _AGAIN = "train it again with `vadcli learn`"
 ROOM = 1.5
-"""A video looks new if its distance from the training videos is larger than ROOM times `Card.reach`."""
+"""A video looks new if its distance from the training videos is larger than ROOM × `Card.reach`."""
 
 
 @dataclass(frozen=True)
 class CardEncoder:
-    """An encoder whose vectors a head reads; `key` is the `encoder_key` of the embeddings files."""
+    """An encoder whose vectors a head reads. `key` is the encoder's key in the files of vectors."""
 
     name: str
     key: str
@@ -44,11 +45,11 @@ class Comparison:
 
     Attributes:
         recall: the head and the detector keep at least this share of the true examples.
-        detector_per_hour, head_per_hour: false alarms per hour.
-        change_per_hour: the head's false alarms per hour minus the detector's.
+        detector_per_hour, head_per_hour: false alarms per hour at this recall.
+        change_per_hour: the false alarms per hour of the head, minus those of the detector.
         low, high: 95 % interval of the change.
-        detector_auc, head_auc: how often a true example has a higher score than a false one.
-        threshold: the head's logit that keeps the share `recall`.
+        detector_auc, head_auc: share of the pairs in which a true example has a higher score than a false example.
+        threshold: the scaled logit of the head that keeps the share `recall` of the true examples.
     """
 
     recall: float
@@ -69,7 +70,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Card:
-    """The training and the figures of a head.
+    """How a head was trained, and how good it is.
 
     Attributes:
         kind: name in the registry of heads.
@@ -81,12 +82,12 @@ class Card:
         cameras: the cameras of the training videos.
         videos: number of training videos.
         true, false: number of training examples.
-        hours: length of the footage that the figures refer to.
+        hours: length of the footage, for the false alarms per hour.
         figures: the cross-validated figures; None if the head could not be tested.
         scale: turns the head's logits into scaled logits.
         threshold: the scaled logit that becomes the score 0.5.
-        categories: names of the categories, if the head learned from categories.
-        reach: the largest distance of a training video from its nearest neighbour; see `reach_of`.
+        categories: names of the categories; empty if the head did not learn from categories.
+        reach: the largest distance of a training video from the nearest other training video.
         generator: the program that wrote the folder.
     """
 
@@ -115,10 +116,10 @@ class StoredHead:
 
     Attributes:
         name: the name of its folder.
-        card: its training and its figures.
+        card: how it was trained, and how good it is.
         head: the head itself.
-        centres: the mean vector (V, D) of each training video, by the first encoder.
-        key: hash of card and arrays.
+        centres: the mean vectors (V, D) of the training videos, by the first encoder.
+        key: hash of the card and the arrays.
     """
 
     name: str
@@ -128,7 +129,7 @@ class StoredHead:
     key: str = ""
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return the scores (S,) float32 of the frames in [0, 1]; the card's threshold becomes 0.5."""
+        """Return the scores (S,) float32 of the frames in [0, 1]. The card's threshold becomes 0.5."""
         return sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
@@ -136,7 +137,7 @@ class StoredHead:
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return the distance of a video's mean vector from the training videos. Above 1, the video looks new.
+        """Return how different a video is from the training videos. Above 1, the video looks new.
 
         Args:
             centre: (D,) mean vector of the video, by the first encoder.
@@ -146,7 +147,7 @@ class StoredHead:
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return the largest distance of a video's mean vector (V, D) from its nearest neighbour."""
+    """Return the largest distance of one of V mean vectors (V, D) from the nearest other one."""
     if len(centres) < 2:
         return 0.0
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -155,10 +156,10 @@ def reach_of(centres: FloatArray) -> float:
 
 
 def write_head(folder: Path, card: Card, head: Head, centres: FloatArray) -> None:
-    """Write the two files of a head into a new folder.
+    """Write a head to a new folder.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder can't be written.
     """
     from safetensors.numpy import save
 
@@ -173,16 +174,16 @@ def read_head(folder: Path) -> StoredHead:
     """Read a head from its folder.
 
     Raises:
-        UsageError: the folder does not exist, or no head of this kind is installed.
+        UsageError: the folder does not exist, or no installed head has this kind.
         DocumentError: a file is missing or damaged.
-        WeightsError: the head was made by another version of vadcli, which would score differently.
+        WeightsError: the head was made by a version of vadcli that would give other scores.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     if not folder.is_dir():
         raise UsageError(f"--head {folder}: the folder does not exist", hint="name a folder that `vadcli learn --to` wrote")
-    path, weights = folder / "card.json", folder / "head.safetensors"
+    path, arrays_path = folder / "card.json", folder / "head.safetensors"
     document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
     if document.get("heads_version") != HEADS_VERSION:
         raise WeightsError(
@@ -191,42 +192,41 @@ def read_head(folder: Path) -> StoredHead:
     with document_errors(path, _WHAT, _AGAIN):
         card = structure(Card, document, extra=True)
     try:
-        arrays: dict[str, FloatArray] = load(weights.read_bytes())
+        arrays: dict[str, FloatArray] = load(arrays_path.read_bytes())
     except OSError as error:
-        raise DocumentError(unreadable(weights, error), hint=_AGAIN) from error
+        raise DocumentError(unreadable(arrays_path, error), hint=_AGAIN) from error
     except SafetensorError as error:
-        raise DocumentError(f"{weights}: not a safetensors file: {error}", hint=_AGAIN) from error
+        raise DocumentError(f"{arrays_path}: not a safetensors file: {error}", hint=_AGAIN) from error
     kind = head_kind(card.kind)
     try:
         head = kind.of({name.removeprefix("head."): value for name, value in arrays.items() if name.startswith("head.")})
         centres = arrays["centres"]
     except (KeyError, ValueError) as error:
-        raise DocumentError(f"{weights}: not the arrays of a {card.kind} head: {error}", hint=_AGAIN) from error
-    digest = hashlib.sha256(path.read_bytes() + weights.read_bytes()).hexdigest()
+        raise DocumentError(f"{arrays_path}: not the arrays of a {card.kind} head: {error}", hint=_AGAIN) from error
+    digest = hashlib.sha256(path.read_bytes() + arrays_path.read_bytes()).hexdigest()
     return StoredHead(folder.resolve().name, card, head, centres, digest)
 
 
 def head_kind(name: str) -> type[Head]:
-    """Return the class of a head by its name; raises UsageError if no head has this name."""
-    kind = HEADS.load(name)
+    """Return the class of the heads of this kind. Raises UsageError if no installed head has this kind."""
+    kind: type[Head] = HEADS.load(name)
     HEADS.check(name, ok=isinstance(kind, type) and isinstance(kind, Head), what="is not a head (see vadcli.heads.Head)")
-    found: type[Head] = kind
-    return found
+    return kind
 
 
-def matching(card: Card, found: Sequence[CardEncoder]) -> str:
-    """Return in one line why a head cannot read the vectors of these encoders; "" if it can."""
-    for wanted, one in zip(card.encoders, found, strict=False):
-        if wanted.key != one.key:
-            other = " with other weights" if wanted.name == one.name else ""
-            return f"it reads vectors of the encoder {wanted.name}, and the stored vectors are of {one.name}{other}"
-    if len(found) < len(card.encoders):
-        return f"it reads vectors of {len(card.encoders)} encoders ({', '.join(one.name for one in card.encoders)})"
+def matching(card: Card, stored: Sequence[CardEncoder]) -> str:
+    """Return in one line why a head can't read the vectors of these encoders; "" if it can read them."""
+    for wanted, encoder in zip(card.encoders, stored, strict=False):
+        if wanted.key != encoder.key:
+            other = " with other weights" if wanted.name == encoder.name else ""
+            return f"it reads vectors of the encoder {wanted.name}, and the stored vectors are of {encoder.name}{other}"
+    if len(stored) < len(card.encoders):
+        return f"it reads vectors of {len(card.encoders)} encoders ({', '.join(wanted.name for wanted in card.encoders)})"
     return ""
 
 
 MOST_ROWS = 64
-"""If an event has more frames than this, frames are left out evenly."""
+"""A sample of an event has at most this many frames. If the event has more frames, they are evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,9 @@ class VideoVectors:
     Attributes:
         camera: the camera's name.
         encoders: the encoders of the vectors.
-        frame_index: (S,) int64 frames.
-        timestamp: (S,) float64 seconds.
-        vectors: S vectors per encoder. The times are those of the first encoder. From the other encoders, each row has the
-            vector that is nearest in time.
+        frame_index: (S,) int64, the frames for which the first encoder has a vector.
+        timestamp: (S,) float64, the times of these frames in seconds.
+        vectors: S vectors per encoder. If another encoder has no vector for the same time, its nearest vector is used.
     """
 
     camera: str
@@ -249,15 +248,15 @@ class VideoVectors:
     vectors: tuple[Embeddings, ...] = field(repr=False)
 
     def centre(self, encoder: int = 0) -> FloatArray:
-        """Return the mean vector of the video, (D,) float32."""
+        """Return the mean vector of the video by an encoder, (D,) float32."""
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames in its span with vectors, or else the nearest one.
+        """Return the sample of an event: the frames with vectors in its span, or else the nearest frame.
 
         Args:
-            start_s, end_s: the span.
-            peak_score: highest score of the event in [0, 1]; every row gets its logit.
+            start_s, end_s: the span of the event.
+            peak_score: the highest score of the event, in [0, 1]. Every row of the sample gets its logit.
         """
         rows = np.flatnonzero((self.timestamp >= start_s) & (self.timestamp < end_s))
         if not len(rows):
@@ -271,17 +270,17 @@ class VideoVectors:
         return self._sample(np.arange(len(self.timestamp)), table.logit[np.minimum(self.frame_index, len(table) - 1)])
 
     def _sample(self, rows: IndexArray, logit: FloatArray) -> Sample:
-        return Sample(tuple(one[rows].vectors() for one in self.vectors), logit, self.timestamp[rows])
+        return Sample(tuple(embeddings[rows].vectors() for embeddings in self.vectors), logit, self.timestamp[rows])
 
 
 def logit_of_score(score: float) -> float:
-    """Return the logit of a score in [0, 1], within ± LOGIT_LIMIT."""
+    """Return the logit of a score in [0, 1], clipped to ± LOGIT_LIMIT."""
     inside = min(max(score, 1e-7), 1.0 - 1e-7)
     return float(np.clip(np.log(inside / (1.0 - inside)), -LOGIT_LIMIT, LOGIT_LIMIT))
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Read a video's vectors, one encoder per folder. None if a folder has no vectors of the video.
+    """Return a video's vectors by one encoder per folder; None if a folder has no vectors of the video.
 
     Raises:
         DocumentError: a file is damaged.
@@ -289,20 +288,20 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
     paths = [OutputLayout(folder).embeddings(video) for folder in folders]
     if not all(path.exists() for path in paths):
         return None
-    found = [read_embeddings(path) for path in paths]
-    first = found[0]
-    if not all(len(one.timestamp) for one in found):
+    tables = [read_embeddings(path) for path in paths]
+    first = tables[0]
+    if not all(len(table.timestamp) for table in tables):
         return None
-    for path, one in zip(paths, found, strict=True):
-        if one.metadata.content != first.metadata.content:
-            raise DocumentError(f"{path}: vectors of another file than in {paths[0]}", hint="embed the same footage again")
+    for path, table in zip(paths, tables, strict=True):
+        if table.metadata.content != first.metadata.content:
+            raise DocumentError(f"{path}: not of the same video file as {paths[0]}", hint="embed the same footage again")
     encoders, vectors = [], []
-    for one in found:
-        encoders.append(CardEncoder(one.metadata.encoder, one.metadata.encoder_key, one.embeddings.values.shape[1]))
-        # each row gets the vector that is nearest to the time of the first encoder's row
-        last = len(one.timestamp) - 1
-        after = np.searchsorted(one.timestamp, first.timestamp).clip(1, max(last, 1))
+    for table in tables:
+        encoders.append(CardEncoder(table.metadata.encoder, table.metadata.encoder_key, table.embeddings.values.shape[1]))
+        # For each time of the first encoder, take the vector that is nearest in time.
+        last = len(table.timestamp) - 1
+        after = np.searchsorted(table.timestamp, first.timestamp).clip(1, max(last, 1))
         before, after = after - 1, np.minimum(after, last)
-        earlier = np.abs(first.timestamp - one.timestamp[before]) <= np.abs(one.timestamp[after] - first.timestamp)
-        vectors.append(one.embeddings[np.where(earlier, before, after)])
+        is_before = np.abs(first.timestamp - table.timestamp[before]) <= np.abs(table.timestamp[after] - first.timestamp)
+        vectors.append(table.embeddings[np.where(is_before, before, after)])
     return VideoVectors(first.metadata.camera, tuple(encoders), first.frame_index, first.timestamp, tuple(vectors))

@@ -1,8 +1,10 @@
 """The heads that learn from one label per video: small networks on segments.
 
-Such a head is a network on (B, N, D) segments: B videos, N segments, D numbers. A segment is the mean of the vectors of about
-two seconds. Papers cut every video into 32 segments. But an archive has videos of ten seconds and of an hour, so its segments
-would have very different lengths.
+A network gets (B, N, D) segments: B videos, N segments, D numbers. A segment is the mean of the vectors of about two seconds.
+The papers cut every video into 32 segments. But an archive has videos of ten seconds and of an hour, so such segments would
+have very different lengths.
+
+The base class `NetworkHead` trains a network. Below it are the parts that several heads use, and then the heads.
 """
 
 from __future__ import annotations
@@ -23,25 +25,26 @@ from vadcli.types.text import error_text
 
 SEGMENT_S = 2.0
 MOST_SEGMENTS = 256
-"""If a video would have more segments than this, its segments become longer."""
+"""If a video had more segments than this, its segments are made longer."""
 STEPS = 200
+"""Steps of a training."""
 VIDEOS_PER_STEP = 16
-"""Half of these videos are abnormal and half are normal. If fewer are known of one kind, all videos of this kind are used."""
+"""Half of the videos of a step are abnormal. If there are too few abnormal or normal videos, a step uses all of them."""
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 TOP_SHARE = 8
-"""The top-k heads look at the N / TOP_SHARE segments with the highest scores, at least one."""
+"""The score of a video comes from its N / TOP_SHARE segments with the highest scores, at least from one segment."""
 
 
 @dataclass(frozen=True)
 class Bags:
-    """A batch of videos.
+    """The videos of a step, as "bags" of segments.
 
     Attributes:
-        x: (B, N, D) segments; rows beyond the end of a video are 0.
+        x: (B, N, D) segments. If a video has fewer than N segments, the rest is 0.
         real: (B, N) bool, True for the segments of a video.
-        positive: (B,) float, 1 if something happens in the video.
-        category: (B,) int64; -1 for a video without a category.
+        positive: (B,) float, 1 if something happens in the video, else 0.
+        category: (B,) int64, the number of the video's category; -1 if it has none.
     """
 
     x: Tensor
@@ -51,11 +54,11 @@ class Bags:
 
 
 class NetworkHead(ABC):
-    """The base of heads that are networks. A subclass defines the network and its loss.
+    """The base class of heads that are networks. A subclass defines the network and its loss.
 
     Args:
-        network: maps (B, N, D) segments and the (B, N) mask of real segments to (B, N) logits.
-        mean: per encoder, the (D,) vector that is subtracted first.
+        network: returns logits (B, N) for the segments (B, N, D) and the mask (B, N) of real segments.
+        mean: per encoder, the vector (D,) that is subtracted first.
     """
 
     labels: ClassVar[Labels] = Labels.VIDEOS
@@ -67,17 +70,17 @@ class NetworkHead(ABC):
     @classmethod
     @abstractmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """Return the network before training.
+        """Return the network before the training.
 
         Args:
             widths: the width of each encoder's vectors.
-            texts: (C, D) vectors of the categories; (0, 0) if the head needs none.
+            texts: (C, D) vectors of the categories' names; (0, 0) if the head does not learn from categories.
         """
 
     @classmethod
     @abstractmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """Return the loss of one step."""
+        """Return the loss of the videos of one step. `step` counts from 0."""
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
@@ -85,13 +88,13 @@ class NetworkHead(ABC):
         segments = [torch.from_numpy(segments_of(sample, examples.mean)[0]) for sample in examples.samples]
         category = examples.category if len(examples.category) else np.full(len(examples), -1)
         sides = [np.flatnonzero(examples.positive), np.flatnonzero(~examples.positive)]
-        draw = np.random.default_rng(seed)
+        generator = np.random.default_rng(seed)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
             network = cls.build(tuple(map(len, examples.mean)), examples.texts).train()
             optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
             for step in range(STEPS):
-                rows = np.concatenate([draw.permutation(side)[: VIDEOS_PER_STEP // 2] for side in sides])
+                rows = np.concatenate([generator.permutation(side)[: VIDEOS_PER_STEP // 2] for side in sides])
                 x = nn.utils.rnn.pad_sequence([segments[row] for row in rows], batch_first=True)
                 real = torch.arange(x.shape[1]) < torch.tensor([len(segments[row]) for row in rows])[:, None]
                 positive = torch.from_numpy(examples.positive[rows]).float()
@@ -129,47 +132,53 @@ class NetworkHead(ABC):
 
 
 def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArray, IndexArray]:
-    """Return the segments (N, D) of a sample with all encoders, and the segment (S,) of each frame."""
-    vectors = np.concatenate([centred(one, centre) for one, centre in zip(sample.vectors, mean, strict=True)], axis=1)
-    place = (sample.timestamp - sample.timestamp[0]) / SEGMENT_S
-    place = place * min(1.0, (MOST_SEGMENTS - 1) / max(float(place[-1]), 1.0))
-    starts = np.unique(np.floor(place), return_index=True)[1]
+    """Return the segments (N, D) of a sample, and the number of the segment of each frame (S,).
+
+    The vectors of several encoders are joined: D is the sum of their widths.
+    """
+    vectors = np.concatenate([centred(*pair) for pair in zip(sample.vectors, mean, strict=True)], axis=1)
+    position = (sample.timestamp - sample.timestamp[0]) / SEGMENT_S
+    position = position * min(1.0, (MOST_SEGMENTS - 1) / max(float(position[-1]), 1.0))
+    starts = np.unique(np.floor(position), return_index=True)[1]
     lengths = np.diff(np.append(starts, len(vectors)))
     rows = np.repeat(np.arange(len(starts)), lengths)
     return np.asarray(np.add.reduceat(vectors, starts, axis=0) / lengths[:, None], np.float32), rows
 
 
 def perceptron(width: int) -> nn.Sequential:
-    """Return the scorer of Sultani et al. with fewer units: D -> 128 -> 32 -> 1, with dropout."""
+    """Return the scorer of Sultani et al., but with fewer units: D -> 128 -> 32 -> 1, with dropout."""
     return nn.Sequential(
         nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.6), nn.Linear(128, 32), nn.Dropout(0.6), nn.Linear(32, 1)
     )
 
 
 def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
-    """Return the mean (B,) of the values of each video's top segments.
+    """Return the mean value (B,) of each video's top segments.
 
     Args:
         values: (B, N).
-        real: (B, N) bool.
-        by: (B, N). The top segments are the ones with the highest `by`. None: the ones with the highest values.
+        real: (B, N) bool, True for the segments of a video.
+        by: (B, N). The top segments are the segments with the highest `by`. None means the highest values.
     """
     count = (real.sum(dim=1) / TOP_SHARE).ceil().long()
     by = (values if by is None else by).masked_fill(~real, float("-inf"))
     rows = by.topk(int(count.max()), dim=1).indices  # (B, K); K fits the longest video
-    counts = torch.arange(rows.shape[1]) < count[:, None]  # fewer segments count in shorter videos
-    return (values.gather(1, rows) * counts).sum(dim=1) / counts.sum(dim=1)
+    is_top = torch.arange(rows.shape[1]) < count[:, None]  # a shorter video has fewer top segments
+    return (values.gather(1, rows) * is_top).sum(dim=1) / is_top.sum(dim=1)
 
 
 def smooth_and_sparse(score: Tensor, bags: Bags) -> Tensor:
-    """Return Sultani's terms for abnormal videos: few segments score high, and neighbours score alike."""
+    """Return a loss of abnormal videos, as in Sultani et al.
+
+    The loss is small if few segments have high scores, and if neighbouring segments have similar scores.
+    """
     both = bags.real[:, 1:] & bags.real[:, :-1]
     steps = ((score[:, 1:] - score[:, :-1]).square() * both).sum(dim=1)
     return ((steps + (score * bags.real).sum(dim=1)) * bags.positive).sum() / bags.positive.sum().clamp(min=1)
 
 
 MIL_REGULARISATION = 8e-5
-"""Weight of smoothness and of sparsity, as in the paper."""
+"""Weight of `smooth_and_sparse`, as in the paper."""
 
 
 class Scorer(nn.Module):
@@ -186,10 +195,9 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Deep MIL ranking: the highest score of an abnormal video must exceed that of a normal video.
-
+    """Deep multiple-instance learning (MIL): abnormal videos must have higher maxima than normal ones.
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features,
-    since stored embeddings take their place. Changed: the length of a segment (`SEGMENT_S`); the first layer has 128 units,
+    because stored embeddings take their place. Changed: the length of a segment (SEGMENT_S); the first layer has 128 units and
     not 512.
     """
 
@@ -211,8 +219,9 @@ class MilHead(NetworkHead):
 RTFM_WIDTH = 128
 MARGIN = 10.0
 MAGNITUDE = 1e-2
-"""Weight of the magnitude loss. At the start of training, it has the same effect as 1e-4 for a margin of 100 (the paper)."""
+"""Weight of the magnitude loss. At the start of a training, it has the same effect as the paper's 1e-4 for a margin of 100."""
 RTFM_REGULARISATION = 8e-4
+"""Weight of `smooth_and_sparse`."""
 
 
 class TemporalNetwork(nn.Module):
@@ -245,8 +254,8 @@ class RtfmHead(NetworkHead):
 
     Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
     multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out:
-    I3D features and their ten crops. Changed: the length of a segment (`SEGMENT_S`); the widths are 128 and not 2,048 and
-    512; k is an eighth of the segments and not 3 of 32; the margin for long vectors is 10 and not 100.
+    I3D features and their ten crops. Changed: the length of a segment (SEGMENT_S); the widths are 128 and not 2,048 and 512;
+    an eighth of the segments are top segments and not 3 of 32; the margin for long vectors is 10 and not 100.
     """
 
     @classmethod
@@ -292,8 +301,8 @@ class TopkHead(NetworkHead):
     """Scores the vectors of two encoders together. The score of a video is the mean of its top segments.
 
     Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025),
-    combine a convolutional and a transformer backbone (I3D and TimeSformer). Left out: these two backbones, since any two
-    encoders with stored embeddings take their place. The length of a segment also differs from the paper (`SEGMENT_S`).
+    combine a convolutional and a transformer backbone (I3D and TimeSformer). Left out: these two backbones, because any two
+    encoders with stored embeddings take their place. Changed: the length of a segment (SEGMENT_S).
     """
 
     encoders: ClassVar[int] = 2
@@ -312,15 +321,16 @@ class TopkHead(NetworkHead):
 WARM_UP = STEPS // 4
 """The first steps have no pseudo labels, because early peaks of the score mean little."""
 LOWEST_WIDTH = 0.5
+"""The smallest standard deviation of a kernel of `splat`, in segments."""
 
 
 class GaussianHead(NetworkHead):
     """Multiple-instance learning (MIL) with pseudo labels: Gaussian kernels around the peaks of the score.
 
-    With these labels, the head learns from more than one segment per video. This is the temporal Gaussian loss of GS-MoE
+    With these labels, the head learns from more than one segment per video. The loss is the temporal Gaussian loss of GS-MoE
     (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video
-    Anomaly Detection", ICCV 2025), with a scorer of single segments. Left out: the mixture of experts, one per category, and
-    its gate; the UR-DMU encoder on I3D features.
+    Anomaly Detection", ICCV 2025). The network scores each segment by itself. Left out: the mixture of experts (one per
+    category) and its gate; the UR-DMU encoder on I3D features.
     """
 
     @classmethod
@@ -338,32 +348,31 @@ class GaussianHead(NetworkHead):
         network.eval()
         with torch.no_grad():
             score = torch.sigmoid(network(bags.x, bags.real)) * bags.real
-            target = torch.stack([splat(one) for one in score]) * bags.positive[:, None]
+            target = torch.stack([splat(row) for row in score]) * bags.positive[:, None]
         network.train()
-        each = F.binary_cross_entropy_with_logits(logit, target, reduction="none") * bags.real
-        return video + (each.sum(dim=1) / bags.real.sum(dim=1)).mean()
+        segments = F.binary_cross_entropy_with_logits(logit, target, reduction="none") * bags.real
+        return video + (segments.sum(dim=1) / bags.real.sum(dim=1)).mean()
 
 
 def splat(score: Tensor) -> Tensor:
-    """Return pseudo labels (N,) in [0, 1]: the highest Gaussian kernel around the score's peaks.
-
+    """Return pseudo labels (N,) in [0, 1]: the maximum of Gaussian kernels around the peaks of a score.
     A peak is a local maximum that is at least halfway from the video's mean score to its highest score. The kernel of a peak
-    has the height 1. It is as wide as the segments around the peak that have at least half of its score.
+    has the height 1. Its width is the number of segments around the peak that have at least half of the peak's score.
 
     Args:
-        score: (N,) in [0, 1].
+        score: (N,) the scores of the segments, in [0, 1].
     """
     padded = F.pad(score, (1, 1), value=-1.0)
     is_peak = (score >= padded[:-2]) & (score > padded[2:]) & (score >= 0.5 * (score.mean() + score.max())) & (score > 0)
-    place = torch.arange(len(score))
+    position = torch.arange(len(score))
     label = torch.zeros_like(score)
     for peak in torch.nonzero(is_peak)[:, 0]:
         low = torch.nonzero(score < 0.5 * score[peak])[:, 0]
-        left, right = low[low < peak], low[low > peak]
-        first = int(left[-1]) + 1 if len(left) else 0
-        last = int(right[0]) if len(right) else len(score)
-        sigma = max((last - first) / 2.355, LOWEST_WIDTH)  # a kernel is 2.355 sigma wide at half its height
-        label = torch.maximum(label, torch.exp(-0.5 * ((place - peak) / sigma) ** 2))
+        before, after = low[low < peak], low[low > peak]
+        start = int(before[-1]) + 1 if len(before) else 0
+        stop = int(after[0]) if len(after) else len(score)
+        sigma = max((stop - start) / 2.355, LOWEST_WIDTH)  # at half of its height, a Gaussian is 2.355 sigma wide
+        label = torch.maximum(label, torch.exp(-0.5 * ((position - peak) / sigma) ** 2))
     return label
 
 
@@ -374,11 +383,11 @@ HIGH, LOW = 0.7, 0.3
 
 
 class TwoBranches(nn.Module):
-    """The two branches on a shared encoder.
+    """A binary branch and a category branch on a shared encoder.
 
     Args:
         width: D of the segments.
-        texts: (C, D) vectors of the categories.
+        texts: (C, D) vectors of the categories' names.
     """
 
     texts: Tensor
@@ -392,11 +401,11 @@ class TwoBranches(nn.Module):
         self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
 
     def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (B, N) of "abnormal", and (B, N, 1 + C) of normal and of the categories."""
-        inside = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
-        vectors = F.normalize(x + self.project(inside), dim=-1)
+        """Return the logits (B, N) of "abnormal", and (B, N, 1 + C) of "normal" and of each category."""
+        encoded = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
+        vectors = F.normalize(x + self.project(encoded), dim=-1)
         classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
-        return self.binary(inside)[..., 0], vectors @ classes.T / TEMPERATURE
+        return self.binary(encoded)[..., 0], vectors @ classes.T / TEMPERATURE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """Return the mean (B, N) of the two branches' logits of "abnormal", for segments (B, N, D)."""
@@ -405,19 +414,23 @@ class TwoBranches(nn.Module):
 
 
 def not_normal(categories: Tensor) -> Tensor:
-    """Return the logits (…) of "any category". `categories` has the logits (…, 1 + C) of normal and of each category."""
+    """Return the logits (…) of "any category" from the logits (…, 1 + C) of the category branch."""
     return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
 
 
 class DualHead(NetworkHead):
     """A binary branch and a category branch that teach each other with pseudo labels of segments.
 
-    CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026): the binary branch learns
-    when something happens. The category branch compares segments with the vectors of the categories' names, and learns what
-    happens. After a warm-up, each branch labels segments of abnormal videos for the other one. The binary branch's labels are
-    the video's category or normal; the category branch's labels are abnormal or normal. Left out: the ActionFormer encoder
-    (here a convolution over time), and the consistency-aware refinement of the pseudo labels (here smoothing over three
-    segments).
+    The method is CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026). The binary
+    branch learns when something happens. The category branch learns what happens. It compares segments with the vectors of the
+    categories' names.
+
+    After a warm-up, each branch makes labels for the other branch, for segments of abnormal videos. The binary branch says
+    which segments show the category of the video and which are normal. The category branch says which segments are abnormal and
+    which are normal.
+
+    Left out: the ActionFormer encoder (here a convolution over time), and the consistency-aware refinement of the pseudo labels
+    (here a mean over three segments).
     """
 
     labels: ClassVar[Labels] = Labels.CATEGORIES
@@ -436,19 +449,19 @@ class DualHead(NetworkHead):
         wanted = torch.where(bags.positive > 0, bags.category + 1, 0)
         loss = F.binary_cross_entropy_with_logits(top_mean(binary, bags.real), bags.positive)
         loss = loss + F.cross_entropy(video[wanted > 0], wanted[wanted > 0])
-        quiet = categories[(bags.positive == 0)[:, None] & bags.real]  # (M, 1 + C) all segments of normal videos
-        loss = loss + F.cross_entropy(quiet, torch.zeros(len(quiet), dtype=torch.long))
+        normal = categories[(bags.positive == 0)[:, None] & bags.real]  # (M, 1 + C) all segments of normal videos
+        loss = loss + F.cross_entropy(normal, torch.zeros(len(normal), dtype=torch.long))
         return loss if step < WARM_UP else loss + cls._exchange(network, bags, binary, categories, wanted)
 
     @classmethod
     def _exchange(cls, network: TwoBranches, bags: Bags, binary: Tensor, categories: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss of both branches, each on the pseudo labels of the other one."""
+        """Return the loss of both branches, each on the pseudo labels of the other branch."""
         network.eval()
         with torch.no_grad():
-            said = network.branches(bags.x, bags.real)
+            by_binary, by_categories = network.branches(bags.x, bags.real)
             real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
-            scores = [torch.sigmoid(logit) for logit in (said[0], not_normal(said[1]))]  # each (B, N)
-            # the mean score of each segment and its two neighbours
+            scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # 2 of (B, N)
+            # the mean score of each segment and its two neighbours: when something happens, and whether it is a category
             when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()
         abnormal = (bags.positive > 0)[:, None] & bags.real
