@@ -1,4 +1,4 @@
-"""Small test sets whose figures are worked out by hand, so that each input that goes wrong moves one of them."""
+"""Small test sets whose figures are computed by hand. A mistake in any input changes at least one figure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from vadcli.store.events import Failure, write_events
 from vadcli.store.scores import read_scores, write_scores
 
 
-def called(rows: int, *stretches: tuple[int, int]) -> np.ndarray:
-    """(rows,) scores: .9 in the half-open stretches, .1 elsewhere."""
+def scores_with_alarms(rows: int, *alarms: tuple[int, int]) -> np.ndarray:
+    """Return (rows,) scores: 0.9 in the alarms, which are (first row, end row), and 0.1 elsewhere."""
     values = np.full(rows, 0.1)
-    for start, end in stretches:
+    for start, end in alarms:
         values[start:end] = 0.9
     return values
 
@@ -39,7 +39,7 @@ def evaluated(out: Path, truth: Path, protocol: Protocol | None = None, *, datas
 
 
 def longer(out: Path, *, duration_s: float) -> None:
-    """Make the containers of a scan last longer than their frames, as one with sound may."""
+    """Change the durations in the metadata of a scan, because a video file with sound may last longer than its frames."""
     for path in OutputLayout(out).iter_scores():
         table, metadata = read_scores(path)
         write_scores(path, table, replace(metadata, video={**metadata.video, "duration_s": duration_s}))
@@ -51,9 +51,11 @@ def value(report: Evaluation, name: str) -> float | None:
 
 
 def test_a_cut_video_lasts_as_long_as_its_rows(tmp_path: Path) -> None:
-    """100 of 1000 promised frames: the true event at the end lasts from 8 to 10 s, not to 100 s."""
+    """Only 100 of 1000 frames exist: the true event at the end lasts from 8 to 10 s, and not to 100 s."""
     odd = Odd(promised={"a.mp4": 1000}, damaged={"a.mp4": (3, 4), "b.mp4": (7,)})
-    out = write_scan(tmp_path / "out", {"a.mp4": called(100, (20, 30), (80, 100)), "b.mp4": called(100)}, odd=odd)
+    out = write_scan(
+        tmp_path / "out", {"a.mp4": scores_with_alarms(100, (20, 30), (80, 100)), "b.mp4": scores_with_alarms(100)}, odd=odd
+    )
     report = evaluated(out, write_truth(tmp_path / "truth.csv", ["a.mp4,8,10,", "b.mp4,,,"]))
     assert report.test.events.true[0].tolist() == pytest.approx(np.array([[8.0, 10.0]]))
     assert value(report, "event.f1_iou_0.5") == pytest.approx(2 / 3)  # two predicted, one true, one pair
@@ -64,13 +66,19 @@ def test_a_cut_video_lasts_as_long_as_its_rows(tmp_path: Path) -> None:
     table = to_table([report])
     assert "note: 1 partial video: " in table
     assert "note: decoded with errors, but used: 3 frames of 2 videos" in table
-    whole = evaluated(write_scan(tmp_path / "whole", {"a.mp4": called(100), "b.mp4": called(100)}), tmp_path / "truth.csv")
+    whole = evaluated(
+        write_scan(tmp_path / "whole", {"a.mp4": scores_with_alarms(100), "b.mp4": scores_with_alarms(100)}),
+        tmp_path / "truth.csv",
+    )
     assert "partial" not in to_table([whole])
     assert "decoded with errors" not in to_table([whole])
 
 
 def test_worse_events_score_higher_or_not(tmp_path: Path) -> None:
-    """Scores 0.9, 0.6, 0.7 and a missed 0.2 for severities of 4, 2, 2 and 1; one event has none, and one is merged."""
+    """Events with severities 4, 2, 2 and 1 have the scores 0.9, 0.6, 0.7 and 0.2. A fifth event has no severity.
+
+    Two overlapping intervals of a fire are one event.
+    """
     given = np.full(100, 0.1)
     for start, score in ((10, 0.9), (30, 0.6), (50, 0.7), (70, 0.2), (90, 0.8)):
         given[start + 2] = score
@@ -85,7 +93,7 @@ def test_worse_events_score_higher_or_not(tmp_path: Path) -> None:
     ]
     truth = tmp_path / "truth.csv"
     truth.write_text("\n".join(["video,start_s,end_s,category,severity", *rows]) + "\n")
-    out = write_scan(tmp_path / "out", {"a.mp4": given, "b.mp4": given, "c.mp4": called(100)})
+    out = write_scan(tmp_path / "out", {"a.mp4": given, "b.mp4": given, "c.mp4": scores_with_alarms(100)})
     report = evaluated(out, truth)
     assert value(report, "severity.spearman") == pytest.approx(4.5 / np.sqrt(5 * 4.5))
     assert value(report, "severity.kendall") == pytest.approx(5 / np.sqrt(6 * 5))
@@ -97,7 +105,7 @@ def test_worse_events_score_higher_or_not(tmp_path: Path) -> None:
 
 
 def squares(root: Path, clips: dict[str, int]) -> Path:
-    """Ped2 with a label table: in frames 2 to 5 of each clip of so many frames, the left half of the picture is abnormal."""
+    """Write a ground truth of Ped2 for clips with these numbers of frames; in frames 2 to 5, the left half is abnormal."""
     lines = ["clip,frame_index0,label"]
     for clip, frames in clips.items():
         (root / "test_masks" / clip).mkdir(parents=True)
@@ -116,12 +124,12 @@ def half(there: bool, level: int = 255) -> np.ndarray:
 
 
 def test_run_lengths_have_two_levels_and_say_so(tmp_path: Path) -> None:
-    """What is there scores 100 of 255, below 0.5: a mask video ranks it perfectly, run lengths know nothing of it."""
+    """The abnormal pixels score 100 of 255. A mask video ranks them perfectly. Run lengths at 0.5 do not contain them."""
     truth = squares(tmp_path / "ped2", {"01": 8, "02": 8})
     masks = {clip: np.stack([half(2 <= number < 6, 100) for number in range(8)]) for clip in ("01", "02")}
     reports, estimates = [], []
     for name in ("video", "runs"):
-        given = {clip: called(8, (2, 6)) for clip in masks}
+        given = {clip: scores_with_alarms(8, (2, 6)) for clip in masks}
         out = write_scan(tmp_path / name, given, masks=masks, odd=Odd(run_lengths=name == "runs"))
         test = collect(out, open_ground_truth("ped2", truth))
         estimates.append(measure(test, Protocol(bootstrap=Bootstrap(100))))
@@ -142,25 +150,29 @@ def test_run_lengths_have_two_levels_and_say_so(tmp_path: Path) -> None:
 
 
 def test_true_events_are_the_intervals_and_rows_may_have_two_categories(tmp_path: Path) -> None:
-    """fight 1-3 s, fire 2-4 s: two events that overlap; fall 5-6 and 6-7 s: two adjacent ones; smoke 8-9 and 8.5-9.5 s: one."""
+    """Overlapping intervals of two categories and adjacent intervals stay two events.
+
+    Overlapping intervals of one category (smoke) become one event.
+    """
     lines = ["fight,1,3", "fire,2,4", "fall,5,6", "fall,6,7", "smoke,8,9", "smoke,8.5,9.5"]
     rows = ["a.mp4,{1},{2},{0}".format(*line.split(",")) for line in lines]
     values = np.zeros(100)
-    values[10:20], values[20:30], values[30:40] = 0.2, 0.6, 0.9  # fight alone, both, fire alone
+    values[10:20], values[20:30], values[30:40] = 0.2, 0.6, 0.9  # only fight, fight and fire, only fire
     values[95:] = 0.7
     report = evaluated(write_scan(tmp_path / "out", {"a.mp4": values}), write_truth(tmp_path / "truth.csv", rows))
     wanted = [[1, 3], [2, 4], [5, 6], [6, 7], [8, 9.5]]
     assert np.asarray(report.test.events.true[0]) == pytest.approx(np.array(wanted))
-    # Normal are 10 + 10 + 10 rows at 0 and 5 at .7. Fight: 10 rows at .2 and 10 at .6 beat 30 of 35. Fire: 10 at .6, 10 at .9.
+    # 35 normal rows: 30 score 0, and 5 score 0.7. Fight: 10 rows score 0.2 and 10 score 0.6, which is above 30 normal rows.
+    # Fire: 10 rows score 0.6, which is above 30 normal rows, and 10 rows score 0.9, which is above all 35.
     assert value(report, "category.fight") == pytest.approx(30 / 35)
     assert value(report, "category.fire") == pytest.approx((30 + 35) / 2 / 35)
-    assert value(report, "category.fall") == pytest.approx(15 / 35)  # all at 0, as 30 normal rows: ties count half
+    assert value(report, "category.fall") == pytest.approx(15 / 35)  # all score 0, like 30 normal rows; a tie counts half
 
 
 def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_about(tmp_path: Path) -> None:
     truth = squares(tmp_path / "ped2", {"01": 8, "02": 8})
     masks = {clip: np.stack([half(2 <= number < 6) for number in range(8)]) for clip in ("01", "02")}
-    given = {clip: called(8, (2, 6)) for clip in masks}
+    given = {clip: scores_with_alarms(8, (2, 6)) for clip in masks}
     plain = write_scan(tmp_path / "plain", given)
     masked = write_scan(tmp_path / "masked", given, masks=masks, odd=Odd(detector="other", damaged={"01": (1,)}))
     table = to_table([evaluated(out, truth, dataset="ped2") for out in (plain, masked)])
@@ -169,16 +181,16 @@ def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_abo
     assert any(re.fullmatch(r"pixel ROC-AUC +- +1\.0000", line) for line in lines)
     assert f"note: {masked}: decoded with errors, but used: 1 frame of 1 video" in lines
     assert any(line.startswith(f"note: {plain}: no pixel figures") for line in lines)
-    assert any(line.startswith("note: onset error") for line in lines)  # of both, so of none by name
+    assert any(line.startswith("note: onset error") for line in lines)  # both runs have this note, so it names no run
 
 
 def test_a_whole_evaluation_worked_out_by_hand(tmp_path: Path) -> None:
-    """Two videos of 10 s that the container says last 12 s; every fourth row is sampled.
+    """Two videos have frames for 10 s, and their files last 12 s. Every fourth row is sampled.
 
-    a: true 2-4 s and 6-8 s. Called 2.4-4.4 s (1.6 of 2.4 s shared: an IoU of 2/3), 7.6-8.8 s (.4 of 2.8 s: 1/7), 0.4-0.8 s.
-    b: normal; called 4-4.8 s.
+    a has true events at 2-4 s and 6-8 s. It has alarms at 2.4-4.4 s (IoU 1.6 / 2.4), at 7.6-8.8 s (IoU 0.4 / 2.8), and at
+    0.4-0.8 s. b is normal, with an alarm at 4-4.8 s.
     """
-    values = {"a.mp4": called(100, (24, 44), (76, 88), (4, 8)), "b.mp4": called(100, (40, 48))}
+    values = {"a.mp4": scores_with_alarms(100, (24, 44), (76, 88), (4, 8)), "b.mp4": scores_with_alarms(100, (40, 48))}
     out = write_scan(tmp_path / "out", values, interval=4)
     longer(out, duration_s=12.0)
     truth = write_truth(tmp_path / "truth.csv", ["a.mp4,2,4,fight", "a.mp4,6,8,fight", "b.mp4,,,"])
@@ -187,13 +199,13 @@ def test_a_whole_evaluation_worked_out_by_hand(tmp_path: Path) -> None:
     assert value(report, "event.recall") == 1.0
     assert value(report, "event.onset_error_s") == pytest.approx((0.4 + 1.6) / 2)
     assert value(report, "event.false_alarms_per_hour") == pytest.approx(2 / (24 / 3600))
-    # 40 abnormal rows, 20 of them at .9; 160 normal, of which 4 + 8 + 4 + 8 = 24 at .9. Ties count half.
+    # 20 of 40 abnormal rows score 0.9, and 4 + 8 + 4 + 8 = 24 of 160 normal rows. Ties count half.
     hit, false = 20 / 40, 24 / 160
     auc = hit * (1 - false) + 0.5 * (hit * false + (1 - hit) * (1 - false))
     assert value(report, "frame.auc_micro") == pytest.approx(auc)
     assert value(report, "category.fight") == pytest.approx(auc)
     assert value(report, "range.pate") is not None
-    # With the ends, a normal row at 0 and an abnormal one at 1: the abnormal one beats all, all beat the normal one.
+    # The end points add a normal row with score 0, below all others, and an abnormal row with score 1, above all others.
     ended = evaluated(out, truth, Protocol(endpoints=True))
     flattered = (40 * (160 * auc + 1) + 161) / (41 * 161)
     assert value(ended, "frame.auc_micro") == pytest.approx(flattered)
@@ -201,10 +213,10 @@ def test_a_whole_evaluation_worked_out_by_hand(tmp_path: Path) -> None:
 
 
 def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_path: Path) -> None:
-    """Rows 0 and 4 are sampled: one normal row at .1, one abnormal at .9. The carried ones are all wrong."""
+    """Of the sampled rows, row 0 is normal and scores 0.1, and row 4 is abnormal and scores 0.9. All other rows are wrong."""
     out = write_scan(tmp_path / "out", {"a.mp4": [0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1]}, interval=4)
     truth = write_truth(tmp_path / "truth.csv", ["a.mp4,0.4,0.8,fight"])
-    # over all rows an abnormal one at .9 and three at .1 meet a normal one at .1 and three at .9: (1 + 3/2 + 3/2) of 16 pairs
+    # All rows: abnormal 0.9, 0.1, 0.1, 0.1; normal 0.1, 0.9, 0.9, 0.9. Of 16 pairs, one is right and six are ties.
     every, sampled = evaluated(out, truth), evaluated(out, truth, Protocol(only_sampled=True))
     for name in ("frame.auc_micro", "category.fight"):
         assert value(every, name) == pytest.approx(0.25)
@@ -217,29 +229,31 @@ def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_pa
 def test_what_a_table_notes_of_sizes_and_of_labels_past_the_end(tmp_path: Path) -> None:
     truth = squares(tmp_path / "ped2", {"01": 8})
     masks = {"01": np.stack([half(2 <= number < 6) for number in range(8)])}
-    out = write_scan(tmp_path / "out", {"01": called(8, (2, 6))}, masks=masks)
+    out = write_scan(tmp_path / "out", {"01": scores_with_alarms(8, (2, 6))}, masks=masks)
     report = evaluated(out, truth, Protocol(pixel_size=(12, 16)), dataset="ped2", pixel_size=(12, 16))
     assert "note: pixel figures at 12x16 (height x width)" in to_table([report])
     lists = tmp_path / "ucf"
     lists.mkdir()
-    line = "Abuse028_x264.mp4  Abuse  3  10  -1  -1"  # frames 3 to 10 of 8, counted from 1
+    line = "Abuse028_x264.mp4  Abuse  3  10  -1  -1"  # frames 3 to 10, counted from 1; the video has 8 frames
     (lists / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt").write_text(line + "\n")
-    scan = write_scan(tmp_path / "ucf_out", {"Abuse028_x264.mp4": called(8, (2, 8))})
+    scan = write_scan(tmp_path / "ucf_out", {"Abuse028_x264.mp4": scores_with_alarms(8, (2, 8))})
     overhanging = evaluated(scan, lists, dataset="ucf-crime")
     assert "note: 2 annotated frames lie after the end of their video" in to_table([overhanging])
     assert overhanging.to_json()["overhang_frames"] == 2
 
 
 def test_a_row_without_a_mask_of_its_own_shows_the_last_one(tmp_path: Path) -> None:
-    """Masks of rows 0, 4 and 8 of 12; the left half is abnormal in rows 2 to 5, and shown from 4 to 7."""
+    """Only rows 0, 4 and 8 of 12 have masks. The left half is abnormal in rows 2 to 5, and in the masks of rows 4 to 7."""
     truth = squares(tmp_path / "ped2", {"01": 12})
     masks = {"01": np.stack([half(False), half(True), half(False)])}
-    report = evaluated(write_scan(tmp_path / "out", {"01": called(12)}, masks=masks, interval=4), truth, dataset="ped2")
-    # In halves of pictures: 4 are abnormal, 2 of them found; 20 are normal, 2 of them called.
+    report = evaluated(
+        write_scan(tmp_path / "out", {"01": scores_with_alarms(12)}, masks=masks, interval=4), truth, dataset="ped2"
+    )
+    # Counted in halves of frames: 2 of 4 abnormal halves are in the masks, and 2 of 20 normal halves.
     hit, false = 2 / 4, 2 / 20
     assert value(report, "pixel.auc") == pytest.approx(hit * (1 - false) + 0.5 * (hit * false + (1 - hit) * (1 - false)))
     assert value(report, "pixel.mask_iou") == pytest.approx(2 / 4)
-    # Of 4 frames with true pixels, 2 are found whole; of 8 normal ones, 2 are called in their left half.
+    # In 2 of 4 frames with true pixels, all of them are found. In 2 of 8 normal frames, the left half is a false alarm.
     assert report.to_json()["metrics"]["pixel"]["aupimo"]["curve"] == [[0.125, 0.5], [1.0, 1.0]]
     assert value(report, "pixel.aupimo") == 0.0
     assert [path.name for path in draw([report], tmp_path / "plots")] == ["curves.png", "pimo.png", "timelines-1.png"]
@@ -247,7 +261,7 @@ def test_a_row_without_a_mask_of_its_own_shows_the_last_one(tmp_path: Path) -> N
 
 
 def test_tracks_and_regions_are_told_apart(tmp_path: Path) -> None:
-    """Two of six regions of one track are found, without a false one: a third of the regions, and the track."""
+    """Two of six regions of one track are found, and nothing false. RBDC is the share of regions, TBDC that of tracks."""
     scene = tmp_path / "UBnormal" / "Scene1"
     name = "abnormal_scene_1_scenario_1"
     folder = scene / f"{name}_annotations"
@@ -261,14 +275,14 @@ def test_tracks_and_regions_are_told_apart(tmp_path: Path) -> None:
     masks = np.zeros((6, *SIZE), np.uint8)
     masks[2:4, 4:12, 6:16] = 200
     video = f"Scene1/{name}.mp4"
-    out = write_scan(tmp_path / "out", {video: called(6)}, masks={video: masks})
+    out = write_scan(tmp_path / "out", {video: scores_with_alarms(6)}, masks={video: masks})
     report = evaluated(out, tmp_path / "UBnormal", Protocol(groups=("region",)), dataset="ubnormal")
     assert value(report, "region.rbdc") == pytest.approx(1 / 3)
     assert value(report, "region.tbdc") == pytest.approx(1.0)
 
 
 def test_a_listed_video_whose_scan_failed_is_named_with_the_reason(tmp_path: Path) -> None:
-    out = write_scan(tmp_path / "out", {"a.mp4": called(20), "b.mp4": called(20)})
+    out = write_scan(tmp_path / "out", {"a.mp4": scores_with_alarms(20), "b.mp4": scores_with_alarms(20)})
     layout = OutputLayout(out)
     layout.scores("b.mp4").unlink()
     failed = replace(
@@ -282,6 +296,6 @@ def test_a_listed_video_whose_scan_failed_is_named_with_the_reason(tmp_path: Pat
 
 
 def test_a_group_without_truth_names_the_data_set(tmp_path: Path) -> None:
-    out = write_scan(tmp_path / "out", {"a.mp4": called(20)})
+    out = write_scan(tmp_path / "out", {"a.mp4": scores_with_alarms(20)})
     with pytest.raises(UsageError, match="--metrics region: the truth of csv has no data for it"):
         evaluated(out, write_truth(tmp_path / "truth.csv", ["a.mp4,1,2,"]), Protocol(groups=("region",)))

@@ -1,4 +1,7 @@
-"""ROC-AUC over all frames and within videos, side by side: in the tables, in the stored document, and compared."""
+"""ROC-AUC over all frames and within videos: in the tables, in the stored document, and in comparisons of runs.
+
+In the comments, a score "beats" a lower score.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ from vadcli.metrics import Bootstrap, Metric
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_scores, write_scores
 
-# Ten rows per second. a: a fight in rows 0-1 and a fire in row 2; b: a fight in row 0; c is normal; d is a fight throughout.
+# Ten rows per second. a has a fight in rows 0 and 1, and a fire in row 2. b has a fight in row 0. c is normal. d has a fight in
+# all rows.
 VIDEOS = {
     "a.mp4": [0.6, 0.6, 0.9, 0.5, 0.7],
     "b.mp4": [0.2, 0.1, 0.1],
@@ -61,7 +65,7 @@ def test_both_figures_worked_out_by_hand(tmp_path: Path, truth: Path) -> None:
     frame, category = report.metrics["frame"], report.metrics["category"]
     # Of 6 normal rows (.5 .7 .1 .1 .95 .95): .9 beats 4, each .6 beats 3, each .3 and the .2 beat 2.
     assert frame["auc_micro"].value == pytest.approx((4 + 2 * 3 + 3 * 2) / (6 * 6))
-    # a: .9 beats both, each .6 one of two; b: 2 of 2; c and d have one class.
+    # a: .9 beats both normal rows, each .6 beats one. b: .2 beats both. c and d have only one class.
     assert frame["auc_macro"].value == pytest.approx((4 / 6 + 1) / 2)
     assert frame["auc_macro"].videos == 2
     assert "undefined for 2 of 4 videos" in frame["auc_macro"].note
@@ -101,11 +105,11 @@ def test_the_scores_of_the_category_itself(tmp_path: Path, truth: Path) -> None:
     category = report_of(with_scores).metrics["category"]
     # Of 6 normal rows (.2 .3 .1 .2 0 0): each .9 and .5 beats all, .1 beats 2 and ties with one.
     assert category["fight, own score"].value == pytest.approx((4 * 6 + 2.5) / (5 * 6))
-    # a: all pairs; b: .1 against .1 and .2.
+    # a: both fight rows beat both normal rows. b: .1 ties with .1, and is below .2.
     assert category["fight, own score, within videos"].value == pytest.approx((1 + 1 / 4) / 2)
     assert "fire, own score" not in category
     plain = report_of(test).metrics["category"]
-    assert {name: category[name] for name in plain} == plain  # the other figures stay as they are
+    assert {name: category[name] for name in plain} == plain  # the other figures do not change
     assert inputs_of(with_scores) != inputs_of(test)
     sampled = replace(with_scores, frames=replace(test.frames, sampled=np.arange(12) != 0))
     half = report_of(sampled, Protocol(only_sampled=True)).metrics["category"]
@@ -125,7 +129,7 @@ def test_scores_count_if_every_video_has_them(tmp_path: Path, truth: Path, lacki
     assert list(test.category_scores) == found
     for scores in test.category_scores.values():
         assert scores == pytest.approx(1 - test.frames.scores)
-        # The scores turned round turn the figures round.
+        # The category's scores are 1 minus the scores, so its AUC is 1 minus the AUC.
         category = report_of(test).metrics["category"]
         assert category["fight, own score"].value == pytest.approx(1 - category["fight"].value)
 
@@ -133,7 +137,7 @@ def test_scores_count_if_every_video_has_them(tmp_path: Path, truth: Path, lacki
 def test_a_category_that_has_the_name_of_a_figure_keeps_it(tmp_path: Path) -> None:
     rows = ["a.mp4,0,0.2,fight", 'b.mp4,0,0.1,"fight, within videos"', "c.mp4,,,", "d.mp4,,,"]
     test = read(write_scan(tmp_path / "out", VIDEOS), write_truth(tmp_path / "truth.csv", rows))
-    # Only the .2 of b is in it: it beats .1 .1, and not .9 .5 .7 .95 .95 .3 .3.
+    # The category has only the row of b with .2. It beats .1 .1, but not .9 .5 .7 .95 .95 .3 .3.
     assert report_of(test).metrics["category"]["fight, within videos"].value == pytest.approx(2 / 9)
 
 
@@ -155,7 +159,7 @@ def test_two_runs_are_paired(tmp_path: Path, truth: Path) -> None:
 
 
 def test_runs_without_frames_of_the_same_videos_are_compared_without_an_interval(tmp_path: Path) -> None:
-    """With every 20th row sampled, b has a fire alone, which counts for no other category."""
+    """With every 20th row sampled, b has only a fire row, which does not count for the fight."""
     given = {video: np.linspace(0, 1, 20) for video in ("a.mp4", "b.mp4", "c.mp4")}
     truth = write_truth(tmp_path / "truth.csv", ["a.mp4,0,1,fight", "b.mp4,0,1,fire", "c.mp4,1,2,fight"])
     protocol = Protocol(groups=("category",), only_sampled=True, bootstrap=Bootstrap(100))
@@ -165,7 +169,7 @@ def test_runs_without_frames_of_the_same_videos_are_compared_without_an_interval
     against = compared(reports, pairs)[1].against
     assert against is not None
     fight = against["category"]["fight"]
-    # Sampled rows alone are the first ones: a fight and a normal row at the same score, so a tie.
+    # The only sampled rows are the first rows. A fight row and a normal row have the same score, so the AUC is 0.5.
     assert fight == Metric(0.5 - pairs[0]["category"]["fight"].value, videos=2, note=UNPAIRED)
     assert against["category"]["fight, within videos"].value is None
 

@@ -33,7 +33,7 @@ def test_worked_by_hand():
         true=[[(10, 20), (60, 80)], [], [(3, 4)]],
         duration_s=[100, 260, 0],
     )
-    # IoUs: 10 / 11 and 10 / 30. Five events predicted or missed beside two matched ones.
+    # Two pairs have IoUs of 10 / 11 and 10 / 30. There are 4 predicted and 3 true events.
     for level in IOU_LEVELS:
         matched = 2 if level <= 0.3 else 1
         assert segment_f1(events, iou=level).value == pytest.approx(2 * matched / 7)
@@ -46,7 +46,7 @@ def test_worked_by_hand():
 
 
 def test_most_pairs_come_before_the_best_pair():
-    # Greedy by IoU would pair the middle one first and leave a true event without a partner.
+    # A greedy matching by IoU would first pair predicted event 1 with true event 0, and leave true event 1 without a partner.
     predicted, true = np.array([[0, 10.0], [4, 14]]), np.array([[3.0, 13], [13, 15]])
     assert sorted(match_events(predicted, true, 0.05).tolist()) == [[0, 0], [1, 1]]
     predicted, true = np.array([[0.0, 10], [1, 11]]), np.array([[1.0, 11], [0, 10]])
@@ -65,7 +65,7 @@ def iou_of(a, b):
 
 
 def best_by_brute_force(predicted, true, level):
-    """Return (pairs, IoUs) of the best of all matchings."""
+    """Return the number of pairs and the sum of IoUs of the best matching, found among all matchings."""
     best = (0, 0.0)
     few, many = sorted((predicted, true), key=len)
     for chosen in permutations(many, len(few)):

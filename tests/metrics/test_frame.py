@@ -14,7 +14,7 @@ METRICS = {"auc": (frame_auc, roc_auc_score), "ap": (frame_ap, average_precision
 
 @st.composite
 def frame_sets(draw, both=True):
-    """A few videos with many ties, and with both classes."""
+    """Draw a few videos with many ties and with both classes."""
     lengths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
     scores = [draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)) for n in lengths]
     labels = [draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in lengths]

@@ -1,4 +1,4 @@
-"""Intervals: comparison with resampling by hand, and the notes when there is no interval."""
+"""Intervals: comparison with a simple resampling, and the notes of figures without an interval."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def some_videos(seed=0, videos=9, strength=1.0, levels=None, frames=60):
 
 
 def by_hand(theirs, scores, labels, bootstrap):
-    """Draw videos and concatenate them, one resample after another."""
+    """Return the interval from resamples that are made one by one, by concatenating the drawn videos."""
     figures = []
     for chunk in bootstrap.weights(len(scores)):
         for drawn in chunk.astype(int):

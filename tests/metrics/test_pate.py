@@ -10,7 +10,7 @@ from vadcli.metrics.frame import FrameSet, pate
 
 
 def wave(frames, seed):
-    """Return numbers that do not depend on a random generator."""
+    """Return numbers that look random, without a random generator."""
     return (np.arange(frames) * (seed * 37 + 11) % 101) / 101
 
 
@@ -45,15 +45,15 @@ def test_the_example_of_the_packages_page():
 
 
 def test_buffers_worked_by_hand():
-    # The anomaly's middle is 2.5, its buffers end at rows 0 and 5: alarms at rows 1 and 4 are true by 0.4 each.
-    # At 1: true 1.8 of 3 alarms, 1 frame missed. At 0: true 2.8 of 7 alarms, nothing missed.
+    # The middle of the anomaly is 2.5, and its buffers end at rows 0 and 5. So alarms at rows 1 and 4 are true with weight 0.4.
+    # Threshold 1: 3 alarms have the true weight 1.8, and 1 frame is missed. Threshold 0: 7 alarms have 2.8, none is missed.
     series = FrameSet.of([[0.0, 1, 1, 0, 1, 0, 0]], [[0, 0, 1, 1, 0, 0, 0]])
     area = 1.8 / 2.8 * (1 + 0.6) / 2 + 1 / 2.8 * (0.6 + 0.4) / 2
     assert pate(series, early_frames=[2], late_frames=[2], max_thresholds=None).value == pytest.approx(area)
 
 
 def test_missed_frames_worked_by_hand():
-    # One frame of five hit: the next lacks 1, the others 0.7, 0.5 and 0.3.
+    # One frame of five is hit. The missed frames have the weights 1, 0.7, 0.5 and 0.3.
     series = FrameSet.of([[1.0, 0, 0, 0, 0, 0]], [[1, 1, 1, 1, 1, 0]])
     recall = 1 / (1 + 2.5)
     area = recall * 1 + (1 - recall) * (1 + 5 / 6) / 2
@@ -78,7 +78,7 @@ def test_buffers_and_anomalies_end_with_their_video(lengths, seed):
     labels = [rng.random(n) < 0.4 for n in lengths] + [np.array([True, False])]
     options = {"early_frames": (0, 4), "late_frames": (0, 6), "max_thresholds": None}
     once = pate(FrameSet.of(scores, labels), **options)
-    # Far apart in one series they can't touch: 50 frames below every score around each.
+    # In one series with 50 low-scoring frames between the parts, the parts cannot influence one another.
     gap = np.full(50, -1.0)
     wide = [np.concatenate([gap, part, gap]) for part in scores]
     truth = [np.concatenate([gap > 0, part, gap > 0]) for part in labels]
@@ -110,7 +110,7 @@ def test_intervals_are_those_of_the_videos_drawn():
         again = FrameSet.of([scores[i] for i in chosen], [labels[i] for i in chosen])
         assert figure == pytest.approx(
             pate(again, **options).value, abs=0.02
-        )  # drawn videos have fewer thresholds of their own
+        )  # not exact, because the drawn videos alone have fewer thresholds
     metric = estimate.metric(bootstrap)
     assert metric.ci_low < metric.value < metric.ci_high
 

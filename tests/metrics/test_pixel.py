@@ -65,7 +65,8 @@ def test_aupro_against_thresholds_one_by_one(seed, limit):
 
 
 def test_aupro_worked_by_hand():
-    # Two regions of 1 and 3 pixels; at 200, all of one and a third of the other are found, with 1 of 8 normal pixels.
+    # Two regions have 1 and 3 pixels. At threshold 200, the first region and a third of the second region are found, and 1 of 8
+    # normal pixels.
     truth = np.zeros((3, 4), bool)
     truth[0, 0] = truth[2, 1:4] = True
     scores = np.zeros((3, 4), np.uint8)
@@ -182,7 +183,7 @@ def test_bad_input_is_refused():
 
 
 def slow_aupimo(scores, truth, low, high):
-    """The mean recall over many rates, equally spaced on a logarithmic scale."""
+    """Return the mean recall over many rates that are equally spaced on a logarithmic scale."""
     flat = truth.reshape(len(truth), -1)
     normal = scores.reshape(len(truth), -1)[~flat.any(axis=1)]
     thresholds = np.arange(257)
@@ -205,13 +206,13 @@ def test_aupimo_against_many_rates(low, high):
 
 
 def test_pimo_agrees_with_the_reference():
-    """The numbers are those of anomalib 2.7.0, as `python benchmarks/pimo.py` prints them."""
+    """The expected numbers are from anomalib 2.7.0; `python benchmarks/pimo.py` prints them."""
     scores, truth = made_up(64)
     found = aupimo(counted((scores, truth)), limits=(0.001, 0.1))
     curve = np.array(found.curve)
     expected = [0.5426587301587301, 0.8075396825396827, 0.9697420634920636]
     assert at(curve, (0.001, 0.01, 0.1)) == pytest.approx(expected, abs=1e-12)
-    # the reference joins thresholds with lines, and takes the threshold closest to each limit
+    # The reference draws straight lines between thresholds, and ends the area at the thresholds closest to the limits.
     first, last = (int(np.abs(curve[:, 0] - limit).argmin()) for limit in (0.001, 0.1))
     within = curve[first : last + 1]
     area = np.trapezoid(within[:, 1], np.log(within[:, 0])) / np.log(100)
@@ -230,13 +231,13 @@ def test_the_pimo_curve_goes_from_nothing_to_everything():
 
 
 def test_aupimo_worked_by_hand():
-    """A normal frame of 100 pixels with one of 200 and nine of 100; of four true pixels, one has 250, two 150 and one 50."""
+    """In a normal frame of 100 pixels, one pixel scores 200 and nine score 100. Four true pixels score 250, 150, 150 and 50."""
     scores = np.zeros((2, 10, 10), np.uint8)
     scores[0].ravel()[:10] = [200, *[100] * 9]
     scores[1, 0, :4] = [250, 150, 150, 50]
     truth = np.zeros(scores.shape, bool)
     truth[1, 0, :4] = True
-    # below the rate 0.01, only thresholds above 200 are allowed; from 0.01 to 0.1, those above 100; from 0.1 on, all above 0
+    # Thresholds above 200 have the rate 0, those above 100 the rate 0.01, those above 0 the rate 0.1.
     counts = counted((scores, truth))
     assert aupimo(counts, limits=(0.001, 0.01)).value == pytest.approx(0.25)
     assert aupimo(counts, limits=(0.01, 0.1)).value == pytest.approx(0.75)

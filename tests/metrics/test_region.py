@@ -13,21 +13,21 @@ FAR = (100, 100, 10, 10)
 
 
 def detected(*rows):
-    """Rows of video, frame, box, score."""
+    """Return regions from rows (video, frame, box, score)."""
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     box = np.array(columns[2], float).reshape(-1, 4)
     return Regions(np.array(columns[0], np.int64), np.array(columns[1], np.int64), box, np.array(columns[3], float))
 
 
 def tracked(*rows):
-    """Rows of video, frame, box, track."""
+    """Return tracks from rows (video, frame, box, track)."""
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     box = np.array(columns[2], float).reshape(-1, 4)
     return Tracks(np.array(columns[0], np.int64), np.array(columns[1], np.int64), box, np.array(columns[3], np.int64))
 
 
 def test_all_found_and_nothing_false_is_one():
-    # What the toy data of the published evaluator shows: overlap is enough, a second region on the same object is not false.
+    # As in the example data of the published evaluator, a second region that overlaps the object enough is not false.
     truth = tracked(*[(0, frame, BOX, 0) for frame in range(5)])
     found = detected(*[(0, frame, BOX, 0.5) for frame in range(5)], (0, 3, (5, 5, 12, 12), 0.1))
     assert rbdc(found, truth, np.array([10])).value == 1.0
@@ -35,17 +35,17 @@ def test_all_found_and_nothing_false_is_one():
 
 
 def test_worked_by_hand():
-    # Track 0 has 2 regions, track 1 has 20; 4 frames in which something false may be found.
+    # Track 0 has 2 regions, and track 1 has 20.
     truth = tracked((0, 0, BOX, 0), (0, 1, BOX, 0), *[(0, frame, FAR, 1) for frame in range(20)])
     found = detected(
-        (0, 0, BOX, 0.9),  # 1 of 22 regions; half of track 0
-        (0, 0, (50, 50, 9, 9), 0.8),  # 1 false region of 40 frames
-        (0, 3, FAR, 0.7),  # 2 of 22; 1 of 20 is less than a tenth of track 1
-        (0, 30, FAR, 0.6),  # false: nothing is true in frame 30
-        (0, 4, FAR, 0.5),  # 3 of 22; 2 of 20 is a tenth: track 1
+        (0, 0, BOX, 0.9),  # 1 of 22 regions; half of track 0, so track 0 is found
+        (0, 0, (50, 50, 9, 9), 0.8),  # 1 false region in 40 frames
+        (0, 3, FAR, 0.7),  # 2 of 22 regions; 1 of 20 is less than a tenth of track 1
+        (0, 30, FAR, 0.6),  # false, because frame 30 has no true region
+        (0, 4, FAR, 0.5),  # 3 of 22 regions; 2 of 20 is a tenth, so track 1 is found
     )
     frames = np.array([40])
-    # Steps of 1/40 at 1/22 and 2/22, then held at 3/22 up to one false region per frame.
+    # The curve is at 1/22 and at 2/22 for a width of 1/40 each, and then at 3/22 up to one false region per frame.
     assert rbdc(found, truth, frames).value == pytest.approx((1 / 22 + 2 / 22) / 40 + 3 / 22 * 38 / 40)
     assert tbdc(found, truth, frames).value == pytest.approx((1 / 2 + 1 / 2) / 40 + 1.0 * 38 / 40)
     assert tbdc(found, truth, frames, alpha=0.11).value == pytest.approx(1 / 2)
@@ -64,7 +64,7 @@ def test_a_tie_of_a_hit_and_a_miss_comes_in_together():
 
 
 def test_the_overlap_that_counts():
-    # 10 x 10 boxes shifted by s columns: IoU (10 - s) / (10 + s), which is 1 / 9 at 8 and 1 / 19 at 9.
+    # Two boxes of 10 x 10, shifted by s columns, have the IoU (10 - s) / (10 + s): 1 / 9 for s = 8, and 1 / 19 for s = 9.
     truth, frames = tracked((0, 0, (0, 0, 10, 10), 0)), np.array([5])
     assert rbdc(detected((0, 0, (8, 0, 10, 10), 0.5)), truth, frames).value == 1.0
     assert rbdc(detected((0, 0, (9, 0, 10, 10), 0.5)), truth, frames).value == 0.0

@@ -1,4 +1,4 @@
-"""Sanity checks of metrics: random scores give one half, the truth is perfect, one frame late is one frame late."""
+"""Sanity checks of metrics: random scores give one half, the truth as scores is perfect, and a shift of one frame shows."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from vadcli.types import ScoreTable, Thresholds
 PLAIN = Thresholds(high=0.5, low=0.5, merge_gap_s=0.0)
 
 
-def films(videos=40, frames=200, seed=0):
+def scores_and_labels(videos=40, frames=200, seed=0):
     """Return scores that follow the labels of each video."""
     rng = np.random.default_rng(seed)
     labels = [np.zeros(frames, bool) for _ in range(videos)]
@@ -25,9 +25,10 @@ def films(videos=40, frames=200, seed=0):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shuffled_labels_give_a_half_within_the_interval(seed):
-    scores, labels = films(seed=seed)
+    scores, labels = scores_and_labels(seed=seed)
     rng = np.random.default_rng(seed)
-    # Over all videos: shuffled within each, labels would still tell abnormal videos, which score higher, from normal ones.
+    # Labels are shuffled across videos. If they were shuffled within each video, videos with anomalies would still score
+    # higher.
     shuffled = np.split(rng.permutation(np.concatenate(labels)), len(labels))
     for metric in (frame_auc, frame_auc_macro):
         found = metric(FrameSet.of(scores, shuffled)).metric(Bootstrap(400, confidence=0.99))
@@ -50,14 +51,14 @@ def test_shuffled_pixels_give_a_half_within_the_interval():
 
 
 def test_the_truth_as_scores_is_perfect():
-    _, labels = films(videos=8)
+    _, labels = scores_and_labels(videos=8)
     frames = FrameSet.of([part.astype(np.float32) for part in labels], labels)
     for metric in (frame_auc, frame_ap, frame_auc_macro, frame_ap_macro):
         found = metric(frames).metric(Bootstrap(50))
         assert (found.value, found.ci_low, found.ci_high) == (1.0, 1.0, 1.0)
     no_buffers = pate(frames, early_frames=[0], late_frames=[0])
     prevalence = np.mean(labels)
-    # Recall is 1 already at the first threshold; the point where everything alarms adds no area.
+    # The recall is 1 at the highest threshold. The lowest threshold, with alarms in all frames, adds no area.
     assert no_buffers.value == pytest.approx(1.0)
     assert prevalence < 0.5
 
@@ -70,7 +71,7 @@ def events_of(score, fps=25.0):
 
 
 def test_one_frame_late_is_one_frame_late():
-    # 100 frames at 25 per second; abnormal are rows 25 to 49, so 1.00 s to 2.00 s, and row 80 alone, 3.20 s to 3.24 s.
+    # 100 frames at 25 per second. Rows 25 to 49 (1.00 s to 2.00 s) and row 80 (3.20 s to 3.24 s) are abnormal.
     labels = np.zeros(100, bool)
     labels[25:50] = labels[80] = True
     exact, late = labels.astype(np.float32), np.roll(labels, 1).astype(np.float32)
@@ -81,7 +82,7 @@ def test_one_frame_late_is_one_frame_late():
     assert onset_error(on_time).value == 0.0
     assert false_alarms_per_hour(on_time).value == 0.0
 
-    # The long event keeps 0.96 s of 1.04 s, an IoU of 12 / 13; the short one is missed by its own length.
+    # The late long event has an IoU of 0.96 s / 1.04 s = 12 / 13. The late short event does not overlap the true event.
     assert segment_f1(shifted, iou=0.5).value == 0.5
     assert segment_f1(shifted, iou=12 / 13).value == 0.5
     assert segment_f1(shifted, iou=0.93).value == 0.0
@@ -90,7 +91,8 @@ def test_one_frame_late_is_one_frame_late():
     assert false_alarms_per_hour(shifted).value == pytest.approx(3600 / 4)
     assert detection_recall(shifted).value == 0.5
 
-    # 24 of 26 abnormal frames are hit and 2 of 74 normal ones: with two levels the area is the mean of the two rates.
+    # 24 of 26 abnormal frames and 2 of 74 normal frames have the high score. With two levels of scores, the AUC is the mean of
+    # the two shares of correct frames.
     assert frame_auc(FrameSet.of([late], [labels])).value == pytest.approx((24 / 26 + 72 / 74) / 2)
 
 

@@ -24,7 +24,7 @@ def events(
 
 
 def test_by_hand_with_a_tie_and_a_missing_value() -> None:
-    """Ranks 1, 2, 3, 4 and 1, 2.5, 2.5, 4; of six pairs, five agree and one has equal severities."""
+    """The ranks are 1, 2, 3, 4 and 1, 2.5, 2.5, 4. Of six pairs, five have the same order, and one has equal severities."""
     found = events([0.2, 0.4, 0.9, 0.6, 0.8], [1, 2, math.nan, 2, 3])
     assert severity_spearman(found).value == pytest.approx(4.5 / math.sqrt(5 * 4.5))
     assert severity_kendall(found).value == pytest.approx(5 / math.sqrt(6 * 5))
@@ -46,7 +46,7 @@ def test_without_differences_it_is_undefined(figure, score: list[float], severit
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 3)), min_size=2, max_size=40), st.data())
 def test_resamples_equal_repeated_events(rows: list[tuple[int, int, int]], data: st.DataObject) -> None:
-    """A video that was drawn twice has all its events twice."""
+    """A resample that has a video twice has all events of the video twice."""
     video, score, severity = (np.array(column) for column in zip(*rows, strict=True))
     drawn = np.array(data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5)))
     times = drawn[video]

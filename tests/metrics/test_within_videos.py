@@ -1,4 +1,7 @@
-"""ROC-AUC within videos and per category: worked out by hand, the invariance that defines it, and its intervals."""
+"""ROC-AUC within videos and per category: computed by hand, its defining invariance, and its intervals.
+
+In the comments, a score "beats" a lower score.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +19,7 @@ FIGHT, FIRE = 0, 1
 
 @st.composite
 def whole_scores(draw):
-    """A few videos with whole numbers as scores, so that a constant neither makes nor breaks ties; two have both classes."""
+    """Draw a few videos with whole numbers as scores, so that adding a constant changes no ties; two have both classes."""
     lengths = draw(st.lists(st.integers(1, 8), min_size=0, max_size=4))
     scores = [draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)) for n in lengths] + [[3, 4], [1, 1, 5]]
     labels = [draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in lengths] + [[True, False], [False, True, True]]
@@ -28,12 +31,13 @@ def shifted(frames, video, constant):
 
 
 def test_the_auc_over_all_frames_ranks_videos_and_the_one_within_videos_does_not():
-    # Video 0 scores high throughout, video 1 low; within each, normal and abnormal frames are mixed. Video 2 is normal.
+    # All scores of video 0 are high, and those of video 1 low. Within each, the scores do not separate the classes. Video 2 is
+    # normal.
     frames = FrameSet.of(
         [[0.8, 0.9, 0.85], [0.2, 0.1, 0.3], [0.1, 0.1, 0.1, 0.1]],
         [[1, 1, 0], [1, 0, 0], [0, 0, 0, 0]],
     )
-    # Of 7 normal frames, 0.9 beats 7, 0.8 beats 6 and 0.2 beats 5.
+    # There are 7 normal frames: 0.9 beats 7 of them, 0.8 beats 6, and 0.2 beats 5.
     assert frame_auc(frames).value == pytest.approx(18 / 21)
     found = frame_auc_macro(frames).metric()
     assert found.value == pytest.approx((1 / 2 + 1 / 2) / 2)
@@ -54,7 +58,8 @@ def test_a_constant_on_one_video_moves_the_auc_over_all_frames_alone(frames, dat
     constant = data.draw(st.integers(-20, 20))
     within = frame_auc_macro(frames).value
     assert frame_auc_macro(shifted(frames, video, constant)).value == pytest.approx(within, abs=1e-12)
-    # Far above the others, its abnormal frames beat all their normal ones; far below, theirs beat all its normal ones.
+    # With +100, the abnormal frames of the video beat all normal frames of the other videos. With -100, the abnormal frames of
+    # the other videos beat all normal frames of the video.
     up, down = (frame_auc(shifted(frames, video, far)).value for far in (100, -100))
     own = frames.labels[frames.video == video]
     abnormal, normal = int(own.sum()), int((~own).sum())
@@ -63,7 +68,7 @@ def test_a_constant_on_one_video_moves_the_auc_over_all_frames_alone(frames, dat
     assert up - down == pytest.approx(gained / (all_abnormal * all_normal), abs=1e-12)
 
 
-# Four videos: a fight and a fire; a fight; nothing; a fight in its only frame.
+# Video 0 has a fight and a fire, video 1 a fight, video 2 no anomaly, and video 3 a fight in its only frame.
 FRAMES = FrameSet.of(
     [[0.6, 0.9, 0.5, 0.7], [0.2, 0.1, 0.1], [0.95, 0.95], [0.3]],
     [[1, 1, 0, 0], [1, 0, 0], [0, 0], [1]],
@@ -73,20 +78,22 @@ OF_FIGHT = replace(FRAMES, scores=np.array([0.9, 0.1, 0.2, 0.3, 0.1, 0.1, 0.2, 0
 
 
 def test_a_category_within_videos_and_over_all():
-    # Over all: of 6 normal frames, 0.6 beats 3, 0.2 beats 2 and 0.3 beats 2. Within: 1 of 2 pairs, then 2 of 2.
+    # Over all videos: of 6 normal frames, 0.6 beats 3, 0.2 beats 2 and 0.3 beats 2. Within video 0, the fight beats 1 of 2
+    # normal frames, and within video 1, 2 of 2.
     assert category_auc(FRAMES, CODES, FIGHT).value == pytest.approx(7 / 18)
     within = category_auc(FRAMES, CODES, FIGHT, within=True).metric()
     assert within.value == pytest.approx((1 / 2 + 1) / 2)
     assert within.videos == 2
     assert "undefined for 1 of 3 videos" in within.note
-    # The fire meets only the normal frames of its video; the fight there is left out.
+    # The fire is compared only with the normal frames of its video, and not with the fight.
     fire = category_auc(FRAMES, CODES, FIRE, within=True).metric(Bootstrap(20))
     assert (fire.value, fire.ci_low, fire.videos) == (1.0, None, 1)
     assert "two videos" in fire.note
 
 
 def test_a_category_by_its_own_scores():
-    # Over all: 0.9 beats 6, 0.5 beats 6, 0.1 beats 2 and ties with 1. Within: 2 of 2 pairs; then a tie and a loss.
+    # Over all videos: 0.9 beats 6, 0.5 beats 6, and 0.1 beats 2 and ties with 1. Within video 0, the fight beats 2 of 2. Within
+    # video 1, it ties with one frame and is below the other.
     assert category_auc(OF_FIGHT, CODES, FIGHT).value == pytest.approx(14.5 / 18)
     assert category_auc(OF_FIGHT, CODES, FIGHT, within=True).value == pytest.approx((1 + 1 / 4) / 2)
 
@@ -100,7 +107,7 @@ def test_a_category_without_frames_is_none_with_a_note():
 
 
 def test_end_points_are_added_to_the_videos_of_the_category_alone():
-    # Two rows more in each of its three videos: the abnormal one beats all, the normal one is beaten by all.
+    # Each of the three videos gets an abnormal row that beats all others, and a normal row that is below all others.
     ended = category_auc(FRAMES, CODES, FIGHT, within=True, endpoints=True).metric()
     assert ended.value == pytest.approx(((1 + 1 + 3) / 6 + 1 + 1) / 3)
     assert ended.videos == 3
@@ -146,7 +153,7 @@ def test_resamples_draw_from_all_videos(within):
 
 
 def test_runs_that_lack_frames_in_different_videos_are_paired_all_the_same():
-    # The second run saw no fight in video 1 and nothing at all of video 3.
+    # The second run lacks the fight of video 1 and all frames of video 3.
     sparse = FRAMES.keep(~np.isin(np.arange(10), [4, 9]))
     codes = np.delete(CODES, [4, 9])
     bootstrap = Bootstrap(50)
@@ -156,4 +163,4 @@ def test_runs_that_lack_frames_in_different_videos_are_paired_all_the_same():
         assert second.value == pytest.approx(value)
         found = difference(second, first, bootstrap)
         assert found.value == pytest.approx(value - first.value)
-        assert (found.ci_low is None) == within  # within videos, one video alone decides the second value
+        assert (found.ci_low is None) == within  # within videos, the second value is computed from only one video
