@@ -67,10 +67,10 @@ def _popen(command: Sequence[str], **given: Any) -> ForkedDecoder | subprocess.P
 
 def install() -> None:
     """Let the loaders of this process use the server."""
-    from vadcli.video import supervisor
+    from vadcli import video
 
     names = ("PIPE", "DEVNULL", "TimeoutExpired")
-    supervisor.subprocess = SimpleNamespace(Popen=_popen, **{name: getattr(subprocess, name) for name in names})  # type: ignore
+    video.subprocess = SimpleNamespace(Popen=_popen, **{name: getattr(subprocess, name) for name in names})  # type: ignore
 
 
 def start_server() -> str:
@@ -138,8 +138,8 @@ def _fork(caller: socket.socket, listener: socket.socket) -> int:
 
 
 def _become_worker(request: Mapping[str, Any], descriptors: Sequence[int], server: int) -> None:
-    """Take over the streams, the environment and the arguments that the supervisor gives to a decoder process."""
-    from vadcli.video.supervisor import GROUP_SIGNALS
+    """Take over the streams, the environment and the arguments that `start_worker` gives to a decoder process."""
+    from vadcli.video import GROUP_SIGNALS
 
     stdin, stderr, *numbers = descriptors
     signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)

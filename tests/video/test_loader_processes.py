@@ -20,6 +20,7 @@ from tests.patience import PATIENCE_S
 from tests.video.loading import NEEDS, OPTIONS, QUICK, REAL, gather, load, request
 from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
 from vadcli.types import SizeRule
+from vadcli.video import early_worker
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
 
@@ -64,6 +65,24 @@ def open_descriptors() -> int:
 
 def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_the_first_loader_takes_the_process_that_was_started_early(video: Path) -> None:
+    with early_worker():
+        (early,) = descendants()
+        with ClipLoader(NEEDS, REAL) as loader:
+            items = [(item, [process.pid for process in descendants()]) for item in loader.run([ClipRequest("a", video)])]
+        last = items[-1][0]
+        assert isinstance(last, Finished)
+        assert last.error is None
+        assert all(early.pid in running for _, running in items)
+        assert not descendants()
+
+
+def test_a_process_that_was_started_early_ends_if_no_loader_takes_it() -> None:
+    with early_worker():
+        assert len(descendants()) == 1
+    assert not descendants()
 
 
 # What goes wrong

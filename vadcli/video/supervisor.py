@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import mmap
 import os
 import queue
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -26,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import IntEnum
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +32,16 @@ import psutil
 from vadcli.errors import DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
 from vadcli.types import NO_REGIONS, ByteArray, Clip, ClipNeeds, DecoderChoice, Regions, VideoInfo
 from vadcli.types.text import is_remote
+from vadcli.video import REAP_S, anonymous_file, take_worker
 from vadcli.video.sampling import ClipParts, Rows
 
 _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is shorter
 _LONGEST_TICK_S = 1.0
-_REAP_S = 5.0  # the loader waits this long for the end of a killed process
 _READ_AHEAD_BYTES = 64 << 20
 _REMOTE_BYTES = 1 << 40  # stands for the size of an object in a store, because the size is not known yet
 _STDERR_LIMIT_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-GROUP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
-"""The signals that a terminal or a service manager sends to all processes of a group."""
 
 
 @dataclass(frozen=True)
@@ -230,20 +224,6 @@ class State(IntEnum):
     FETCHING = 3  # copies an object from a store to this machine
 
 
-def anonymous_file(size: int) -> int:
-    """Return a descriptor of `size` bytes of shared memory, all zero; the caller closes it.
-
-    If the system has no memfd, this is a temporary file without a name.
-    """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("vadcli")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
-
-
 def read_tail(descriptor: int, limit: int = 4000) -> str:
     """Return the last `limit` bytes of an open file as text. The file's position does not change."""
     size = os.fstat(descriptor).st_size
@@ -380,42 +360,21 @@ class DecoderProcess:
     def __init__(self, setup: Setup) -> None:
         slot_bytes = setup.needs.max_clip_bytes
         descriptor = anonymous_file(Ring.size(setup.slots, slot_bytes))
-        self._stderr = anonymous_file(0)
-        fcntl.fcntl(self._stderr, fcntl.F_SETFL, fcntl.fcntl(self._stderr, fcntl.F_GETFL) | os.O_APPEND)
-        self.connection, theirs = Pipe()
         try:
             self.ring = Ring(descriptor, slots=setup.slots, slot_bytes=slot_bytes, writable=False)
-            self._popen = self._start(theirs, descriptor)
+            self._worker = take_worker()
+            self.connection = self._worker.connection
+            self.process = psutil.Process(self._worker.process.pid)
+            self.send(setup)
+            with contextlib.suppress(OSError):  # the process has ended; the next `send` reports it
+                send_handle(self.connection, descriptor, self.process.pid)
         finally:
-            theirs.close()
             os.close(descriptor)
-        self.process = psutil.Process(self._popen.pid)
         self._progress = 0
         self._stalled_s = 0.0
         self._bytes_read = self._bytes_left = self._bytes_allowed = 0
         self._kill_reason: tuple[type[VideoError], str] | None = None
         self._killed_at = 0.0
-        self.send(setup)
-
-    def _start(self, connection: Connection, descriptor: int) -> subprocess.Popen[bytes]:
-        numbers = (connection.fileno(), descriptor)
-        # With this sys.path and -P, the worker imports the same modules as this process. -P drops the current folder from it.
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        # A signal to our process group must not end the worker before the worker has its own session. So such signals are
-        # blocked until the worker discards them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "vadcli.video.worker", *map(str, (os.getpid(), *numbers))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                pass_fds=numbers,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def send(self, message: object) -> bool:
         """Send a message; return False if the process has ended."""
@@ -439,8 +398,8 @@ class DecoderProcess:
             options: the limits.
             tree: the process and all its descendants.
         """
-        if os.fstat(self._stderr).st_size > _STDERR_LIMIT_BYTES:
-            os.ftruncate(self._stderr, 0)
+        if os.fstat(self._worker.stderr).st_size > _STDERR_LIMIT_BYTES:
+            os.ftruncate(self._worker.stderr, 0)
         starting = self.ring.state is State.STARTING
         self._stalled_s = 0.0 if self._has_progressed(tree) else self._stalled_s + elapsed_s
         memory_mib = sum(map(private_mib, tree))
@@ -471,33 +430,22 @@ class DecoderProcess:
         if self._kill_reason is None:
             self._kill_reason = (kind, text)
             self._killed_at = time.monotonic()
-            self._kill()
+            self._worker.signal_kill()
 
     @property
     def survives_kill(self) -> bool:
         """True if the process does not end after a kill, for example because it reads from a lost network drive."""
-        return self._kill_reason is not None and time.monotonic() - self._killed_at > _REAP_S
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
+        return self._kill_reason is not None and time.monotonic() - self._killed_at > REAP_S
 
     def reap(self) -> tuple[VideoError, str]:
         """Kill the process and its children, and free its memory. Return the error that explains its end, and its stderr.
 
         Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """
-        self._kill()  # kill first: after the wait, the process id may belong to another process
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_REAP_S)
-        stderr = read_tail(self._stderr)
-        kind, text = self._kill_reason or _cause(self._popen.returncode, stderr)
-        if self._popen.returncode is None:
-            kind, text = _cause(None, stderr)
-        self.connection.close()
-        if self._popen.stdin is not None:
-            self._popen.stdin.close()
-        os.close(self._stderr)
+        self._worker.kill()
+        code, stderr = self._worker.process.returncode, read_tail(self._worker.stderr)
+        kind, text = _cause(code, stderr) if code is None or self._kill_reason is None else self._kill_reason
+        self._worker.close()
         self.ring.close()
         return kind(text), stderr
 

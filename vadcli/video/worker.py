@@ -1,7 +1,7 @@
 """The program of a decoder process: reads videos one after another, and writes their clips to shared memory.
 
-The supervisor starts it as `python -m vadcli.video.worker PARENT CONNECTION RING`: the id of the loader's process and two open
-descriptors.
+`vadcli.video.start_worker` starts it as `python -m vadcli.video.worker PARENT CONNECTION`: the id of the loader's process and
+an open descriptor.
 
 The process leads its own session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed
 together with its children. Its standard input is a pipe that closes when the loader's process ends: then it ends too.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,17 @@ from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
 from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.media import Blanker
 from vadcli.types.text import is_remote, shown
+from vadcli.video import GROUP_SIGNALS
 from vadcli.video.container import printable
 from vadcli.video.decoders import MACHINE_ERRORS, ReadRequest
 from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
 from vadcli.video.supervisor import (
-    GROUP_SIGNALS,
     Begun,
     ClipRequest,
     Done,
     Filled,
+    LoaderOptions,
     Opened,
     Ring,
     Setup,
@@ -349,7 +351,7 @@ def _end_with_loader() -> None:
 
 def main() -> None:
     """Run the decoder process until the loader ends."""
-    parent, connection_number, descriptor = map(int, sys.argv[1:])
+    parent, connection_number = map(int, sys.argv[1:])
     # Discard signals to the loader's process group that came while this process started. Later signals work as usual.
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -359,7 +361,10 @@ def main() -> None:
     die_with_parent(parent)
     connection = Connection(connection_number)
     threading.Thread(target=_end_with_loader, name="end-with-loader", daemon=True).start()
+    for usual in (LoaderOptions.prober, LoaderOptions.reader):  # import them now: the loader may not be ready yet
+        pkgutil.resolve_name(usual)
     setup: Setup = connection.recv()
+    descriptor = recv_handle(connection)
     ring = Ring(descriptor, slots=setup.slots, slot_bytes=setup.needs.max_clip_bytes, writable=True)
     os.close(descriptor)
     _Worker(connection, ring, setup).serve()
