@@ -1,4 +1,4 @@
-"""The page in a real browser, without a display: what a reader does with it."""
+"""The report page in a real browser without a display: the actions of a reader."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Any, page_file: Path) -> Iterator[Any]:
-    """The page at 1280 px; a script's error or any request but its own fails the test."""
+    """Open the page 1280 px wide. The test fails if a script has an error, or if the page requests anything but itself."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     made = context.new_page()
     wrong: list[str] = []
@@ -232,7 +232,7 @@ def test_after_ten_verdicts_the_page_shows_a_command_that_learns_as_it_stands(br
     for number, (video, labels) in enumerate(truth.items()):
         page.get_by_label("Search").fill(video)
         for place, label in enumerate(labels):
-            assert learn.is_visible() == (number > 0)  # not before the tenth verdict
+            assert learn.is_visible() == (number > 0)  # the hint appears only after the tenth verdict
             rows(page).nth(place).get_by_role("button", name=str(label).lower(), exact=True).click()
     assert learn.is_visible()
     with page.expect_download() as saved:
@@ -383,7 +383,7 @@ def test_paper_shows_every_timeline(browser: Any, tmp_path: Path, assets: bool) 
         window.drawn = () => [...document.querySelectorAll(".chart")].map((chart) => isDrawn(chart.querySelector("canvas")));
         addEventListener("beforeprint", () => (window.printed = window.drawn()));
     }""")
-    assert page.locator(".chart").count() > page.locator(".chart canvas").count()  # some are folded or further down
+    assert page.locator(".chart").count() > page.locator(".chart canvas").count()  # some are not drawn yet
     page.pdf(format="A4")
     assert page.evaluate("window.printed") == [True, True]
     assert page.locator("#quiet").get_attribute("open") is None

@@ -1,4 +1,4 @@
-"""What a report tells of an archive, by the command and by the functions behind it."""
+"""The content of reports, made with the command and with the functions behind it."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ class TestArchive:
 
         age_run(layout)
         add_run(layout, ["cam1/b.mp4"], shard="1/3")
-        age_run(layout)  # yesterday's, of the same shard
+        age_run(layout)  # an earlier run of the same shard
         add_run(layout, ["cam1/a.mp4"], shard="1/3")
         add_run(layout, ["cam2/c.mp4"], shard="2/3")
         assert videos() == ["cam1/a.mp4", "cam2/c.mp4"]
-        add_run(layout, ["cam2/c.mp4"], shard="2/3")  # once more, alone
+        add_run(layout, ["cam2/c.mp4"], shard="2/3")  # the same shard again, without the other shards
         assert videos() == ["cam2/c.mp4"]
         add_run(layout, ["cam1/a.mp4"])
         assert videos() == ["cam1/a.mp4"]
@@ -272,7 +272,7 @@ class TestDigest:
 
 
 class Scripts(HTMLParser):
-    """Collects scripts and what runs without being one."""
+    """Collects the scripts of a page, and in `bad` everything else that could run code or load files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ class TestPage:
 
 
 class TestReview:
-    """What `vadcli events` makes of a saved review."""
+    """`vadcli events` uses a saved review."""
 
     @pytest.fixture
     def review(self, layout: OutputLayout, tmp_path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A page and the files beside it: whole or not there, whatever ends a report, and nothing left of what no page names."""
+"""A page and its files are written completely or not at all, and files that no page uses are removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names(folder: Path) -> set[str]:
 
 
 def make(folder: Path, page: Path, *files: bytes) -> list[str]:
-    """A page that names these files; their names."""
+    """Write a page that uses these files, and return the names of the files."""
     with InFolder(folder, page) as shelf:
         urls = [str(shelf.put(data, WEBP)) for data in files]
         page.write_text(" ".join(urls))
@@ -47,7 +47,7 @@ class TestInFolder:
         with InFolder(folder, page) as shelf:
             new = Path(str(shelf.put(b"new", MP4))).name
             shelf.put(b"kept", WEBP)
-            assert {old, kept, new} <= names(folder)  # the earlier page is whole until the new one takes its place
+            assert {old, kept, new} <= names(folder)  # the earlier page keeps its files until the new page replaces it
             page.write_text(f"{new} {kept}")
             shelf.settle()
         assert names(folder) == {new, kept, "pages.json"}

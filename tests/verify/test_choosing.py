@@ -1,4 +1,4 @@
-"""Which clips are asked: proposals per camera, the audit and its interval."""
+"""The clips about which the model is asked: proposals per camera, the audit and its interval."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_shares_are_said_in_plain_numbers(confirmed: int, clips: int, words: str
 
 @pytest.mark.parametrize("missed", [0.0, 0.01, 0.05])
 def test_the_audits_interval_covers_the_true_loss(missed: float) -> None:
-    """Over 200 seeds, with a first stage that misses a share of what the model would confirm."""
+    """This holds for nearly all of 200 seeds if the detector misses a share of what the model would confirm."""
     rng = np.random.default_rng(7)
     scores = [rng.normal(0, 1, 4000) for _ in range(3)]
     yes = [rng.random(len(score)) < missed + 0.2 * (score > 1.5) for score in scores]

@@ -1,4 +1,4 @@
-"""The command as a shell sees it: a model from another package, kill -9, exit codes, and what other commands show."""
+"""The command `vadcli verify`: a model from another package, kill -9, exit codes, and the output of other commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Footage, its scan, and a package with two models."""
+    """Make footage, its scan, and a package with two models."""
     folder = tmp_path_factory.mktemp("archive")
     scanned(make_archive(folder / "footage"), folder / "out")
     info = folder / "site" / "models-1.0.dist-info"
@@ -35,7 +35,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(archive: Path, tmp_path: Path) -> Path:
-    """A working folder with a copy of the scan."""
+    """Make a working folder with a copy of the scan, and return it."""
     shutil.copytree(archive / "out", tmp_path / "out")
     (tmp_path / "site").symlink_to(archive / "site")
     return tmp_path
@@ -51,7 +51,7 @@ def run(work: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_a_run_that_is_killed_continues(work: Path) -> None:
-    """No answer that was stored is asked again."""
+    """The next run does not ask again about clips whose answers are stored."""
     arguments = ("verify", "out", "--model", "slow", "--categories", "fight", "--checkpoint-every", "0s", "--share", "60%")
     command = [sys.executable, "-m", "vadcli", *arguments]
     process = subprocess.Popen(
@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_continues(work: Path) -> None:
     assert summary["asked"] > 0
     whole = len((work / "asked.log").read_text().splitlines())
     total = sum(json.loads(line)["answered"] for line in out.splitlines()[:-1])
-    assert whole < asked + total  # something was not asked again
+    assert whole < asked + total  # the second run did not ask again about some clips
     assert total == whole - (asked - (total - summary["asked"]))
     again, out, _ = run(work, *arguments, "--json")
     assert again == 0

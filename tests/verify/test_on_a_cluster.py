@@ -29,7 +29,7 @@ ENTRY_POINTS = "[vadcli.askers]\nplanted = tests.verify.planted:load_planted\nmo
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Footage and its scan."""
+    """Make footage and scan it."""
     folder = tmp_path_factory.mktemp("archive")
     scanned(make_archive(folder / "footage"), folder / "out", masks="rle")
     return folder
@@ -37,7 +37,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(ray_site: Path) -> Path:
-    """A package with two models, which the nodes have too."""
+    """Make a package with two models that the nodes can import, too."""
     info = ray_site / "models-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: models\nVersion: 1.0\n")
@@ -54,8 +54,8 @@ def verify(out: Path, **options: object) -> VerifyResult:
 def test_a_worker_that_dies_changes_nothing(
     archive: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The model kills its process once, in the middle of a video. What was stored before is not asked again."""
-    monkeypatch.chdir(tmp_path)  # the model writes there what it was asked
+    """The model kills its process once, in the middle of a video. Stored answers are not asked for again."""
+    monkeypatch.chdir(tmp_path)  # the model writes its log into the current folder
     here, there = (Path(shutil.copytree(archive / "out", tmp_path / name)) for name in ("here", "there"))
     wanted = verify(here)
     Path("asked.log").touch()
@@ -72,7 +72,7 @@ def test_a_worker_that_dies_changes_nothing(
         for column, values in expected.answers.columns().items():
             np.testing.assert_array_equal(found.answers.columns()[column], values)
     twice = len(Path("asked.log").read_text().split()) - wanted.asked
-    assert 0 < twice <= 2 * BrightAsker.batch_size  # the batch of the death, and one that was answered and not stored
+    assert 0 < twice <= 2 * BrightAsker.batch_size  # the batch of the dead process, and an unstored batch
     for layout in (one, two):
         record = read_verification(layout)
         assert record is not None
@@ -97,7 +97,7 @@ def test_a_scan_and_its_verification_on_the_cluster(archive: Path, tmp_path: Pat
 
 
 def test_a_worker_refines_masks(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker's part of the work, in this process: its model needs weights that the nodes of the tests do not have."""
+    """The work of a worker is done in this process, because the nodes of the tests lack the model's weights."""
     layout = OutputLayout(Path(shutil.copytree(archive / "out", tmp_path / "out")))
     verify_all(layout.out, VerifyOptions(), BrightAsker())
     options, refiner = VerifyOptions(refine_masks=True), Middle()

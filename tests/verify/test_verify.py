@@ -1,4 +1,4 @@
-"""`vadcli verify` end to end with a planted model."""
+"""`vadcli verify` from the footage to the documents, with a planted model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOption
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Footage and its scan."""
+    """Make footage and scan it."""
     folder = tmp_path_factory.mktemp("archive")
     scanned(make_archive(folder / "footage"), folder / "out")
     return folder
@@ -51,7 +51,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(archive: Path, tmp_path: Path) -> Path:
-    """A copy of the scan."""
+    """Return a copy of the scan."""
     return Path(shutil.copytree(archive / "out", tmp_path / "out"))
 
 
@@ -68,7 +68,7 @@ def answers_of(out: Path, name: str) -> StoredAnswers:
 
 
 def test_the_scan_finds_what_jumps(out: Path) -> None:
-    """Both are events before the verification; the other tests rely on this."""
+    """Both things are events before the verification. The other tests need this."""
     assert [len(events_of(out, name)) for name in VIDEOS] == [0, 1, 1]
 
 
@@ -138,7 +138,7 @@ def test_a_second_run_asks_nothing_and_new_categories_only_themselves(out: Path)
 
 
 def test_the_questions_quote_the_sentences_of_the_scan(out: Path) -> None:
-    """Those that the user gave, and those of vadcli's lists."""
+    """The questions contain the user's sentences and those of vadcli's lists."""
     layout, own = OutputLayout(out), Category("fall", ("a man slips on ice",), ("a child jumps",))
     for name in VIDEOS:
         path = layout.events(f"yard/{name}")
@@ -153,7 +153,7 @@ def test_the_questions_quote_the_sentences_of_the_scan(out: Path) -> None:
 
 
 def test_share_100_asks_what_a_loop_over_all_clips_asks(archive: Path, out: Path) -> None:
-    """The same clips, so the same log-odds bit for bit, whatever the batch size."""
+    """The clips are the same, so the log-odds are equal bit for bit, with every batch size."""
     asker = BrightAsker()
     asker.batch_size = 7
     result = verify(out, asker, share="100%")
@@ -173,7 +173,7 @@ def test_share_100_asks_what_a_loop_over_all_clips_asks(archive: Path, out: Path
 
 
 def test_share_100_scores_as_the_detector_ask_does(archive: Path, out: Path, tmp_path: Path) -> None:
-    """With the same calibration, the model's logits of all frames equal those of a scan bit for bit."""
+    """With the same calibration, the logits of all frames equal those of a scan bit for bit."""
     options = ScanOptions(out=tmp_path / "ask", workers=1)
     detector = AskDetector(AskOptions(categories="fight"), BrightAsker())
     plan = make_plan([archive / "footage"], options, out=options.out)
@@ -233,7 +233,7 @@ def test_the_model_is_calibrated_so_its_lean_does_not_matter(out: Path, archive:
 
 
 def test_after_a_scan_for_motion_only_the_spans_are_decoded(tmp_path: Path) -> None:
-    """Less than a quarter of all frames, those from the keyframe before each span included."""
+    """Less than a quarter of all frames is decoded, with the frames from the keyframe before each span."""
     (tmp_path / "footage").mkdir()
     make_yard(tmp_path / "footage" / "b.mp4", "bright", seconds=240)
     found = count([tmp_path / "footage"], tmp_path, camera_from="all")
@@ -246,7 +246,7 @@ REAL = [SHARED / name for name in ("incidents", "everyday", "ubnormal", "ucf_cri
 
 @pytest.mark.skipif(not all(folder.is_dir() for folder in REAL), reason=f"needs the real clips in {SHARED}")
 def test_of_real_clips_less_than_a_quarter_is_decoded(tmp_path: Path) -> None:
-    """Short clips of many kinds, taken as one camera; docs/verify.md has the figure."""
+    """The clips are short, of many kinds, and count as one camera. docs/verify.md has the figure."""
     found = count(REAL, tmp_path, camera_from="all")
     assert found.asked > 0
     assert 0 < found.decoded < 0.25 * found.total
@@ -305,7 +305,7 @@ def test_a_description_is_stored_before_another_process_may_lock_the_video(out: 
 
 @pytest.fixture
 def own(archive: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of the footage too, and the scan of it."""
+    """Return copies of the footage and of its scan."""
     footage = Path(shutil.copytree(archive / "footage", tmp_path / "footage"))
     return footage, Path(shutil.copytree(archive / "out", tmp_path / "out"))
 
@@ -358,11 +358,11 @@ def test_a_camera_with_few_random_clips_is_like_all_cameras() -> None:
     assert tails.logits(np.array([[-3.0]], np.float32))[0, 0] < 0 < tails.logits(np.array([[6.0]], np.float32))[0, 0]
 
 
-# Masks of confirmed events
+# The masks of confirmed events.
 
 
 class Middle:
-    """Every outline is one small square in the middle of the picture; notes how many frames it saw."""
+    """Returns a small square in the middle of the picture as every outline, and counts the frames."""
 
     max_area_px = 1 << 20
 
@@ -370,7 +370,7 @@ class Middle:
         self.frames = 0
 
     def prepare(self) -> None:
-        """There is nothing to load."""
+        """Do nothing, because there are no weights to load."""
 
     def segment(self, frame, prompts, width, height):  # type: ignore[no-untyped-def]
         self.frames += 1
@@ -384,7 +384,7 @@ class Middle:
 
 @pytest.fixture(scope="module")
 def masked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scan with masks of both kinds."""
+    """Return a scan with masks in both formats."""
     return scanned(archive / "footage", tmp_path_factory.mktemp("masked") / "out", masks="both")
 
 
@@ -458,7 +458,7 @@ verify_all(Path(sys.argv[1]), VerifyOptions(refine_masks=True), BrightAsker(), r
 
 
 def test_a_run_that_is_killed_while_it_refines_continues(masked: Path, tmp_path: Path) -> None:
-    """The scan's masks stay until all are refined; then they are what a run without a break writes."""
+    """The masks of the scan are kept until all masks are refined. The result is the same as without the interruption."""
     whole, killed = (OutputLayout(shutil.copytree(masked, tmp_path / name)) for name in ("whole", "killed"))
     options = VerifyOptions(refine_masks=True)
     verify_all(whole.out, options, BrightAsker(), refiner=Middle())
