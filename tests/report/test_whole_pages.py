@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
@@ -119,6 +120,7 @@ def test_a_full_disk_keeps_the_earlier_page_and_says_so(layout: OutputLayout) ->
         text=True,
         timeout=PATIENCE_S,
         check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # Python would store truncated compiled modules
         preexec_fn=small,
     )
     assert done.returncode == 1

@@ -94,6 +94,7 @@ import resource, sys
 from pathlib import Path
 from vadcli.errors import OutputError
 from vadcli.store.atomic import Scratch
+sys.dont_write_bytecode = True  # Python would store truncated files
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 out = Path(sys.argv[1])
 with Scratch(out / ".tmp") as scratch:

@@ -234,6 +234,7 @@ from vadcli.store.checkpoint import CheckpointWriter, Claim
 path = Path(sys.argv[1])
 writer = CheckpointWriter(Claim.acquire(path), HEADER)
 writer.append(block_of(0, 5))
+sys.dont_write_bytecode = True  # Python would store truncated files
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 500, 1 << 40))
 try:
     writer.append(block_of(5, 5))

@@ -181,8 +181,8 @@ from pathlib import Path
 import numpy as np
 from vadcli.errors import OutputError
 from vadcli.store.atomic import Scratch
-from vadcli.store.masks import MaskRleWriter
-from vadcli.store.masks import MaskVideoWriter
+from vadcli.store.masks import MaskRleWriter, MaskVideoWriter
+sys.dont_write_bytecode = True  # Python would store truncated files
 out = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 frames = rng.integers(0, 256, (20, 120, 160), np.uint8)
