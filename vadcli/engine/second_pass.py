@@ -217,7 +217,7 @@ class _Span:
 class _LastFrame:
     """The last frame of a call of the detector, and its mask. The next call starts from them."""
 
-    picture: ByteArray
+    frame: ByteArray
     mask: ByteArray
 
 
@@ -248,57 +248,57 @@ class Propagation:
         Raises:
             Interrupted: the scan must end.
         """
-        with _Pictures(self.loader, replace(request, spans=mask_spans.spans()), self.stopped) as pictures:
+        with _FrameReader(self.loader, replace(request, spans=mask_spans.spans()), self.stopped) as reader:
             group: list[_Span] = []
             columns = (mask_spans.starts.tolist(), mask_spans.ends.tolist(), mask_spans.propagated.tolist())
             for first, end, propagated, mask in zip(*columns, masks, strict=True):
                 span = _Span(first, end, mask)
                 if group and (not propagated or sum(map(len, group)) + len(span) > self.most_frames):
-                    yield from self._propagate(group, pictures)
+                    yield from self._propagate(group, reader)
                     group = []
                 if propagated:
                     group.append(span)
                 else:
                     yield from ((row, mask) for row in range(first, end))
             if group:
-                yield from self._propagate(group, pictures)
+                yield from self._propagate(group, reader)
 
-    def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
+    def _propagate(self, group: list[_Span], reader: _FrameReader) -> Iterator[tuple[int, ByteArray]]:
         """Yield the numbers and masks of the frames of adjacent spans. Long spans need several calls."""
         stored = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, last = group[0].mask, None
         for start in range(0, len(rows), self.most_frames):
             part = rows[start : start + self.most_frames]
-            propagated, last = self._masks(part, pictures.of(part), stored, last)
+            propagated, last = self._masks(part, reader.of(part), stored, last)
             for row in part:
                 mask = stored.get(row, propagated.get(row, mask))
                 yield row, mask
 
     def _masks(
-        self, rows: range, pictures: dict[int, ByteArray], stored: dict[int, ByteArray], last: _LastFrame | None
+        self, rows: range, readable: dict[int, ByteArray], stored: dict[int, ByteArray], last: _LastFrame | None
     ) -> tuple[dict[int, ByteArray], _LastFrame | None]:
         """Return the masks of the frames that could be read, and the frame that starts the next call.
 
         Args:
             rows: the rows of this call.
-            pictures: the frames that could be read, by row.
+            readable: the frames that could be read, by row.
             stored: the stored masks of sampled frames, by row. If the frame of a stored mask can't be read, no mask is made for
                 the rows of its span.
             last: the last frame of the previous call; None if this call needs no earlier frame.
         """
-        frames = [last.picture] if last else []
+        frames = [last.frame] if last else []
         start_masks = {0: last.mask} if last else {}  # the masks that the detector starts from, by place in `frames`
         places: dict[int, int] = {}  # the place of each row in `frames`
         active = last is not None  # True if a mask can be made for the row
         for row in rows:
             if row in stored:
-                active = row in pictures
+                active = row in readable
                 if active:
                     start_masks[len(frames)] = stored[row]
-            if active and row in pictures:
+            if active and row in readable:
                 places[row] = len(frames)
-                frames.append(pictures[row])
+                frames.append(readable[row])
         if not active and not places:
             return {}, None
         if len(start_masks) == len(frames):
@@ -311,7 +311,7 @@ class Propagation:
         return {row: masks[place] for row, place in places.items()}, next_start
 
 
-class _Pictures:
+class _FrameReader:
     """Reads the frames of a video, range by range in ascending order. A context manager.
 
     The ranges are in the spans of the request. If the request has no spans, the video is not opened.
@@ -346,18 +346,20 @@ class _Pictures:
             if item is None:  # a loader ends without a `Finished` item only if it was stopped
                 raise Interrupted
             self._take(item)
-        pictures: dict[int, ByteArray] = {}
+        frames: dict[int, ByteArray] = {}
         while self._waiting and self._waiting[0][0] < rows.stop:
-            row, picture = self._waiting.popleft()
-            pictures[row] = picture
-        return {row: pictures[row] for row in rows if row in pictures}
+            row, frame = self._waiting.popleft()
+            if row in rows:
+                frames[row] = frame
+        return frames
 
     def _take(self, item: Item) -> None:
         """Keep the frames of a clip, or log why the reading has ended early."""
         if isinstance(item, ClipReady):
             rows, valid = item.clip.frame_index.tolist(), item.clip.valid.tolist()
-            shown = zip(rows, item.clip.frames, valid, strict=True)
-            self._waiting.extend((row, picture.copy()) for row, picture, own in shown if own)
+            self._waiting.extend(
+                (row, frame.copy()) for row, frame, is_valid in zip(rows, item.clip.frames, valid, strict=True) if is_valid
+            )
         elif isinstance(item, Finished):
             self._ended = True
             if isinstance(item.error, NotFinished):
@@ -416,11 +418,11 @@ class Refinement:
         Raises:
             Interrupted: the run must end.
         """
-        with closing(self._pictures(set(rows.tolist()), request)) as pictures:
-            ahead = next(pictures, None)
+        with closing(self._frames(set(rows.tolist()), request)) as frames:
+            ahead = next(frames, None)
             for row, mask in masks:
                 while ahead is not None and ahead[0] < row:
-                    ahead = next(pictures, None)
+                    ahead = next(frames, None)
                 if ahead is None or ahead[0] != row:
                     yield row, mask
                     continue
@@ -428,7 +430,7 @@ class Refinement:
                 refined = refine_mask(mask, level, segment)
                 yield row, refined if hidden is None else np.where(hidden, np.uint8(0), refined)
 
-    def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
+    def _frames(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each row that can be decoded, with its frame (H, W, 3) uint8.
 
         The frame is valid until the next row.
