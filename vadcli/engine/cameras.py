@@ -212,7 +212,7 @@ class CameraFit:
         """
         with PreparingPool(self.cameras.detector) as pool:
             in_memory = _ItemsInMemory(self.cameras.needs, pool)
-            in_memory.take(self._watched(items))
+            in_memory.take(self._with_progress(items))
             if not in_memory.items:
                 return
             is_whole = in_memory.is_too_long or in_memory.ended == {unit.video for unit in self.whole}
@@ -253,7 +253,7 @@ class CameraFit:
         in_memory = _ItemsInMemory(self.cameras.needs, pool)
         with ClipLoader(self.cameras.needs, self.cameras.loader_options) as loader:
             requests = (self.request(unit) for unit in self.whole)
-            in_memory.take(self._watched(loader.run(requests, stopped=self.cameras.stopped)))
+            in_memory.take(self._with_progress(loader.run(requests, stopped=self.cameras.stopped)))
         return in_memory
 
     def _sample(self, in_memory: _ItemsInMemory) -> tuple[list[Clip], Footage]:
@@ -282,7 +282,7 @@ class CameraFit:
         hidden: set[str] = set()
         clips: list[Clip] = []
         with ClipLoader(replace(needs, frames=frames), self.cameras.loader_options) as loader:
-            for item in self._watched(loader.run(requests, stopped=self.cameras.stopped)):
+            for item in self._with_progress(loader.run(requests, stopped=self.cameras.stopped)):
                 if isinstance(item, ClipReady):
                     clips.append(item.clip.owned())
                     pool.add(clips[-1])
@@ -295,7 +295,7 @@ class CameraFit:
         whole, with_bursts = ([unit for unit in units if unit.video not in hidden] for units in (self.whole, with_bursts))
         return clips, estimated_footage(whole, with_bursts, positions, lengths_s, clips)
 
-    def _watched(self, items: Iterator[Item]) -> Iterator[Item]:
+    def _with_progress(self, items: Iterator[Item]) -> Iterator[Item]:
         """Yield the items, and report the number of frames of each clip to `Cameras.fitting`.
 
         Raises:

@@ -74,13 +74,13 @@ class Work(Protocol):
     An object of this type can be pickled, because it loads its models only when it needs them.
     """
 
-    def do(self, order: Any, stop: Stop, say: Callable[[object], None]) -> None:
+    def do(self, order: Any, stop: Stop, send: Callable[[object], None]) -> None:
         """Do the work for a chunk.
 
         Args:
             order: describes the chunk; each kind of work has its own class of orders.
             stop: ends the work early.
-            say: sends an object to the driver. It must be possible to pickle the object.
+            send: sends an object to the driver. It must be possible to pickle the object.
         """
         ...
 
@@ -102,15 +102,15 @@ class ScanWork:
     # The loader is kept from chunk to chunk, because its decoder processes take longer to start than some chunks take to scan.
     _loader: ClipLoader | None = None
 
-    def do(self, order: ScanSettings, stop: Stop, say: Callable[[object], None]) -> None:
-        """See `Work`. Passes the updates of the runner to `say`."""
+    def do(self, order: ScanSettings, stop: Stop, send: Callable[[object], None]) -> None:
+        """See `Work`. Passes the updates of the runner to `send`."""
         if self._detector is None or self._loader is None:
             self._detector = choose_detector(self.options)
             self._loader = loader_of(self._detector, self.options)
         settings = replace(order, options=replace(order.options, workers=self.options.workers))
         runner = LocalRunner(settings, self._detector, stop=stop, loader=self._loader)
-        for update in runner.updates(lambda camera, frames: say(Fitted(camera, frames))):
-            say(update)
+        for update in runner.updates(lambda camera, frames: send(Fitted(camera, frames))):
+            send(update)
 
 
 @dataclass(eq=False)

@@ -306,8 +306,8 @@ class VerifyWork:
     options: VerifyOptions
     _models: tuple[Asker, Refiner | None] | None = None
 
-    def do(self, order: Part, stop: Stop, say: Callable[[object], None]) -> None:
-        """See `Work`. Passes one `Answered` per batch and one `VideoAsked` per video to `say`."""
+    def do(self, order: Part, stop: Stop, send: Callable[[object], None]) -> None:
+        """See `Work`. Passes one `Answered` per batch and one `VideoAsked` per video to `send`."""
         if self._models is None:
             self._models = asker_of(self.options), refiner_of(self.options)
         asker, refiner = self._models
@@ -317,12 +317,12 @@ class VerifyWork:
         left = [_left(survey, order.step, part) for part in order.videos]
         with Scratch(order.layout.scratch) as scratch:
             crew = LocalSteps(
-                survey, self.options, refiner, scratch, stop, lambda clips, seconds: say(Answered(clips, seconds))
+                survey, self.options, refiner, scratch, stop, lambda clips, seconds: send(Answered(clips, seconds))
             )
             crew.do(order.step, left)
         for part in order.videos:
             asked = len(part.wanted) - len(_left(survey, order.step, part)) if order.step is Step.ASK else 0
-            say(VideoAsked(part.video.video, asked, part.video.problem))
+            send(VideoAsked(part.video.video, asked, part.video.problem))
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
