@@ -40,11 +40,33 @@ CATEGORY_THRESHOLDS = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_ga
 """The default thresholds of the detectors that look for categories."""
 
 
-class Detector(Protocol):
+class ClipModel(Protocol):
+    """A model that gets clips. `Detector` and `vadcli.detectors.ask.Asker` are such models."""
+
+    @property
+    def batch_size(self) -> int:
+        """The number of clips that a call should get. Known after `prepare`."""
+
+    @property
+    def parallel(self) -> int:
+        """The number of threads that may call the model at the same time. Known after `prepare`."""
+
+    def prepare(self) -> None:
+        """Load the model. Later calls do nothing.
+
+        Raises:
+            DeviceError, WeightsError: the device or the weights are missing or unsuitable.
+        """
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return everything that changes the results, such as options and weights, as a JSON object."""
+
+
+class Detector(ClipModel, Protocol):
     """Turns clips into scores. A detector may also have the attributes of `Traits`.
 
-    The scores of a clip must not depend on the other clips of its batch or on earlier calls: the
-    engine batches clips of several videos, scores videos in any order and resumes in the middle.
+    The engine calls `prepare` before it calls `score`. The scores of a clip must not depend on the other clips of its batch or
+    on earlier calls, because the engine batches clips of several videos, scores videos in any order and resumes in the middle.
 
     Attributes:
         name: its name in the registry.
@@ -77,21 +99,6 @@ class Detector(Protocol):
     def weights(self) -> Mapping[str, str]:
         """SHA-256 of the weights that the detector loads, by their name; empty if it loads none."""
 
-    @property
-    def batch_size(self) -> int:
-        """The number of clips that a call of `score` should get. Known after `prepare`."""
-
-    @property
-    def parallel(self) -> int:
-        """The number of threads that may call `score` at the same time. Known after `prepare`."""
-
-    def prepare(self) -> None:
-        """Load everything that `score` needs. The engine calls this method once, before it calls `score`.
-
-        Raises:
-            DeviceError, WeightsError: the device or the weights are missing or unsuitable.
-        """
-
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a model of one camera's usual footage; None if the detector can't fit a model. Deterministic."""
 
@@ -101,11 +108,9 @@ class Detector(Protocol):
     def finish(self, track: RawTrack) -> FrameScores:
         """Return the logits of one video. They are computed from its raw scores, smoothed and calibrated."""
 
-    def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the scores, such as options and weights, as a JSON object."""
 
-
-MEMBERS = tuple(sorted({*Detector.__annotations__, *(name for name in vars(Detector) if not name.startswith("_"))}))
+_METHODS = {name for protocol in (ClipModel, Detector) for name in vars(protocol) if not name.startswith("_")}
+MEMBERS = tuple(sorted({*Detector.__annotations__, *_METHODS}))
 """The names of the attributes and methods that every detector must have."""
 
 

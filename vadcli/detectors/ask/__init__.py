@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vadcli.detectors import CATEGORY_THRESHOLDS, digest, keep_compiler_cache
+from vadcli.detectors import CATEGORY_THRESHOLDS, ClipModel, digest, keep_compiler_cache
 from vadcli.detectors.batching import PerCamera, Workers
 from vadcli.detectors.calibration import CALIBRATION, CategoryTails
 from vadcli.detectors.encoders import model_hashes
@@ -124,7 +124,7 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
     return tuple(questions)
 
 
-class Asker(Protocol):
+class Asker(ClipModel, Protocol):
     """A model that answers questions about clips. Several threads may call the model.
 
     The answer to a question about a clip depends neither on the other clips nor on the other questions of a call.
@@ -146,21 +146,6 @@ class Asker(Protocol):
     def max_area_px(self) -> int:
         """Largest useful area of a frame in pixels. The model makes larger frames smaller."""
 
-    @property
-    def batch_size(self) -> int:
-        """The number of clips that a call of `ask` should get. Known after `prepare`."""
-
-    @property
-    def parallel(self) -> int:
-        """The number of threads that may call `ask` at the same time. Known after `prepare`."""
-
-    def prepare(self) -> None:
-        """Load the model. Later calls do nothing.
-
-        Raises:
-            DeviceError, WeightsError: the device or the weights are missing or unsuitable.
-        """
-
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return the log-odds of yes (N, Q) float32, for Q questions about N clips of one size.
 
@@ -173,9 +158,6 @@ class Asker(Protocol):
 
     def describe(self, frames: ByteArray) -> str:
         """Return a sentence of the model about one clip (T, H, W, 3) uint8. Deterministic."""
-
-    def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the answers, as a JSON object. Loads no weights."""
 
 
 class QwenAsker:
