@@ -65,13 +65,15 @@ def test_each_video_is_handed_out_once(
         if work and (not running or dice.random() < 0.5):
             chunk = work.take()
             assert chunk.camera not in unopened  # one chunk at a time, until the camera has a model
-            assert chunk.opens == (by_cameras and chunk.camera not in {one.camera for one in handed_chunks(handed, wanted)})
-            unopened |= {chunk.camera} if chunk.opens else set()
+            assert chunk.fits_camera == (
+                by_cameras and chunk.camera not in {one.camera for one in handed_chunks(handed, wanted)}
+            )
+            unopened |= {chunk.camera} if chunk.fits_camera else set()
             running.append(chunk)
             continue
         chunk = running.pop(dice.randrange(len(running)))
         handed += chunk.left
-        if chunk.opens:
+        if chunk.fits_camera:
             unopened.discard(chunk.camera)
             work.open(chunk.camera)
     assert sorted(handed) == sorted(only)
@@ -85,18 +87,18 @@ def test_a_camera_without_a_model_gets_one_chunk_after_the_other() -> None:
     units = settings_of([("a", 100)] * 10).units
     work = Worklist(units, units, by_cameras=True, workers=1)
     first = work.take()
-    assert (first.opens, len(first.units), bool(work)) == (True, 2, False)
+    assert (first.fits_camera, len(first.units), bool(work)) == (True, 2, False)
     work.next_of("a")  # it ended, and the camera has no model yet
     second = work.take()
-    assert (second.opens, bool(work)) == (True, False)
+    assert (second.fits_camera, bool(work)) == (True, False)
     work.give_back("a", second.units)  # its worker died
     third = work.take()
-    assert third.opens
+    assert third.fits_camera
     work.open("a")
     rest = []
     while work:
         rest.append(work.take())
-    assert not any(chunk.opens for chunk in rest)
+    assert not any(chunk.fits_camera for chunk in rest)
     assert {unit.video for chunk in (first, third, *rest) for unit in chunk.units} == {f"a/{n}.mp4" for n in range(10)}
 
 

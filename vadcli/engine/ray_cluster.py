@@ -119,10 +119,10 @@ class Chunk:
 
     camera: str  # the camera of these videos; "" if the detector does not fit cameras
     units: tuple[WorkUnit, ...]
-    opens: bool = False  # True if the worker must fit the camera first; then it gets the list of all videos of the camera
+    fits_camera: bool = False  # True if the worker must fit the camera first; then it gets the list of all videos of the camera
     left: dict[str, WorkUnit] = field(default_factory=dict)  # the videos that have no result yet, by name
-    begun: bool = False  # True if the worker has sent an update
-    moved: bool = False  # True if a clip of the chunk was scored or answered
+    has_begun: bool = False  # True if the worker has sent an update
+    has_progress: bool = False  # True if a clip of the chunk was scored or answered
 
     def __post_init__(self) -> None:
         self.left = {unit.video: unit for unit in self.units}
@@ -470,7 +470,7 @@ class Workers:
             return
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         assert worker.chunk is not None
-        self._early_deaths[worker.node.id] += not worker.chunk.begun
+        self._early_deaths[worker.node.id] += not worker.chunk.has_begun
         if worker.node.id in alive and self._early_deaths[worker.node.id] < MOST_EARLY_DEATHS:
             self._free.append(self._made(worker.node))
             return

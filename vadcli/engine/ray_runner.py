@@ -92,7 +92,7 @@ class Worklist:
                 self._ready += chunks
             elif chunks:
                 self._closed[camera] = chunks[1:]
-                self._ready.append(replace(chunks[0], opens=True))
+                self._ready.append(replace(chunks[0], fits_camera=True))
         heapq.heapify(self._ready)
 
     def __bool__(self) -> bool:
@@ -121,7 +121,7 @@ class Worklist:
         """Make the next chunk of a camera available. Its worker must fit the camera."""
         waiting = self._closed.get(camera)
         if waiting:
-            heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
+            heapq.heappush(self._ready, replace(waiting.pop(0), fits_camera=True))
 
 
 def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
@@ -189,7 +189,7 @@ def drive(
     """Hand out all chunks. Yield the updates of the workers, and a `GivenUp` per video that is given up.
 
     Each item is yielded with its chunk and the node of its worker. When a video has a result, the caller must remove the video
-    from `left` of the chunk. At any other progress, the caller must set `moved` of the chunk.
+    from `left` of the chunk. At any other progress, the caller must set `has_progress` of the chunk.
 
     Args:
         work: the chunks.
@@ -226,7 +226,7 @@ def drive(
                 work.give_back(chunk.camera, chunk.left.values())
                 workers.replace(worker)
                 continue
-            chunk.begun = True
+            chunk.has_begun = True
             for item in sent:
                 if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but other nodes may
                     workers.give_up(worker, item)
@@ -246,8 +246,8 @@ def _given_up(chunk: Chunk, deaths: dict[str, int]) -> Iterator[GivenUp]:
     Remove and yield the videos that are given up.
     """
     for video, unit in list(chunk.left.items()):
-        alone = len(chunk.units) == 1 and chunk.begun  # otherwise something else may be the cause
-        deaths[video] = 0 if chunk.moved else deaths.get(video, 0) + alone
+        alone = len(chunk.units) == 1 and chunk.has_begun  # otherwise something else may be the cause
+        deaths[video] = 0 if chunk.has_progress else deaths.get(video, 0) + alone
         if deaths[video] >= MOST_DEATHS:
             del chunk.left[video]
             yield GivenUp(unit)
@@ -311,7 +311,7 @@ class RayRunner:
             if isinstance(item, Fitted):
                 fitting(item.camera, item.frames)
             elif isinstance(item, ClipsScored):
-                chunk.moved = True
+                chunk.has_progress = True
                 work.open(chunk.camera)
                 yield item
             elif isinstance(item, VideoResult):
@@ -324,9 +324,11 @@ class RayRunner:
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
         """Return the settings for the scan of one chunk."""
-        units = work.whole[chunk.camera] if chunk.opens else chunk.units  # a camera is fitted on a sample of all its videos
+        units = (
+            work.whole[chunk.camera] if chunk.fits_camera else chunk.units
+        )  # a camera is fitted on a sample of all its videos
         # The camera may be fitted again only with its first chunk.
-        refit = self.options.refit if chunk.opens or self.options.refit is None else False
+        refit = self.options.refit if chunk.fits_camera or self.options.refit is None else False
         return replace(
             self.settings,
             plan=replace(self.settings.plan, units=units, unusable=(), passed_over={}, notes=()),
@@ -339,7 +341,7 @@ class RayRunner:
 
         In this case, all videos of the chunk were done before or have failed, and the camera may still have no model.
         """
-        if chunk.opens and not chunk.moved:
+        if chunk.fits_camera and not chunk.has_progress:
             if self._here.is_fitted(chunk.camera):
                 work.open(chunk.camera)
             else:

@@ -383,7 +383,7 @@ class ClusterSteps:
 
         for item, chunk, node in drive(work, workers, self.stop, order_of):
             if isinstance(item, Answered):
-                chunk.moved = True
+                chunk.has_progress = True
                 self.on_answers(*item)
             elif isinstance(item, VideoAsked):
                 chunk.left.pop(item.video, None)
