@@ -1,4 +1,4 @@
-"""Measuring: what is counted, what is compared, what is said. No test looks at how long anything took."""
+"""The benchmark: its counts, its comparisons and its messages. No test checks how long something takes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ torch.set_num_threads(1)
 
 
 class Colours(DifferenceDetector):
-    """The fake on clips as LAVIDA wants them."""
+    """The fake detector with the clips of LAVIDA."""
 
     needs = NEEDS
 
@@ -101,7 +101,7 @@ def test_a_stage_is_charged_with_the_memory_it_adds(monkeypatch: pytest.MonkeyPa
 
 
 class _Recorded:
-    """A profiler's record of one device."""
+    """Takes the place of torch's profiler, with recorded spans of one device."""
 
     def __init__(self, spans: list[tuple[str, int, int]]) -> None:
         self.spans = spans
@@ -192,10 +192,10 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
         by_loop = baseline_round(baseline, read, bound=bound, store=store)
     assert stored == [1] * clips
     assert (by_loop.clips, scanner.scored_frames, baseline.scored_frames) == (clips, clips * 4, clips * 4)
-    assert by_loop.rows == clips * 4 * 2  # every second frame of 10 a second
+    assert by_loop.rows == clips * 4 * 2  # every second frame is sampled, of 10 per second
     assert by_loop.video_s == pytest.approx(by_loop.rows / 10)
     assert by_scan.rows <= by_loop.rows
-    assert by_scan.rows > (clips - 1) * 8  # a video's very last frame has no score of its own
+    assert by_scan.rows > (clips - 1) * 8  # the last frame of a video is not sampled
 
 
 def test_a_round_that_fails_says_why(read: measuring.BenchVideos, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def report(*, device_bytes: int | None = None, busy: float | None = None) -> Ben
 
 def test_speeds_are_compared_within_a_round() -> None:
     found = report()
-    assert found.settings[0].of(found.baseline) == 3.0  # the median of 3, 2 and 4; of the medians it were 4
+    assert found.settings[0].of(found.baseline) == 3.0  # the median of 3, 2 and 4; the ratio of the medians is 4
     *_, summary = found.json_lines()
     assert summary["best"] == {"ratio": 0.2, "batch_size": 4, "of_baseline": 3.0}
 
@@ -315,12 +315,12 @@ def test_a_measurement_of_the_real_detector(read: measuring.BenchVideos, monkeyp
     plan = BenchPlan(ratios=(1.0, 0.5), batch_sizes=(2,), bound=Bound(60.0, 2), rounds=2, frame_px=2 * OWN_PX, workers=1)
     found = Bench(tiny(), read, plan).run()
     assert [each.setting.ratio for each in found.settings] == [1.0, 0.5]
-    assert [[one.clips for one in each.rounds] for each in (found.baseline, *found.settings)] == [[2, 2]] * 3
+    assert [[done.clips for done in each.rounds] for each in (found.baseline, *found.settings)] == [[2, 2]] * 3
     assert [each.computed for each in found.settings] == [1, 2]
     assert "2 (by 1)" in found.text()
     whole, half = found.stages
     assert whole.tokens == whole.kept == half.tokens
-    assert whole.tokens > 1.5 * 4 * OWN_PX / 28**2  # more than the preset's own frames could give
+    assert whole.tokens > 1.5 * 4 * OWN_PX / 28**2  # more tokens than frames in the preset's size give
     assert half.kept == round(half.tokens / 2)
     wanted = {"decode", "copy", "pixels", "vision tower", "compression", "llm", "sam2 encoder", "projector", "sam2 decoder"}
     assert wanted | {"fetch", "write"} == set(whole.ms)

@@ -1,4 +1,4 @@
-"""The exam of the small checkpoint: what its questions mean, and that exchanging `<SEG>` gives nothing of the label away."""
+"""The exam of the small checkpoint: its questions, and that an exchanged `<SEG>` does not reveal the label."""
 
 from __future__ import annotations
 

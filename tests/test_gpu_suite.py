@@ -28,14 +28,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def run_tests() -> None:
-    """Runs in the process."""
+    """Run pytest in the new process."""
     sys.exit(pytest.main(sys.argv[1:]))
 
 
 def test_they_are_skipped_and_say_so() -> None:
     done = run("tests/gpu")
     assert done.returncode == 0, done.stdout
-    assert "asked for by --gpu" in done.stdout
+    assert "GPU tests need --gpu" in done.stdout
     assert "passed" not in done.stdout
 
 
@@ -43,12 +43,12 @@ def test_they_are_skipped_and_say_so() -> None:
 def test_asked_for_without_a_gpu_they_fail(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
     done = run("tests/gpu/test_memory.py", *arguments, **environment)
     assert done.returncode == 1, done.stdout
-    assert "sees no CUDA device" in done.stdout
+    assert "need a CUDA device" in done.stdout
     assert "passed" not in done.stdout
     assert "skipped" not in done.stdout
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the real thing can run here: pytest tests/gpu --gpu")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: pytest tests/gpu --gpu")
 def test_a_rehearsal_passes_on_the_cpu() -> None:
     done = run("tests/gpu", "--gpu-rehearsal")
     assert done.returncode == 0, done.stdout

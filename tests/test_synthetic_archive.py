@@ -75,7 +75,7 @@ def test_all_videos_of_a_camera_show_the_same_ground(archive: Any) -> None:
 
 @pytest.mark.parametrize("number", range(6))
 def test_the_truth_is_where_the_odd_thing_is_seen(archive: Any, tmp_path: Path, number: int) -> None:
-    """Pictures with and without the odd thing differ in the span of the ground truth, and are equal before this span."""
+    """Frames with and without the anomaly differ in the span of the ground truth, and are equal before this span."""
     script = archive.SCRIPTS[number]
     truth = archive.film(script, tmp_path, seconds=SECONDS, width=WIDTH, seed=7)
     if not script.oddity:

@@ -1,4 +1,4 @@
-"""`vadcli bench` in processes of its own."""
+"""`vadcli bench` in new processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = (*RANDOM, "--device", "cpu", "--ratios", "0.5", "--batch-sizes", "2", "--
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A home without weights, and a temporary folder of its own, in which remaining files are found."""
+    """Environment variables with a home folder without weights, and with a temporary folder that the tests check."""
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
     home = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "home")}
@@ -80,7 +80,7 @@ def test_without_weights_it_names_the_option_for_random_weights(tmp_path: Path, 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
-    """Runs in this process: as a process, it would depend on the memory of the machine."""
+    """The command runs in this process, so that the test can change the free memory."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vadcli.bench.measuring.free_bytes", lambda device: 10**6)
@@ -114,7 +114,7 @@ def test_an_interrupted_measurement_leaves_no_footage_and_no_decoders(
     named = [] if made else [make_video(tmp_path / "a.mp4", frames=40, fps=10)]
     arguments = ["vadcli", "bench", *map(str, named), *TINY, "--seconds", "60"]
     given = {**os.environ, **environment}
-    del given[decoder_forks.SERVER]  # so that its decoders are its children
+    del given[decoder_forks.SERVER]  # so that the decoders are children of the process
     process = WITH_TORCH.start(f"{__name__}:with_short_footage", arguments, cwd=tmp_path, environment=given, stdin=None)
     children: list[psutil.Process] = []
     ready: Callable[[], bool] = lambda: bool(_measuring(tmp_path, process.pid, children))  # noqa: E731
@@ -128,13 +128,13 @@ def test_an_interrupted_measurement_leaves_no_footage_and_no_decoders(
 
 
 def with_short_footage() -> None:
-    """Runs `vadcli bench` in this process with shorter generated footage."""
+    """Run `vadcli bench` in this process with shorter generated videos."""
     bench.footage_of = partial(bench.footage_of, seconds=1)
     entry()
 
 
 def _measuring(folder: Path, pid: int, children: list[psutil.Process]) -> list[psutil.Process]:
-    """Return the decoder processes when scores are being stored."""
+    """Return the decoder processes; empty if no score has been stored yet."""
     if not list(folder.glob("tmp/*/scores.arrows")):
         return []
     children[:] = psutil.Process(pid).children(recursive=True)

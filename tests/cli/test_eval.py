@@ -46,7 +46,7 @@ def truth(tmp_path: Path) -> Path:
 
 
 def clips(root: Path) -> Path:
-    """Two clips in the layout of Ped2, with frame labels and masks, and no footage."""
+    """Write two clips in the layout of Ped2, with frame labels and masks, but without frames."""
     lines = ["clip,frame_index0,label"]
     for clip in ("01", "02"):
         (root / "test_masks" / clip).mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_a_template_corrected_by_hand_is_a_truth(tmp_path: Path, out: Path) -> N
     assert made.returncode == 0, made.stderr
     rows = list(csv.DictReader(io.StringIO(made.stdout)))
     assert {row["video"] for row in rows} == set(VIDEOS)
-    assert [row["start_s"] for row in rows if row["video"] == "cam/c.mp4"] == [""]  # nothing found: normal until corrected
+    assert [row["start_s"] for row in rows if row["video"] == "cam/c.mp4"] == [""]  # normal, because it has no events
     found = [row for row in rows if row["video"] == "cam/a.mp4"]
     assert [float(row["start_s"]) for row in found] == [2.0]
     corrected = tmp_path / "corrected.csv"

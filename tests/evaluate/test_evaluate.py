@@ -1,4 +1,4 @@
-"""An evaluation as a whole: what is read, what is measured, what is said, and the checks that would catch it lying."""
+"""Whole evaluations: their inputs, figures and texts, and sanity checks of the figures."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def test_one_frame_late_costs_what_it_must(tmp_path: Path, truth: Path) -> None:
     late = {video: np.roll(labels(video), 1) * 1.0 for video in VIDEOS}
     report, _ = evaluate(write_scan(tmp_path / "out", late), truth)
     assert figure(report, "event.onset_error_s").value == pytest.approx(0.1)
-    # 300 rows, 50 abnormal: one row of each event is missed, one normal row each is called: AUC = 1 - (2/50 + 2/250) / 2.
+    # 50 of 300 rows are abnormal. Per event, one abnormal row is missed, and one normal row is a false alarm. So the AUC is
+    # 1 - (2/50 + 2/250) / 2.
     assert figure(report, "frame.auc_micro").value == pytest.approx(1 - (2 / 50 + 2 / 250) / 2)
     assert figure(report, "event.f1_iou_0.5").value == 1.0  # 29 of 31 and 19 of 21 frames overlap
 
@@ -117,7 +118,7 @@ def test_only_sampled_rows(tmp_path: Path, truth: Path) -> None:
 
 
 def ped2_like(root: Path, masks: np.ndarray) -> Path:
-    """A miniature of UCSD's official layout: one test clip."""
+    """Write a small copy of UCSD's official layout with one test clip."""
     from PIL import Image
 
     (root / "Test" / "Test001").mkdir(parents=True)
@@ -233,7 +234,7 @@ def test_figures_are_drawn_and_sheets_show_the_worst_frames(tmp_path: Path, trut
 
 
 def ped2_clips(root: Path, masks: dict[str, np.ndarray]) -> Path:
-    """Ped2 in the layout with a label table: clips of (N, H, W) truth."""
+    """Write Ped2 in the layout with a label table, from the true masks (N, H, W) of each clip."""
     from PIL import Image
 
     lines = ["clip,frame_index0,label"]
@@ -284,7 +285,7 @@ def test_a_group_asked_for_by_name_must_have_something_to_read(tmp_path: Path, t
 
 
 def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_path: Path) -> None:
-    """UBnormal in miniature: one object found in the abnormal video, two places called in the normal one."""
+    """A small copy of UBnormal. One object is found in the abnormal video. The normal video has two false regions."""
     from PIL import Image
 
     scene = tmp_path / "UBnormal" / "Scene1"
@@ -309,13 +310,14 @@ def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_pa
         return measure(collect(out, truth), Protocol(groups=("region",)))["region"]["rbdc"].value
 
     assert rbdc_of((found, np.zeros_like(false))) == pytest.approx(1.0)
-    # 12 false regions at .98 in 12 frames come before the two true ones at .78: found only where a frame has one false region.
+    # 12 false regions in 12 frames score 0.98, and the two true regions score 0.78. So the true regions are found only at one
+    # false region per frame.
     assert rbdc_of((found, false)) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("suffix", ["", ".mp4"])
 def test_contact_sheets_show_the_very_row(tmp_path: Path, suffix: str) -> None:
-    """The frame of the worst miss and that of the worst false alarm have grey levels of their own."""
+    """The frames of the worst miss and of the worst false alarm have different grey levels from all others."""
     from PIL import Image
 
     from tests.media import ffmpeg_exe

@@ -37,7 +37,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         torch.set_num_threads(1)
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        pytest.fail(f"--gpu was given, but torch {torch.__version__} finds no CUDA device")
+        pytest.fail(f"the GPU tests need a CUDA device, but torch {torch.__version__} finds none")
     return torch.device("cuda", 0)
 
 

@@ -69,16 +69,17 @@ def test_the_batch_size_that_is_found_fits(device: torch.device) -> None:
     free, _ = torch.cuda.mem_get_info(device)
     ballast = torch.empty(max(0, free - 2 * peak), dtype=torch.uint8, device=device)
     found = runner.find_batch_size(step, clip)
-    assert 1 <= found < MOST_CLIPS, "the ballast was to leave room for few"
+    assert 1 <= found < MOST_CLIPS, "the ballast should leave memory for only a few clips"
     runner.run(step, np.stack([clip] * found))
     assert runner.limit == MOST_CLIPS, f"{found} clips ran out of memory"
     del ballast
 
 
 def seven_billion(device: torch.device) -> LavidaConfig:
-    """lavida-7b's language model at its real size, with a small vision tower and SAM2, which the prefill doesn't use.
+    """Return lavida-7b with its language model in real size, and with a small vision tower and SAM2.
 
-    Where less than 24 GiB are free it has 4 of its 28 layers: what a prefill adds is taken layer by layer and given back.
+    The prefill does not use the small parts. With less than 24 GiB of free memory, the language model has 4 of its 28 layers.
+    This hardly changes the memory of a prefill, because each layer frees its memory before the next layer.
     """
     config = load_preset("lavida-7b")
     tiny = load_preset("lavida-tiny")
@@ -91,9 +92,9 @@ def seven_billion(device: torch.device) -> LavidaConfig:
 
 
 def prefill_adds(model: Lavida, ratio: float, device: torch.device) -> tuple[int, int]:
-    """Return the bytes that one prefill of CLIPS clips adds to the weights (with visual tokens), and the tokens per clip."""
+    """Return the memory of one prefill of CLIPS clips with their visual tokens, in bytes, and the tokens per clip."""
     mllm, config = model.mllm, model.config
-    grid = PatchGrid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens per pair, as large as the preset's frames get
+    grid = PatchGrid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens per pair, the most for a frame of the preset
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
@@ -117,7 +118,7 @@ def test_a_prefill_of_the_7b_model_takes_less_memory_at_a_fifth_of_the_tokens(
     device: torch.device, record_property: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = built(seven_billion(device), device, torch.float16)
-    prefill_adds(model, 1.0, device)  # workspaces that stay
+    prefill_adds(model, 1.0, device)  # the first call allocates workspaces, which stay
     whole, tokens = prefill_adds(model, 1.0, device)
     fifth, kept = prefill_adds(model, 0.2, device)
     layers = len(model.mllm.qwen.model.language_model.layers)

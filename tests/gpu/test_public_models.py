@@ -1,4 +1,4 @@
-"""Public models on a GPU, with random weights: results of a CPU, in any batch, also in fp16; real sizes fit."""
+"""Public models on a GPU, with random weights: the results equal those of a CPU, and real sizes fit into memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_gpu_encodes_as_a_cpu(device: torch.device, tmp_path: Path, family: st
 
 
 def test_a_gpu_refines_masks_as_a_cpu(device: torch.device, tmp_path: Path) -> None:
-    """The real size of the small SAM2; random masks have many pixels close to the threshold, so a few differ."""
+    """The small SAM2 has its real size. A few pixels may differ, because random masks have many pixels near the threshold."""
     folder = str(save_random_sam2(tmp_path))
     (frame,), draw = pictures(1), np.random.default_rng(0)
     prompts = draw.uniform(0, 90, (5, 3, 2)).astype(np.float32)

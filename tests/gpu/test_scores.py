@@ -29,7 +29,7 @@ TINY = load_preset("lavida-tiny")
 
 
 def scores_of(config: LavidaConfig, device: torch.device, dtype: torch.dtype, frames: np.ndarray) -> np.ndarray:
-    """(B, T) frame scores."""
+    """Return the frame scores (B, T)."""
     model = converted(config, device, dtype)
     with torch.inference_mode():
         verdict = model(torch.from_numpy(frames).to(device), model.questions(CATEGORIES))
@@ -38,7 +38,7 @@ def scores_of(config: LavidaConfig, device: torch.device, dtype: torch.dtype, fr
 
 
 def assert_same_scores(found: np.ndarray, wanted: np.ndarray) -> None:
-    """Object logits that give the same scores."""
+    """Check that two arrays of object logits give the same scores."""
     mine, theirs = (1 / (1 + np.exp(-logits.astype(np.float64))) for logits in (found, wanted))
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=ACROSS_BATCHES)
 
@@ -84,7 +84,7 @@ def test_scores_do_not_depend_on_the_batch(device: torch.device) -> None:
 
 
 def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) -> None:
-    """Copies run on their own stream while another call computes; each call must wait for its own copies."""
+    """Copies run on a stream of their own while another call computes. So each call must wait for its own copies."""
     detector = tiny_detector(device, precision="fp32")
     detector.prepare()
     batches = [batch_of(clips(1 + number % 4, seed=number)) for number in range(24 if device.type == "cuda" else 2)]
@@ -102,7 +102,7 @@ def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) 
 
 @pytest.mark.cuda_only
 def test_every_gpu_gives_the_same_scores(device: torch.device) -> None:
-    """Two parallel calls per GPU."""
+    """The detector makes two parallel calls per GPU."""
     detector = tiny_detector("cuda", precision="fp32")
     detector.prepare()
     assert detector.parallel == 2 * torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""Which rows each kind of annotation marks, and that an annotation of another version of the video is an error."""
+"""Annotations: the rows that each kind marks, and the error for an annotation of another version of the video."""
 
 from __future__ import annotations
 

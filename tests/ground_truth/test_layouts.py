@@ -279,7 +279,7 @@ def ubnormal(root: Path, tracks: str = "3,1,2\n5,2,3\n") -> Path:
     (folder / f"{ABNORMAL}_tracks.txt").write_text(tracks)
     for frame in range(5):
         objects = patch(0, 0, 2, 2) * 3 + patch(4, 2, 2, 1) * 5 + patch(0, 3, 1, 1) * 9
-        objects[3, 5] = 3  # a crumb of object 3, far from it
+        objects[3, 5] = 3  # a small part of object 3, far from the rest
         picture(folder / f"{ABNORMAL}_{frame:04d}_gt.png", objects.astype(np.uint8))
     return root
 

@@ -1,4 +1,4 @@
-"""The official annotation files, if they are next to the checkout."""
+"""The official annotation files, if the folder ../shared/data has them."""
 
 from __future__ import annotations
 

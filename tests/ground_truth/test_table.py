@@ -1,4 +1,4 @@
-"""The user's CSV table: its labels, its errors, and that a written table can be read."""
+"""The user's CSV table: its labels, its errors, and reading a table that vadcli has written."""
 
 from __future__ import annotations
 
