@@ -190,19 +190,19 @@ def render_video(
         VideoError: no frame could be decoded.
         OutputError: the output can't be written; files that are already complete are kept.
     """
-    story = _Story.load(layout, video)
+    results = _ScanResults.load(layout, video)
     rendered = layout.rendered(video)
-    spans = _event_spans(story, settings, rendered) if settings.events_only else [_Span(0, len(story.table), rendered)]
+    spans = _event_spans(results, settings, rendered) if settings.events_only else [_Span(0, len(results.table), rendered)]
     expected = sum(span.last - span.first for span in spans)
-    stored = story.metadata.video
+    stored = results.metadata.video
     needs = clip_needs(int(stored["width"]), int(stored["height"]), settings)
     written: list[Path] = []
     failed: list[VideoError] = []
     with ClipLoader(needs, settings.decode) as loader:
         fps = settings.fps or float(stored["fps"])
-        feed = FrameFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=fps)
+        feed = FrameFeed(loader, needs.frames, source, video=video, frames=len(results.table), fps=fps)
         on_written = (lambda written: progress(written, expected)) if progress else (lambda written: None)
-        renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, on_written)
+        renderer = _Renderer(feed, results, MaskTrack(results.table, layout), settings, on_written)
         for span in spans:
             try:
                 with scratch.replace(span.final) as temporary:
@@ -223,7 +223,7 @@ def render_video(
 
 
 @dataclass(frozen=True)
-class _Story:
+class _ScanResults:
     """The results that the scan stored about a video."""
 
     table: ScoreTable
@@ -231,7 +231,7 @@ class _Story:
     document: EventsDocument
 
     @classmethod
-    def load(cls, layout: OutputLayout, video: str) -> _Story:
+    def load(cls, layout: OutputLayout, video: str) -> _ScanResults:
         """Return the results of a video. Raises DocumentError if the video has no results, or if a file is damaged."""
         if not layout.scores(video).exists():
             if not layout.events(video).exists():
@@ -259,10 +259,10 @@ class _Span:
     final: Path
 
 
-def _event_spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
-    timestamp, pad_s = story.table.timestamp, settings.pad_s
+def _event_spans(results: _ScanResults, settings: RenderSettings, rendered: Path) -> list[_Span]:
+    timestamp, pad_s = results.table.timestamp, settings.pad_s
     spans = []
-    for event in story.document.events:
+    for event in results.document.events:
         start_s, end_s = shown_seconds(event, settings.most_s)
         first = int(np.searchsorted(timestamp, start_s - pad_s, side="left"))
         last = int(np.searchsorted(timestamp, end_s + pad_s, side="left"))
@@ -285,16 +285,21 @@ class _Renderer:
 
     Args:
         feed: the frames of the video.
-        story: the stored results of the scan.
+        results: the stored results of the scan.
         masks: the stored masks.
         settings: how to render.
         on_written: called after every frame, with the number of written frames.
     """
 
     def __init__(
-        self, feed: FrameFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, on_written: Callable[[int], None]
+        self,
+        feed: FrameFeed,
+        results: _ScanResults,
+        masks: MaskTrack,
+        settings: RenderSettings,
+        on_written: Callable[[int], None],
     ) -> None:
-        self._feed, self._story, self._masks, self._settings, self._on_written = feed, story, masks, settings, on_written
+        self._feed, self._results, self._masks, self._settings, self._on_written = feed, results, masks, settings, on_written
         self._overlay: Overlay | None = None
         self.written = 0
         self.sound_problems: list[str] = []
@@ -321,7 +326,7 @@ class _Renderer:
             silent = path.with_name(f"{path.stem}-silent.mp4")
             try:
                 end_s = self._write_pictures(chain([first], pictures), span.first, silent)
-                start_s = float(self._story.table.timestamp[span.first])
+                start_s = float(self._results.table.timestamp[span.first])
                 times = {"start_s": start_s, "duration_s": end_s - start_s, "timeout_s": timeout_s}
                 try:
                     add_sound(silent, path, info=self._feed.info, sound=sound, **times)
@@ -333,33 +338,33 @@ class _Renderer:
 
     def _write_pictures(self, pictures: Iterable[tuple[int, ByteArray]], first: int, path: Path) -> float:
         """Encode the frames into a silent file. Return the time in seconds at which the last frame ends."""
-        story, settings, row = self._story, self._settings, first
+        results, settings, row = self._results, self._settings, first
         with ExitStack() as stack:
             writer: Mp4Writer | None = None
             for row, picture in pictures:
                 if self._overlay is None:
                     self._overlay = Overlay(
-                        story.table,
-                        story.document,
+                        results.table,
+                        results.document,
                         Geometry.of(picture.shape[1], picture.shape[0], side_by_side=settings.side_by_side),
-                        end_s=story.end_s,
-                        mask_level=self._masks.level(story.document.thresholds),
+                        end_s=results.end_s,
+                        mask_level=self._masks.level(results.document.thresholds),
                     )
                 if writer is None:
                     opened = Mp4Writer(
                         path,
                         width=self._overlay.geometry.width,
                         height=self._overlay.geometry.height,
-                        time_base=Fraction(story.metadata.time_base),
-                        fps=float(story.metadata.video["fps"]),
+                        time_base=Fraction(results.metadata.time_base),
+                        fps=float(results.metadata.video["fps"]),
                         preset=settings.preset,
                     )
                     writer = stack.enter_context(opened)
-                pts = int(story.table.pts[row] - story.table.pts[first])
+                pts = int(results.table.pts[row] - results.table.pts[first])
                 writer.write(self._overlay.draw(picture, row, self._masks.at(row)), pts)
                 self.written += 1
                 self._on_written(self.written)
-        return float(story.table.timestamp[row + 1]) if row + 1 < len(story.table) else story.end_s
+        return float(results.table.timestamp[row + 1]) if row + 1 < len(results.table) else results.end_s
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:

@@ -26,7 +26,7 @@ from vadcli import __version__
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ReportOptions, SearchOptions, parse_duration
 from vadcli.rendering import RenderSettings, render_video
-from vadcli.reporting.archive import Archive, Counts, Stories, VideoStory, collect
+from vadcli.reporting.archive import Archive, Counts, Summaries, VideoSummary, collect
 from vadcli.reporting.html import Shown, asset, by_importance, make_page, policy, template, to_email, to_json, to_markdown
 from vadcli.reporting.pictures import (
     EventKey,
@@ -177,7 +177,7 @@ class _ClipLayout(OutputLayout):
 
 def _clips(
     archive: Archive,
-    pictured: list[tuple[VideoStory, Event]],
+    pictured: list[tuple[VideoSummary, Event]],
     *,
     scratch: Scratch,
     options: ReportOptions,
@@ -239,18 +239,18 @@ def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
     first = next(encoders, None)
     if first is None:
         raise UsageError(f"{out}: contains no stored vectors", hint="scan with --detector concept first")
-    stories = Stories(layout, since=options.since, include=options.include, rules=options.time_rules(), problems=[])
+    summaries = Summaries(layout, since=options.since, include=options.include, rules=options.time_rules(), problems=[])
     when = options.when()
 
     @lru_cache(maxsize=options.top)
-    def story_of(video: str) -> VideoStory | None:
+    def summary_of(video: str) -> VideoSummary | None:
         with suppress(DocumentError):
-            return stories.of(read_events(layout.events(video)))
+            return summaries.of(read_events(layout.events(video)))
         return None
 
     def rows_of(video: str, timestamp: TimeArray) -> BoolArray | None:
-        story = story_of(video)  # None if the options do not choose the video, or its document can't be read
-        return np.zeros(len(timestamp), np.bool_) if story is None else rows_in(timestamp, story.start, when)
+        summary = summary_of(video)  # None if the options do not choose the video, or its document can't be read
+        return np.zeros(len(timestamp), np.bool_) if summary is None else rows_in(timestamp, summary.start, when)
 
     chosen = ((name, key) for name, key in chain([first], encoders) if options.encoder in ("", name))
     name, key = next(chosen, (options.encoder, ""))
@@ -265,9 +265,9 @@ def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
         rows=rows_of,
         problems=problems,
     )
-    stories_found = {moment.video: story for moment in moments if (story := story_of(moment.video))}
-    moments = [at_times(moment, stories_found[moment.video].start) for moment in moments]
-    archive = Archive(layout, stories.runs, tuple(stories_found.values()), Counts(), ())
+    summaries_found = {moment.video: summary for moment in moments if (summary := summary_of(moment.video))}
+    moments = [at_times(moment, summaries_found[moment.video].start) for moment in moments]
+    archive = Archive(layout, summaries.runs, tuple(summaries_found.values()), Counts(), ())
     return SearchResult(text or str(options.image), archive, moments, problems)
 
 
@@ -315,7 +315,7 @@ def _search_csv(result: SearchResult) -> str:
 
 def _search_page(result: SearchResult, options: SearchOptions) -> str:
     """Return one HTML file with a picture of each moment whose footage is found."""
-    stories = {story.video: story for story in result.archive.videos}
+    summaries = {summary.video: summary for summary in result.archive.videos}
     peaks = []
     for number, moment in enumerate(result.moments, 1):
         # `strips` makes pictures of events. This event has only the frame that fits best.
@@ -330,7 +330,7 @@ def _search_page(result: SearchResult, options: SearchOptions) -> str:
             peak_score=moment.score,
             mean_score=moment.score,
         )
-        peaks.append((stories[moment.video], peak))
+        peaks.append((summaries[moment.video], peak))
     decode = loader_options(options)
     pictures = dict(strips(result.archive, peaks, count=1, root=options.footage, decode=decode, problems=result.problems))
     cards = []

@@ -1,7 +1,7 @@
 """Collects the stored results that a report or a search shows, and writes sentences about them.
 
-`Stories` turns the events document of each video into a `VideoStory`. `collect` puts the stories into an `Archive`, and counts
-them. If there are very many videos, the archive has only the events with the highest scores and some of the failures.
+`Summaries` turns the events document of each video into a `VideoSummary`. `collect` puts the summaries into an `Archive`, and
+counts them. If there are very many videos, the archive has only the events with the highest scores and some of the failures.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class VideoStory:
+class VideoSummary:
     """The stored results of one video.
 
     Attributes:
@@ -92,8 +92,8 @@ class VideoStory:
     regions: Regions = NO_REGIONS
 
 
-class Stories:
-    """Makes the stories of chosen videos from their documents, one at a time.
+class Summaries:
+    """Makes the summaries of chosen videos from their documents, one at a time.
 
     Args:
         since: a time like 2026-11-27T06:00 or an age like "24h": keep only events since then, and videos that ended since then.
@@ -134,24 +134,24 @@ class Stories:
         for _ in read_all(runs, self._read_results, problems):
             pass
 
-    def of(self, document: EventsDocument) -> VideoStory | None:
-        """Return the story of a video with its chosen events; None if the options do not choose the video."""
+    def of(self, document: EventsDocument) -> VideoSummary | None:
+        """Return the summary of a video with its chosen events; None if the options do not choose the video."""
         video = str(document.video["path"])
         if not matches(video, self._include):
             return None
-        story = _story(timed(document, self._rules), self._partial.get(video))
+        summary = _summary(timed(document, self._rules), self._partial.get(video))
         since, when = self._when.since, self._when
         if self.begin is not None:
-            undated = since is None or story.start is None or story.status is not Status.DONE
-            ended = story.start.at(story.duration_s) if story.start else None
-            if not (undated and story.video in self._scanned) and (since is None or ended is None or ended < since):
+            undated = since is None or summary.start is None or summary.status is not Status.DONE
+            ended = summary.start.at(summary.duration_s) if summary.start else None
+            if not (undated and summary.video in self._scanned) and (since is None or ended is None or ended < since):
                 return None
         if not when:
-            return story
-        if story.start is None:
-            return replace(story, events=()) if when.between else story
-        chosen = tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
-        return replace(story, events=chosen)
+            return summary
+        if summary.start is None:
+            return replace(summary, events=()) if when.between else summary
+        chosen = tuple(event for event in summary.events if when.takes(summary.start, event.start_s, event.end_s))
+        return replace(summary, events=chosen)
 
     def _read_results(self, run: StoredRun) -> None:
         """Remember the results of partial videos. If the run started since `begin`, also remember the videos it scanned."""
@@ -204,8 +204,8 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
             problems.append(printable(error.message))
 
 
-def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
-    """Return the story of a video with all its events. `result` is its result in a run record if the video is partial."""
+def _summary(document: EventsDocument, result: VideoResult | None) -> VideoSummary:
+    """Return the summary of a video with all its events. `result` is its result in a run record if the video is partial."""
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
@@ -217,7 +217,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         reason = "frames are missing; the run record with the reason was deleted"
     elif lost and not reason.startswith(f"{lost} of "):
         reason = f"{reason}; {counted(lost, 'frame')} lost"
-    return VideoStory(
+    return VideoSummary(
         video=str(video["path"]),
         camera=str(video["camera"] or ""),
         status=status,
@@ -251,14 +251,14 @@ class Numbers:
     footage_s: float = 0.0
     highest: float = 0.0
 
-    def add(self, story: VideoStory) -> None:
+    def add(self, summary: VideoSummary) -> None:
         """Count a video."""
         self.videos += 1
-        self.scored += story.status is not Status.FAILED
-        self.lost += story.status is not Status.DONE
-        self.events += len(story.events)
-        self.footage_s += story.duration_s
-        self.highest = max((self.highest, *(event.peak_score for event in story.events)))
+        self.scored += summary.status is not Status.FAILED
+        self.lost += summary.status is not Status.DONE
+        self.events += len(summary.events)
+        self.footage_s += summary.duration_s
+        self.highest = max((self.highest, *(event.peak_score for event in summary.events)))
 
 
 @dataclass
@@ -301,22 +301,22 @@ class Counts:
     zones: set[str] = field(default_factory=set)
     is_timed: bool = False
 
-    def add(self, story: VideoStory) -> None:
+    def add(self, summary: VideoSummary) -> None:
         """Count a video."""
-        self.total.add(story)
-        self.cameras.setdefault(story.camera, Numbers()).add(story)
-        name = _by_name(story)
-        for caveat in story.caveats:
+        self.total.add(summary)
+        self.cameras.setdefault(summary.camera, Numbers()).add(summary)
+        name = _by_name(summary)
+        for caveat in summary.caveats:
             share = self.caveats.setdefault(caveat, Share(0, set(), name))
             share.videos += 1
-            share.cameras.add(story.camera)
+            share.cameras.add(summary.camera)
             share.first = min(share.first, name)
-        self.is_timed |= story.start is not None
-        if story.status is not Status.FAILED:
-            self.thresholds.add(story.thresholds.high)
-            if story.start:
-                self.sources[story.start.source] += 1
-                self.zones.add(story.start.zone)
+        self.is_timed |= summary.start is not None
+        if summary.status is not Status.FAILED:
+            self.thresholds.add(summary.thresholds.high)
+            if summary.start:
+                self.sources[summary.start.source] += 1
+                self.zones.add(summary.start.zone)
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ class Archive:
 
     layout: OutputLayout
     runs: tuple[StoredRun, ...]
-    videos: tuple[VideoStory, ...]
+    videos: tuple[VideoSummary, ...]
     counts: Counts
     problems: tuple[str, ...]
     verification: VerificationRun | None = None
@@ -350,7 +350,7 @@ class Archive:
         return self.counts.total.videos <= MOST_VIDEOS
 
     @property
-    def failures(self) -> tuple[VideoStory, ...]:
+    def failures(self) -> tuple[VideoSummary, ...]:
         """The listed videos that failed or are partial."""
         return tuple(video for video in self.videos if video.status is not Status.DONE)
 
@@ -370,9 +370,9 @@ class Archive:
         return self.counts.total.footage_s
 
     @property
-    def cameras(self) -> dict[str, list[VideoStory]]:
+    def cameras(self) -> dict[str, list[VideoSummary]]:
         """Camera -> its listed videos that have scores, in order."""
-        videos: dict[str, list[VideoStory]] = {}
+        videos: dict[str, list[VideoSummary]] = {}
         for video in self.videos:
             if video.status is not Status.FAILED:
                 videos.setdefault(video.camera, []).append(video)
@@ -425,42 +425,42 @@ def collect(
     between: DayWindow | None = None,
     rules: TimeRules = DEFAULT_RULES,
 ) -> Archive:
-    """Return the stored results of an output folder. The arguments are those of `Stories`.
+    """Return the stored results of an output folder. The arguments are those of `Summaries`.
 
     Raises:
         UsageError: the folder has no results of a scan, or `since` is not understood.
     """
     problems: list[str] = []
-    stories = Stories(layout, since=since, include=include, between=between, rules=rules, problems=problems)
+    summaries = Summaries(layout, since=since, include=include, between=between, rules=rules, problems=problems)
     collected, has_documents = _Collected(), False
     for document in read_all(layout.iter_events(), read_events, problems):  # one at a time: there may be a million
         has_documents = True
-        story = stories.of(document)
-        if story is not None:
-            collected.add(story)
-    if not stories.has_runs and not has_documents and not problems:
+        summary = summaries.of(document)
+        if summary is not None:
+            collected.add(summary)
+    if not summaries.has_runs and not has_documents and not problems:
         raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     verification = next(read_all([layout], read_verification, problems), None)
-    if verification and stories.begin and datetime.fromisoformat(verification.start) < stories.begin:
+    if verification and summaries.begin and datetime.fromisoformat(verification.start) < summaries.begin:
         verification = None
-    return Archive(layout, stories.runs, collected.listed(), collected.counts, tuple(problems), verification)
+    return Archive(layout, summaries.runs, collected.listed(), collected.counts, tuple(problems), verification)
 
 
 class _Collected:
-    """Counts the stories, and keeps the stories to list. The memory is limited, except for the counts per camera."""
+    """Counts the summaries, and keeps the summaries to list. The memory is limited, except for the counts per camera."""
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self._all: list[VideoStory] = []
-        self._events: list[tuple[float, str, int, VideoStory]] = []  # negative score, video and number of the event, story
-        self._failures: list[VideoStory] = []
+        self._all: list[VideoSummary] = []
+        self._events: list[tuple[float, str, int, VideoSummary]] = []  # negative score, video and number of the event, summary
+        self._failures: list[VideoSummary] = []
 
-    def add(self, story: VideoStory) -> None:
-        self.counts.add(story)
+    def add(self, summary: VideoSummary) -> None:
+        self.counts.add(summary)
         if self.counts.total.videos <= MOST_VIDEOS:
-            self._all.append(story)
+            self._all.append(summary)
             return
-        for new in (*self._all, story):
+        for new in (*self._all, summary):
             self._events += [(-event.peak_score, new.video, event.id, new) for event in new.events]
             self._failures += [new] if new.status is not Status.DONE else []
         self._all.clear()
@@ -469,24 +469,26 @@ class _Collected:
         if len(self._failures) > 2 * MOST_FAILURES:
             self._failures = sorted(self._failures, key=_by_name)[:MOST_FAILURES]
 
-    def listed(self) -> tuple[VideoStory, ...]:
-        """Return the stories to list, sorted by camera and name."""
+    def listed(self) -> tuple[VideoSummary, ...]:
+        """Return the summaries to list, sorted by camera and name."""
         if self.counts.total.videos <= MOST_VIDEOS:
             return tuple(sorted(self._all, key=_by_name))
-        chosen = {story.video: replace(story, events=()) for story in sorted(self._failures, key=_by_name)[:MOST_FAILURES]}
+        chosen = {
+            summary.video: replace(summary, events=()) for summary in sorted(self._failures, key=_by_name)[:MOST_FAILURES]
+        }
         ids: dict[str, set[int]] = {}
-        for _, video, number, story in sorted(self._events, key=lambda item: item[:3])[:MOST_EVENTS]:
+        for _, video, number, summary in sorted(self._events, key=lambda item: item[:3])[:MOST_EVENTS]:
             ids.setdefault(video, set()).add(number)
-            chosen[video] = story
-        stories = (
-            replace(story, events=tuple(event for event in story.events if event.id in ids.get(story.video, ())))
-            for story in chosen.values()
+            chosen[video] = summary
+        summaries = (
+            replace(summary, events=tuple(event for event in summary.events if event.id in ids.get(summary.video, ())))
+            for summary in chosen.values()
         )
-        return tuple(sorted(stories, key=_by_name))
+        return tuple(sorted(summaries, key=_by_name))
 
 
-def _by_name(story: VideoStory) -> tuple[str, str]:
-    return story.camera, story.video
+def _by_name(summary: VideoSummary) -> tuple[str, str]:
+    return summary.camera, summary.video
 
 
 def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[tuple[str, str]]]:

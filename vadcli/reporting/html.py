@@ -23,7 +23,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from vadcli import __version__
-from vadcli.reporting.archive import MOST_VIDEOS, SOURCES, Archive, VideoStory, no_events_text, run_facts, time_sources
+from vadcli.reporting.archive import MOST_VIDEOS, SOURCES, Archive, VideoSummary, no_events_text, run_facts, time_sources
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
 from vadcli.store import printable
 from vadcli.types import Event
@@ -103,7 +103,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     )
 
 
-def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
+def by_importance(archive: Archive) -> list[tuple[VideoSummary, Event]]:
     """Return (video, event) for all listed events, the event with the highest peak score first."""
     events = [(video, event) for video in archive.videos for event in video.events]
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
@@ -343,7 +343,7 @@ def _text(archive: Archive) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, str, str]:
+def _cells(video: VideoSummary, event: Event) -> tuple[str, str, str, str, str, str, str]:
     lasts = length_text(event.end_s - event.start_s)
     when = f"{video.start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if video.start else ""
     category = ", ".join(part for part in (event.category, event.verified) if part)

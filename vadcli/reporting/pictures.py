@@ -26,7 +26,7 @@ from PIL import Image
 
 from vadcli.draw import EVENT, HiddenLayer, column_maxima
 from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
-from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.reporting.archive import Archive, VideoSummary
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack
@@ -214,7 +214,7 @@ def highest_score(curves: Iterable[str]) -> float | None:
 
 
 def packed_curves(
-    layout: OutputLayout, cameras: Mapping[str, Sequence[VideoStory]], *, budget: int, problems: list[str]
+    layout: OutputLayout, cameras: Mapping[str, Sequence[VideoSummary]], *, budget: int, problems: list[str]
 ) -> dict[str, str]:
     """Return {video: packed curve} for the videos of these cameras. Errors in reading scores are added to `problems`.
 
@@ -261,7 +261,7 @@ def rows_of(event: Event, count: int) -> list[int]:
 
 def strips(
     archive: Archive,
-    events: Sequence[tuple[VideoStory, Event]],
+    events: Sequence[tuple[VideoSummary, Event]],
     *,
     count: int,
     root: Path | None,
@@ -275,9 +275,9 @@ def strips(
         root: the folder that contains the footage now; None if the footage is still where it was scanned.
         problems: one line is added per video that can't be decoded.
     """
-    by_video: dict[str, list[tuple[VideoStory, Event]]] = {}
-    for story, event in events:
-        by_video.setdefault(story.video, []).append((story, event))
+    by_video: dict[str, list[tuple[VideoSummary, Event]]] = {}
+    for summary, event in events:
+        by_video.setdefault(summary.video, []).append((summary, event))
     needs = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(AREA_PX), pixel_format=PixelFormat.RGB)
     gone = 0
     with ClipLoader(needs, decode) as loader:
@@ -302,23 +302,23 @@ def _strips_of(
     archive: Archive,
     loader: ClipLoader,
     source: Path,
-    events: Sequence[tuple[VideoStory, Event]],
+    events: Sequence[tuple[VideoSummary, Event]],
     *,
     count: int,
     problems: list[str],
 ) -> Iterator[tuple[EventKey, Strip]]:
-    story = events[0][0]
-    video = story.video
+    summary = events[0][0]
+    video = summary.video
     table, metadata = read_scores(archive.layout.scores(video))
     feed = FrameFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
     masks = MaskTrack(table, archive.layout)
-    level = masks.level(story.thresholds)
+    level = masks.level(summary.thresholds)
     rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in events}
     pictures: dict[int, bytes] = {}  # row -> WebP data
     height = width = 0
     for row, picture in feed.at_rows(sorted({row for rows_of_event in rows.values() for row in rows_of_event})):
         height, width = picture.shape[:2]
-        pictures[row] = webp(outlined(picture, masks.at(row), level, story.regions), QUALITY)
+        pictures[row] = webp(outlined(picture, masks.at(row), level, summary.regions), QUALITY)
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
     for number, rows_of_event in rows.items():
         decoded = [row for row in rows_of_event if row in pictures]
