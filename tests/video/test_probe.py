@@ -22,7 +22,7 @@ from PIL import Image
 from tests import media
 from tests.patience import PATIENCE_S
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
-from vadcli.video.container import printable
+from vadcli.video.container import path_text
 from vadcli.video.decoders import list_images
 from vadcli.video.headers import Shows, frame_counter
 from vadcli.video.probe import NO_TIME, PacketTimes, build_timeline, probe
@@ -419,4 +419,4 @@ def test_real_broken_files_are_named(name: str, kind: type[ProbeError]) -> None:
 
 
 def test_a_path_is_shown_as_everywhere_else() -> None:
-    assert printable(Path("caf\udce9\n é.mp4")) == "caf%E9%0A é.mp4"
+    assert path_text(Path("caf\udce9\n é.mp4")) == "caf%E9%0A é.mp4"

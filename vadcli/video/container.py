@@ -98,8 +98,8 @@ def can_jump(demuxer: str) -> bool:
     return demuxer in _JUMPING
 
 
-def printable(path: Path) -> str:
-    """Return the path as one printable line: control characters and bytes that are not UTF-8 become %XX."""
+def path_text(path: Path) -> str:
+    """Return the path as one line for messages: control characters and bytes that are not UTF-8 become %XX."""
     return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
 
@@ -114,7 +114,7 @@ def open_media(path: Path, *, messages: list[Message] | None = None) -> Any:
         UnsafeContainer: the file is not a plain container but, for example, a playlist or a script.
         ProbeError: the file is missing, unreadable, empty, not a regular file, or not a media file.
     """
-    name = printable(path)
+    name = path_text(path)
     try:
         status = path.stat()
     except OSError as error:

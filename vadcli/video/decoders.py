@@ -35,7 +35,7 @@ import numpy as np
 
 from vadcli.errors import DecodeError, NotFinished, NoVideoStream, ProbeError
 from vadcli.types import BoolArray, ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import display_matrix_degrees, open_media, printable
+from vadcli.video.container import display_matrix_degrees, open_media, path_text
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
         NoVideoStream: the folder has no images.
         ProbeError: the folder or all of its images are unreadable, or fps is not a positive number.
     """
-    name = printable(folder)
+    name = path_text(folder)
     rate = _DEFAULT_FPS if fps is None else fps
     if not 0 < rate < 1e6:
         raise ProbeError(f"{name}: {fps} frames per second is not a frame rate", hint="give --fps a number above 0")
@@ -234,8 +234,8 @@ class ImageFrames:
                 ok = selected or path.stat().st_size > 0
             except _unreadable() as error:
                 if isinstance(error, OSError) and error.errno in MACHINE_ERRORS | {errno.EIO}:
-                    raise NotFinished(f"{printable(path)}: can't be read at the moment: {error.strerror}") from error
-                self.complaints = f"{printable(path)}: {error}"
+                    raise NotFinished(f"{path_text(path)}: can't be read at the moment: {error.strerror}") from error
+                self.complaints = f"{path_text(path)}: {error}"
                 image, ok = None, False
             yield DecodedFrame(int(self._info.pts[row]), ok, selected, image)
 
@@ -330,7 +330,7 @@ class DecordFrames:
             with _libav_messages() as messages:
                 frames = list(self._read(_open(info, request, threads, quiet=False), 0))
             if messages or len(frames) < info.frames:
-                raise DecodeError(f"{printable(info.path)}: decord reports: {'; '.join(messages) or self.complaints}")
+                raise DecodeError(f"{path_text(info.path)}: decord reports: {'; '.join(messages) or self.complaints}")
             self._frames = iter(frames)
         else:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
@@ -375,12 +375,12 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
         reader = decord.VideoReader(path, ctx=decord.cpu(0), width=request.width, height=request.height, num_threads=threads)
         times_s = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
     except (_decord_error(), RuntimeError, IndexError, ValueError) as error:
-        raise DecodeError(f"{printable(info.path)}: decord cannot open it: {_first_line(error)}") from error
+        raise DecodeError(f"{path_text(info.path)}: decord cannot open it: {_first_line(error)}") from error
     expected_s = info.timestamps(info.pts)
     slack_s = _PTS_SLACK_S + 1e-6 * (times_s[0] + expected_s[-1])
     if len(times_s) != len(expected_s) or np.abs(times_s - times_s[0] - expected_s).max() > slack_s:
         text = f"decord's {len(times_s)} frames and the probe's {len(expected_s)} frames differ in number or times"
-        raise DecodeError(f"{printable(info.path)}: {text}")
+        raise DecodeError(f"{path_text(info.path)}: {text}")
     return reader
 
 

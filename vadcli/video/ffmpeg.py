@@ -45,7 +45,7 @@ import numpy as np
 
 from vadcli.errors import DecodeError, DecoderHung, NotFinished, ToolError, VideoError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import open_media, printable
+from vadcli.video.container import open_media, path_text
 from vadcli.video.decoders import DecodedFrame
 from vadcli.video.probe import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 from vadcli.video.sampling import Count, Selection
@@ -181,7 +181,7 @@ class FfmpegFrames:
             )
         except OSError as error:
             kind = NotFinished if error.errno in _BUSY_ERRORS else ToolError
-            raise kind(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
+            raise kind(f"{path_text(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pipe = cast(io.RawIOBase, self._process.stdout)
         with suppress(ImportError, OSError):  # with room for a few images in the pipe, the two processes switch less often
             import fcntl
@@ -200,7 +200,7 @@ class FfmpegFrames:
             yield DecodedFrame(pts, ok, selected, image, after_error)
         status = self._process.wait()
         if status in {code for number in _ENDED_FROM_OUTSIDE for code in (-number, 128 + number)}:
-            name = printable(self._path)
+            name = path_text(self._path)
             raise NotFinished(f"{name}: ffmpeg was ended from outside (status {status}), perhaps because memory ran out")
         if status:
             self.complaints = "; ".join(filter(None, [self.complaints, f"ffmpeg ended with status {status}"]))

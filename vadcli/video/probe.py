@@ -76,7 +76,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     """
     if path.is_dir():
         return probe_folder(path, fps=fps)
-    name = media.printable(path)
+    name = media.path_text(path)
     messages: list[media.Message] = []
     with media.open_media(path, messages=messages) as opened:
         stream = media.pick_stream(opened, name)

@@ -21,7 +21,7 @@ import numpy as np
 
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, VideoInfo
-from vadcli.video.container import printable
+from vadcli.video.container import path_text
 from vadcli.video.decoders import Backend, DecordFrames, Frame, ImageFrames, ReadRequest, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
 from vadcli.video.sampling import choose_selection, seek_row
@@ -214,7 +214,7 @@ class FrameReader:
                 yield from self._read_decord(checked=True)
             except DecodeError as error:  # the file is damaged or differs from the probe; no frame was yielded yet
                 self.complaints = error.message
-                why = error.message.removeprefix(f"{printable(self._info.path)}: ")  # the caller names the file
+                why = error.message.removeprefix(f"{path_text(self._info.path)}: ")  # the caller names the file
                 self.note = f"decord did not read the whole video, so ffmpeg read it: {why}"
                 yield from self._read_ffmpeg(threads=1)
         else:
@@ -222,7 +222,7 @@ class FrameReader:
 
     def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
         if not can_read(self._info):
-            raise DecodeError(f"{printable(self._info.path)}: decord cannot read this kind of file", hint="use --decoder auto")
+            raise DecodeError(f"{path_text(self._info.path)}: decord cannot read this kind of file", hint="use --decoder auto")
         frames = DecordFrames(self._info, self._request, threads=self._threads, checked=checked)
         self.decoder = DecoderName.DECORD
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
@@ -258,7 +258,7 @@ class FrameReader:
                 may_seek = False
             else:
                 raise DecodeError(
-                    f"{printable(info.path)}: no frame can be decoded",
+                    f"{path_text(info.path)}: no frame can be decoded",
                     hint=f"the decoder reports: {self.complaints}" if self.complaints else "",
                 )
 

@@ -35,7 +35,7 @@ from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.media import Blanker
 from vadcli.types.text import is_remote, shown
 from vadcli.video import GROUP_SIGNALS
-from vadcli.video.container import printable
+from vadcli.video.container import path_text
 from vadcli.video.decoders import MACHINE_ERRORS, ReadRequest
 from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
@@ -139,7 +139,7 @@ class _Worker:
         except VideoError as error:
             return _Outcome(error=error)
         if outcome.error is not None:
-            message = outcome.error.message.replace(printable(path), shown(request.path))
+            message = outcome.error.message.replace(path_text(path), shown(request.path))
             outcome.error = type(outcome.error)(message, hint=outcome.error.hint)
         return outcome
 
@@ -162,7 +162,7 @@ class _Worker:
         except VideoError as error:
             outcome.error = error
         except Exception as error:  # if a decoder raises an unknown error, the other videos must still be read
-            outcome.error = DecodeError(f"{printable(request.path)}: {type(error).__name__}: {error}")
+            outcome.error = DecodeError(f"{path_text(request.path)}: {type(error).__name__}: {error}")
         outcome.complaints = outcome.complaints or read_tail(sys.stderr.fileno())
         try:
             _check_cause(request.path, before, outcome)
@@ -179,7 +179,7 @@ class _Worker:
             outcome.rows = assembler.rest()
         outcome.is_short = outcome.is_short or assembler.next_row < info.frames
         if assembler.next_row == 0:
-            raise DecodeError(f"{printable(info.path)}: no frame could be decoded")
+            raise DecodeError(f"{path_text(info.path)}: no frame could be decoded")
 
     def _read_parts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
         """Read the bursts or spans of a request. Each part is cut into clips like a separate video."""
@@ -218,7 +218,7 @@ class _Worker:
                 if frame.index != assembler.next_row:
                     expected = assembler.next_row
                     raise DecodeError(
-                        f"{printable(info.path)}: the decoder delivered frame {frame.index} instead of {expected}"
+                        f"{path_text(info.path)}: the decoder delivered frame {frame.index} instead of {expected}"
                     )
                 self._ring.advance()
                 if assembler.add(frame.pts, frame.ok, frame.image):
@@ -283,9 +283,9 @@ def _identity(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise FileChanged(f"{printable(path)}: vanished") from error
+        raise FileChanged(f"{path_text(path)}: vanished") from error
     except OSError as error:
-        raise NotFinished(f"{printable(path)}: can't be read at the moment: {error.strerror}") from error
+        raise NotFinished(f"{path_text(path)}: can't be read at the moment: {error.strerror}") from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -294,7 +294,7 @@ def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) 
     if isinstance(outcome.error, NotFinished):
         return
     if _identity(path) != before:
-        raise FileChanged(f"{printable(path)}: grew or was rewritten while it was read")
+        raise FileChanged(f"{path_text(path)}: grew or was rewritten while it was read")
     if outcome.error is not None or outcome.is_short:
         check_machine(path, f"{outcome.error} {outcome.complaints}")
     if isinstance(outcome.error, DecodeError) and outcome.decoder == DecoderName.FFMPEG:
@@ -313,7 +313,7 @@ def check_machine(path: Path, messages: str) -> None:
         path: the file, or the folder of images.
         messages: all messages about the problem.
     """
-    name = printable(path)
+    name = path_text(path)
     for number in sorted(MACHINE_ERRORS):
         if os.strerror(number) in messages:
             raise NotFinished(f"{name}: can't be read at the moment: {os.strerror(number)}")
