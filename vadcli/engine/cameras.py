@@ -269,7 +269,7 @@ class CameraFit:
         seconds = sum(in_memory.infos[video].duration_s for video in videos)
         places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
         spread = [clips[place] for place in places]
-        return spread, Footage(len(videos), round(seconds, 3), size_of(self.whole, but=in_memory.hidden))
+        return spread, Footage(len(videos), round(seconds, 3), size_of(self.whole, without=in_memory.hidden))
 
     def _bursts(self, pool: PreparingPool) -> tuple[list[Clip], Footage]:
         """Return bursts of the videos as clips, and the size of the footage that they represent."""
@@ -373,9 +373,9 @@ def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
     return (f"The camera was learned on only {length} of footage, so what is usual there may still count as unusual.",)
 
 
-def size_of(units: Iterable[WorkUnit], *, but: Collection[str] = ()) -> int:
-    """Return the total bytes of the videos, without the videos in `but`."""
-    return sum(unit.size for unit in units if unit.video not in but)
+def size_of(units: Iterable[WorkUnit], *, without: Collection[str] = ()) -> int:
+    """Return the total bytes of the videos, except the videos in `without`."""
+    return sum(unit.size for unit in units if unit.video not in without)
 
 
 def estimated_footage(
@@ -410,7 +410,7 @@ def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts
     random places depend on the camera's name and the seed. Videos without bursts are left out.
 
     Args:
-        units: the camera's videos, in plan order.
+        units: the camera's videos, in the order of a plan.
         camera: the camera's name.
         seed: the seed of the scan.
         bursts: number of bursts.

@@ -58,7 +58,7 @@ The user can replace HIGH by another value (--head-threshold). If this value is 
 
 
 class Judge:
-    """Judges the events of an output folder by a head.
+    """Judges the events of an output folder with a head.
 
     Args:
         head: the head.

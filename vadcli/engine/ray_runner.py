@@ -324,10 +324,8 @@ class RayRunner:
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
         """Return the settings for the scan of one chunk."""
-        units = (
-            work.whole[chunk.camera] if chunk.fits_camera else chunk.units
-        )  # a camera is fitted on a sample of all its videos
-        # The camera may be fitted again only with its first chunk.
+        # A camera is fitted on a sample of all its videos, and is fitted again only with its first chunk.
+        units = work.whole[chunk.camera] if chunk.fits_camera else chunk.units
         refit = self.options.refit if chunk.fits_camera or self.options.refit is None else False
         return replace(
             self.settings,

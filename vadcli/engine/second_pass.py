@@ -91,7 +91,7 @@ class Attribution:
         """
         names = self.detector.categories
         if len(names) == 1:
-            return [_named(event, names, np.array([event.peak_score])) for event in events]
+            return [_with_category(event, names, np.array([event.peak_score])) for event in events]
         peaks = [peak_clips(event, table, plan) for event in events]
         clips = sorted({clip for chosen in peaks for clip in chosen})
         samples = plan.samples(len(table))
@@ -114,7 +114,7 @@ class Attribution:
                 "%s: the peak of the event at %.1f s can't be read again: its category is not known", path, event.peak_s
             )
             return event
-        return _named(event, self.detector.categories, np.mean(by_clip, axis=0))
+        return _with_category(event, self.detector.categories, np.mean(by_clip, axis=0))
 
     def _batches(self, request: ClipRequest) -> Iterator[list[Clip]]:
         """Read the clips of a request, and yield them in batches."""
@@ -165,7 +165,7 @@ def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]
     return [int(number) for number in numbers[np.argsort(-peaks, kind="stable")][:PEAK_CLIPS]]
 
 
-def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
+def _with_category(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
     """Return the event with the category that scores highest. `scores` is (C,), one score per name."""
     listed = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
     return replace(event, category=names[int(np.argmax(scores))], category_scores=listed)
