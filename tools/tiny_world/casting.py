@@ -188,28 +188,28 @@ def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.ran
     """Return the objects; the first two are moved in place or time for the plan if their roles fit the plan."""
     if not planned:
         return cast
-    one, other = cast[:2]
-    motions = [thing.role.motion for thing in (one, other) if thing.role]
-    apart = one.radius + other.radius
-    spot = one.course
+    first, second = cast[:2]
+    motions = [thing.role.motion for thing in (first, second) if thing.role]
+    apart = first.radius + second.radius
+    spot = first.course
     match planned:
         case "chase" if motions[0] == motions[1] and motions[0].startswith("moving "):
             ahead = np.array(DIRECTIONS[motions[0].split()[1]]) * 0.5 * (apart + float(rng.uniform(0.03, 0.09)))
             x, y = 0.25 + 0.5 * spot.x, 0.25 + 0.5 * spot.y  # keeps both objects in the frame
-            one = replace(one, course=replace(spot, x=x - float(ahead[0]), y=y - float(ahead[1])))
-            other = replace(other, course=replace(spot, x=x + float(ahead[0]), y=y + float(ahead[1])))
+            first = replace(first, course=replace(spot, x=x - float(ahead[0]), y=y - float(ahead[1])))
+            second = replace(second, course=replace(spot, x=x + float(ahead[0]), y=y + float(ahead[1])))
         case "pass" if motions[1].startswith("moving "):
-            other = replace(other, course=replace(other.course, x=spot.x, y=spot.y))
+            second = replace(second, course=replace(second.course, x=spot.x, y=spot.y))
         case "rest" if motions == ["standing still"] * 2:
             angle, near = float(rng.uniform(0, 2 * np.pi)), 0.75 * apart
             x, y = spot.x + near * float(np.cos(angle)), spot.y + near * float(np.sin(angle))
-            other = replace(other, course=replace(other.course, x=x, y=y))
+            second = replace(second, course=replace(second.course, x=x, y=y))
         case "order" if motions == ["standing still"] * 2:
             lead = int(rng.integers(1, options.frames - 4))
             follow = int(rng.integers(lead + 2, options.frames - 1))
-            one = replace(one, from_s=(lead - 0.5) / options.rate_hz)
-            other = replace(other, from_s=(follow - 0.5) / options.rate_hz)
-    return [one, other, *cast[2:]]
+            first = replace(first, from_s=(lead - 0.5) / options.rate_hz)
+            second = replace(second, from_s=(follow - 0.5) / options.rate_hz)
+    return [first, second, *cast[2:]]
 
 
 def _clutter(rng: np.random.Generator, options: WorldOptions, *, front: bool) -> Thing:

@@ -104,8 +104,8 @@ class WorldOptions:
         held_out = set(self.held_out_motions) if training else set()
         return tuple(motion for motion in MOTIONS if not performs(motion) & held_out)
 
-    def _check(self, holds: bool, name: str, wanted: str) -> None:
-        if not holds:
+    def _check(self, ok: bool, name: str, wanted: str) -> None:
+        if not ok:
             raise UsageError(f"the synthetic world's {name} is {getattr(self, name)!r}", hint=f"it must be: {wanted}")
 
 

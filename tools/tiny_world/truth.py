@@ -127,18 +127,18 @@ class Facts:
         names: list[Name] = []
         for index, role in enumerate(self.roles):
             names += forms(role.size, role.pair, tuple(deed for deed in DEEDS if self.deeds[index][deed] is Answer.TRUE))
-            for (relation, one, other), answer in self.relations.items():
-                if one == index and answer is Answer.TRUE:
-                    names += related(role.pair, relation, self.roles[other].pair)
+            for (relation, first, second), answer in self.relations.items():
+                if first == index and answer is Answer.TRUE:
+                    names += related(role.pair, relation, self.roles[second].pair)
         return tuple(dict.fromkeys(map(str, names)))
 
     @property
     def twins(self) -> bool:
         """Whether two objects look alike and move differently."""
         return any(
-            one.pair == other.pair and one.motion != other.motion
-            for place, one in enumerate(self.roles)
-            for other in self.roles[:place]
+            first.pair == second.pair and first.motion != second.motion
+            for place, first in enumerate(self.roles)
+            for second in self.roles[:place]
         )
 
 
@@ -207,12 +207,12 @@ def _done(role: Role) -> dict[str, Answer]:
 
 
 def _touching(cast: list[Sighting], covers: list[FloatArray], i: int, j: int) -> Answer:
-    one, other = cast[i], cast[j]
-    together = one.shown & other.shown
+    first, second = cast[i], cast[j]
+    together = first.shown & second.shown
     overlap = np.minimum(covers[i], covers[j]).sum(axis=(1, 2))
-    if (overlap[one.seen & other.seen] >= 1).any():
+    if (overlap[first.seen & second.seen] >= 1).any():
         return Answer.TRUE
-    apart = np.hypot(one.x - other.x, one.y - other.y) > 1.1 * (one.radius + other.radius)
+    apart = np.hypot(first.x - second.x, first.y - second.y) > 1.1 * (first.radius + second.radius)
     return Answer.FALSE if apart[together].all() and not overlap.any() else Answer.ARGUABLE
 
 
@@ -227,29 +227,29 @@ def _in_front(cast: list[Sighting], covers: list[FloatArray], i: int, j: int) ->
 
 
 def _chasing(cast: list[Sighting], covers: list[FloatArray], i: int, j: int) -> Answer:
-    one, other = cast[i], cast[j]
-    together = one.seen & other.seen
-    if one.role.motion != other.role.motion or not one.role.motion.startswith("moving ") or not together.any():
+    first, second = cast[i], cast[j]
+    together = first.seen & second.seen
+    if first.role.motion != second.role.motion or not first.role.motion.startswith("moving ") or not together.any():
         return Answer.FALSE
-    east, south = DIRECTIONS[one.role.motion.split()[1]]
-    x, y = (other.x - one.x)[together], (other.y - one.y)[together]
+    east, south = DIRECTIONS[first.role.motion.split()[1]]
+    x, y = (second.x - first.x)[together], (second.y - first.y)[together]
     ahead, aside = x * east + y * south, np.abs(x * south - y * east)
     if (ahead <= 0).all():
         return Answer.FALSE
-    near = one.radius + other.radius + 0.16
+    near = first.radius + second.radius + 0.16
     behind = (ahead > 0).all() and (ahead < near[together]).all() and (aside < 0.09).all()
     return Answer.TRUE if behind and together.sum() >= 4 else Answer.ARGUABLE
 
 
 def _appearing_before(cast: list[Sighting], covers: list[FloatArray], i: int, j: int) -> Answer:
-    one, other = cast[i], cast[j]
-    comes, follows = (sighting.role.presence in ("appearing", "showing briefly") for sighting in (one, other))
+    first, second = cast[i], cast[j]
+    comes, follows = (sighting.role.presence in ("appearing", "showing briefly") for sighting in (first, second))
     if comes and follows:
-        lead = int(other.seen.argmax()) - int(one.seen.argmax())
+        lead = int(second.seen.argmax()) - int(first.seen.argmax())
         return Answer.TRUE if lead >= 2 else Answer.FALSE if lead <= 0 else Answer.ARGUABLE
-    if comes:  # the other object exists from the start, or becomes visible in another way
-        return Answer.FALSE if other.seen[0] else Answer.ARGUABLE
-    return Answer.ARGUABLE if follows or not (one.seen.all() and other.seen.all()) else Answer.FALSE
+    if comes:  # the second object exists from the start, or becomes visible in another way
+        return Answer.FALSE if second.seen[0] else Answer.ARGUABLE
+    return Answer.ARGUABLE if follows or not (first.seen.all() and second.seen.all()) else Answer.FALSE
 
 
 _RELATIONS: dict[str, Callable[[list[Sighting], list[FloatArray], int, int], Answer]] = {

@@ -107,10 +107,10 @@ def write_videos(
             video = f"{world.split}-{world.seed}-{index:05d}.mp4"
             scene = draw_video(world, index, names, options)
             with scratch.replace(folder / video) as temporary:
-                seen = _write(temporary, scene, names, world.options.size_px, options)  # (C, frames)
+                visible = _write(temporary, scene, names, world.options.size_px, options)  # (C, frames)
             events = [
                 (video, f"{start / options.fps:.6f}", f"{end / options.fps:.6f}", text)
-                for text, flags in zip(categories, seen, strict=True)
+                for text, flags in zip(categories, visible, strict=True)
                 for start, end in runs(flags)
             ]
             rows += events or [(video, "", "", "")]
@@ -165,7 +165,7 @@ def _write(path: Path, scene: Scene, names: Sequence[Name], size_px: int, option
     """Write one video; return (C, frames) bool, whether an object of the category is visible."""
     roles = [thing.role for thing in scene.cast if thing.role is not None]
     meant = np.array([[fits(role, name) is Answer.TRUE for role in roles] for name in names], np.bool_)  # (C, K)
-    seen: list[BoolArray] = []
+    visible: list[BoolArray] = []
     time_base = Fraction(1, options.fps)
     with Mp4Writer(path, width=size_px, height=size_px, time_base=time_base, fps=options.fps) as writer:
         pts = 0
@@ -174,8 +174,8 @@ def _write(path: Path, scene: Scene, names: Sequence[Name], size_px: int, option
                 writer.write(frame, pts)
                 pts += 1
             shown = np.asarray(masks.any(axis=(2, 3)))  # (K, T)
-            seen.append(np.asarray((meant[..., None] & shown[None]).any(axis=1)))
-    return np.concatenate(seen, axis=1)
+            visible.append(np.asarray((meant[..., None] & shown[None]).any(axis=1)))
+    return np.concatenate(visible, axis=1)
 
 
 def _role_of(name: Name, palette: Palette, rng: np.random.Generator) -> Role:

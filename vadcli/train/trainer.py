@@ -95,7 +95,7 @@ class Trainer:
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(self.accelerator.device)
-        with self.accelerator.main_process_first():  # the main process caches the data sets for the others
+        with self.accelerator.main_process_first():  # the main process caches the data sets for the other processes
             self.work = self.training.work(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
         self.parameters = [value for _, value in trained_parameters(self.work.module)]

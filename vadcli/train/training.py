@@ -22,7 +22,7 @@ from torch import nn
 import vadcli
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
+from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import ProjectorOptions, build_projector
 from vadcli.errors import UsageError
@@ -199,8 +199,6 @@ def first_model(recipe: Recipe) -> Lavida:
             )
         model = checkpoint.load(base, allow_untrained=True)
     else:
-        if chosen.preset not in preset_names():
-            raise UsageError(f"no preset is called {chosen.preset!r}", hint=f"choose from {', '.join(preset_names())}")
         # Training needs the usual initialisation of each part, not the large random weights of a demo model.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
@@ -283,6 +281,5 @@ def write_model(
     decoder = model.masks.sam2.config.mask_decoder_config  # type: ignore[attr-defined]
     sam2.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = decoder.dynamic_multimask_via_stability
     path.write_text(json.dumps(sam2, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    document = {**model.config.to_json(), "parts": {}}
-    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    checkpoint.write_config(model.config, folder)
     weights.write_checksums(folder)

@@ -51,7 +51,7 @@ from vadcli.detectors.lavida.text import (
 from vadcli.detectors.mllm.compress import NamePooling, SharedSight
 from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM
 from vadcli.detectors.running import as_weights_error, quiet, read_whole
-from vadcli.errors import WeightsError
+from vadcli.errors import UsageError, WeightsError
 
 MODELS: Mapping[str, Any] = {"mllm": Qwen2VLForConditionalGeneration, "text": CLIPTextModel, "sam2": Sam2VideoModel}
 MEMORY = (
@@ -95,10 +95,10 @@ def load_preset(name: str) -> LavidaConfig:
     """Return the preset with this name.
 
     Raises:
-        ValueError: no preset has this name.
+        UsageError: no preset has this name.
     """
     if name not in preset_names():
-        raise ValueError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")
+        raise UsageError(f"no preset is called {name!r}", hint=f"choose from {', '.join(preset_names())}")
     return LavidaConfig.from_json(json.loads(_PRESETS.joinpath(f"{name}.json").read_text(encoding="utf-8")))
 
 
@@ -154,6 +154,12 @@ def read_config(folder: Path) -> LavidaConfig:
         ) from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: {' '.join(str(error).split())}", hint="is it from another version of vadcli?") from error
+
+
+def write_config(config: LavidaConfig, folder: Path) -> None:
+    """Write the config.json of a folder, without the sizes of the base models, which have configs of their own."""
+    document = {**config.to_json(), "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
@@ -238,7 +244,7 @@ def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
     """Write a LAVIDA folder with random weights. The same preset and seed give the same bytes.
 
     Raises:
-        ValueError: no preset has this name.
+        UsageError: no preset has this name.
         OSError: the folder can't be written.
     """
     config = load_preset(preset)
@@ -291,8 +297,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
         model.text.tokenizer.save_pretrained(folder / "text")
     own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith(OWN_PARTS)}
     save_file(own, folder / weights.OWN_NAME, metadata={"trained": str(trained).lower()})
-    document = {**model.config.to_json(), "trained": trained, "parts": {}}
-    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_config(replace(model.config, trained=trained), folder)
     weights.share(folder)
     weights.write_checksums(folder)
 

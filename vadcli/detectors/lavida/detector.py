@@ -261,15 +261,13 @@ def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
     """Return the model's folder and config; the folder is None for a preset with random weights."""
     model = options.lavida_model
     if model.startswith(PRESET_MARK):
-        name = model.removeprefix(PRESET_MARK)
-        if name not in preset_names():
-            raise UsageError(f"no preset is called {name!r}", hint=f"choose from {', '.join(preset_names())}")
+        config = load_preset(model.removeprefix(PRESET_MARK))
         if not options.allow_untrained:
             raise WeightsError(
                 f"{model}: a preset has no trained weights",
                 hint="name a trained model, or add --allow-untrained",
             )
-        return None, load_preset(name)
+        return None, config
     try:
         folder = weights.locate(model)
     except WeightsError:

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoTokenizer, Sam2VideoModel
 
 from vadcli import weights
-from vadcli.detectors.lavida.checkpoint import check_model, create, load_preset, preset_names, read_model
+from vadcli.detectors.lavida.checkpoint import check_model, create, load_preset, read_model, write_config
 from vadcli.detectors.lavida.model import LavidaConfig
 from vadcli.detectors.lavida.sam2 import sam2_config, transformers_state
 from vadcli.detectors.lavida.text import SEG, add_seg, build_prompt
@@ -115,8 +115,6 @@ def import_lavida(
         WeightsError: a part is missing, is damaged, has the wrong size or is a pickle.
         VadcliError: the disk is full, or `dest` can't be written.
     """
-    if preset not in preset_names():
-        raise UsageError(f"no preset is called {preset!r}", hint=f"choose from: {', '.join(preset_names())}")
     config = load_preset(preset)
     if dest.exists() or dest.is_symlink():
         if not force:
@@ -192,8 +190,7 @@ def _build(
             place(sources.lora / name, folder / "lora" / name, result)
     names = {part: str(source) if source else f"random, seed {seed}" for part, source in paths.items()}
     names |= {"own": str(sources.own)} if sources.own else {}
-    document = {**replace(config, trained=result.trained, seed=seed, sources=names).to_json(), "parts": {}}
-    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_config(replace(config, trained=result.trained, seed=seed, sources=names), folder)
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:

@@ -327,7 +327,7 @@ class MemoryBank:
         self.frames += 1
 
     def narrow(self, count: int) -> None:
-        """Keep only the first `count` spans; the others have ended."""
+        """Keep only the first `count` spans; all later spans have ended."""
         self.known = self.known.first(count)
         self.tracked = deque((memory.first(count) for memory in self.tracked), maxlen=self.tracked.maxlen)
 

@@ -252,8 +252,8 @@ def sam2_config(**sizes: Any) -> Sam2VideoConfig:
     )
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
+def _require(ok: bool, message: str) -> None:
+    if not ok:
         raise ValueError(message)
 
 

@@ -248,15 +248,11 @@ class Mapillary(SemanticData):
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
         split = _LONG_SPLITS.get(split, split)
-        version = next((name for name in VERSIONS if (root / f"config_{name}.json").exists()), None)
-        if version is None:
-            raise UsageError(
-                f"{root}: not a folder of Mapillary Vistas: config_v2.0.json is missing",
-                hint="give the folder of the unpacked archives",
-            )
+        version = next((name for name in VERSIONS if (root / f"config_{name}.json").exists()), VERSIONS[0])
+        config = required_path(root, f"config_{version}.json", name="Mapillary Vistas")
         for folder in (f"{split}/images", f"{split}/{version}/labels"):
             required_path(root, folder, name="Mapillary Vistas")
-        labels = read_mapillary_categories(root / f"config_{version}.json")
+        labels = read_mapillary_categories(config)
         pairs = paired(root, f"{split}/images", f"{split}/{version}/labels")
         super().__init__("mapillary", root, pairs, labels, rule=rule, cache=cache)
 

@@ -55,11 +55,11 @@ class Video:
         """Yield the clips of the video. A clip has the objects that one of its frames shows or may show."""
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
-            seen = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
+            visible = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
             yield ClipEntry(
                 f"{self.name}/{frames[0]}",
                 tuple(f"{split}/JPEGImages/{self.name}/{frame}.jpg" for frame in frames),
-                tuple((name, number) for name, number in self.objects if number not in self.shown or number in seen),
+                tuple((name, number) for name, number in self.objects if number not in self.shown or number in visible),
                 tuple(f"{split}/Annotations/{self.name}/{frame}.png" for frame in frames),
                 places,
             )
