@@ -93,11 +93,11 @@ class Detector(ClipModel, Protocol):
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories that the detector looks for; empty if it uses none."""
+        """The categories that the detector looks for; empty if it does not use categories."""
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """SHA-256 of the weights that the detector loads, by their name; empty if it loads none."""
+        """SHA-256 of the weights that the detector loads, by their name; empty if it has no weights."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a model of one camera's usual footage; None if the detector can't fit a model. Deterministic."""
@@ -223,7 +223,7 @@ def caveats_of(detector: Detector) -> tuple[str, ...]:
 
 
 def digest(document: object) -> str:
-    """Return the SHA-256 of a JSON document."""
+    """Return the SHA-256 of a JSON document, in hex digits."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -268,7 +268,7 @@ def make_motion(options: DetectorOptions) -> Detector:
 
 
 def make_lavida(options: LavidaOptions) -> Detector:
-    """Return the LAVIDA detector; raises WeightsError if its weights are missing."""
+    """Return the LAVIDA detector. Raises WeightsError if its weights are missing."""
     keep_compiler_cache()
     from vadcli.detectors.lavida.detector import LavidaDetector
 

@@ -81,7 +81,7 @@ class Workers(Generic[W]):
         self._idle: SimpleQueue[W] = SimpleQueue()
 
     def start(self, workers: Iterable[W]) -> None:
-        """Set the workers. All of them are idle at first."""
+        """Set the workers. A worker can be reserved `runner.calls` times at the same time."""
         self.all = tuple(workers)
         for worker in self.all:
             for _ in range(worker.runner.calls):
@@ -99,7 +99,7 @@ class Workers(Generic[W]):
 
     @contextmanager
     def idle(self) -> Iterator[W]:
-        """Wait until a worker is idle, and reserve it during a `with` block."""
+        """Wait for an idle worker, and reserve this worker until the end of a `with` block."""
         worker = self._idle.get()
         try:
             yield worker
@@ -207,7 +207,7 @@ class _Pool:
 
 
 class ScoringPool(_Pool, Generic[Ticket]):
-    """Scores batches in threads, and returns the scores in order. A context manager.
+    """Scores batches in threads, and returns the scores in the order of the batches. A context manager.
 
     The pool scores as many batches at the same time as the detector allows. The same number of batches may wait, so that a
     device gets its next batch at once.

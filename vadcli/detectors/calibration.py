@@ -1,5 +1,7 @@
 """Calibration: how often a camera's videos reach a value, and the logit for this rate.
 
+Rates are counted in moments, short spans of video. The log rarity of a value is -ln of the share of moments that reach it.
+
 A tail describes how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion)
 or the lower 90 % (categories). So a fight in the fitted videos still gets high scores. If the camera has little video, each
 fitted number lies between the camera's own number and a reference from other cameras.
@@ -16,7 +18,7 @@ import numpy as np
 from vadcli.types import BoolArray, Calibration, FloatArray, IndexArray, TimeArray
 
 MOMENT_S = 2.0
-"""Rates are counted in moments. A moment has this length, about the length of an event. An hour has 1,800 moments."""
+"""Length of a moment, in seconds. It is about the length of an event. An hour has 1,800 moments."""
 
 USUAL = 0.25
 """The usual value is this quantile of the values while something moves. A busy incident hardly raises such a low quantile."""
@@ -54,7 +56,7 @@ class Tail:
     scale: float
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Return -ln of the share of moments that reach each value, in the shape of `value`.
+        """Return the log rarity of each value, in the shape of `value`.
 
         For values below the usual value, no share can be estimated. Instead, the result rises from -FAINT, so that different
         faint motion gets different values in an 8-bit mask.
@@ -153,7 +155,7 @@ def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
 
 
 def logit_of(log_rarity: FloatArray) -> FloatArray:
-    """Return ln(r0 / r) / temperature, where r = moments per hour × exp(-log_rarity)."""
+    """Return the logits ln(r0 / r) / temperature of values that r moments per hour reach."""
     moments_per_hour = 3600.0 / MOMENT_S
     log_ratio = np.log(CALIBRATION.r0_per_hour / moments_per_hour) + log_rarity.astype(np.float64)  # ln(r0 / r)
     return np.asarray(log_ratio / CALIBRATION.temperature, dtype=np.float32)
@@ -187,7 +189,7 @@ class BellTail:
     """The hazard of a normal distribution at BEND: its density divided by the share of the values above BEND."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Return -ln of the share of moments that reach each value, in the shape of `value`."""
+        """Return the log rarity of each value, in the shape of `value`."""
         from scipy.special import log_ndtr  # imported here, because it takes a fifth of a second and `motion` does not need it
 
         spreads = (np.asarray(value, dtype=np.float64) - self.median) / self.spread  # above the median

@@ -15,7 +15,6 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -114,18 +113,20 @@ class ConceptDetector:
         )
         # Masks need a second run of the encoder, so they are made only if the scan stores masks.
         self.makes_masks = getattr(options, "masks", "none") != "none"
-        self._encoder: Encoder | None = None
-        self._bank: Bank | None = None
+        self._loaded: tuple[Encoder, Bank] | None = None
         self._fitted_clips: dict[bytes, Embeddings] = {}  # vectors by the hash of the clip's frames
         self._camera = PerCamera(self._fit_camera)
 
     def prepare(self) -> None:
         """Load the encoder and encode the sentences. Later calls do nothing."""
-        if self._encoder is not None:
-            return
-        encoder = load_encoder(self.options.encoder, device=self.options.device, precision=self.options.precision)
-        self._bank = make_bank(self.book, encoder)
-        self._encoder = encoder
+        self._load()
+
+    def _load(self) -> tuple[Encoder, Bank]:
+        """Return the encoder and the encoded sentences. The first call loads them."""
+        if self._loaded is None:
+            encoder = load_encoder(self.options.encoder, device=self.options.device, precision=self.options.precision)
+            self._loaded = encoder, make_bank(self.book, encoder)
+        return self._loaded
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a camera model with the vectors of the sample; None if the sample has no frame.
@@ -162,26 +163,21 @@ class ConceptDetector:
             embeddings.append(vectors)
             raw.append(self.score_embeddings(vectors, model))
             if self.makes_masks:
-                assert self._encoder is not None
-                bank, camera = self._fitted(model)
-                patches = self._encoder.patch_map(frames)  # (T, h, w, D)
-                flat = Embeddings.of(patches.reshape(-1, patches.shape[-1]))
-                scores = camera.pixel_scores(bank.evidence(flat, camera.anchor))
-                masks.append(scores.reshape(patches.shape[:3]))
+                patches = self._load()[0].patch_map(frames)  # (T, h, w, D)
+                evidence = self.score_embeddings(Embeddings.of(patches.reshape(-1, patches.shape[-1])), model)
+                masks.append(self._camera(model).pixel_scores(evidence).reshape(patches.shape[:3]))
         values, scale = (np.stack([getattr(clip, name) for clip in embeddings]) for name in ("values", "scale"))
         return ClipScores(np.stack(raw), np.stack(masks) if masks else None, Embeddings(values, scale))
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
         """Return the evidence (S, 2C) of S vectors; see `Bank.evidence`."""
-        bank, camera = self._fitted(model)
-        return bank.evidence(embeddings, camera.anchor)
+        return self._load()[1].evidence(embeddings, self._camera(model).anchor)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of a video, and the score of each category."""
+        """Return the logits of a video, and the logits of each category."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, np.float32))
-        _, camera = self._fitted(track.model)
-        return camera.finish(track.raw, track.timestamp)
+        return self._camera(track.model).finish(track.raw, track.timestamp)
 
     def fingerprint(self) -> dict[str, object]:
         """Return the encoder, the sentences and the version."""
@@ -193,26 +189,18 @@ class ConceptDetector:
             "sentences": digest([asdict(category) for category in self.book.categories] + [list(self.book.normal)]),
         }
 
-    def _fitted(self, model: CameraModel | None) -> tuple[Bank, ConceptCamera]:
-        """Return the sentences, and what was fitted for the camera."""
-        self.prepare()
-        assert self._bank is not None
-        return self._bank, self._camera(model)
-
     def _fit_camera(self, model: CameraModel | None) -> ConceptCamera:
-        assert self._bank is not None
+        _, bank = self._load()
         if model is None:
-            return ConceptCamera.fit(self._bank, [], 0.0)
+            return ConceptCamera.fit(bank, [], 0.0)
         arrays = model.arrays
         embeddings = Embeddings(arrays["values"], arrays["scale"])
         rows_of_bursts = [arrays["burst"] == number for number in np.unique(arrays["burst"])]
         bursts = [Burst(embeddings[rows], arrays["timestamp"][rows]) for rows in rows_of_bursts]
-        return ConceptCamera.fit(self._bank, bursts, float(model.values["seconds"]))
+        return ConceptCamera.fit(bank, bursts, float(model.values["seconds"]))
 
-    def _encode(self, frames: Any) -> Embeddings:
-        self.prepare()
-        assert self._encoder is not None
-        return Embeddings.of(self._encoder.encode_images(frames))
+    def _encode(self, frames: ByteArray) -> Embeddings:
+        return Embeddings.of(self._load()[0].encode_images(frames))
 
 
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
@@ -226,10 +214,10 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
     of_categories = (text for category in book.categories for text in (*category.means, *category.looks_like))
     texts = list(dict.fromkeys([*book.normal, *of_categories]))
     vectors = encoder.encode_text(texts)
-    row = {text: number for number, text in enumerate(texts)}
+    index = {text: number for number, text in enumerate(texts)}
 
     def rows(sentences: Sequence[str]) -> IndexArray:
-        return np.array([row[text] for text in sentences], np.int64)
+        return np.array([index[text] for text in sentences], np.int64)
 
     positive, negative = [], []
     for category in book.categories:
@@ -341,8 +329,8 @@ def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name:
     keep = normal @ mean <= limit
     left_out = [texts[int(row)] for row in np.flatnonzero(~keep)]
     if left_out:
-        log.info("%s: left out %d normal sentences that describe it, such as %r", name, len(left_out), left_out[0])
-        log.debug("%s: left out: %s", name, "; ".join(left_out))
+        log.info("%s: left out %d normal sentences that describe this category, such as %r", name, len(left_out), left_out[0])
+        log.debug("%s: left out %s", name, "; ".join(left_out))
     return np.asarray(keep, dtype=np.bool_)
 
 

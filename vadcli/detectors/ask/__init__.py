@@ -397,7 +397,7 @@ class AskDetector:
         return ClipScores(np.concatenate([np.repeat(log_odds[:, None], frames, axis=1), to_middle], axis=2))
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of a video, and the score of each category."""
+        """Return the logits of a video, and the logits of each category."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, np.float32))
         by_category = self._tails(track.model).logits(between_clips(track.raw, track.timestamp))
