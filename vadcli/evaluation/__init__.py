@@ -136,7 +136,7 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
     with_differences = [reports[0]]
     for report, theirs in zip(reports[1:], estimates[1:], strict=True):
         test = report.test
-        with_masks = [each for each in (first, test) if each.pixels is not None]
+        with_masks = [side for side in (first, test) if side.pixels is not None]
         if first.truths != test.truths or (len(with_masks) == 2 and _masked(first) != _masked(test)):
             which = "different videos" if first.truths != test.truths else "masks of different videos"
             raise UsageError(
@@ -166,12 +166,12 @@ def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -
     """Return `theirs` minus `mine` with a note; without an interval if the runs have different videos."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
-        found = difference(theirs, mine, bootstrap)
+        metric = difference(theirs, mine, bootstrap)
     elif theirs.value is None or mine.value is None:
-        found = Metric(None, videos=videos, note=theirs.note if theirs.value is None else mine.note)
+        metric = Metric(None, videos=videos, note=theirs.note if theirs.value is None else mine.note)
     else:
-        found = Metric(theirs.value - mine.value, videos=videos, note=UNPAIRED)
-    return replace(found, note="; ".join(part for part in (found.note, note) if part))
+        metric = Metric(theirs.value - mine.value, videos=videos, note=UNPAIRED)
+    return replace(metric, note="; ".join(part for part in (metric.note, note) if part))
 
 
 def to_table(reports: Sequence[Evaluation]) -> str:
@@ -179,12 +179,12 @@ def to_table(reports: Sequence[Evaluation]) -> str:
     test = reports[0].test
     named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
     if len(set(named.values())) == 1:
-        made = f"detector {named[str(test.out)]}"
+        by = f"detector {named[str(test.out)]}"
     else:
-        made = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
+        by = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
     lines = [
         f"{reports[0].dataset}: {how_many(len(test.videos), 'video')}, {how_many(len(test.frames.scores), 'frame')}, "
-        f"{int(test.frames.labels.sum())} abnormal; {made}"
+        f"{int(test.frames.labels.sum())} abnormal; {by}"
     ]
     rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
     rows += [(title, *cells) for title, cells in _cells(reports)]

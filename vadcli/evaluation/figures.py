@@ -185,8 +185,8 @@ def collect(
     if not stored:
         raise UsageError(f"{out}: has no scores", hint="name the --out folder of a scan")
     matching = _matched(truth, stored, layout, allow_missing=allow_missing)
-    regional = pixels and any(each.has_regions for each in matching.pairs.values())
-    data = _Collected(frozenset(name.casefold() for each in matching.pairs.values() for name in each.categories))
+    regional = pixels and any(video_truth.has_regions for video_truth in matching.pairs.values())
+    data = _Collected(frozenset(name.casefold() for video_truth in matching.pairs.values() for name in video_truth.categories))
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
@@ -218,7 +218,7 @@ def _test_set(data: _Collected, out: Path, dataset: str, matching: Matching) -> 
     return TestSet(
         out=out,
         videos=tuple(matching.pairs),
-        truths=tuple(each.video for each in matching.pairs.values()),
+        truths=tuple(video_truth.video for video_truth in matching.pairs.values()),
         detectors=tuple(data.detectors),
         frames=FrameSet.of(data.scores, data.labels, data.sampled),
         categories=categories,
@@ -238,7 +238,9 @@ def _test_set(data: _Collected, out: Path, dataset: str, matching: Matching) -> 
         damaged=data.damaged,
         dataset=dataset,
         # A category is left out if a video has no score for it.
-        category_scores={name: np.concatenate(each) for name, each in category_scores.items() if len(each) == len(data.scores)},
+        category_scores={
+            name: np.concatenate(scores) for name, scores in category_scores.items() if len(scores) == len(data.scores)
+        },
         severity=None if np.isnan(severity).all() else SeveritySet(video.astype(np.int64), score, severity, len(data.true)),
     )
 
@@ -291,8 +293,8 @@ def _add_video(
             # The copy frees the scores of the categories that the truth does not have.
             data.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
     data.rows += len(table)
-    found = read_events(events).events if events is not None else ()
-    data.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
+    predicted_events = read_events(events).events if events is not None else ()
+    data.predicted.append(np.array([(event.start_s, event.end_s) for event in predicted_events]).reshape(-1, 2))
     duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)
     true = _true_events(spans)
@@ -415,17 +417,17 @@ def measure(test: TestSet, protocol: Protocol) -> Estimates:
     Raises:
         UsageError: a group was chosen by name, but the data for it is missing.
     """
-    found: Estimates = {}
+    estimates: Estimates = {}
     for group in protocol.groups or tuple(GROUPS):
         figures = dict(GROUPS[group](test, protocol))
         if figures:
-            found[group] = figures
+            estimates[group] = figures
         elif protocol.groups and test.unmasked and group in NEEDS_MASKS:
             raise UsageError(f"{test.out}: has no masks for {group} figures", hint="scan again with --masks video --force")
         elif protocol.groups:
             text = f"--metrics {group}: the truth of {test.dataset or test.out} has no data for it"
             raise UsageError(text, hint="leave it out of --metrics")
-    return found
+    return estimates
 
 
 def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
@@ -476,14 +478,18 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
     frames = test.frames.only_sampled() if protocol.only_sampled else test.frames
     for name, of_category in test.categories.items():
         codes = np.where(of_category[rows], 0, NORMAL)
-        found = {"": frame_auc(frames_of_category(frames, codes, 0), endpoints=endpoints)}
-        found[WITHIN] = category_auc(frames, codes, 0, within=True, endpoints=endpoints)
+        variants = {"": frame_auc(frames_of_category(frames, codes, 0), endpoints=endpoints)}
+        variants[WITHIN] = category_auc(frames, codes, 0, within=True, endpoints=endpoints)
         if name in test.category_scores:
             own = replace(frames, scores=test.category_scores[name][rows])
-            found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
-            found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
+            variants[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
+            variants[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
         # A truth may have a category with the name "fight, within videos". Then this name means the category itself.
-        yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
+        yield from (
+            (name + ending, estimate)
+            for ending, estimate in variants.items()
+            if not ending or name + ending not in test.categories
+        )
 
 
 def _severity(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:

@@ -75,12 +75,12 @@ def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.argsort(-frames.scores, kind="stable")
     scores, labels = frames.scores[order], frames.labels[order]
     last = np.flatnonzero(np.append(np.diff(scores) != 0, True))
-    found = np.cumsum(labels)[last].astype(np.float64)
-    false = last + 1 - found
-    if not len(found) or not found[-1] or not false[-1]:
+    true = np.cumsum(labels)[last].astype(np.float64)
+    false = last + 1 - true
+    if not len(true) or not true[-1] or not false[-1]:
         return np.empty(0), np.empty(0), np.empty(0)
     thin = np.unique(np.linspace(0, len(last) - 1, min(len(last), CURVE_POINTS)).round().astype(int))
-    return (false / false[-1])[thin], (found / found[-1])[thin], (found / (found + false))[thin]
+    return (false / false[-1])[thin], (true / true[-1])[thin], (true / (true + false))[thin]
 
 
 def _curves(reports: Sequence[Evaluation]) -> Figure:
@@ -88,11 +88,11 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
     roc, pr = figure.subplots(1, 2)
     roc.plot([0, 1], [0, 1], color=SECOND, linewidth=0.8, linestyle=":")
     for report in reports:
-        false, found, precision = curve(report.test.frames)
+        false, true, precision = curve(report.test.frames)
         auc, ap = (report.metrics.get("frame", {}).get(name) for name in ("auc_micro", "ap_micro"))
         name = str(report.test.out)
-        roc.step([0, *false], [0, *found], where="post", label=_labelled(name, auc.value if auc else None))
-        pr.step(found, precision, where="pre", label=_labelled(name, ap.value if ap else None))
+        roc.step([0, *false], [0, *true], where="post", label=_labelled(name, auc.value if auc else None))
+        pr.step(true, precision, where="pre", label=_labelled(name, ap.value if ap else None))
     share = float(reports[0].test.frames.labels.mean()) if len(reports[0].test.frames.labels) else 0.0
     pr.axhline(share, color=SECOND, linewidth=0.8, linestyle=":")
     _dress(roc, "ROC, all frames", "false-positive rate", "true-positive rate")

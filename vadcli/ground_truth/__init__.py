@@ -313,10 +313,10 @@ class GroundTruth(ABC):
         """
         if self.root.is_file():
             return self.root
-        found = find_existing(self.root, candidates)
-        if found is None:
+        path = find_existing(self.root, candidates)
+        if path is None:
             raise self.missing(wanted or candidates[0], hint=hint)
-        return found
+        return path
 
     def missing(self, wanted: str, *, hint: str = UNPACKED) -> UsageError:
         """Return the error for a `root` that lacks a file."""
@@ -373,11 +373,11 @@ class GroundTruth(ABC):
             )
         hint = "--allow-missing evaluates the videos that have both"
         if matching.unscored and not allow_missing:
-            lost = f"{len(matching.unscored)} of {len(truths)} videos of {self.name} have no scores"
-            raise UsageError(f"{lost}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
+            problem = f"{len(matching.unscored)} of {len(truths)} videos of {self.name} have no scores"
+            raise UsageError(f"{problem}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
         if matching.unknown and not allow_missing:
-            lost = f"{len(matching.unknown)} of {len(names)} scored videos are not in the truth of {self.name}"
-            raise UsageError(f"{lost}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
+            problem = f"{len(matching.unknown)} of {len(names)} scored videos are not in the truth of {self.name}"
+            raise UsageError(f"{problem}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
         return matching
 
 

@@ -87,14 +87,14 @@ def numbered_images(folder: Path) -> list[Path]:
         return []
     name = re.compile(rf"(\d+)\.({'|'.join(_IMAGE_SUFFIXES)})", re.IGNORECASE)
     try:
-        found = sorted((int(match[1]), path) for path in folder.iterdir() if (match := name.fullmatch(path.name)))
+        images = sorted((int(match[1]), path) for path in folder.iterdir() if (match := name.fullmatch(path.name)))
     except OSError as error:
         raise DocumentError(unreadable(folder, error), hint=UNPACK) from error
-    for wanted, (number, path) in enumerate(found, start=found[0][0] if found else 0):
-        if number != wanted:
-            what = f"{path.name} occurs twice" if number < wanted else f"image {wanted} is missing before {path.name}"
+    for expected, (number, path) in enumerate(images, start=images[0][0] if images else 0):
+        if number != expected:
+            what = f"{path.name} occurs twice" if number < expected else f"image {expected} is missing before {path.name}"
             raise DocumentError(f"{folder}: {what}", hint=UNPACK)
-    return [path for _, path in found]
+    return [path for _, path in images]
 
 
 def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:

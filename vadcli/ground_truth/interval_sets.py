@@ -83,13 +83,13 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
         events: scored videos, each with the list of its events; the list may be empty.
     """
     rows: list[tuple[str, ...]] = []
-    for table, found in events:
-        for event in found:
+    for table, video_events in events:
+        for event in video_events:
             # The score table does not have the length of the last frame. If this frame is long, the event may end later than
             # an interval is allowed to.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
-        if not found:
+        if not video_events:
             rows.append((table.video, "", "", ""))
     return _csv_text(rows)
 
@@ -378,30 +378,30 @@ class Cuva(GroundTruth):
 
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos of the file."""
-        found = [] if self.root.is_file() else sorted(each.name for each in self.root.glob("*.json"))
-        path = self.annotation_file(found if len(found) == 1 else [], wanted="its one JSON file")
+        names = [] if self.root.is_file() else sorted(path.name for path in self.root.glob("*.json"))
+        path = self.annotation_file(names if len(names) == 1 else [], wanted="its one JSON file")
         outputs: dict[str, dict[str, list[tuple[int, str]]]] = {}  # by video and task, with the position in the file
         for place, item in _json_items(path):
             video, task = (_text(path, place, item, key) for key in ("visual_input", "task"))
             outputs.setdefault(video, {}).setdefault(task.lower(), []).append((place, str(item.get("output", ""))))
         for video, tasks in outputs.items():
             numbers = [re.match(r"\W*(\d+)", output) for _, output in tasks.get("classification", ())]
-            names = dict.fromkeys(CUVA_CATEGORIES.get(int(number[1][:4]), "") for number in numbers if number)
-            categories = [name for name in names if name]
+            known = dict.fromkeys(CUVA_CATEGORIES.get(int(number[1][:4]), "") for number in numbers if number)
+            categories = [name for name in known if name]
             category = categories[0] if len(categories) == 1 else None
             stamps = tasks.get("timestamp", ())
             # A dictionary, because several questions about one video repeat its intervals.
-            intervals = dict.fromkeys(each for stamp in stamps for each in _clock_intervals(path, *stamp, category))
+            intervals = dict.fromkeys(interval for stamp in stamps for interval in _clock_intervals(path, *stamp, category))
             if not intervals and not any(output.strip() == "0" for _, output in tasks.get("detection", ())):
                 raise DocumentError(f"{path}: {video!r} has no item of the task Timestamp", hint=UNPACK)
             yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
 
 
 def _clock_intervals(path: Path, place: int, output: str, category: str | None) -> Iterator[TimeInterval]:
-    found = _CLOCK.findall(output)
-    if not found:
+    intervals = _CLOCK.findall(output)
+    if not intervals:
         raise bad_line(path, place, f"{output[:60]!r} is not [mmss, mmss], minutes and seconds of start and end")
-    for parts in found:
+    for parts in intervals:
         minute, second, end_minute, end_second = map(int, parts)
         try:
             yield TimeInterval(60.0 * minute + second, 60.0 * end_minute + end_second, category)
@@ -439,10 +439,10 @@ def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float],
         value: a list of intervals, one interval, the JSON text of one of these, or None.
     """
     try:
-        found: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
-        if len(found) == 2 and not isinstance(found[0], list):
-            found = [found]
-        shares = tuple((float(start), float(end)) for start, end in found if start != end)
+        intervals: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
+        if len(intervals) == 2 and not isinstance(intervals[0], list):
+            intervals = [intervals]
+        shares = tuple((float(start), float(end)) for start, end in intervals if start != end)
         if not all(0.0 <= share < MOST_SHARE for pair in shares for share in pair):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
@@ -464,7 +464,7 @@ class VauBench(GroundTruth):
         """Yield the videos with known times, from all tables."""
         paths = [self.root]
         if not self.root.is_file():
-            paths = [each for place in (".", "annotations") for each in sorted((self.root / place).glob("test_*.csv"))]
+            paths = [path for place in (".", "annotations") for path in sorted((self.root / place).glob("test_*.csv"))]
             if not paths:
                 raise self.missing("annotations/test_msad.csv")
         videos: dict[str, tuple[Path, dict[TimeInterval, None]]] = {}
@@ -483,7 +483,7 @@ class VauBench(GroundTruth):
                     raise bad_line(path, line, str(error)) from None
                 intervals.setdefault(interval)
         for video, (path, intervals) in videos.items():
-            categories = dict.fromkeys(each.category for each in intervals if each.category)
+            categories = dict.fromkeys(interval.category for interval in intervals if interval.category)
             yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
 
 
@@ -509,10 +509,10 @@ def _json_items(path: Path) -> Items:
     """Yield the objects of a JSON list or of a file with one object per line, each with its position from 1."""
     text = read_text(path)
     try:
-        found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
+        items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {error_text(error)[:200]}", hint=UNPACK) from error
-    for place, item in enumerate(found, 1):
+    for place, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise bad_line(path, place, "is not an object")
         yield place, item

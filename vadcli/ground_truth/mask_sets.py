@@ -251,8 +251,8 @@ def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
             raise bad_line(script, number, f"{line[:80]!r} is not TestVideoFile{{end+1}}.gt_frame = [first:last, …];")
         spans = []
         for part in re.split(r"[\s,;]+", match[1].strip()) if match[1].strip() else []:
-            found = _RANGE.fullmatch(part)
-            first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+            range_match = _RANGE.fullmatch(part)
+            first, last = (int(range_match[1]), int(range_match[2] or range_match[1])) if range_match else (0, 0)
             if not 1 <= first <= last:
                 raise bad_line(script, number, f"{part[:40]!r} is not a range of frames counted from 1")
             spans.append(Span(first - 1, last))

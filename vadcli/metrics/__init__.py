@@ -239,8 +239,8 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
     Equals `sklearn.metrics.average_precision_score`, without interpolation. NaN without positives; 1 without negatives.
     """
     true, false = from_top(positives), from_top(negatives)
-    found = true + false
-    precision = np.divide(true, found, out=np.zeros(found.shape), where=found != 0)
+    alarms = true + false
+    precision = np.divide(true, alarms, out=np.zeros(alarms.shape), where=alarms != 0)
     return divide((positives * precision).sum(axis=-1), np.asarray(true[..., 0], np.float64))
 
 

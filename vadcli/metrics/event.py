@@ -138,11 +138,11 @@ def detection_recall(events: EventSet) -> Estimate:
     The share is the existence term of range-based recall (Tatbul et al., Precision and Recall for Time Series, NeurIPS 2018,
     section 4.1). Undefined without true events.
     """
-    found = [
+    hits = [
         len(np.unique(_overlaps(predicted, true)[1])) for predicted, true in zip(events.predicted, events.true, strict=True)
     ]
     lengths = np.array(_lengths(events.true), np.float64)
-    return ratio(np.array(found, np.float64), lengths, undefined="detection recall needs a true event")
+    return ratio(np.array(hits, np.float64), lengths, undefined="detection recall needs a true event")
 
 
 def _spans(spans: ArrayLike) -> TimeArray:
@@ -306,7 +306,7 @@ def severity_spearman(events: SeveritySet) -> Estimate:
     if all severities or all scores are equal.
     """
     stated = _stated(events)
-    order = [np.unique(each, return_inverse=True)[1] for each in (stated.score, stated.severity)]
+    order = [np.unique(values, return_inverse=True)[1] for values in (stated.score, stated.severity)]
 
     def statistic(weights: Numbers) -> Numbers:
         drawn = weights[:, stated.video]  # (B, E) how often each event was drawn
@@ -329,7 +329,7 @@ def severity_kendall(events: SeveritySet) -> Estimate:
 
     def statistic(weights: Numbers) -> Numbers:
         drawn = weights[:, videos]
-        agreed, by_score, by_severity = (((drawn @ each) * drawn).sum(axis=1) for each in pairs)
+        agreed, by_score, by_severity = (((drawn @ table) * drawn).sum(axis=1) for table in pairs)
         return divide(agreed, np.sqrt(by_score * by_severity))
 
     return _estimate(events, stated, lambda x, y: float(kendalltau(x, y).statistic), statistic)
@@ -377,10 +377,10 @@ def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
     """
     count, places = len(events.video), np.unique(events.video, return_inverse=True)[1]
     of_video = csr_array((np.ones(count), (np.arange(count), places)))
-    found = np.zeros((3, of_video.shape[1], of_video.shape[1]))
+    tables = np.zeros((3, of_video.shape[1], of_video.shape[1]))
     for start in range(0, count, COMPARED_EVENTS):
         rows = slice(start, start + COMPARED_EVENTS)
-        x, y = (np.sign(each[rows, None] - each[None, :]) for each in (events.score, events.severity))
+        x, y = (np.sign(values[rows, None] - values[None, :]) for values in (events.score, events.severity))
         for number, signs in enumerate((x * y, np.abs(x), np.abs(y))):
-            found[number] += of_video[rows].T @ (signs @ of_video)
-    return found[0], found[1], found[2]
+            tables[number] += of_video[rows].T @ (signs @ of_video)
+    return tables[0], tables[1], tables[2]

@@ -99,8 +99,8 @@ class FrameSet:
 
     def keep(self, rows: BoolArray) -> FrameSet:
         """Keep the frames for which `rows` (N,) is True. All videos stay, even empty ones."""
-        kept = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
-        return FrameSet(self.scores[rows], self.labels[rows], kept, None if self.sampled is None else self.sampled[rows])
+        offsets = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
+        return FrameSet(self.scores[rows], self.labels[rows], offsets, None if self.sampled is None else self.sampled[rows])
 
     def only_sampled(self) -> FrameSet:
         """Keep only sampled frames; raises ValueError if `sampled` is None."""
@@ -225,12 +225,12 @@ def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool
             False compares with the normal frames of all videos.
         endpoints: see `frame_auc`.
     """
-    kept = frames_of_category(frames, codes, code, own_videos=within)
+    compared = frames_of_category(frames, codes, code, own_videos=within)
     of_category = frames.labels & (codes == code)
     rows = of_category if within else of_category | ~frames.labels
     chosen = np.isin(np.arange(frames.videos), frames.video[rows])
     figure = frame_auc_macro if within else frame_auc
-    return over_all(figure(kept, endpoints=endpoints), chosen)
+    return over_all(figure(compared, endpoints=endpoints), chosen)
 
 
 def _concatenate(flags: Sequence[BoolArray]) -> BoolArray:
@@ -277,10 +277,10 @@ def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexA
         _distinct(np.sort(scores[labels])),
         _distinct(np.sort(scores[~labels])),
     ]  # much faster than an argsort of all scores
-    values, _ = _distinct(np.sort(np.concatenate([found for found, _ in classes])))
+    values, _ = _distinct(np.sort(np.concatenate([distinct for distinct, _ in classes])))
     counts = np.zeros((2, len(values)), np.int64)
-    for row, (found, many) in zip(counts, classes, strict=True):
-        row[np.searchsorted(values, found)] = many
+    for row, (distinct, counts_of_class) in zip(counts, classes, strict=True):
+        row[np.searchsorted(values, distinct)] = counts_of_class
     return counts[0], counts[1]
 
 
@@ -358,8 +358,8 @@ def pate(
     anomalies = np.bincount(runs.video, minlength=frames.videos)
 
     def statistic(weights: Numbers) -> Numbers:
-        found, lost = weights @ alarms, weights @ missed
-        areas = [_pate_area(weights @ true, found, lost) for true in hits]
+        alarm_weight, missed_weight = weights @ alarms, weights @ missed
+        areas = [_pate_area(weights @ true, alarm_weight, missed_weight) for true in hits]
         return np.where(weights @ anomalies > 0, np.mean(areas, axis=0), np.nan)
 
     return Estimate(float(statistic(np.ones((1, frames.videos)))[0]), frames.videos, statistic)
@@ -431,7 +431,7 @@ def _missed_weights(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tu
     return missed
 
 
-def _pate_area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
+def _pate_area(true: Numbers, alarms: Numbers, missed: Numbers) -> Numbers:
     """Return the areas (B,) under B precision-recall curves, from weights (B, T) by ascending threshold.
 
     A curve starts at recall 0 and precision 1. Straight lines join its points.
@@ -442,8 +442,8 @@ def _pate_area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
         return backwards
 
     start = np.zeros((len(true), 1))
-    recall = np.hstack([start, from_highest(divide(true, true + lost))])
-    precision = np.hstack([start + 1.0, from_highest(divide(true, found))])
+    recall = np.hstack([start, from_highest(divide(true, true + missed))])
+    precision = np.hstack([start + 1.0, from_highest(divide(true, alarms))])
     rises = recall >= np.maximum.accumulate(recall, axis=1)
     curves = [(x[keep], y[keep]) for x, y, keep in zip(recall, precision, rises, strict=True)]
     return np.array([(np.diff(x) * (y[1:] + y[:-1])).sum() / 2.0 for x, y in curves], np.float64)

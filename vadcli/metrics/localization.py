@@ -120,9 +120,9 @@ class PixelAccumulator:
         counts = self._videos.setdefault(video, _Video(BYTE_BINS if is_bytes else self._bins))
         size = scores.shape[-2:]
         for frame, mask in zip(scores.reshape(-1, *size), truth.reshape(-1, *size), strict=True):
-            found = frame >= (self._mask_at * 255.0 if is_bytes else self._mask_at)
+            predicted = frame >= (self._mask_at * 255.0 if is_bytes else self._mask_at)
             binned = frame if is_bytes else np.minimum((frame * self._bins).astype(np.int64), self._bins - 1)
-            counts.add(binned, found, mask != 0)
+            counts.add(binned, predicted, mask != 0)
 
     def counts(self) -> PixelCounts:
         """Return the counts of all masks that were added."""
@@ -157,7 +157,7 @@ class _Video:
         self.iou_sum = 0.0
         self.positive_frames = 0
 
-    def add(self, binned: NDArray[Any], found: BoolArray, truth: BoolArray) -> None:
+    def add(self, binned: NDArray[Any], predicted: BoolArray, truth: BoolArray) -> None:
         bins = len(self.all)
         pixels = np.bincount(binned.ravel(), minlength=bins)
         self.all += pixels
@@ -174,7 +174,7 @@ class _Video:
         areas = np.bincount(region, minlength=regions)
         self.overlap += np.bincount(inside, 1.0 / areas[region], minlength=bins)
         self.regions += regions
-        self.iou_sum += float((found & truth).sum() / (found | truth).sum())
+        self.iou_sum += float((predicted & truth).sum() / (predicted | truth).sum())
         self.positive_frames += 1
 
 
@@ -269,7 +269,7 @@ def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
 
     x are false-positive rates, not their logarithms. y are shares of true pixels.
     """
-    abnormal, normal = (weights @ each.astype(np.float64) for each in (counts.positive_frames, counts.normal_frames))
+    abnormal, normal = (weights @ frames.astype(np.float64) for frames in (counts.positive_frames, counts.normal_frames))
     defined = (abnormal > 0) & (normal > 0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined
         x = from_top(weights @ counts.normal_share)[:, ::-1] / np.where(defined, normal, np.nan)[:, None]
