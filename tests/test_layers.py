@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_S
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vadcli"
 
-# Units by level. A unit imports from lower levels and from itself; inside L3 units don't import one another.
+# Unit (a package or a module of vadcli) -> level. A unit imports only from lower levels and from itself.
 LEVELS: dict[str, int] = {
     "types": 0,
     "errors": 0,
@@ -97,7 +97,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def imports(name: str, tree: ast.Module) -> Iterator[str]:
-    """Dotted names imported anywhere in a module, relative ones made absolute."""
+    """Yield the dotted names that a module imports anywhere. Relative names are made absolute."""
     package = ["vadcli", *name.split("/")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -147,8 +147,8 @@ vadcli.table = (() => {
     if (event.described) parts.push(el("p", {}, el("bdi", {}, event.described), el("span", {class: "dim"}, " (the model's words; they may be wrong)")));
     if (event.clip) {
       const part = el("p", {class: "dim", role: "status"});
-      const tell = ({target}) => (part.textContent = target.duration < event.length_s - 0.5 ? `The clip shows ${lasting(target.duration)} of the event, around the peak.` : "");
-      parts.push(el("video", {src: event.clip, controls: true, loop: true, muted: true, playsinline: true, "aria-label": "Clip of the event", onloadedmetadata: tell}), part);
+      const showLength = ({target}) => (part.textContent = target.duration < event.length_s - 0.5 ? `The clip shows ${lasting(target.duration)} of the event, around the peak.` : "");
+      parts.push(el("video", {src: event.clip, controls: true, loop: true, muted: true, playsinline: true, "aria-label": "Clip of the event", onloadedmetadata: showLength}), part);
     }
     if (event.strip) {
       const [width, height, times, sources] = event.strip;

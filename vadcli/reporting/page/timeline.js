@@ -100,13 +100,13 @@ vadcli.timelines = (() => {
     );
     const whole = [0, Math.max(camera.end_s, 1e-3)];
     let current = -1;
-    let held = null; // the event that was chosen by key, until the mouse moves to another place
+    let visited = null; // the event that a key chose; null after the mouse has moved
     const inView = (seconds) => seconds >= chart.scales.x.min && seconds <= chart.scales.x.max;
     const middleOf = ({from, to}) => (from + to) / 2;
     const point = () => {
-      if (!held || !inView(middleOf(held))) return;
-      chart.setCursor({left: chart.valToPos(middleOf(held), "x"), top: 10});
-      const {id, video, start_s, peak_score} = held.event;
+      if (!visited || !inView(middleOf(visited))) return;
+      chart.setCursor({left: chart.valToPos(middleOf(visited), "x"), top: 10});
+      const {id, video, start_s, peak_score} = visited.event;
       reading.textContent = `event ${id} of ${video} · ${clock(start_s)} · peak ${peak_score.toFixed(2)}`;
     };
     const show = (from, to) => {
@@ -118,7 +118,7 @@ vadcli.timelines = (() => {
     const around = (middle, length) => show(middle - length / 2, middle + length / 2);
     const zoom = (factor) => {
       const {min, max} = chart.scales.x;
-      around(held && inView(middleOf(held)) ? middleOf(held) : (min + max) / 2, (max - min) * factor);
+      around(visited && inView(middleOf(visited)) ? middleOf(visited) : (min + max) / 2, (max - min) * factor);
     };
     const zoomAt = (seconds, factor) => {
       const {min, max} = chart.scales.x;
@@ -131,14 +131,14 @@ vadcli.timelines = (() => {
     const visit = (step) => {
       if (!marks.length) return;
       current = (current + step + marks.length) % marks.length;
-      held = marks[current];
+      visited = marks[current];
       const {min, max} = chart.scales.x;
-      if (held.from < min || held.to > max) around(middleOf(held), max - min);
+      if (visited.from < min || visited.to > max) around(middleOf(visited), max - min);
       else point();
     };
     show(...whole);
     let down = null;
-    chart.over.addEventListener("mousemove", () => (held = null));
+    chart.over.addEventListener("mousemove", () => (visited = null));
     chart.over.addEventListener("mousedown", (press) => (down = press.clientX));
     chart.over.addEventListener("mouseup", (press) => {
       if (down === null || Math.abs(press.clientX - down) > 3) return;
