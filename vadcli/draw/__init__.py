@@ -1,4 +1,4 @@
-"""Draws the layers of a rendered video, and writes the MP4 file: score curve, heat map, hidden regions.
+"""Draws score curves, heat maps and hidden regions for rendered videos, and writes the MP4 file.
 
 The curve has two forms: a window around the current time, and a strip for the whole video. `overlay` puts the layers together.
 Every player can play the MP4 file: it is H.264 with 4:2:0 colours and even sides. Each frame keeps its own time. The index is
@@ -71,7 +71,10 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Return a picture of the curve around a time, and the column of this time. The columns after this one are dimmed."""
+        """Return a picture of the curve around a time, and the column of this time.
+
+        Later columns are dimmed.
+        """
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)

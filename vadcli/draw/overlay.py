@@ -87,7 +87,10 @@ class Lettering:
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Return the text on one line. If no font has all letters, accents are removed, and unknown letters become "?"."""
+        """Return the text on one line.
+
+        If no font has all letters, accents are removed, and unknown letters become "?".
+        """
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line

@@ -1,8 +1,8 @@
-"""Writes events in the formats of other tools; the formats that are plain text or edit lists are in this module.
+"""Writes events in the formats of other tools.
 
-These formats are JSON, CSV, WebVTT, CMX 3600 edit lists and OpenTimelineIO. Players show WebVTT as captions or chapters. Video
-editors read CMX 3600 and OpenTimelineIO. `annotation` has the formats of annotation tools. `vadcli.registry.EXPORTERS` lists
-all formats under the names that `--format` accepts.
+The formats in this module are JSON, CSV, WebVTT, CMX 3600 edit lists and OpenTimelineIO. Players show WebVTT as captions or
+chapters. Video editors read CMX 3600 and OpenTimelineIO. `annotation` has the formats of annotation tools.
+`vadcli.registry.EXPORTERS` lists all formats under the names that `--format` accepts.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Return the text without the characters that XML does not allow even in escaped form; U+FFFD replaces each of them."""
+    """Return the text with U+FFFD in place of characters that XML does not allow even in escaped form."""
     return _NOT_XML.sub("\ufffd", text)
 
 

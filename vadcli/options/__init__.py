@@ -170,7 +170,7 @@ def out_folder(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Return the output folder that the environment or a TOML file names, for a command line that does not name it.
+    """Return the output folder from the environment or TOML files, for a command line without it.
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
@@ -214,7 +214,10 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def env_name(name: str, command: str = "") -> str:
-    """Return the name of an option's environment variable. `command` is given if this command has its own variable."""
+    """Return the name of an option's environment variable.
+
+    `command` is given if this command has its own variable.
+    """
     return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
 
 
@@ -233,7 +236,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, tables by command) for each TOML file, then for the chosen profile in each file. The last tables win.
+    """Yield (place, tables by command) for each TOML file, then for the chosen profile in each file.
+
+    The last tables win.
 
     Raises:
         UsageError: a file can't be read, or no file has the profile.

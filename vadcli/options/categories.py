@@ -97,7 +97,7 @@ def parse_categories(text: str) -> tuple[str, ...]:
 
 
 def read_categories(text: str) -> CategoryBook:
-    """Return the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
+    """Return the categories of `a, b: sentence; sentence, @list, @file`, in order, without repeats.
 
     The sentences of a category come from `text`; otherwise from the first list that has the category (upper and lower case are
     the same); otherwise from TEMPLATES. The normal sentences come from the files that `text` names, or from the general list if
@@ -135,7 +135,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Return one category per name, without repeats: from `own`, or otherwise the category that the name alone gives."""
+    """Return one category per name, without repeats: from `own`, or made from the name alone."""
     by_name = {category.name: category for category in reversed(tuple(own))}
     return tuple(by_name.get(name) or _described(name) for name in dict.fromkeys(names))
 
@@ -152,7 +152,10 @@ def category_list_names() -> list[str]:
 
 
 def read_list(name: str) -> CategoryFile:
-    """Return the content of a category list that comes with vadcli, by its name, or of a user's file, by its path.
+    """Return the content of a category list.
+
+    Args:
+        name: the name of a list that comes with vadcli, or the path of a user's file.
 
     Raises:
         UsageError: neither exists, or the file is damaged.

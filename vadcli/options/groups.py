@@ -1,4 +1,4 @@
-"""Declares the groups of options that several commands share, and reads durations, shards and lists of numbers.
+"""Declares the groups of options that several commands share, and reads durations, shards and lists.
 
 `option()` declares an option once, as a dataclass field with its help text. The command line, the TOML keys, the
 environment variables and the reference page are made from these fields.
@@ -514,7 +514,10 @@ class HeadOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Return a subclass of `kind` with the options of every detector. If both have an option, `kind` defines it."""
+    """Return a subclass of `kind` with the options of every detector.
+
+    If both have an option, `kind` defines it.
+    """
     loaded: list[type[Any]] = []
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the detector's package is broken: the error is reported when this detector is used

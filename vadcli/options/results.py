@@ -1,4 +1,4 @@
-"""The options of the commands that work with the results in OUT, from `events` and `report` to `learn` and `eval`."""
+"""The options of the commands that work with the results in OUT, such as `events` and `report`."""
 
 from __future__ import annotations
 

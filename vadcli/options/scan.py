@@ -1,4 +1,4 @@
-"""The options of the commands that run a model on videos or install its weights: `scan`, `embed`, `bench` and `weights`."""
+"""The options of `scan`, `embed` and `bench`, which run a model on videos, and of `weights`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The files that vadcli stores in an output folder. This module knows only their names and paths; it opens no file.
+"""The files that vadcli stores in an output folder.
+
+This module knows only their names and paths; it opens no file.
 
 - atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video
@@ -47,7 +49,7 @@ _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
 def encode_name(relative: str | bytes | PurePath) -> str:
-    """Return a relative path in the form in which it is stored and shown: UTF-8, `/` separators, no control characters.
+    """Return a relative path as it is stored and shown: UTF-8, `/` separators, no control characters.
 
     Control characters and bytes that are not UTF-8 become %XX. If the path already contains such a code, its percent sign
     becomes %25, so that two files never get the same name. Any other percent sign is kept, as in "50% off" and "a%20b".
@@ -58,7 +60,7 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text in a form that can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
+    """Return the text as valid UTF-8: bytes of a path that are not UTF-8 become %XX."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
@@ -78,7 +80,7 @@ def matches(video: str, globs: Collection[str]) -> bool:
 
 
 def _file_name(part: str) -> str:
-    """Return one part of a path as a file name that no reader of Parquet data sets skips or misunderstands."""
+    """Return a part of a path as a file name that readers of Parquet data sets do not misunderstand."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
     escaped = _LOOKS_PASSED_OVER.sub("%25", part)
@@ -212,7 +214,10 @@ class OutputLayout:
 
     @property
     def scratch(self) -> Path:
-        """The folder of temporary files. It is removed when the last process that works in the output folder ends."""
+        """The folder of temporary files.
+
+        It is removed when the last process that works in the output folder ends.
+        """
         return self.out / ".tmp"
 
     def iter_scores(self) -> Iterator[Path]:
@@ -275,7 +280,10 @@ class OutputLayout:
 
 
 def files_under(folder: Path, suffix: str | tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder whose names end with a suffix, in order. Only one folder is in memory at a time."""
+    """Yield the files below a folder whose names end with a suffix, in order.
+
+    Only one folder is in memory at a time.
+    """
     for base, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(base, name) for name in sorted(names) if name.endswith(suffix))
@@ -285,7 +293,7 @@ _EVENT_CLIP = re.compile(r"(.+)\.event-\d+")
 
 
 def event_clip(rendered: Path, event_id: int) -> Path:
-    """Return the path of the rendered file of one event; `rendered` is the rendered file of the whole video."""
+    """Return the path of the rendered file of one event, next to `rendered`, the file of the whole video."""
     return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
 
 
@@ -306,7 +314,7 @@ def event_clips(rendered: Path) -> list[Path]:
 
 
 def stored_layout(out: Path, *, hint: str = "name the --out folder of a scan") -> OutputLayout:
-    """Return the layout of a scan's output folder; raise UsageError if the folder does not exist or has no results."""
+    """Return the layout of a scan's output folder; raise UsageError if the folder has no results."""
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint=hint)
     layout = OutputLayout(out)

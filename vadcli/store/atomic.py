@@ -25,7 +25,9 @@ _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
-    """An exclusive lock on the file at `path`. Use `acquire` to get a lock. Only the holder of the lock may delete the file.
+    """An exclusive lock on the file at `path`.
+
+    Use `acquire` to get a lock. Only the holder of the lock may delete the file.
 
     Attributes:
         path: the locked file.
@@ -129,7 +131,10 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError in the `with` block into an OutputError about `path`. The block may write to `path` only."""
+    """Turn an OSError in the `with` block into an OutputError about `path`.
+
+    The block may write to `path` only.
+    """
     try:
         yield
     except OSError as error:
@@ -240,7 +245,7 @@ def _fsync(path: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of processes that have ended, but not those of running processes or of other users."""
+    """Remove the folders of processes that have ended, except those of other users."""
     try:
         folders = [entry for entry in root.iterdir() if entry.is_dir()]
     except FileNotFoundError:

@@ -37,7 +37,9 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowErro
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """Describes the scan that wrote a checkpoint. Another scan continues the checkpoint only if its header is the same.
+    """Describes the scan that wrote a checkpoint.
+
+    Another scan continues the checkpoint only if its header is the same.
 
     Attributes:
         fingerprint: hash of everything that changes scores.
@@ -146,7 +148,9 @@ class CheckpointWriter:
                 self._write(self._schema.serialize().to_pybytes())
 
     def append(self, block: CheckpointBlock) -> None:
-        """Add rows after the stored rows. They survive the end of this process, and after the next `flush` also a power cut.
+        """Add rows after the stored rows.
+
+        They survive the end of this process, and after the next `flush` also a power cut.
 
         Raises:
             OutputError: the disk is full or was removed. The rows that were stored before are kept.
@@ -171,7 +175,10 @@ class CheckpointWriter:
         self._last_row = int(block.frame_index[-1])
 
     def flush(self, *, force: bool = False) -> None:
-        """Make all rows survive a power cut. Without `force`, it does so at most once per `fsync_every_s` seconds."""
+        """Make all rows survive a power cut.
+
+        Without `force`, it does so at most once per `fsync_every_s` seconds.
+        """
         now = time.monotonic()
         if force or now - self._synced_at >= self._fsync_every_s:
             with writing(self._claim.path):
@@ -300,7 +307,7 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """Return one CRC-32 over all columns: which values are present, the length of each binary value, and the values."""
+    """Return one CRC-32 over the values of all columns, their presence, and the lengths of binary values."""
     crc = 0
     for column in columns:
         valid = column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else bytes([1]) * len(column)

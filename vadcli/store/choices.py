@@ -1,4 +1,4 @@
-"""The files that decide which events a user sees: hidden regions, reviews, stored choices, and reported events.
+"""The files that decide which events a user sees: regions, reviews, choices and reported events.
 
 - The user's file of hidden regions is JSON with polygons per camera, or a mask image for all cameras.
 - A review is the JSON or CSV that the report page saves.
@@ -124,7 +124,7 @@ def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str])
 
 
 def _image(path: Path) -> MaskImage:
-    """Return the white pixels of an image; raise ValueError if the image can't be read or has no white pixels."""
+    """Return the white pixels of an image; raise ValueError if there are none or it can't be read."""
     from PIL import Image, ImageOps  # here, because every scan imports this module, but few scans have a mask image
 
     try:
@@ -150,7 +150,9 @@ _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")  # an apostrophe keeps spreads
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
-    """Return the entries of a saved review in order. The file is CSV if its name ends in .csv, otherwise JSON.
+    """Return the entries of a saved review in order.
+
+    The file is CSV if its name ends in .csv, otherwise JSON.
 
     Raises:
         DocumentError: the file can't be read, or an entry is not valid.
@@ -225,7 +227,10 @@ class Choices:
     embeddings: tuple[str, ...] = ()
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
-        """Return the choices with more verdicts. A new verdict replaces the old verdicts whose spans overlap its span."""
+        """Return the choices with more verdicts.
+
+        A new verdict replaces the old verdicts whose spans overlap its span.
+        """
 
         def overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
             common_s = min(old.end_s, new.end_s) - max(old.start_s, new.start_s)
@@ -296,7 +301,9 @@ Span = tuple[float, float]
 
 
 class ReportedEvents:
-    """The list of reported events of an output folder. An event is new if no reported event of the same video overlaps it.
+    """The list of reported events of an output folder.
+
+    An event is new if no reported event of the same video overlaps it.
 
     The list has one JSON object per line. The first line has the format version. Every other line is an event: its video, a
     hash of the video's content, and its span. Lines are only added. Scans that run at the same time share the list, and a

@@ -1,4 +1,4 @@
-"""The events documents of videos: writes and reads them, checks them, and finds the video and the times of their events.
+"""The events documents of videos: writes, reads and checks them, and finds their videos and times.
 
 A document is checked against the published JSON Schema. No video is opened. The folders of the videos come from the run
 records. If a video is not found, it may still exist: perhaps a share is not mounted.
@@ -56,7 +56,9 @@ def describe_video(
     frames: int | None = None,
     moving_camera: bool | None = None,
 ) -> dict[str, Any]:
-    """Return the `video` part of an events document. If the probe failed, the values from the probe are null.
+    """Return the `video` part of an events document.
+
+    If the probe failed, the values from the probe are null.
 
     Args:
         path: relative path.
@@ -173,7 +175,7 @@ class EventsDocument:
         }
 
     def event_json(self, event: Event) -> dict[str, Any]:
-        """Return the documented fields of one event, with its wall-clock times, which are null if they are unknown."""
+        """Return the documented fields of one event; unknown wall-clock times are null."""
         times = [self.start.text_at(seconds) if self.start else None for seconds in (event.start_s, event.end_s)]
         return {**event.to_json(), "start_time": times[0], "end_time": times[1]}
 
@@ -330,7 +332,10 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _time_contradictions(
     video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
 ) -> Iterator[tuple[str, str]]:
-    """Yield an error for each wall-clock time that does not fit the start of the video. Old documents have no such times."""
+    """Yield an error for each wall-clock time that does not fit the start of the video.
+
+    Old documents have no such times.
+    """
     try:
         start = StartTime.from_json(video)
     except ValueError as error:
@@ -414,7 +419,7 @@ class FootageFolders:
         return [str(root) for root in stored_roots(self._layout)]
 
     def roots(self, document: EventsDocument | None = None) -> list[str]:
-        """Return the folders to look in: first the root of this video's scan, then the other roots, the newest first."""
+        """Return the folders to look in: the root of this video's scan, then other roots from new to old."""
         if self._moved_to is not None:
             return [str(self._moved_to)]
         own = str(document.scan.source.get("root") or "") if document and document.scan else ""
@@ -425,7 +430,10 @@ class FootageFolders:
         return find_below(self.roots(document), str(document.video["path"]))
 
     def existing_root(self, document: EventsDocument | None = None) -> str | None:
-        """Return the first root that exists, or None. `presence` looks there to decide whether a missing video is gone."""
+        """Return the first root that exists, or None.
+
+        `presence` looks there to decide whether a missing video is gone.
+        """
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:

@@ -40,7 +40,7 @@ _RESCAN_VIDEO = "scan the video again with --masks video --force"
 
 
 def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
-    """Return a mask (h, w) uint8, enlarged bilinearly to (height, width). The bytes are the same on every machine."""
+    """Return a mask (h, w) uint8, enlarged to (height, width); the bytes are equal on every machine."""
     if mask.shape == (height, width):
         return mask
     from PIL import Image
@@ -49,7 +49,7 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
 
 
 def mask_box(mask: ByteArray, level: int) -> Box | None:
-    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if the mask has no such pixel."""
+    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if there are none."""
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
@@ -175,7 +175,7 @@ def masked_rows(path: Path) -> MaskRows:
 
 
 def refined_tag(path: Path) -> str:
-    """Return the note of a mask video about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
+    """Return the note about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
     return _tag(path, _REFINED_TAG)
 
 
@@ -261,7 +261,7 @@ class MaskRow:
 
 
 class MaskRleWriter:
-    """A context manager that writes the masks of one video, row by row. About a thousand rows are in memory at a time.
+    """A context manager that writes the masks of one video, row by row, in groups of a thousand rows.
 
     Args:
         path: the temporary file to write; the caller renames it.
@@ -362,7 +362,7 @@ def rle_rows(path: Path) -> MaskRows:
 
 
 def rle_threshold(path: Path) -> float:
-    """Return the lowest pixel score that is marked in a file of run lengths; 0.5 if the file can't be read."""
+    """Return the lowest pixel score that a file of run lengths marks; 0.5 if the file can't be read."""
     try:
         return float(_metadata(path).get(b"vadcli.mask_threshold", _OLD_THRESHOLD))
     except ValueError:
@@ -378,7 +378,7 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 
 
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
-    """Yield the masks in a file of run lengths, in row order. About a thousand rows are in memory at a time.
+    """Yield the masks in a file of run lengths, in row order. A thousand rows are in memory at a time.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a masks file of this version.
@@ -389,7 +389,7 @@ def read_mask_rle(path: Path) -> Iterator[MaskRow]:
 
 
 def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
-    """Return the rows (S,) and boxes (S, 4) of the masks in a file of run lengths, without decoding the masks.
+    """Return the rows (S,) and boxes (S, 4) in a file of run lengths without decoding the masks.
 
     A box is x, y, width, height; the width is 0 if a mask is empty.
 
@@ -438,9 +438,9 @@ class MaskFiles:
     refined: Spans = ()
 
     def write(self, masks: Iterable[tuple[int, ByteArray]], table: ScoreTable, *, level: int) -> NDArray[np.int32]:
-        """Write the masks, and return the box around the pixels >= `level` of each mask, as (S, 4): x, y, width, height.
+        """Write the masks, and return the box around the pixels >= `level` of each mask, (S, 4).
 
-        The width is 0 if a mask has no such pixel.
+        A box is x, y, width, height. The width is 0 if a mask has no such pixel.
 
         Args:
             masks: (row, mask) in ascending order; a mask is (height, width) uint8 pixel scores.
@@ -508,10 +508,10 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """Return the mask of a row, or the last mask before it: (H, W) uint8, 0–255 = pixel score 0–1; None without a mask.
+        """Return the mask of a row, or the last mask before this row; None if there is none.
 
-        The array object stays the same until the mask changes. Masks from run lengths have only the values 0 and
-        `IN_RUN_LENGTHS`.
+        A mask is (H, W) uint8, 0–255 = pixel score 0–1. The array object stays the same until the mask changes. Masks from run
+        lengths have only the values 0 and `IN_RUN_LENGTHS`.
         """
         if row < self._row:
             self._restart()

@@ -145,7 +145,10 @@ class RunProgress:
         self.done += size
 
     def fit(self, camera: str, *, frames: int) -> None:
-        """Count frames that were read to fit a camera model. The count is removed when the scoring of a video starts."""
+        """Count frames that were read to fit a camera model.
+
+        The count is removed when the scoring of a video starts.
+        """
         self._enter(_Phase.FIT)
         self._cameras_left.discard(camera)
         before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
@@ -161,7 +164,7 @@ class RunProgress:
 
     @property
     def fitting(self) -> Mapping[str, Any] | None:
-        """The camera that is being fitted and the frames that were read for it; None if no camera is being fitted."""
+        """The camera that is being fitted and the frames that were read for it; None if there is none."""
         return self._fitting
 
     def eta_s(self) -> float | None:
@@ -356,7 +359,9 @@ class RunRecord:
 
 
 class _Results:
-    """The results of a run, as lines of JSON in a temporary file. A new result of a video replaces the earlier one.
+    """The results of a run, as lines of JSON in a temporary file.
+
+    A new result of a video replaces the earlier one.
 
     Each line begins with a mark: `-` if the video was skipped because it is done, a space if the result was replaced, or `+`.
     """
@@ -414,7 +419,7 @@ def _is_skipped(result: VideoResult) -> bool:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Return {name of the run record: content of the live file} for each scan that is running; damaged files are skipped."""
+    """Return {name of the run record: content of the live file} for each running scan."""
     live = {}
     for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
         # A run may end after the folder was listed. Then its live file is gone.
@@ -472,7 +477,7 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
 
 
 def _head(path: Path) -> bytes:
-    """Return the text of a record with its list of files emptied; the whole text if the record has no such list."""
+    """Return the text of a record with an empty list of files."""
     text = b""
     with path.open("rb") as file:
         while (place := text.find(_FILES_BEGIN)) < 0:

@@ -1,4 +1,6 @@
-"""Writes and reads the scores and the vectors of a video as Parquet. The metadata have the other values that later runs need.
+"""Writes and reads the scores and the vectors of a video as Parquet.
+
+The metadata have the other values that later runs need.
 
 A scores file has one row per frame, and an embeddings file has one row per sampled frame. From these vectors, vadcli can score
 other categories and search the archive without decoding the videos again. A vector of D values takes D + 4 bytes. With 2
@@ -51,7 +53,7 @@ _RESCAN = "scan the video again with --force"
 
 @contextmanager
 def parquet_errors(path: Path, what: str, hint: str) -> Iterator[None]:
-    """Turn an error that a damaged Parquet file causes in the `with` block into a DocumentError that names the file.
+    """Turn an error in the `with` block about a damaged Parquet file into a DocumentError.
 
     Args:
         path: the file.
@@ -149,7 +151,9 @@ class _NoPandas:
 
 
 def keep_pandas_out() -> None:
-    """Keep pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
+    """Keep pyarrow from importing pandas, which takes longer than the start of a scan.
+
+    Nothing in vadcli uses pandas.
 
     pyarrow looks for pandas once, when it makes its first array. Call this function only in a process that runs nothing but
     vadcli: afterwards, an array that is made from a pandas series may have NaN in place of null.
@@ -211,7 +215,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
 
 
 def read_metadata(path: Path) -> ScoresMetadata | None:
-    """Return only the metadata of a scores file; None if the file is missing, damaged or of another version."""
+    """Return only the metadata of a scores file; None if it is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
             return ScoresMetadata.from_keys(_keys(pq.ParquetFile(file)))
@@ -338,7 +342,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
 
 
 def read_embeddings_metadata(path: Path) -> EmbeddingsMetadata | None:
-    """Return only the metadata of an embeddings file; None if the file is missing, damaged or of another version."""
+    """Return only the metadata of an embeddings file; None if it can't be read or has another version."""
     try:
         with path.open("rb") as file:
             return _embeddings_metadata(pq.ParquetFile(file).schema_arrow.metadata)

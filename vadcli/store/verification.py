@@ -1,4 +1,4 @@
-"""Stores the answers of a second model about clips of a video, and the record of the newest run of `vadcli verify`.
+"""Stores the answers of a second model about clips of a video, and the record of `vadcli verify`.
 
 The answers are Parquet files with one row per clip and category. The record, `verify.json`, has the result of the audit.
 """
@@ -27,7 +27,9 @@ VERIFICATION_FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """An estimate of how much the scan misses. The model was asked about random clips that the scores did not propose.
+    """An estimate of how much the scan misses.
+
+    The model was asked about random clips that the scores did not propose.
 
     Attributes:
         clips: number of audited clips.
@@ -201,7 +203,10 @@ class Answers(RowTable):
         return cls(np.zeros(0, np.int64), times, times, np.zeros(0, np.bool_), np.zeros((0, categories), np.float32))
 
     def joined(self, new: Answers) -> Answers:
-        """Return these answers together with `new`, by ascending clip. An answer of `new` replaces an older answer."""
+        """Return these answers together with `new`, by ascending clip.
+
+        An answer of `new` replaces an older answer.
+        """
         rows = {int(clip): row for row, clip in enumerate(self.clip)}
         log_odds, audit = self.log_odds.copy(), self.audit.copy()
         fresh = np.array([int(clip) not in rows for clip in new.clip], np.bool_)
@@ -230,7 +235,7 @@ class StoredAnswers:
     answers: Answers = field(repr=False)
 
     def of(self, categories: tuple[str, ...]) -> FloatArray:
-        """Return the log-odds (A, C) float32 of some categories; NaN if the model was not asked about a clip and category."""
+        """Return the log-odds (A, C) float32 of some categories; NaN if the model was not asked."""
         names = list(self.metadata.questions)
         missing = np.full(len(self.answers), np.nan, np.float32)
         columns = [self.answers.log_odds[:, names.index(name)] if name in names else missing for name in categories]

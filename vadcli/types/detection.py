@@ -75,13 +75,13 @@ class Footage:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Footage:
-        """Return the footage that `to_json` stored; raise KeyError, TypeError or ValueError if the document is damaged."""
+        """Return the footage that `to_json` stored; raise KeyError, TypeError or ValueError if it is damaged."""
         return cls(int(document["videos"]), float(document["seconds"]), int(document["bytes"]))
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """The knowledge of a detector about one camera: named arrays and values that only this detector understands.
+    """The knowledge of a detector about one camera: arrays and values that only this detector uses.
 
     Attributes:
         camera: the camera's name. This is the relative path of a folder; "." is the root.
@@ -221,7 +221,7 @@ class MaskScale(StrEnum):
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Return the pixel score (0-255) of each stored byte, (256,) uint8. On both scales, the middle byte means 0.5."""
+        """Return the pixel score (0-255) of each stored byte, (256,) uint8. The middle byte means 0.5."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -257,7 +257,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Embeddings:
-        """Return the vectors (..., D) float32 as whole numbers with scales; a vector of zeros stays a vector of zeros."""
+        """Return vectors (..., D) float32 as whole numbers with scales; zeros stay zeros."""
         # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)

@@ -138,13 +138,15 @@ class VideoInfo:
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that is stored with the scores, without the pts, because the scores have a column of pts."""
+        """Return the JSON that is stored with the scores, without the pts, which are a column of the scores."""
         names = (*_STREAM_FIELDS, "time_base", "fps", "duration_s", "frames", "vfr", "edit_list")
         return {name: getattr(self, name) for name in names} | {"time_base": str(self.time_base)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
-        """Return the video that `to_json` described. The document has no `path` and no `pts`, so the caller gives them.
+        """Return the video that `to_json` described.
+
+        The document has no `path` and no `pts`, so the caller gives them.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.
@@ -251,7 +253,7 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Return the clip with a copy of the pixels, because the loader writes the next clip into the same memory."""
+        """Return the clip with a copy of the pixels; the loader writes the next clip into their memory."""
         return replace(self, frames=self.frames.copy())
 
 
@@ -263,7 +265,9 @@ _SHOWN_SAMPLES = 4096  # the median brightness is computed from about this many 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A polygon. A point is inside if a line from the point to the border of the picture crosses an odd number of edges.
+    """A polygon.
+
+    A point is inside if a line from the point to the border of the picture crosses an odd number of edges.
 
     Attributes:
         points: at least three points (x, y), each coordinate in [0, 1].
@@ -407,7 +411,7 @@ class Regions:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any] | None) -> Regions:
-        """Return the regions that `to_json` stored; raise ValueError if the document does not describe regions."""
+        """Return the regions that `to_json` stored; raise ValueError if the document is damaged."""
         if document is None:
             return NO_REGIONS
         ignore, only = (tuple(map(region_from_json, document.get(name, ()))) for name in ("ignore", "only"))

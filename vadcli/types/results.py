@@ -22,7 +22,10 @@ Box = tuple[int, int, int, int]
 
 
 class RowTable:
-    """A base for frozen dataclasses whose arrays have one entry per row. `table[rows]` is a table with only these rows."""
+    """A base for frozen dataclasses whose arrays have one entry per row.
+
+    `table[rows]` is a table with only these rows.
+    """
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the columns by name; fields that are not arrays are left out."""
@@ -95,7 +98,9 @@ class MaskRows(StrEnum):
     EVERY = "every row"
 
     def of(self, sampled: BoolArray) -> IndexArray:
-        """Return the rows that have a stored mask, in order. The k-th stored mask belongs to the k-th of these rows.
+        """Return the rows that have a stored mask, in order.
+
+        The k-th stored mask belongs to the k-th of these rows.
 
         Args:
             sampled: (N,) bool, True in the sampled rows of the video.
@@ -135,7 +140,10 @@ class Thresholds:
 
     @property
     def mask_level(self) -> int:
-        """The lowest value (0-255) in stored masks that reaches `high`. Outlines and boxes are drawn around such pixels."""
+        """The lowest value (0-255) in stored masks that reaches `high`.
+
+        Outlines and boxes are drawn around such pixels.
+        """
         return mask_level(self.high)
 
     def to_json(self) -> dict[str, float]:
@@ -244,7 +252,7 @@ class Event:
 
     @property
     def verified(self) -> str:
-        """The second model's answer in words, such as `confirmed by qwen2-vl-2b`; "" if the video was not verified."""
+        """The second model's answer, such as `confirmed by qwen2-vl-2b`; "" if the video was not verified."""
         return self.verification.text if self.verification else ""
 
     @property

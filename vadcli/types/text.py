@@ -52,7 +52,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of an error in one line: `no KEY` for a KeyError, and the error's type if it has no text."""
+    """Return the text of an error in one line: `no KEY` for a KeyError, its type if it has no text."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -79,7 +79,10 @@ def without_name(reason: str, video: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as h:mm:ss, like a video player. The text is the beginning of the text that `clock_ms` returns."""
+    """Return seconds as h:mm:ss, like a video player.
+
+    The text is the beginning of the text that `clock_ms` returns.
+    """
     return clock_ms(seconds).partition(".")[0]
 
 
@@ -89,7 +92,7 @@ def length_text(seconds: float) -> str:
 
 
 def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
-    """Return seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
+    """Return seconds as h:mm:ss.mmm, rounded; the hours have at least `hour_digits` digits."""
     whole_s, ms = divmod(round(seconds * 1000), 1000)
     return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"
 
@@ -110,7 +113,10 @@ def shown(path: Path) -> str:
 
 
 def may_exist(path: Path) -> bool:
-    """True if a file exists. It is also True for every file in an object store, because the store is not asked."""
+    """True if a file exists.
+
+    It is also True for every file in an object store, because the store is not asked.
+    """
     return is_remote(path) or os.path.exists(path)
 
 
@@ -132,7 +138,10 @@ _SAMPLE_BYTES = 1 << 16
 
 
 class NotText(ValueError):
-    """The bytes are not text in an encoding that vadcli reads. The message names the encoding that was tried."""
+    """The bytes are not text in an encoding that vadcli reads.
+
+    The message names the encoding that was tried.
+    """
 
 
 def text_encoding(data: bytes) -> str:
@@ -203,7 +212,10 @@ _type_hints = cache(typing.get_type_hints)
 
 
 class FieldError(ValueError):
-    """A field is missing, unknown, or has a value of the wrong type. `hint` says how to fix it; it may be empty."""
+    """A field is missing, unknown, or has a value of the wrong type.
+
+    `hint` says how to fix it; it may be empty.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -211,7 +223,7 @@ class FieldError(ValueError):
 
 
 def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = False) -> T:
-    """Return a dataclass made from the plain values of a JSON or TOML object; missing fields get their defaults.
+    """Return a dataclass made from the values of a JSON or TOML object; missing fields get defaults.
 
     Values take the type of their field: a list becomes a tuple, a text an enum, and a whole number a float.
 
@@ -308,7 +320,7 @@ def read_document(
 
 @contextmanager
 def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
-    """Turn an error that a damaged document causes in the `with` block into a DocumentError that names the file."""
+    """Turn an error in the `with` block about a damaged document into a DocumentError."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:

@@ -151,7 +151,7 @@ def time_in_path(path: str) -> datetime | None:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if the pattern does not fit."""
+    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it does not fit."""
     moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in moments if moment is not None), None)
 
@@ -160,7 +160,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
-    """Return the time in the named groups of a match; None if the time does not exist, such as 31 February."""
+    """Return the time in the named groups of a match; None for a time like 31 February."""
     part = {name: text for name, text in match.groupdict().items() if text}
     try:
         if epoch := part.get("epoch"):
@@ -214,9 +214,10 @@ _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour1
 
 
 def compile_time_pattern(text: str) -> re.Pattern[str]:
-    """Return the pattern of `--time-from`: fields like `%Y-%m-%d/%H.%M.%S`, or a regular expression with named groups.
+    """Return the regular expression of the pattern in `--time-from`.
 
-    In a pattern of fields, `*` means any characters except `/`. The pattern may match anywhere in the path.
+    The pattern has fields like `%Y-%m-%d/%H.%M.%S`, or is a regular expression with named groups. In a pattern of fields, `*`
+    means any characters except `/`. The pattern may match anywhere in the path.
 
     Raises:
         ValueError: the pattern can't be read, or a part of the date or time is missing; the message says which.
@@ -261,7 +262,7 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or if `end`, its first or last character, is a digit."""
+    """True if a part of a pattern is a field of digits, or if its outer character `end` is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
@@ -343,7 +344,9 @@ def iso(moment: datetime) -> str:
 
 
 def zone_named(name: str) -> tzinfo | None:
-    """Return the time zone of a name like `Europe/Berlin`, `UTC` or `+01:00`. None for "", which means this machine's zone.
+    """Return the time zone of a name like `Europe/Berlin`, `UTC` or `+01:00`.
+
+    None for "", which means this machine's zone.
 
     Raises:
         ValueError: the name is not a time zone.
@@ -364,7 +367,7 @@ def zone_named(name: str) -> tzinfo | None:
 
 
 def local_zone_name() -> str:
-    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo does not know the name."""
+    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if it is not known."""
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
@@ -432,9 +435,9 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Return a moment in a time zone, or in this machine's zone if `zone` is None; None if it is out of datetime's range.
+    """Return a moment in a time zone; None if it is out of the range of datetime.
 
-    A moment without a zone is a time in the target zone.
+    If `zone` is None, it is this machine's zone. A moment without a zone is a time in the target zone.
     """
     try:
         if moment.tzinfo is None and zone is not None:
@@ -457,7 +460,10 @@ def parse_created(text: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A part of every day, from `begin` to just before `end`. If `end` is earlier than `begin`, the part contains midnight."""
+    """A part of every day, from `begin` to just before `end`.
+
+    If `end` is earlier than `begin`, the part contains midnight.
+    """
 
     begin: time
     end: time
@@ -483,11 +489,14 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Return the seconds from the last beginning of the window to the time of day of `moment`, in [0, 86400)."""
+        """Return the seconds from the last beginning of the window to `moment`, in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
-        """True if a span of time touches the window on at least one day. Both times must be in the time zone of the window."""
+        """True if a span of time touches the window on at least one day.
+
+        Both times must be in the time zone of the window.
+        """
         begin, end = begin.replace(tzinfo=None), end.replace(tzinfo=None)
         after_s = self.after_begin_s(begin)
         return after_s < self.length_s or _DAY_S - after_s < (end - begin).total_seconds()
