@@ -52,15 +52,15 @@ LEVELS: dict[str, int] = {
 GROUND = ["errors", "registry", "types", "options"]
 
 HOMES: dict[str, tuple[str, ...]] = {
-    "decord": ("video/",),
-    "ffmpeg": ("video/", "rendering"),
-    "imageio_ffmpeg": ("video/",),
-    "av": ("video/", "store/masks", "draw/__init__", "bench/measuring"),
+    "decord": ("video/decoders",),
+    "ffmpeg": ("video/ffmpeg",),
+    "imageio_ffmpeg": ("video/ffmpeg",),
+    "av": ("video/container", "video/probe", "video/ffmpeg", "store/masks", "draw/__init__", "bench/measuring"),
     "pyarrow": ("store/",),
     "pycocotools": ("store/masks", "train/datasets/"),
     "jsonschema_rs": ("store/events",),
     "cv2": ("detectors/motion",),
-    "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check"),
+    "PIL": ("store/", "draw/", "video/decoders", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check"),
     "jinja2": ("reporting/",),
     "fsspec": ("video/objects",),
     "ray": ("engine/ray_cluster",),
@@ -68,7 +68,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "opentimelineio": ("export/__init__",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),
-    "torch": ("detectors/", "heads/", "doctor", "bench", "train/", "weights_check"),
+    "torch": ("detectors/", "heads/", "doctor", "bench", "train/"),
     "transformers": (
         "detectors/lavida/",
         "detectors/ask/__init__",
@@ -86,7 +86,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "tqdm": ("cli/_talk", "train/trainer"),
     "platformdirs": ("options/__init__", "weights"),
-    "psutil": ("video/", "engine/runner", "engine/ray_cluster", "doctor", "bench", "status"),
+    "psutil": ("video/supervisor", "video/worker", "engine/runner", "engine/ray_cluster", "doctor", "bench", "status"),
 }
 
 

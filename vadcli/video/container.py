@@ -197,9 +197,9 @@ def listening(level: int = av.logging.ERROR) -> Iterator[list[Message]]:
 
 
 def pick_stream(container: Any, name: str) -> Any:
-    """Return the video stream that ffmpeg would pick: the largest one, or the default stream if it is not much smaller.
+    """Return the video stream that ffmpeg would pick; never a cover picture.
 
-    A cover picture is never returned.
+    This is the default stream, unless another stream has at least 5 million pixels more.
 
     Raises:
         NoVideoStream: the file has no video stream.

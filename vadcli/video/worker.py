@@ -85,9 +85,9 @@ def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *
         plan: which rows are sampled.
         bursts: the positions of the bursts in [0, 1).
         exact: True if each burst starts exactly at its position. If False, a burst starts at the last keyframe before its
-            position (or the next sampled row), so that no frame is decoded in vain. For a fit, a difference of some seconds
-            does not matter. If another burst already starts there, the burst starts at its own position, because a fit learns
-            nothing from the same frames twice.
+            position, or at the first sampled row after this keyframe. Then no frame is decoded in vain, and a difference of
+            some seconds does not matter for a fit. But if another burst already starts there, the burst starts at its own
+            position, because a fit learns nothing from the same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
