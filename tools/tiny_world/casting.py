@@ -44,7 +44,7 @@ class Palette:
         return _pick(pool, rng)
 
     def motion(self, rng: np.random.Generator, *, other_than: str = "") -> str:
-        """Return a random motion."""
+        """Return a random motion, but not `other_than`."""
         return _pick([motion for motion in self.motions if motion != other_than], rng)
 
 

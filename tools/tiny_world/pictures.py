@@ -162,7 +162,7 @@ class PictureStep(nn.Module):
         self.model, self.weights = model, weights
 
     def forward(self, samples: Sequence[PictureSample]) -> dict[str, Tensor]:
-        """Return the losses by `LOSS_NAMES`."""
+        """Return the losses; the keys are `LOSS_NAMES`."""
         model = self.model
         frames = torch.stack([torch.from_numpy(sample.frame) for sample in samples])[:, None]  # (B, 1, H, W, 3)
         image = model.encode_images(frames)

@@ -95,7 +95,7 @@ class QuestionStep(nn.Module):
         self.model, self.weights, self.memory = model, weights, memory
 
     def forward(self, samples: Sequence[QuestionSample]) -> dict[str, Tensor]:
-        """Return the losses by `LOSS_NAMES`."""
+        """Return the losses; the keys are `LOSS_NAMES`."""
         model = self.model
         sight = model.mllm.sight
         assert sight is not None

@@ -100,7 +100,7 @@ class WorldOptions:
         self._check(len(self.motions(training=True)) > 1, "held_out_motions", "motions that leave at least two to train on")
 
     def motions(self, *, training: bool) -> tuple[str, ...]:
-        """Return the motions that objects may have, in training or elsewhere."""
+        """Return the motions that objects may have in training, or in validation and tests."""
         held_out = set(self.held_out_motions) if training else set()
         return tuple(motion for motion in MOTIONS if not performs(motion) & held_out)
 

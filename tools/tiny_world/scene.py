@@ -215,7 +215,7 @@ class Light:
     flicker: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def over_time(self, times_s: TimeArray) -> TimeArray:
-        """Return the factor of each frame, (T,)."""
+        """Return the factor by which the brightness of each frame changes, (T,)."""
         width, hz, phase = self.flicker
         return 1 + width * np.sin(2 * np.pi * hz * times_s + phase)
 
@@ -238,7 +238,7 @@ class Scene:
     """Everything that determines a clip or video.
 
     Attributes:
-        things: all things, far ones first.
+        things: all things, the farthest first.
         ground: average colour of the ground.
         texture: strength of the ground's patterns.
         sway, light, film: camera, light and recording.
@@ -255,5 +255,5 @@ class Scene:
 
     @property
     def cast(self) -> tuple[Thing, ...]:
-        """The named objects, far ones first."""
+        """The named objects, the farthest first."""
         return tuple(thing for thing in self.things if thing.role is not None)

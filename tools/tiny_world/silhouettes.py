@@ -96,7 +96,7 @@ class Silhouette:
 
 
 def silhouettes(scene: Scene, times_s: TimeArray, size_px: int) -> list[Silhouette]:
-    """Return the silhouettes of all things, far ones first, for frames of this size."""
+    """Return the silhouettes of all things, the farthest first, for frames of this size."""
     sway = scene.sway.at(times_s)
     return [_silhouette(thing, times_s, sway, size_px) for thing in scene.things]
 
@@ -110,7 +110,7 @@ def alone(shape: Silhouette, size_px: int) -> FloatArray:
 
 
 def visible(shapes: list[Silhouette], size_px: int) -> FloatArray:
-    """Return (K, T, H, W) coverage by the visible parts of each named object, far ones first."""
+    """Return (K, T, H, W) coverage by the visible parts of each named object, the farthest first."""
     named = sum(shape.thing.role is not None for shape in shapes)
     frames = len(shapes[0].alpha) if shapes else 0
     cover = np.zeros((named, frames, size_px, size_px), np.float32)

@@ -38,7 +38,7 @@ WORD_STD = 0.5
 
 
 class TinyTraining(PaperTraining):
-    """Trains by a `TinyRecipe`."""
+    """The training that a `TinyRecipe` describes."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
         """Return the model to train.

@@ -85,10 +85,10 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Facts:
-    """The answers for the names of a scene.
+    """The facts that decide which names are true of a scene.
 
     Attributes:
-        roles: roles of the named objects, far ones first.
+        roles: roles of the named objects, the farthest first.
         deeds: per object, the answer for every deed.
         relations: for (relation, i, j), whether object i has this relation to object j.
         evident: per object, whether its role can be recognised. All other facts assume that it can.

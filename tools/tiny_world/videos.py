@@ -150,9 +150,9 @@ def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options
 
 
 def video_frames(scene: Scene, size_px: int, options: VideoOptions) -> Iterator[tuple[ByteArray, BoolArray]]:
-    """Yield frames and masks for at most one second at a time.
+    """Yield the frames and masks of a video, at most one second at a time.
 
-    Frames are (T, H, W, 3) uint8. Masks of the named objects are (K, T, H, W) bool, far ones first.
+    Frames are (T, H, W, 3) uint8. Masks of the named objects are (K, T, H, W) bool, the farthest first.
     """
     count = round(options.seconds * options.fps)
     for take, start in enumerate(range(0, count, options.fps)):

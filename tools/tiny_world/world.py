@@ -216,7 +216,7 @@ class SyntheticWorld:
 
 
 def object_masks(shapes: list[Silhouette], size_px: int) -> BoolArray:
-    """Return the masks of the named objects, (K, T, H, W) bool, far ones first.
+    """Return the masks of the named objects, (K, T, H, W) bool, the farthest first.
 
     A pixel belongs to an object if the object covers more than half of the pixel. Very small masks become empty.
     """

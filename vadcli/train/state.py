@@ -113,7 +113,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and frozen parameters to `dtype`; those of `REST` do not change."""
+    """Convert trained parameters to fp32, and frozen ones to `dtype`; frozen parameters of `REST` stay."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
@@ -247,7 +247,7 @@ class Checkpoints:
 
         Args:
             model: its trained parameters are written.
-            optimizer: a torch AdamW over `trained_parameters` in their order.
+            optimizer: a torch AdamW whose parameters are `trained_parameters`, in the same order.
             progress: progress of the training.
             random: (processes, N) uint8 from `random_state`, one row per process.
             scaler: state of the fp16 loss scaler; empty in other precisions.

@@ -66,7 +66,7 @@ class Work:
 
 
 class PaperTraining:
-    """Anomaly exposure on segmentation data sets (paper 3.3)."""
+    """The paper's training: anomaly exposure on segmentation data sets (paper 3.3)."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
         """Return the model to train, on the CPU in fp32, configured by the recipe; raises as `first_model`."""

@@ -68,7 +68,7 @@ class PixelOptions:
     """The size of frames for Qwen2-VL, and which of their patches are dropped.
 
     Attributes:
-        min_px, max_px: limits of a frame's area for Qwen2-VL at inference; its sides become multiples of 28.
+        min_px, max_px: limits of a frame's area in pixels at inference; the sides of a frame become multiples of 28.
         train_min_px, train_max_px: the same limits in training.
         static_threshold: patches that change less than this are dropped (see `moving_groups`); None keeps all patches.
     """

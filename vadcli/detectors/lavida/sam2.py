@@ -368,7 +368,7 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: `state` has a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # so that the matrix for images, MATRICES[0], is used
+    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # MATRICES[0], for images, replaces the other one
         names = to_package(name)
         renamed |= zip(names, torch.split(state[name], 1) if name == POINTS else [state[name]], strict=True)
     return renamed

@@ -27,7 +27,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # columns measured per row in addition to `count`; with more of them, fewer rows need all columns
+SPARE = 8  # `_nearest` first measures this many more columns per row than it returns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -381,7 +381,7 @@ class SharedSight(nn.Module):
 
 
 class NamePooling(nn.Module):
-    """Adds the hidden states of the categories to that of `<SEG>`.
+    """Adds the hidden states of the categories to the hidden state at `<SEG>`.
 
     The weight of a category's state is the probability that the category is present. A linear layer predicts this probability
     from the state.
@@ -395,7 +395,7 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum (B, D) and the presence logits (B, C), from (B, D) and (B, C, D)."""
+        """Return `seg` (B, D) plus the weighted states `names` (B, C, D), and the presence logits (B, C)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 
