@@ -293,11 +293,15 @@ def make_events(
     events = cut_events(table, thresholds, duration_s=duration_s, boxes=boxes)
     if judge is not None:
         events = judge.events(video, table, events, thresholds, duration_s=duration_s, boxes=boxes)
-    return without_false_alarms(events, [entry for entry in reviews if entry.video == video])
+    return without_false_alarms(video, events, reviews)
 
 
-def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEvent]) -> list[Event]:
-    """Return the events of one video, numbered again, without events that a review marks as false."""
+def without_false_alarms(video: str, events: Sequence[Event], reviews: Sequence[ReviewedEvent]) -> list[Event]:
+    """Return the events of a video, numbered again, without events that a review marks as false.
+
+    The reviews may be about events of several videos.
+    """
+    reviews = [entry for entry in reviews if entry.video == video]
     if not any(entry.verdict is Verdict.FALSE for entry in reviews):
         return list(events)
     from vadcli.metrics.event import without_false  # not at the top, because the import takes a second in every scan

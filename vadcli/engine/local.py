@@ -372,7 +372,7 @@ class ClaimQueue:
                 self.job.scratch,
                 unit.video,
                 rules.of_video(unit.video),
-                review=rules.reviews,
+                reviews=rules.reviews,
                 judge=rules.judge,
                 times=self.job.times,
             )

@@ -133,7 +133,7 @@ class _Cut:
                     self.scratch,
                     video,
                     thresholds,
-                    review=self.reviews,
+                    reviews=self.reviews,
                     judge=self.judge,
                     times=times,
                     verify=None if self.options.verify else False,
@@ -225,7 +225,7 @@ def recut(
     video: str,
     thresholds: Thresholds,
     *,
-    review: Sequence[ReviewedEvent] = (),
+    reviews: Sequence[ReviewedEvent] = (),
     judge: Judge | None = None,
     times: TimeRules = DEFAULT_RULES,
     verify: bool | None = None,
@@ -251,7 +251,7 @@ def recut(
     table, metadata = read_scores(layout.scores(video))
     boxes, duration_s = stored_boxes(layout, video, table, thresholds), shown_s(table, metadata.video)
     old_events = old.events if old.scan_events is None else old.scan_events
-    events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=review)
+    events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=reviews)
     events = inherit_boxes(events, old_events) if boxes is None else events
     events = with_categories(events, table, old_events)
     mark = judge.mark_of(video) if judge else None
@@ -262,7 +262,7 @@ def recut(
             verified = VerifiedScores.of(table, answers, thresholds, duration_s)
             if verified is not None:
                 events = verified_events(verified, document.events, thresholds, duration_s=duration_s, boxes=boxes)
-                events = without_false_alarms(events, [entry for entry in review if entry.video == video])
+                events = without_false_alarms(video, events, reviews)
                 document = replace(document, events=tuple(events), scan_events=document.events)
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
@@ -331,9 +331,9 @@ def preview(out: Path, options: EventsOptions) -> Preview:
         requested.add(options.thresholds(document.thresholds, calibration).high)
     thresholds = sorted(high for high in {*ROUND_THRESHOLDS, *present, *requested} if high >= (options.low or 0.0))
     counts, videos, seconds = Counter(dict.fromkeys(thresholds, 0)), 0, 0.0
-    review: Sequence[ReviewedEvent] = ()
+    reviews: Sequence[ReviewedEvent] = ()
     if not options.keep_false:
-        review = read_choices(layout).with_reviews(read_review(options.review) if options.review else ()).reviews
+        reviews = read_choices(layout).with_reviews(read_review(options.review) if options.review else ()).reviews
     for document in _scored(layout, options, problems):
         video = str(document.video["path"])
         try:
@@ -343,11 +343,11 @@ def preview(out: Path, options: EventsOptions) -> Preview:
             continue
         duration_s = shown_s(table, metadata.video)
         videos, seconds = videos + 1, seconds + duration_s
-        judged = [entry for entry in review if entry.video == video]
+        of_video = [entry for entry in reviews if entry.video == video]
         for high in thresholds:
             chosen = replace(options, threshold=high, alarms_per_hour=None).thresholds(document.thresholds, None)
             events = with_categories(cut_events(table, chosen, duration_s=duration_s), table, document.events)
-            events = without_false_alarms(events, judged)
+            events = without_false_alarms(video, events, of_video)
             documents = choose([replace(document, events=tuple(events))], When(), options.category)
             counts[high] += sum(len(document.events) for document in documents)
     scale = next(iter(calibrations)) if len(calibrations) == 1 else None

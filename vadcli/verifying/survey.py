@@ -420,7 +420,7 @@ def settle(survey: Survey, scratch: Scratch, *, seconds_per_clip: float) -> Sett
     tails = _calibrated(readable, len(survey.categories))
     settled, choices = Settled(), read_choices(survey.layout)
     judge = judge_of(EventsOptions(), choices, out=survey.layout.out)
-    recut_stored = partial(recut, survey.layout, scratch, review=choices.reviews, judge=judge, verify=True)
+    recut_stored = partial(recut, survey.layout, scratch, reviews=choices.reviews, judge=judge, verify=True)
     audited = _Audited()
     for answers in readable:
         usual = tails[answers.video.candidates.camera]
