@@ -66,7 +66,7 @@ def read(video: Path, tmp_path: Path) -> measuring.BenchVideos:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10))))
-def test_time_that_two_things_share_counts_once(spans: list[tuple[int, int]]) -> None:
+def test_overlapping_spans_count_once(spans: list[tuple[int, int]]) -> None:
     wanted = len({tick for start, length in spans for tick in range(start, start + length)})
     assert covered((start, start + length) for start, length in spans) == wanted
 
@@ -198,7 +198,7 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
     assert by_scan.rows > (clips - 1) * 8  # the last frame of a video is not sampled
 
 
-def test_a_round_that_fails_says_why(read: measuring.BenchVideos, tmp_path: Path) -> None:
+def test_a_failed_round_raises_its_error(read: measuring.BenchVideos, tmp_path: Path) -> None:
     class Broken(Colours):
         def score(self, batch: object) -> object:  # type: ignore[override]
             raise RuntimeError("no")

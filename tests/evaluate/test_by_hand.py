@@ -74,7 +74,7 @@ def test_a_cut_video_lasts_as_long_as_its_rows(tmp_path: Path) -> None:
     assert "decoded with errors" not in to_table([whole])
 
 
-def test_worse_events_score_higher_or_not(tmp_path: Path) -> None:
+def test_severities_worked_by_hand(tmp_path: Path) -> None:
     """Events with severities 4, 2, 2 and 1 have the scores 0.9, 0.6, 0.7 and 0.2. A fifth event has no severity.
 
     Two overlapping intervals of a fire are one event.
@@ -123,7 +123,7 @@ def half(there: bool, level: int = 255) -> np.ndarray:
     return picture
 
 
-def test_run_lengths_have_two_levels_and_say_so(tmp_path: Path) -> None:
+def test_figures_of_run_lengths_have_a_note_on_two_levels(tmp_path: Path) -> None:
     """The abnormal pixels score 100 of 255. A mask video ranks them perfectly. Run lengths at 0.5 do not contain them."""
     truth = squares(tmp_path / "ped2", {"01": 8, "02": 8})
     masks = {clip: np.stack([half(2 <= number < 6, 100) for number in range(8)]) for clip in ("01", "02")}
@@ -169,7 +169,7 @@ def test_true_events_are_the_intervals_and_rows_may_have_two_categories(tmp_path
     assert value(report, "category.fall") == pytest.approx(15 / 35)  # all score 0, like 30 normal rows; a tie counts half
 
 
-def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_about(tmp_path: Path) -> None:
+def test_a_comparison_has_the_figures_of_all_runs_and_notes_name_their_run(tmp_path: Path) -> None:
     truth = squares(tmp_path / "ped2", {"01": 8, "02": 8})
     masks = {clip: np.stack([half(2 <= number < 6) for number in range(8)]) for clip in ("01", "02")}
     given = {clip: scores_with_alarms(8, (2, 6)) for clip in masks}
@@ -212,7 +212,7 @@ def test_a_whole_evaluation_worked_out_by_hand(tmp_path: Path) -> None:
     assert value(ended, "category.fight") == pytest.approx(flattered)
 
 
-def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_path: Path) -> None:
+def test_only_sampled_applies_to_categories_and_is_noted(tmp_path: Path) -> None:
     """Of the sampled rows, row 0 is normal and scores 0.1, and row 4 is abnormal and scores 0.9. All other rows are wrong."""
     out = write_scan(tmp_path / "out", {"a.mp4": [0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1]}, interval=4)
     truth = write_truth(tmp_path / "truth.csv", ["a.mp4,0.4,0.8,fight"])
@@ -226,7 +226,7 @@ def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_pa
     assert note not in to_table([every])
 
 
-def test_what_a_table_notes_of_sizes_and_of_labels_past_the_end(tmp_path: Path) -> None:
+def test_notes_on_pixel_size_and_on_labels_after_the_end(tmp_path: Path) -> None:
     truth = squares(tmp_path / "ped2", {"01": 8})
     masks = {"01": np.stack([half(2 <= number < 6) for number in range(8)])}
     out = write_scan(tmp_path / "out", {"01": scores_with_alarms(8, (2, 6))}, masks=masks)
@@ -242,7 +242,7 @@ def test_what_a_table_notes_of_sizes_and_of_labels_past_the_end(tmp_path: Path) 
     assert overhanging.to_json()["overhang_frames"] == 2
 
 
-def test_a_row_without_a_mask_of_its_own_shows_the_last_one(tmp_path: Path) -> None:
+def test_a_mask_is_carried_forward_to_rows_without_a_mask(tmp_path: Path) -> None:
     """Only rows 0, 4 and 8 of 12 have masks. The left half is abnormal in rows 2 to 5, and in the masks of rows 4 to 7."""
     truth = squares(tmp_path / "ped2", {"01": 12})
     masks = {"01": np.stack([half(False), half(True), half(False)])}
@@ -260,7 +260,7 @@ def test_a_row_without_a_mask_of_its_own_shows_the_last_one(tmp_path: Path) -> N
     assert (tmp_path / "plots" / "pimo.png").stat().st_size > 5000
 
 
-def test_tracks_and_regions_are_told_apart(tmp_path: Path) -> None:
+def test_tracks_and_regions_worked_by_hand(tmp_path: Path) -> None:
     """Two of six regions of one track are found, and nothing false. RBDC is the share of regions, TBDC that of tracks."""
     scene = tmp_path / "UBnormal" / "Scene1"
     name = "abnormal_scene_1_scenario_1"

@@ -87,17 +87,17 @@ def test_the_truth_as_scores_is_perfect_and_shuffled_labels_are_chance(tmp_path:
     assert auc.ci_high - auc.ci_low < 0.1
 
 
-def test_one_frame_late_costs_what_it_must(tmp_path: Path, truth: Path) -> None:
+def test_figures_of_a_scan_that_is_one_frame_late(tmp_path: Path, truth: Path) -> None:
     late = {video: np.roll(labels(video), 1) * 1.0 for video in VIDEOS}
     report, _ = evaluate(write_scan(tmp_path / "out", late), truth)
     assert figure(report, "event.onset_error_s").value == pytest.approx(0.1)
     # 50 of 300 rows are abnormal. Per event, one abnormal row is missed, and one normal row is a false alarm. So the AUC is
     # 1 - (2/50 + 2/250) / 2.
     assert figure(report, "frame.auc_micro").value == pytest.approx(1 - (2 / 50 + 2 / 250) / 2)
-    assert figure(report, "event.f1_iou_0.5").value == 1.0  # 29 of 31 and 19 of 21 frames overlap
+    assert figure(report, "event.f1_iou_0.5").value == 1.0  # the IoUs are 29 / 31 and 19 / 21
 
 
-def test_endpoints_flatter_and_are_named(tmp_path: Path, truth: Path) -> None:
+def test_endpoints_raise_figures_and_are_noted(tmp_path: Path, truth: Path) -> None:
     out = write_scan(tmp_path / "out", {video: scores(video, seed, lift=0.05) for seed, video in enumerate(VIDEOS)})
     plain, _ = evaluate(out, truth)
     flattered, _ = evaluate(out, truth, Protocol(endpoints=True))
@@ -163,7 +163,7 @@ def test_masks_of_another_size_are_refused_unless_resized(tmp_path: Path) -> Non
     assert collect(out, truth, pixel_size=(12, 16)).pixels is not None
 
 
-def test_a_missing_video_is_named_and_left_out_only_with_leave(tmp_path: Path, truth: Path) -> None:
+def test_a_missing_video_is_an_error_unless_allowed(tmp_path: Path, truth: Path) -> None:
     out = write_scan(tmp_path / "out", {video: scores(video, 1) for video in (*VIDEOS[:2], "x.mp4")})
     with pytest.raises(UsageError, match=r"'cam/c\.mp4'"):
         evaluate(out, truth)
@@ -247,7 +247,7 @@ def ped2_clips(root: Path, masks: dict[str, np.ndarray]) -> Path:
     return root
 
 
-def test_masks_of_some_videos_alone_are_refused_unless_allowed(tmp_path: Path) -> None:
+def test_masks_of_only_some_videos_are_refused_unless_allowed(tmp_path: Path) -> None:
     wanted = np.zeros((6, *SIZE), bool)
     wanted[2:4, :5] = True
     stored = wanted * np.uint8(200)
@@ -270,7 +270,7 @@ def test_a_mask_video_that_ends_early_is_an_error(tmp_path: Path) -> None:
         collect(out, open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted})))
 
 
-def test_a_group_asked_for_by_name_must_have_something_to_read(tmp_path: Path, truth: Path) -> None:
+def test_a_group_chosen_by_name_needs_its_data(tmp_path: Path, truth: Path) -> None:
     wanted = np.zeros((6, *SIZE), bool)
     wanted[2:4] = True
     out = write_scan(tmp_path / "out", {"01": [0.1] * 6})
@@ -284,7 +284,7 @@ def test_a_group_asked_for_by_name_must_have_something_to_read(tmp_path: Path, t
     )
 
 
-def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_path: Path) -> None:
+def test_regions_in_a_normal_video_are_false_alarms(tmp_path: Path) -> None:
     """A small copy of UBnormal. One object is found in the abnormal video. The normal video has two false regions."""
     from PIL import Image
 
@@ -316,7 +316,7 @@ def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", ["", ".mp4"])
-def test_contact_sheets_show_the_very_row(tmp_path: Path, suffix: str) -> None:
+def test_contact_sheets_show_exactly_the_row(tmp_path: Path, suffix: str) -> None:
     """The frames of the worst miss and of the worst false alarm have different grey levels from all others."""
     from PIL import Image
 

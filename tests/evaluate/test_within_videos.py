@@ -78,7 +78,7 @@ def test_both_figures_worked_out_by_hand(tmp_path: Path, truth: Path) -> None:
     assert list(category) == ["fight", "fight, within videos", "fire", "fire, within videos"]
 
 
-def test_they_stand_side_by_side_in_every_format(tmp_path: Path, truth: Path) -> None:
+def test_both_figures_are_in_every_format(tmp_path: Path, truth: Path) -> None:
     report = report_of(read(write_scan(tmp_path / "out", VIDEOS), truth), Protocol(groups=("frame", "category")))
     titles = [
         "frame ROC-AUC, all frames",
@@ -134,7 +134,7 @@ def test_scores_count_if_every_video_has_them(tmp_path: Path, truth: Path, lacki
         assert category["fight, own score"].value == pytest.approx(1 - category["fight"].value)
 
 
-def test_a_category_that_has_the_name_of_a_figure_keeps_it(tmp_path: Path) -> None:
+def test_a_category_may_have_the_name_of_a_figure(tmp_path: Path) -> None:
     rows = ["a.mp4,0,0.2,fight", 'b.mp4,0,0.1,"fight, within videos"', "c.mp4,,,", "d.mp4,,,"]
     test = read(write_scan(tmp_path / "out", VIDEOS), write_truth(tmp_path / "truth.csv", rows))
     # The category has only the row of b with .2. It beats .1 .1, but not .9 .5 .7 .95 .95 .3 .3.
@@ -174,8 +174,8 @@ def test_runs_without_frames_of_the_same_videos_are_compared_without_an_interval
     assert against["category"]["fight, within videos"].value is None
 
 
-def test_figures_stored_before_are_kept_with_those_measured_now(tmp_path: Path, truth: Path) -> None:
-    """A document without the newer figures, as an earlier version wrote it."""
+def test_stored_figures_of_other_groups_are_kept(tmp_path: Path, truth: Path) -> None:
+    """The stored document lacks some figures, as if an earlier version had written it."""
     test = read(write_scan(tmp_path / "out", VIDEOS), truth)
     layout = OutputLayout(test.out)
     earlier = document_of(report_of(test), truth)

@@ -54,7 +54,7 @@ def test_ucsd_ranges_count_from_one_and_include_both_ends(tmp_path, number, plac
     ]
 
 
-def test_ucsd_without_frames_takes_the_ranges_alone(tmp_path):
+def test_ucsd_without_frames_uses_only_the_ranges(tmp_path):
     (tmp_path / "UCSDped2.m").write_text("TestVideoFile{end+1}.gt_frame = [1:3];\n")
     truth = open_ground_truth("ped2", tmp_path).videos()["Test/Test001"]
     assert truth.frames is None
@@ -65,7 +65,7 @@ def test_ucsd_without_frames_takes_the_ranges_alone(tmp_path):
     ("ranges", "says"),
     [("[4:2]", "line 2: '4:2'"), ("[0:2]", "'0:2'"), ("[a]", "'a'"), ("[1:99999999999999]", "'1:99"), ("oops", "line 2")],
 )
-def test_ucsd_bad_ranges_say_their_line(tmp_path, ranges, says):
+def test_errors_of_ucsd_ranges_name_the_line(tmp_path, ranges, says):
     with pytest.raises(DocumentError) as caught:
         open_ground_truth("ped2", ucsd(tmp_path, 2, ranges=ranges)).videos()
     assert "UCSDped2.m" in caught.value.message
@@ -87,7 +87,7 @@ def test_ucsd_ranges_masks_and_clips_must_fit_the_frames(tmp_path):
         open_ground_truth("ped2", root).videos()
 
 
-def test_a_damaged_or_huge_mask_is_one_line(tmp_path):
+def test_a_damaged_or_huge_mask_is_an_error_of_one_line(tmp_path):
     root = ucsd(tmp_path, 2)
     folder = root / "UCSDped2/Test/Test001_gt"
     (folder / "002.bmp").write_bytes(b"BM garbage")
@@ -129,7 +129,7 @@ def test_ped2_label_table_counts_from_zero(tmp_path):
         ("../../etc,0,0\n", "not a clip's name"),
     ],
 )
-def test_ped2_bad_label_table_says_its_line(tmp_path, body, says):
+def test_errors_of_the_ped2_label_table_name_the_line(tmp_path, body, says):
     with pytest.raises(DocumentError, match=says.replace(".", r"\.")):
         open_ground_truth("ped2", label_table(tmp_path, "clip,frame_index0,label\n" + body)).videos()
 
@@ -148,7 +148,7 @@ def avenue(root: Path, **volumes: int) -> Path:
     return root
 
 
-def test_avenue_masks_count_as_the_videos_do(tmp_path):
+def test_avenue_masks_are_numbered_like_the_frames(tmp_path):
     root = avenue(tmp_path, clip1=5, clip2=3, clip10=4)
     truth = open_ground_truth("avenue", root).videos()
     assert list(truth) == ["testing_videos/01.avi", "testing_videos/02.avi", "testing_videos/10.avi"]
@@ -162,7 +162,7 @@ def test_avenue_masks_count_as_the_videos_do(tmp_path):
         truth["testing_videos/01.avi"].labels(table("01.avi", 4))
 
 
-def test_avenue_damaged_volumes_are_one_line(tmp_path):
+def test_avenue_damaged_volumes_are_errors_of_one_line(tmp_path):
     folder = avenue(tmp_path, clip1=3) / "ground_truth_demo/testing_label_mask"
     whole = (folder / "1_label.mat").read_bytes()
     (folder / "2_label.mat").write_bytes(whole[: len(whole) // 2])
@@ -197,7 +197,7 @@ def test_avenue_label_arrays_are_named_like_the_clips(tmp_path):
 @pytest.mark.parametrize(
     "text", ["[", "[]", "{}", '{"0": 3}', '{"0": [0, 2]}', '{"0": [0, "1"]}', '{"1": [0]}', "[" * 100_000, "\xff"]
 )
-def test_bad_label_lists_are_one_line(tmp_path, text):
+def test_bad_label_lists_are_errors_of_one_line(tmp_path, text):
     path = tmp_path / "gt_label.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DocumentError) as caught:
@@ -247,7 +247,7 @@ def test_shanghaitech_tracked_boxes_include_both_corners(tmp_path):
         _ = open_ground_truth("shanghaitech", tmp_path).videos()["testing/frames/01_0014"].regions
 
 
-def test_shanghaitech_damaged_arrays_are_one_line(tmp_path):
+def test_shanghaitech_damaged_arrays_are_errors_of_one_line(tmp_path):
     folder = shanghai(tmp_path) / "testing/test_frame_mask"
     np.save(folder / "02_0001.npy", np.array([0, 2]))
     np.save(folder / "02_0002.npy", np.zeros((2, 2)))
@@ -294,7 +294,7 @@ def test_ubnormal_tracks_count_from_zero_and_include_the_last(tmp_path):
     assert [video.video for video in matching.pairs.values()] == [f"Scene1/{ABNORMAL}.mp4", f"Scene1/{NORMAL}.mp4"]
 
 
-def test_ubnormal_masks_hold_the_objects_that_are_abnormal_then(tmp_path):
+def test_ubnormal_masks_have_the_objects_that_are_abnormal_in_the_frame(tmp_path):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path)).videos()[f"Scene1/{ABNORMAL}.mp4"]
     third, fifth = patch(0, 0, 2, 2) | patch(5, 3, 1, 1), patch(4, 2, 2, 1)
     assert truth.mask(0) is None
@@ -306,7 +306,7 @@ def test_ubnormal_masks_hold_the_objects_that_are_abnormal_then(tmp_path):
 
 
 @pytest.mark.parametrize("tracks", ["3,1\n", "3,2,1\n", "0,1,2\n", "3,-1,2\n", "x,1,2\n", "3,1,1e300\n", "3,nan,4\n", "\n"])
-def test_ubnormal_bad_tracks_are_one_line(tmp_path, tracks):
+def test_ubnormal_bad_tracks_are_errors_of_one_line(tmp_path, tracks):
     with pytest.raises(DocumentError, match=f"{ABNORMAL}_tracks.txt"):
         open_ground_truth("ubnormal", ubnormal(tmp_path, tracks)).videos()
 
@@ -328,7 +328,7 @@ def test_ubnormal_without_pictures_has_no_length_and_no_masks(tmp_path):
     assert true_rows(truth.labels(table("x", 9))) == [1, 2, 3]
 
 
-def test_ubnormal_track_past_the_video_or_its_pictures_is_an_error(tmp_path):
+def test_ubnormal_tracks_after_the_end_of_the_video_are_errors(tmp_path):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path, "3.0,1.0,999999999\n")).videos()[f"Scene1/{ABNORMAL}.mp4"]
     with pytest.raises(DocumentError, match=r"ends at frame 1000000000 .*5 frames"):
         truth.labels(table("x", 5))
@@ -380,7 +380,7 @@ def test_ucf_crime_counts_from_one_and_includes_both_ends(tmp_path):
         assert pairs[scored[0]].categories == ()
 
 
-def test_ucf_crime_ends_up_to_three_frames_late_and_says_so(tmp_path):
+def test_ucf_crime_intervals_may_end_three_frames_after_the_video(tmp_path):
     (tmp_path / "a.txt").write_text("Arson011_x264.mp4  Arson  150  420  680  1267\n")
     truth = open_ground_truth("ucf-crime", tmp_path / "a.txt").videos()["Arson011_x264.mp4"]
     assert truth.spans(table("x", 1266))[-1] == Span(679, 1266, "arson")
@@ -405,7 +405,7 @@ def test_ucf_crime_ends_up_to_three_frames_late_and_says_so(tmp_path):
         "a.mp4 Abuse",
     ],
 )
-def test_ucf_crime_bad_lines_say_their_number(tmp_path, line):
+def test_errors_of_ucf_crime_name_the_line(tmp_path, line):
     (tmp_path / "a.txt").write_text(f"ok.mp4 Abuse 1 2 -1 -1\n\n{line}\n")
     with pytest.raises(DocumentError, match=r"a.txt, line 3: ") as caught:
         open_ground_truth("ucf-crime", tmp_path / "a.txt").videos()
@@ -429,7 +429,7 @@ def test_xd_violence_counts_from_zero_and_excludes_the_end(tmp_path):
     assert pairs[scored[2]].is_normal
 
 
-def test_xd_violence_misses_normal_videos_that_lie_there_unscored(tmp_path):
+def test_xd_violence_reports_normal_videos_without_scores(tmp_path):
     (tmp_path / "annotations.txt").write_text("a_label_B1-0-0 0 1\n")
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/b_label_A.mp4").touch()
@@ -440,7 +440,7 @@ def test_xd_violence_misses_normal_videos_that_lie_there_unscored(tmp_path):
 @pytest.mark.parametrize(
     "line", ["a_label_B1-0-0", "a_label_B1-0-0 1", "a_label_B1-0-0 2 2", "a_label_A 1 2", "a 1 2", "a_label_B3-0-0 1 2"]
 )
-def test_xd_violence_bad_lines_say_their_number(tmp_path, line):
+def test_errors_of_xd_violence_name_the_line(tmp_path, line):
     (tmp_path / "annotations.txt").write_text(f"ok_label_B1-0-0 1 2\n{line}\n")
     with pytest.raises(DocumentError, match=r"annotations.txt, line 2: "):
         open_ground_truth("xd-violence", tmp_path).videos()
@@ -450,7 +450,7 @@ def test_xd_violence_bad_lines_say_their_number(tmp_path, line):
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_an_empty_folder_says_what_is_missing(tmp_path, name):
+def test_the_error_for_an_empty_folder_names_the_missing_file(tmp_path, name):
     with pytest.raises((UsageError, DocumentError)) as caught:
         open_ground_truth(name, tmp_path).videos()
     assert str(tmp_path) in caught.value.message
@@ -458,7 +458,7 @@ def test_an_empty_folder_says_what_is_missing(tmp_path, name):
 
 @pytest.mark.parametrize("name", DATA_SETS)
 @pytest.mark.parametrize("content", [b"", b"\0\xff\xfe garbage \n\n", b"{]\n,,,\n", b"../../x 1 2\n"])
-def test_a_file_of_garbage_is_one_line(tmp_path, name, content):
+def test_a_file_of_garbage_is_an_error_of_one_line(tmp_path, name, content):
     path = tmp_path / "truth"
     path.write_bytes(content)
     with pytest.raises((UsageError, DocumentError)) as caught:

@@ -46,13 +46,13 @@ def test_other_names_are_other_videos(scored, truth):
     assert pair([scored], [truth], stem_alone=False) == {}
 
 
-def test_the_closer_name_wins():
+def test_the_same_path_comes_before_the_same_end():
     scored = ["Train/Train001", "test/01", "train/01", "01.avi", "01.mp4"]
     assert pair(scored[1:3], ["test/01"], stem_alone=True) == {"test/01": "test/01"}
     assert pair(scored[3:], ["testing_videos/01.avi"], stem_alone=True) == {"01.avi": "testing_videos/01.avi"}
 
 
-def test_a_name_alone_decides_only_where_no_other_video_has_it():
+def test_the_name_decides_only_if_no_other_video_has_it():
     truths = ["testing_videos/01.avi"]
     assert pair(["frames/01"], truths, stem_alone=True) == {"frames/01": truths[0]}
     assert pair(["frames/01", "other/01"], truths, stem_alone=True) == {}
@@ -63,7 +63,7 @@ def test_a_name_alone_decides_only_where_no_other_video_has_it():
     ("scored", "truths"),
     [(["x/a.mp4", "y/a.mp4"], ["a.mp4"]), (["a.mp4"], ["x/a.mp4", "y/a.mp4"]), (["cam/a.mp4", "cam/a.mkv"], ["cam/a"])],
 )
-def test_two_that_fit_alike_are_an_error_that_names_them(scored, truths):
+def test_an_ambiguous_pair_is_an_error_that_names_both_videos(scored, truths):
     with pytest.raises(UsageError) as caught:
         pair(scored, truths, stem_alone=True)
     assert all(repr(name) in caught.value.message for name in scored + truths)
@@ -110,13 +110,13 @@ def test_pairs_come_in_the_order_of_the_truth_and_long_lists_are_cut():
         truth.match(names[:1])
 
 
-def test_a_video_twice_or_none_at_all_is_a_bad_truth():
+def test_a_truth_with_a_video_twice_or_without_videos_is_refused():
     with pytest.raises(DocumentError, match=r"'a.mp4' occurs twice"):
         truth_of("a.mp4", "a.mp4").videos()
     with pytest.raises(DocumentError, match="no video"):
         truth_of().videos()
 
 
-def test_nothing_at_the_root_is_an_error():
+def test_a_missing_root_is_an_error():
     with pytest.raises(UsageError, match="the file or folder does not exist"):
         type(truth_of("a"))(Path("/nonexistent/place"))

@@ -34,7 +34,7 @@ def test_rows_are_intervals_and_empty_times_are_a_normal_video(read):
     assert not truth["b.mp4"].has_masks
 
 
-def test_no_category_column_a_byte_order_mark_and_quotes_are_fine(read):
+def test_the_table_may_lack_categories_and_have_a_byte_order_mark_and_quotes(read):
     truth = read(b'\xef\xbb\xbfvideo,start_s,end_s\r\n"a, b.mp4",0,1\r\n\r\n').videos()
     assert true_rows(truth["a, b.mp4"].labels(table("x", times=[0, 0.5, 1.0]))) == [0, 1]
 
@@ -66,7 +66,7 @@ def test_only_the_end_of_a_path_may_differ(read):
         ("a.mp4,1,2," + "x" * 200_000, "line 3: not CSV"),
     ],
 )
-def test_bad_rows_say_their_line(read, row, says):
+def test_errors_of_rows_name_the_line(read, row, says):
     with pytest.raises(DocumentError) as caught:
         read(f"video,start_s,end_s,category\nok.mp4,0,1,\n{row}\n").videos()
     assert f"truth.csv, {says}" in caught.value.message
@@ -108,7 +108,7 @@ def test_a_template_from_events_reads_back(read):
 
 
 @pytest.mark.parametrize("times", [[0.0, 1.0, 2.0], [0.0], [0.0, 1.0, 1.0 + 5e-7]])
-def test_an_event_in_a_last_frame_that_stays_long_reads_back(read, times):
+def test_an_event_in_a_long_last_frame_reads_back(read, times):
     scored = table("a.mp4", times=times)
     whole = Event(1, 0, len(times), 0.0, 60.0, 0, 0.0, 0.9, 0.8)
     truth = read(template_from_events([(scored, [whole])])).videos()["a.mp4"]

@@ -62,7 +62,7 @@ def test_the_list_of_msad_chooses_the_test_videos(tmp_path: Path) -> None:
         ("name,scenario,total frames\n", "the column 'starting frame of anomaly' is missing"),
     ],
 )
-def test_a_bad_table_of_msad_says_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_errors_of_msad_name_the_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DocumentError, match=said):
         open_ground_truth("msad", msad(tmp_path, text)).videos()
 
@@ -113,13 +113,13 @@ def test_cuva_has_minutes_and_seconds(tmp_path: Path, lines: bool) -> None:
         (3, "line 7: is not an object"),
     ],
 )
-def test_a_bad_item_of_cuva_says_its_place(tmp_path: Path, added: object, said: str) -> None:
+def test_errors_of_cuva_name_the_position(tmp_path: Path, added: object, said: str) -> None:
     (tmp_path / "cuva.json").write_text(json.dumps([*CUVA, added]))
     with pytest.raises(DocumentError, match=said):
         open_ground_truth("cuva", tmp_path / "cuva.json").videos()
 
 
-def test_a_folder_with_two_files_is_no_cuva(tmp_path: Path) -> None:
+def test_a_folder_with_two_json_files_is_refused_as_cuva(tmp_path: Path) -> None:
     for name in ("full.json", "test.json"):
         (tmp_path / name).write_text(json.dumps(CUVA))
     with pytest.raises(UsageError, match="its one JSON file is missing"):
@@ -147,7 +147,7 @@ def test_prevad_has_shares_of_the_video(tmp_path: Path) -> None:
     assert truth["normal/c.mp4"].is_normal
 
 
-def test_the_json_file_of_prevad_says_the_same(tmp_path: Path) -> None:
+def test_the_json_file_of_prevad_gives_the_same_truth(tmp_path: Path) -> None:
     spans = {"abnormal/a.mp4": [[0.1, 0.32], [0.9, 0.7]], "normal/c.mp4": []}
     items = [
         {"video_path": name, "class_name": "Fire" if found else "normal", "anomaly_span": found}
@@ -170,7 +170,7 @@ def test_the_json_file_of_prevad_says_the_same(tmp_path: Path) -> None:
         (PREVAD.replace('"[0.5, 0.5]"', "start"), "line 3: .*shares of the video"),
     ],
 )
-def test_a_bad_table_of_prevad_says_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_errors_of_prevad_name_the_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "test.csv").write_text(text)
     with pytest.raises(DocumentError, match=said):
         open_ground_truth("prevad", tmp_path / "test.csv").videos()
@@ -210,7 +210,7 @@ def test_vau_bench_has_seconds_and_zeros_for_normal_videos(tmp_path: Path) -> No
         ("a.mp4,?,A\n", "line 2: Start Time is ''"),
     ],
 )
-def test_a_bad_table_of_vau_bench_says_its_line(tmp_path: Path, row: str, said: str) -> None:
+def test_errors_of_vau_bench_name_the_line(tmp_path: Path, row: str, said: str) -> None:
     (tmp_path / "test_msad.csv").write_text(HEADER + row)
     with pytest.raises(DocumentError, match=said):
         open_ground_truth("vau-bench", tmp_path).videos()

@@ -76,7 +76,7 @@ def best_by_brute_force(predicted, true, level):
 
 @settings(max_examples=200)
 @given(predicted=spans(), true=spans(), level=st.sampled_from([0.1, 0.3, 0.5, 1.0]))
-def test_the_matching_is_the_best_there_is(predicted, true, level):
+def test_the_matching_is_as_good_as_by_brute_force(predicted, true, level):
     events = EventSet.of([predicted], [true], [60])
     pairs = match_events(events.predicted[0], events.true[0], level)
     assert len(set(pairs[:, 0].tolist())) == len(set(pairs[:, 1].tolist())) == len(pairs)
@@ -92,7 +92,7 @@ def test_the_matching_is_the_best_there_is(predicted, true, level):
     videos=st.lists(st.tuples(spans(), spans()), min_size=1, max_size=4),
     seed=st.integers(0, 99),
 )
-def test_the_order_of_videos_and_events_changes_nothing_nor_does_gluing_them(videos, seed):
+def test_neither_order_nor_concatenation_of_videos_changes_figures(videos, seed):
     rng = np.random.default_rng(seed)
     predicted, true = [list(p) for p, _ in videos], [list(t) for _, t in videos]
     order = rng.permutation(len(videos))
@@ -143,18 +143,18 @@ def test_no_video_at_all():
         assert metric(EventSet.of([], [], [])).metric(Bootstrap(10)).value is None
 
 
-def test_one_side_alone_is_zero():
+def test_only_predicted_or_only_true_events_give_zero():
     assert segment_f1(EventSet.of([[(0, 1)]], [[]], [9]), iou=0.1).value == 0.0
     assert segment_f1(EventSet.of([[]], [[(0, 1)]], [9]), iou=0.1).value == 0.0
 
 
-def test_touching_is_no_overlap_and_an_event_without_length_overlaps_nothing():
+def test_adjacent_events_and_events_without_duration_do_not_overlap():
     events = EventSet.of([[(1, 2), (4, 4)]], [[(1.9999999, 3), (3.5, 5)]], [3600])
     assert false_alarms_per_hour(events).value == 2.0
     assert detection_recall(events).value == 0.0
 
 
-def test_intervals_are_those_of_the_videos_drawn():
+def test_the_interval_contains_the_figure():
     rng = np.random.default_rng(0)
     true = [[(a, a + 3) for a in range(0, 40, 10)] for _ in range(8)]
     predicted = [[(a + rng.normal(), a + 3 + rng.random()) for a, _ in part] for part in true]

@@ -53,7 +53,7 @@ def test_agrees_with_scikit_learn_on_many_frames(ours_theirs, dtype):
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=60)
 @given(frames=frame_sets(), seed=st.integers(0, 99))
-def test_neither_scale_nor_order_nor_the_borders_of_videos_change_micro(name, frames, seed):
+def test_scale_order_and_borders_of_videos_do_not_change_micro(name, frames, seed):
     metric = METRICS[name][0]
     value = metric(frames).value
     stretched = FrameSet(np.exp(3 * frames.scores.astype(np.float64)) - 7, frames.labels, frames.offsets)
@@ -67,7 +67,7 @@ def test_neither_scale_nor_order_nor_the_borders_of_videos_change_micro(name, fr
 
 @settings(max_examples=60)
 @given(frames=frame_sets())
-def test_turning_the_scores_round_turns_the_auc_round(frames):
+def test_negated_scores_give_one_minus_the_auc(frames):
     turned = FrameSet(1 - frames.scores, frames.labels, frames.offsets)
     assert frame_auc(turned).value == pytest.approx(1 - frame_auc(frames).value, abs=1e-12)
 
@@ -118,7 +118,7 @@ def test_undefined_is_none_with_its_reason(metric, labels, says):
     assert says in found.note
 
 
-def test_end_points_define_what_had_one_class():
+def test_end_points_define_figures_of_one_class():
     frames = FrameSet.of([[0.2, 0.4]], [[0, 0]])
     assert frame_auc(frames, endpoints=True).value == 1.0
     assert frame_ap(frames, endpoints=True).value == 1.0
@@ -155,7 +155,7 @@ CATEGORIES = FrameSet.of([[0.9, 0.1, 0.2], [0.3, 0.4, 0.05], [0.35]], [[1, 0, 0]
 CODES = np.array([0, NORMAL, NORMAL, 1, NORMAL, NORMAL, NORMAL])
 
 
-def test_a_category_against_all_that_is_normal_or_its_own_videos_alone():
+def test_a_category_is_compared_with_all_normal_frames_or_with_those_of_its_videos():
     fire, fall, fight = (frame_auc(frames_of_category(CATEGORIES, CODES, code)) for code in range(3))
     assert fire.value == 1.0
     assert fall.value == pytest.approx(3 / 4)

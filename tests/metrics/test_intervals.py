@@ -40,7 +40,7 @@ def test_few_distinct_scores_are_resampled_exactly(ours, theirs):
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(frame_auc, roc_auc_score), (frame_ap, average_precision_score)])
-def test_many_distinct_scores_are_resampled_by_bins_that_hardly_matter(ours, theirs):
+def test_bins_hardly_change_resamples_of_many_distinct_scores(ours, theirs):
     scores, labels = some_videos(frames=3000, videos=6)
     bootstrap = Bootstrap(replicates=40)
     figures = by_hand(theirs, scores, labels, bootstrap)
@@ -58,7 +58,7 @@ def test_end_points_are_in_every_resample():
     assert np.concatenate([estimate.statistic(w) for w in bootstrap.weights(9)]) == pytest.approx(figures, abs=1e-9)
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_one_another():
+def test_only_the_same_seed_gives_the_same_interval():
     frames = FrameSet.of(*some_videos())
     first, again, other = (frame_auc(frames).metric(Bootstrap(200, seed=seed)) for seed in (1, 1, 2))
     assert first == again
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_another():
     assert wide.ci_low < first.ci_low < first.value < first.ci_high < wide.ci_high
 
 
-def test_paired_differences_are_narrower_than_what_the_runs_alone_would_say():
+def test_paired_differences_have_narrower_intervals_than_unpaired_runs():
     scores, labels = some_videos(videos=20, strength=1.0)
     rng = np.random.default_rng(5)
     better = [part + 0.3 * truth + 0.05 * rng.normal(size=len(part)) for part, truth in zip(scores, labels, strict=True)]
@@ -82,7 +82,7 @@ def test_paired_differences_are_narrower_than_what_the_runs_alone_would_say():
     assert (nothing.value, nothing.ci_low, nothing.ci_high) == (0.0, 0.0, 0.0)
 
 
-def test_differences_that_make_no_sense():
+def test_undefined_and_refused_differences():
     scores, labels = some_videos(videos=3)
     three, two = FrameSet.of(scores, labels), FrameSet.of(scores[:2], labels[:2])
     with pytest.raises(ValueError, match="3 and 2"):
@@ -111,7 +111,7 @@ def test_resamples_without_a_class_are_left_out_and_counted():
     assert (found.ci_low, found.ci_high) == (1.0, 1.0)
 
 
-def test_no_interval_where_no_resample_defines_the_figure():
+def test_no_interval_if_the_figure_is_undefined_in_every_resample():
     events = EventSet.of([[], [(0, 1)]], [[], []], [9, 9])
     none = segment_f1(events, iou=0.5).metric(Bootstrap(replicates=1, seed=seed_that_draws_the_first_twice()))
     assert (none.value, none.ci_low) == (0.0, None)
@@ -122,7 +122,7 @@ def seed_that_draws_the_first_twice():
     return next(seed for seed in range(99) if next(Bootstrap(1, seed=seed).weights(2)).tolist() == [[2.0, 0.0]])
 
 
-def test_macro_intervals_rest_on_the_videos_that_define_it():
+def test_macro_intervals_use_the_videos_with_a_defined_figure():
     scores, labels = some_videos(videos=5)
     labels[2][:] = False
     found = frame_auc_macro(FrameSet.of(scores, labels)).metric(Bootstrap(200))
@@ -139,7 +139,7 @@ def test_macro_intervals_rest_on_the_videos_that_define_it():
         ({"value": 1.0, "ci_low": 0.6, "ci_high": 0.5}, "above"),
     ],
 )
-def test_a_metric_refuses_to_lie(arguments, says):
+def test_a_metric_refuses_inconsistent_fields(arguments, says):
     with pytest.raises(ValueError, match=says):
         Metric(**arguments)
 

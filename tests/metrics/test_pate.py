@@ -91,14 +91,14 @@ def test_buffers_and_anomalies_end_with_their_video(lengths, seed):
     assert pate(turned, **options).value == pytest.approx(once.value, abs=1e-12)
 
 
-def test_an_anomaly_across_the_border_of_videos_is_two():
+def test_an_anomaly_ends_at_the_border_of_a_video():
     scores, labels = [0.5, 0.9, 0.2, 0.2, 0.3, 0.3, 0.3, 0.1], [0, 1, 1, 1, 1, 1, 1, 0]
     apart, one = FrameSet.of([scores[:4], scores[4:]], [labels[:4], labels[4:]]), FrameSet.of([scores], [labels])
     options = {"early_frames": [3], "late_frames": [3], "max_thresholds": None}
     assert abs(pate(apart, **options).value - pate(one, **options).value) > 0.01
 
 
-def test_intervals_are_those_of_the_videos_drawn():
+def test_a_resample_equals_the_figure_of_the_drawn_videos():
     parts = [case(60, [(seed * 5, seed * 5 + 12)], seed) for seed in range(1, 6)]
     scores, labels = [part.scores for part in parts], [part.labels for part in parts]
     options = {"early_frames": (0, 8), "late_frames": (0, 8), "max_thresholds": None}

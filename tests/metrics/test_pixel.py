@@ -101,7 +101,7 @@ def test_the_truth_as_scores_is_perfect():
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 999))
-def test_frame_by_frame_in_any_order_of_videos_is_the_same(seed):
+def test_neither_frame_by_frame_nor_the_order_of_videos_changes_counts(seed):
     (a, at), (b, bt) = some_masks(seed), some_masks(seed + 1, frames=2)
     whole = counted((a, at), (b, bt))
     accumulator = PixelAccumulator()
@@ -125,7 +125,7 @@ def test_a_monotone_map_of_the_bytes_changes_no_area(seed):
         assert figure(counted((halved, truth))).value == pytest.approx(figure(counted((stretched, truth))).value, abs=1e-12)
 
 
-def test_intervals_are_those_of_the_videos_drawn():
+def test_a_resample_equals_the_figure_of_the_drawn_videos():
     videos = [some_masks(seed, frames=2) for seed in range(6)]
     counts, bootstrap = counted(*videos), Bootstrap(replicates=20)
     for figure in (pixel_auc, pixel_ap, mask_iou, aupro):
@@ -220,7 +220,7 @@ def test_pimo_agrees_with_the_reference():
     assert found.value == pytest.approx(0.781431, abs=0.002)
 
 
-def test_the_pimo_curve_goes_from_nothing_to_everything():
+def test_the_pimo_curve_rises_to_one():
     found = aupimo(counted(some_masks(5), some_masks(6)))
     curve = np.array(found.metric(Bootstrap(replicates=20)).curve)
     assert (np.diff(curve, axis=0) >= 0).all()

@@ -51,19 +51,19 @@ def test_worked_by_hand():
     assert tbdc(found, truth, frames, alpha=0.11).value == pytest.approx(1 / 2)
 
 
-def test_what_lies_beyond_one_false_region_a_frame_is_cut_off():
+def test_the_area_ends_at_one_false_region_per_frame():
     truth = tracked((0, 0, BOX, 0), (0, 1, BOX, 1))
     found = detected((0, 0, BOX, 0.9), (0, 0, FAR, 0.8), (0, 1, FAR, 0.7), (0, 1, (200, 0, 5, 5), 0.6), (0, 1, BOX, 0.5))
     assert rbdc(found, truth, np.array([2])).value == pytest.approx(0.5)
 
 
-def test_a_tie_of_a_hit_and_a_miss_comes_in_together():
+def test_regions_of_equal_score_are_added_together():
     truth, frames = tracked((0, 0, BOX, 0)), np.array([1])
     both = [(0, 0, BOX, 0.5), (0, 0, FAR, 0.5)]
     assert rbdc(detected(*both), truth, frames).value == rbdc(detected(*both[::-1]), truth, frames).value == 0.5
 
 
-def test_the_overlap_that_counts():
+def test_a_region_is_found_at_an_iou_of_beta():
     # Two boxes of 10 x 10, shifted by s columns, have the IoU (10 - s) / (10 + s): 1 / 9 for s = 8, and 1 / 19 for s = 9.
     truth, frames = tracked((0, 0, (0, 0, 10, 10), 0)), np.array([5])
     assert rbdc(detected((0, 0, (8, 0, 10, 10), 0.5)), truth, frames).value == 1.0
@@ -145,7 +145,7 @@ def test_order_and_scale_change_nothing(seed):
         assert metric(renamed, renamed_truth, frames[np.argsort(swap)]).value == pytest.approx(value, abs=1e-12)
 
 
-def test_intervals_are_those_of_the_videos_drawn():
+def test_a_resample_equals_the_figure_of_the_drawn_videos():
     found, truth, frames = some_regions(3)
     bootstrap = Bootstrap(replicates=30)
     for metric in (rbdc, tbdc):

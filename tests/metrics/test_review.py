@@ -29,11 +29,11 @@ def test_each_choice_by_hand() -> None:
     assert choices[-1].high == 1.0
 
 
-def test_unsure_alone_says_nothing() -> None:
+def test_only_unsure_reviews_give_no_choice() -> None:
     assert threshold_choices([event(0.9, "unsure")], [0.9], hours=1.0) == []
 
 
-def test_without_footage_there_is_no_rate() -> None:
+def test_no_hours_of_video_are_refused() -> None:
     with pytest.raises(ValueError, match="for 0 hours of video"):
         threshold_choices([event(0.9, "true")], [0.9], hours=0.0)
 
@@ -42,7 +42,7 @@ VERDICTS = st.lists(st.tuples(st.integers(0, 100), st.sampled_from(["true", "fal
 
 
 @given(VERDICTS)
-def test_choices_rise_in_precision_and_never_in_what_they_keep(given_: list[tuple[int, str]]) -> None:
+def test_choices_rise_in_precision_and_never_in_kept_events(given_: list[tuple[int, str]]) -> None:
     reviewed = [event(peak / 100, verdict) for peak, verdict in given_]
     choices = threshold_choices(reviewed, [one.peak_score for one in reviewed], hours=1.0)
     for lower, higher in itertools.pairwise(choices):
@@ -54,7 +54,7 @@ def test_choices_rise_in_precision_and_never_in_what_they_keep(given_: list[tupl
         assert choice.low <= choice.precision <= choice.high
 
 
-def test_false_ones_go_also_when_cut_a_little_otherwise() -> None:
+def test_false_events_are_left_out_even_if_their_ends_have_changed() -> None:
     reviewed = [event(0.9, "false", 10, 20), event(0.9, "true", 30, 40), event(0.9, "unsure", 50, 60)]
     assert without_false([(10, 20), (30, 40), (50, 60)], reviewed) == [1, 2]
     assert without_false([(11, 20), (12, 18), (16, 30), (0, 5)], reviewed) == [2, 3]

@@ -70,7 +70,7 @@ def events_of(score, fps=25.0):
     return [(event.start_s, event.end_s) for event in cut_events(table, PLAIN, duration_s=len(rows) / fps)]
 
 
-def test_one_frame_late_is_one_frame_late():
+def test_figures_of_a_shift_by_one_frame():
     # 100 frames at 25 per second. Rows 25 to 49 (1.00 s to 2.00 s) and row 80 (3.20 s to 3.24 s) are abnormal.
     labels = np.zeros(100, bool)
     labels[25:50] = labels[80] = True

@@ -30,7 +30,7 @@ def shifted(frames, video, constant):
     return replace(frames, scores=frames.scores + constant * (frames.video == video))
 
 
-def test_the_auc_over_all_frames_ranks_videos_and_the_one_within_videos_does_not():
+def test_only_the_auc_over_all_frames_depends_on_the_order_of_videos_by_score():
     # All scores of video 0 are high, and those of video 1 low. Within each, the scores do not separate the classes. Video 2 is
     # normal.
     frames = FrameSet.of(
@@ -53,7 +53,7 @@ def test_no_video_with_both_classes_is_none_with_a_note():
 
 @settings(max_examples=150)
 @given(frames=whole_scores(), data=st.data())
-def test_a_constant_on_one_video_moves_the_auc_over_all_frames_alone(frames, data):
+def test_a_constant_added_to_one_video_changes_only_the_auc_over_all_frames(frames, data):
     video = data.draw(st.integers(0, frames.videos - 1))
     constant = data.draw(st.integers(-20, 20))
     within = frame_auc_macro(frames).value
@@ -106,7 +106,7 @@ def test_a_category_without_frames_is_none_with_a_note():
         assert "0 videos" not in found.note
 
 
-def test_end_points_are_added_to_the_videos_of_the_category_alone():
+def test_end_points_are_added_only_to_the_videos_of_the_category():
     # Each of the three videos gets an abnormal row that beats all others, and a normal row that is below all others.
     ended = category_auc(FRAMES, CODES, FIGHT, within=True, endpoints=True).metric()
     assert ended.value == pytest.approx(((1 + 1 + 3) / 6 + 1 + 1) / 3)
@@ -152,7 +152,7 @@ def test_resamples_draw_from_all_videos(within):
     assert (f"undefined in {lost} of 120 resamples" in found.note) == within
 
 
-def test_runs_that_lack_frames_in_different_videos_are_paired_all_the_same():
+def test_runs_that_lack_frames_in_different_videos_are_paired():
     # The second run lacks the fight of video 1 and all frames of video 3.
     sparse = FRAMES.keep(~np.isin(np.arange(10), [4, 9]))
     codes = np.delete(CODES, [4, 9])
