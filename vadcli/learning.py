@@ -11,14 +11,15 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from vadcli.errors import DocumentError, NotBetter, UsageError
-from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, pooled
+from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
+from vadcli.errors import DocumentError, NotBetter, UsageError, WeightsError
+from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, centred, pooled
 from vadcli.heads.stored import Card, Comparison, VideoVectors, head_kind, logit_of_score, reach_of, read_vectors, write_head
 from vadcli.options import LearnOptions
 from vadcli.store import OutputLayout, matches
@@ -41,42 +42,58 @@ EMBED = "store vectors with `vadcli scan --detector concept`"
 YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
 
 
-@dataclass
-class _Collected:
-    """The examples that have been read so far, and the videos from which they come.
+@dataclass(frozen=True)
+class _Labelled:
+    """A sample of a video, with its label.
 
     Attributes:
-        samples, positive, category, videos, detector: per example, what the head reads, True if something happens, the category
-            or "", the video, and the detector's logit.
+        sample: what the head reads.
+        video: the name of the video.
+        positive: True if something happens in the sample.
+        detector: the detector's logit.
+        category: the category of what happens; "" if it is unknown.
+    """
+
+    sample: Sample
+    video: str
+    positive: bool
+    detector: float
+    category: str = ""
+
+
+@dataclass
+class _Collected:
+    """The labelled samples that have been read so far, and their videos.
+
+    Attributes:
+        examples: the labelled samples.
         centres: per video, its mean vector by each encoder.
         cameras: the cameras of the videos, in order.
-        encoders: the vectors of one video per combination of encoders, by the keys of the encoders.
+        encoders: the combinations of encoders, by their keys; for each, the vectors of one video.
         without_vectors: the number of labels whose video has no stored vectors.
     """
 
-    samples: list[Sample] = field(default_factory=list)
-    positive: list[bool] = field(default_factory=list)
-    category: list[str] = field(default_factory=list)
-    videos: list[str] = field(default_factory=list)
-    detector: list[float] = field(default_factory=list)
+    examples: list[_Labelled] = field(default_factory=list)
     centres: list[tuple[FloatArray, ...]] = field(default_factory=list)
     cameras: dict[str, None] = field(default_factory=dict)
     encoders: dict[tuple[str, ...], VideoVectors] = field(default_factory=dict)
     without_vectors: int = 0
+
+    @property
+    def videos(self) -> list[str]:
+        """The video of each example."""
+        return [example.video for example in self.examples]
+
+    @property
+    def positive(self) -> BoolArray:
+        """The label of each example."""
+        return np.array([example.positive for example in self.examples], np.bool_)
 
     def add_video(self, vectors: VideoVectors) -> None:
         """Add a video that has labels."""
         self.centres.append(tuple(vectors.centre(encoder) for encoder in range(len(vectors.vectors))))
         self.cameras[vectors.camera] = None
         self.encoders[tuple(encoder.key for encoder in vectors.encoders)] = vectors
-
-    def add(self, sample: Sample, positive: bool, video: str, detector: float, category: str = "") -> None:
-        """Add an example of a video."""
-        self.samples.append(sample)
-        self.positive.append(positive)
-        self.videos.append(video)
-        self.detector.append(detector)
-        self.category.append(category)
 
 
 @dataclass(frozen=True)
@@ -122,8 +139,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
     notes: list[str] = []
     if options.review is not None:
         collected = _from_review(folders, read_review(options.review), documents, notes)
-        counts = sum(collected.positive), len(collected.positive) - sum(collected.positive)
-        enough = counts[0] >= LEAST_TRUE and counts[1] >= LEAST_FALSE
+        enough = collected.positive.sum() >= LEAST_TRUE and (~collected.positive).sum() >= LEAST_FALSE
         name = options.head or ("logistic" if enough else "retrieval")
     else:
         assert options.labels is not None
@@ -132,7 +148,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
     if collected.without_vectors:
         count = how_many(collected.without_vectors, "label")
         notes.append(f"{count} left out: no vectors are stored for the video ({EMBED})")
-    if not collected.samples:
+    if not collected.examples:
         raise UsageError(f"{options.review or options.labels}: no label can be used", hint="; ".join(notes) or TOO_FEW)
     kind = head_kind(name)
     _check(name, kind, options, collected)
@@ -164,7 +180,8 @@ def _from_review(
         collected.add_video(vectors)
         for entry in own:
             sample = vectors.of_span(entry.start_s, entry.end_s, entry.peak_score)
-            collected.add(sample, entry.verdict is Verdict.TRUE, video, logit_of_score(entry.peak_score))
+            detector = logit_of_score(entry.peak_score)
+            collected.examples.append(_Labelled(sample, video, entry.verdict is Verdict.TRUE, detector))
     return collected
 
 
@@ -184,7 +201,7 @@ def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, Event
             continue
         collected.add_video(vectors)
         sample = vectors.whole(read_scores(layout.scores(video))[0])
-        collected.add(sample, positive, video, float(sample.logit.max()), category)
+        collected.examples.append(_Labelled(sample, video, positive, float(sample.logit.max()), category))
     return collected
 
 
@@ -219,7 +236,7 @@ def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Colle
     if given != wanted:
         raise UsageError(f"--head {name} learns from {wanted}, not from {given}")
     if len(collected.encoders) > 1:
-        names = sorted({" and ".join(one.name for one in vectors.encoders) for vectors in collected.encoders.values()})
+        names = sorted({" and ".join(encoder.name for encoder in video.encoders) for video in collected.encoders.values()})
         raise UsageError(
             f"the stored vectors come from several encoders: {', '.join(names)}",
             hint="choose the videos of one encoder with --include",
@@ -232,11 +249,10 @@ def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Colle
             if count < kind.encoders
             else "leave --embeddings out",
         )
-    if kind.labels is Labels.CATEGORIES:
-        examples = zip(collected.videos, collected.positive, collected.category, strict=True)
-        if missing := [video for video, positive, category in examples if positive and not category]:
-            raise UsageError(f"--head {name} needs the category of each abnormal video: {missing[0]} has no category")
-    if kind.labels is not Labels.EVENTS and (all(collected.positive) or not any(collected.positive)):
+    missing = [example.video for example in collected.examples if example.positive and not example.category]
+    if kind.labels is Labels.CATEGORIES and missing:
+        raise UsageError(f"--head {name} needs the category of each abnormal video: {missing[0]} has no category")
+    if kind.labels is not Labels.EVENTS and (collected.positive.all() or not collected.positive.any()):
         raise UsageError(f"--labels {options.labels}: needs normal and abnormal videos")
 
 
@@ -245,20 +261,23 @@ def _trained(
 ) -> Learned:
     """Return the head of this name, trained on the examples, and tested if possible."""
     kind = head_kind(name)
-    positive = np.array(collected.positive)
+    samples, positive = [example.sample for example in collected.examples], collected.positive
+    detector_logits = np.array([example.detector for example in collected.examples])
     vectors = next(iter(collected.encoders.values()))
     mean = tuple(np.asarray(np.mean(centres, axis=0), np.float32) for centres in zip(*collected.centres, strict=True))
-    names = tuple(sorted({category for category in collected.category if category}))
-    needs_categories = kind.labels is Labels.CATEGORIES
-    category = np.array([names.index(one) if one else -1 for one in collected.category], np.int64)
-    texts = _encode_names(vectors, names) if needs_categories else np.zeros((0, 0), np.float32)
-    examples = Examples(collected.samples, positive, mean, category if needs_categories else np.zeros(0, np.int64), texts)
+    names: tuple[str, ...] = ()
+    examples = Examples(samples, positive, mean)
+    if kind.labels is Labels.CATEGORIES:
+        categories = [example.category for example in collected.examples]
+        names = tuple(sorted(set(categories) - {""}))
+        numbers = np.array([names.index(category) if category else -1 for category in categories], np.int64)
+        examples = replace(examples, category=numbers, texts=_encode_names(vectors, names))
     figures, untested = None, ""
     try:
         scores = out_of_fold(kind, examples, collected.videos, seed=options.seed)
         figures = compare(
             scores,
-            np.array(collected.detector),
+            detector_logits,
             positive,
             collected.videos,
             hours=hours,
@@ -274,10 +293,10 @@ def _trained(
     if figures is not None:
         threshold = figures.threshold
     elif positive.any():
-        logits = scale(np.array([pooled(head, sample) for sample in collected.samples]))
+        logits = scale(np.array([pooled(head, sample) for sample in samples]))
         threshold = threshold_at(logits.astype(np.float64), positive, options.recall)
     else:
-        threshold = min(collected.detector)
+        threshold = float(detector_logits.min())
     centres = np.stack([by_encoder[0] for by_encoder in collected.centres])
     centres = centres[np.linspace(0, len(centres) - 1, min(MOST_CENTRES, len(centres))).round().astype(np.int64)]
     card = Card(
@@ -295,7 +314,7 @@ def _trained(
         figures=figures,
         threshold=threshold,
         scale=scale,
-        categories=names if needs_categories else (),
+        categories=names,
         reach=reach_of(centres),
     )
     return Learned(card, head, centres, tuple(notes), untested)
@@ -303,10 +322,6 @@ def _trained(
 
 def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
     """Return the unit vectors (C, D) of category names, without the mean of the names and a neutral text."""
-    from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
-    from vadcli.errors import WeightsError
-    from vadcli.heads import centred
-
     encoder = vectors.encoders[0]
     if encoder_key(encoder_fingerprint(encoder.name)) != encoder.key:
         what = f"the stored vectors were made by an encoder {encoder.name} with other weights"

@@ -196,6 +196,7 @@ class Scorer(nn.Module):
 
 class MilHead(NetworkHead):
     """Deep multiple-instance learning (MIL): abnormal videos must have higher maxima than normal ones.
+
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features,
     because stored embeddings take their place. Changed: the length of a segment (SEGMENT_S); the first layer has 128 units and
     not 512.
@@ -356,6 +357,7 @@ class GaussianHead(NetworkHead):
 
 def splat(score: Tensor) -> Tensor:
     """Return pseudo labels (N,) in [0, 1]: the maximum of Gaussian kernels around the peaks of a score.
+
     A peak is a local maximum that is at least halfway from the video's mean score to its highest score. The kernel of a peak
     has the height 1. Its width is the number of segments around the peak that have at least half of the peak's score.
 

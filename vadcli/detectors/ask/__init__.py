@@ -307,6 +307,7 @@ def _paired(frames: ByteArray) -> ByteArray:
 
 class AskDetector:
     """Asks a multimodal language model about each clip. `Detector` describes the attributes.
+
     The score of a category is high if the log-odds of yes are higher than they usually are for this camera. Between the middles
     of two clips, the log-odds change linearly with time. This detector makes no masks.
 

@@ -1,4 +1,5 @@
 """The base class of CLIP and SigLIP: it reads a folder, makes pixels, and runs the networks.
+
 Pictures are squashed (stretched to a square). transformers' image processor for CLIP would cut off both sides of a wide
 picture, but things can happen there too. The gray levels are almost those of an image processor that squashes. They differ by
 at most one if the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most two if it becomes larger. Here
