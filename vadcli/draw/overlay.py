@@ -205,7 +205,7 @@ class Overlay:
     def __init__(
         self, table: ScoreTable, document: EventsDocument, geometry: Geometry, *, end_s: float, mask_level: int | None = None
     ) -> None:
-        self.geometry = place = geometry
+        self.geometry = geometry
         self._table, self._events = table, document.events
         self._thresholds, regions = document.thresholds, document.regions
         self._start = document.start if document.start and document.start.is_recorded else None
@@ -213,13 +213,13 @@ class Overlay:
         for number, event in enumerate(self._events):
             self._event_of_row[event.start_frame : event.end_frame] = number
         self._end_s = end_s
-        self._line_px = max(1, round(place.type_px / 9))
+        self._line_px = max(1, round(geometry.type_px / 9))
         level = document.thresholds.mask_level if mask_level is None else mask_level
-        self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px, level=level)
-        hidden = regions.hidden(place.picture_width, place.picture_height) if regions else None
-        self._hidden = None if hidden is None else HiddenLayer(hidden, stripe_px=max(6, place.type_px))
-        self._type = Lettering(place.type_px)
-        self._small = Lettering(round(0.6 * place.type_px))
+        self._heat = HeatLayer(geometry.picture_width, geometry.picture_height, line_px=self._line_px, level=level)
+        hidden = regions.hidden(geometry.picture_width, geometry.picture_height) if regions else None
+        self._hidden = None if hidden is None else HiddenLayer(hidden, stripe_px=max(6, geometry.type_px))
+        self._type = Lettering(geometry.type_px)
+        self._small = Lettering(round(0.6 * geometry.type_px))
         self._lay_out_panel(end_s)
         self._plate = lru_cache(maxsize=4)(self._draw_plate)
         self._event_words = lru_cache(maxsize=4)(self._name_event)
@@ -237,19 +237,19 @@ class Overlay:
         Returns:
             (geometry.height, geometry.width, 3) uint8 RGB.
         """
-        place = self.geometry
-        canvas = np.empty((place.height, place.width, 3), dtype=np.uint8)
-        tall, wide = place.picture_height, place.picture_width
+        geometry = self.geometry
+        canvas = np.empty((geometry.height, geometry.width, 3), dtype=np.uint8)
+        tall, wide = geometry.picture_height, geometry.picture_width
         shown = picture
-        if place.enlarge > 1:
-            shown = picture.repeat(place.enlarge, axis=0).repeat(place.enlarge, axis=1)
+        if geometry.enlarge > 1:
+            shown = picture.repeat(geometry.enlarge, axis=0).repeat(geometry.enlarge, axis=1)
         end = 0
-        for left in place.picture_x:
+        for left in geometry.picture_x:
             canvas[:tall, end:left] = PANEL
             end = left + wide
             canvas[:tall, left:end] = shown
         canvas[:tall, end:] = PANEL
-        left = place.picture_x[-1]
+        left = geometry.picture_x[-1]
         target = canvas[:tall, left : left + wide]
         if self._hidden is not None:
             self._hidden.draw(target)
@@ -259,20 +259,20 @@ class Overlay:
             thick = min(2 * self._line_px, tall, wide)
             for edge in (target[:thick], target[-thick:], target[:, :thick], target[:, -thick:]):
                 edge[:] = EVENT
-        if place.width - end == 1:
+        if geometry.width - end == 1:
             canvas[:tall, -1] = canvas[:tall, -2]  # this extra column makes the width even
         canvas[tall:] = np.asarray(self._panel(row))
         return canvas
 
     def _lay_out_panel(self, end_s: float) -> None:
-        place = self.geometry
-        em = place.type_px
-        height = place.height - place.picture_height
+        geometry = self.geometry
+        em = geometry.type_px
+        height = geometry.height - geometry.picture_height
         self._margin = round(0.5 * em)
         self._head_y = round(0.3 * em)
-        lines = 2 if place.caption_below else 1
+        lines = 2 if geometry.caption_below else 1
         curve_y = self._head_y + round((_LINE_EM + 0.3) * em) * lines
-        width = place.width - 2 * self._margin
+        width = geometry.width - 2 * self._margin
         strip = max(4, round(0.3 * em))
         short = end_s <= WHOLE_UP_TO_S
         bottom = height - round(0.45 * em)
@@ -280,7 +280,7 @@ class Overlay:
         curve_height = (bottom if short else self._strip_y - max(2, round(0.18 * em))) - curve_y
         self._curve_at = (self._margin, curve_y)
         self._curve = ScoreCurve(self._table, self._events, self._thresholds, width=width, height=curve_height, end_s=end_s)
-        self._ground = Image.new("RGB", (place.width, height), PANEL)
+        self._ground = Image.new("RGB", (geometry.width, height), PANEL)
         if not short:
             self._ground.paste(self._curve.strip(width, strip), (self._margin, self._strip_y))
         self._strip_px = 0 if short else strip
@@ -312,34 +312,34 @@ class Overlay:
 
     def _draw_head(self, panel: Image.Image, draw: ImageDraw.ImageDraw, row: int, at_s: float) -> None:
         """Draw the time on the left, the score on the right, and the caption between them."""
-        place, kind = self.geometry, self._type
-        em, face = place.type_px, kind.face
-        baseline = self._head_y + kind.centred_baseline(round(_LINE_EM * em))
+        geometry, lettering = self.geometry, self._type
+        em, face = geometry.type_px, lettering.face
+        baseline = self._head_y + lettering.centred_baseline(round(_LINE_EM * em))
         number = int(self._event_of_row[row])
         colour = EVENT if number >= 0 else NORMAL
         clock = clock_ms(at_s)
         draw.text((self._margin, baseline), clock, font=face, fill=TEXT, anchor="ls")
-        left = self._margin + kind.width_px(clock)
-        if self._start is not None and place.width >= _TIME_OF_DAY_EM * em:
+        left = self._margin + lettering.width_px(clock)
+        if self._start is not None and geometry.width >= _TIME_OF_DAY_EM * em:
             left += round(0.7 * em)
             date = f"{self._start.at(at_s):%Y-%m-%d %H:%M:%S}"
             draw.text((left, baseline), date, font=face, fill=DIM, anchor="ls")
-            left += kind.width_px(date)
+            left += lettering.width_px(date)
         score = f"{self._table.score[row]:.2f}"
-        right = place.width - self._margin
+        right = geometry.width - self._margin
         draw.text((right, baseline), score, font=face, fill=colour, anchor="rs")
-        right -= kind.width_px("0.00") + round(0.35 * em)
-        if place.width >= 24 * em:
+        right -= lettering.width_px("0.00") + round(0.35 * em)
+        if geometry.width >= 24 * em:
             draw.text((right, baseline), "score", font=face, fill=DIM, anchor="rs")
-            right -= kind.width_px("score")
+            right -= lettering.width_px("score")
         gap = em
         top = self._head_y
-        if place.caption_below:
-            left, right, gap, top = self._margin, place.width - self._margin, 0, top + round((_LINE_EM + 0.15) * em)
+        if geometry.caption_below:
+            left, right, gap, top = self._margin, geometry.width - self._margin, 0, top + round((_LINE_EM + 0.15) * em)
         room = right - left - 2 * gap - em
         ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
         if not self._table.decode_ok[row]:
-            caption = kind.fit("frame lost", room)
+            caption = lettering.fit("frame lost", room)
         elif number >= 0:
             caption = self._event_words(number, room)
         else:
@@ -349,25 +349,25 @@ class Overlay:
 
     def _name_event(self, number: int, room_px: int) -> str:
         """Return the event's number, category and peak score; the category is cut if the room is too small."""
-        event, kind = self._events[number], self._type
+        event, lettering = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "
         if event.category or event.verified:
-            category = kind.readable(", ".join(part for part in (event.category, event.verified) if part))
-            left = room_px - kind.width_px(begin + dot + dot + end)
-            category = kind.fit(category, left)
+            category = lettering.readable(", ".join(part for part in (event.category, event.verified) if part))
+            left = room_px - lettering.width_px(begin + dot + dot + end)
+            category = lettering.fit(category, left)
             if category:
                 return dot.join((begin, category, end))
-        return kind.fit(begin + dot + end, room_px)
+        return lettering.fit(begin + dot + end, room_px)
 
     def _draw_plate(self, text: str, ground: Colour, ink: Colour) -> Image.Image:
         """Return a picture of text on a background with round corners."""
-        em, kind = self.geometry.type_px, self._type
+        em, lettering = self.geometry.type_px, self._type
         inset = round(0.5 * em) if ground != PANEL else 0
-        size = (kind.width_px(text) + 2 * inset, round(_LINE_EM * em))
+        size = (lettering.width_px(text) + 2 * inset, round(_LINE_EM * em))
         big = Image.new("RGB", (size[0] * 4, size[1] * 4), PANEL)
         ImageDraw.Draw(big).rounded_rectangle((0, 0, big.width - 1, big.height - 1), radius=round(1.4 * em), fill=ground)
         plate = big.reduce(4)
-        baseline = kind.centred_baseline(size[1])
-        ImageDraw.Draw(plate).text((inset, baseline), text, font=kind.face_for(text), fill=ink, anchor="ls")
+        baseline = lettering.centred_baseline(size[1])
+        ImageDraw.Draw(plate).text((inset, baseline), text, font=lettering.face_for(text), fill=ink, anchor="ls")
         return plate

@@ -247,8 +247,9 @@ class ExitOptions:
             lost: True if some videos failed or are partial.
             events: True if there are events.
         """
-        ten = self.fail_on_event and events
-        return 10 if ten and (self.events_first or not lost) else 3 if lost else 0
+        if self.fail_on_event and events and (self.events_first or not lost):
+            return 10
+        return 3 if lost else 0
 
 
 @dataclass(frozen=True)

@@ -329,9 +329,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             end_frame, end_s = event["end_frame"], event["end_s"]
 
 
-def _time_contradictions(
-    video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
-) -> Iterator[tuple[str, str]]:
+def _time_contradictions(video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], part: str) -> Iterator[tuple[str, str]]:
     """Yield an error for each wall-clock time that does not fit the start of the video.
 
     Old documents have no such times.
@@ -351,7 +349,7 @@ def _time_contradictions(
             except (TypeError, ValueError, OverflowError):
                 right = False
             if not right:
-                yield f"{listed}[{index}].{name}", f"{stored} is not {seconds} s after the start of the video"
+                yield f"{part}[{index}].{name}", f"{stored} is not {seconds} s after the start of the video"
 
 
 _TIME_SLACK = timedelta(milliseconds=2)  # times are stored in whole milliseconds

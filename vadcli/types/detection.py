@@ -103,9 +103,9 @@ class CameraModel:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON that is stored in OUT/cameras."""
-        known = {"footage": self.footage.to_json()} if self.footage else {}
-        hidden = {"regions": self.regions} if self.regions else {}
-        return {**self._scoring_json(), **known, **hidden}
+        footage = {"footage": self.footage.to_json()} if self.footage else {}
+        regions = {"regions": self.regions} if self.regions else {}
+        return {**self._scoring_json(), **footage, **regions}
 
     def _scoring_json(self) -> dict[str, Any]:
         """Return the part of the JSON that changes scores."""

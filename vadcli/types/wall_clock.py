@@ -337,9 +337,9 @@ class StartTime:
 
 def iso(moment: datetime) -> str:
     """Return a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
-    odd = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
+    to_whole_ms = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
     # The sum is made in UTC: in local time, 02:30 comes twice in autumn, and the sum would always give the first one.
-    rounded = (moment.astimezone(UTC) + odd).astimezone(moment.tzinfo)
+    rounded = (moment.astimezone(UTC) + to_whole_ms).astimezone(moment.tzinfo)
     return rounded.isoformat(timespec="milliseconds" if rounded.microsecond else "seconds")
 
 
