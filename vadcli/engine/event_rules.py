@@ -25,7 +25,7 @@ from vadcli.detectors.calibration import BellTail, CategoryTails
 from vadcli.errors import DocumentError, UsageError
 from vadcli.heads import Labels
 from vadcli.heads.stored import StoredHead, VideoVectors, matching, read_head, read_vectors
-from vadcli.options import HeadOptions, ThresholdOptions
+from vadcli.options import HeadOptions, ScanOptions, ThresholdOptions
 from vadcli.store.choices import Choices, ChosenThresholds, chosen_for
 from vadcli.store.verification import StoredAnswers
 from vadcli.types import (
@@ -316,7 +316,7 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in given]
 
 
-def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, out: Path) -> str:
+def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> str:
     """Return a line for the user about the choices of OUT that a scan uses; "" without choices."""
     chosen = [entry for entry in choices.thresholds if entry.detector == detector]
     sentences = []
@@ -329,13 +329,13 @@ def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, 
     elif choices.thresholds:
         others = ", ".join(dict.fromkeys(entry.detector for entry in choices.thresholds))
         sentences.append(f"the thresholds for {others} are not used for {detector}")
-    if choices.head and getattr(options, "head", None) is None:
+    if choices.head and options.head is None:
         sentences.append(f"events are judged by the head {Path(choices.head).name}")
     if false := sum(entry.verdict is Verdict.FALSE for entry in choices.reviews):
         sentences.append(f"{how_many(false, 'false alarm')} of the review {'is' if false == 1 else 'are'} left out")
     if not sentences:
         return ""
-    return f"as `vadcli events --write` stored in {out}: {'; '.join(sentences)} (`vadcli events --forget` undoes this)"
+    return f"as `vadcli events --write` stored in {options.out}: {'; '.join(sentences)} (`vadcli events --forget` undoes this)"
 
 
 @dataclass(frozen=True)

@@ -347,7 +347,7 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
         log.warning("the %s detector chooses its own frame size; it ignores --motion-detail", detector.name)
     if options.still and not traits.uses_still:
         log.warning("the %s detector does not look for things that stand still; it ignores --still", detector.name)
-    note = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
+    note = choices_text(options, read_choices(layout), detector=detector.name)
     plan = replace(plan, notes=(*plan.notes, note)) if note else plan
     settings = ScanSettings(plan, options, tuple(command), regions=regions)
     return Scan(settings, detector, RUNNERS.load(options.runner)(settings, detector, stop=stop), stop=stop)
