@@ -437,9 +437,7 @@ def test_the_frames_of_a_run_are_all_rows(footage: Path, tmp_path: Path) -> None
 def test_max_runtime_leaves_a_resumable_state(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ScanOptions(out=out, max_runtime="0s")
-    run = local_scan(
-        make_plan([footage], options, out=out), options, DifferenceDetector(), stop=Stop(deadline_s=0.0), command=["vadcli"]
-    )
+    run = local_scan(make_plan([footage], options, out=out), options, DifferenceDetector(), stop=Stop("0s"), command=["vadcli"])
     results = [update for update in run.run() if isinstance(update, VideoResult)]
     assert {result.status for result in results} == {Status.SKIPPED}
     assert run.exit_code == 0

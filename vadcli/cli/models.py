@@ -173,10 +173,9 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
       vadcli verify vadcli-out --categories "fight,fire" --describe
     """  # noqa: D301
     from vadcli.engine.runner import Stop
-    from vadcli.options import parse_duration
     from vadcli.verifying import verify_stored
 
-    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    stop = Stop(options.max_runtime)
     with _signals(stop), closing(Progress("clips", " clips", options)) as display:
         result = verify_stored(out, options, stop=stop, on_progress=display.advance, command=["vadcli", *sys.argv[1:]])
     _show_verified(result, options)

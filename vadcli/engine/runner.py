@@ -106,20 +106,20 @@ class Runner(Protocol):
 class Stop:
     """A request to end the run early.
 
-    A signal or a deadline makes the request, and every loop of the run checks it.
+    A signal or the end of `max_runtime` (a duration such as "2h") makes the request, and every loop of the run checks it.
     """
 
-    def __init__(self, deadline_s: float | None = None) -> None:
+    def __init__(self, max_runtime: str | None = None) -> None:
         self.reason = ""
         self.signal: int | None = None
-        self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        self._deadline = None if max_runtime is None else time.monotonic() + parse_duration(max_runtime, "max_runtime")
 
     def set(self, reason: str, signal: int | None = None) -> None:
         """Ask the run to end."""
         self.reason, self.signal = self.reason or reason, self.signal or signal
 
     def __call__(self) -> bool:
-        """True if the run must end: it was asked to end, or the deadline has passed."""
+        """True if the run must end: it was asked to end, or its time is over."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self.set("the time of --max-runtime is over")
         return bool(self.reason)
@@ -332,7 +332,7 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
     A warning is logged for each option that the detector ignores. Raises the same errors as `vadcli.scan`.
     """
     layout = OutputLayout(options.out)
-    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    stop = Stop(options.max_runtime)
     plan = make_plan(
         paths, options, out=options.out, camera_from=options.camera_from, root=options.root, stored=stored_roots(layout)
     )

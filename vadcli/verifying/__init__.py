@@ -24,7 +24,7 @@ from vadcli.engine.event_rules import cell_of
 from vadcli.engine.runner import Scan, Stop
 from vadcli.engine.second_pass import refiner_of
 from vadcli.errors import UsageError
-from vadcli.options import ScanOptions, VerifyOptions, effective, parse_duration
+from vadcli.options import ScanOptions, VerifyOptions, effective
 from vadcli.store import stored_layout
 from vadcli.store.atomic import Scratch
 from vadcli.store.verification import Audit, VerificationRun, write_verification
@@ -187,7 +187,7 @@ def verify_all(
     wanted = limited(survey, missing, options.limit)
     if options.dry_run:
         return _estimate(survey, wanted)
-    stop = stop or Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    stop = stop or Stop(options.max_runtime)
     run = VerificationRun(__version__, tuple(command), effective(options), asker.name, datetime.now(UTC).isoformat())
     tally = _Tally(on_progress, sum(map(len, wanted)))
     with (
