@@ -130,7 +130,7 @@ def open_media(path: Path, *, messages: list[Message] | None = None) -> Any:
                 opened.close()
                 opened = _open(path, _LONGER_LOOK)
         except av.error.FFmpegError as error:
-            opened = _open_after(path, name, error, logged)
+            opened = _open_again(path, name, error, logged)
     if messages is not None:
         messages += logged
     return opened
@@ -154,7 +154,7 @@ def _is_known(container: Any) -> bool:
     return any(stream.codec_context is not None and stream.codec_context.width > 0 for stream in videos)
 
 
-def _open_after(path: Path, name: str, error: av.error.FFmpegError, logged: Sequence[Message]) -> Any:
+def _open_again(path: Path, name: str, error: av.error.FFmpegError, logged: Sequence[Message]) -> Any:
     """Try again to open a file that ffmpeg did not recognize. If this fails too, raise an error.
 
     Args:
@@ -296,7 +296,7 @@ class Read:
 class OtherStreams:
     """Counts the packets of the other video streams: how many come before and after the packets of the stream that is read.
 
-    Call `add` and `own` in the file order of the packets.
+    Call `add` and `add_own` in the file order of the packets.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -309,7 +309,7 @@ class OtherStreams:
         """Count a packet of another video stream."""
         self._counts[packet.stream_index] += packet.size > 0
 
-    def own(self) -> None:
+    def add_own(self) -> None:
         """Register a packet of the stream that is read."""
         if not self._recent:
             self._before = self._counts.copy()

@@ -145,7 +145,7 @@ _EXIF_ORIENTATION = 0x0112
 _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def _pillow_errors() -> tuple[type[Exception], ...]:
     """Return the errors that Pillow raises for unreadable images."""
     from PIL import Image  # not at the top, because only folders of images need Pillow
 
@@ -193,7 +193,7 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
                 upright = image.getexif().get(_EXIF_ORIENTATION, 1) < 5  # orientations 5 to 8 are quarter turns
                 width, height = image.size if upright else (image.height, image.width)
             break
-        except _unreadable():
+        except _pillow_errors():
             continue
     else:
         raise ProbeError(f"{name}: none of its images can be read ({len(names)} found)")
@@ -232,7 +232,7 @@ class ImageFrames:
             try:
                 image = read_image(path, request.width, request.height, request.pixel_format) if selected else None
                 ok = selected or path.stat().st_size > 0
-            except _unreadable() as error:
+            except _pillow_errors() as error:
                 if isinstance(error, OSError) and error.errno in MACHINE_ERRORS | {errno.EIO}:
                     raise NotFinished(f"{path_text(path)}: can't be read at the moment: {error.strerror}") from error
                 self.complaints = f"{path_text(path)}: {error}"

@@ -91,16 +91,18 @@ def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
         UsageError: the path does not exist or cannot be read, or the store's package is not installed.
     """
     cache_bytes()
-    with _asking(path, UsageError):
+    with _store_errors(path, UsageError):
         store, name = _store(path)
         described = store.info(name)
         if described["type"] != "directory":
-            return {path.name: _described(path, described)}, True
+            return {path.name: _stored_object(path, described)}, True
         listed = store.find(name, detail=True)
     beginning = name.rstrip("/") + "/"
     names = (key for key in sorted(listed) if key.startswith(beginning) and not key.endswith("/"))
     below = {key[len(beginning) :]: listed[key] for key in names}
-    return {key: _described(Path(f"{shown(path)}/{key}"), info) for key, info in below.items() if info["type"] == "file"}, False
+    return {
+        key: _stored_object(Path(f"{shown(path)}/{key}"), info) for key, info in below.items() if info["type"] == "file"
+    }, False
 
 
 def object_of(path: Path) -> StoredObject:
@@ -110,14 +112,14 @@ def object_of(path: Path) -> StoredObject:
         FileChanged: the object no longer exists.
         NotFinished: the object can't be read at the moment.
     """
-    with _asking(path, NotFinished):
+    with _store_errors(path, NotFinished):
         store, name = _store(path)
-        return _described(path, store.info(name))
+        return _stored_object(path, store.info(name))
 
 
 def check_store(path: Path) -> None:
     """Raise UsageError if the package that reads this kind of store is not installed."""
-    with _asking(path, UsageError):
+    with _store_errors(path, UsageError):
         _store(path)
 
 
@@ -144,11 +146,11 @@ def local_copy(path: Path, on_progress: Callable[[], None] = lambda: None) -> It
     )
     copy = folder / f"{path.stem[:_LONGEST_NAME].lstrip('.')}{path.suffix}"
     while True:
-        lock = _locked(folder, fcntl.LOCK_SH, on_progress)
+        lock = _lock(folder, fcntl.LOCK_SH, on_progress)
         if copy.exists():
             break
         os.close(lock)
-        lock = _locked(folder, fcntl.LOCK_EX, on_progress)
+        lock = _lock(folder, fcntl.LOCK_EX, on_progress)
         try:
             if not copy.exists():
                 _download(stored, copy, on_progress)
@@ -189,14 +191,14 @@ def _download(stored: StoredObject, copy: Path, on_progress: Callable[[], None])
 
 def _fetch(stored: StoredObject, part: Path, on_progress: Callable[[], None]) -> None:
     """Download the bytes that are missing in an incomplete copy."""
-    with _asking(stored.path, NotFinished):
+    with _store_errors(stored.path, NotFinished):
         store, name = _store(stored.path)
     with part.open("ab", buffering=0) as file:
         have = file.tell()
         if have > stored.size:
             have = file.truncate(0)
         while have < stored.size:
-            with _asking(stored.path, NotFinished):
+            with _store_errors(stored.path, NotFinished):
                 block = store.cat_file(name, start=have, end=min(have + BLOCK_BYTES, stored.size))
             if not block:
                 raise NotFinished(f"{shown(stored.path)}: the store sent only {have} of {stored.size} bytes")
@@ -207,7 +209,7 @@ def _fetch(stored: StoredObject, part: Path, on_progress: Callable[[], None]) ->
             on_progress()
 
 
-def _locked(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
+def _lock(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
     """Lock a folder, after waiting if necessary, and return its descriptor. To release the lock, close the descriptor."""
     while True:
         try:
@@ -269,7 +271,7 @@ def _store(path: Path) -> tuple[Any, str]:
 
 
 @contextmanager
-def _asking(path: Path, kind: type[VadcliError]) -> Iterator[None]:
+def _store_errors(path: Path, kind: type[VadcliError]) -> Iterator[None]:
     """Turn every error of a store's package into an error of type `kind`, with a message of one line."""
     url = shown(path)
     if _PASSWORD.match(url):
@@ -292,7 +294,7 @@ def _asking(path: Path, kind: type[VadcliError]) -> Iterator[None]:
         raise kind(f"{url}: can't be read: {first_line or type(error).__name__}") from error
 
 
-def _described(path: Path, info: Mapping[str, Any]) -> StoredObject:
+def _stored_object(path: Path, info: Mapping[str, Any]) -> StoredObject:
     size, tag = int(info["size"] or 0), str(info.get("ETag") or info.get("etag") or "").strip('"')
     changed = next((info[key] for key in _TIMES if info.get(key)), 0)
     if isinstance(changed, str):

@@ -89,7 +89,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
             errors = [text.strip() for _, source, text in messages if source == demuxer and _LIVE_ENDS not in text]
             packets.damage = f"the file is damaged: {errors[0]}" if errors else ""
         packets.damage = packets.damage or media.missing_end(path, demuxer)
-        return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)
+        return _with_missing(_describe(path, opened, stream, packets), opened, stream, packets, others)
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: media.OtherStream
             packets.read += 1
             if packet.is_corrupt and not media.can_jump(demuxer):
                 packets.note_damage("a packet is cut off")
-            others.own()
+            others.add_own()
             shows = count(packet) if count else Shows.FRAME
             if packet.is_discard:
                 packets.hidden_by_edit += 1
@@ -240,7 +240,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     return replace(info, reference=np.frombuffer(packets.reference, np.bool_)[timeline.order]) if may_skip else info
 
 
-def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: media.OtherStreams) -> VideoInfo:
+def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: media.OtherStreams) -> VideoInfo:
     """Add the number of missing frames, the reason, and a note about other streams to the description."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
@@ -364,7 +364,7 @@ def build_timeline(
         order, begins = order[kept], begins[kept]
     shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
     lasting = np.concatenate([lasting[order], np.full(cut_off, frame_ticks)])
-    increasing, finer, odd = _increasing(shown, lasting, longest_gap_ticks, frozenset(np.flatnonzero(begins).tolist()))
+    increasing, finer, odd = _increasing_times(shown, lasting, longest_gap_ticks, frozenset(np.flatnonzero(begins).tolist()))
     shown = np.clip(shown, -_LARGEST // finer, _LARGEST // finer) * finer
     return Timeline(
         pts=increasing,
@@ -460,7 +460,7 @@ def _odd_packets(times: IndexArray) -> BoolArray:
     """Return flags (P,) bool; True if the time of a packet is far from the times of all packets around it."""
     odd = np.zeros(len(times), np.bool_)
     steps = np.abs(np.diff(times))
-    far = _far(times)
+    far = _far_ticks(times)
     for i in (np.flatnonzero(steps > far) + 1).tolist():
         if odd[i - 1]:
             continue
@@ -481,7 +481,7 @@ def _restarts(times: IndexArray) -> list[int]:
         return []
     before = np.lib.stride_tricks.sliding_window_view(times, _DEEPEST_REORDER)[:-1].min(axis=1)
     restarts: list[int] = (np.flatnonzero(times[_DEEPEST_REORDER:] < before) + _DEEPEST_REORDER).tolist()
-    return [1, *restarts] if times[0] - times[1:_DEEPEST_REORDER].max() > _far(times) else restarts
+    return [1, *restarts] if times[0] - times[1:_DEEPEST_REORDER].max() > _far_ticks(times) else restarts
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
@@ -494,7 +494,7 @@ def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
     return restarts
 
 
-def _far(times: IndexArray) -> int:
+def _far_ticks(times: IndexArray) -> int:
     """Return the largest difference between the times of two packets whose frames are shown near each other."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
@@ -513,14 +513,14 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     return order if even and int(moved.max()) <= _UNANNOUNCED_REORDER else decoded
 
 
-def _increasing(
+def _increasing_times(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
     """Return strictly increasing times, the number of new ticks per tick, and True if odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False
-    times, odd = _in_line(shown.tolist(), lasting.tolist(), longest_gap, parts)
+    times, odd = _never_falling(shown.tolist(), lasting.tolist(), longest_gap, parts)
     values = np.array(times, dtype=object)  # Python's integers, because a sum of times may need more than 64 bits
     new = np.concatenate([[True], values[1:] != values[:-1]]).astype(bool)
     rows = np.arange(len(new), dtype=np.int64)
@@ -535,16 +535,18 @@ def _increasing(
     return np.array([time * finer for time in times], np.int64) + repeats, finer, odd
 
 
-def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
+def _never_falling(
+    shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]
+) -> tuple[list[int], bool]:
     """Return times that never fall, even where the clock restarts, and True if odd times were replaced."""
     result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # ticks that are added to times; the last time that is not odd, without `moved`
     while i < len(shown):
-        back = _back_in_line(shown, i, last, longest_gap, long=_LONG_STEP * lasting[i - 1])
-        if back > i and not (shown[i] < last and i in parts):
-            before, after = result[-1], shown[back] + moved
-            result += [before + (after - before) * (k + 1) // (back - i + 1) for k in range(back - i)]
-            i, odd = back, True
+        fitting = _next_fitting_row(shown, i, last, longest_gap, long=_LONG_STEP * lasting[i - 1])
+        if fitting > i and not (shown[i] < last and i in parts):
+            before, after = result[-1], shown[fitting] + moved
+            result += [before + (after - before) * (k + 1) // (fitting - i + 1) for k in range(fitting - i)]
+            i, odd = fitting, True
         elif not 0 <= shown[i] - last <= longest_gap:
             moved = result[-1] + lasting[i - 1] - shown[i]
         result.append(shown[i] + moved)
@@ -553,7 +555,7 @@ def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, par
     return result, odd
 
 
-def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
+def _next_fitting_row(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
     """Return the first row from `i` on whose time fits after the time `last`; `i` if no row near `i` fits."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):

@@ -266,8 +266,8 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
     if lock and (folder := cached_snapshot(item, lock.commit)) and compare(folder, lock.files, extras_matter=False).ok:
         return _pulled(item, folder, lock, fetched=False)
     if constants.HF_HUB_OFFLINE:
-        return _offline(item, lock, say)
-    with _one_line(item):
+        return _pull_offline(item, lock, say)
+    with _hub_errors(item):
         commit, declared = _declaration(item, lock, say)
         folder = _download(item, commit, declared, progress=progress, say=say)
     lock = Lock(item.repo_id, commit, {file: file_sum(folder / file) for file in sorted(declared)})
@@ -277,7 +277,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 
 @contextmanager
-def _one_line(item: Entry) -> Iterator[None]:
+def _hub_errors(item: Entry) -> Iterator[None]:
     """Turn an error inside the `with` block, which fetches `item`, into an error with a message of one line and a hint."""
     from huggingface_hub import errors
 
@@ -313,7 +313,7 @@ def _one_line(item: Entry) -> Iterator[None]:
         raise VadcliError(f"{where}: can't be fetched: {text[:200] or type(error).__name__}", hint=hint) from error
 
 
-def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
+def _pull_offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
     """Return a model in the cache that has no lock file. Its files are not checked.
 
     Raises:
@@ -324,7 +324,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
         raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset HF_HUB_OFFLINE and pull again")
     say(f"{item.name}: HF_HUB_OFFLINE is set: files are taken from the cache without a check, because no lock file exists")
-    files = {file: file_sum(folder / file) for file in _wanted(path.name for path in folder.iterdir())}
+    files = {file: file_sum(folder / file) for file in _wanted_files(path.name for path in folder.iterdir())}
     return _pulled(item, folder, Lock(item.repo_id, folder.name, files), fetched=False)
 
 
@@ -336,12 +336,12 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
     api = HfApi()
     info = api.model_info(item.repo_id, revision=item.revision, files_metadata=True)
-    if not any(name.endswith(".safetensors") for name in _siblings(info)):
+    if not any(name.endswith(".safetensors") for name in _repository_files(info)):
         info = _converted(api, item, info)
         say(f"{item.repo_id} itself has only pickles; using the safetensors that the hub's {CONVERTER} made from them")
-    siblings = _siblings(info)
+    siblings = _repository_files(info)
     declared = {}
-    for name in _wanted(siblings):
+    for name in _wanted_files(siblings):
         pinned, file = item.files.get(name), siblings[name]
         size = file.lfs.size if file.lfs else file.size
         declared[name] = (
@@ -356,14 +356,14 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
     """Return the pull request in which the hub's converter added safetensors that it made from the same pickles."""
 
     def pickles(info: ModelInfo) -> dict[str, str]:
-        return {name: file.lfs.sha256 for name, file in _siblings(info).items() if name.endswith(".bin") and file.lfs}
+        return {name: file.lfs.sha256 for name, file in _repository_files(info).items() if name.endswith(".bin") and file.lfs}
 
     requests = api.get_repo_discussions(item.repo_id, author=CONVERTER, discussion_type="pull_request")
     for request in requests:
         if request.author != CONVERTER or request.status not in ("open", "draft"):
             continue
         info = api.model_info(item.repo_id, revision=f"refs/pr/{request.num}", files_metadata=True)
-        if any(name.endswith(".safetensors") for name in _siblings(info)) and pickles(info) == pickles(original):
+        if any(name.endswith(".safetensors") for name in _repository_files(info)) and pickles(info) == pickles(original):
             return info  # type: ignore[no-any-return]
     raise WeightsError(
         f"{item.repo_id} has no safetensors, and pickles are not fetched",
@@ -408,13 +408,13 @@ def _download(
     return folder
 
 
-def _wanted(names: Iterable[str]) -> list[str]:
+def _wanted_files(names: Iterable[str]) -> list[str]:
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     return sorted(filter_repo_objects(names, **PATTERNS))
 
 
-def _siblings(info: ModelInfo) -> dict[str, RepoSibling]:
+def _repository_files(info: ModelInfo) -> dict[str, RepoSibling]:
     return {file.rfilename: file for file in info.siblings or []}
 
 
