@@ -98,11 +98,12 @@ def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
             return {path.name: _stored_object(path, described)}, True
         listed = store.find(name, detail=True)
     beginning = name.rstrip("/") + "/"
-    names = (key for key in sorted(listed) if key.startswith(beginning) and not key.endswith("/"))
-    below = {key[len(beginning) :]: listed[key] for key in names}
-    return {
-        key: _stored_object(Path(f"{shown(path)}/{key}"), info) for key, info in below.items() if info["type"] == "file"
-    }, False
+    objects = {}
+    for key in sorted(listed):
+        if key.startswith(beginning) and not key.endswith("/") and listed[key]["type"] == "file":
+            below = key.removeprefix(beginning)
+            objects[below] = _stored_object(Path(f"{shown(path)}/{below}"), listed[key])
+    return objects, False
 
 
 def object_of(path: Path) -> StoredObject:
