@@ -395,11 +395,12 @@ def compare(
     """
     once = np.ones((1, len(positive)))
     alarms = [float(false_alarms(scores, positive, once, recall)[0]) for scores in (detector, head)]
-    number = np.unique(np.array(list(groups)), return_inverse=True)[1]
-    count = int(number.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)[:, number].astype(float)
-    drawn = drawn[drawn[:, positive].sum(axis=1) > 0]
-    change = false_alarms(head, positive, drawn, recall) - false_alarms(detector, positive, drawn, recall)
+    video = np.unique(np.array(list(groups)), return_inverse=True)[1]
+    count = int(video.max()) + 1
+    times_drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)
+    weights = times_drawn[:, video].astype(float)  # (R, N)
+    weights = weights[weights[:, positive].sum(axis=1) > 0]  # a resample without true examples has no recall
+    change = false_alarms(head, positive, weights, recall) - false_alarms(detector, positive, weights, recall)
     change_per_hour = (alarms[1] - alarms[0]) / hours
     tail = (1.0 - CONFIDENCE) / 2.0
     ends = np.quantile(change, [tail, 1.0 - tail]) / hours

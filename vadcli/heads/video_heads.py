@@ -25,7 +25,7 @@ from vadcli.types.text import error_text
 
 SEGMENT_S = 2.0
 MOST_SEGMENTS = 256
-"""If a video had more segments than this, its segments are made longer."""
+"""A video has at most this many segments. The segments of a longer video are longer than SEGMENT_S."""
 STEPS = 200
 """Steps of a training."""
 VIDEOS_PER_STEP = 16

@@ -6,7 +6,6 @@ rules for pixels. `vadcli.registry.ENCODERS` lists the families of encoders by t
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import mmap
 import os
@@ -20,6 +19,7 @@ from vadcli.detectors import check_device, digest, keep_compiler_cache
 from vadcli.errors import UsageError, WeightsError
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
+from vadcli.types.text import did_you_mean
 from vadcli.weights.files import read_json
 from vadcli.weights.hub import read_lock
 
@@ -130,8 +130,7 @@ def encoder_folder(name: str) -> Path:
         raise UsageError(f"--encoder {name}: the folder does not exist", hint=choose)
     item = weights.known(name)
     if item is None:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        raise UsageError(f"no encoder is called {name!r}", hint=f"did you mean {' or '.join(near)}?" if near else choose)
+        raise UsageError(f"no encoder is called {name!r}", hint=did_you_mean(name, names) or choose)
     if item.kind != "encoder":
         raise UsageError(f"{name} is not an encoder: it is {item.purpose}", hint=choose)
     return weights.pulled_folder(name)
@@ -210,7 +209,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if not (folder / names[0]).is_file():
         if not index.is_file():
             raise WeightsError(
-                f"{folder}: has no model.safetensors; only safetensors are read, since a pickle can run code",
+                f"{folder}: has no model.safetensors; only safetensors are read, because a pickle can run code",
                 hint="convert the model with transformers' save_pretrained",
             )
         try:
