@@ -1,11 +1,11 @@
-"""Compare the first version of three CPU tasks of a scan with their present version.
+"""Compare the first implementation of three CPU tasks of a scan with the present implementation.
 
-The tasks are to gather clips into a batch, to compress masks, and to list the processes of decoders. While these tasks run, no
-clip reaches the device. So they limit the speed of a scan with a fast GPU.
+The tasks are to copy clips into a batch, to pack (compress) masks, and to check the processes of decoders. While these tasks
+run, no clip reaches the device. So they limit the speed of a scan with a fast GPU.
 
 python benchmarks/handover.py [--clips 8] [--workers 16]
 
-Prints one row per task: the milliseconds of both versions, and their ratio.
+Prints one row per task: the milliseconds of both implementations, and their ratio.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="clips per batch")
     parser.add_argument("--workers", type=int, default=16, help="decoder processes that are watched")
     chosen = parser.parse_args()
-    print("| task | first version, ms | present version, ms | ratio |\n|---|---|---|---|")
-    compare(f"gather {chosen.clips} clips of {SHAPE[0]} frames, 1280x720", *gathering(chosen.clips))
-    compare(f"compress {8 * chosen.clips} masks of 256x256", *compressing(8 * chosen.clips))
+    print("| task | first implementation, ms | present implementation, ms | ratio |\n|---|---|---|---|")
+    compare(f"copy {chosen.clips} clips of {SHAPE[0]} frames, 1280x720, into a batch", *gathering(chosen.clips))
+    compare(f"pack {8 * chosen.clips} masks of 256x256", *compressing(8 * chosen.clips))
     children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(chosen.workers)]
     try:
-        compare(f"list {chosen.workers} decoders among {len(psutil.pids())} processes", *listing(children))
+        compare(f"check {chosen.workers} decoders among {len(psutil.pids())} processes", *listing(children))
     finally:
         for child in children:
             child.kill()
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def compare(task: str, first: Callable[[], object], now: Callable[[], object]) -> None:
-    """Time both versions in turn, and print one row of the table."""
+    """Time both implementations in turn, and print one row of the table."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for version, times_ms in zip((first, now), times, strict=True):

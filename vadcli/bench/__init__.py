@@ -89,7 +89,7 @@ class BenchPlan:
         batch_sizes: numbers of clips per batch.
         bound: the end of a round.
         rounds: number of rounds per setting.
-        frame_px: area of a frame for the language model, in pixels; None keeps the model's own.
+        frame_px: area of a frame for the language model, in pixels; None keeps the area of the model's configuration.
         workers: decoder processes; None means one per core.
     """
 

@@ -506,7 +506,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def need_memory(detector: LavidaDetector) -> None:
-    """Check in less than 1 s that the random weights of a detector fit on its devices.
+    """Check in less than 1 s that the random weights of a detector fit into the memory of its devices.
 
     Raises:
         DeviceError: the weights are larger than the free memory; the hint names smaller choices.

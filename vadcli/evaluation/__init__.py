@@ -294,7 +294,7 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""Documents are merged only if these keys and, except for its groups, the protocol are equal."""
+"""Documents are merged only if these keys are equal, and the protocols are equal except for their groups."""
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class TestSet:
         pixels: counts over masks; None without pixel truth or stored masks.
         detected, tracks: regions; None if the truth has no tracks or no mask is stored.
         region_frames: (V,) int64, number of frames of each video; 0 if its regions were not read.
-        unscored: videos of the truth without scores, if allowed.
-        unknown: scored videos without a truth, if allowed.
+        unscored: videos of the truth without scores; empty unless `allow_missing`.
+        unknown: scored videos without a truth; empty unless `allow_missing`.
         unmasked: videos with a truth of pixels or regions, but without stored masks.
         masked: videos whose masks were read.
         two_level: videos whose masks are stored only as run lengths: each pixel is below or above one threshold.
@@ -277,7 +277,7 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video; `events` None leaves out predicted events."""
+    """Add the scores and events of a video; `events` is its events document, or None to leave out predicted events."""
     data.scores.append(table.score)
     data.labels.append(labels)
     data.sampled.append(table.sampled)
