@@ -198,7 +198,7 @@ class ClipLoader:
 
     def _assign(self, request: ClipRequest, job: _Job | None = None) -> None:
         while True:
-            process = next((each for each in self._processes if each not in self._jobs), None) or self._start()
+            process = next((idle for idle in self._processes if idle not in self._jobs), None) or self._start()
             process.expect(request.path)
             self._jobs[process] = job or _Job(request)
             if process.send(request):
@@ -223,7 +223,7 @@ class ClipLoader:
                     self._take(process, process.connection.recv())
             except (EOFError, OSError, pickle.UnpicklingError):
                 self._lose(process)
-        for process in [each for each in self._jobs if each.survives_kill]:
+        for process in [process for process in self._jobs if process.survives_kill]:
             self._lose(process)
 
     def _take(self, process: DecoderProcess, message: Opened | Begun | Filled | Done) -> None:
@@ -371,7 +371,7 @@ class FrameFeed:
                         end = self.info.frames if whole else item.rows.first + len(item.rows)
                         known = max(row, min(last, end))
                         self._lost += known - row
-                        yield from ((gone, cast(ByteArray, shown)) for gone in range(row, known))
+                        yield from ((lost_row, cast(ByteArray, shown)) for lost_row in range(row, known))
                         if known < last:
                             why = item.error.message if item.error else "the file now has fewer frames than were scored"
                             self._ends.append(f"ends at frame {known} of {self._frames}: {why}")

@@ -269,10 +269,10 @@ class FrameReader:
             for frame in backend:
                 outcome = _Outcome.ENDED
                 lost, row = matcher.place(frame.pts, after_error=frame.after_error)
-                for gone in lost:
-                    if self._is_wanted(gone):
-                        self._due = gone.index + 1
-                        yield Frame(gone.index, gone.pts, ok=False, image=None)
+                for lost_row in lost:
+                    if self._is_wanted(lost_row):
+                        self._due = lost_row.index + 1
+                        yield Frame(lost_row.index, lost_row.pts, ok=False, image=None)
                 if row is None:
                     continue
                 if self._is_past(row):
@@ -303,7 +303,7 @@ class FrameReader:
                 foreseen = row is not None and row.index < info.frames and row.pts == info.pts[row.index]
                 if row is None or not foreseen or not frame.ok or frame.after_error:
                     return _Outcome.UNSAFE
-                if any(request.needed[gone.index] for gone in lost if self._is_wanted(gone)):
+                if any(request.needed[lost_row.index] for lost_row in lost if self._is_wanted(lost_row)):
                     return _Outcome.UNSAFE
                 yield from self._left_out(min(row.index, end))
                 if self._is_past(row):

@@ -196,21 +196,21 @@ class _Worker:
     ) -> None:
         start, (height, width, _) = assembler.next_row, assembler.shape
         stop = None if part is None else part.stop
-        wanted = ReadRequest(start, plan.interval, width, height, self._setup.needs.pixel_format, stop)
+        read_request = ReadRequest(start, plan.interval, width, height, self._setup.needs.pixel_format, stop)
         if plan.rows is not None:
             only_keys = self._setup.needs.decode == "key"
             sampled, keys = rows_as_flags(plan.rows, info.frames), rows_as_flags(info.keyframes, info.frames)
             needed = (keys if only_keys else info.reference) if can_skip(info) and not self._damaged else None
-            wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
+            read_request = replace(read_request, sampled=sampled, needed=needed, only_keys=only_keys)
         elif stop is not None and can_skip(info):
             # The rows of a part are not reported. So it does not matter if a frame that is left out is damaged.
             rows = np.arange(start, min(stop, info.frames), plan.interval, dtype=np.int64)
             needed, only_keys = needed_for(info, rows)
             if needed is not None:
                 sampled = rows_as_flags(rows, info.frames)
-                wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
+                read_request = replace(read_request, sampled=sampled, needed=needed, only_keys=only_keys)
         decoder = self._decoder or self._setup.options.decoder
-        reader = self._open_reader(info, wanted, decoder=decoder, threads=self._setup.threads)
+        reader = self._open_reader(info, read_request, decoder=decoder, threads=self._setup.threads)
         self._send(Begun(reader.decoder))
         try:
             for frame in reader:
@@ -332,8 +332,8 @@ def check_machine(path: Path, messages: str) -> None:
         if path.is_dir():
             entries = sorted(entry for entry in path.iterdir() if entry.is_file())
             files = entries if whole else entries[:1] + entries[-1:]
-        for each in files:
-            with each.open("rb", buffering=0) as file:
+        for file_path in files:
+            with file_path.open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 while whole and file.read(_READ_BYTES):
                     pass
