@@ -26,6 +26,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.heads import Labels
 from vadcli.heads.stored import StoredHead, VideoVectors, matching, read_head, read_vectors
 from vadcli.options import HeadOptions, ScanOptions, ThresholdOptions
+from vadcli.options.groups import flag_of
 from vadcli.store.choices import Choices, ChosenThresholds, chosen_for
 from vadcli.store.verification import StoredAnswers
 from vadcli.types import (
@@ -312,8 +313,7 @@ def without_false_alarms(video: str, events: Sequence[Event], reviews: Sequence[
 
 def given_thresholds(options: ThresholdOptions) -> list[str]:
     """Return the names of the threshold options that the user gave, such as `--threshold`."""
-    given = [item.name for item in fields(ThresholdOptions) if getattr(options, item.name) is not None]
-    return [f"--{name.replace('_', '-')}" for name in given]
+    return [flag_of(item.name) for item in fields(ThresholdOptions) if getattr(options, item.name) is not None]
 
 
 def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> str:

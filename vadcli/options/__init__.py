@@ -39,6 +39,7 @@ from vadcli.options.groups import (
     ThresholdOptions,
     default_of,
     effective,
+    flag_of,
     option,
     parse_duration,
     parse_shard,
@@ -158,7 +159,7 @@ def resolve(
             values[name] = _coerce(hints[name], env[variable], variable, item)
     for name, value in given.items():
         if value is not None:
-            values[name] = _coerce(hints[name], value, f"--{name.replace('_', '-')}", known[name])
+            values[name] = _coerce(hints[name], value, flag_of(name), known[name])
     return kind(**values)
 
 

@@ -24,6 +24,11 @@ DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?", re.AS
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of an option on the command line, such as `--min-age` for the option `min_age`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def parse_duration(text: str, name: str) -> float:
     """Return the seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
 
@@ -32,16 +37,16 @@ def parse_duration(text: str, name: str) -> float:
     """
     match = DURATION.fullmatch(str(text).strip())
     if match is None:
-        flag = name.replace("_", "-")
-        raise UsageError(f"--{flag} {text!r} is not a duration", hint="write 90s, 15m, 8h or 2d")
+        raise UsageError(f"{flag_of(name)} {text!r} is not a duration", hint="write 90s, 15m, 8h or 2d")
     return float(match["value"]) * UNIT_S[match["unit"]]
 
 
-def check_durations(options: Any, *names: str) -> None:
-    """Raise UsageError if one of these options has a value that is not a duration."""
+def check_durations(options: Any, *names: str, above_zero: bool = False) -> None:
+    """Raise UsageError if one of these options has a value that is not a duration, or is 0 with `above_zero`."""
     for name in names:
-        if getattr(options, name) is not None:
-            parse_duration(getattr(options, name), name)
+        text = getattr(options, name)
+        if text is not None and parse_duration(text, name) == 0 and above_zero:
+            raise UsageError(f"{flag_of(name)} {text} must be above 0")
 
 
 def check_counts(options: Any, *names: str) -> None:
@@ -49,7 +54,7 @@ def check_counts(options: Any, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
+            raise UsageError(f"{flag_of(name)} {value} must be at least 1")
 
 
 def check_above_zero(options: Any, *names: str) -> None:
@@ -57,7 +62,7 @@ def check_above_zero(options: Any, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value is not None and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value:g} must be above 0")
+            raise UsageError(f"{flag_of(name)} {value:g} must be above 0")
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -86,8 +91,7 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or not all(math.isfinite(number) for number in numbers):
-        flag = name.replace("_", "-")
-        raise UsageError(f"--{flag} {text!r} is not a list of numbers", hint="separate them by commas")
+        raise UsageError(f"{flag_of(name)} {text!r} is not a list of numbers", hint="separate them by commas")
     return numbers
 
 
@@ -295,8 +299,7 @@ class DecodeOptions:
     )
 
     def __post_init__(self) -> None:
-        if parse_duration(self.decode_timeout, "decode_timeout") <= 0:
-            raise UsageError("--decode-timeout must be above 0")
+        check_durations(self, "decode_timeout", above_zero=True)
         if self.decode_memory < 64:
             raise UsageError(
                 f"--decode-memory {self.decode_memory} MiB is too little to decode anything", hint="give at least 64"

@@ -25,8 +25,8 @@ from vadcli.options.groups import (
     check_above_zero,
     check_counts,
     check_durations,
+    flag_of,
     option,
-    parse_duration,
     same,
 )
 from vadcli.options.scan import DEFAULT_OUT, ScanOptions, check_cluster
@@ -117,7 +117,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
             return
         alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between", "head")
         if given := [name for name in alone if getattr(self, name)]:
-            raise UsageError(f"--preview can't be used with --{given[0].replace('_', '-')}", hint="give one of them")
+            raise UsageError(f"--preview can't be used with {flag_of(given[0])}", hint="give one of them")
         if self.format not in ("json", "csv"):
             raise UsageError(f"--preview can't print thresholds as {self.format}", hint="give --json or --format csv")
 
@@ -177,8 +177,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
         check_above_zero(self, "max_mb")
-        if parse_duration(self.clip_length, "clip_length") <= 0:
-            raise UsageError(f"--clip-length {self.clip_length} must be above 0")
+        check_durations(self, "clip_length", above_zero=True)
         if self.format != "html" and (self.assets is not None or self.clips):
             raise UsageError(f"--format {self.format} has no pictures", hint="leave --assets and --clips out")
         if str(self.to) == "-" and self.assets is not None:
@@ -284,8 +283,7 @@ class PruneOptions(TalkOptions):
     dry_run: bool = option(False, "Only list what would be removed.", panel=RUNNING)
 
     def __post_init__(self) -> None:
-        if self.older_than is not None and parse_duration(self.older_than, "older_than") <= 0:
-            raise UsageError(f"--older-than {self.older_than} must be above 0")
+        check_durations(self, "older_than", above_zero=True)
         _check_footage(self.footage)
 
 
@@ -297,8 +295,7 @@ class StatusOptions(TalkOptions):
     every: str = option("1s", "With --watch: time between two readings.", panel=RUNNING, metavar="TIME")
 
     def __post_init__(self) -> None:
-        if parse_duration(self.every, "every") <= 0:
-            raise UsageError("--every must be above 0")
+        check_durations(self, "every", above_zero=True)
 
 
 DEFAULT_VERIFIER = "qwen2-vl-2b"

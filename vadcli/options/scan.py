@@ -26,8 +26,8 @@ from vadcli.options.groups import (
     check_above_zero,
     check_counts,
     check_durations,
+    flag_of,
     option,
-    parse_duration,
     parse_numbers,
     parse_shard,
     same,
@@ -153,11 +153,9 @@ class ScanOptions(
             raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
         for name in ("propagate_masks", "refine_masks"):
             if getattr(self, name) and self.masks == "none":
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag}: no masks are written", hint="add --masks video, rle or both")
+                raise UsageError(f"{flag_of(name)}: no masks are written", hint="add --masks video, rle or both")
         check_durations(self, "max_runtime", "checkpoint_every")
-        if parse_duration(self.on_event_timeout, "on_event_timeout") <= 0:
-            raise UsageError(f"--on-event-timeout {self.on_event_timeout} must be above 0")
+        check_durations(self, "on_event_timeout", above_zero=True)
         parse_shard(self.shard)
         check_cluster(self)
 
