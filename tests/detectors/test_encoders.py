@@ -368,7 +368,7 @@ def test_names_and_their_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         load_encoder("siglip-b32")
     with pytest.raises(UsageError, match=r"no encoder is called 'xyzzy' \(choose one of siglip2-b32, "):
         load_encoder("xyzzy")
-    with pytest.raises(UsageError, match="qwen2-vl-2b is not an encoder: it is the model of `ask`"):
+    with pytest.raises(UsageError, match="qwen2-vl-2b is not an encoder: it is the default model of `ask`"):
         load_encoder("qwen2-vl-2b")
     with pytest.raises(UsageError, match=r"--encoder ./nowhere: the folder does not exist"):
         load_encoder("./nowhere")

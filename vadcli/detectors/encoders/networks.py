@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
 }
-"""Activations by transformers' names. CLIP by OpenAI has the first, CLIP by others the second, SigLIP the third."""
+"""Activations by transformers' names. CLIP by OpenAI uses the first, CLIP by others the second, SigLIP the third."""
 
 
 class Attention(nn.Module):
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, readers: Tensor, tokens: Tensor) -> Tensor:
-        """Return what the tokens `readers` (N, A, W) read from `tokens` (N, T, W), as (N, A, W)."""
+        """Return (N, A, W): for each token of `readers` (N, A, W), what it reads from `tokens` (N, T, W)."""
         projected = self.q_proj(readers), self.k_proj(tokens), self.v_proj(tokens)
         values = read_values(*(split_heads(part, self.num_heads) for part in projected), causal=self.causal)
         output: Tensor = self.out_proj(join_heads(values))
@@ -102,7 +102,7 @@ class Blocks(nn.Module):
 
 
 class TextEmbeddings(nn.Module):
-    """The tables with the vectors of tokens, and of the positions in a sentence."""
+    """The tables of vectors of the tokens and of their positions in a sentence."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -148,9 +148,12 @@ def layer_norm(sizes: Any) -> nn.LayerNorm:
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return softmax(q·kᵀ/√d)·v, (N, heads, A, d).
+    """Return what attention reads from the values: softmax(q·kᵀ/√d)·v, (N, heads, A, d).
 
-    The queries are (N, heads, A, d); the keys and values are (N, heads, T, d).
+    Args:
+        query: (N, heads, A, d).
+        key, value: (N, heads, T, d).
+        causal: True if query i may not read from later values.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
@@ -161,13 +164,13 @@ def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = Fal
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """Split the width of tokens (N, T, W) into heads: (N, heads, T, W / heads)."""
+    """Return tokens (N, T, W) as (N, heads, T, W / heads)."""
     return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
 
-def join_heads(read: Tensor) -> Tensor:
-    """Join the heads of (N, heads, T, W / heads) to tokens (N, T, W)."""
-    return read.transpose(1, 2).flatten(2)
+def join_heads(values: Tensor) -> Tensor:
+    """Return (N, heads, T, W / heads) as tokens (N, T, W)."""
+    return values.transpose(1, 2).flatten(2)
 
 
 class ClipEncoder(TransformersEncoder):
@@ -311,7 +314,7 @@ class SiglipEncoder(TransformersEncoder):
         self.width = int(self.config.text_config.projection_size)
         vision = self.config.vision_config
         if not vision.vision_use_head or vision.hidden_size != self.width:
-            reason = "the vectors of pictures and sentences do not have the same width"
+            reason = "its pictures and sentences do not have comparable vectors"
             raise WeightsError(f"{folder}: not an encoder: {reason}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
