@@ -1,4 +1,6 @@
-"""Measures speed and memory on this machine: of LAVIDA with several settings (`Bench`), or of several detectors (`compare`).
+"""Measures speed and memory on this machine.
+
+`Bench` measures LAVIDA with several settings. `compare` measures several detectors.
 
 `Bench` measures in rounds. Each round runs every setting and the baseline, which is a straightforward loop without batches or
 compression. So a change in the machine's speed affects all settings alike. After the rounds, `Bench` measures GPU use, and the

@@ -156,7 +156,7 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """The end of a round. The round takes no clip after this time, and not more than this number of clips.
+    """The end of a round: the time after which it takes no clip, and its largest number of clips.
 
     Attributes:
         seconds: time since the start of the round.

@@ -1,4 +1,4 @@
-"""Measures stored scores against a data set's ground truth, prints the figures and stores them. Runs no model.
+"""Compares stored scores with a data set's ground truth. Runs no model.
 
 `figures` reads scores and truth and computes the figures. This file has the calls of `vadcli eval`, and the report: a table,
 JSON, Markdown or LaTeX rows, or a stored document. `plots` draws the figures. Only `plots` reads the videos themselves, for its
@@ -321,7 +321,7 @@ def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document`. Groups that only `earlier` has are added if both have the same inputs and protocol."""
+    """Return `document`, with the groups that only `earlier` has if inputs and protocol are the same."""
     needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
     if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
         return document
@@ -366,7 +366,7 @@ def inputs_of(test: TestSet) -> str:
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; reports after the first also have their differences from the first.
+    """Return one report per output folder; later reports have their differences from the first.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.

@@ -1,4 +1,4 @@
-"""Reads a scan's output and a data set's truth (`collect`), and computes the metrics of all groups from them (`measure`).
+"""Reads a scan's output and a data set's truth (`collect`), and computes figures (`measure`).
 
 Memory: six bytes per frame; one more byte per frame and category, or five if the scan stored scores per category; spans and
 pixel counts. Masks are read one frame at a time and not kept.
@@ -250,7 +250,7 @@ def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`. If scores are missing because a scan failed, the error gives the reason."""
+    """Return the result of `truth.match`; the error gives the reason if a scan has failed."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -277,7 +277,7 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video; `events` is its events document, or None to leave out predicted events."""
+    """Add the scores and events of a video; `events` None adds no predicted events."""
     data.scores.append(table.score)
     data.labels.append(labels)
     data.sampled.append(table.sampled)
@@ -307,7 +307,10 @@ def _add_video(
 
 
 def _true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans ordered by start; overlapping spans of one category become one span, with the highest severity."""
+    """Return the spans ordered by start; overlapping spans of one category become one span.
+
+    The new span has the highest severity of its parts.
+    """
     events: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
@@ -452,7 +455,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate; if masks are run lengths, with a note, because run lengths cannot rank pixels or regions."""
+    """Return the estimate, with a note if masks are run lengths, which cannot rank pixels."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"

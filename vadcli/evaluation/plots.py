@@ -153,7 +153,7 @@ def _timelines(test: TestSet) -> Iterator[Figure]:
 
 @dataclass(frozen=True)
 class _SheetFrame:
-    """A frame that a contact sheet may show: the index of its video, its row in the score table, and its score."""
+    """A frame that a contact sheet may show: the index of its video, its row, and its score."""
 
     number: int
     row: int

@@ -90,7 +90,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield the pairs (scored, truth) with the same path; with `tails`, one path may be the end of the other."""
+    """Yield pairs (scored, truth) with the same path; with `tails`, one may be the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -342,7 +342,7 @@ class GroundTruth(ABC):
         return videos
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a video that no file lists, if the video's name shows that it is normal; otherwise None."""
+        """Return the truth of a video that no file lists, if its name shows that it is normal."""
         return None
 
     def match(self, scored: Iterable[str], *, allow_missing: bool = False) -> Matching:

@@ -181,7 +181,7 @@ class TimeIntervals(_Intervals):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval, with the frames inside the interval. Every interval must contain a frame."""
+        """Return one span per interval: the frames inside. Every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         spans = []
         for interval in self.intervals:
@@ -232,7 +232,7 @@ class ShareIntervals(_Intervals):
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return the runs of True as (E, 2) int64: the index of the first True, and the index after the last True."""
+    """Return the runs of True, (E, 2) int64: index of the first True, index after the last True."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 

@@ -78,7 +78,7 @@ def whole_number(text: str) -> int:
 
 
 def numbered_images(folder: Path) -> list[Path]:
-    """Return the images of a folder whose names are numbers, in order; empty if the folder does not exist.
+    """Return the images with numbers as names, in order; empty if the folder does not exist.
 
     Raises:
         DocumentError: the folder cannot be read, or a number is missing or occurs twice.
@@ -180,7 +180,7 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
 
 
 def read_clip_list(path: Path) -> dict[int, BoolArray]:
-    """Return the labels of each clip from a JSON file, whose keys "0", "1" … are the numbers of the clips.
+    """Return the labels of each clip from a JSON file with the keys "0", "1" … for the clips.
 
     Raises:
         DocumentError: the document has another form, or a clip is missing.
@@ -229,7 +229,7 @@ class ImageMasks:
 
 @dataclass(frozen=True)
 class ArrayMasks:
-    """The masks of a video as one .npy file (N, H, W), which is mapped into memory when a mask is requested."""
+    """The masks of a video as one .npy file (N, H, W), which is mapped into memory."""
 
     path: Path
 

@@ -37,7 +37,9 @@ _TIMES_HINT = "write seconds as plain numbers, start before end, or leave both e
 
 
 class CsvTruth(GroundTruth):
-    """A user's own CSV table of intervals in seconds; `root` is the table, or a folder with ground_truth.csv.
+    """A user's own CSV table of intervals in seconds.
+
+    `root` is the table, or a folder with ground_truth.csv.
 
     `template_from_events` and `template_from_labels` write such a table:
 
@@ -204,7 +206,9 @@ _XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
 
 
 class UCFCrime(GroundTruth):
-    """UCF-Crime (Sultani et al., CVPR 2018): 290 test videos; `root` is the annotation file or a folder with it.
+    """UCF-Crime (Sultani et al., CVPR 2018): 290 test videos.
+
+    `root` is the annotation file, or a folder with this file.
 
     Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last first last` per test video; -1 -1
     means that there is no interval. The official Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets
@@ -237,7 +241,9 @@ class UCFCrime(GroundTruth):
 
 
 class XDViolence(GroundTruth):
-    """XD-Violence (Wu et al., ECCV 2020): 800 test videos; `root` is annotations.txt or a folder with it.
+    """XD-Violence (Wu et al., ECCV 2020): 800 test videos.
+
+    `root` is annotations.txt, or a folder with this file.
 
     annotations.txt has one line `video start end start end …` per violent test video. The official list/make_gt.py
     (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python. So frames count from 0 and the end is outside. The name of a violent
@@ -315,7 +321,9 @@ _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 
 
 class Msad(GroundTruth):
-    """MSAD (Zhu et al., NeurIPS 2024, Tom-roujiang/MSAD); `root` is anomaly_annotation.csv or its folder.
+    """MSAD (Zhu et al., NeurIPS 2024, Tom-roujiang/MSAD).
+
+    `root` is anomaly_annotation.csv, or a folder with this file.
 
     The table comes with the videos. It has one row per abnormal video: `name,scenario,total frames,starting frame of
     anomaly,ending frame of anomaly`. The repository's list of test videos (RTFM/list/msad-i3d-test.list) has one line
@@ -361,7 +369,9 @@ class Msad(GroundTruth):
 
 
 class Cuva(GroundTruth):
-    """CUVA (Du et al., CVPR 2024, fesvhtr/CUVA); `root` is its JSON file, or a folder in which it is the only JSON file.
+    """CUVA (Du et al., CVPR 2024, fesvhtr/CUVA).
+
+    `root` is the JSON file, or a folder with this file and no other JSON file.
 
     The file is a list, or has one object per line, as `load_dataset("fesvhtr/CUVA", split="test").to_json(FILE)` writes it. The
     repository's evaluation (CUVA/mmaEval.py) reads the keys `ID`, `visual_input` (the video), `task` and `output` of each
@@ -410,7 +420,9 @@ def _clock_intervals(path: Path, place: int, output: str, category: str | None) 
 
 
 class PreVad(GroundTruth):
-    """PreVAD (Liu et al., 2025, Kamino666/LaGoVAD-PreVAD); `root` is test.csv, the JSON file, or a folder with one of them.
+    """PreVAD (Liu et al., 2025, Kamino666/LaGoVAD-PreVAD).
+
+    `root` is test.csv, the JSON file, or a folder with one of them.
 
     Both files have the same keys: `video_path`, `class_name` and `anomaly_span`, a list of [start, end] as shares of the video.
     The README does not describe these files. The keys and the arithmetic (`ShareIntervals`) are from the authors' data loader.
@@ -451,7 +463,9 @@ def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float],
 
 
 class VauBench(GroundTruth):
-    """VAU-Bench (Zhu et al., 2025, GVCLab/VAU-R1); `root` is one of its tables, or the folder `annotations` with all tables.
+    """VAU-Bench (Zhu et al., 2025, GVCLab/VAU-R1).
+
+    `root` is one of the tables, the folder `annotations` with all tables, or the folder above it.
 
     The tables are test_msad.csv, test_ucf_crime.csv and test_ecva.csv, with the columns `Video Name`, `Anomaly Class`, `Start
     Time` and `End Time` in seconds. In src/evaluation/evaluation_tag.py, a normal video has the times 0 and 0. The time -1
@@ -506,7 +520,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def _json_items(path: Path) -> Items:
-    """Yield the objects of a JSON list or of a file with one object per line, each with its position from 1."""
+    """Yield the objects of a JSON list or of JSON lines, each with its position from 1."""
     text = read_text(path)
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]

@@ -81,7 +81,7 @@ class Avenue(GroundTruth):
 
 @dataclass(frozen=True)
 class _VolumeMasks:
-    """The masks of one video in an N_label.mat. `read` is `_read_volume` with a cache, so that the file is read once."""
+    """The masks of one video in an N_label.mat; `read` is `_read_volume` with a cache."""
 
     path: Path
     read: Callable[[Path], tuple[ByteArray, int]]
@@ -100,7 +100,7 @@ class _VolumeMasks:
 
 
 def _read_volume(path: Path) -> tuple[ByteArray, int]:
-    """Return the masks in an N_label.mat, (N, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W."""
+    """Return the masks in an N_label.mat as bits, (N, H, ceil(W / 8)) uint8, and the width W."""
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
@@ -296,7 +296,7 @@ class _Track:
 
 
 class UBnormal(GroundTruth):
-    """UBnormal (Acsintoae et al., CVPR 2022): rendered videos with tracks and with images of object numbers.
+    """UBnormal (Acsintoae et al., CVPR 2022): rendered videos with tracks and object numbers.
 
     `root` has the SceneN folders, either all or those of one split. If the official files abnormal_test_video_names.txt and
     normal_test_video_names.txt are in `root` or in its folder scripts, only the videos in these files are used.
@@ -362,7 +362,7 @@ class _ObjectMasks:
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the boxes of the abnormal objects in all frames; a track's number is that of its line, from 0."""
+        """Return the boxes of the abnormal objects in all frames; tracks are numbered by line, from 0."""
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"

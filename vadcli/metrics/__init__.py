@@ -1,8 +1,8 @@
-"""Metrics as pure functions over arrays, and their common parts: values, bootstrap intervals, areas under curves.
+"""Metrics as pure functions over arrays.
 
-The metrics themselves are in `frame`, `event` and `localization`. They read no file and know no data set and no detector. Each
-metric returns an `Estimate`; its method `metric` returns the value with an interval. A value that cannot be computed is None
-with a note, never NaN.
+This file has the common parts: values, bootstrap intervals and areas under curves. The metrics themselves are in `frame`,
+`event` and `localization`. They read no file and know no data set and no detector. Each metric returns an `Estimate`; its
+method `metric` returns the value with an interval. A value that cannot be computed is None with a note, never NaN.
 
 The bootstrap draws videos with replacement. It does not draw single frames, because the frames of one video depend on one
 another. The `statistic` of an estimate computes the metric from how often each video was drawn, so that a resample does not
@@ -245,7 +245,7 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return running sums (..., K) from the last column: entry k is the sum of column k and all later columns."""
+    """Return running sums (..., K): entry k is the sum of column k and all later columns."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 

@@ -1,4 +1,4 @@
-"""Event metrics: matched and missed events, false alarms, thresholds from reviewed events, scores and severities.
+"""Event metrics: matches, false alarms, thresholds from reviewed events, and severities.
 
 `threshold_choices` uses reviewed events instead of a ground truth. The rank correlations between the scores and the severities
 of true events measure whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark

@@ -77,7 +77,7 @@ class FrameSet:
     def of(
         cls, scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], sampled: Sequence[ArrayLike] | None = None
     ) -> FrameSet:
-        """Build the set from one array per video; raises ValueError if the arrays of a video differ in length."""
+        """Return the set of one array per video; raises ValueError if arrays of a video differ in length."""
         videos = [np.asarray(part) for part in scores]
         truth = [np.asarray(part, np.bool_) for part in labels]
         lengths = [len(part) for part in videos]
@@ -98,12 +98,12 @@ class FrameSet:
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
-        """Keep the frames for which `rows` (N,) is True. All videos stay, even empty ones."""
+        """Return the set of the frames for which `rows` (N,) is True; videos without frames stay."""
         offsets = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
         return FrameSet(self.scores[rows], self.labels[rows], offsets, None if self.sampled is None else self.sampled[rows])
 
     def only_sampled(self) -> FrameSet:
-        """Keep only sampled frames; raises ValueError if `sampled` is None."""
+        """Return the set of the sampled frames; raises ValueError if `sampled` is None."""
         if self.sampled is None:
             raise ValueError("it is not known which of these frames were sampled")
         return self.keep(self.sampled)
@@ -121,7 +121,7 @@ class FrameSet:
 
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
-        """The numbers of positives (V, K) and negatives (V, K) per video and score bin, for resamples; cached."""
+        """The numbers of positives and negatives per video and score bin, (V, K) each, for resamples."""
         bins = max(256, min(RESAMPLE_BINS, RESAMPLE_CELLS // max(self.videos, 1)))
         labels, video = self.labels, self.video
         edges = bin_edges([np.sort(self.scores[labels]), np.sort(self.scores[~labels])], bins)
@@ -130,7 +130,7 @@ class FrameSet:
         return histograms(video[labels], column[labels], shape), histograms(video[~labels], column[~labels], shape)
 
     def with_endpoints(self) -> FrameSet:
-        """Add a video of two frames: label 0 with score 0, and label 1 with score 1.
+        """Return the set with one more video of two frames: score 0 with label 0, and score 1 with label 1.
 
         Raises:
             ValueError: a score is outside [0, 1].
@@ -139,13 +139,13 @@ class FrameSet:
         return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
 
     def each_with_endpoints(self) -> FrameSet:
-        """Add the two frames of `with_endpoints` to the end of each video."""
+        """Return the set with the two frames of `with_endpoints` at the end of each video."""
         spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         parts = [_appended(self.scores[start:end], self.labels[start:end]) for start, end in spans]
         return FrameSet.of([scores for scores, _ in parts], [labels for _, labels in parts])
 
     def without_empty(self) -> FrameSet:
-        """Remove the videos that have no frame."""
+        """Return the set without the videos that have no frame."""
         offsets = np.append(0, self.offsets[1:][np.diff(self.offsets) > 0])
         return FrameSet(self.scores, self.labels, offsets, self.sampled)
 
@@ -300,7 +300,7 @@ PATE_CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pair
 
 @dataclass(frozen=True)
 class _Runs:
-    """The video, the first frame and the last frame of A anomalies, (A,) each. Frames are numbered through all videos."""
+    """The video, the first and the last frame of A anomalies; frames count through all videos."""
 
     video: IndexArray
     first: IndexArray
@@ -382,14 +382,14 @@ def _pate_thresholds(frames: FrameSet, limit: int | None) -> Numbers:
 
 
 def _reaching(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """Return how many frames of each video reach each threshold, (V, T), or the total weight of these frames."""
+    """Return the number (or total weight) of each video's frames that reach each threshold, (V, T)."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
 def _true_weights(
     frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]
 ) -> Numbers:
-    """Return the total weight of true alarms per video and threshold (V, T), for one pair of buffer sizes."""
+    """Return the total weight of true alarms per video and threshold, (V, T), for two buffer sizes."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
     alone = np.append(True, runs.video[1:] != runs.video[:-1])

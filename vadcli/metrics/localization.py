@@ -485,7 +485,7 @@ def _criterion(
 
 
 def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
-    """Return areas (B,) from counts (B, K) by ascending score; NaN without true regions or without frames."""
+    """Return areas (B,) from counts (B, K) by ascending score; NaN without true regions or frames."""
     start = np.zeros((len(hits), 1))
     rate = divide(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
     false = divide(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))
