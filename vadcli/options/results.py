@@ -383,7 +383,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         parse_share(self.audit, "audit")
         check_counts(self, "limit", "batch_size")
         if self.compression is not None and not 0.0 < self.compression <= 1.0:
-            raise UsageError(f"--compression {self.compression:g} is not above 0 and at most 1")
+            raise UsageError(f"--compression {self.compression:g} must be above 0 and at most 1")
         check_durations(self, "max_runtime", "checkpoint_every")
         check_cluster(self)
         _check_footage(self.footage)
@@ -509,7 +509,7 @@ class EvalOptions(TalkOptions):
                 hint=f"give at least {FEWEST_RESAMPLES}, or 0 for none",
             )
         if not 0.0 < self.confidence < 1.0:
-            raise UsageError(f"--confidence {self.confidence:g} must lie between 0 and 1")
+            raise UsageError(f"--confidence {self.confidence:g} must be between 0 and 1")
         if self.init and self.from_frames:
             raise UsageError("--init and --from-frames print different tables", hint="give one of them")
         self.size()

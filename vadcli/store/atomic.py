@@ -118,7 +118,7 @@ _OUTPUT_HINTS = {
     errno.EPERM: "make the folder writable or choose another with --out",
     errno.EEXIST: "a file has the name of a folder that is needed: choose another place",
     errno.ENOTDIR: "a file has the name of a folder that is needed: choose another place",
-    errno.EXDEV: "the output folder must lie on one file system",
+    errno.EXDEV: "the output folder must be on one file system",
 }
 _FSYNC_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
