@@ -22,7 +22,7 @@ from tests.verify.planted import JUMPS_S, VIDEOS, BrightAsker, make_archive, mak
 from vadcli.detectors.ask import SEVERITY, AskDetector, calibrate, questions_for
 from vadcli.detectors.calibration import CategoryTails
 from vadcli.detectors.options import AskOptions
-from vadcli.engine.event_rules import VerifiedScores, tails_to_json
+from vadcli.engine.event_rules import VerifiedScores, judge_of, tails_to_json
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all
 from vadcli.engine.runner import Stop
@@ -301,6 +301,22 @@ def test_a_description_is_stored_before_another_process_may_lock_the_video(out: 
     monkeypatch.setattr(Claim, "release", checked)
     verify(out, asker, describe=True)
     assert set(stored) == {1}
+
+
+def test_answers_that_another_run_adds_in_the_meantime_are_kept(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    def after_another_run(*arguments: object, **options: object) -> object:
+        if not counts:  # the first run has read the answers, and has not written them yet
+            counts.append(len(answers_of(out, "b.mp4").answers))
+            verify(out, share="90%")
+            counts.append(len(answers_of(out, "b.mp4").answers))
+        return judge_of(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vadcli.verifying.survey.judge_of", after_another_run)
+    verify(out)
+    first, both = counts
+    assert first < both == len(answers_of(out, "b.mp4").answers)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -429,13 +430,8 @@ def settle(survey: Survey, scratch: Scratch, *, seconds_per_clip: float) -> Sett
         settled.answered[video] = int(answers.rows.sum())
         if not answers.video.is_included:
             continue
-        metadata = replace(
-            answers.stored.metadata,
-            usual=tails_to_json(usual),
-            seconds_per_clip=seconds_per_clip or answers.stored.metadata.seconds_per_clip,
-        )
-        stored = replace(answers.stored, metadata=metadata)
-        settled.events[video] = _write(survey, scratch, answers.video, stored, recut_stored)
+        changes = {"usual": tails_to_json(usual)} | ({"seconds_per_clip": seconds_per_clip} if seconds_per_clip else {})
+        settled.events[video] = _write(survey, scratch, answers.video, changes, recut_stored)
     settled.audit = audited.result(survey)
     return settled
 
@@ -515,16 +511,20 @@ class _Audited:
 
 
 def _write(
-    survey: Survey, scratch: Scratch, video: Surveyed, stored: StoredAnswers, recut_stored: Callable[..., EventsDocument]
+    survey: Survey, scratch: Scratch, video: Surveyed, changes: Mapping[str, Any], recut_stored: Callable[..., EventsDocument]
 ) -> Mapping[Answer, int]:
-    """Write the answers and the events of one video. Return the number of events per answer."""
+    """Write the answers and the events of one video. Return the number of events per answer.
+
+    `changes` has the new values of fields of `AnswersMetadata`.
+    """
     claim = Claim.acquire(survey.layout.checkpoint(video.video))
     if claim is None:
         video.problem = video.problem or IN_USE
         return {}
     try:
+        stored = survey.usable(video)  # read again, because another run may have added answers before the lock was acquired
         with scratch.replace(survey.layout.answers(video.video)) as path:
-            write_answers(path, stored)
+            write_answers(path, replace(stored, metadata=replace(stored.metadata, **changes)))
         document = recut_stored(video.video, video.document.thresholds)
     except DocumentError as error:
         video.problem = without_name(str(error), video.video)
