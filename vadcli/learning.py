@@ -155,7 +155,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
     hours = sum(float(document.video["duration_s"] or 0.0) for document in documents.values()) / 3600.0
     detectors = [documents[video].detector for video in collected.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    # Heads multiply only small matrices. With several threads, this is slower: on a busy machine, ten times.
+    # Heads multiply only small matrices. Several threads would be slower than one, ten times on a busy machine.
     with threadpool_limits(1):
         return _trained(name, collected, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 
@@ -321,7 +321,10 @@ def _trained(
 
 
 def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return the unit vectors (C, D) of category names, without the mean of the names and a neutral text."""
+    """Return unit vectors (C, D) of category names, after a mean vector is subtracted.
+
+    The mean is that of the names and of a neutral text.
+    """
     encoder = vectors.encoders[0]
     if encoder_key(encoder_fingerprint(encoder.name)) != encoder.key:
         what = f"the stored vectors were made by an encoder {encoder.name} with other weights"

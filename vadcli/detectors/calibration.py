@@ -227,7 +227,7 @@ RATES = (0.5, 2.0)
 class CategoryTails:
     """How rare the evidence for C categories is for one camera.
 
-    A category has one or more kinds of evidence, and is as rare as the kind that is least rare. The score of a frame comes from
+    A category has one or more kinds of evidence. Its log rarity is that of its least rare kind. The score of a frame comes from
     its rarest category.
 
     Two effects need a correction. With more categories, the rarest category looks rarer by chance. With more kinds of evidence,

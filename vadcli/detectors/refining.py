@@ -146,7 +146,7 @@ class Sam2Refiner:
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        # Read as float32 and cast by TransformersMasks, which keeps the frequencies of position encodings exact.
+        # The weights are read as float32. TransformersMasks casts them, but keeps the frequencies of position encodings exact.
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
         self._prepared = model, precision, Runner(device)

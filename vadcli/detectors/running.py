@@ -1,4 +1,4 @@
-"""Loads a model of transformers, and runs a model on one device.
+"""Functions that load a model of transformers, and `Runner`, which runs a model on one device.
 
 While the model computes, the next batch is copied to the device. If a batch does not fit into memory, it is split.
 

@@ -147,7 +147,7 @@ class StoredHead:
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return the largest distance of one of V mean vectors (V, D) from the nearest other one."""
+    """Return, for V mean vectors (V, D), the largest distance of a vector from its nearest neighbour."""
     if len(centres) < 2:
         return 0.0
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)

@@ -463,7 +463,7 @@ class DualHead(NetworkHead):
             by_binary, by_categories = network.branches(bags.x, bags.real)
             real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
             scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # 2 of (B, N)
-            # the mean score of each segment and its two neighbours: when something happens, and whether it is a category
+            # The mean score of each segment and its two neighbours: `when` by the binary branch, `what` by the category branch.
             when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()
         abnormal = (bags.positive > 0)[:, None] & bags.real

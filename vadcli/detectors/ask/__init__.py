@@ -1,6 +1,7 @@
 """The detector `ask`: a multimodal language model answers one yes-or-no question per category.
 
-This file has the questions, the model that answers them, and the detector. `reader` has the network. Only `prepare` loads it.
+This file has the questions, `QwenAsker`, which answers them, and the detector. The network is in `reader`. Only `prepare` loads
+the network.
 """
 
 from __future__ import annotations
