@@ -62,7 +62,7 @@ from vadcli.train.state import (
     write_whole,
 )
 from vadcli.train.training import PaperTraining, Validated, configured, write_model
-from vadcli.types.text import size_text
+from vadcli.types.text import how_many, size_text
 
 R = TypeVar("R", bound=Recipe)
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -457,11 +457,12 @@ def plan_text(plan: TrainingPlan) -> str:
     """Return the plan as text for a person, one line per item."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
     steps, samples = schedule.total_steps, schedule.batch * schedule.accumulation
+    epochs = how_many(schedule.epochs, "epoch")
     lines = [
-        f"{recipe.name}, {recipe.task}: {steps:,} steps of {samples} samples per process ({schedule.epochs} epochs)",
+        f"{recipe.name}, {recipe.task}: {steps:,} steps of {samples} samples per process ({epochs})",
         "",
+        f"{'part':<16}{'parameters':>16}{'trained':>16}",
     ]
-    lines.append(f"{'part':<16}{'parameters':>16}{'trained':>16}")
     lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
     total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))
     lines += [f"{'total':<16}{total:>16,}{trained:>16,}", ""]
@@ -527,7 +528,7 @@ def _long(seconds: float) -> str:
 
 
 def _model_for_sizes(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """Return the model of a recipe; without values and memory if it has the sizes of a preset."""
+    """Return the model of a recipe, on the meta device (without values) if its sizes are those of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name

@@ -217,7 +217,7 @@ def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> L
     """Return the model with a projector of these options.
 
     If the recipe sets a kind or a number of queries, the projector's weights are drawn from the recipe's seed.
-    Otherwise the weights of the model's projector are kept where they fit.
+    Otherwise the new projector gets the weights of the old projector for all tensors that both have.
     """
     drawn = bool(recipe.model.projector or recipe.model.queries)
     if wanted == model.config.projector and not drawn:

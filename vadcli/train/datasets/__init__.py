@@ -232,7 +232,7 @@ def _runs(text: str) -> list[int]:
     is set if the number continues in the next character. Numbers are in two's complement. The first three
     numbers are the lengths of runs. Each later number is the difference from the run two places before.
     """
-    # pycocotools reads this form too, but it leaves pixels unset if the runs are too short.
+    # pycocotools can read this form too, but it leaves pixels unset if the runs are too short.
     runs: list[int] = []
     value = shift = 0
     for sign in text:
