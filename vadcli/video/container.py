@@ -43,7 +43,7 @@ _VIDEO = (
     "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 "
     "dirac pva lxf ty hxvs"
 )
-_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed so that their error is "no video stream"
+_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed, so that the error is "no video stream"
 _ALLOWED = ",".join((_VIDEO + " " + _SOUND).split())
 
 _UNTIMED = frozenset(

@@ -117,7 +117,7 @@ class DecodedFrame:
 
 
 class Backend(Protocol):
-    """One decoder that reads one file. Iterate over it to get its frames in order."""
+    """A decoder that reads one file. Iterate over it to get the frames in order."""
 
     complaints: str
     """The decoder's last messages; they are complete when the last frame was yielded."""

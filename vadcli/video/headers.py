@@ -42,7 +42,7 @@ ReferenceCounter = Callable[[Any], bool | None]
 
 
 def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
-    """Return a new counter for one stream; None if every packet of this codec shows one frame.
+    """Return a new `FrameCounter` for one stream; None if every packet of this codec shows one frame.
 
     Args:
         codec: ffmpeg's name of the codec.
@@ -361,7 +361,7 @@ class _Mpeg4:
 
 
 def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter | None:
-    """Return a new counter for one stream; None if frames of this codec are never left out."""
+    """Return a new `ReferenceCounter` for one stream; None if frames of this codec are never left out."""
     data = extradata or b""
     if codec == "hevc":
         return _HevcReferences(data)

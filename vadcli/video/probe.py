@@ -43,7 +43,7 @@ LONGEST_GAP_S = 86_400.0
 """If a time goes forward by more than this, there was no gap in the recording: somebody set the camera's clock."""
 MOST_ODD = 8
 """If more than this many successive frames have odd times, the clock has changed."""
-_DEEPEST_REORDER = 16  # packets; every codec shows a frame at most this many packets after the packet of the frame
+_DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after the packet of the frame
 _UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not state that frames are reordered
 _FAR_STEPS = 32  # two times are far apart if they differ by more than this many median steps
 _MOST_REPEATS = 2  # if more frames before a keyframe have the keyframe's time or a later time, the clock restarted there
@@ -245,7 +245,7 @@ def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, 
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
     stated = np.frombuffer(packets.pts, np.int64)
-    if bool(np.any(stated != NO_TIME)):  # the declared length includes jumps of the clock, so compare the container's times
+    if bool(np.any(stated != NO_TIME)):  # like the declared length, these times include jumps of the clock
         end_s = max(end_s, float(int(stated.max()) * Fraction(stream.time_base)))
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = media.Read(packets.read, first_s, end_s, info.fps, longest_s)

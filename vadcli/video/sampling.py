@@ -74,11 +74,11 @@ class SamplingPlan:
         return self.frames - self.overlap
 
     def samples(self, rows: int) -> int:
-        """How many of the first `rows` rows are sampled."""
+        """Return how many of the first `rows` rows are sampled."""
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """The row of a sample. If the video has fewer samples, this is a row after its end."""
+        """Return the row of a sample. If the video has fewer samples, this is a row after its end."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
@@ -92,28 +92,28 @@ class SamplingPlan:
         return replace(self, rows=later if len(later) else np.zeros(1, np.int64))
 
     def first_new_sample(self, clip: int) -> int:
-        """Number of the first sample that this clip scores."""
+        """Return the number of the first sample that this clip scores."""
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
-        """The first row that a scan reports with this clip: the row after the last sample of the previous clip."""
+        """Return the first row that belongs to this clip: the row after the last sample of the previous clip."""
         return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
-        """The first row to decode for this clip. It is early enough to move the clip back if it is the last clip."""
+        """Return the first row to decode for this clip: early enough to move the clip back if it is the last clip."""
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
 
     def whole_clips(self, rows: int) -> int:
-        """How many clips are complete after `rows` rows. A resumed scan continues with the next clip."""
+        """Return how many clips are complete after `rows` rows. A resumed scan continues with the next clip."""
         return self.whole_clips_of(self.samples(rows))
 
     def whole_clips_of(self, samples: int) -> int:
-        """How many clips are complete after so many samples, without moved or padded clips."""
+        """Return how many clips are complete after so many samples. Moved and padded clips are not counted."""
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
-        """How many clips a video with this many rows has."""
+        """Return the number of clips of a video with this many rows."""
         whole = self.whole_clips(rows)
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
@@ -250,7 +250,7 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects frames by their number, counted from the frame at a given time. The expression counts in ffmpeg's variable 0.
+    """Selects frames by their number, counted from the frame at a given time. ffmpeg counts them in its variable 0.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.

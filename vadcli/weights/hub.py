@@ -1,6 +1,6 @@
 """Fetches public base models from the Hugging Face hub, checks them, finds them in the hub's cache and deletes them.
 
-The environment variables of huggingface_hub work: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network, HF_HOME and
+huggingface_hub reads its own environment variables: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network, HF_HOME and
 HF_HUB_CACHE for the folder of its cache. `home()/.locks` has one lock file per pulled model. A lock file has the commit, and
 the size and hash of every file. `remove` deletes only the revision in the lock file, and no file of the user or of another
 program.
