@@ -383,7 +383,7 @@ class FrameFeed:
                     image = own_image if seen or shown is None else shown
                     yield from ((between, image) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last and not part:  # a request for a part ends by itself, so its decoder process continues
+                if row >= last and not part:  # a request for a part ends by itself; to leave it early would kill its process
                     return
                 if item.clip.valid.any():
                     shown = item.clip.frames[-1].copy()

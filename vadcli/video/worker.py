@@ -4,7 +4,8 @@
 an open descriptor.
 
 The process leads its own session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed
-together with its children. Its standard input is a pipe that closes when the loader's process ends: then it ends too.
+together with its children. Its standard input is a pipe. When the loader's process ends, the pipe closes, and the decoder
+process ends too.
 
 If a video cannot be read, its error is sent to the loader and not raised.
 """

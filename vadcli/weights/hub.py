@@ -329,7 +329,7 @@ def _pull_offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) ->
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Return the commit to fetch and the files that it should have, according to the lock file or, without it, the hub."""
+    """Return the commit to fetch and its expected files, from the lock file or, if no lock file exists, from the hub."""
     if lock is not None:
         return lock.commit, {file: Declared(listed.bytes, listed.sha256, None) for file, listed in lock.files.items()}
     from huggingface_hub import HfApi
