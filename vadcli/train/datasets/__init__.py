@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -89,6 +90,14 @@ def required_path(root: Path, relative: str, *, name: str) -> Path:
             f"{root}: not a folder of {name}: {relative} is missing", hint="give the folder of the unpacked archives"
         )
     return path
+
+
+def names_in(folder: Path, suffix: str) -> list[str]:
+    """Return the sorted names, without suffix, of the files in a folder that have this suffix."""
+    try:
+        return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
+    except OSError as error:
+        raise DocumentError(unreadable(folder, error), hint=UNPACK_AGAIN) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +31,7 @@ from vadcli.train.datasets import (
     decode_mask,
     entry,
     expect,
+    names_in,
     plain_name,
     read_json,
     read_labels,
@@ -127,14 +128,6 @@ def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suff
             raise DocumentError(f"{root / label_map}: is missing; it is the map of {Path(image).name}", hint=UNPACK_AGAIN)
         pairs.append((image, label_map))
     return pairs
-
-
-def names_in(folder: Path, suffix: str) -> Iterable[str]:
-    """Return the sorted names, without suffix, of the files in a folder that have this suffix."""
-    try:
-        return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
-    except OSError as error:
-        raise DocumentError(unreadable(folder, error), hint=UNPACK_AGAIN) from error
 
 
 _INNER = "ADEChallengeData2016"

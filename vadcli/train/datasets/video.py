@@ -27,6 +27,7 @@ from vadcli.train.datasets import (
     decode_mask,
     entry,
     expect,
+    names_in,
     plain_name,
     read_json,
     read_lines,
@@ -149,12 +150,7 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
             (clean_text(meta, f"object {number} of {where}", expect(meta, where, what, dict).get("category", "")), number)
             for number, what in entry(meta, where, content, "objects", dict).items()
         ]
-        try:
-            frames = sorted(item.stem for item in (folder / "Annotations" / video).iterdir() if item.suffix == ".png")
-        except OSError as error:
-            raise DocumentError(
-                f"{folder / 'Annotations' / video}: can't be read: {error.strerror}", hint=UNPACK_AGAIN
-            ) from error
+        frames = names_in(folder / "Annotations" / video, ".png")
         if frames:
             named = tuple((name, object_id(meta, where, number)) for name, number in objects if name)
             yield Video(video, tuple(frames), named, _shown(meta, where, content))
@@ -219,11 +215,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
     expressions_of = _expressions(required_path(root, "davis_text_annotations", name="Ref-DAVIS17"))
     for number, line in read_lines(listed):
         video = plain_name(listed, f"line {number}", line)
-        folder = root / _MAPS / video
-        try:
-            frames = sorted(item.stem for item in folder.iterdir() if item.suffix == ".png")
-        except OSError as error:
-            raise DocumentError(f"{folder}: can't be read: {error.strerror}", hint=UNPACK_AGAIN) from error
+        frames = names_in(root / _MAPS / video, ".png")
         for places in rule.cut(len(frames), EVERY) if frames else ():
             yield ClipEntry(
                 f"{video}/{frames[places[0]]}",
