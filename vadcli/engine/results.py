@@ -328,18 +328,10 @@ def write_masks(
         _remove_earlier(job, task.unit.video)
         return columns.boxes()
     unit, request = task.unit, request_of(job, task, info)
-    masks: Iterator[tuple[int, ByteArray]]
-    if job.masked_rows is MaskRows.EVERY:
-        assert job.propagation is not None
-        assert stored.header.mask_shape is not None
-        mask_spans, empty = MaskSpans.of(columns.sampled, events), np.zeros(stored.header.mask_shape, np.uint8)
-        before = ((row, empty) for row in range(int(mask_spans.starts[0])))  # the rows before the first sampled row
-        masks = chain(before, job.propagation.every_row(mask_spans, _sampled_masks(stored), request))
-    else:
-        masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
     hidden, thresholds = hidden_pixels(job, task, info), job.rules.of_video(unit.video)
     enlarge = _Enlarger(info, job.detector.mask_scale, hidden)
-    masks = ((row, enlarge(mask)) for row, mask in masks)
+    own_masks = _detector_masks(job, request, stored, columns.sampled, events)
+    masks: Iterator[tuple[int, ByteArray]] = ((row, enlarge(mask)) for row, mask in own_masks)
     spans = tuple((event.start_frame, event.end_frame) for event in events)
     if job.refinement is not None:
         rows = rows_of(job.masked_rows.of(columns.sampled), spans, len(table))
@@ -360,6 +352,19 @@ def write_masks(
     boxes = files.write(masks, table, level=thresholds.mask_level)
     _remove_earlier(job, task.unit.video)
     return EventBoxes(job.masked_rows.of(columns.sampled), boxes)
+
+
+def _detector_masks(
+    job: ScanJob, request: ClipRequest, stored: Checkpoint, sampled: BoolArray, events: list[Event]
+) -> Iterator[tuple[int, ByteArray]]:
+    """Return the rows that get a mask, each with its mask (h, w) on the detector's scale."""
+    if job.masked_rows is MaskRows.SAMPLED:
+        return zip(np.flatnonzero(sampled).tolist(), _sampled_masks(stored), strict=True)
+    assert job.propagation is not None
+    assert stored.header.mask_shape is not None
+    mask_spans, empty = MaskSpans.of(sampled, events), np.zeros(stored.header.mask_shape, np.uint8)
+    before = ((row, empty) for row in range(int(mask_spans.starts[0])))  # the rows before the first sampled row
+    return chain(before, job.propagation.every_row(mask_spans, _sampled_masks(stored), request))
 
 
 class _Enlarger:
