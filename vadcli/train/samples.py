@@ -259,7 +259,7 @@ class AnomalyExposureSampler:
             raise LookupError(f"{self.data.name}: sample {index} has no allowed name or too few irrelevant names")
         rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
         anomalous = rng.random() < options.probability
-        # Normal samples draw the number of true names too, so that lengths are equally probable for both kinds.
+        # A normal sample draws a number of true names too, so that each length is equally probable for both kinds.
         longest = min(self.max_categories, spare)  # the list of a normal sample cannot be longer
         room = max(1, longest - options.min_irrelevant)
         shown = min(int(rng.integers(1, options.max_true + 1)), len(own), room)
@@ -316,7 +316,7 @@ class AnomalyExposureSampler:
             if key not in taken:
                 taken.add(key)
                 chosen.append(name)
-        # Draw the names that are still missing from all remaining names. Frequent names are more probable, as above.
+        # All remaining names are candidates for the missing ones. Frequent names are more probable, as above.
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         missing = min(count - len(chosen), len(left))
         if not missing:
@@ -349,16 +349,16 @@ class _Joined(Sequence[str]):
         return self._ends[-1] if self._ends else 0
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        part = bisect_right(self._ends, place)
-        return self._parts[part][place - self._ends[part] + len(self._parts[part])]
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self._ends, index)
+        return self._parts[part][index - self._ends[part] + len(self._parts[part])]
 
 
 def _words(name: str) -> list[str]:
