@@ -34,7 +34,7 @@ class Audit:
     Attributes:
         clips: number of audited clips.
         confirmed: number of audited clips that the model confirms.
-        low, high: the model would confirm a share between these limits of all clips that the scan did not propose (95 %
+        low, high: of all clips that the scan did not propose, the model would confirm a share between these limits (95 %
             confidence interval).
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.

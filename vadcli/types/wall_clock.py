@@ -367,7 +367,7 @@ def zone_named(name: str) -> tzinfo | None:
 
 
 def local_zone_name() -> str:
-    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if it is not known."""
+    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo has no such zone."""
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
