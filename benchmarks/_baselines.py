@@ -1,4 +1,4 @@
-"""Simple measures of motion in grey frames, without weights: the baselines that a detector has to beat.
+"""Simple measures of motion in grey frames: the baselines that a detector has to beat.
 
 The functions take the frames of one clip, (N, H, W) uint8. More motion gives higher maps and scores.
 """
@@ -85,5 +85,5 @@ def foreground(clips: list[ByteArray]) -> list[FloatArray]:
 
 
 def _with_first(maps: list[FloatArray], frames: ByteArray) -> FloatArray:
-    """Return (N, H, W) float32 maps; the first frame has no previous frame, so it gets the map of the second frame."""
+    """Return maps (N, H, W) float32; the first frame gets the map of the second frame."""
     return np.stack([maps[0] if maps else np.zeros(frames.shape[1:]), *maps]).astype(np.float32)

@@ -30,7 +30,9 @@ BOOTSTRAP = Bootstrap()
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of question. Each suitable clip is scored with two lists of names: only one list has a true name.
+    """One kind of question.
+
+    Each suitable clip is scored with two lists of names: only one list has a true name.
 
     Attributes:
         name: name of the group. It also seeds the questions, so it must not change.
@@ -85,9 +87,9 @@ class Marks:
 
 
 def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[tuple[ExposureSample, ExposureSample]]:
-    """Yield two samples per suitable clip: one whose list has a true name, and one whose list has only false names.
+    """Yield two samples per suitable clip, which are always the same.
 
-    The samples are always the same.
+    The list of the first sample has a true name. The list of the second sample has only false names.
     """
     naming = Naming(world, patterns=(group.pattern,), hard=0.3)
     for index in range(clips):

@@ -1,4 +1,7 @@
-"""Makes small videos of many formats, and damaged copies of them. The same number always gives the same copy."""
+"""Makes small videos of many formats, and damaged copies of them.
+
+The same number always gives the same copy.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ class Fuzzed:
 
 
 def make_seeds(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of the videos of `FORMATS` (12 frames, 64x48); videos that the folder lacks are made."""
+    """Return the bytes of the videos of `FORMATS` (12 frames, 64x48); missing videos are made."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.48")
     sound = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=0.48")
@@ -75,7 +78,10 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
 
 
 def fuzzed(number: int, seeds: Mapping[str, bytes], *, seed: int) -> Fuzzed:
-    """Return damaged file `number`. Formats take turns; the same seed and number always give the same file."""
+    """Return damaged file `number`.
+
+    Formats take turns; the same seed and number always give the same file.
+    """
     rng = random.Random(f"{seed}/{number}")
     name = list(FORMATS)[number % len(FORMATS)]
     data, steps = seeds[name], []

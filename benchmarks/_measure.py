@@ -26,7 +26,7 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of a finished command: wall seconds, and the CPU seconds and peak MiB of all its processes."""
+    """The cost of a command: wall seconds, and CPU seconds and peak MiB of all its processes."""
 
     wall_s: float
     cpu_s: float

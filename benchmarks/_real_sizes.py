@@ -1,6 +1,6 @@
-"""Makes encoders and Qwen2-VL in real sizes with random weights, as folders in the layout of the Hugging Face hub.
+"""Makes encoders and Qwen2-VL in real sizes with random weights.
 
-They show speed and memory. Their scores mean nothing.
+They are folders in the layout of the Hugging Face hub. They show speed and memory. Their scores mean nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ So a word is about one token, as in the real vocabularies. The embedding tables 
 
 
 def real_size_folder(path: Path, name: str) -> Path:
-    """Return a transformers folder with a model in the sizes of `name`; an existing folder is returned as it is.
+    """Return a transformers folder with a model in the sizes of `name`, which is made only once.
 
     siglip2-b32 takes 1.5 GB and half a minute.
     """

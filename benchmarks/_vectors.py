@@ -1,4 +1,4 @@
-"""Makes scan outputs with hours of random vectors, to measure how fast they are scored again and searched."""
+"""Makes scan outputs with hours of random vectors, to measure scoring again and searching."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def unit_vectors(count: int, width: int, *, seed: int = 0) -> Embeddings:
 
 
 def made_archive(out: Path, encoder: Path, width: int, *, hours: int, cameras: int) -> float:
-    """Write the output for `hours` videos of one hour: events documents, camera models and vectors. Return GB of vectors."""
+    """Write the output for `hours` videos of one hour: events documents, camera models and vectors.
+
+    Return GB of vectors.
+    """
     layout, key = OutputLayout(out), encoder_key(encoder_fingerprint(str(encoder)))
     rows = np.arange(HOUR_S * RATE_HZ, dtype=np.int64)
     blocks = [unit_vectors(len(rows), width, seed=seed) for seed in range(BLOCKS)]
@@ -88,7 +91,7 @@ def _document(video: str, camera: str) -> EventsDocument:
 
 
 def stretch_to_an_hour(out: Path) -> int:
-    """Replace the scores and vectors of each scanned video by those of one hour; return the number of videos."""
+    """Replace each video's scores and vectors by those of one hour; return the number of videos."""
     layout = OutputLayout(out)
     rows = np.arange(HOUR_S * FPS, dtype=np.int64)
     videos = 0

@@ -1,4 +1,4 @@
-"""Compare the methods that need no weights on UCSD Ped2, through `vadcli eval`; writes benchmarks/accuracy.md.
+"""Compare methods without weights on UCSD Ped2 by `vadcli eval`, and write benchmarks/accuracy.md.
 
 python benchmarks/accuracy.py [--root DIR] [--page FILE]
 """
@@ -93,7 +93,7 @@ def scanned(footage: Footage, work: Path) -> tuple[Row, str]:
 
 
 def alone(footage: Footage, motion: Row) -> Iterator[Row]:
-    """Yield one row per channel of the motion detector, which is scored alone with the scan's camera model and smoothing."""
+    """Yield one row per channel of the motion detector, scored alone with the scan's camera model."""
     options = MotionDetector().options
     fitted = from_model(read_camera(next((motion.out / "cameras").glob("*.json"))))
     maps = {}
@@ -124,7 +124,10 @@ def baselines(footage: Footage, work: Path) -> Iterator[Row]:
 
 
 def _written(name: str, key: str, footage: Footage, found: dict[str, Motion], work: Path) -> Row:
-    """Write an output folder, and return its row. Scores are x / (x + scale), with one scale for all clips."""
+    """Write an output folder, and return its row.
+
+    Scores are x / (x + scale), with one scale for all clips.
+    """
     pixels = np.concatenate([each.maps.ravel() for each in found.values()])
     scale = max(float(np.percentile(pixels, TOP)), 1e-6)
     middle = float(np.median(np.concatenate([each.scores for each in found.values()]))) or 1e-6
@@ -157,7 +160,7 @@ def _commands(row: Row, footage: Footage) -> list[str]:
 
 
 def _shown(command: list[str], footage: Footage) -> str:
-    """Return a command as text, with PED2 for the data set's folder, and with paths relative to the repository."""
+    """Return a command as text, with PED2 for the data set's folder, and with relative paths."""
     clips = " ".join(map(str, footage.clips))
     text = shlex.join(["vadcli", *command]).replace(clips, f"{footage.clips[0].parent}/*")
     return text.replace(str(footage.root), "PED2").replace(f"{REPO}/", "")

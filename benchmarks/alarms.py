@@ -1,4 +1,4 @@
-"""Count the alarms of `motion` on normal footage, and compare them with the rate that its scores promise.
+"""Count the alarms of `motion` on normal footage, and compare them with the promised rate.
 
 python benchmarks/alarms.py --root DIR [--minutes 7] [--still] [--page ../docs/motion.md]
 
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Count:
-    """The alarms on one source: its hours, and the number of events for `DEFAULT` and each of RATES_PER_HOUR."""
+    """The alarms on one source: hours, and events for `DEFAULT` and each of RATES_PER_HOUR."""
 
     source: Source
     hours: float
@@ -79,7 +79,7 @@ def real_sources(root: Path) -> list[Source]:
 
 
 def quiet_sources(folder: Path, minutes: float) -> list[Source]:
-    """Return two videos of this length per synthetic camera, with walkers only; only missing videos are drawn."""
+    """Return two videos per synthetic camera, with walkers only; missing videos are drawn."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     import synthetic_archive
 
@@ -122,7 +122,7 @@ def interval(events: int) -> tuple[float, float]:
 
 
 def cell(events: int, expected: float) -> str:
-    """Return the counted and the expected events, with a verdict if the rate is surely wrong by more than a factor of two."""
+    """Return counted and expected events, with a verdict if the rate is wrong by a factor of two."""
     low, high = interval(events)
     if high < expected / FACTOR:
         verdict = ", too few"

@@ -101,7 +101,7 @@ def claim(name: str, measured: float, *, least: float | None = None, most: float
 
 
 def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return the speed of each encoder and batch size, compared with a plain transformers loop in the same round."""
+    """Return the speed of each encoder and batch size, compared with a plain transformers loop."""
     frames = decoded(made_video("720p-60s.mp4", seconds=60, size="1280x720"))
     lines = [
         "The encoder of vadcli and a loop took turns, batch by batch, on decoded frames of 1280x720.",
@@ -170,7 +170,7 @@ class PlainLoop:
 def compare(
     who: list[tuple[Callable[[ByteArray], Any], ByteArray]], batch: int, count: int, loop: PlainLoop
 ) -> list[tuple[float, float]]:
-    """Return the (wall, CPU) seconds of each contestant, and as the last entry those of the loop's processor.
+    """Return the (wall, CPU) seconds of each contestant, and last those of the loop's processor.
 
     The contestants take turns batch by batch.
     """
@@ -293,7 +293,10 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
 
 
 def made_hours(base: Path, encoder: Path, count: int) -> tuple[Path, Path]:
-    """Scan short videos, and replace their results by those of whole hours. Return the footage and the output folder."""
+    """Scan short videos, and replace their results by those of whole hours.
+
+    Return the footage and the output folder.
+    """
     footage, out = base / "footage", base / "out"
     footage.mkdir(parents=True)
     source = "testsrc2=size=160x96:rate=30:duration=4"

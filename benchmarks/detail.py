@@ -25,7 +25,7 @@ FRAMES = 32
 
 
 def film(size: tuple[int, int] | None) -> ByteArray:
-    """Return frames (T, H, W) of ground across which an object of (width, height) pixels moves; None draws no object."""
+    """Return frames (T, H, W) of ground, with a moving object of `size` (width, height) if given."""
     rng = np.random.default_rng(0)
     ground = 6 * cv2.GaussianBlur(rng.normal(0, 60, (HEIGHT, WIDTH)).astype(np.float32), (0, 0), 6) + 120
     look = 4 * cv2.GaussianBlur(rng.normal(0, 60, (200, 200)).astype(np.float32), (0, 0), 3) + 200

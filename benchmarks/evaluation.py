@@ -25,7 +25,7 @@ SPOT_PX = 24
 
 
 def frames_only(rows: int, videos: int) -> tuple[Path, Path]:
-    """Return an output folder of noisy scores and its ground truth as CSV; every second video has three abnormal spans."""
+    """Make noisy scores and a CSV truth, with three abnormal spans in every second video."""
     folder = WORK / f"evaluation-{rows}-{videos}"
     out, truth = folder / "out", folder / "truth.csv"
     if truth.exists():
@@ -50,7 +50,7 @@ def frames_only(rows: int, videos: int) -> tuple[Path, Path]:
 
 
 def like_ped2() -> tuple[Path, Path]:
-    """Return an output folder and a ground truth of the size of UCSD Ped2's test set: a spot moves over noise."""
+    """Make an output and a truth of the size of UCSD Ped2's test set: a spot moves over noise."""
     folder = WORK / "evaluation-ped2"
     out, root = folder / "out", folder / "truth"
     if out.exists():

@@ -1,4 +1,6 @@
-"""Measure how the time and memory of a scan depend on the number of files. A second run, which skips all files, is timed too.
+"""Measure how the time and memory of a scan depend on the number of files.
+
+A second run, which skips all files, is timed too.
 
 python benchmarks/files.py [--counts 1 100 2000]
 """

@@ -1,4 +1,4 @@
-"""Compare `motion`, plain optical flow and plain frame difference clip by clip, on several kinds of footage.
+"""Compare `motion`, plain optical flow and plain frame difference, clip by clip.
 
 python benchmarks/folds.py --root DIR [--page folds.md]
 python benchmarks/folds.py --root DIR --set SPEED_REFERENCE=2.5 --set blur_cells=1
@@ -160,7 +160,7 @@ def folds_of(
 
 
 def ped2(root: Path, work: Path, *, plain: bool) -> list[Fold]:
-    """Return the folds of UCSD Ped2: test and training clips are one camera, and all normal frames are used."""
+    """Return the folds of UCSD Ped2; test and training clips are one camera."""
     data = root / "ucsd_ped2"
     clips = [path for part in ("test", "train") for path in sorted((data / part).glob("[0-9][0-9]"))]
     curves = scanned(clips, work / "ped2", plain=plain, frames_as_video=True, fps=10.0, camera_from="all", root=data)
@@ -200,7 +200,7 @@ def synthetic(work: Path, *, plain: bool) -> list[Fold]:
 
 
 def change(text: str) -> None:
-    """Change a constant or an option of the detector by a text NAME=VALUE; constants have capital letters."""
+    """Set a constant (in capital letters) or an option of the detector from a text NAME=VALUE."""
     name, _, value = text.partition("=")
     if name.islower():
         CHOSEN[name] = float(value)
@@ -215,7 +215,7 @@ def change(text: str) -> None:
 
 
 def summary(folds: Sequence[Fold]) -> str:
-    """Return the table of one kind of footage: its folds, the worst and the mean, and mean differences with intervals."""
+    """Return the table of one kind of footage: folds, worst, mean, and differences with intervals."""
     lines = [f"| {folds[0].kind} | {' | '.join(METHODS)} |", "|---|---|---|---|"]
     lines += [f"| {fold.name} | {' | '.join(map(_text, fold.auc))} |" for fold in folds]
     values = np.array([fold.auc for fold in folds])

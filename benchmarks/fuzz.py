@@ -164,7 +164,10 @@ def _shared_memory() -> set[str]:
 
 
 def _in_use() -> set[str]:
-    """Return the shared memory that running processes use. It is not the scan's, because the scan's processes have ended."""
+    """Return the shared memory that running processes use.
+
+    It is not the scan's, because the scan's processes have ended.
+    """
     found = set[str]()
     for process in psutil.process_iter():
         with suppress(psutil.Error, AttributeError):

@@ -1,4 +1,6 @@
-"""Run everything that needs a GPU, in under nine minutes: tests/gpu, then `vadcli bench` in real sizes with random weights.
+"""Run everything that needs a GPU, in under nine minutes.
+
+The steps are tests/gpu, and `vadcli bench` with models of real sizes and random weights.
 
 python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--tests EXPRESSION] [--bench OPTIONS] [--out DIR]
 
@@ -94,7 +96,10 @@ class Page:
 
 
 def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
-    """Run a command for at most `limit_s`; returns (stdout, failure, seconds). Its stderr is not captured."""
+    """Run a command for at most `limit_s`; returns (stdout, failure, seconds).
+
+    Its stderr is not captured.
+    """
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -141,7 +146,7 @@ def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: floa
 
 
 def comparison(page: Page, *, rehearse: bool, limit_s: float) -> None:
-    """Compare motion, concept and ask, with random weights of real sizes; in a rehearsal, the models are smaller."""
+    """Compare motion, concept and ask in real sizes, or with smaller models in a rehearsal."""
     from _real_sizes import real_size_folder  # not at the top, because tests import this file without the benchmarks folder
 
     models = {"concept": "clip-b32" if rehearse else "siglip2-b32", "ask": "qwen2-vl-small" if rehearse else "qwen2-vl-2b"}

@@ -61,7 +61,10 @@ def compare(task: str, first: Callable[[], object], now: Callable[[], object]) -
 
 
 def gathering(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return two functions. The first copies each clip and then the batch; the second copies once into reused memory."""
+    """Return two functions.
+
+    The first copies each clip and then the batch; the second copies once into reused memory.
+    """
     rng = np.random.default_rng(0)
     index = np.arange(SHAPE[0])
     frames = [rng.integers(0, 255, SHAPE, np.uint8) for _ in range(count)]
@@ -86,7 +89,10 @@ def compressing(count: int) -> tuple[Callable[[], object], Callable[[], object]]
 
 
 def listing(children: list[subprocess.Popen[bytes]]) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return two functions. The first lists all processes once per decoder; the second lists them once for all decoders."""
+    """Return two functions.
+
+    The first lists all processes once per decoder; the second lists them once for all decoders.
+    """
     parents = [psutil.Process(child.pid) for child in children]
     return lambda: [parent.children(recursive=True) for parent in parents], lambda: process_trees(parents)
 

@@ -1,4 +1,6 @@
-"""Check that `vadcli learn` writes no head if there is nothing to learn: UCSD Ped2 with vectors of a random encoder.
+"""Check that `vadcli learn` writes no head if the vectors contain nothing to learn.
+
+The footage is UCSD Ped2, and the vectors are from a random encoder.
 
 python benchmarks/heads.py --root UCSDped2
 

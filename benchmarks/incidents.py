@@ -1,4 +1,4 @@
-"""Scan real clips with `motion` at its default threshold, and compare the events with what a person sees in each clip.
+"""Scan real clips with `motion`, and compare the events with what a person sees in each clip.
 
 python benchmarks/incidents.py --root DIR [--page ../docs/incidents.md] [-- OPTIONS OF vadcli scan]
 

@@ -1,4 +1,4 @@
-"""Measure time and memory of `vadcli learn` with 100,000 stored vectors and 1,000 verdicts, all generated.
+"""Measure time and memory of `vadcli learn` with many generated vectors and verdicts.
 
 python benchmarks/learn.py [--vectors 100000] [--verdicts 1000] [--width 768]
 """

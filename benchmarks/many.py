@@ -1,4 +1,4 @@
-"""Measure the commands that read an OUT with many videos: plan, resume, status, report, search, events and prune.
+"""Measure the commands that read an OUT with many videos.
 
     python benchmarks/many.py [--videos 50000 200000] [--commands resume status] [--keep]
 
@@ -60,7 +60,10 @@ class Cost:
 
 
 def measured(*arguments: str) -> Cost:
-    """Run vadcli to its end, and return its cost. A process in between reads the peak memory of vadcli alone."""
+    """Run vadcli to its end, and return its cost.
+
+    A process in between reads the peak memory of vadcli alone.
+    """
     code = (
         "import resource, runpy, subprocess, sys, time\n"
         "began = time.monotonic()\n"

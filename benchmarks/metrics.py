@@ -24,7 +24,7 @@ VIDEOS = 290  # as many as UCF-Crime's test set has
 
 
 def frames_of(rows: int) -> FrameSet:
-    """Return distinct float32 scores in VIDEOS equally long videos; 10 % of the frames are abnormal, in spans of 500 frames."""
+    """Return scores of VIDEOS equally long videos; 10 % of the frames are abnormal, in spans of 500."""
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.random(rows // 500 + 1) < 0.1, 500)[:rows]
     scores = rng.random(rows, np.float32) * np.float32(0.8)
@@ -33,7 +33,10 @@ def frames_of(rows: int) -> FrameSet:
 
 
 def pixels_of(clips: int) -> tuple[PixelAccumulator, int, float]:
-    """Count byte masks with two true regions in every second frame. Return the counts, the number of pixels, and seconds."""
+    """Count byte masks with two true regions in every second frame.
+
+    Return the counts, the number of pixels, and seconds.
+    """
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (PED2_FRAMES, PED2_HEIGHT, PED2_WIDTH), np.uint8)
     truth = np.zeros(clip.shape, np.bool_)

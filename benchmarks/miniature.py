@@ -1,6 +1,6 @@
-"""Repeat the tables of the LAVIDA paper in miniature: short trainings of the small model, each with one change.
+"""Repeat the tables of the LAVIDA paper in miniature, with short trainings of the small model.
 
-All trainings start from the same model. Each training is repeated with three seeds.
+Each training changes one setting. All trainings start from the same model. Each training is repeated with three seeds.
 
     python benchmarks/miniature.py --start training/7-exposure/model --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
@@ -203,7 +203,7 @@ def report(done: dict[str, Any]) -> str:
 
 
 def seg_gap(found: dict[str, Any]) -> float | None:
-    """Return how much another clip's `<SEG>` lowers the frame AUC on two similar objects: the largest value of all cells."""
+    """Return the largest loss of frame AUC by another clip's `<SEG>`, on two similar objects."""
     gaps = [mean(seed[ASKED[2]] - seed["another's <SEG>"] for seed in seeds.values()) for seeds in found.values() if seeds]
     return max(gaps) if gaps else None
 

@@ -1,4 +1,4 @@
-"""A simple loop as a baseline: decodes a video frame by frame in one process, then fits and scores `motion` on its clips."""
+"""A simple loop as a baseline: decodes a video, fits `motion` on it and scores it, in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares PIMO curves and AUPIMO with the implementation of their authors, which is now part of anomalib.
+"""Compare PIMO curves and AUPIMO with the implementation of their authors in anomalib.
 
 python benchmarks/pimo.py
 
@@ -57,7 +57,7 @@ def theirs(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], le
 
 
 def at(curve: FloatArray, rates: tuple[float, ...]) -> list[float]:
-    """Return the height of a curve at each rate: the height at the lowest threshold whose rate is not above this rate."""
+    """Return the height of a curve at each rate: at the lowest threshold with at most this rate."""
     return [float(curve[curve[:, 0] <= rate + 1e-12, 1].max(initial=0.0)) for rate in rates]
 
 

@@ -1,4 +1,4 @@
-"""Measure how long the report of a large archive takes to build, open and filter, and how large it is.
+"""Measure the report of a large archive: its size, and the time to build, open and filter it.
 
 python benchmarks/report.py --videos 2000 --events 10000
 """

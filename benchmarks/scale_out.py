@@ -1,4 +1,4 @@
-"""Measure what a Ray cluster costs and gains: overhead, efficiency, and the driver's work for many videos.
+"""Measure what a Ray cluster costs and gains: overhead, efficiency, and the driver's work.
 
     python benchmarks/scale_out.py [--only overhead nodes units]
 
@@ -92,7 +92,10 @@ def overhead(videos: int, rounds: int) -> None:
 
 
 def nodes(counts: list[int], videos: int) -> None:
-    """Print the time and the efficiency on simulated nodes. The number of videos per node is always the same."""
+    """Print the time and the efficiency on simulated nodes.
+
+    The number of videos per node is always the same.
+    """
     ray = import_ray()
     from ray.cluster_utils import Cluster
 
@@ -190,7 +193,7 @@ class MadeRunner:
 
 
 def units(count: int) -> None:
-    """Print the driver's time and memory for generated work units: chunks, updates, progress and the run record."""
+    """Print the driver's time and memory for generated work units, with the run record."""
     out = Path(fresh("units"))
     made = tuple(
         WorkUnit(f"{n // 1000:04d}/{n:07d}.mp4", FOLDER / f"{n // 1000:04d}/{n:07d}.mp4", f"{n // 1000:04d}", 10**7 + n, 1)

@@ -76,7 +76,7 @@ class Watcher:
 
 
 def watch(videos: int, seconds: float) -> Watched:
-    """Simulate a run of `videos` videos for `seconds`, and return the figures of a watcher, which starts during the run."""
+    """Simulate a run for `seconds`, and return the figures of a watcher that starts during the run."""
     shutil.rmtree(OUT, ignore_errors=True)
     names = [f"camera/{number:06d}.mp4" for number in range(videos)]
     layout = OutputLayout(OUT)

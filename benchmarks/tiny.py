@@ -93,7 +93,10 @@ def main() -> None:
 
 
 def ask(model: Path, asked: Asked, *, seed: int, clips: int, batch: int) -> Marks:
-    """Return the marks of one group. This runs in a worker process, which keeps the model and its features."""
+    """Return the marks of one group.
+
+    This runs in a worker process, which keeps the model and its features.
+    """
     torch.set_num_threads(1)
     step, world = _loaded(model, seed, clips)
     group, seg = asked

@@ -1,4 +1,4 @@
-"""Compare the frame AUC of the small checkpoint by the commands of vadcli with the frame AUC by the trainer's own code.
+"""Compare two frame AUCs of the small checkpoint: by the commands of vadcli, and by the trainer.
 
 The commands scan and evaluate synthetic videos. The trainer's code scores the same frames without files. The two frame AUCs
 should differ by at most 0.01.
@@ -118,7 +118,7 @@ def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
 
 
 def videos_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the frames (N, H, W, 3) of each video, and their labels (N,): True if the frame shows a named object."""
+    """Yield the frames (N, H, W, 3) of each video, and labels (N,): True if they show a named object."""
     world, options = world_of(videos), VideoOptions()
     wanted = [parsed(name) for name in names]
     for index in range(videos):

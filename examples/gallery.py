@@ -115,7 +115,7 @@ def photograph(browser: Browser, report: Path, view: View, target: Path) -> None
 
 
 def peaks(out: Path, of: str = "video") -> dict[str, tuple[str, float]]:
-    """Return the video and the time of the highest score of each video with events, or of each category with events."""
+    """Return the video and time of the highest score per video with events, or per category."""
     rows = list(csv.DictReader(io.StringIO(vadcli(out.parent, "events", out.name, "--format", "csv"))))
     rows.sort(key=lambda row: float(row["peak_score"]))
     return {row[of]: (row["video"], float(row["peak_s"])) for row in rows}
@@ -129,7 +129,7 @@ def still(video: Path, second: float, work: Path) -> Image.Image:
 
 
 def sheet(stills: list[tuple[str, Image.Image]], *, columns: int, cell: tuple[int, int]) -> Image.Image:
-    """Return a picture with all stills in cells of this size; each keeps its proportions and has its name below."""
+    """Return a picture with the stills in cells of this size, each with its name below."""
     width, height = cell[0], cell[1] + LABEL_PX
     rows = -(-len(stills) // columns)
     page = Image.new("RGB", (columns * width, rows * height), "white")
@@ -160,7 +160,7 @@ def shapes_picture(results: Path, work: Path) -> Image.Image:
 
 
 def names_picture(work: Path) -> Image.Image:
-    """Return a picture with the frame with the highest score of each category, by LAVIDA's small checkpoint."""
+    """Return a picture of each category's highest frame, by LAVIDA's small checkpoint."""
     footage, results = work / "named", work / "named-results"
     if not footage.exists():
         coloured_shapes.main([str(footage), "--categories", ", ".join(NAMES), "--videos", "12"])

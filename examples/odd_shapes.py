@@ -1,4 +1,4 @@
-"""Make videos of unusual sizes and lengths from the synthetic archive, to test reports and rendered videos.
+"""Make videos of unusual sizes and lengths, to test reports and rendered videos.
 
     python examples/odd_shapes.py demo/shapes
 
@@ -72,7 +72,7 @@ def make_shapes(out: Path, *, with_hour: bool = True) -> list[str]:
 
 
 def turned(odd: Path, out: Path) -> str:
-    """Write a video whose frames are stored rotated by 90 degrees, with a header that makes players rotate them back."""
+    """Write a video whose frames are stored rotated, with a header that tells players to rotate them."""
     video = "turned/helmet.mp4"
     side = odd.with_name("side.mp4")
     ffmpeg("-i", str(odd), "-vf", "transpose=2", *X264, "-an", str(side))

@@ -96,7 +96,7 @@ def _noise(shape: tuple[int, int], grain: int, rng: np.random.Generator) -> NDAr
 
 
 def _paving(x: NDArray[np.float64], y: NDArray[np.float64], slab_m: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the (H, W) brightness of paving slabs of different shades, with dark joints that fade with distance."""
+    """Return the brightness (H, W) of paving slabs, with dark joints that fade with distance."""
     shades = rng.uniform(-1, 1, size=(64, 64))
     column, row = np.floor(x / slab_m).astype(int), np.floor(y / slab_m).astype(int)
     right, ahead = x / slab_m - column, y / slab_m - row
@@ -307,7 +307,10 @@ def darken(picture: Image.Image, shadow: Image.Image) -> None:
 
 
 def paint(picture: Image.Image, strokes: Sequence[Stroke], points: Points, thick_px: Points, *, shadows: bool = False) -> None:
-    """Draw strokes in their order. `points` (N, 2) are the pixels of all their points. Shadows are drawn in white."""
+    """Draw strokes in their order. `points` (N, 2) are the pixels of all their points.
+
+    Shadows are drawn in white.
+    """
     draw = ImageDraw.Draw(picture)
     corners, widths = [(x, y) for x, y in points.tolist()], thick_px.tolist()
     first = 0

@@ -1,4 +1,4 @@
-"""The figures of the synthetic archive: people, a cyclist, a cart, a thrown bag, each as strokes in metres.
+"""The figures of the synthetic archive: people, a cyclist, a cart and a thrown bag.
 
 A figure is a function that returns the strokes of a pose, the farthest stroke first. It does not depend on the camera or the
 light.
@@ -116,7 +116,7 @@ class Looks:
 
 
 def person(pose: Pose, *, looks: Looks, stride_m: float) -> list[Stroke]:
-    """Return the strokes of a walking person; a longer stride swings arms and legs further and leans forward."""
+    """Return the strokes of a walking person; with a longer stride, the person leans forward."""
     at, tall = pose.point, looks.tall_m
     hip, neck, lean = 0.52 * tall, 0.82 * tall, 0.12 * (stride_m - 0.6)
     phase = math.pi * pose.gone / stride_m

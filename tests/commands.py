@@ -1,4 +1,6 @@
-"""Runs commands in processes that start quickly: forks of a server that has already imported the modules of commands.
+"""Runs commands in processes that start quickly.
+
+The processes are forks of a server that has already imported the modules of commands.
 
 A short command spends most of its time on imports, and the tests run hundreds of commands. Some tests need a new process and
 use subprocess: tests of signals, of streams, of Python's settings, and of the modules that a command imports.

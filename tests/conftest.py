@@ -49,7 +49,10 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True, scope="session")
 def decoders() -> None:
-    """Let loaders get their decoder processes from a server. A test without this server deletes its environment variable."""
+    """Let loaders get their decoder processes from a server.
+
+    A test without this server deletes its environment variable.
+    """
     os.environ[decoder_forks.SERVER] = decoder_forks.start_server()
     decoder_forks.install()
 

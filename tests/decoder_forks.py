@@ -1,4 +1,4 @@
-"""Starts decoder processes quickly: they are forks of a server that has already imported the modules of a decoder.
+"""Starts decoder processes quickly, as forks of a server that has already imported their modules.
 
 A decoder process takes 0.3 s to import its modules, and the tests start thousands of decoders. After `install`, the loaders of
 this process use the server at the address in the environment variable SERVER. Without this variable, they start decoders as
@@ -88,7 +88,10 @@ def start_server() -> str:
 
 
 def serve(address: str) -> None:
-    """Fork decoders until stdin ends. Each decoder sends its process id to its caller; the server sends the exit code."""
+    """Fork decoders until stdin ends.
+
+    Each decoder sends its process id to its caller; the server sends the exit code.
+    """
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # otherwise the garbage collector of a fork would visit, and so copy, the memory of all modules
@@ -138,7 +141,7 @@ def _fork(caller: socket.socket, listener: socket.socket) -> int:
 
 
 def _become_worker(request: Mapping[str, Any], descriptors: Sequence[int], server: int) -> None:
-    """Take over the streams, the environment and the arguments that `start_worker` gives to a decoder process."""
+    """Take over the streams, environment and arguments that `start_worker` gives to a decoder."""
     from vadcli.video import GROUP_SIGNALS
 
     stdin, stderr, *numbers = descriptors

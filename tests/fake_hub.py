@@ -1,4 +1,4 @@
-"""A fake model hub on 127.0.0.1, with the part of the protocol that huggingface_hub uses to download a model."""
+"""A fake model hub on 127.0.0.1, with the requests that huggingface_hub makes to download a model."""
 
 from __future__ import annotations
 

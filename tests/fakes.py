@@ -57,7 +57,7 @@ class DifferenceDetector:
         return CameraModel(sample.camera, self.name, self.model_version, {}, {"mean": mean, "clips": len(sample.clips)})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return the mean absolute change from the previous frame, and the brightness minus the camera's brightness."""
+        """Return the mean change from the previous frame, and the brightness minus the camera's."""
         frames = batch.frames[..., 0].astype(np.float32)
         step = np.abs(np.diff(frames, axis=1))
         step = np.concatenate([step[:, :1], step], axis=1)

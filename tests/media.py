@@ -115,7 +115,7 @@ def make_video(
 
 
 def remux(source: Path, target: Path, *, before: Iterable[str] = (), after: Iterable[str] = ()) -> Path:
-    """Copy the packets into another file; `before` are ffmpeg's input options, `after` its output options."""
+    """Copy the packets into another file; `before` and `after` are ffmpeg's input and output options."""
     run_ffmpeg(*before, "-i", f"file:{source}", "-c", "copy", *after, f"file:{target}")
     return target
 
@@ -131,13 +131,13 @@ def make_rotated(path: Path, degrees_clockwise: int, **options: object) -> Path:
 
 
 def make_vfr(path: Path, codec: str = "h264", **options: object) -> Path:
-    """Make a video with a variable frame rate: every third frame lasts twice as long, and frame 9 much longer."""
+    """Make a video in which every third frame lasts twice as long, and frame 9 much longer."""
     pace = "setpts='(N+floor(N/3)+gt(N,9)*25)/(10*TB)',settb=1/1000"
     return make_video(path, codec, options=("-vf", pace, "-fps_mode", "passthrough"), **options)  # type: ignore[arg-type]
 
 
 def make_edit_list(path: Path, *, skip_s: float = 0.55, **options: object) -> Path:
-    """Make an MP4 whose edit list hides the first packets: a cut between two keyframes, without encoding again."""
+    """Make an MP4 that was cut between two keyframes, so that its edit list hides the first packets."""
     whole = path.with_name(f"whole-{path.name}")
     make_video(whole, **options)  # type: ignore[arg-type]
     remux(whole, path, before=("-ss", str(skip_s)))

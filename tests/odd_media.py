@@ -1,4 +1,4 @@
-"""Makes files that ffmpeg's encoders cannot make: field pictures, frames that are not coded, unusual time stamps.
+"""Makes files that ffmpeg cannot make: field pictures, missing frames, unusual time stamps.
 
 Unless a function states otherwise, frame i shows `media.picture(i)`. So `media.read_index` returns the number of a decoded
 frame.
@@ -55,7 +55,10 @@ class Bits:
 
 
 def h264_stream(kinds: str) -> bytes:
-    """Return an H.264 stream of raw samples. Per frame, "f" makes two field pictures and "p" one frame picture."""
+    """Return an H.264 stream of raw samples.
+
+    Per frame, "f" makes two field pictures and "p" one frame picture.
+    """
     sps = Bits().u((77, 8), (0, 8), (20, 8)).ue(0, 0, 0, 4, 1).u((0, 1)).ue(SIDE // 16 - 1, SIDE // 32 - 1)
     sps.u((0, 1), (0, 1), (1, 1), (0, 1), (1, 1), (0, 4), (1, 1), (1, 32), (50, 32), (1, 1), (0, 2), (0, 1))
     sps.u((1, 1), (1, 1)).ue(0, 0, 9, 9, 0, 1)
@@ -187,7 +190,7 @@ def write_avi(path: Path, tag: bytes, chunks: Sequence[bytes], size: tuple[int, 
 
 
 def write_mkv(path: Path, source: Path, times_ms: Iterable[int]) -> Path:
-    """Write a Matroska file with the packets of an MP4 or Matroska file, and with these times in decoding order."""
+    """Write a Matroska file with the packets of another file, and with these times in decoding order."""
 
     def element(number: str, body: bytes) -> bytes:
         return bytes.fromhex(number) + (len(body) | 1 << 56).to_bytes(8, "big") + body

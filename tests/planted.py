@@ -39,7 +39,10 @@ class PlantedEncoder:
         return self._vectors(self._patches(frames, 4))
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Return (N, 8): the dimension of the colour word, or "normal". The length of the text changes the vector a little."""
+        """Return (N, 8): the dimension of the colour word, or "normal".
+
+        The length of the text changes the vector a little.
+        """
         vectors = np.zeros((len(texts), WIDTH), np.float32)
         for row, text in enumerate(texts):
             axis = next((axis for axis, colour in enumerate(COLOURS) if colour in text), NORMAL)
@@ -72,7 +75,7 @@ class PlantedEncoder:
 
 
 class PlantedAsker:
-    """Answers yes to a question with a colour word if more than 5 % of the clip's pixels have this colour.
+    """Answers yes to a question with a colour if more than 5 % of the clip's pixels have this colour.
 
     The brightness changes the answers a little.
 
@@ -91,7 +94,7 @@ class PlantedAsker:
         """Do nothing, because there are no weights to load."""
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Return log-odds (N, Q) for clips (N, T, H, W, 3) uint8: 0 at 5 % of the colour, -2 without the colour."""
+        """Return log-odds (N, Q) for clips (N, T, H, W, 3): 0 at 5 % of the colour, -2 without it."""
         self.asked += len(frames)
         values = frames.astype(np.float32)
         shares = (values > values.mean(axis=-1, keepdims=True) + 40.0).mean(axis=(1, 2, 3))  # (N, 3)

@@ -29,7 +29,7 @@ _FRESH.set_forkserver_preload([__name__, "vadcli.detectors.motion.detector"])
 
 
 class FreshProcessRunner:
-    """Scans each video in a new process, as a cluster does: the process gets only settings, and returns only updates."""
+    """Scans each video in a new process, which gets only settings and returns only updates."""
 
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
         self.settings, self.stop = settings, stop

@@ -1,4 +1,7 @@
-"""A real S3 server on this machine (moto). A test can count, slow down, cut off or refuse its requests."""
+"""A real S3 server on this machine (moto).
+
+A test can count, slow down, cut off or refuse its requests.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def half_of(body: Iterable[bytes]) -> Iterator[bytes]:
 
 @contextmanager
 def running_server() -> Iterator[S3Server]:
-    """Start the server with an empty bucket, and set the environment variables with which clients find it."""
+    """Start the server with an empty bucket, and set the environment variables for its clients."""
     boto3 = pytest.importorskip("boto3", reason="no S3 packages: pip install 'vadcli[dev]'")
     pytest.importorskip("s3fs", reason="no S3 packages: pip install 'vadcli[dev]'")
     pytest.importorskip("moto", reason="no S3 packages: pip install 'vadcli[dev]'")

@@ -1,4 +1,7 @@
-"""The benchmark: its counts, its comparisons and its messages. No test checks how long something takes."""
+"""The benchmark: its counts, its comparisons and its messages.
+
+No test checks how long something takes.
+"""
 
 from __future__ import annotations
 

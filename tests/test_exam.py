@@ -1,4 +1,4 @@
-"""The exam of the small checkpoint: its questions, and that an exchanged `<SEG>` does not reveal the label."""
+"""The exam of the small checkpoint: its questions, and an exchanged `<SEG>` that reveals no label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of the GPU tests: skipped with a reason by default, never passed by skipping, and rehearsed on the CPU."""
+"""Rules of the GPU tests: skipped by default, never skipped with --gpu, rehearsed on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator of the demo: its files, the correctness of its ground truth, and equal results for equal seeds."""
+"""The generator of the demo: its files, its ground truth, and equal files for equal seeds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_all_videos_of_a_camera_show_the_same_ground(archive: Any) -> None:
 
 @pytest.mark.parametrize("number", range(6))
 def test_the_truth_is_where_the_odd_thing_is_seen(archive: Any, tmp_path: Path, number: int) -> None:
-    """Frames with and without the anomaly differ in the span of the ground truth, and are equal before this span."""
+    """Frames with and without the anomaly differ in the true span, and are equal before it."""
     script = archive.SCRIPTS[number]
     truth = archive.film(script, tmp_path, seconds=SECONDS, width=WIDTH, seed=7)
     if not script.oddity:

@@ -68,7 +68,7 @@ def tiny_encoder_folder(path: Path, family: str = "clip", seed: int = 0) -> Path
 
 
 def pictures(count: int, size: tuple[int, int] = (45, 80), seed: int = 0) -> ByteArray:
-    """Return pictures (N, H, W, 3) uint8: colour gradients with sharp black and white edges, at which filters overshoot."""
+    """Return colour gradients (N, H, W, 3) uint8 with sharp edges, at which filters overshoot."""
     rng = np.random.default_rng(seed)
     height, width = size
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -83,7 +83,10 @@ def pictures(count: int, size: tuple[int, int] = (45, 80), seed: int = 0) -> Byt
 
 
 def _clip_tokenizer(path: Path) -> tuple[int, int, int]:
-    """Write a tokenizer of CLIP's kind. Return the size of its vocabulary, its end token and its padding token."""
+    """Write a tokenizer of CLIP's kind.
+
+    Return the size of its vocabulary, its end token and its padding token.
+    """
     suffix = "</w>"
     raw = Tokenizer(models.BPE(end_of_word_suffix=suffix))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
@@ -98,7 +101,7 @@ def _clip_tokenizer(path: Path) -> tuple[int, int, int]:
 
 
 def _gemma_tokenizer(path: Path) -> tuple[int, int, int]:
-    """Write a tokenizer of SigLIP 2's kind, as in its folders for a fixed picture size; return as `_clip_tokenizer`."""
+    """Write a tokenizer of SigLIP 2's kind; return the same as `_clip_tokenizer`."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     raw.normalizer = normalizers.Replace(" ", "▁")
     raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")

@@ -17,7 +17,7 @@ RUN_PX = 5.0
 
 
 def texture(seed: int, height: int = HEIGHT_PX, width: int = WIDTH_PX) -> np.ndarray:
-    """Return a background with detail at several sizes and grey levels 20 to 235, smooth enough for optical flow."""
+    """Return a background with grey levels 20 to 235, smooth enough for optical flow."""
     rng = np.random.default_rng(seed)
     scene = np.zeros((height, width))
     for size in (6, 12, 24, 48):
@@ -29,7 +29,10 @@ def texture(seed: int, height: int = HEIGHT_PX, width: int = WIDTH_PX) -> np.nda
 
 
 def put(picture: np.ndarray, *, x: float, y: int, seed: int, size: tuple[int, int] = (24, 12)) -> np.ndarray:
-    """Return the picture with a patterned block in it. `x` is rounded; parts beyond the border are cut off."""
+    """Return the picture with a patterned block in it.
+
+    `x` is rounded; parts beyond the border are cut off.
+    """
     height, width = size
     block = np.random.default_rng(seed).normal(60 if seed % 2 else 190, 30, (height // 4, width // 4)).repeat(4, 0).repeat(4, 1)
     left = round(x)
@@ -47,7 +50,7 @@ def film(pictures: Sequence[np.ndarray], *, noise: float = 2.0, seed: int = 0) -
 
 
 def street(frames: int, *, seed: int = 0, runner: range = range(0), scene_seed: int = 0) -> np.ndarray:
-    """Return a video of people who walk at about 1 pixel per frame; in the frames `runner`, a person runs at RUN_PX."""
+    """Return a video of walkers (1 pixel per frame); in the frames `runner`, a person runs at RUN_PX."""
     rng = np.random.default_rng(seed)
     walkers = [(float(rng.uniform(0, 180)), lane, rng.uniform(0.8, 1.2), k) for k, lane in enumerate((30, 45, 60, 75))]
     scene = texture(scene_seed)

@@ -1,4 +1,7 @@
-"""Small test sets whose figures are computed by hand. A mistake in any input changes at least one figure."""
+"""Small test sets whose figures are computed by hand.
+
+A mistake in any input changes at least one figure.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def evaluated(out: Path, truth: Path, protocol: Protocol | None = None, *, datas
 
 
 def longer(out: Path, *, duration_s: float) -> None:
-    """Change the durations in the metadata of a scan, because a video file with sound may last longer than its frames."""
+    """Change the durations in the metadata of a scan, as if sound lasted longer than the frames."""
     for path in OutputLayout(out).iter_scores():
         table, metadata = read_scores(path)
         write_scores(path, table, replace(metadata, video={**metadata.video, "duration_s": duration_s}))
@@ -75,7 +78,9 @@ def test_a_cut_video_lasts_as_long_as_its_rows(tmp_path: Path) -> None:
 
 
 def test_severities_worked_by_hand(tmp_path: Path) -> None:
-    """Events with severities 4, 2, 2 and 1 have the scores 0.9, 0.6, 0.7 and 0.2. A fifth event has no severity.
+    """Events with severities 4, 2, 2 and 1 have the scores 0.9, 0.6, 0.7 and 0.2.
+
+    A fifth event has no severity.
 
     Two overlapping intervals of a fire are one event.
     """
@@ -105,7 +110,7 @@ def test_severities_worked_by_hand(tmp_path: Path) -> None:
 
 
 def squares(root: Path, clips: dict[str, int]) -> Path:
-    """Write a ground truth of Ped2 for clips with these numbers of frames; in frames 2 to 5, the left half is abnormal."""
+    """Write a ground truth of Ped2, with an abnormal left half in frames 2 to 5 of each clip."""
     lines = ["clip,frame_index0,label"]
     for clip, frames in clips.items():
         (root / "test_masks" / clip).mkdir(parents=True)
@@ -124,7 +129,10 @@ def half(there: bool, level: int = 255) -> np.ndarray:
 
 
 def test_figures_of_run_lengths_have_a_note_on_two_levels(tmp_path: Path) -> None:
-    """The abnormal pixels score 100 of 255. A mask video ranks them perfectly. Run lengths at 0.5 do not contain them."""
+    """The abnormal pixels score 100 of 255. A mask video ranks them perfectly.
+
+    Run lengths at 0.5 do not contain them.
+    """
     truth = squares(tmp_path / "ped2", {"01": 8, "02": 8})
     masks = {clip: np.stack([half(2 <= number < 6, 100) for number in range(8)]) for clip in ("01", "02")}
     reports, estimates = [], []
@@ -213,7 +221,10 @@ def test_a_whole_evaluation_worked_out_by_hand(tmp_path: Path) -> None:
 
 
 def test_only_sampled_applies_to_categories_and_is_noted(tmp_path: Path) -> None:
-    """Of the sampled rows, row 0 is normal and scores 0.1, and row 4 is abnormal and scores 0.9. All other rows are wrong."""
+    """Of the sampled rows, row 0 is normal and scores 0.1, and row 4 is abnormal and scores 0.9.
+
+    All other rows are wrong.
+    """
     out = write_scan(tmp_path / "out", {"a.mp4": [0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1]}, interval=4)
     truth = write_truth(tmp_path / "truth.csv", ["a.mp4,0.4,0.8,fight"])
     # All rows: abnormal 0.9, 0.1, 0.1, 0.1; normal 0.1, 0.9, 0.9, 0.9. Of 16 pairs, one is right and six are ties.
@@ -243,7 +254,10 @@ def test_notes_on_pixel_size_and_on_labels_after_the_end(tmp_path: Path) -> None
 
 
 def test_a_mask_is_carried_forward_to_rows_without_a_mask(tmp_path: Path) -> None:
-    """Only rows 0, 4 and 8 of 12 have masks. The left half is abnormal in rows 2 to 5, and in the masks of rows 4 to 7."""
+    """Only rows 0, 4 and 8 of 12 have masks.
+
+    The left half is abnormal in rows 2 to 5, and in the masks of rows 4 to 7.
+    """
     truth = squares(tmp_path / "ped2", {"01": 12})
     masks = {"01": np.stack([half(False), half(True), half(False)])}
     report = evaluated(
@@ -261,7 +275,10 @@ def test_a_mask_is_carried_forward_to_rows_without_a_mask(tmp_path: Path) -> Non
 
 
 def test_tracks_and_regions_worked_by_hand(tmp_path: Path) -> None:
-    """Two of six regions of one track are found, and nothing false. RBDC is the share of regions, TBDC that of tracks."""
+    """Two of six regions of one track are found, and nothing false.
+
+    RBDC is the share of regions, TBDC that of tracks.
+    """
     scene = tmp_path / "UBnormal" / "Scene1"
     name = "abnormal_scene_1_scenario_1"
     folder = scene / f"{name}_annotations"

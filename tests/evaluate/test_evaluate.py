@@ -285,7 +285,10 @@ def test_a_group_chosen_by_name_needs_its_data(tmp_path: Path, truth: Path) -> N
 
 
 def test_regions_in_a_normal_video_are_false_alarms(tmp_path: Path) -> None:
-    """A small copy of UBnormal. One object is found in the abnormal video. The normal video has two false regions."""
+    """A small copy of UBnormal. One object is found in the abnormal video.
+
+    The normal video has two false regions.
+    """
     from PIL import Image
 
     scene = tmp_path / "UBnormal" / "Scene1"
@@ -317,7 +320,7 @@ def test_regions_in_a_normal_video_are_false_alarms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".mp4"])
 def test_contact_sheets_show_exactly_the_row(tmp_path: Path, suffix: str) -> None:
-    """The frames of the worst miss and of the worst false alarm have different grey levels from all others."""
+    """The frames of the worst miss and of the worst false alarm have special grey levels."""
     from PIL import Image
 
     from tests.media import ffmpeg_exe

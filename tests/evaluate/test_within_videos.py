@@ -1,4 +1,4 @@
-"""ROC-AUC over all frames and within videos: in the tables, in the stored document, and in comparisons of runs.
+"""ROC-AUC over all frames and within videos: in tables, in the stored document, and in comparisons.
 
 In the comments, a score "beats" a lower score.
 """

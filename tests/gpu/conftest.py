@@ -1,4 +1,6 @@
-"""Options of the tests that need a CUDA device. With --gpu, these tests fail without a device; they are not skipped.
+"""Options of the tests that need a CUDA device.
+
+With --gpu, these tests fail without a device; they are not skipped.
 
 pytest tests/gpu                  skips the tests
 pytest tests/gpu --gpu            runs the tests; they fail if torch finds no GPU (also with VADCLI_GPU_TESTS=1)

@@ -19,7 +19,7 @@ CATEGORIES = ("fight", "fire")
 
 
 def mid(**changes: Any) -> LavidaConfig:
-    """Return lavida-2b in its real width, but with 4 layers per tower, and with SAM2 hiera-small at 512 px."""
+    """Return lavida-2b in its real width, with 4 layers per tower, and SAM2 hiera-small at 512 px."""
     config = load_preset("lavida-2b")
     mllm = dict(config.parts.mllm)
     mllm["text_config"] = {**mllm["text_config"], "num_hidden_layers": 4, "vocab_size": 2048}
@@ -33,12 +33,15 @@ def with_ratio(config: LavidaConfig, ratio: float) -> LavidaConfig:
 
 
 def built(config: LavidaConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Lavida:
-    """Return a model whose weights are drawn on the device. This is fast, but the weights depend on device and precision."""
+    """Return a model whose weights are drawn on the device.
+
+    This is fast, but the weights depend on device and precision.
+    """
     return checkpoint.random_model(config, seed=1, device=device, dtype=dtype)
 
 
 def converted(config: LavidaConfig, device: torch.device, dtype: torch.dtype) -> Lavida:
-    """Return a model whose weights are drawn on the CPU in fp32, so that they are the same for all devices and precisions."""
+    """Return a model with weights that do not depend on device and precision: drawn on the CPU in fp32."""
     return checkpoint.random_model(config, seed=1).to(device=device, dtype=dtype)
 
 

@@ -92,7 +92,7 @@ def seven_billion(device: torch.device) -> LavidaConfig:
 
 
 def prefill_adds(model: Lavida, ratio: float, device: torch.device) -> tuple[int, int]:
-    """Return the memory of one prefill of CLIPS clips with their visual tokens, in bytes, and the tokens per clip."""
+    """Return the bytes of one prefill of CLIPS clips with visual tokens, and the tokens per clip."""
     mllm, config = model.mllm, model.config
     grid = PatchGrid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens per pair, the most for a frame of the preset
     gc.collect()

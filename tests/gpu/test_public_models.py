@@ -1,4 +1,4 @@
-"""Public models on a GPU, with random weights: the results equal those of a CPU, and real sizes fit into memory."""
+"""Public models on a GPU, with random weights: the results of a CPU, and memory for real sizes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def test_a_gpu_encodes_as_a_cpu(device: torch.device, tmp_path: Path, family: st
 
 
 def test_a_gpu_refines_masks_as_a_cpu(device: torch.device, tmp_path: Path) -> None:
-    """The small SAM2 has its real size. A few pixels may differ, because random masks have many pixels near the threshold."""
+    """The small SAM2 has its real size.
+
+    A few pixels may differ, because random masks have many pixels near the threshold.
+    """
     folder = str(save_random_sam2(tmp_path))
     (frame,), draw = pictures(1), np.random.default_rng(0)
     prompts = draw.uniform(0, 90, (5, 3, 2)).astype(np.float32)

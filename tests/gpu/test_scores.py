@@ -1,4 +1,4 @@
-"""Scores on a GPU equal those of the CPU, in fp16 and fp32, for any batch and any number of parallel calls."""
+"""Scores on a GPU equal those of the CPU, for any precision, batch and number of parallel calls."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ def test_scores_do_not_depend_on_the_batch(device: torch.device) -> None:
 
 
 def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) -> None:
-    """Copies run on a stream of their own while another call computes. So each call must wait for its own copies."""
+    """Copies run on a stream of their own while another call computes.
+
+    So each call must wait for its own copies.
+    """
     detector = tiny_detector(device, precision="fp32")
     detector.prepare()
     batches = [batch_of(clips(1 + number % 4, seed=number)) for number in range(24 if device.type == "cuda" else 2)]

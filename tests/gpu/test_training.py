@@ -1,4 +1,4 @@
-"""Training on a GPU: every precision, the same result after an interruption, and one step with real sizes."""
+"""Training on a GPU: every precision, interruptions, and one step with real sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotations: the rows that each kind marks, and the error for an annotation of another version of the video."""
+"""Annotations: the rows that each kind marks, and the error if the video has another length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairing of scored videos with the truth: folders and suffixes may differ, ambiguity and missing videos are errors."""
+"""Pairing of scored videos with the truth, and errors for ambiguous and missing videos."""
 
 from __future__ import annotations
 

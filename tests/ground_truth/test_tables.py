@@ -1,4 +1,4 @@
-"""Small copies of the tables of MSAD, CUVA, PreVAD and VAU-Bench: abnormal rows, categories, errors of damaged files."""
+"""Small copies of the tables of MSAD, CUVA, PreVAD and VAU-Bench, also damaged ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors with known classes: true and false samples differ in one dimension, by a known number of standard deviations."""
+"""Vectors with known classes: true and false samples differ in one dimension by a known amount."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def frames(draw: np.random.Generator, seen: FloatArray, *, category: int = 0) ->
 
 
 def events(count: int, *, seed: int, length: int = 1) -> Examples:
-    """Return events of `length` frames. A quarter of them is true. The detector's logit does not depend on the class."""
+    """Return events of `length` frames. A quarter of them is true.
+
+    The detector's logit does not depend on the class.
+    """
     draw = np.random.default_rng(seed)
     positive = np.arange(count) % 4 == 0
     samples = []
@@ -55,7 +58,10 @@ def events(count: int, *, seed: int, length: int = 1) -> Examples:
 
 
 def videos(count: int, *, seed: int, encoders: int = 1) -> tuple[Examples, list[FloatArray]]:
-    """Return videos of 40 s, and per video (S,) the frames with an object. Half of the videos have an object for 8 s."""
+    """Return videos of 40 s, and per video (S,) the frames with an object.
+
+    Half of the videos have an object for 8 s.
+    """
     draw = np.random.default_rng(seed)
     positive = np.arange(count) % 2 == 0
     category = np.where(positive, np.arange(count) // 2 % CATEGORIES, -1)

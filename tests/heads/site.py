@@ -1,4 +1,4 @@
-"""Writes the results of scanned nights without footage: events, and vectors in which true and false events are similar."""
+"""Writes the results of scanned nights, with similar vectors for true and false events."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Site:
 
 
 def make_site(out: Path, nights: int, site: Site = Site(), *, seed: int = 0, first: int = 0) -> dict[str, list[bool]]:
-    """Write nights into an output folder, and return video -> whether each of its events is true, in order of time.
+    """Write nights into an output folder; return video -> whether each event is true, by time.
 
     True and false events have similar scores. Their vectors are similar, too: they share a strong dimension, and differ by
     `signal` in another dimension.
@@ -85,7 +85,7 @@ def write_vectors(out: Path, video: str, content: FloatArray, site: Site, *, see
 
 
 def review_of(out: Path, path: Path, truth: dict[str, list[bool]], videos: Sequence[str], *, flip: int | None = None) -> Path:
-    """Write a review of all events of some videos, and return its path; `flip` is a seed that shuffles the verdicts."""
+    """Write a review of all events of some videos; `flip` is a seed that shuffles the verdicts."""
     layout = OutputLayout(out)
     entries = []
     for video in videos:

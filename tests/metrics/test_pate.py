@@ -1,4 +1,4 @@
-"""PATE: examples computed by hand, comparison with values of its authors' package, and undefined cases."""
+"""PATE: examples computed by hand, values of its authors' package, and undefined cases."""
 
 import numpy as np
 import pytest

@@ -231,7 +231,10 @@ def test_the_pimo_curve_rises_to_one():
 
 
 def test_aupimo_worked_by_hand():
-    """In a normal frame of 100 pixels, one pixel scores 200 and nine score 100. Four true pixels score 250, 150, 150 and 50."""
+    """In a normal frame of 100 pixels, one pixel scores 200 and nine score 100.
+
+    Four true pixels score 250, 150, 150 and 50.
+    """
     scores = np.zeros((2, 10, 10), np.uint8)
     scores[0].ravel()[:10] = [200, *[100] * 9]
     scores[1, 0, :4] = [250, 150, 150, 50]

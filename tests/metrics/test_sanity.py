@@ -1,4 +1,4 @@
-"""Sanity checks of metrics: random scores give one half, the truth as scores is perfect, and a shift of one frame shows."""
+"""Sanity checks of metrics: random scores, the truth as scores, and a shift by one frame."""
 
 import numpy as np
 import pytest

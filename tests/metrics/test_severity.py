@@ -24,7 +24,10 @@ def events(
 
 
 def test_by_hand_with_a_tie_and_a_missing_value() -> None:
-    """The ranks are 1, 2, 3, 4 and 1, 2.5, 2.5, 4. Of six pairs, five have the same order, and one has equal severities."""
+    """The ranks are 1, 2, 3, 4 and 1, 2.5, 2.5, 4.
+
+    Of six pairs, five have the same order, and one has equal severities.
+    """
     found = events([0.2, 0.4, 0.9, 0.6, 0.8], [1, 2, math.nan, 2, 3])
     assert severity_spearman(found).value == pytest.approx(4.5 / math.sqrt(5 * 4.5))
     assert severity_kendall(found).value == pytest.approx(5 / math.sqrt(6 * 5))

@@ -1,4 +1,4 @@
-"""ROC-AUC within videos and per category: computed by hand, its defining invariance, and its intervals.
+"""ROC-AUC within videos and per category: computed by hand, its invariance, and its intervals.
 
 In the comments, a score "beats" a lower score.
 """
@@ -19,7 +19,7 @@ FIGHT, FIRE = 0, 1
 
 @st.composite
 def whole_scores(draw):
-    """Draw a few videos with whole numbers as scores, so that adding a constant changes no ties; two have both classes."""
+    """Draw videos with whole numbers as scores, so that a constant breaks no ties; two have both classes."""
     lengths = draw(st.lists(st.integers(1, 8), min_size=0, max_size=4))
     scores = [draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)) for n in lengths] + [[3, 4], [1, 1, 5]]
     labels = [draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in lengths] + [[True, False], [False, True, True]]

@@ -31,7 +31,7 @@ HOSTILE = (
 
 
 def make_archive(out: Path, *, root: Path | None = None, extra: Sequence[str] = ()) -> OutputLayout:
-    """Write the results of two cameras: three events, a video without events, a failed video, and the run record.
+    """Write results of two cameras: three events, a quiet video, a failed video, and the run record.
 
     Args:
         extra: names of more videos. Each has one event, with the video's name as its category.

@@ -51,7 +51,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def moving(number: int, frame: int) -> tuple[int, int]:
-    """Return the place of an object in a frame: object 1 moves right, object 2 moves down, object 3 does not move."""
+    """Return an object's place in a frame: object 1 moves right, object 2 down, object 3 not at all."""
     return {1: (0, 2 * frame % 24), 2: (8 + frame % 10, 20), 3: (16, 0)}[number]
 
 
@@ -69,7 +69,10 @@ def write_video(folder: Path, maps: Path, shown: Mapping[int, range], length: in
 
 
 def youtube_vos(root: Path) -> Path:
-    """Write two videos: `ape` with 19 pictures, `bee` with 5. Object 2 of `ape` is only in its first four pictures."""
+    """Write two videos: `ape` with 19 pictures, `bee` with 5.
+
+    Object 2 of `ape` is only in its first four pictures.
+    """
     shown = {"ape": {1: range(19), 2: range(4)}, "bee": {1: range(5), 3: range(5)}}
     categories = {"ape": {1: "ape", 2: "person"}, "bee": {1: "bee", 3: "bee"}}
     document: dict[str, Any] = {}
@@ -112,7 +115,10 @@ def run_length(values: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def mevis(root: Path) -> Path:
-    """Write two videos of 10 pictures. Annotation 71 is only in pictures 0 to 3. One expression means annotations 70 and 71."""
+    """Write two videos of 10 pictures. Annotation 71 is only in pictures 0 to 3.
+
+    One expression means annotations 70 and 71.
+    """
     shown = {1: range(10), 2: range(4), 3: range(10)}
     for frame in range(10):
         blocks = blocks_of(frame, shown)
@@ -140,7 +146,10 @@ def mevis(root: Path) -> Path:
 
 
 def ref_davis(root: Path) -> Path:
-    """Write two videos. The texts misspell one of their names. The texts of the second annotator are in Latin-1."""
+    """Write two videos. The texts misspell one of their names.
+
+    The texts of the second annotator are in Latin-1.
+    """
     base = root / "DAVIS"
     for video in ("motorbike", "bear"):
         write_video(
@@ -232,7 +241,10 @@ def cityscapes(root: Path) -> Path:
 
 
 def mapillary(root: Path) -> Path:
-    """Write two images and four categories. The third category is not evaluated. The first is the background."""
+    """Write two images and four categories. The third category is not evaluated.
+
+    The first is the background.
+    """
     for name, blocks in (("abc", {1: (2, 2), 2: (12, 12)}), ("def", {3: (6, 6)})):
         values = label_map(blocks)
         write_picture(root / f"training/images/{name}.jpg", values)

@@ -75,7 +75,7 @@ def sample(
 
 
 def scratch_folder(folder: Path) -> Path:
-    """Write a folder of weights that a training can start from, with all parts that the preset lavida-tiny-scratch adds."""
+    """Write weights that a training can start from, with all parts of lavida-tiny-scratch."""
     whole = load_preset("lavida-tiny-scratch")
     small = small_config()
     parts = replace(

@@ -28,7 +28,9 @@ VIDEOS = {"a.mp4": "calm", "b.mp4": "bright", "c.mp4": "dark"}
 
 
 class BrightAsker:
-    """Answers with log-odds that rise with the brightness of the brightest frame. Each category has its own offset.
+    """Answers with log-odds that rise with the brightness of the brightest frame.
+
+    Each category has its own offset.
 
     Args:
         name: name of the asker.

@@ -137,7 +137,10 @@ def _read_on(path: Path, *, pause_s: float, times: int) -> None:
 
 
 class FirstDecordReader(Reader):
-    """Pretends to be decord for `auto`, and ffmpeg otherwise. `do` happens only to decord, unless the JSON has `both`."""
+    """Pretends to be decord for `auto`, and ffmpeg otherwise.
+
+    `do` happens only to decord, unless the JSON has `both`.
+    """
 
     def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: str, threads: int) -> None:
         super().__init__(info, request, decoder=decoder, threads=threads)

@@ -1,4 +1,4 @@
-"""Helpers for tests of the loader: they make requests for fake videos (see fake_decoders) and collect the items."""
+"""Helpers for tests of the loader: requests for fake videos (see fake_decoders), and their items."""
 
 from __future__ import annotations
 
