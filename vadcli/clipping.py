@@ -61,13 +61,13 @@ _NEEDS = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(6
 
 @dataclass(frozen=True)
 class ClipResult:
-    """The result for one event, or for one video that can't be cut.
+    """The result for one event, or for a whole video if it can't be cut.
 
     Attributes:
         video: relative path.
         event: number of the event; None if the problem concerns the whole video.
         file: the clip; None if no clip was written.
-        start_s, end_s: the part of the video that the clip shows, in seconds from the first frame; None if no clip was cut now.
+        start_s, end_s: the part of the video that was cut, in seconds from the first frame; None if this run cut no part.
         problem: what went wrong, in one line; "" if nothing went wrong.
         skipped: True if the clip was cut earlier.
     """
@@ -86,7 +86,7 @@ class ClipResult:
 
 
 def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
-    """Cut the chosen events out of their footage. Yields one result per event or video that can't be cut.
+    """Cut the chosen events out of their footage. Yields one result per event, and one per video that can't be cut.
 
     Raises:
         UsageError: the folder does not exist, or has no results of a scan.

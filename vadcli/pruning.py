@@ -96,12 +96,14 @@ def prune_all(out: Path, options: PruneOptions) -> PruneResult:
 
 @dataclass
 class _Pruning:
+    """One run of `vadcli prune`: what it has removed so far, and what it has to report."""
+
     layout: OutputLayout
     options: PruneOptions
     removed: list[Pruned] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    is_whole: bool = True  # False if a document can't be read, so that not all videos are known
+    all_known: bool = True  # False if a document can't be read, so that its video is not known
 
     def run(self) -> PruneResult:
         self.folders = FootageFolders(self.layout, self.options.footage)
@@ -113,7 +115,7 @@ class _Pruning:
                 document = replace(read_events(path), events=(), scan_events=None, caveats=())
                 documents[_key(path, self.layout.out / "events", ".json")] = document
             except DocumentError as error:
-                self.is_whole = False
+                self.all_known = False
                 self.problems.append(str(error))
         include = self.options.include
         chosen = {key: document for key, document in documents.items() if matches(str(document.video["path"]), include)}
@@ -155,7 +157,10 @@ class _Pruning:
         return {key: "no longer exists" for key, presence in presences.items() if presence is Presence.GONE}
 
     def _why_not(self, root: str | None, lost: Sequence[str], keys: Sequence[str], documents: dict[str, EventsDocument]) -> str:
-        """Return why no result of the videos below this root may be removed; "" if the footage can be reached."""
+        """Return why no result of the videos below this root may be removed; "" if the footage can be reached.
+
+        `keys` are all videos below the root, and `lost` are the videos that are not found.
+        """
         if root is None:
             folder = next(iter(self.folders.roots(documents[keys[0]])), "the root of the scans")
             return f"{folder}: the folder of the footage can't be reached, so nothing is removed"
@@ -230,7 +235,7 @@ class _Pruning:
                 owners = (out / "events" / f"{key}.json", out / "scores" / f"{key}.parquet", _checkpoint(self.layout, key))
                 if path.is_file() and not any(owner.exists() for owner in owners):
                     self._delete_file(path, "belongs to no video")
-        if not self.options.missing or not self.is_whole:
+        if not self.options.missing or not self.all_known:
             return
         for path in list(self.layout.iter_checkpoints()):
             key = _key(path.with_name(path.name[1:]), out / "scores", CHECKPOINT_SUFFIX)

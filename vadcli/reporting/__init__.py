@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import logging
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from vadcli.reporting.pictures import (
     read_picture,
     strips,
 )
-from vadcli.store import OutputLayout, event_clip, matches, printable, stored_layout
+from vadcli.store import OutputLayout, event_clip, json_text, matches, printable, stored_layout
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.events import read_events
 from vadcli.types import BoolArray, Event, TimeArray
@@ -100,7 +99,7 @@ def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
         if options.format == "html":
             text = _page(archive, folder, scratch, options)
         elif options.format == "json":
-            text = json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+            text = json_text(to_json(archive))
         elif options.format == "email":
             subject = printable(options.title)
             text = to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=subject)
@@ -149,6 +148,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
         log.warning("%s", line)
     if folder is not None:
         return make_page(archive, shown, folder, problems=problems, title=title)
+    # The page without pictures and clips shows how much room is left for them.
     bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
     store = InPage(max(0, room - len(bare.encode())))
     page = make_page(archive, shown, store, problems=problems, title=title)
