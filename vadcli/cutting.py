@@ -15,7 +15,7 @@ TIME_TOLERANCE_S = 1e-6
 """Times that differ by less than this count as equal, because decimal thresholds are compared with binary timestamps."""
 
 Spans = IndexArray
-"""The first frame of each span and the frame after its last, (E, 2) int64; in order, without overlap."""
+"""(E, 2) int64: the first frame of each span, and the frame after its last frame; in order, without overlap."""
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,10 @@ def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
     unions: list[Box | None] = [None] * len(spans)
     if boxes is None or not np.any(boxes.boxes[:, 2] > 0):
         return unions
-    lasts = np.append(boxes.rows[1:], np.iinfo(np.int64).max)
+    valid_until = np.append(boxes.rows[1:], np.iinfo(np.int64).max)  # the next sampled frame
     filled = boxes.boxes[:, 2] > 0
     corners = _corners(boxes.boxes[filled])
-    first = np.searchsorted(lasts[filled], spans[:, 0], "right")
+    first = np.searchsorted(valid_until[filled], spans[:, 0], "right")
     last = np.searchsorted(boxes.rows[filled], spans[:, 1], "left")
     boxed = np.flatnonzero(last > first)
     if not len(boxed):
@@ -232,7 +232,7 @@ def _corners(boxes: NDArray[np.int32]) -> IndexArray:
 
 
 def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:
-    """Return which of N frames are in an event, (N,) bool."""
+    """Return a mask over all frames, (N,) bool: True if the frame is in an event."""
     inside = np.zeros(frames, np.bool_)
     for event in events:
         inside[event.start_frame : event.end_frame] = True
