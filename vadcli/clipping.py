@@ -293,7 +293,7 @@ def cut_file(
     apple = ["-tag:v", "hvc1"] if info.codec == "hevc" and target.suffix in (".mp4", ".mov", ".m4v") else []
     arguments = [
         *("-y", "-fflags", "+genpts", *begin),
-        *(word for name, value in info.look.items() for word in (f"-{name}", str(value))),
+        *(word for name, value in info.probe_options.items() for word in (f"-{name}", str(value))),
         *source_arguments(info),
         *("-map", f"0:{info.stream_index}", *(["-map", "0:a?"] if sound else [])),
         *("-c", "copy", "-t", f"{part.end_s - begins_s:.6f}", "-avoid_negative_ts", "make_zero"),

@@ -152,8 +152,8 @@ def test_a_recording_cut_in_a_long_group_of_pictures(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[position // 188 * 188 :])
     info = probe(cut)
     assert (info.frames, info.width) == (75, 96)
-    assert info.look
-    assert not probe(whole).look
+    assert info.probe_options
+    assert not probe(whole).probe_options
 
 
 def test_video_that_starts_long_after_the_sound(tmp_path: Path) -> None:

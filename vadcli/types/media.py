@@ -83,7 +83,7 @@ class VideoInfo:
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         created: when the recording was made according to the container, in ISO 8601; "" if it is not stored.
         guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
-        look: options that make ffmpeg read more of the file, if ffmpeg does not find the streams without them; usually empty.
+        probe_options: options with which ffmpeg reads more of the file to find its streams; empty if they are not needed.
         missing: the number of frames that the file should have but does not have. For example, the file ends too early.
         missing_reason: a text that says why frames are missing; empty if `missing` is 0.
         note: a text that says which other video streams of the file are not scanned; empty if there are none.
@@ -112,7 +112,7 @@ class VideoInfo:
     guessed_times: bool = False
     one_frame_per_packet: bool = True
     reference: BoolArray = field(default_factory=lambda: np.empty(0, np.bool_), repr=False)
-    look: Mapping[str, str] = field(default_factory=dict, repr=False)
+    probe_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     missing: int = 0
     missing_reason: str = ""
     note: str = ""

@@ -54,7 +54,7 @@ _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
 _JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # restarts show in their dts
 
-_LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
+_LARGER_LIMITS = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
 """Limits for the second attempt to open a file: bytes and microseconds to find the streams, bytes to detect the format.
 
 The first attempt reads 5 MB. This is too little if, for example, the first keyframe comes late, or if the video starts long
@@ -128,7 +128,7 @@ def open_media(path: Path, *, messages: list[Message] | None = None) -> Any:
             opened = _open(path)
             if not _is_known(opened):
                 opened.close()
-                opened = _open(path, _LONGER_LOOK)
+                opened = _open(path, _LARGER_LIMITS)
         except av.error.FFmpegError as error:
             opened = _open_again(path, name, error, logged)
     if messages is not None:
@@ -136,7 +136,7 @@ def open_media(path: Path, *, messages: list[Message] | None = None) -> Any:
     return opened
 
 
-def longer_look(container: Any) -> dict[str, str]:
+def probe_options(container: Any) -> dict[str, str]:
     """Return the options that a decoder needs to find the streams; empty if the first attempt to open the file was enough."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
@@ -170,7 +170,7 @@ def _open_again(path: Path, name: str, error: av.error.FFmpegError, logged: Sequ
             return _open(path, demuxer="mjpeg")
         if not refused and isinstance(error, av.error.InvalidDataError):
             named = "mjpeg" if path.suffix.lower() in _MOTION_JPEG_SUFFIXES else None
-            opened = _open(path, _LONGER_LOOK, demuxer=named)
+            opened = _open(path, _LARGER_LIMITS, demuxer=named)
             if named is None or _is_known(opened):
                 return opened
             opened.close()

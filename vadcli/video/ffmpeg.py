@@ -288,7 +288,7 @@ def build_command(
     before: dict[str, object] = {
         "f": info.demuxer,
         "protocol_whitelist": "file",
-        **info.look,
+        **info.probe_options,
         "threads": threads,
         "copyts": None,
         # If the frame size changes, ffmpeg must not make new filters, because they would count frames from 0 again. The scale

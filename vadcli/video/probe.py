@@ -259,7 +259,11 @@ def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, 
         missing, reason = 1, packets.damage
     described = {s.index: f"{s.index} ({media.describe(s)})" for s in opened.streams if s.type == "video"}
     return replace(
-        info, missing=missing + cut, missing_reason=reason, note=others.note(described), look=media.longer_look(opened)
+        info,
+        missing=missing + cut,
+        missing_reason=reason,
+        note=others.note(described),
+        probe_options=media.probe_options(opened),
     )
 
 
