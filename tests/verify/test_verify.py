@@ -22,7 +22,7 @@ from tests.verify.planted import JUMPS_S, VIDEOS, BrightAsker, make_archive, mak
 from vadcli.detectors.ask import SEVERITY, AskDetector, calibrate, questions_for
 from vadcli.detectors.calibration import CategoryTails
 from vadcli.detectors.options import AskOptions
-from vadcli.engine.event_rules import VerifiedScores, judge_of, tails_to_json
+from vadcli.engine.event_rules import ClipGrid, VerifiedScores, judge_of, tails_to_json
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all
 from vadcli.engine.runner import Stop
@@ -30,15 +30,17 @@ from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
-from vadcli.store.atomic import Claim
+from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.events import read_events, write_events
 from vadcli.store.masks import MaskTrack, refined_spans
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import StoredAnswers, read_answers
 from vadcli.types import Answer, CameraModel, Event, Thresholds
 from vadcli.verifying import VerifyResult, verify_all
+from vadcli.verifying.asking import Interview, VideoJob
 from vadcli.verifying.survey import Survey, clip_needs
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
+from vadcli.video.sampling import SamplingPlan
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +303,18 @@ def test_a_description_is_stored_before_another_process_may_lock_the_video(out: 
     monkeypatch.setattr(Claim, "release", checked)
     verify(out, asker, describe=True)
     assert set(stored) == {1}
+
+
+def test_descriptions_of_a_video_that_is_not_complete_are_stored(out: Path) -> None:
+    verify(out)
+    layout, clips = OutputLayout(out), np.array([5, 6])
+    grid = ClipGrid.of(SamplingPlan(2, 0, 1), np.arange(40.0), 40.0)
+    job = VideoJob("yard/b.mp4", out, grid, clips, np.zeros(20, np.bool_), answers_of(out, "b.mp4"))
+    with Scratch(layout.scratch) as scratch:
+        interview = Interview(BrightAsker(), (), layout, scratch, checkpoint_s=30.0, on_answers=lambda clips, seconds: None)
+        frames = np.full((2, 4, 4, 3), 250, np.uint8)
+        assert list(interview.describe(iter([(job, 5, frames)]))) == []  # the run is stopped before the second clip
+    assert list(answers_of(out, "b.mp4").metadata.descriptions) == ["5"]
 
 
 def test_answers_that_another_run_adds_in_the_meantime_are_kept(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,7 +229,6 @@ class Interview:
 
     def store(self, job: VideoJob) -> None:
         """Add the new answers about a video to its file."""
-        job.written_at = time.monotonic()
         if not job.fresh:
             return
         clips = np.array([clip for clip, _ in job.fresh], np.int64)
@@ -246,17 +245,27 @@ class Interview:
         Raises:
             OutputError: the sentences cannot be written.
         """
-        for item in items:
-            if isinstance(item, VideoJob):
-                self._write(item)
-                yield item
-                continue
-            job, clip, frames = item
-            sentence = " ".join(self._asker.describe(frames).split())
-            descriptions = {**job.stored.metadata.descriptions, str(clip): sentence}
-            job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=descriptions))
+        jobs: dict[str, VideoJob] = {}
+        try:
+            for item in items:
+                if isinstance(item, VideoJob):
+                    jobs.pop(item.video, None)
+                    self._write(item)
+                    yield item
+                    continue
+                job, clip, frames = item
+                jobs[job.video] = job
+                sentence = " ".join(self._asker.describe(frames).split())
+                descriptions = {**job.stored.metadata.descriptions, str(clip): sentence}
+                job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=descriptions))
+                if time.monotonic() - job.written_at >= self._checkpoint_s:
+                    self._write(job)
+        finally:  # the run may have been stopped in the middle of a video
+            for job in jobs.values():
+                self._write(job)
 
     def _write(self, job: VideoJob) -> None:
+        job.written_at = time.monotonic()
         with self._scratch.replace(self._layout.answers(job.video)) as path:
             write_answers(path, job.stored)
 
