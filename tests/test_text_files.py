@@ -14,7 +14,7 @@ from vadcli.errors import VadcliError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options import read_toml
 from vadcli.options.categories import read_list as read_categories
-from vadcli.store.choices import read_review
+from vadcli.store.choices import read_regions, read_review
 from vadcli.train.datasets import read_json, read_lines
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
@@ -111,3 +111,21 @@ def test_an_official_list_in_latin_1_is_read_as_it_is_or_as_an_editor_saved_it(t
 def test_a_list_with_nul_is_no_utf16(tmp_path: Path, paths: list[bytes]) -> None:
     (tmp_path / "list").write_bytes(b"".join(path + b"\0" for path in paths))
     assert [bytes(path) for path in read_list(tmp_path / "list")] == [path.removeprefix(b"./") for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("deep.json", "[" * 100_000, read_review),
+        ("deep.json", "[" * 100_000, lambda path: read_regions(path, "ignore")),
+        ("deep.toml", "a=" + "[" * 100_000, read_toml),
+        ("long.csv", f'video,start_s\n"{"a" * 200_000}",1\n', read_review),
+    ],
+)
+def test_a_file_that_no_reader_can_handle_gets_one_line(
+    tmp_path: Path, name: str, text: str, read: Callable[[Path], object]
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VadcliError, match=name) as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)

@@ -232,7 +232,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(decode_text(path.read_bytes()))
     except OSError as error:
         raise UsageError(unreadable(path, error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: can't be read as TOML: {error}") from error
 
 

@@ -98,7 +98,7 @@ def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
         document = json.loads(decode_text(data))
     except NotText as error:
         raise UsageError(f"{path}: {error}", hint=SAVE_AS) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
     version = document.get("format_version", document.get("version")) if isinstance(document, dict) else None
     if version != REGIONS_FORMAT_VERSION or not isinstance(document.get("cameras"), dict):
@@ -146,6 +146,7 @@ def _camera_text(camera: str) -> str:
 
 
 REVIEW_FORMAT_VERSION = 1
+_SAVED = "give a file that the report page saved"
 _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")  # an apostrophe keeps spreadsheets from running a cell as a formula
 
 
@@ -161,15 +162,20 @@ def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
     entries: list[Any]
     if path.suffix.lower() == ".csv":
         entries = []
-        for row in csv.DictReader(io.StringIO(text, newline="")):
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise DocumentError(f"{path}: not CSV: {error}", hint=_SAVED) from error
+        for row in rows:
             cells = {name: cell for name, cell in row.items() if name and isinstance(cell, str)}
             entries.append({name: cell[1:] if _KEPT_FROM_RUNNING.match(cell) else cell for name, cell in cells.items()})
     else:
-        hint = "give a file that the report page saved"
-        document = read_document(path, version=REVIEW_FORMAT_VERSION, what="a review", hint=hint, read=lambda _: text.encode())
+        document = read_document(
+            path, version=REVIEW_FORMAT_VERSION, what="a review", hint=_SAVED, read=lambda _: text.encode()
+        )
         entries = document.get("reviews", {})
         if not isinstance(entries, list):
-            raise DocumentError(f"{path}: `reviews` is not a list", hint=hint)
+            raise DocumentError(f"{path}: `reviews` is not a list", hint=_SAVED)
     reviewed = []
     for number, entry in enumerate(entries, 1):
         try:

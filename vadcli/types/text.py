@@ -311,7 +311,7 @@ def read_document(
         document = json.loads(read(path))
     except OSError as error:
         raise DocumentError(unreadable(path, error), hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists, too deep
         raise DocumentError(f"{path}: not JSON: {error}", hint=hint) from error
     if not isinstance(document, dict) or document.get("format_version") != version:
         raise DocumentError(f"{path}: not {what} of format version {version}", hint=hint)
