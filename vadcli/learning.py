@@ -172,13 +172,13 @@ def _from_review(
     if others := len(entries) - unsure - len(judged):
         notes.append(f"{how_many(others, 'verdict')} left out: on videos that are not in {folders[0]}")
     for video in dict.fromkeys(entry.video for entry in judged):
-        own = [entry for entry in judged if entry.video == video]
+        of_video = [entry for entry in judged if entry.video == video]
         vectors = read_vectors(folders, video)
         if vectors is None:
-            collected.without_vectors += len(own)
+            collected.without_vectors += len(of_video)
             continue
         collected.add_video(vectors)
-        for entry in own:
+        for entry in of_video:
             sample = vectors.of_span(entry.start_s, entry.end_s, entry.peak_score)
             detector = logit_of_score(entry.peak_score)
             collected.examples.append(_Labelled(sample, video, entry.verdict is Verdict.TRUE, detector))
@@ -327,8 +327,8 @@ def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
     """
     encoder = vectors.encoders[0]
     if encoder_key(encoder_fingerprint(encoder.name)) != encoder.key:
-        what = f"the stored vectors were made by an encoder {encoder.name} with other weights"
-        raise WeightsError(what, hint="store the vectors again")
+        message = f"the stored vectors were made by an encoder {encoder.name} with other weights"
+        raise WeightsError(message, hint="store the vectors again")
     texts = load_encoder(encoder.name).encode_text([*names, "an ordinary scene"])
     return centred(texts, texts.mean(axis=0))[:-1]
 

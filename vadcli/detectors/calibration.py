@@ -212,10 +212,10 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
     # Anomalies only raise values, so they are in the upper half. The spread is at least the spread of the lower half.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
-    own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
+    own_hazard = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
     trust = moments / (moments + BELL_PRIOR)
-    hazard = float(np.clip(_between(BellTail.HAZARD, own, trust), 0.5 * BellTail.HAZARD, 2.0 * BellTail.HAZARD))
+    hazard = float(np.clip(_between(BellTail.HAZARD, own_hazard, trust), 0.5 * BellTail.HAZARD, 2.0 * BellTail.HAZARD))
     return BellTail(median, spread, hazard)
 
 

@@ -91,7 +91,9 @@ def read_whole(
     unknown = sorted(info["unexpected_keys"]) if extras_matter else []
     faults = {
         "tensors are missing": [f"{name} is missing" for name in sorted(missing)],
-        "tensors have the wrong shape": [f"{name} has shape {tuple(own)}, not {tuple(shape)}" for name, own, shape in wrong],
+        "tensors have the wrong shape": [
+            f"{name} has shape {tuple(found)}, not {tuple(shape)}" for name, found, shape in wrong
+        ],
         "tensors are not part of it": [f"{name!r} is not part of this model" for name in unknown],
     }
     for summary, messages in faults.items():
@@ -251,19 +253,19 @@ class Runner:
             ready.record(self._copies)
         return on_device, ready
 
-    def _halved(self, count: int, what: str, error: RuntimeError) -> int:
+    def _halved(self, count: int, unit: str, error: RuntimeError) -> int:
         """Return half of `count` if the device ran out of memory. Raise any other error again."""
         # Libraries such as cuBLAS raise a plain RuntimeError when they get no memory.
         if not (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
             raise error
         if count == 1:
             raise DeviceError(
-                f"{self.device}: one {what} does not fit into memory",
+                f"{self.device}: one {unit} does not fit into memory",
                 hint="lower --compression, use --precision fp16 or a smaller --model, or free device memory",
             ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("%s is out of memory with %d %ss; continuing with %d", self.device, count, what, count // 2)
+        log.warning("%s is out of memory with %d %ss; continuing with %d", self.device, count, unit, count // 2)
         return count // 2
 
 
