@@ -1,4 +1,4 @@
-"""Renders scanned videos as MP4: frames with heat map, score curve, time and captions.
+"""Renders scanned videos as MP4: frames with mask, score curve, time and captions.
 
 Scores, events and masks are read from the output folder; no detector runs. Time 0 of a rendered file is its first frame. So
 for a whole video, the player shows the same times as the events document.
