@@ -166,7 +166,7 @@ def _shared_memory() -> set[str]:
 def _in_use() -> set[str]:
     """Return the shared memory that running processes use.
 
-    It is not the scan's, because the scan's processes have ended.
+    It does not belong to the scan, because the processes of the scan have ended.
     """
     found = set[str]()
     for process in psutil.process_iter():

@@ -131,7 +131,7 @@ class Copies:
         return path.read_bytes()
 
     def _vectors(self) -> tuple[bytes, bytes]:
-        """Return the bytes before and after the vectors in a file of vectors of QUIET."""
+        """Return two parts of the vector file of QUIET: the bytes before and after the vectors."""
         some = unit_vectors(VECTORS, REAL_SIZES[ENCODER])
         metadata = EmbeddingsMetadata(QUIET, "0000", str(self.encoder), self.key, "00" * 32, "00" * 32)
         rows = np.arange(VECTORS, dtype=np.int64)

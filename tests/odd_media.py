@@ -170,7 +170,7 @@ def not_coded(vop: bytes) -> bytes:
 
 
 def write_avi(path: Path, tag: bytes, chunks: Sequence[bytes], size: tuple[int, int] = (96, 64)) -> Path:
-    """An AVI of 25 chunks per second, which may be empty."""
+    """Write an AVI with 25 chunks per second; a chunk may be empty."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)

@@ -1,4 +1,4 @@
-"""Building LAVIDA folders from small models that look like the public ones, and from what is no such model."""
+"""Building LAVIDA folders from small models that look like the public ones, and errors for other models."""
 
 from __future__ import annotations
 

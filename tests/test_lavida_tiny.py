@@ -1,4 +1,4 @@
-"""The small checkpoint through the tool: it finds what is named in videos of its world, and not what isn't."""
+"""The small checkpoint through the tool: it finds only the named categories in videos of its world."""
 
 from __future__ import annotations
 

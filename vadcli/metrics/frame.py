@@ -115,7 +115,7 @@ class FrameSet:
 
     @cached_property
     def counts_by_video(self) -> tuple[tuple[IndexArray, IndexArray], ...]:
-        """`counts` of each video; cached."""
+        """The `counts` of each single video; cached."""
         edges = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         return tuple(_counts(self.scores[start:end], self.labels[start:end]) for start, end in edges)
 
