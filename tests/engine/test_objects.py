@@ -137,7 +137,7 @@ def test_render_clips_and_thumbnails_use_the_same_cache(server: S3Server, scanne
     assert [result.problems for result in vadcli.render(f"{SITE}/gate/a.mp4", out=scanned)] == [()]
     assert not [clip.problem for clip in vadcli.clips(scanned, include=("gate/a.mp4",)) if clip.problem]
     assert OutputLayout(scanned).rendered("gate/a.mp4").exists()
-    report = vadcli.report(scanned, include=("gate/a.mp4",))
+    report = vadcli.report(scanned, include=("gate/a.mp4",), footage=SITE)
     assert "data:image/webp" in report.file.read_text() or list(report.file.parent.glob("**/*.webp"))
     assert len(server.gets) == 1
 
