@@ -212,7 +212,7 @@ class Interview:
                     jobs[job.video] = job
                     if not isinstance(item, VideoJob):
                         job, clip, frames = item
-                        key = (frames.shape, *self.missing(job, clip))
+                        key = (frames.shape, *self._missing(job, clip))
                         self._incomplete.setdefault(key, []).append(item)
                         job.waiting += 1
                         if len(self._incomplete[key]) >= self._asker.batch_size:
@@ -225,19 +225,7 @@ class Interview:
                 yield from self._finished(jobs)
         finally:  # the run may have been stopped in the middle of a video
             for job in jobs.values():
-                self.store(job)
-
-    def store(self, job: VideoJob) -> None:
-        """Add the new answers about a video to its file."""
-        if not job.fresh:
-            return
-        clips = np.array([clip for clip, _ in job.fresh], np.int64)
-        odds, order = np.stack([odds for _, odds in job.fresh]), np.argsort(clips)
-        clips, grid = clips[order], job.grid
-        new = Answers(clips, grid.start[clips], grid.end[clips], job.audited[clips], odds[order])
-        job.stored = replace(job.stored, answers=job.stored.answers.joined(new))
-        job.fresh = []
-        self._write(job)
+                self._store(job)
 
     def describe(self, items: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
         """Let the model write a sentence about each clip. Yield each video when all its sentences are stored.
@@ -264,12 +252,24 @@ class Interview:
             for job in jobs.values():
                 self._write(job)
 
+    def _store(self, job: VideoJob) -> None:
+        """Add the new answers about a video to its file."""
+        if not job.fresh:
+            return
+        clips = np.array([clip for clip, _ in job.fresh], np.int64)
+        odds, order = np.stack([odds for _, odds in job.fresh]), np.argsort(clips)
+        clips, grid = clips[order], job.grid
+        new = Answers(clips, grid.start[clips], grid.end[clips], job.audited[clips], odds[order])
+        job.stored = replace(job.stored, answers=job.stored.answers.joined(new))
+        job.fresh = []
+        self._write(job)
+
     def _write(self, job: VideoJob) -> None:
         job.written_at = time.monotonic()
         with self._scratch.replace(self._layout.answers(job.video)) as path:
             write_answers(path, job.stored)
 
-    def missing(self, job: VideoJob, clip: int) -> list[int]:
+    def _missing(self, job: VideoJob, clip: int) -> list[int]:
         """Return the indices of the questions that have no answer for a clip."""
         rows = np.flatnonzero(job.stored.answers.clip == clip)
         known = job.stored.of(tuple(question.category for question in self._questions))[rows]  # (0 or 1, C)
@@ -302,11 +302,11 @@ class Interview:
             job.fresh.append((clip, odds))
             job.waiting, job.answered = job.waiting - 1, job.answered + 1
             if time.monotonic() - job.written_at >= self._checkpoint_s:
-                self.store(job)
+                self._store(job)
 
     def _finished(self, jobs: dict[str, VideoJob]) -> Iterator[VideoJob]:
         """Remove the complete jobs, store their answers, and yield them."""
         for job in [job for job in jobs.values() if job.is_complete]:
             del jobs[job.video]
-            self.store(job)
+            self._store(job)
             yield job
