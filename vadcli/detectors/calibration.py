@@ -155,7 +155,10 @@ def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
 
 
 def logit_of(log_rarity: FloatArray) -> FloatArray:
-    """Return the logits ln(r0 / r) / temperature of values that r moments per hour reach."""
+    """Return the logits of log rarities.
+
+    A value that r moments per hour reach has the logit ln(r0 / r) / temperature.
+    """
     moments_per_hour = 3600.0 / MOMENT_S
     log_ratio = np.log(CALIBRATION.r0_per_hour / moments_per_hour) + log_rarity.astype(np.float64)  # ln(r0 / r)
     return np.asarray(log_ratio / CALIBRATION.temperature, dtype=np.float32)

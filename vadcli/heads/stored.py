@@ -32,7 +32,13 @@ ROOM = 1.5
 
 @dataclass(frozen=True)
 class CardEncoder:
-    """An encoder whose vectors a head reads. `key` is the encoder's key in the files of vectors."""
+    """An encoder whose vectors a head reads.
+
+    Attributes:
+        name: the encoder as the user named it.
+        key: the encoder's key in the files of vectors.
+        width: the length of its vectors.
+    """
 
     name: str
     key: str
@@ -81,7 +87,7 @@ class Card:
         encoders: the encoders whose vectors the head reads, in order.
         cameras: the cameras of the training videos.
         videos: number of training videos.
-        true, false: number of training examples.
+        true, false: number of true and of false training examples.
         hours: length of the footage, for the false alarms per hour.
         figures: the cross-validated figures; None if the head could not be tested.
         scale: turns the head's logits into scaled logits.
@@ -280,7 +286,10 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Return a video's vectors by one encoder per folder; None if a folder has no vectors of the video.
+    """Return the vectors of a video. Each folder has the vectors of another encoder.
+
+    The result is None if a folder has no vectors of the video.
+
 
     Raises:
         DocumentError: a file is damaged.
