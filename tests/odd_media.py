@@ -21,7 +21,7 @@ Picture = NDArray[np.uint8]
 
 
 class Bits:
-    """Collects bits."""
+    """Bits that are joined to bytes."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -158,15 +158,15 @@ def mpeg4_vops(folder: Path, frames: int, *, b_frames: int = 0) -> tuple[bytes, 
 
 
 def not_coded(vop: bytes) -> bytes:
-    """The same moment as a VOP that is not coded: the picture before stays."""
+    """Return a VOP that is not coded, with the time of `vop`; decoders repeat the last picture."""
     bits = "".join(format(byte, "08b") for byte in vop[4:12])
     position = 2
     while bits[position] == "1":
         position += 1
     position += 2 + 5 + 1
-    kept = "01" + bits[2:position] + "0"
-    kept += "0" + "1" * ((-len(kept) - 1) % 8)
-    return b"\0\0\1\xb6" + bytes(int(kept[i : i + 8], 2) for i in range(0, len(kept), 8))
+    header = "01" + bits[2:position] + "0"
+    header += "0" + "1" * ((-len(header) - 1) % 8)
+    return b"\0\0\1\xb6" + bytes(int(header[i : i + 8], 2) for i in range(0, len(header), 8))
 
 
 def write_avi(path: Path, tag: bytes, chunks: Sequence[bytes], size: tuple[int, int] = (96, 64)) -> Path:

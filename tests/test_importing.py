@@ -61,7 +61,7 @@ def qwen_folder(folder: Path, sizes: dict[str, Any]) -> Path:
 
 
 def clip_folder(folder: Path, sizes: dict[str, Any]) -> Path:
-    """A whole CLIP, text and vision."""
+    """Make a folder with a whole CLIP: text and vision."""
     words = small_text_tokenizer(640, 32)
     start, end = words.convert_tokens_to_ids(list(CLIP_SPECIALS))
     text = {**sizes, "bos_token_id": start, "eos_token_id": end, "pad_token_id": end}

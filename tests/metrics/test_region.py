@@ -204,9 +204,9 @@ def test_bad_regions_are_refused():
 def test_regions_of_a_mask():
     mask = np.zeros((8, 9), np.uint8)
     mask[1:3, 2:5] = 128
-    mask[3, 5] = 255  # meets the first at a corner
+    mask[3, 5] = 255  # touches the first region at a corner
     mask[6, 0] = 200
-    mask[0, 8] = 127  # just below a half
+    mask[0, 8] = 127  # just below 0.5
     boxes, scores = mask_regions(mask)
     assert boxes.tolist() == [[2, 1, 4, 3], [0, 6, 1, 1]]
     assert scores.tolist() == [1.0, 200 / 255]
