@@ -181,7 +181,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
         if self.format != "html" and (self.assets is not None or self.clips):
             raise UsageError(f"--format {self.format} has no pictures", hint="leave --assets and --clips out")
         if str(self.to) == "-" and self.assets is not None:
-            raise UsageError("--assets: a page on stdout can't refer to files beside it", hint="name a file with --to")
+            raise UsageError("--assets: a page on stdout can't use files in a folder", hint="name a file with --to")
         for address in (self.mail_from, *self.mail_to):
             if address and ("@" not in address or any(character in address for character in "\r\n")):
                 raise UsageError(f"{address!r} is not a mail address")

@@ -132,7 +132,7 @@ _MARKS = (
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
 # A Latin character of UTF-16 has one zero byte. A text without a line end counts as UTF-16 if this share of it is Latin.
 _PLAIN_SHARE = 0.7
-# Characters such as U+4E00 have a zero byte at the other offset: at most this many per zero byte of a Latin character.
+# U+4E00 and similar characters have their zero byte at the other offset. A text has at most this many per Latin character.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
