@@ -290,7 +290,6 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
 
     The result is None if a folder has no vectors of the video.
 
-
     Raises:
         DocumentError: a file is damaged.
     """
