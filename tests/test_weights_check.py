@@ -367,7 +367,7 @@ def transformers_folder(folder: Path, **config: object) -> Path:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "bert"}, "no self-test of a 'bert' model"),
+        ({"model_type": "bert"}, "no self-test exists for a 'bert' model"),
         ({"format_version": 1}, "a LAVIDA folder has no self-test"),
     ],
 )

@@ -122,7 +122,7 @@ def check(name: str) -> list[CheckResult]:
     kind = str(config.get("model_type"))
     if kind not in CHECKS:
         raise WeightsError(
-            f"{name}: there is no self-test of a {kind!r} model", hint=f"types with a self-test: {', '.join(CHECKS)}"
+            f"{name}: no self-test exists for a {kind!r} model", hint=f"types with a self-test: {', '.join(CHECKS)}"
         )
     return CHECKS[kind](folder)
 

@@ -56,7 +56,7 @@ _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """Return the path of the ffmpeg program: VADCLI_FFMPEG, else the system's ffmpeg, else the ffmpeg of imageio-ffmpeg.
+    """Return the path of the ffmpeg program: VADCLI_FFMPEG, or the system's ffmpeg, or the ffmpeg of imageio-ffmpeg.
 
     Raises:
         ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.
@@ -356,7 +356,7 @@ class Sound:
     Attributes:
         codec: ffmpeg's name of the codec.
         earliest_s: time of the file's earliest packet; the sound starts there or later.
-        shifts_s: the seconds by which each part of the sound must be moved, if the clock restarts in the file; else empty.
+        shifts_s: the seconds by which each part of the sound must be moved, if the clock restarts in the file; empty if not.
         problem: a message if a part of the sound can't be used; empty if all of it can be used.
     """
 

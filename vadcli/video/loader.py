@@ -84,7 +84,7 @@ __all__ = [
 ]
 
 SLOTS = 3
-"""Clips per decoder process in shared memory: one that the caller uses, one that is ready, one that is being written."""
+"""Clips per decoder process in shared memory: the caller uses a clip, the next clip is ready, and another is being written."""
 
 JOINED_ROWS = 100
 """If fewer frames than this are between two requested frames, both are read in one span.

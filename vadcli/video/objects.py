@@ -135,7 +135,7 @@ def local_copy(path: Path, on_progress: Callable[[], None] = lambda: None) -> It
         on_progress: called after each block of the download, and regularly while another process downloads the object.
 
     Raises:
-        NotFinished: the object cannot be read, or there is no room for it.
+        NotFinished: the object cannot be read, or the disk has no room for it.
         FileChanged: the object no longer exists, or was replaced during the download.
     """
     if not is_remote(path):

@@ -295,7 +295,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
     if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:
         rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))
         rows = (pts - pts[0]) * rows_per_tick
-        if float(np.abs(rows - np.arange(len(pts))).max()) <= _SAFE_ROUNDING:  # else the frame rate varies
+        if float(np.abs(rows - np.arange(len(pts))).max()) <= _SAFE_ROUNDING:  # if not, the frame rate varies
             return TimeGrid(int(pts[0]), rows_per_tick, interval, first_pts)
     if sought:
         return CountSince(first_pts, start, 1 if every_image else interval)

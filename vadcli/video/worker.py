@@ -152,7 +152,7 @@ class _Worker:
         try:
             before = _identity(request.path)
             key = (request.path, request.fps, before)
-            if self._probed is None or self._probed[0] != key or not any(before):  # else this file was probed last
+            if self._probed is None or self._probed[0] != key or not any(before):  # if not, the last probe was of this file
                 self._probed = (key, self._probe(request.path, fps=request.fps))
             info = self._probed[1]
             self._send(Opened(request.video, info))
