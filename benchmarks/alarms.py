@@ -74,7 +74,7 @@ def real_sources(root: Path) -> list[Source]:
         if all(path.exists() for path in paths):
             found.append(Source(name, (paths,), ("--camera-from", "file", "--root", str(root))))
         else:
-            print(f"{name}: not in {root}, left out")
+            print(f"{name}: left out, because {root} lacks its files")
     return found
 
 

@@ -252,7 +252,8 @@ def main() -> None:
             file_log.write(json.dumps(asdict(part)) + "\n")
         if not part.faults:
             shutil.rmtree(folder)
-        print(f"{first}: {part.wall_s:.0f} s, slowest {part.slowest} {part.slowest_s:.1f} s, hung {part.hung}", flush=True)
+        slowest = f"slowest file {part.slowest} ({part.slowest_s:.1f} s)"
+        print(f"from file {first}: {part.wall_s:.0f} s, {slowest}, files that hung: {part.hung}", flush=True)
         print(*(f"  {fault}\n" for fault in part.faults), sep="", end="", flush=True)
     parts = read_parts(log)
     write_page(options.page, parts, options)

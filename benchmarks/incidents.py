@@ -176,7 +176,7 @@ def main() -> None:
     clips = [clip for clip in CLIPS if (options.root / clip.file).exists()]
     for clip in CLIPS:
         if clip not in clips:
-            print(f"{options.root / clip.file}: is missing and left out")
+            print(f"{options.root / clip.file}: left out, because the file is missing")
     shutil.rmtree(options.out, ignore_errors=True)
     same = ("--detector", "motion", "--camera-from", "file", "--root", str(options.root), "--out", str(options.out), "--quiet")
     files = [str(options.root / clip.file) for clip in clips]

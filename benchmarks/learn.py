@@ -31,7 +31,7 @@ def main() -> None:
     for name, default in (("vectors", 100_000), ("verdicts", 1_000), ("width", 768)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"load average of the machine: {os.getloadavg()[0]:.1f}, with {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         review = make(out, given.vectors // VIDEOS, given.verdicts // VIDEOS, given.width)

@@ -20,7 +20,7 @@ def main() -> None:
     options = parser.parse_args()
     minute = made_video(f"{options.size}-60s.mp4", seconds=60, size=options.size)
     print(f"\n{options.size} at 30 frames/s, --masks {options.masks}; {machine()}\n")
-    print("| minutes | peak MiB, all processes | relative to the first |")
+    print("| minutes | peak MiB, all processes | relative to the first row |")
     print("|---|---|---|")
     first = 0.0
     for minutes in options.minutes:

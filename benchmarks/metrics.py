@@ -98,7 +98,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(f"| {options.only[0]} | {what} | {seconds:.2f} | {peak:.0f} |")
         return
-    print(f"\n{machine()}\n\n| metric | of | s | peak MiB |\n|---|---|---|---|", flush=True)
+    print(f"\n{machine()}\n\n| metric | size of the data | s | peak MiB |\n|---|---|---|---|", flush=True)
     for name in options.only:
         sizes = ["--rows", str(options.rows), "--clips", str(options.clips)]
         subprocess.run([sys.executable, __file__, "--inside", *sizes, "--only", name], check=True)

@@ -71,7 +71,7 @@ def main() -> None:
         rates = np.unique(np.concatenate([curve[:, 0], other[:, 0]]))
         apart = np.abs(np.array(at(curve, tuple(rates))) - np.array(at(other, tuple(rates)))).max()
         print(f"{side} px, bytes, rates {limits[0]:g} to {limits[1]:g}: AUPIMO {area:.6f}, reference {reference:.6f}")
-        print(f"  curves at most {apart:.1e} apart; the reference at the rates {RATES}: {at(other, RATES)}")
+        print(f"  largest distance of the curves: {apart:.1e}; the reference at the rates {RATES}: {at(other, RATES)}")
         fine = np.clip(scores / 255.0 + np.random.default_rng(1).uniform(0.0, 1 / 256, scores.shape), 0.0, 1.0)
         area, _ = ours(fine, truth, limits, bins=2**16)
         reference, _ = theirs(fine, truth, limits, 2**16)

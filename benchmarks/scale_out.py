@@ -87,8 +87,8 @@ def overhead(videos: int, rounds: int) -> None:
                 print(f"  {name}: {found[name][-1].wall_s:.1f} s, {found[name][-1].cpu_s:.1f} s of CPU time", file=sys.stderr)
     for kind in ("wall_s", "cpu_s"):
         local, ray, *starts = ([getattr(one, kind) for one in runs] for runs in found.values())
-        ratio, said = median_ratio(ray, local), [f"{statistics.median(times):.1f} s" for times in (local, ray, *starts)]
-        print(f"| {videos} videos of one minute, {cores} cores, {kind[:-2]} | {' | '.join(said)} | {ratio:.3f} |")
+        ratio, cells = median_ratio(ray, local), [f"{statistics.median(times):.1f} s" for times in (local, ray, *starts)]
+        print(f"| {videos} videos of one minute, {cores} cores, {kind[:-2]} | {' | '.join(cells)} | {ratio:.3f} |")
 
 
 def nodes(counts: list[int], videos: int) -> None:
@@ -232,7 +232,7 @@ def main() -> None:
         print("\n| footage | local | ray | start of local | start of ray | ray / local |\n|---|---|---|---|---|---|")
         overhead(options.videos, options.rounds)
     if "nodes" in options.only:
-        print("\n| nodes | videos | wall s | start s | efficiency | without the start |\n|---|---|---|---|---|---|")
+        print("\n| nodes | videos | wall s | start s | efficiency | efficiency without the start |\n|---|---|---|---|---|---|")
         nodes([1, 2, 4], options.slept)
     shutil.rmtree(FOLDER, ignore_errors=True)
 

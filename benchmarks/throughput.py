@@ -68,7 +68,7 @@ def main() -> None:
     ours = [frames / once.wall_s for once in found["vadcli scan (motion)"]]
     print(f"\n{video.name}, {frames} frames; {machine()}; medians of {options.rounds} rounds\n")
     cpu_of_scan = [once.cpu_s for once in found["vadcli scan (motion)"]]
-    print("| what | frames/s | CPU s | scan's speed relative to it | its CPU s / the scan's |")
+    print("| program | frames/s | CPU s | frames/s of the scan / frames/s | CPU s / CPU s of the scan |")
     print("|---|---|---|---|---|")
     for name, runs in found.items():
         speeds = [frames / once.wall_s for once in runs]
