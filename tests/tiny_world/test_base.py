@@ -1,4 +1,4 @@
-"""Base tasks: losses against values worked out by hand, samples that follow from seed and number, and training that learns."""
+"""Tests of the tasks `pictures` and `questions`: losses, samples, and a training that learns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=1
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    """Accelerate keeps the first precision of a process for good."""
+    """Reset accelerate, which otherwise keeps the first precision of a process."""
     AcceleratorState._reset_state(True)
 
 
@@ -61,21 +61,21 @@ def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[TinyRecipe, ...
 
 
 def test_a_name_is_spread_over_the_cells_that_it_covers() -> None:
-    # Two cells and nowhere, all equally likely: ln 3 whatever is wanted; names that don't count or hardly show are left out.
+    # Two cells and "nowhere" are equally probable: each loss is ln 3. Names that are not asked or hardly visible are left out.
     where = torch.zeros(1, 4, 3)
     wanted = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [0.1, 0.0], [0.9, 0.9]]])
     counts = torch.tensor([[True, True, True, False]])
     assert float(align_loss(where, wanted, counts)) == pytest.approx(np.log(3))
-    where[0, 0, :2] = 50.0  # both cells of the first name: ln 2 is left
-    where[0, 1, 2] = 50.0  # nowhere, rightly
+    where[0, 0, :2] = 50.0  # the first name is in both cells: the loss is ln 2
+    where[0, 1, 2] = 50.0  # the right answer, "nowhere"
     assert float(align_loss(where, wanted, counts)) == pytest.approx(np.log(2) / 2)
 
 
 def test_a_cell_that_one_object_fills_tells_its_colour_and_its_shape() -> None:
     where, wanted = torch.zeros(1, len(WORDS), 2), torch.zeros(1, len(WORDS), 2)
-    wanted[0, 3, 0] = wanted[0, 10, 0] = 0.8  # the first cell; the second one is empty
+    wanted[0, 3, 0] = wanted[0, 10, 0] = 0.8  # the first cell is filled; the second cell is empty
     assert float(cells_loss(where, wanted)) == pytest.approx(2 * np.log(8))
-    wanted[0, 4, 0] = 0.5  # two colours in it: the shape alone is asked for
+    wanted[0, 4, 0] = 0.5  # the cell has two colours, so only the shape counts
     assert float(cells_loss(where, wanted)) == pytest.approx(np.log(8))
     assert float(cells_loss(where, torch.zeros_like(wanted))) == 0
 
@@ -269,7 +269,7 @@ def test_what_is_not_the_papers_can_be_taken_away(start: Path, tmp_path: Path) -
     assert (options.null_key, options.presence, options.mask_prompt, model.config.additions.pooling) == (False,) * 4
     names = [name for name, _ in model.named_parameters()]
     assert not [name for name in names if "null" in name or "projector.presence" in name or "odds" in name or "pooling" in name]
-    assert any(name.startswith("mllm.sight.") for name in names)  # its eyes stay
+    assert any(name.startswith("mllm.sight.") for name in names)  # the image encoder is frozen
 
 
 def test_an_addition_that_there_is_none_is_named(start: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command that trains on the synthetic world, as a shell sees it."""
+"""Tests of the command that trains on the synthetic world: exit codes and output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tiny_world(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def run() -> None:
-    """Runs in the process."""
+    """Run the command; this function runs in the new process."""
     from tools.tiny_world.__main__ import main
 
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Lists of names for clips: what is called true holds, what is called false clearly doesn't, held-out pairs are in none."""
+"""Tests of lists of names: true and false names, and no held-out pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synthetic world read from a folder is the same world; a folder is whole or named."""
+"""Tests of the painted world: it equals the original world, and an error names a damaged folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synthetic world: the same clip for an index, masks and names that the pixels bear out, held-out words that stay out."""
+"""Tests of the synthetic world: its clips, masks, names, and held-out pairs and motions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def digest(world: SyntheticWorld, index: int) -> str:
 
 
 def centroids(masks: BoolArray) -> tuple[TimeArray, TimeArray]:
-    """x and y of the middle of what is seen, in sides of the picture; NaN where nothing is."""
+    """Return x and y of the centre of a mask, in sides of the frame; NaN if the mask is empty."""
     side = masks.shape[-1]
     with np.errstate(invalid="ignore"):
         area = masks.sum(axis=(1, 2))
@@ -65,12 +65,12 @@ def centroids(masks: BoolArray) -> tuple[TimeArray, TimeArray]:
 
 
 def whole(masks: BoolArray) -> bool:
-    """Whether the object touches no edge of the picture."""
+    """Return whether the object touches no edge of the frame."""
     return not (masks[:, 0].any() or masks[:, -1].any() or masks[..., 0].any() or masks[..., -1].any())
 
 
 def inner(mask: BoolArray) -> BoolArray:
-    """Pixels of which all neighbours are in the mask too."""
+    """Return the pixels whose neighbours are all in the mask too."""
     padded = np.pad(mask, 1)
     shifts = [
         padded[1 + dy : mask.shape[0] + 1 + dy, 1 + dx : mask.shape[1] + 1 + dx] for dy, dx in product((-1, 0, 1), repeat=2)
@@ -78,7 +78,7 @@ def inner(mask: BoolArray) -> BoolArray:
     return np.logical_and.reduce(shifts)
 
 
-# The same clip, always
+# Reproducible clips
 
 
 def test_a_clip_follows_from_its_index_alone() -> None:
@@ -169,13 +169,13 @@ def test_masks_are_where_an_objects_own_colour_is() -> None:
         for thing, mask in zip(world.scene(index).cast, masks, strict=True):
             own = (frames == np.rint(thing.paint.colour).astype(np.uint8)).all(axis=-1)
             for frame in range(len(frames)):
-                if own[frame].sum() >= 40:  # less may be a sliver, which counts as nothing
+                if own[frame].sum() >= 40:  # a smaller part may be a sliver, which the mask leaves out
                     assert not (own[frame] & ~anyone[frame]).any()
                 middle = inner(mask[frame])
                 inside += int(middle.sum())
                 other += int((middle & ~own[frame]).sum())
     assert inside > 50_000
-    assert other < 0.0005 * inside  # a pixel where an edge is sharp, or something else covers less than half of it
+    assert other < 0.0005 * inside  # a pixel on a sharp edge, or a pixel of which another thing covers less than half
 
 
 def square(x: float, *, role: Role | None, radius: float = 0.2, outline: str = "square") -> Thing:
@@ -194,7 +194,7 @@ def test_the_nearer_object_hides_the_farther_one() -> None:
     red, blue = (Role((colour, "square"), "large", "standing still") for colour in ("red", "blue"))
     far, near = square(0.4, role=red), square(0.6, role=blue)
     hidden, free = masks_of(by_hand(far, near))[:, 0], masks_of(by_hand(near, far))[:, 0]
-    half = round(0.8 * 0.2 * 128)  # the square's half side
+    half = round(0.8 * 0.2 * 128)  # half of the square's side
     assert free[1].sum() == masks_of(by_hand(far))[0, 0].sum() == pytest.approx((2 * half) ** 2, rel=0.06)
     overlap = 2 * 0.8 * 0.2 - 0.2
     assert hidden[0].sum() == pytest.approx(free[1].sum() * (1 - overlap / (2 * 0.8 * 0.2)), rel=0.06)
@@ -233,7 +233,7 @@ def test_shake_moves_ground_objects_and_masks_together() -> None:
 
 @cache
 def performances() -> dict[str, list[BoolArray]]:
-    """Masks of single objects by what they do."""
+    """Return the masks of single objects by their motion."""
     world, found = train(ALONE), defaultdict(list)
     for index in range(MANY):
         (role,) = world.facts(index).roles
@@ -358,7 +358,7 @@ def test_some_clips_can_only_be_told_by_motion() -> None:
 
 
 def pair_of(relation: str, *, wanted: int = 4) -> list[tuple[BoolArray, BoolArray]]:
-    """Masks of both objects, in clips of two in which the one has this relation to the other."""
+    """Return the masks of both objects in clips where the first has this relation to the second."""
     world = train(replace(PLAIN, objects=(2, 2), clutter=0, distractors=0, hard=0, interactions=1))
     found = []
     for index in range(MANY):
@@ -475,9 +475,9 @@ def test_the_table_holds_every_name_once() -> None:
 
 
 def shown(world: SyntheticWorld, count: int = MANY) -> tuple[set[tuple[str, str]], set[str], set[str]]:
-    """Pairs and motions that appear, and names that are said."""
+    """Return the pairs and motions that clips show, and the names that they have."""
     roles, names = [], set()
-    for index in range(count):  # one clip after another: a world keeps only the newest
+    for index in range(count):  # one clip after another, because a world caches only the newest clips
         roles += world.facts(index).roles
         names.update(world.names(index))
     return {role.pair for role in roles}, {role.motion for role in roles}, names
@@ -542,7 +542,7 @@ def test_a_split_must_exist() -> None:
         SyntheticWorld(WorldOptions(), seed=-1, split="test")
 
 
-# Film
+# Noise and compression
 
 
 def test_quantisation_loses_more_the_lower_the_quality() -> None:
@@ -557,7 +557,7 @@ def test_quantisation_works_in_blocks_of_eight() -> None:
     rng = np.random.default_rng(0)
     frames = np.clip(128 + rng.normal(0, 6, (1, 64, 64, 1)).cumsum(axis=2), 0, 255).repeat(3, axis=-1).astype(np.float32)
     coarse = compressed(frames, 5)[0, ..., 0]
-    steps = np.abs(np.diff(coarse, axis=1)).mean(axis=0)  # between columns
+    steps = np.abs(np.diff(coarse, axis=1)).mean(axis=0)  # differences between columns
     at_seams = steps[7::8].mean()
     assert at_seams > 3 * np.delete(steps, np.arange(7, 63, 8)).mean()
 
@@ -627,7 +627,7 @@ def test_what_grows_or_moves_without_a_name_comes_and_goes_in_a_long_video(secon
         at_once.append(np.sum([thing.shown(every_s) for thing in passing], axis=0) if passing else np.zeros(len(every_s)))
         for thing in scene.things:
             if thing.course == Course(thing.course.x, thing.course.y):
-                continue  # clutter stands still and may be as large as the picture
+                continue  # clutter stands still and may be as large as the frame
             shown = every_s[thing.shown(every_s)]
             largest = max([largest, *(thing.radius * thing.course.scale(shown))])
     assert 0.2 < largest < 0.36, "of the largest radius, .12, e to the .9"

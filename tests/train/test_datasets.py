@@ -1,4 +1,4 @@
-"""The readers of segmentation data sets, on miniatures of their official layouts."""
+"""Tests of the segmentation data sets, with small copies in their official layouts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def opened(name: str, folder: Path, **rule: int) -> DiskData:
 
 
 def masks(clip: Segmentation) -> dict[str, np.ndarray]:
-    """Where any object of a name is."""
+    """Return the masks of a clip by name: True where an object with this name is visible."""
     return {name: np.any([item.masks for item in clip.objects if item.name == name], axis=0) for name in clip.names}
 
 
@@ -58,7 +58,7 @@ def test_every_data_set_keeps_the_protocol(name: str, tmp_path: Path) -> None:
         assert (clip.frames == again[index].frames).all()
         for item in clip.objects:
             assert item.masks.any(), f"{item.name} is not in {clip.key}"
-            # The pictures' red is 20 for each of the label's number: an object's pixels are redder than where nothing is.
+            # The red of a pixel is 20 times the number of its object, so objects are redder than the background.
             red = clip.frames[..., 0].astype(int)
             if name not in ("cityscapes", "mapillary"):
                 assert red[item.masks].mean() > 12 + red[~np.any([one.masks for one in clip.objects], axis=0)].mean()
@@ -75,7 +75,7 @@ def test_the_papers_mix_names_every_data_set() -> None:
 
 def test_youtube_vos_by_categories(tmp_path: Path) -> None:
     data = opened("youtube-vos", tmp_path)
-    # 19 pictures in clips of 8: 0–7, 8–15, and 11–18, moved back to the end; 5 pictures in one.
+    # 19 frames give clips of 8: 0–7, 8–15, and 11–18, which is moved back to end with the video. 5 frames give one clip.
     assert [data[index].key for index in range(len(data))] == ["ape/00000", "ape/00040", "ape/00055", "bee/00000"]
     assert [data.names(index) for index in range(len(data))] == [("ape", "person"), ("ape",), ("ape",), ("bee",)]
     first = masks(data[0])
@@ -109,7 +109,7 @@ def test_mevis_by_expressions_of_one_or_more_objects(tmp_path: Path) -> None:
     data = opened("mevis", tmp_path, frames=5)
     assert [data[index].key for index in range(len(data))] == ["cat/00000", "cat/00005", "dog/00000", "dog/00005"]
     assert data.names(0) == ("the cat moving right", "cats that move", "the cat moving down")
-    assert data.names(1) == ("the cat moving right", "cats that move")  # object 2 is gone by then
+    assert data.names(1) == ("the cat moving right", "cats that move")  # object 2 has left the video
     shown = masks(data[0])
     for frame in range(5):
         both = {number: moving(number, frame) for number in ((1, 2) if frame < 4 else (1,))}
@@ -119,7 +119,7 @@ def test_mevis_by_expressions_of_one_or_more_objects(tmp_path: Path) -> None:
 
 def test_ref_davis_takes_every_third_picture_and_mends_spelling(tmp_path: Path) -> None:
     data = opened("ref-davis", tmp_path)
-    # 25 pictures, a clip of 8 spans 22: 0, 3, …, 21 and, moved back to the end, 3, 6, …, 24.
+    # 25 frames; a clip of 8 spans 22 frames. The clips are 0, 3, …, 21 and, moved back to the end, 3, 6, …, 24.
     assert [data[index].key for index in range(len(data))] == ["bear/00000", "bear/00003", "motorbike/00000", "motorbike/00003"]
     assert data.names(0) == ("a brown bear", "the bear, naïve")
     assert data.names(2) == ("a man", "a motorbike", "the rider")
@@ -130,14 +130,15 @@ def test_ref_davis_takes_every_third_picture_and_mends_spelling(tmp_path: Path) 
 def test_ref_davis_after_conversion_is_read_as_well(tmp_path: Path) -> None:
     root = miniatures.ref_youtube_vos(tmp_path)
     meta = json.loads((root / "train/meta.json").read_text())
-    for video in meta["videos"].values():  # the conversion has no frames in it
+    for video in meta["videos"].values():  # the conversion lists no frames
         for item in video["objects"].values():
             del item["frames"]
     write_json(root / "train/meta.json", meta)
     data = open_data("ref-davis", root, rule=ClipRule(frames=4))
     assert data.name == "ref-davis"
     assert [data[index].key for index in range(len(data))] == ["ape/00000", "ape/00045", "bee/00000"]
-    assert data.names(1) == ("a black ape going right", "the ape", "a person at the right")  # who is seen isn't known
+    # If the frames of an object are unknown, the object counts as visible in every clip.
+    assert data.names(1) == ("a black ape going right", "the ape", "a person at the right")
 
 
 def test_refcoco_groups_an_images_expressions(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_clips_cover_a_video_evenly(length: int, frames: int, every: int) -> Non
         assert clip == tuple(min(clip[0] + step * every, length - 1) for step in range(frames))
         assert length < span or clip[-1] == clip[0] + span - 1
     assert clips[0][0] == 0
-    assert clips[-1][-1] == length - 1 or length - 1 - clips[-1][-1] < every  # nothing that a clip reaches is left out
+    assert clips[-1][-1] == length - 1 or length - 1 - clips[-1][-1] < every  # every frame is in a clip
     if every == 1:
         assert {place for clip in clips for place in clip} == set(range(length))
 
@@ -264,11 +265,11 @@ def test_every_data_set_in_one_mixture_of_exposures(tmp_path: Path) -> None:
     assert {sample.frames.shape[0] for sample in samples} == {1, 8}
     assert 0.2 < np.mean([sample.anomalous for sample in samples]) < 0.8
     assert all(sample.labels.any() for sample in samples if sample.anomalous)
-    assert {sample.key for sample in samples if sample.key.endswith("def.jpg")}  # the least of the parts came as well
+    assert {sample.key for sample in samples if sample.key.endswith("def.jpg")}  # the smallest weight is drawn too
 
 
 def fails(name: str, root: Path, index: int | None = None) -> str:
-    """What is said when it is opened, or when a clip is read."""
+    """Return the message of the error that opening a data set or reading a clip raises."""
 
     def attempt() -> None:
         data = open_data(name, root)
@@ -318,7 +319,7 @@ def test_a_damaged_document_is_named(name: str, content: str, tmp_path: Path) ->
 
 
 def edited(path: Path, change: str, value: object) -> None:
-    """Set what a dotted path names in a JSON file."""
+    """Set the value at a dotted path in a JSON file."""
     told = json.loads(path.read_text())
     holder = told
     *way, last = change.split(".")

@@ -1,4 +1,4 @@
-"""The Anomaly Exposure Sampler by its distributions and invariants, and mixtures of several data sets.
+"""Tests of the Anomaly Exposure Sampler, and of mixtures of data sets.
 
 Seeds are fixed, so a figure is the same in every run; bounds are at p = 1e-4, which a wrong sampler misses by far.
 """
@@ -37,7 +37,7 @@ UNLIKELY = 1e-4
 
 
 class Words:
-    """Clips of T frames whose objects are single pixels: object k is at row k, in frames 0 to k."""
+    """A data set whose objects are single pixels: object k is in row k, in frames 0 to k of T."""
 
     def __init__(self, samples: Sequence[Sequence[str]], name: str = "words", frames: int = 3) -> None:
         self.name = name
@@ -65,12 +65,12 @@ class Words:
 
 
 def letters(count: int = 40, each: int = 2) -> Words:
-    """Samples of `each` names, all names different."""
+    """Return a data set whose clips have `each` names each; all names differ."""
     return Words([[f"name {sample}.{place}" for place in range(each)] for sample in range(count)])
 
 
 def uniform(observed: Counter[int], expected: Sequence[int]) -> float:
-    """p of a chi-square test that every expected value came equally often; nothing else may have come."""
+    """Return p of a chi-square test that all expected values, and no others, are equally frequent."""
     assert set(observed) <= set(expected)
     return float(stats.chisquare([observed[value] for value in expected]).pvalue)
 
@@ -81,7 +81,7 @@ def test_half_of_the_samples_are_anomalies_and_the_probability_is_an_option() ->
         sampler = AnomalyExposureSampler(data, ExposureOptions(probability=probability), 7)
         anomalies = sum(bool(sampler.listing(index, epoch).true) for epoch in range(100) for index in range(len(data)))
         assert stats.binomtest(anomalies, 4000, probability).pvalue > UNLIKELY
-    assert not data.read  # the names alone decide
+    assert not data.read  # only the names decide
 
 
 def test_lists_are_uniform_up_to_the_cap_and_their_length_says_nothing_of_the_label() -> None:
@@ -123,11 +123,11 @@ def test_places_in_the_list_are_shuffled() -> None:
 
 
 def test_irrelevant_names_come_from_other_samples_as_often_as_those_have_them() -> None:
-    # 30 samples have "dog", 10 have a name of their own; beside a sample that has neither, one list entry each time.
+    # 30 clips have the name "dog", and 10 clips have a name of their own. Each sample lists one irrelevant name.
     data = Words([["cat"], *[["dog"]] * 30, *[[f"rare {k}"] for k in range(10)]])
     sampler = AnomalyExposureSampler(data, ExposureOptions(probability=0, max_true=1), 17, max_categories=2)
     lists = [sampler.listing(0, epoch).categories for epoch in range(3000)]
-    # Two draws without repetition: dog comes first (30/40), or one of the rare ones (10/40) and then dog (30/39).
+    # Two draws without repetition: "dog" comes first (30/40), or a rare name (10/40) and then "dog" (30/39).
     dogs = sum("dog" in names for names in lists)
     assert stats.binomtest(dogs, 3000, 0.75 + 0.25 * 30 / 39).pvalue > UNLIKELY
     rare = Counter(int(name.split()[1]) for names in lists for name in names if name.startswith("rare"))
@@ -148,7 +148,7 @@ def test_labels_follow_the_masks_of_the_listed_objects_alone() -> None:
         sample = sampler.sample(0, epoch)
         (true,) = sampler.listing(0, epoch).true
         seen.add(true)
-        rows = {"a": [0, 2], "b": [1]}[true]  # both objects called "a" belong to an anomaly called "a"
+        rows = {"a": [0, 2], "b": [1]}[true]  # the masks of an anomaly "a" include both objects called "a"
         assert sorted({int(row) for row in np.nonzero(sample.masks)[1]}) == rows
         assert sample.labels.tolist() == {"a": [True, True, True], "b": [True, True, False]}[true]
         assert sample.anomalous
@@ -213,7 +213,7 @@ def test_hard_names_share_a_word_and_come_as_often_as_asked() -> None:
         return sum(name.startswith("red") for name in names), len(names)
 
     red, count = share(hard)
-    assert stats.binomtest(red, count, 0.5 + 0.5 * 4 / 204).pvalue > UNLIKELY  # the others are red by chance as well
+    assert stats.binomtest(red, count, 0.5 + 0.5 * 4 / 204).pvalue > UNLIKELY  # by chance, random names are "red" too
     red, count = share(plain)
     assert stats.binomtest(red, count, 4 / 204).pvalue > UNLIKELY
 
@@ -315,7 +315,7 @@ def test_whatever_the_data_every_sample_keeps_the_rules(
         true = [key for key in listed if key in own]
         assert len(true) <= options.max_true
         assert len(listed) - len(true) >= (options.min_irrelevant if true else 1)
-        assert sample.anomalous == bool(true) == bool(sample.masks.any())  # every object here is seen in frame 0
+        assert sample.anomalous == bool(true) == bool(sample.masks.any())  # frame 0 shows every object
         assert options.probability == 0.5 or sample.anomalous == bool(options.probability)
 
 
@@ -338,8 +338,8 @@ def test_a_mixture_shows_every_sample_before_any_again_across_epochs() -> None:
     for epoch in range(7):
         for draw in mixture.plan(epoch):
             readings.setdefault((draw.part, draw.reading), Counter())[draw.index] += 1
-    assert readings[0, 0] == Counter(range(7))  # 10 an epoch of 7: begun again within an epoch
-    assert readings[1, 0] == Counter(range(30))  # 6 an epoch of 30: five epochs for one reading
+    assert readings[0, 0] == Counter(range(7))  # 10 samples per epoch from 7 clips: the data set starts again within an epoch
+    assert readings[1, 0] == Counter(range(30))  # 6 samples per epoch from 30 clips: one pass takes five epochs
     assert max(count for reading in readings.values() for count in reading.values()) == 1
     assert sum(sum(reading.values()) for reading in readings.values()) == 7 * 20
 
@@ -349,7 +349,7 @@ def test_a_mixtures_plan_is_shuffled_and_repeats_exactly() -> None:
     assert [draw.part for draw in mixed().plan(0)] != [draw.part for draw in mixed(seed=4).plan(0)]
     parts = [draw.part for draw in mixed(draws=200).plan(0)]
     runs = sum(first != second for first, second in pairwise(parts))
-    # Two neighbours differ with probability 1 − (.25 + .09 + .04) = .62: about 123 of 199, by 7 or so either way.
+    # Two neighbours differ with probability 1 − (.25 + .09 + .04) = .62: about 123 of 199, with a deviation of about 7.
     assert 95 < runs < 151
 
 

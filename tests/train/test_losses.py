@@ -1,4 +1,4 @@
-"""The training losses against values worked out by hand, and where their gradients go."""
+"""Tests of the training losses: values that were computed by hand, and the gradients."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_focal_without_its_terms_is_half_of_cross_entropy() -> None:
 def test_dice_by_hand() -> None:
     # p = (3/4, 1/4, 1/2), t = (1, 0, 1): Σp·t = 5/4, Σp = 3/2, Σt = 2; 1 − (5/2 + 1)/(7/2 + 1) = 1 − 7/9.
     near(dice_loss(grid([LN3, -LN3, 0.0]), grid([1.0, 0.0, 1.0])), 2 / 9)
-    # Nothing there and nothing said: 1 − (0 + 1)/(0 + 1) = 0. Nothing there and 3 pixels said: 1 − 1/4.
+    # Empty target, empty prediction: 1 − (0 + 1)/(0 + 1) = 0. Empty target, 3 pixels predicted: 1 − 1/4.
     near(dice_loss(grid([-200.0] * 3), grid([0.0] * 3)), 0.0)
     near(dice_loss(grid([200.0] * 3), grid([0.0] * 3)), 0.75)
 
 
 def test_iou_by_hand() -> None:
-    # Said: pixels 0, 1, 2; there: 2, 3. One in common, four in either. A logit of exactly 0 isn't said.
+    # Predicted: pixels 0, 1, 2. Target: 2, 3. One in common, four in either. A logit of exactly 0 is not predicted.
     logits, targets = grid([1.0, 5.0, 0.1, 0.0, -1.0]), grid([0.0, 0.0, 1.0, 1.0, 0.0])
     near(mask_iou(logits, targets), 0.25)
     near(mask_iou(-torch.ones(1, 4), torch.zeros(1, 4)), 0.0)
@@ -83,19 +83,19 @@ def test_score_by_hand() -> None:
 
 
 def test_answer_by_hand() -> None:
-    # Two words. Clip 0 answers at places 1 and 3: logits of places 0 and 2. Place 0: (ln 3, 0), p(0) = 3/4, label 0: ln(4/3).
-    # Place 2: (0, 0), label 1: ln 2. Mean (ln(4/3) + ln 2)/2. Clip 1 answers at place 3 alone: (0, ln 3), label 0: ln 4.
+    # Vocabulary of 2. Clip 0 has answers at 1 and 3, from the logits at 0 and 2. At 0: (ln 3, 0), p(0) = 3/4, label 0: ln(4/3).
+    # At 2: (0, 0), label 1: ln 2. Mean (ln(4/3) + ln 2)/2. Clip 1 has an answer only at 3: (0, ln 3), label 0: ln 4.
     logits = torch.full((3, 4, 2), 50.0)
     logits[0, 0], logits[0, 2] = torch.tensor([LN3, 0.0]), torch.tensor([0.0, 0.0])
     logits[1, 2] = torch.tensor([0.0, LN3])
     labels = torch.full((3, 4), IGNORED)
     labels[0, 1], labels[0, 3], labels[1, 3] = 0, 1, 0
-    labels[2, 0] = 1  # nothing comes before it, so nothing could have said it
+    labels[2, 0] = 1  # the first token has no logits, because no token comes before it
     near(answer_loss(logits, labels), [(math.log(4 / 3) + LN2) / 2, math.log(4), 0.0])
 
 
 def test_the_best_of_three_masks_is_trained_and_every_iou_head() -> None:
-    # Target (1, 0). Mask 0 says nothing of it, mask 1 is right at 3/4, mask 2 is wrong.
+    # Target (1, 0). Mask 0 is undecided (p = 1/2), mask 1 is right with p = 3/4, mask 2 is wrong.
     logits = grid([0.0, 0.0], [LN3, -LN3], [-LN3, LN3]).reshape(1, 3, 1, 2).requires_grad_()
     heads = torch.tensor([[0.5, 0.5, 0.5]], requires_grad=True)
     parts = mask_losses(logits, heads, grid([1.0, 0.0]).reshape(1, 1, 2))
@@ -103,7 +103,7 @@ def test_the_best_of_three_masks_is_trained_and_every_iou_head() -> None:
     # Focal of mask 1: (.25 + .75) · (1/4)² · ln(4/3) / 2. Dice: p = (3/4, 1/4), 1 − (3/2 + 1)/(2 + 1) = 1/6.
     near(parts.focal, [math.log(4 / 3) / 32])
     near(parts.dice, [1 / 6])
-    # Actual IoU 0 (logit 0 isn't said), 1, 0; each head is .5 off.
+    # The actual IoUs are 0 (a logit of 0 is not predicted), 1 and 0; each head is wrong by .5.
     near(parts.iou, [0.5])
     (parts.focal + parts.dice + parts.iou).sum().backward()
     assert logits.grad is not None
@@ -114,9 +114,9 @@ def test_the_best_of_three_masks_is_trained_and_every_iou_head() -> None:
 
 
 def test_the_weights_decide_which_mask_is_best() -> None:
-    # Target one pixel of four. Mask 0: p = 1/2 everywhere. Mask 1: p ≈ 0 everywhere but 1/4 at the pixel.
-    # Focal, by 4: mask 0 (.25 + 3·.75)/4 · ln 2 = .433, mask 1 .25 · (3/4)² · ln 4 = .195. Dice: mask 0 1 − 2/(3 + 1) = .5,
-    # mask 1 1 − 1.5/(1.25 + 1) = 1/3. Mask 2: p ≈ 1 at the pixel and one other: focal huge, dice 1 − 3/4 = .25.
+    # The target is one pixel of four. Mask 0: p = 1/2 everywhere. Mask 1: p = 1/4 at the pixel, p ≈ 0 elsewhere.
+    # Mean focal loss: mask 0 (.25 + 3·.75)/4 · ln 2 = .433, mask 1 .25 · (3/4)² · ln 4 = .195. Dice: mask 0 1 − 2/(3 + 1) = .5,
+    # mask 1 1 − 1.5/(1.25 + 1) = 1/3. Mask 2: p ≈ 1 at the pixel and at another pixel: large focal loss, dice 1 − 3/4 = .25.
     logits = grid([0.0] * 4, [-LN3, -200, -200, -200], [20.0, 20.0, -20.0, -20.0]).reshape(1, 3, 2, 2)
     target = grid([1.0, 0.0], [0.0, 0.0]).reshape(1, 2, 2)
     best = {
@@ -127,7 +127,10 @@ def test_the_weights_decide_which_mask_is_best() -> None:
 
 
 def two_frames() -> dict[str, Tensor]:
-    """Frame 0 shows an object at pixel 0 of two, frame 1 none; two masks a frame."""
+    """Return a batch of two frames with two masks each.
+
+    Frame 0 has an object at pixel 0 of 2; frame 1 has no object.
+    """
     return {
         "mask_logits": grid([LN3, -LN3], [0.0, 0.0], [0.0, LN3], [5.0, 5.0]).reshape(2, 2, 1, 2),
         "iou": torch.tensor([[0.75, 0.25], [0.9, 0.9]]),
@@ -139,8 +142,8 @@ def two_frames() -> dict[str, Tensor]:
 
 def test_all_parts_together_by_hand() -> None:
     loss = anomaly_loss(**two_frames(), answer=torch.tensor([LN2, 0.0]))
-    # Frame 0, mask 0 as above: focal ln(4/3)/32, dice 1/6; IoU heads: |.75 − 1| and |.25 − 0|, mean 1/4; all
-    # of it halved over two frames.
+    # Frame 0, mask 0 as above: focal ln(4/3)/32, dice 1/6; IoU heads: |.75 − 1| and |.25 − 0|, mean 1/4. All of
+    # these are halved, because the mean counts both frames.
     near(loss.focal, math.log(4 / 3) / 64)
     near(loss.dice, 1 / 12)
     near(loss.iou, 1 / 8)
@@ -174,7 +177,7 @@ def test_a_frame_without_an_object_trains_its_score_alone() -> None:
     assert not grads["iou"][1].any()
     assert grads["score_logits"].all()
     assert grads["mask_logits"][0, 0].all()
-    assert not grads["mask_logits"][0, 1].any()  # not the best
+    assert not grads["mask_logits"][0, 1].any()  # not the best mask
     # Weight 2, mean of two frames, sigmoid − label: 3/4 − 1 and 3/4.
     near(grads["score_logits"], [-0.25, 0.75])
 
@@ -199,7 +202,7 @@ def test_nothing_to_see_gives_zero_and_zero_gradients(frames: int) -> None:
     assert numbers(loss) == pytest.approx(
         {"focal": 0, "dice": 0, "iou": 0, "lm": 0, "names": 0, "score": LN2 if frames else 0, "total": 2 * LN2 if frames else 0}
     )
-    assert set(grads) == {"mask_logits", "iou", "score_logits"}  # every head stays in the graph, as several GPUs need
+    assert set(grads) == {"mask_logits", "iou", "score_logits"}  # several GPUs need the gradients of all heads
     assert not grads["mask_logits"].any()
     assert not grads["iou"].any()
 
@@ -248,7 +251,7 @@ def test_clips_of_long_and_short_answers_weigh_alike() -> None:
 
 
 def test_half_precision_comes_in_and_float32_goes_out() -> None:
-    # 300 × 300 pixels of probability 1/2: their sum, 45,000, is past what fp16 adds one by one, and 90,000 past its range.
+    # 300 × 300 pixels with probability 1/2. fp16 cannot add ones up to their sum of 45,000, and 90,000 is outside its range.
     wanted = torch.ones(1, 300, 300)
     logits = torch.zeros(1, 1, 300, 300, dtype=torch.float16)
     near(dice_loss(logits[0], wanted.half()), [1 - 90001 / 135001])

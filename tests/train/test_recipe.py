@@ -1,4 +1,4 @@
-"""Recipes: what is in the files that come with the project, and what is said of a bad one."""
+"""Tests of recipes: the files that come with the project, and the messages about wrong recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of training: which weights learn, from what, and that they do."""
+"""Tests of one training step: which weights are trained, and from which losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def made(trained: Collection[str] = WHOLE, *, masks: int = 1, seed: int = 0) -> 
 
 
 def moved(step: ExposureStep) -> dict[str, bool]:
-    """Whether each parameter got a gradient other than zero."""
+    """Return for each parameter whether its gradient is not zero."""
     return {name: value.grad is not None and bool(value.grad.abs().sum() > 0) for name, value in step.model.named_parameters()}
 
 
@@ -38,13 +38,13 @@ def test_the_papers_training_reaches_what_it_should_and_nothing_else() -> None:
     losses["total"].backward()
     got = moved(step)
     reached = {parts.part_of(name) for name, yes in got.items() if yes}
-    # This model's lm_head is its token embeddings.
+    # In this model, lm_head and the token embeddings are the same tensor.
     assert reached == {*PAPER_PARTS} - {"lm_head"}
     for name, value in step.model.named_parameters():
         part = parts.part_of(name)
         assert value.requires_grad == (part in PAPER_PARTS), name
         assert (value.grad is not None) == value.requires_grad, f"{name}: what is trained takes part in every step"
-    # Nothing but a B matrix, which starts at zero, keeps an A matrix from its gradient.
+    # A B matrix starts at zero, so the A matrix gets no gradient in the first step.
     assert all(yes for name, yes in got.items() if "lora_B" in name)
     assert any(yes for name, yes in got.items() if "mask_decoder.conv_s0" in name)
     torch.optim.SGD([value for _, value in parts.trained_parameters(step)], lr=0.1).step()
@@ -64,7 +64,7 @@ def test_a_model_made_from_nothing_trains_whole() -> None:
 
 def test_adapters_go_where_the_config_says() -> None:
     names = [name for name, _ in parts.trained_parameters(made(["lora"]).model)]
-    assert len(names) == 2 * 2 * 2  # two layers, q and v, A and B
+    assert len(names) == 2 * 2 * 2  # two layers, each with q and v, each with A and B
     assert all("language_model" in name and (".q_proj." in name or ".v_proj." in name) for name in names)
 
 
@@ -202,7 +202,7 @@ def test_activations_computed_again_give_the_same_gradients() -> None:
 def test_a_cell_is_in_the_mask_where_half_of_it_is() -> None:
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[0, :4, :4] = True
-    masks[1, :4, 0] = True  # a quarter of two cells each: too thin for any
+    masks[1, :4, 0] = True  # covers a quarter of each of two cells, so no cell is half covered
     found = decoder_masks(masks, (4, 4))
     assert found.dtype == torch.bool
     assert found[0, :2, :2].all()

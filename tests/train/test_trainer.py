@@ -1,4 +1,4 @@
-"""Training from its beginning to a LAVIDA folder: the same twice, the same after a kill, validated apart from what it sees."""
+"""Tests of a whole training: equal results when it is repeated or killed, and its validation."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    """Accelerate keeps the first precision of a process for good."""
+    """Reset accelerate, which otherwise keeps the first precision of a process."""
     AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to start from, smaller than any preset."""
+    """Return a LAVIDA folder to start from; the model is smaller than any preset."""
     folder = tmp_path_factory.mktemp("start") / "small"
     checkpoint.save(small_model(), folder, trained=False)
     return folder
@@ -84,7 +84,7 @@ def recipe_of(
 
 
 def losses_of(out: Path) -> list[list[str]]:
-    """The log without its seconds."""
+    """Return the rows of the log without the seconds."""
     with (out / "log.csv").open(newline="") as file:
         return [row[:-1] for row in csv.reader(file)]
 
@@ -98,7 +98,7 @@ class Killed(Exception):
 
 
 def killed_after(step: int) -> Callable[[Trainer], None]:
-    """Let a trainer's next steps end as a kill would: in the middle of a step, nothing tidied."""
+    """Stop a trainer like a kill would: in the middle of a step, without any cleaning up."""
 
     def arm(trainer: Trainer) -> None:
         train = trainer._train
@@ -166,7 +166,7 @@ def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, 
     recipe = replace(recipe, schedule=replace(recipe.schedule, rate=1e-2))
     trainer = tiny_trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()
-    model = checkpoint.load(folder)  # no leave to be untrained
+    model = checkpoint.load(folder)  # without allow_untrained
     assert model.config.trained
     assert model.config.sources["training"][-1]["recipe"] == recipe.without_paths()
     assert model.config.sources["training"][-1]["data"] == trainer.work.fingerprint
@@ -202,7 +202,7 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     assert (training["steps"], training["validation_frame_auc"]) == (2, 0.9)
     rows = (tmp_path / "validation.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "0.6"], ["2", "0.9"], ["3", "0.7"], ["4", "0.9"]]
-    # It stays stopped when it is run again.
+    # When the training is run again, it does no more steps.
     assert files_of(tiny_trainer(recipe, tmp_path, device="cpu").run()) == files_of(folder)
 
 
@@ -233,7 +233,7 @@ def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(start: Pat
     recipe = recipe_of(start, steps=6)
     left = tmp_path / "checkpoints" / ".step-00000002.new"
     left.mkdir(parents=True)
-    (left / "state.json").write_text("{")  # a run that was killed while it wrote
+    (left / "state.json").write_text("{")  # left by a run that was killed while it wrote
     tiny_trainer(recipe, tmp_path, device="cpu").run()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000004", "step-00000006"]
@@ -300,7 +300,7 @@ def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_p
         running=replace(recipe.running, workers=0),
     )
     trainer = Trainer(recipe, tmp_path / "out", device="cpu")
-    # Weights that make a data set miss an epoch of 20 samples would be refused: the paper's least is 1 in 20.
+    # With 20 samples per epoch, the paper's smallest weight, 1/20, gives one sample. A smaller weight would be an error.
     assert dict(
         zip((one.data.name for one in trainer.work.samples.mixture.samplers), trainer.work.samples.mixture.quotas, strict=True)
     ) == {name: round(20 * weight) for name, weight in PAPER_MIX.items()}

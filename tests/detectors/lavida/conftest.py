@@ -1,4 +1,4 @@
-"""Small matrices on few cores: threads would only wait for each other, the more so beside other test processes."""
+"""Limits the number of threads, because many threads make small matrices slower."""
 
 from __future__ import annotations
 

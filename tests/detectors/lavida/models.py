@@ -1,4 +1,4 @@
-"""Small LAVIDA models with random weights, made once a test process."""
+"""Small LAVIDA models with random weights, created once per test process."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PRESET = "lavida-tiny"
 
 @lru_cache
 def tiny() -> Lavida:
-    """lavida-tiny; shared, so nobody may change it."""
+    """Return lavida-tiny with random weights. Tests share it, so no test may change it."""
     return checkpoint.random_model(load_preset(PRESET), seed=1)
 
 
 def tiny_folder(folder: Path) -> Path:
-    """A lavida-tiny folder with random weights."""
+    """Return a lavida-tiny folder with random weights."""
     checkpoint.create(PRESET, folder, seed=1)
     return folder
 
 
 def films(clips: int, frames: int = 8, size: tuple[int, int] = (48, 64), seed: int = 0) -> torch.Tensor:
-    """(B, T, H, W, 3) uint8 textured clips in which a block moves."""
+    """Return clips (B, T, H, W, 3) uint8 with a texture and a moving block."""
     rng = np.random.default_rng(seed)
     height, width = size
     found = np.empty((clips, frames, height, width, 3), np.uint8)

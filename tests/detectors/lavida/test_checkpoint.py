@@ -1,4 +1,4 @@
-"""LAVIDA folders: written, read back, refused."""
+"""Tests of LAVIDA folders: they are written, read again, and refused if they are damaged."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def configure(folder: Path, **values: object) -> None:
 
 
 def edit(path: Path, **values: torch.Tensor | None) -> None:
-    """Put tensors into a file, or take them out."""
+    """Add tensors to a safetensors file, or remove them."""
     tensors = {**load_file(path), **values}
     save_file({name: value for name, value in tensors.items() if value is not None}, path, metadata={"format": "pt"})
 
 
 def drop_memory(folder: Path) -> list[str]:
-    """Make the folder's SAM2 a checkpoint for images."""
+    """Remove the video memory from the SAM2 of a folder, as in a checkpoint for images."""
     path = folder / "sam2" / "model.safetensors"
     memory = [name for name in load_file(path) if name.split(".", maxsplit=1)[0] in MEMORY]
     edit(path, **dict.fromkeys(memory))
@@ -77,7 +77,7 @@ def test_there_is_no_pickle_and_it_is_small(made: Path) -> None:
 
 
 def test_token_ids_lie_within_small_vocabularies(made: Path) -> None:
-    """Elsewhere transformers warns of them on stderr, again and again."""
+    """For ids outside the vocabulary, transformers would write many warnings to stderr."""
     mllm, text = (json.loads((made / part / "config.json").read_text()) for part in ("mllm", "text"))
     size = mllm["text_config"]["vocab_size"]
     for config in (mllm, mllm["text_config"], text):

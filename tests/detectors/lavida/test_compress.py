@@ -1,4 +1,4 @@
-"""Visual token compression against a slow, obvious float64 reference."""
+"""Tests of visual token compression: comparison with a slow and simple reference in float64."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vadcli.detectors.mllm.compress import (
 RATIOS = (1.0, 0.5, 0.2, 0.1, 0.05)
 
 
-# The reference: numpy, float64, one row at a time, every step as the formula reads.
+# The reference uses numpy in float64, computes one row at a time, and follows the formulas step by step.
 
 
 def row_distances(rows: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -69,7 +69,10 @@ def slow_merge(x: np.ndarray, kept: np.ndarray, owner: np.ndarray) -> np.ndarray
 
 
 def check_against_reference(tokens: Tensor, options: CompressionOptions, *, near: float = 1e-5) -> None:
-    """The selection equals the reference's but for densities that near to the threshold; given it, owners and tokens equal."""
+    """Compare with the reference.
+
+    Only tokens with a density very near to the threshold may be chosen differently.
+    """
     x = tokens.double().numpy()
     count = max(1, math.floor(Fraction(str(options.ratio)) * len(x)))
     result = compress(tokens, options)
@@ -92,7 +95,7 @@ def check_against_reference(tokens: Tensor, options: CompressionOptions, *, near
 
 
 def clusters(length: int, width: int, *, norm: float, spread: float, groups: int = 4, seed: int = 0) -> Tensor:
-    """Tight groups of tokens far from the origin and from one another."""
+    """Return dense groups of tokens that are far from the origin and from each other."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.nn.functional.normalize(torch.randn(groups, width, generator=generator), dim=1) * norm
     return centres[torch.arange(length) % groups] + spread * torch.randn(length, width, generator=generator)
@@ -103,13 +106,13 @@ def random_tokens(length: int, width: int, seed: int = 0) -> Tensor:
 
 
 def unprovable(length: int) -> Tensor:
-    """Two groups so far apart that bounds from products tell nothing within them: every row has to be measured in full."""
+    """Return two groups that are so far apart that the bounds are useless: every row needs all columns."""
     tokens = random_tokens(length, 4)
     tokens[:, 0] = 1e8 * (-1.0) ** torch.arange(length)
     return tokens
 
 
-# Equality with the reference
+# Comparison with the reference
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -173,7 +176,7 @@ def test_huge_and_tiny_tokens() -> None:
 def test_equals_the_reference_on_a_lattice(
     length: int, width: int, ratio: float, neighbours: int, chunk: int, dtype: torch.dtype, seed: int
 ) -> None:
-    """Few whole numbers: exact duplicates and ties everywhere, so that every neighbour and owner must be the lower index."""
+    """Tokens of small whole numbers have many ties, in which the lower index must be chosen."""
     tokens = torch.randint(-2, 3, (length, width), generator=torch.Generator().manual_seed(seed)).to(dtype)
     check_against_reference(tokens, CompressionOptions(ratio=ratio, neighbours=neighbours, chunk=chunk), near=1e-12)
 
@@ -239,7 +242,7 @@ def test_references_of_equal_density_are_the_first() -> None:
     assert references(torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0]), 3).tolist() == [0, 1, 3]
 
 
-# What it must not depend on
+# The result must not depend on these
 
 
 def test_chunk_changes_nothing() -> None:
@@ -283,11 +286,11 @@ def test_gradients_pass_through_the_merge() -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, and the most alive at once."""
+    """Counts the bytes of all storages that operations create, and the largest sum of bytes at one time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live: dict[int, tuple[int, int]] = {}  # storage -> (bytes, tensors that hold it)
+        self.live: dict[int, tuple[int, int]] = {}  # storage -> (bytes, number of its tensors)
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -363,7 +366,7 @@ def test_only_a_matrix_of_tokens_is_taken(shape: tuple[int, ...]) -> None:
         compress(torch.zeros(shape), CompressionOptions())
 
 
-# What it is compared with
+# Methods for comparison
 
 
 def test_the_mean_takes_all_tokens_of_a_set_alike() -> None:

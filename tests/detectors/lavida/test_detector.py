@@ -1,4 +1,4 @@
-"""LAVIDA behind the detector interface, and through a whole scan on the CPU."""
+"""Tests of the LAVIDA detector: its interface, and whole scans on the CPU."""
 
 from __future__ import annotations
 
@@ -162,7 +162,10 @@ def test_categories_that_are_none_are_refused(folder: Path, names: str) -> None:
 
 
 def test_precision_is_known_by_what_it_comes_to(folder: Path) -> None:
-    """Two machines that share one OUT must not take fp16 for fp32 because both said auto."""
+    """The fingerprint has the real precision.
+
+    Two machines with `auto` may share one OUT, although one computes in fp16 and the other in fp32.
+    """
     assert detector_of(folder).fingerprint()["precision"] == "torch.float32"
     assert detector_of(folder, precision="fp32").fingerprint() == detector_of(folder).fingerprint()
 
@@ -193,7 +196,7 @@ def scan(footage: Path, out: Path, folder: Path, **options: object) -> dict[str,
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A long video, a short one, one shorter than a clip, one of another size."""
+    """Return a folder of videos: long, short, shorter than a clip, and of another size."""
     found = tmp_path_factory.mktemp("films") / "footage"
     found.mkdir()
     make_video(found / "a.mp4", frames=70, fps=15)
@@ -228,7 +231,7 @@ def test_a_scan_writes_every_file_of_the_contract(footage: Path, folder: Path, t
 
 @pytest.fixture(scope="module")
 def alone(footage: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OutputLayout:
-    """Scans of one video each, the last one first."""
+    """Return scans of one video each; the last video is scanned first."""
     layout = OutputLayout(tmp_path_factory.mktemp("alone") / "out")
     for path in sorted(footage.iterdir(), reverse=True):
         scan(path, layout.out, folder, attribute=False)

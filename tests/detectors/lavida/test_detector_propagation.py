@@ -1,4 +1,4 @@
-"""LAVIDA's masks between sampled frames, behind the detector interface and through a whole scan."""
+"""Tests of masks between sampled frames: with the detector alone, and in a whole scan."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def detector_of(folder: Path) -> LavidaDetector:
 
 
 def blob(side: int, left: int) -> np.ndarray:
-    """A mask on the logit scale with a square in it."""
+    """Return a mask on MaskScale.LOGIT that shows a square."""
     mask = np.full((side, side), 0.1, np.float32)
     mask[side // 4 : side // 2, left : left + side // 4] = 0.9
     return mask
@@ -166,11 +166,11 @@ def test_a_scan_stores_what_the_memory_carries(folder: Path, detector: LavidaDet
     level = mask_level(rle_threshold(layout.mask_rle("a.mp4")))
     for row, mask in zip(read_mask_rle(layout.mask_rle("a.mp4")), masks, strict=True):
         np.testing.assert_array_equal(row.decode(), mask >= level)
-    wanted = _carried_by_hand(footage / "a.mp4", detector)
+    wanted = _propagated_by_hand(footage / "a.mp4", detector)
     difference = np.abs(np.stack(masks).astype(int) - wanted.astype(int))
     assert (difference > 1).mean() < 0.001
     held = np.repeat(np.stack(sampled), 3, axis=0)
-    assert (np.stack(masks) != held)[~table.sampled].any(), "nothing was carried"
+    assert (np.stack(masks) != held)[~table.sampled].any(), "nothing was propagated"
     (event,) = read_events(layout.events("a.mp4")).events
     assert (event.start_frame, event.end_frame) == (0, 30)
 
@@ -181,13 +181,13 @@ def batch_of(frames: np.ndarray) -> ClipBatch:
     return ClipBatch(frames[None], times, valid, ("a",), (None,), np.ones(1, np.int64))
 
 
-def _carried_by_hand(path: Path, detector: LavidaDetector) -> np.ndarray:
-    """(30, H, W) uint8 pixel scores: clips of every third frame scored, the two after each carried, stretch by stretch."""
+def _propagated_by_hand(path: Path, detector: LavidaDetector) -> np.ndarray:
+    """Return pixel scores (30, H, W) uint8: every third frame is scored, and its mask is propagated."""
     needs = replace(detector.needs, frames=30, interval=1, overlap=0)
     with ClipLoader(needs, LoaderOptions(timeout_s=20)) as loader:
         (clip,) = (item.clip.frames.copy() for item in loader.run([ClipRequest("a", path)]) if isinstance(item, ClipReady))
     stored: dict[int, np.ndarray] = {}
-    for first in (0, 2):  # of ten samples the second clip of eight is moved back, and scores the last two
+    for first in (0, 2):  # of ten sampled frames, the second clip of eight is moved back, and scores only the last two
         samples = range(first, first + 8)
         scores = detector.score(batch_of(clip[::3][samples]))
         assert scores.mask is not None
@@ -196,7 +196,7 @@ def _carried_by_hand(path: Path, detector: LavidaDetector) -> np.ndarray:
     rows = []
     for number in range(10):
         known = {0: stored[number].astype(np.float32) / 255}
-        carried = detector.propagate(clip[3 * number : 3 * number + 3], known)
-        rows += [np.rint(mask * 255).astype(np.uint8) for mask in carried]
+        propagated = detector.propagate(clip[3 * number : 3 * number + 3], known)
+        rows += [np.rint(mask * 255).astype(np.uint8) for mask in propagated]
     table = MaskScale.LOGIT.pixel_scores()
     return np.stack([table[upsample_mask(mask, 64, 48)] for mask in rows])

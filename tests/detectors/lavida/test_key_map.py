@@ -1,4 +1,4 @@
-"""The table of SAM2's parameter names, held against both models as they are built."""
+"""Tests of the table of SAM2's parameter names: comparison with both models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def transformers_names(**sizes: object) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def package_small() -> dict[str, Tensor]:
-    """SAM2.1 hiera-small as the package itself configures it, with its video memory."""
+    """Return SAM2.1 hiera-small from the config of the sam2 package, with the video memory."""
     pytest.importorskip("sam2", reason="the sam2 package is not installed")
     from hydra import compose
     from hydra.utils import instantiate

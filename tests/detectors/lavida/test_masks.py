@@ -1,4 +1,4 @@
-"""SAM2's encoder and mask decoder: one contract for both backends, on small random weights."""
+"""Tests of SAM2's encoder and mask decoder, the same for both implementations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
 
 
 def random_transformers(**changes: Any) -> TransformersMasks:
-    """A model none of whose weights is zero, so that what is left out or put in the wrong place shows."""
+    """Return a model without zero weights, so that each missing or misplaced weight changes the result."""
     torch.manual_seed(0)
     model = TransformersMasks(Sam2VideoModel(sam2_config(**{**TINY, **changes}))).eval()
     generator = torch.Generator().manual_seed(1)
@@ -66,7 +66,7 @@ def masks(request: pytest.FixtureRequest, transformers_masks: TransformersMasks)
 
 
 def package_twin(model: TransformersMasks) -> Any:
-    """The sam2 package's model with the same weights, drawn anew first so that a weight left out shows."""
+    """Return the sam2 package's model with the same weights, loaded over random weights."""
     pytest.importorskip("sam2", reason="the sam2 package is not installed")
     from vadcli.detectors.lavida.sam2 import PackageMasks
 
@@ -177,14 +177,14 @@ def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
 
 @torch.no_grad()
 def test_no_memory_embedding_goes_to_the_decoder_alone(transformers_masks: TransformersMasks) -> None:
-    """With the padding point as prompt this is transformers' own forward pass for an unprompted frame."""
+    """With the padding point as prompt, the result is that of transformers for a frame without prompt."""
     sam2 = transformers_masks.sam2
     raw = sam2.vision_encoder(frames(1)).fpn_hidden_states[-1]
     features = transformers_masks.encode(frames(1))
     torch.testing.assert_close(features.embedding, raw)
 
     padding = sam2.prompt_encoder.not_a_point_embed.weight.view(1, 1, WIDTH)
-    points = torch.zeros(1, 1, 2, 2), -torch.ones(1, 1, 2, dtype=torch.int32)  # both embed to the padding point
+    points = torch.zeros(1, 1, 2, 2), -torch.ones(1, 1, 2, dtype=torch.int32)  # both are embedded as the padding point
     sam2.prompt_encoder._embed_points = _unpadded(sam2.prompt_encoder._embed_points)
     try:
         theirs = sam2._single_frame_forward(

@@ -1,4 +1,4 @@
-"""Qwen2-VL as LAVIDA uses it, held against transformers' own forward."""
+"""Tests of Qwen2-VL as LAVIDA uses it: comparison with the forward pass of transformers."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_clip_does_not_depend_on_its_neighbours() -> None:
 @torch.no_grad()
 def test_static_patches_leave_the_sequence_at_their_own_places() -> None:
     frames = films(2)
-    frames[:, :, 24:] = frames[:, :1, 24:]  # the lower half stands still
+    frames[:, :, 24:] = frames[:, :1, 24:]  # the lower half does not move
     patches, grid = patches_of(frames)
     looked = lm().encode_patches(patches, grid, 0.01)
     per_pair = grid.tokens // grid.pairs
@@ -120,7 +120,7 @@ def test_static_patches_leave_the_sequence_at_their_own_places() -> None:
         assert len(tokens) == len(index) < grid.tokens
         assert index[:per_pair].tolist() == list(range(per_pair)), "the first pair of frames is always kept"
         assert torch.all(index.diff() > 0)
-    # The blocks see only what is left: with nothing static the tokens are those of the whole tower.
+    # The blocks get only the kept patches. If no patch is static, the tokens equal those of the whole tower.
     everything = lm().encode_patches(patches, grid, 0.0)
     for (some, index), (whole, _) in zip(everything, lm().encode_patches(patches, grid), strict=True):
         torch.testing.assert_close(some, whole[index], atol=1e-5, rtol=1e-5)
@@ -168,7 +168,7 @@ def test_training_reads_the_same_hidden_state_of_a_batch_of_different_prompts() 
     assert logits.shape[:2] == (3, length + 1)
     for row, (clip, one) in enumerate(zip(clips, asked, strict=True)):
         torch.testing.assert_close(hidden[row], lm().hidden_at_seg([clip], one)[0], atol=1e-5, rtol=1e-5)
-        # The hidden state at <SEG> is final-norm, so the logits of the token behind it are its projection.
+        # The hidden state at <SEG> is after the final norm, so its projection is the logits of the next token.
         behind = len(one.after) - 1 - one.seg
         wanted = lm().qwen.lm_head(hidden[row])
         torch.testing.assert_close(logits[row, length - behind], wanted, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""LAVIDA whole: scores that depend on the clip and the words alone."""
+"""Tests of the whole model: scores depend only on the clip and the categories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def assert_equal(got: LavidaOutput, wanted: LavidaOutput, rows: slice = slice(No
 
 
 def ungated(**changes: object) -> Lavida:
-    """lavida-tiny without a gate, so that masks of empty frames can be compared."""
+    """Return lavida-tiny without a mask gate, so that the masks of all frames can be compared."""
     return checkpoint.random_model(replace(load_preset("lavida-tiny"), mask_gate="off", **changes), seed=1)
 
 
@@ -87,7 +87,7 @@ def test_each_category_alone_equals_a_scan_for_it_alone() -> None:
 
 @torch.no_grad()
 def test_the_language_model_reaches_the_score() -> None:
-    """The same frames with another clip's hidden state must score differently, or no ablation of it means anything."""
+    """With the hidden state of another clip, the same frames must get other scores."""
     model, frames = ungated(), films(2)
     (question,) = model.questions(NAMES)
     seen = model.encode(frames)
@@ -109,7 +109,7 @@ def test_every_projector_of_the_papers_table_runs(kind: str) -> None:
 @torch.no_grad()
 def test_bf16_is_close_to_fp32() -> None:
     frames = films(2)
-    whole = CompressionOptions(ratio=1.0)  # rounding may change which tokens are kept
+    whole = CompressionOptions(ratio=1.0)  # rounding may change the choice of tokens
     wide = ungated(compression=whole)
     narrow = ungated(compression=whole).to(torch.bfloat16)
     got, wanted = narrow(frames, narrow.questions(NAMES)), wide(frames, wide.questions(NAMES))

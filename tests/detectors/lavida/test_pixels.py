@@ -1,4 +1,4 @@
-"""Pixels for the two encoders, held against transformers' own image processor."""
+"""Tests of the pixels for both encoders: comparison with the image processors of transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PX = 28 * 28
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth and textured parts, as footage has."""
+    """Return an image with smooth and textured parts, as in real videos."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -30,11 +30,11 @@ def test_patches_and_grid_equal_the_processors(size: tuple[int, int]) -> None:
     images = [processor(images=[Image.fromarray(frame)], return_tensors="pt") for frame in frames]
     assert images[0]["image_grid_thw"].tolist() == [[1, grid.rows, grid.columns]]
     assert got.shape == (1, grid.patches, 3 * 2 * 14 * 14)
-    # The processor repeats a picture in time; a video's pair holds one frame at each of the two places.
+    # The processor repeats an image in time; a pair of a video has two different frames.
     pages = torch.stack([image["pixel_values"] for image in images]).view(2, 2, -1, 3, 2, 14, 14)
     wanted = torch.stack([pages[:, 0, :, :, 0], pages[:, 1, :, :, 1]], dim=3)  # (pairs, P, 3, 2, 14, 14)
     levels = (got.view(2, -1, 3, 2, 14, 14) - wanted) * torch.tensor(CLIP_STD).view(3, 1, 1, 1) * 255
-    # PIL rounds to whole levels between its two passes, this does not.
+    # PIL rounds to whole levels between its two passes; torch does not.
     assert levels.abs().max() <= 6
     assert (levels.abs() > 1.5).float().mean() < 0.001
 

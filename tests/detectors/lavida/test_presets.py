@@ -1,4 +1,4 @@
-"""The presets: parameter counts of the published base models, on no memory; and what a config says of its training."""
+"""Tests of the presets: numbers of parameters, and the facts about training in a config."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-# As the model pages of Qwen2-VL-7B-Instruct, Qwen2-VL-2B-Instruct, CLIP ViT-B/32 (its text model) and SAM2.1 hiera-small say,
-# to the digits that they show; whole figures from transformers' own classes with the published configurations.
+# From the model pages of Qwen2-VL-7B-Instruct, Qwen2-VL-2B-Instruct, CLIP ViT-B/32 (its text model) and SAM2.1 hiera-small,
+# with the digits of these pages; exact numbers are from the classes of transformers with the public configs.
 @pytest.mark.parametrize(
     ("preset", "billions", "exactly"), [("lavida-7b", 8.29, 8_291_375_616), ("lavida-2b", 2.21, 2_208_985_600)]
 )

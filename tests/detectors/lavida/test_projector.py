@@ -1,4 +1,4 @@
-"""The three projectors: shapes, sizes, what they must depend on and what not."""
+"""Tests of the three projectors: shapes, sizes, and which inputs change the result."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_masked_categories_have_no_influence(projector: nn.Module) -> None:
     spoiled[0, 4] = math.nan
     spoiled[1, [0, 2]] = math.inf
     assert torch.equal(projector(**{**given, "text": spoiled}, text_mask=mask).sparse, prompt)
-    for clip in range(CLIPS):  # and the same comes out where they are not there at all
+    for clip in range(CLIPS):  # and the result is the same without the unused categories
         alone = projector(given["seg"][[clip]], text[clip, mask[clip]], given["image"][[clip]], given["position"]).sparse
         assert close(alone[0], prompt[clip])
 
@@ -118,7 +118,7 @@ def test_gradients_reach_every_parameter(projector: nn.Module) -> None:
     for name, parameter in projector.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        if not name.endswith(".k.bias"):  # moves all scores of a query alike, so that the softmax takes no notice of it
+        if not name.endswith(".k.bias"):  # adds the same number to all logits of a query, which does not change the softmax
             assert parameter.grad.abs().max() > 1e-9, name
 
 
@@ -126,17 +126,17 @@ def test_half_precision_in_and_out(projector: nn.Module) -> None:
     given = inputs()
     wanted = projector(**given).sparse
     half = {name: value.bfloat16() for name, value in given.items()}
-    half["position"] = given["position"]  # an encoding that stays as it was built
+    half["position"] = given["position"]  # the encoding of the first block
     prompt = projector.bfloat16()(**half).sparse
     assert prompt.dtype == torch.bfloat16
     assert (prompt.float() - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
-# The parts against the formulas
+# Comparison of the parts with their formulas
 
 
 def slow_attention(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Head by head, in float64."""
+    """Compute attention head by head in float64."""
     q, k, v = (
         part.double().reshape(*part.shape[:2], attention.heads, -1)
         for part in (attention.q(queries), attention.k(keys), attention.v(values))
@@ -155,7 +155,7 @@ def test_attention_equals_its_formula(downsample: int) -> None:
 
 
 def test_two_way_projector_equals_its_formulas() -> None:
-    """Paper 3.7 written out for one frame of one clip, as SAM's transformer orders it."""
+    """Compute paper 3.7 step by step for one frame of one clip, in the order of SAM's transformer."""
     p, given = small("two_way"), inputs()
     text, image = given["text"], given["image"][0, 0]
     f, attend = p.frame_semantics, slow_attention
@@ -190,7 +190,7 @@ def test_sizes_of_the_base_preset() -> None:
     mlp = linear(d, hidden) + linear(hidden, d)
     semantics = linear(256, d) + linear(512, d) + half_attention + 2 * d + linear(d, d)
     around = semantics + linear(3584, d) + 48 * d + linear(48 * d, 256)
-    reading = full_attention + half_attention + mlp + 3 * 2 * d  # a block but for its keys' update
+    reading = full_attention + half_attention + mlp + 3 * 2 * d  # a block without the update of its keys
     writing = half_attention + 2 * d
     with torch.device("meta"):
         by_kind = {
@@ -221,7 +221,7 @@ def test_options_check_themselves(wrong: dict[str, Any], message: str) -> None:
         ProjectorOptions(**wrong)
 
 
-# What is not the paper's
+# Parts that are not in the paper
 
 
 def added(**more: Any) -> nn.Module:

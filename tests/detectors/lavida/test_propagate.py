@@ -1,4 +1,4 @@
-"""Masks carried between known frames by SAM2's memory, on small random weights."""
+"""Tests of masks that SAM2's memory propagates from known frames, with small random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE = SIZE // 4
 
 @pytest.fixture(scope="module")
 def model() -> TransformersMasks:
-    """A model that relies on its memory so much that any slip in it shows in the masks, but not so much that it is chaotic."""
+    """Return a model whose masks depend on the memory so much that errors are visible."""
     model = random_transformers(width=128, memory_channels=64)
     sam2, generator = model.sam2, torch.Generator().manual_seed(5)
     remembers = (sam2.memory_attention, sam2.memory_encoder, sam2.object_pointer_proj, sam2.mask_downsample)
@@ -27,13 +27,13 @@ def model() -> TransformersMasks:
             weight.normal_(std=1.0 / weight[0].numel() ** 0.5, generator=generator)
         sam2.memory_temporal_positional_encoding.normal_(std=2.0, generator=generator)
         sam2.no_object_pointer.normal_(std=2.0, generator=generator)
-        sam2.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(1.0)  # the object is there, or every mask would be -1024
+        sam2.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(1.0)  # without an object, every mask would be -1024
         sam2.memory_encoder.memory_fuser.layers[0].scale.fill_(0.5)
     return model
 
 
 def film(count: int) -> Tensor:
-    """Noise that drifts to the right, so that neighbouring frames have something in common."""
+    """Return frames of noise that moves to the right, so that neighbouring frames are similar."""
     still = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
     return torch.cat([still.roll(4 * frame, dims=-1) for frame in range(count)])
 
@@ -95,9 +95,10 @@ def test_memory_is_bounded(model: TransformersMasks, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("present", [True, False])
 def test_tracks_as_transformers_does(model: TransformersMasks, monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
-    """Transformers' own session over 20 frames, past the end of every bounded memory, in float64, without its two departures.
+    """Compare with a session of transformers in float64, over 20 frames, more than each memory keeps.
 
-    Meta's code takes a mask prompt's pointer from the single mask, transformers from the best of three; and ours doesn't round.
+    transformers takes the pointer of a mask prompt from the best of three masks, and rounds memories. This test changes both,
+    because Meta's code takes the pointer from the single mask, and this project's code does not round.
     """
     double = copy.deepcopy(model).to(torch.float64)
     frames, mask = film(20).double(), blob(5) if present else blob(5) - 10
@@ -114,7 +115,7 @@ def test_tracks_as_transformers_does(model: TransformersMasks, monkeypatch: pyte
     full = torch.nn.functional.interpolate(mask[None, None], size=(SIZE, SIZE), mode="bilinear") > 0
     session.add_mask_inputs(session.obj_id_to_idx(1), 0, full.double())
     session.obj_with_new_inputs = [1]
-    monkeypatch.setattr(torch, "bfloat16", torch.float64)  # what it rounds its memories to
+    monkeypatch.setattr(torch, "bfloat16", torch.float64)  # the type to which transformers rounds memories
     theirs = [output.pred_masks[0, 0] for output in sam2.propagate_in_video_iterator(session, start_frame_idx=0)]
     torch.testing.assert_close(ours[1:], torch.stack(theirs[1:]).float(), atol=1e-5, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Running batches on a device: halving, order, threads."""
+"""Tests of running batches on a device: smaller batches after memory ran out, order, threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class Small:
-    """A step on a device that holds only so many clips."""
+    """A model whose device has memory for a limited number of clips."""
 
     def __init__(self, holds: int) -> None:
         self.holds = holds

@@ -1,4 +1,4 @@
-"""What whoever measures LAVIDA may ask of it: stages by name, another config on the same weights, token counts."""
+"""Tests of the methods for measuring LAVIDA: stages by name, other configs, numbers of tokens."""
 
 from __future__ import annotations
 

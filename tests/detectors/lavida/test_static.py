@@ -1,4 +1,4 @@
-"""Static-patch drop against an obvious loop."""
+"""Tests of dropping static patches: comparison with a simple loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vadcli.detectors.mllm.compress import moving_groups
 
 
 def slow_distance(patches: Tensor, group: int) -> float:
-    """Mean cosine distance of one group to itself in the first step."""
+    """Return the mean cosine distance of one group to the same group in the first step."""
     distances = []
     for step in range(1, patches.shape[0]):
         for patch in range(patches.shape[2]):
@@ -25,7 +25,7 @@ def slow_distance(patches: Tensor, group: int) -> float:
 
 
 def film(steps: int, groups: int, seed: int = 0) -> Tensor:
-    """Groups that move more the higher their index: (T, G, 4, 12)."""
+    """Return patches (T, G, 4, 12); a group with a higher index moves more."""
     generator = torch.Generator().manual_seed(seed)
     still = torch.randn(groups, 4, 12, generator=generator)
     amount = torch.logspace(-2, 0, groups)[:, None, None]
@@ -53,14 +53,14 @@ def test_equals_an_obvious_loop(steps: int, groups: int, threshold: float, dtype
 
 def test_drops_what_stands_still_and_keeps_what_moves() -> None:
     patches = film(4, 1)[:1].repeat(4, 3, 1, 1)  # three equal groups, four equal steps
-    patches[2, 1] = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))  # the middle one moves once
+    patches[2, 1] = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))  # the middle group moves once
     assert moving_groups(patches).tolist() == [[True] * 3] + [[False, True, False]] * 3
 
 
 def test_one_moving_patch_counts_by_its_share_of_the_group() -> None:
     patches = torch.zeros(2, 1, 4, 2)
     patches[..., 0] = 1.0
-    patches[1, 0, 3] = torch.tensor([0.0, 1.0])  # cosine distance 1 in one patch of four
+    patches[1, 0, 3] = torch.tensor([0.0, 1.0])  # cosine distance 1 in one of four patches
     assert moving_groups(patches, 0.2499)[1].tolist() == [True]
     assert moving_groups(patches, 0.2501)[1].tolist() == [False]
 

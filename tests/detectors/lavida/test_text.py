@@ -1,4 +1,4 @@
-"""The prompt as token ids, and the small tokenizers."""
+"""Tests of the prompt as token ids, and of the small tokenizers."""
 
 from __future__ import annotations
 
