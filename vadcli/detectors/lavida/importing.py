@@ -396,7 +396,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         hint = "name a folder that was written by transformers' save_pretrained"
         raise WeightsError(f"{folder}: not a model folder: its config.json can't be read", hint=hint) from error
     return document if isinstance(document, dict) else {}
