@@ -1,4 +1,4 @@
-"""The library: one function per command. After `import vadcli`, call them as `vadcli.scan()` and so on.
+"""The library: one function per command, such as `vadcli.scan()`.
 
 Keyword arguments are the options of the command, with underscores (docs/cli.md). Neither vadcli.toml nor the environment is
 read. The errors are those of `vadcli.errors`. An unknown option or a value outside its range raises UsageError.
@@ -68,7 +68,7 @@ def scan(
 
 
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
-    """Ask a multimodal model about the spans with the highest scores, and make the events again with its answers.
+    """Ask a multimodal model about the highest scores, and make the events again with its answers.
 
     Args:
         out: a scan's output folder.
@@ -148,7 +148,7 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
-    """Cut events out of their footage without encoding. Yields one result per event and per video that failed.
+    """Cut events out of their footage without encoding. Yields a result per event and failed video.
 
     Args:
         out: a scan's output folder.
@@ -184,7 +184,7 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
 
 
 def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[RenderResult]:
-    """Render scanned videos with masks, scores and events. Yields one result per video, with the written files.
+    """Render scanned videos with masks, scores and events. Yields one result per video.
 
     Args:
         paths: the files and folders that were scanned, or some of them.
@@ -236,7 +236,7 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
-    """Compare stored scores with ground truth. Returns one result per output folder. The first is the baseline.
+    """Compare stored scores with ground truth. Returns one result per folder, the baseline first.
 
     Args:
         outs: output folders of scans.

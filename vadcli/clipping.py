@@ -86,7 +86,7 @@ class ClipResult:
 
 
 def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
-    """Cut the chosen events out of their footage. Yields one result per event, and one per video that can't be cut.
+    """Cut the chosen events. Yields one result per event, and one per video that can't be cut.
 
     Raises:
         UsageError: the folder does not exist, or has no results of a scan.

@@ -1,4 +1,4 @@
-"""Makes events from scores: applies hysteresis, merges close events, drops short events and pads the others."""
+"""Makes events from scores: hysteresis, merging close events, dropping short events, padding."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories from the table, or from the `old` events if the table has none."""
+    """Return the `new` events with categories from the table, or else from the `old` events."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events; each gets the category of the `old` event that shares the most frames with it.
+    """Return `new` events with the category of the `old` event that shares the most frames with each.
 
     If two old events share the same number of frames, the earlier event counts. Both lists must be in order and without
     overlap, as `cut_events` returns them.
@@ -112,7 +112,7 @@ def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event
 
 
 def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with boxes. Each box encloses the boxes of all `old` events that overlap the new event.
+    """Return the `new` events with boxes. A box encloses the boxes of all overlapping `old` events.
 
     Both lists must be in order and without overlap.
     """
@@ -197,7 +197,7 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """Reduce the values of each span, for example to their maximum. Returns (E,) or (E, C). No span may be empty."""
+    """Reduce the values of each span, which must not be empty, to (E,) or (E, C)."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced

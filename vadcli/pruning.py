@@ -224,7 +224,7 @@ class _Pruning:
         return True
 
     def _remove_leftovers(self, documents: list[EventsDocument]) -> None:
-        """Remove files that belong to no video: results without events and scores, checkpoints and camera models.
+        """Remove files of no video: results without events and scores, checkpoints, camera models.
 
         `documents` are the documents of the videos that were not removed.
         """

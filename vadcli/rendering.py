@@ -125,7 +125,7 @@ def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
 def _rendered(
     videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
 ) -> Iterator[RenderResult]:
-    """Render pairs of a video's name and its path. Yields their results, and one result for all `unknown` videos."""
+    """Render (name, path) of videos. Yields a result per video, and one for all `unknown` videos."""
     layout = OutputLayout(options.out)
     settings = RenderSettings(
         events_only=options.events_only,
@@ -154,7 +154,7 @@ def _rendered(
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if a video need not be rendered again: its file is newer than its events, and no option asks for it."""
+    """True if the file of a video is newer than its events, and no option asks to render it again."""
     if options.force or options.events_only:
         return False
     try:
@@ -232,7 +232,7 @@ class _ScanResults:
 
     @classmethod
     def load(cls, layout: OutputLayout, video: str) -> _ScanResults:
-        """Return the results of a video. Raises DocumentError if the video has no results, or if a file is damaged."""
+        """Return the results of a video. Raises DocumentError if they are missing or damaged."""
         if not layout.scores(video).exists():
             if not layout.events(video).exists():
                 raise DocumentError(f"{video}: not scanned into {layout.out}", hint="scan it first")

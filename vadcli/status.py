@@ -57,7 +57,7 @@ class RunStatus:
 
     @classmethod
     def of(cls, run: StoredRun, now: datetime, live: Mapping[str, Any] | None = None) -> RunStatus:
-        """Return the status at the time `now`. `live` is the content of the run's live file; None if it has no live file."""
+        """Return the status at the time `now`. `live` is the content of the run's live file, if any."""
         if live is not None and run.end is None:
             run = replace(run, totals=live["totals"], progress=live["progress"])
             return replace(cls.of(run, now), last_videos=tuple(live["last_videos"]))
@@ -81,7 +81,7 @@ class RunStatus:
 
     @property
     def planned(self) -> int:
-        """Number of videos in the whole run; from an old run record without this number, the number of finished videos."""
+        """Number of videos in the whole run. Old run records have only the number of finished videos."""
         return max(self.finished, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class RunStatus:
 
 
 def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[RunStatus]:
-    """Return the recent runs that are still running, oldest first, and at the end the newest run in any state.
+    """Return the recent runs that are still running, the oldest first, and last the newest run.
 
     Raises:
         UsageError: the folder does not exist, or has no run record.

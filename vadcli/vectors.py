@@ -195,7 +195,7 @@ class _Embedding:
         return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, size, PixelFormat.RGB)
 
     def _store(self, scratch: Scratch, video: str, read: _VectorsSoFar, problem: str) -> EmbedResult:
-        """Write the vectors of a video. Returns its result, with `problem` if the video was not read completely."""
+        """Write the vectors of a video. `problem` is the reason if the video was not read completely."""
         if not read.vectors:
             return EmbedResult(video, problem=problem or "no frame could be decoded")
         vectors = Embeddings(
@@ -417,7 +417,7 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 def _moments(
     stored: StoredEmbeddings, cosines: FloatArray, usual: BellTail, *, top: int, allowed: BoolArray | None = None
 ) -> Iterator[Moment]:
-    """Yield at most `top` moments of one video, the highest score first. Their peaks are frames that `allowed` includes."""
+    """Yield at most `top` moments of one video, the best first, whose peaks are `allowed` frames."""
     timestamp, free = stored.timestamp, cosines.copy()
     if allowed is not None:
         free[~allowed] = -np.inf

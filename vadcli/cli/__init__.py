@@ -1,4 +1,4 @@
-"""The command line: lists the commands, makes their options, and turns errors into messages and exit codes."""
+"""Lists the commands, makes their options, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> Non
 
 
 def _without_default(item: inspect.Parameter) -> inspect.Parameter:
-    """Return the parameter with the default None, which means "not given". The help still shows the old default."""
+    """Return the parameter with the default None ("not given"). The help shows the old default."""
     base, argument = typing.get_args(item.annotation)
     argument = copy(argument)
     argument.show_default = str(item.default)
@@ -211,7 +211,7 @@ def _without_default(item: inspect.Parameter) -> inspect.Parameter:
 
 
 def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
-    """Return a field of an option dataclass as a parameter that Typer reads. `hint` is the type of the field."""
+    """Return a field of an option dataclass as a parameter for Typer. `hint` is the field's type."""
     meta = item.metadata
     flag = item.name.replace("_", "-")
     is_list = typing.get_origin(hint) is tuple

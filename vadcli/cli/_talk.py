@@ -1,4 +1,4 @@
-r"""Prints the output of all commands: data on stdout; the log, errors and progress on stderr. Also handles signals.
+r"""Prints data on stdout, and the log, errors and progress on stderr. Also handles signals.
 
 The encoding of a terminal or pipe, such as cp1252 or ASCII, may not have every character of a video's name. A missing character
 is written as `\uXXXX`, so that no name causes an error. JSON stays valid, because only its strings contain such characters.
@@ -33,7 +33,7 @@ ESCAPE = "vadcli_escape"
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""Return \uXXXX for a character that a stream can't encode, and %XX for a byte of a path that is not text."""
+    r"""Return \uXXXX for a character that a stream can't encode, and %XX for a byte that is not text."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     parts = []
@@ -60,7 +60,7 @@ def set_up_streams() -> None:
 
 
 def use_utf8_names() -> None:
-    """Start this process again in Python's UTF-8 mode if Python uses another encoding for file names, such as ASCII.
+    """Start this process again in Python's UTF-8 mode if file names have another encoding, like ASCII.
 
     File names in an output folder are UTF-8. In another encoding, Python could not open the files. stdout keeps its encoding.
     """
@@ -105,7 +105,7 @@ class _StderrHandler(logging.Handler):
 
 
 def _one_line(text: str) -> str:
-    """Return the text with its control characters as %XX. Otherwise, a path could break the line or control the terminal."""
+    """Write control characters as %XX, because a path could break the line or control the terminal."""
     return _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", text)
 
 
@@ -167,7 +167,7 @@ def put_result(document: Mapping[str, Any], text: object, options: TalkOptions) 
 
 
 class ScanDisplay:
-    """Prints one line per video of a scan. Shows the progress: a bar on a terminal, elsewhere one line per minute.
+    """Prints one line per video, and the progress: a bar on a terminal, elsewhere a line per minute.
 
     Args:
         progress: the counters of the scan.
@@ -285,7 +285,7 @@ class Progress:
 def on_signals(
     handler: Callable[[int], None], numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 ) -> Iterator[None]:
-    """In the `with` block, call `handler` with the number of each signal that arrives. Restores the old handlers."""
+    """In the `with` block, call `handler` with the number of each signal that arrives."""
     before = {number: signal.signal(number, lambda got, _: handler(got)) for number in numbers}
     try:
         yield

@@ -24,7 +24,9 @@ DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Out
 
 @with_options(TalkOptions, section="doctor")
 def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
-    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits with 1 if a needed part is missing.
+    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk.
+
+    Exits with 1 if a needed part is missing.
 
     \b
     Examples:
@@ -96,7 +98,7 @@ def list_weights(*, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(WeightsPullOptions, section="weights-pull")
 def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
-    """Fetch a public encoder or base model into the hub's cache, and compare every file with the hub's checksum.
+    """Fetch a public encoder or base model into the hub's cache, and check the hash of every file.
 
     For the name of a LAVIDA model, fetches its base models. Fetches only safetensors, JSON and text files. Reads the
     environment variables HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
@@ -128,7 +130,9 @@ def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-verify")
 def verify(*, names: WeightsNamesOrFolders = None, options: TalkOptions) -> None:
-    """Hash every file again, and list missing, changed and extra files. Exits with 4 if there is such a file.
+    """List missing, changed and extra files of weights. Exits with 4 if there is such a file.
+
+    Hashes every file again.
 
     \b
     Examples:
@@ -161,7 +165,7 @@ def verify(*, names: WeightsNamesOrFolders = None, options: TalkOptions) -> None
 
 
 def _for_each(names: Iterable[str], work: Callable[[str], bool]) -> None:
-    """Call `work` for each name. Reports WeightsErrors. Exits with 4 at the end if `work` failed or returned False."""
+    """Call `work` for each name. Exits with 4 at the end if `work` raised WeightsError or returned False."""
     failed = False
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""The commands that run or train models: `vadcli scan`, `verify`, `embed`, `learn`, `train` and `bench`."""
+"""The commands that run or train models: `vadcli scan`, `verify`, `embed`, `learn`, `train`, `bench`."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
 
 @contextmanager
 def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM end the run after its current clips. The second signal ends the process at once."""
+    """Make the first SIGINT or SIGTERM end the run after its current clips, and the second at once."""
 
     def handle(number: int) -> None:
         if stop.signal is not None:
@@ -164,7 +164,7 @@ def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
 
 @with_options(VerifyOptions, section="verify")
 def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
-    """Ask a multimodal model about the spans where a scan scored highest, and mark each event as confirmed or rejected.
+    """Ask a multimodal model about the highest scores of a scan, and confirm or reject each event.
 
     \b
     Examples:
@@ -237,7 +237,7 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
 
 @with_options(LearnOptions, section="learn")
 def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
-    """Train a head on your own labels, and test it on other videos. Reads stored vectors; no video is decoded.
+    """Train a head on your own labels, and test it on other videos. Reads stored vectors, no videos.
 
     \b
     Examples:
@@ -331,7 +331,9 @@ BenchPaths = Annotated[
 
 @with_options(BenchOptions, section="bench")
 def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
-    """Measure the speed and memory of LAVIDA, compared with a plain loop, or of several detectors. Stores nothing.
+    """Measure the speed and memory of LAVIDA or of several detectors. Stores nothing.
+
+    LAVIDA is compared with a plain loop: one clip after the other, without compression.
 
     \b
     Examples:

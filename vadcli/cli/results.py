@@ -1,4 +1,4 @@
-"""The commands that read an output folder: `vadcli status`, `events`, `render`, `report`, `search` and so on."""
+"""The commands that read an output folder: `vadcli status`, `events`, `render`, `report` and others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ CLEAR = "\x1b[H\x1b[2J"
 
 @with_options(StatusOptions, section="status")
 def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
-    """Report how far a running scan has come: videos, speed, time left, last events. Does not disturb the scan.
+    """Report the progress of a running scan: videos, speed, time left, last events.
+
+    This does not disturb the scan.
 
     \b
     Examples:
@@ -153,7 +155,7 @@ def _log_problems(problems: list[str] | tuple[str, ...]) -> int:
 
 
 def _print_rows(kind: str, rows: list[dict[str, float | None]], options: EventsOptions, *, text: str) -> None:
-    """Print rows of numbers as JSON objects of this type, as CSV (None is empty, True is 1), or as the given text."""
+    """Print rows of numbers as JSON objects, as CSV (None is empty, True is 1), or as the given text."""
     if options.json:
         for row in rows:
             emit_json({"type": kind, **row})
@@ -224,7 +226,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
 @with_options(ReportOptions, section="report")
 def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
-    """Make one HTML page with the events, the score curves and the failures. You can review the events in a browser.
+    """Make one HTML page with events, score curves and failures, to review the events in a browser.
 
     \b
     Examples:
@@ -326,7 +328,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
 
 @with_options(ClipsOptions, section="clips")
 def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
-    """Cut every event out of its footage, in original quality and with sound. Nothing is encoded, so this is quick.
+    """Cut every event out of its footage, in original quality and with sound. Encodes nothing.
 
     \b
     Examples:
@@ -353,7 +355,7 @@ def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
 
 @with_options(PruneOptions, section="prune")
 def prune(*, out: Out = DEFAULT_OUT, options: PruneOptions) -> None:
-    """Remove results of videos that no longer exist or are too old, and files that belong to no video. Keeps all footage.
+    """Remove results of deleted or too old videos, and files that belong to no video. Keeps footage.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Makes reports of events and failures, as a page or as a digest for a mail or a program. Also searches for moments.
+"""Makes reports of events and failures, as a page or as a digest. Also searches for moments.
 
 `archive` reads the stored results, counts them, chooses the results that a report lists, and writes sentences about them.
 `pictures` makes score curves, thumbnails and one picture per camera that are small enough for a page. `html` writes the page
@@ -124,7 +124,7 @@ def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
 
 
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
-    """Return the HTML page of a report. Its assets are stored in `folder`, or in the page if `folder` is None."""
+    """Return the HTML page of a report, with the assets in `folder` or, if it is None, in the page."""
     decode = loader_options(options)
     problems: list[str] = []
     room = int(options.max_mb * 1e6)
@@ -224,7 +224,7 @@ class SearchResult:
 
 
 def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
-    """Return the moments that fit a sentence or a picture best, with the searched archive and the problems.
+    """Return the moments that fit a sentence or a picture best, with the archive and the problems.
 
     Raises:
         UsageError, WeightsError: as in `vadcli.search`.

@@ -154,7 +154,7 @@ class Summaries:
         return replace(summary, events=chosen)
 
     def _read_results(self, run: StoredRun) -> None:
-        """Remember the results of partial videos. If the run started since `begin`, also remember the videos it scanned."""
+        """Remember the partial videos of a run, and the scanned videos if the run started since `begin`."""
         chosen = self.begin is not None and run.start >= self.begin
         with document_errors(run.path, "a run record"):
             for line in result_lines(run.path):
@@ -196,7 +196,7 @@ def _shard_count(run: StoredRun) -> str:
 
 
 def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
-    """Yield the result of `read` for each source. For each source that can't be read, add a line to `problems`."""
+    """Yield `read(source)` for each source. Adds a line to `problems` per source that can't be read."""
     for source in sources:
         try:
             yield read(source)
@@ -205,7 +205,7 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
 
 
 def _summary(document: EventsDocument, result: VideoResult | None) -> VideoSummary:
-    """Return the summary of a video with all its events. `result` is its result in a run record if the video is partial."""
+    """Return the summary of a video with all its events. Only partial videos have a `result`."""
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
@@ -282,7 +282,7 @@ class Share:
 
 @dataclass
 class Counts:
-    """Numbers of all videos of a report. The memory grows with the number of cameras, but not with the number of videos.
+    """Numbers of all videos of a report. The memory grows with the cameras, but not with the videos.
 
     Attributes:
         cameras: camera -> its numbers. The key "" is for failed videos without a camera.
@@ -447,7 +447,7 @@ def collect(
 
 
 class _Collected:
-    """Counts the summaries, and keeps the summaries to list. The memory is limited, except for the counts per camera."""
+    """Counts all summaries, and keeps the listed summaries. Only counts per camera need much memory."""
 
     def __init__(self) -> None:
         self.counts = Counts()

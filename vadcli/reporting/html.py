@@ -156,7 +156,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
 
 
 def _cameras(archive: Archive, shown: Shown, assets: AssetStore) -> list[dict[str, Any]]:
-    """Return one object per camera: its videos, their curves, one frame, and the hidden regions of its last video."""
+    """Return one object per camera: its videos, their curves, one frame, and its hidden regions."""
     number = {video.video: place for place, video in enumerate(archive.videos)}
     cameras = []
     for place, (name, videos) in enumerate(archive.cameras.items()):
@@ -186,7 +186,7 @@ def template(name: str, *, trim_blocks: bool = True) -> Template:
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy. It allows the page itself and, if `beside`, the files beside the page."""
+    """Return the content security policy. It allows the page and, if `beside`, files beside the page."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [
@@ -225,7 +225,7 @@ def headline(archive: Archive) -> str:
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Return the report as a JSON object. Its events are sorted: the event with the highest peak score is first."""
+    """Return the report as a JSON object. The event with the highest peak score is first."""
     events = []
     for video, event in by_importance(archive):
         times = dict.fromkeys(("start_time", "end_time", "time_source"))

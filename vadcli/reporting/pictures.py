@@ -183,7 +183,7 @@ class InFolder:
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Return each video's number of curve points: its share of `budget` by length, but at least FEWEST_POINTS."""
+    """Return the number of points per curve: a share of `budget` by length, at least FEWEST_POINTS."""
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
@@ -216,9 +216,9 @@ def highest_score(curves: Iterable[str]) -> float | None:
 def packed_curves(
     layout: OutputLayout, cameras: Mapping[str, Sequence[VideoSummary]], *, budget: int, problems: list[str]
 ) -> dict[str, str]:
-    """Return {video: packed curve} for the videos of these cameras. Errors in reading scores are added to `problems`.
+    """Return {video: packed curve} for the videos of these cameras, with about `budget` points in all.
 
-    All curves together have about `budget` points.
+    Errors in reading scores are added to `problems`.
     """
     videos = [video for videos_of_camera in cameras.values() for video in videos_of_camera]
     curves = {}
@@ -328,9 +328,9 @@ def _strips_of(
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
-    """Return {camera: WebP data of one frame}. The frame is from the middle of the camera's last readable video.
+    """Return {camera: WebP data of one frame}.
 
-    The user can draw regions on these frames in the page.
+    The frame is from the middle of the camera's last readable video. The user can draw regions on these frames in the page.
 
     Args:
         most: largest number of cameras that get a frame.
