@@ -203,7 +203,7 @@ def change(text: str) -> None:
     """Set a constant (in capital letters) or an option of the detector from a text NAME=VALUE."""
     name, _, value = text.partition("=")
     if name.islower():
-        CHOSEN[name] = float(value)
+        CHOSEN[name] = type(getattr(MotionOptions(), name) or 0.0)(float(value))
         return
     places = [module for module in (calibration, camera, scoring, features) if hasattr(module, name)]
     if not places and name != "TAIL_SCALE":
@@ -211,7 +211,7 @@ def change(text: str) -> None:
     if name == "TAIL_SCALE":
         calibration.REFERENCE = replace(calibration.REFERENCE, scale=float(value))
     for module in places:
-        setattr(module, name, float(value))
+        setattr(module, name, type(getattr(module, name))(float(value)))
 
 
 def summary(folds: Sequence[Fold]) -> str:

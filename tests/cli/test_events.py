@@ -100,9 +100,9 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("last")
     for camera in ("gate", "yard"):
         (folder / "nvr" / camera).mkdir(parents=True)
-        make_video(folder / "nvr" / camera / "a.mp4", frames=80, fps=10, draw=passing)
+        make_video(folder / "nvr" / camera / "a.mp4", frames=80, fps=10, size=(192, 128), draw=passing)
     (folder / "nvr" / "gate" / "broken.mp4").write_bytes(b"no video")
-    done = vadcli("scan", folder / "nvr", "-o", folder / "out", "--camera-from", "all", "--threshold", "0.035")
+    done = vadcli("scan", folder / "nvr", "-o", folder / "out", "--camera-from", "all", "--threshold", "0.08")
     assert done.returncode == 3, done.stderr
     return folder
 
@@ -168,21 +168,21 @@ def test_written_thresholds_and_a_review_last(scanned: Path) -> None:
     review = {"format_version": 1, "reviews": [{"video": "gate/a.mp4", "verdict": "false", **first[0]}]}
     (night / "review.json").write_text(json.dumps(review))
     written = vadcli(
-        "events", out, "--threshold", "0.036", "--review", night / "review.json", "--write", "--include", "*/a.mp4"
+        "events", out, "--threshold", "0.081", "--review", night / "review.json", "--write", "--include", "*/a.mp4"
     )
     assert written.returncode == 0, written.stderr
-    only = vadcli("events", out, "--threshold", "0.037", "--min-duration", "100ms", "--write", "--include", "yard/*")
+    only = vadcli("events", out, "--threshold", "0.082", "--min-duration", "100ms", "--write", "--include", "yard/*")
     assert only.returncode == 0, only.stderr
-    assert highs(night) == {"gate/a.mp4": 0.036, "yard/a.mp4": 0.037}
+    assert highs(night) == {"gate/a.mp4": 0.081, "yard/a.mp4": 0.082}
 
     # The next night has a new video, and one camera's videos are scored again.
-    make_video(night / "nvr" / "yard" / "b.mp4", frames=80, fps=10, draw=passing)
+    make_video(night / "nvr" / "yard" / "b.mp4", frames=80, fps=10, size=(192, 128), draw=passing)
     said = scan(night)
     assert said.count("vadcli events --write") == 1
-    assert "the threshold 0.036 for */a.mp4, the threshold 0.037 for yard/*; 1 false alarm of the review is left out" in said
+    assert "the threshold 0.081 for */a.mp4, the threshold 0.082 for yard/*; 1 false alarm of the review is left out" in said
     assert {name: high for name, high in highs(night).items() if name != "yard/b.mp4"} == {
-        "gate/a.mp4": 0.036,
-        "yard/a.mp4": 0.037,
+        "gate/a.mp4": 0.081,
+        "yard/a.mp4": 0.082,
     }
     assert stored(night)["yard/b.mp4"]["threshold"]["min_duration_s"] == 0.1
     kept = stored(night)["gate/a.mp4"]["events"]
@@ -194,21 +194,21 @@ def test_written_thresholds_and_a_review_last(scanned: Path) -> None:
     def printed(*arguments: object) -> int:
         return len(vadcli("events", out, "--include", "gate/a.mp4", "--format", "csv", *arguments).stdout.splitlines()) - 1
 
-    assert (printed(), printed("--threshold", "0.035"), printed("--keep-false")) == (1, 1, 2)
+    assert (printed(), printed("--threshold", "0.08"), printed("--keep-false")) == (1, 1, 2)
     refused = vadcli("events", out, "--keep-false", "--write")
     assert (refused.returncode, "--forget" in refused.stderr) == (2, True)
 
     # Options of a scan are used for this scan, and its log says so.
-    assert "except for --threshold of this scan" in scan(night, "--threshold", "0.06")
-    assert set(highs(night).values()) == {0.06}
+    assert "except for --threshold of this scan" in scan(night, "--threshold", "0.1")
+    assert set(highs(night).values()) == {0.1}
     assert stored(night)["yard/a.mp4"]["threshold"]["min_duration_s"] == 0.1
     scan(night)
-    assert highs(night) == {"gate/a.mp4": 0.036, "yard/a.mp4": 0.037, "yard/b.mp4": 0.037}
+    assert highs(night) == {"gate/a.mp4": 0.081, "yard/a.mp4": 0.082, "yard/b.mp4": 0.082}
 
     (out / "choices.json").write_text("{")
     broken = vadcli("scan", night / "nvr", "-o", out)
     assert (broken.returncode, "--forget" in broken.stderr) == (1, True)
     assert vadcli("events", out, "--forget").returncode == 3
     assert not (out / "choices.json").exists()
-    assert "events --write" not in scan(night, "--threshold", "0.035")
+    assert "events --write" not in scan(night, "--threshold", "0.08")
     assert len(stored(night)["gate/a.mp4"]["events"]) == 2

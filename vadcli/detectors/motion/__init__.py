@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODEL_VERSION = 5
+MODEL_VERSION = 6
 """Increase this if a change makes stored camera models unusable. The engine then fits them again."""
 
 
@@ -65,7 +65,7 @@ class MotionOptions:
     foreground_low: float = 6.0
     foreground_high: float = 18.0
     max_scenes: int = 8
-    samples: int = 800
+    samples: int = 400
     neighbour_share: float = 0.05
     exclude_s: float = 2.0
     position_weight: float = 6.0

@@ -28,8 +28,8 @@ FEWEST_SAMPLES = 20
 QUERIES = 64
 """The distances of this many cells are computed together."""
 
-STRIDE = 2
-"""Rarity is computed at every second cell in each direction, and in every second frame.
+STRIDE = 3
+"""Rarity is computed at every third cell in each direction, and in every third frame.
 
 This is enough, because features are means over space and time.
 """
@@ -85,7 +85,7 @@ def coarse(moving: BoolArray) -> BoolArray:
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Return `thin` (T, h, w) after copying the value of each `coarse` cell to the cells next to it and to the next frame."""
+    """Return `thin` (T, h, w) after copying the value of each `coarse` cell to the cells and frames up to the next one."""
     frames, h, w = thin.shape
     wide = thin[::STRIDE, ::STRIDE, ::STRIDE]
     for axis in range(3):

@@ -27,7 +27,7 @@ OpenCV's DIS flow (5.0.0) rejects smaller frames, or crashes if they are long an
 
 
 FLOW_ITERATIONS = 12
-FLOW_STRIDE_PX = 4
+FLOW_STRIDE_PX = 5
 """The settings of DIS flow. It is computed at half and quarter resolution and below, and not refined.
 
 The scale is finer than in OpenCV's fast presets, so that small fast things are found. The time that this costs is saved by the
@@ -140,11 +140,11 @@ LEFTOVER_SHARE = 0.25
 CHANGED_LEVELS = 2.0
 """A cell whose mean change is less than this many gray levels above the noise moves only in part: flow follows noise too."""
 
-SPEED_POWER = 1.5
+SPEED_POWER = 2.0
 """Speed is a power mean over space and time. With a power above 1, fast things count more than their size.
 
-A plain mean mixes a small fast thing with the ground around it, so that it looks as slow as a large thing that walks. With a
-power of 2, noise of the flow gives false alarms.
+A plain mean mixes a small fast thing with the ground around it, so that it looks as slow as a large thing that walks.
+`benchmarks/folds.md` compares powers.
 """
 
 SHORTEST_PX = 1e-3
