@@ -1,13 +1,14 @@
 """Fits the model of each camera on a sample of its footage, and stores it in cameras/ as JSON.
 
-The sample depends on a seed. It comes from the videos of all shards, also from videos that are done. So every shard, every
-resumed scan and every other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in
-memory after the fit and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of
-frames that are spread over the footage.
+The sample depends on a seed. It is drawn from the videos of all shards, and also from videos that are done. So every shard,
+every resumed scan and every other process fits the same model. A camera with little footage is fitted on its whole footage. The
+clips stay in memory after the fit, so they are scored without being decoded again. A camera with more footage is fitted on
+bursts: short sequences of frames that are spread over the footage.
 
-A model that was fitted on less than ENOUGH_S of footage is fitted again when the camera has GROWTH times as much footage. The
-model stores the length and bytes of its footage, so every shard and every process decides the same. Bytes are compared, because
-the length of a video is not known before it is opened, and a run does not open videos that are done.
+A model that was fitted on less than ENOUGH_S of footage is fitted again when the camera has GROWTH times as much footage. Each
+model stores the length and the number of bytes of the footage at the time of its fit. So every shard and every process decides
+the same. Bytes are compared, because the length of a video is not known before the video is opened, and a run does not open
+videos that are done.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from vadcli.video.sampling import SamplingPlan
 
 log = logging.getLogger("vadcli")
 
-# A model that was fitted on this much footage is fitted again only with --refit. One hour is needed, because a score means a
-# number of events per hour.
+# A model that was fitted on this much footage is fitted again only with --refit. One hour is needed, because a score stands for
+# a number of events per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less is fitted again when the footage has grown by this factor. A camera whose first video has ten
-# seconds is fitted again at most nine times before it has an hour of footage.
+# A model that was fitted on less footage is fitted again when the footage has grown by this factor. A camera whose first video
+# has ten seconds is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
 # and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.
@@ -167,14 +168,14 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model, or the model `before` if it was fitted on more footage than can be read now."""
+        """Return a new model, or the earlier model `before` if its fit used more footage than can be read now."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
                 return replace(model, footage=footage, regions=self.regions.of(camera).sha256)
         if before is None or before.footage is None:
             return before
-        # With the new number of bytes in its model, the camera is not outgrown any more, so the next run does not try again.
+        # The earlier model gets the present number of bytes. Otherwise the next run would try to fit the camera again.
         return replace(before, footage=replace(before.footage, bytes=footage.bytes))
 
     @contextmanager
@@ -207,8 +208,8 @@ class CameraFit:
         The first items are kept in memory, so that they are not read again. When the scan is stopped, no more items are
         yielded.
 
-        `items` has the loader's items of the running scan. They may come from only some of the camera's videos. Each video is
-        read from its beginning.
+        `items` are what the loader reads for the running scan. They may come from only some of the camera's videos. Each video
+        is read from its beginning.
         """
         with PreparingPool(self.cameras.detector) as pool:
             in_memory = _ItemsInMemory(self.cameras.needs, pool)
@@ -221,7 +222,7 @@ class CameraFit:
                 return
             self.cameras.fit(self.camera, clips, footage)
         for item in chain(in_memory.items, items):
-            if isinstance(item, ClipReady) and self.cameras.stopped():  # `Finished` is yielded: its video is complete
+            if isinstance(item, ClipReady) and self.cameras.stopped():  # a `Finished` is yielded
                 return
             yield item
 
@@ -387,11 +388,12 @@ def estimated_footage(
 ) -> Footage:
     """Return an estimate of the length and size of a camera's footage, of which only bursts were read.
 
-    The declared length of a video may be wrong. So if only half of its bursts could be read, only half of its length counts.
+    The length that a file declares may be wrong. So if only half of a video's bursts could be read, only half of the declared
+    length counts.
 
     Args:
         whole: all videos of the camera.
-        with_bursts: the videos that have bursts.
+        with_bursts: the videos in which bursts were chosen.
         positions: the positions of the bursts in these videos, by video.
         lengths_s: the declared lengths of the videos that could be opened, by video.
         clips: the bursts that could be read.

@@ -1,12 +1,12 @@
 """Makes events from scores, with thresholds, a head, reviews, and the answers of a second model.
 
-The rules come from the options of the scan and from the choices in OUT (`vadcli events --write`). A head is a small model that
-learned from the user's reviews. It removes events that look like rejected events, or makes events from its own scores. A head
-reads stored vectors, so no video is decoded.
+The rules come from the options of the scan and from the choices in OUT, which `vadcli events --write` stores. A head is a small
+model that learned from the user's reviews. It removes events that look like rejected events, or makes events from its own
+scores. A head reads stored vectors, so no video is decoded.
 
 `vadcli verify` asks a second model about clips, and stores the answers as log-odds. Here the log-odds become a logit on the
-scale of the scores: on this scale, a value means a number of events per hour of the camera's usual footage. Frames about which
-the model was asked get the mean of the two logits. Other frames can't open an event.
+scale of the scan's scores: on this scale, a value means a number of events per hour of the camera's usual footage. Frames about
+which the model was asked get the mean of this logit and the scan's logit. Other frames can't open an event.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ log = logging.getLogger("vadcli")
 HIGH, LOW = 0.5, 0.4
 """An event is kept if its head score is at least HIGH. A head that scores frames opens events at HIGH and closes them at LOW.
 
-The user can replace HIGH by another value (--head-threshold). If this value is below LOW, it also closes events.
+The user can replace HIGH by another value (--head-threshold). If this value is below LOW, it replaces LOW, too.
 """
 
 
@@ -64,7 +64,7 @@ class Judge:
     Args:
         head: the head.
         folders: output folders with vectors, one per encoder of the head.
-        high: an event is kept if its head score is at least this.
+        high: an event is kept if the head gives it at least this score.
     """
 
     def __init__(self, head: StoredHead, folders: Sequence[Path], *, high: float = HIGH) -> None:
@@ -113,7 +113,7 @@ class Judge:
         head_thresholds = replace(thresholds, high=self.high, low=min(LOW, self.high))
         made = []
         for event in cut_events(replace(table, score=score[rows]), head_thresholds, duration_s=duration_s, boxes=boxes):
-            scores = table.score[event.start_frame : event.end_frame]  # of the detector
+            scores = table.score[event.start_frame : event.end_frame]  # the detector's scores
             peak, highest = event.start_frame + int(scores.argmax()), float(scores.max())
             mean = min(float(scores.mean(dtype=np.float64)), highest)
             moved = replace(event, peak_frame=peak, peak_s=float(table.timestamp[peak]), head_score=event.peak_score)
@@ -160,9 +160,9 @@ class Judge:
         return vectors
 
     def _warn_if_unlike(self, video: str, vectors: VideoVectors) -> None:
-        """Warn once per camera if the head may judge its videos wrongly.
+        """Warn once per camera if the head may judge the videos of this camera wrongly.
 
-        This is the case if the video looks unlike the training videos, or if no training video came from the camera.
+        This may happen if the video looks unlike the training videos, or if no training video came from the camera.
         """
         if vectors.camera in self._warned:
             return
@@ -184,7 +184,7 @@ class Judge:
 
 
 def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
-    """Return a judge with the head of the options or of the choices in OUT; None without a head.
+    """Return a judge with the head that the options or the choices in OUT name; None if they name no head.
 
     Args:
         options: the options of the command. If they name a head, it replaces the head of the choices.
@@ -342,8 +342,8 @@ def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> st
 class ClipGrid:
     """All clips of a video about which the second model can be asked.
 
-    They are the clips of a scan with the detector `ask`. Clips overlap, but their cells do not: the cell of a clip has all
-    frames that are closer to the middle of this clip than to the middle of other clips.
+    They are the clips of a scan with the detector `ask`. Clips overlap, so each clip also has a cell: all frames that are
+    closer to the middle of this clip than to the middle of any other clip. Cells do not overlap.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip
@@ -351,7 +351,7 @@ class ClipGrid:
     end: TimeArray  # (C,) float64 seconds, the end of each clip
     edges: TimeArray  # (C + 1,) float64 seconds, the edges of the cells; the first is 0 and the last is the end of the video
     interval: int  # frames from one sampled frame to the next
-    first: IndexArray  # (C,) int64, the first frame of each clip that is not in an earlier clip
+    first: IndexArray  # (C,) int64, for each clip, the first of its frames that is not in an earlier clip
 
     @classmethod
     def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
@@ -403,7 +403,7 @@ def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
 
 
 def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
-    """Return the JSON object that is stored with the answers."""
+    """Return the tails as the JSON object that is stored with the answers."""
     return asdict(tails)
 
 
@@ -414,7 +414,7 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Return the log-odds (N, C) float32 of every frame, interpolated between the middles of clips.
+    """Return the log-odds (N, C) float32 of every frame for C categories, interpolated between clips' middles.
 
     Only the log-odds of sampled frames are interpolated. They are carried forward to the other frames, as in a scan. Frames in
     the cells of clips about which the model was not asked get NaN.
@@ -439,7 +439,7 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
 
 @dataclass(frozen=True)
 class VerifiedScores:
-    """A video's scores together with the answers of the second model about it."""
+    """The scores of a video, together with the answers of the second model about the video."""
 
     table: ScoreTable  # the joint scores; frames about which the model was not asked have a score below the threshold
     asked: BoolArray  # (N,) bool, True for frames in the cell of a clip about which the model was asked

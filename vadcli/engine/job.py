@@ -197,7 +197,7 @@ class ScanJob:
     force: bool = False  # also scan videos that are done
     retry_failed: bool = False  # scan failed and partial videos again
     checkpoint_s: float = 30.0  # seconds between two fsyncs of a checkpoint
-    # The second passes. Each of them is None if the options do not ask for it or the detector does not need it.
+    # The second passes. A pass is None if the options do not ask for this pass, or if the detector does not need it.
     attribution: Attribution | None = None  # finds the categories of events
     propagation: Propagation | None = None  # makes a mask for every frame
     refinement: Refinement | None = None  # refines the masks in events

@@ -37,7 +37,7 @@ class LocalRunner:
     """Executes a plan with the devices and cores of this machine.
 
     The detector is loaded when the first video needs it. The caller may give an open `loader` (see `loader_of`), and must close
-    it later. Without it, the runner opens and closes its own loader.
+    this loader later. Without a `loader`, the runner opens and closes its own.
 
     Raises:
         UsageError: the detector can't do what the options ask for.

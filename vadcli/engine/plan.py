@@ -227,7 +227,7 @@ class _Walk:
                     folder = Path(entry.path)
                     opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                # The real path of a file is that of its folder plus the name. To resolve a million paths would take too long.
+                # The real path of the folder plus the file's name is the file's real path. Resolving every path is too slow.
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
@@ -243,7 +243,7 @@ class _Walk:
         self._folders.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            os.stat(os.path.join(folder, os.curdir))  # fails if the names of the files can be read, but not the files
+            os.stat(os.path.join(folder, os.curdir))  # fails if the files can be listed but not opened
             if self.options.frames_as_video and self._take_frames(folder, entries, base):
                 entries = [entry for entry in entries if not _is_numbered_image(entry.name)]
         except OSError as error:
@@ -280,7 +280,7 @@ class _Walk:
     def _file(self, path: Path, *, real: str | None = None) -> bool:
         """Add a file as a video. Return False if the file does not exist.
 
-        The caller may give the `real` path of the file.
+        `real` is the file's path after links are resolved, if the caller knows this path.
         """
         real = real or os.path.realpath(path)
         if real in self._seen:
@@ -298,7 +298,7 @@ class _Walk:
         return True
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Return True if a folder has numbered images. Add the folder as a video if --include names it, too."""
+        """Return True if a folder has numbered images. Add the folder as a video unless --include leaves it out."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -431,7 +431,7 @@ def _instead_of(url: Path) -> str:
 def read_list(source: Path) -> list[Path]:
     """Return the paths in a list of paths: a file, or stdin if `source` is `-`.
 
-    The list has one path per line, or its paths are separated by NUL bytes.
+    The list has one path per line, or NUL bytes between the paths.
 
     Raises:
         UsageError: the list can't be read.

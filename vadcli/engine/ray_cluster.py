@@ -119,7 +119,7 @@ class Chunk:
 
     camera: str  # the camera of these videos; "" if the detector does not fit cameras
     units: tuple[WorkUnit, ...]
-    fits_camera: bool = False  # True if the worker must fit the camera first; then it gets the list of all videos of the camera
+    fits_camera: bool = False  # True if the worker must fit the camera first; it then gets every video of this camera
     left: dict[str, WorkUnit] = field(default_factory=dict)  # the videos that have no result yet, by name
     has_begun: bool = False  # True if the worker has sent an update
     has_progress: bool = False  # True if a clip of the chunk was scored or answered
@@ -292,7 +292,7 @@ def started(ray: Any) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level=logging.CRITICAL,
                     _temp_dir=str(folder),
-                    _system_config={"worker_niceness": 0},  # with the default, 15, most other programs go first
+                    _system_config={"worker_niceness": 0},  # at Ray's default, 15, most other programs go first
                 )
         except Exception as error:  # Ray raises various exceptions if it does not start
             words = str(error).strip().splitlines() or [type(error).__name__]

@@ -58,11 +58,12 @@ MOST_VIDEOS = 64
 MOST_CHUNKS = 20_000
 """If the videos would fill more chunks than this, the chunks get more than MOST_VIDEOS videos."""
 VIDEOS_PER_DECODER = 2
-"""A chunk has at least this many videos per decoder process, so that each process has work. With few videos, it has less."""
+"""A chunk has at least this many videos per decoder process, so that each process has work. If there are few videos, a chunk
+has fewer."""
 
 
 class Worklist:
-    """The chunks that no worker has.
+    """The queue of the chunks that are not handed out yet.
 
     While a camera has no model, only one of its chunks is handed out.
 
@@ -103,9 +104,9 @@ class Worklist:
         return heapq.heappop(self._ready)
 
     def give_back(self, camera: str, units: Iterable[WorkUnit]) -> None:
-        """Take back the videos of a chunk, and put each of them into a chunk of its own."""
+        """Return the videos of an unfinished chunk to the queue, each in a chunk of its own."""
         chunks = [Chunk(camera, (unit,)) for unit in units]
-        if camera in self._closed:  # the worker that should have fitted the camera has died
+        if camera in self._closed:  # the worker that should have fitted this camera has died or can't work
             self._closed[camera] += chunks
             self.next_of(camera)
         else:
@@ -246,7 +247,7 @@ def _given_up(chunk: Chunk, deaths: dict[str, int]) -> Iterator[GivenUp]:
     Remove and yield the videos that are given up.
     """
     for video, unit in list(chunk.left.items()):
-        alone = len(chunk.units) == 1 and chunk.has_begun  # otherwise something else may be the cause
+        alone = len(chunk.units) == 1 and chunk.has_begun  # otherwise this video may not be the cause
         deaths[video] = 0 if chunk.has_progress else deaths.get(video, 0) + alone
         if deaths[video] >= MOST_DEATHS:
             del chunk.left[video]

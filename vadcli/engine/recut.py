@@ -123,7 +123,7 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                by_rate = self.options.alarms_per_hour is not None  # otherwise no calibration is read, because this takes long
+                by_rate = self.options.alarms_per_hour is not None  # only then is the calibration read, because this takes long
                 calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if by_rate else None
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
@@ -273,8 +273,8 @@ def recut(
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
     """Return the boxes around the stored masks at the given thresholds; None if no masks are stored.
 
-    A file of run lengths has boxes for one threshold only: the threshold with which it was written. These boxes are used if
-    this is the right threshold, or if no mask video is stored.
+    A file of run lengths has boxes for one threshold only: the threshold with which the file was written. These boxes are used
+    if that threshold is the given one, or if no mask video is stored.
     """
     level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
     if runs.exists() and (not pixels.exists() or mask_level(rle_threshold(runs)) == level):

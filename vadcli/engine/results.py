@@ -170,7 +170,7 @@ def write_files(
 
 
 def _write_both(job: ScanJob, document: EventsDocument, table: ScoreTable, metadata: ScoresMetadata) -> None:
-    """Write the events and then the scores of a video, because the scores must be its last file."""
+    """Write the events of a video, and then the scores, because the scores must be written last."""
     with job.scratch.replace(job.layout.events(table.video)) as path:
         write_events(path, document)
     with job.scratch.replace(job.layout.scores(table.video)) as path:
@@ -182,7 +182,7 @@ def _events_document(
 ) -> EventsDocument:
     """Return the events document of a video that was scanned or has failed.
 
-    `info` is None if it could not be opened.
+    `info` is None if the video could not be opened.
     """
     unit, decision = task.unit, task.decision
     created = info.created if info else ""

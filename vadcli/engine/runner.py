@@ -1,8 +1,8 @@
 """Makes and drives a scan: from paths and options to results, new events, run record and exit code.
 
 `open_scan` finds the videos and chooses the detector and the runner. `Scan` drives the runner, which executes the plan on this
-machine (`local`) or on several machines (`ray_runner`). `ScanSettings` has everything that a runner needs to know. It has no
-loaders, locks or devices, so it can be pickled and sent to another process.
+machine (`local`) or on several machines (`ray_runner`). `ScanSettings` has everything that a runner needs to know. These
+settings contain no loaders, locks or devices, so they can be pickled and sent to another process.
 
 `NewEvents` finds the events that no earlier scan has reported, and runs the command of --on-event once for each of them. Up to
 COMMANDS_AT_ONCE commands run at a time, and a thread waits for each of them. The output of the commands goes to stderr, because
@@ -496,8 +496,8 @@ class NewEvents:
         paths: the file or folder of each video, by video.
         command: the command of --on-event; "" to run no command.
         timeout_s: a command is killed after this many seconds.
-        alone: True if no other scan runs in the output folder. Then stored events of skipped videos are new, too, if they were
-            not reported, because an earlier scan was interrupted. If another scan runs, it may still report these events.
+        alone: True if no other scan runs in the output folder. Then stored events of skipped videos also count as new if no
+            scan has reported them; an interrupted scan leaves such events. If another scan runs, it may still report them.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:

@@ -6,8 +6,8 @@ gives one score for all categories together. That score does not show which cate
 Propagation uses the detector's memory to move masks from the sampled frames to the frames between them. Propagation needs every
 frame of an event, but the first pass reads only the sampled frames.
 
-Refinement (`--refine-masks`) replaces the blobs of masks by the outlines that SAM2 finds. Only one frame and its mask are in
-memory at a time.
+Refinement (`--refine-masks`) replaces each blob (connected area) of a mask by the outline that SAM2 finds. Only one frame and
+its mask are in memory at a time.
 
 All passes read their frames again after the whole video is scored, and propagation reads the masks of the sampled frames from
 the checkpoint. So the scan keeps no frames in memory for these passes, and a resumed scan gives the same result. A long event
@@ -334,9 +334,9 @@ class _FrameReader:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return the frames (H, W, C) uint8 of a range that can be decoded, by frame number.
+        """Return the frames (H, W, C) uint8 of a range, by frame number, without frames that can't be decoded.
 
-        After that, frames of earlier ranges can't be requested any more.
+        After this call, frames of earlier ranges can't be requested any more.
 
         Raises:
             Interrupted: the scan must end.
@@ -454,7 +454,7 @@ class Refinement:
 
 
 def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
-    """Return the rows whose masks are shown in some spans.
+    """Return the rows whose masks are shown in the given spans.
 
     The mask of a row is also shown in the following rows, until the next row that has a mask.
 
@@ -472,9 +472,9 @@ def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
 
 
 def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
-    """Return the ranges [first, end) of a video that must be read to get some rows.
+    """Return the ranges [first, end) of a video that must be read to get the given rows.
 
-    One range is returned per span that has such rows. If the reader can't seek, one range is returned for all rows.
+    Each span with at least one of these rows gives one range. If the reader can't seek, one range contains all rows.
 
     Args:
         rows: (R,) the rows that are needed, in ascending order.

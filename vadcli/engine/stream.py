@@ -95,7 +95,7 @@ class ScanStream:
     def expect(self, task: Task | VideoResult) -> None:
         """Announce a task before its items come.
 
-        If the video needs no scan, give its result, which `run` yields.
+        For a video that needs no scan, pass its result in place of a task; `run` then yields this result.
         """
         if isinstance(task, Task):
             self._tasks[task.unit.video] = task
