@@ -22,30 +22,35 @@ class MotionOptions:
         rate_hz: sampled frames per second.
         max_area_px: largest area of a frame if `detail` is 1; larger frames are reduced to it.
         detail: width and height of a frame are this many times larger. Cells keep their size, so they show smaller things.
-            Speeds are still in pixels of the small frame. Their floors are divided by `detail`, as the noise of the flow is.
+            Speeds are still in pixels of the small frame. The floors of speed and disorder are divided by `detail`, because the
+            noise of the flow is smaller by the same factor.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
-        steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
-            over time. Maps are smoothed before the highest cell is taken, so that noise does not compete with motion.
+        steadying_s: standard deviation of the Gaussian that smooths each cell over time, and therefore also the masks. The
+            smoothing comes before the search for the highest cell of a frame, so that noise does not compete with motion.
         smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.
-        gap_s: no mean over time crosses a gap that is longer than `gap_s` and also longer than 3 usual steps.
-        change_floor: gray levels of change that are subtracted as noise.
-        noise_factor: the median change of a pair of frames, multiplied by this, is also subtracted.
+        gap_s: a gap in time splits the smoothing if it is longer than both `gap_s` and 3 usual steps.
+        change_floor: this many gray levels are subtracted from the change of each cell, as noise.
+        noise_factor: the median change of all cells, multiplied by this factor, is also subtracted.
         speed_floor_px: speed that is subtracted as noise, in pixels per pair of frames.
-        disorder_floor_px: disorder that is subtracted as noise, in the same unit.
-        speed_cap_px: higher speeds are cut to this; optical flow is not reliable beyond it.
-        foreground_low, foreground_high: the foreground weight rises from 0 to 1 between these
-            differences from the background, in gray levels.
+        disorder_floor_px: disorder that is subtracted as noise, in pixels per pair of frames.
+        speed_cap_px: the highest speed. Faster motion gets this speed, because optical flow is not reliable for it.
+        foreground_low, foreground_high: a cell that differs from the background by at most `foreground_low` gray levels has the
+            foreground weight 0. From there to `foreground_high`, the weight rises to 1.
         max_scenes: the largest number of scenes per camera.
         samples: M, the number of moving cells that are kept per camera, to compute rarity.
-        neighbour_share: rarity is the distance to the k-th nearest sample; k is this share of all samples.
-        exclude_s: samples of the same video within this time are not neighbours.
-        position_weight: a distance of one frame width counts as this many feature units.
-        moving_px: the camera moves in a sample if its motion is more than this, in pixels per sample.
-        moving_share: a video has a moving camera if it moves in more than this share of samples.
+        neighbour_share: rarity is the distance from a moving cell to its k-th nearest sample; k is this share of the number of
+            samples.
+        exclude_s: a sample from the same video is ignored if it is at most this many seconds away from the cell.
+        position_weight: two cells that are one frame width apart have this distance, in the units of the features.
+        moving_px: the camera counts as moving in a sampled frame if it moved by more than this many pixels since the previous
+            sampled frame.
+        moving_share: a video counts as filmed by a moving camera if the camera moves in more than this share of the sampled
+            frames.
         still: True if the detector also looks for things that appear and then stay.
-        still_s: things that stay for fewer seconds do not count.
-        min_size: lowest height of things whose motion counts, in percent of the frame's height; None counts all.
+        still_s: with `still`, a thing counts only if it stays for at least this many seconds.
+        min_size: only things with at least this height count, in percent of the height of the frame. None means that all things
+            count.
     """
 
     clip_frames: int = 32

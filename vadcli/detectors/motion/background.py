@@ -1,9 +1,7 @@
-"""The view of a camera: its grid of cells, perspective, backgrounds and own motion.
+"""The view of a camera: the grid of cells, the backgrounds, and the motion of the camera itself.
 
-All measurements are made on a grid of square cells. Objects lower in the frame are nearer, so they
-seem to move faster; a perspective corrects this. A background shows an empty scene, as one gray
-level per cell. Optical flow that the whole frame shares comes from the camera: panning, tilting,
-zooming and turning give an affine field.
+All measurements are made on a grid of square cells. A background shows an empty scene, as one gray level per cell. Optical flow
+that the whole frame shares comes from the camera: panning, tilting, zooming and turning give an affine field.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
 
 @dataclass(frozen=True)
 class CellGrid:
-    """Square cells over a frame of one size; the last row and column may extend past its edge.
+    """Square cells over a frame. The last row and the last column may extend past the edge of the frame.
 
     Attributes:
         height_px, width_px: size of the frame.
         cell_px: side of a cell, at most 16.
-        blur_rows, blur_columns: (h, h) and (w, w) float32, matrices that smooth over rows and columns.
+        blur_rows, blur_columns: (h, h) and (w, w) float32, the matrices that smooth a map over its rows and over its columns.
     """
 
     height_px: int
@@ -42,7 +40,7 @@ class CellGrid:
         return len(self.blur_rows), len(self.blur_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """Return pictures (..., h * cell, w * cell) with whole cells: repeats the border pixels of pictures (..., H, W)."""
+        """Enlarge pictures (..., H, W) to whole cells, (..., h * cell, w * cell). The border pixels are repeated."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -59,7 +57,7 @@ class CellGrid:
         return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
 
     def centres(self, pictures: FloatArray) -> FloatArray:
-        """Return the value (h, w, ...) at the middle of each cell of `pictures` (H, W, ...); a view if possible."""
+        """Return the values (h, w, ...) of `pictures` (H, W, ...) at the middle of each cell, as a view if possible."""
         h, w = self.shape
         middle = self.cell_px // 2
         if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
@@ -69,7 +67,7 @@ class CellGrid:
         return np.asarray(pictures[y].take(x, axis=1), dtype=np.float32)
 
     def blur(self, cells: FloatArray) -> FloatArray:
-        """Return Gaussian means over space, in the shape (..., h, w) of `cells`. Only cells inside the frame count."""
+        """Smooth `cells` (..., h, w) over space with Gaussian means. Only cells inside the frame count."""
         return np.asarray(self.blur_rows @ cells @ self.blur_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
@@ -88,7 +86,7 @@ def grid_for(height_px: int, width_px: int, cell_px: int, blur_cells: float) -> 
 
 
 SMALLEST_WEIGHT = 1e-30
-"""Smaller weights are 0. They change no result, but products near the smallest float are a hundred times slower."""
+"""Weights below this are set to 0. This changes no result, but products of tiny numbers are a hundred times slower."""
 
 
 def _gaussian(cells: int, sigma: float) -> FloatArray:
@@ -111,7 +109,7 @@ FLAT_LEVELS = 4.0
 """Frames whose cells have a standard deviation below this have no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""If the mean of a frame differs from that of its shot by more gray levels than this, its light is matched separately."""
+"""If the mean of a frame and the mean of its shot differ by more gray levels than this, the frame's light is matched alone."""
 
 MEDIAN_PICTURES = 9
 """The median of a shot is computed from at most this many of its frames."""
@@ -121,9 +119,9 @@ MATCH_SCALE = 8.0
 
 
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
-    """Return `reference` (h, w) under the light of `picture` (h, w), with a gain and an offset.
+    """Return `reference` (h, w) with the light of `picture` (h, w), by a gain and an offset.
 
-    Gain and offset come from iterated weighted least squares. Cells that fit badly, for example because an
+    Iterated weighted least squares finds the gain and the offset. Cells that fit badly, for example because an
     object is in only one of the two frames, get a low weight.
     """
     x, y = reference.ravel(), picture.ravel()
@@ -151,10 +149,10 @@ def median_of(values: NDArray[Any]) -> Any:
 
 
 def likeness(background: FloatArray, picture: FloatArray) -> float:
-    """Return how similar a background and a frame (h, w) are: at most 1, below 0 for other scenes.
+    """Return how similar a background and a frame (h, w) are.
 
-    Both show the same scene if most cells agree after the light is matched, and if light and dark
-    cells are in the same places.
+    The result is at most 1. It is below 0 if the frame shows another scene. The background and the frame show the same scene if
+    most cells are equal after the light is matched, and if light and dark cells are in the same places.
     """
     differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
     if differ > MOST_OF_PICTURE:
@@ -169,8 +167,8 @@ def likeness(background: FloatArray, picture: FloatArray) -> float:
 def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
     """Return at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
 
-    The pooled frames of a shot are (T, h, w). If shots differ from all scenes that were found before
-    (the camera was turned, it is night, it is another place), they become the next scene.
+    A shot consists of pooled frames (T, h, w). Shots that differ from all scenes found so far become the next scene, for
+    example if the camera was turned or if it is night.
     """
     medians = [shot_median(shot) for shot in shots]
     groups: list[list[int]] = []
@@ -197,10 +195,11 @@ def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
 
 
 def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[FloatArray, int]:
-    """Return the background (h, w) of a shot (T, h, w) of pooled frames, and the number of the scene that it shows.
+    """Return the background (h, w) of a shot, and the number of the scene that the shot shows.
 
-    `scenes` maps the numbers of the camera's scenes to their backgrounds. The background has the light of the shot. The number
-    is -1 if no scene is similar; then the background is the median of the shot.
+    The shot consists of pooled frames (T, h, w). `scenes` maps the numbers of the camera's scenes to their backgrounds. The
+    background is made as light as the shot. If no scene is similar to the shot, the number is -1, and the background is the
+    median of the shot.
     """
     median = shot_median(shot)
     alike = {number: likeness(scene, median) for number, scene in scenes.items()}
@@ -211,7 +210,7 @@ def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[Flo
 
 
 def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return the foreground weights (T, h, w) of a shot (T, h, w): from 0 (like the background) to 1 (foreground)."""
+    """Return weights (T, h, w) for a shot (T, h, w): from 0 for cells like the background to 1 for foreground."""
     distance = shot - background
     light = distance.mean(axis=(1, 2))
     for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
@@ -238,7 +237,7 @@ FEWEST_TEXTURED = 0.05
 STILL_PX = 0.05
 """A cell stands still if its flow is less than this, in pixels, in both directions.
 
-If most cells with texture stand still, so does the camera.
+If most cells with texture stand still, the camera stands still too.
 """
 
 STRIDE = 2
@@ -248,9 +247,9 @@ TOGETHER_SHARE = 0.5
 """The camera's motion is known only if one affine field fits more than this share of the cells with texture."""
 
 LEFT_SHARE = 0.4
-"""The camera moves only if less than this share of the flow remains after the affine field is subtracted.
+"""The camera moves only if subtracting the affine field leaves less than this share of the flow.
 
-The limit is necessary because an affine field fits even pure noise a little.
+The limit is necessary because an affine field removes a little of the flow even if the flow is only noise.
 """
 
 FIT_PASSES = 3
@@ -267,8 +266,8 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool
         picture: (h, w) gray levels; only the flow of cells with texture counts.
 
     Returns:
-        The shared flow (h, w, 2) in pixels; and True if it explains most of the flow, or False if it may
-        be noise. None if the frame stands still, has too little texture or has no shared flow.
+        The shared flow (h, w, 2) in pixels, and a flag: True if the shared flow explains most of the flow, False if the shared
+        flow may be noise. None if the frame stands still, has too little texture or has no shared flow.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)
@@ -302,10 +301,10 @@ def _where(h: int, w: int) -> TimeArray:
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """Return the affine field (3, 2) that fits the flow `seen` (n, 2) of n cells at `basis` (n, 3).
+    """Return the affine field (3, 2) that fits best to the flow `seen` (n, 2) of n cells.
 
-    This is a weighted least-squares fit: cells that do not move with the rest of the frame get a
-    low weight.
+    The rows of `basis` (n, 3) come from `_where`. This is a weighted least-squares fit: cells that do not move with the rest of
+    the frame get a low weight.
     """
     middle = np.array([median_of(seen[:, 0]), median_of(seen[:, 1])])
     away = np.hypot(*(seen - middle).T)

@@ -1,4 +1,4 @@
-"""The model that the motion detector stores for one camera, and how rare a moving cell is for that camera.
+"""The camera model of the motion detector, and how rare a moving cell is for a camera.
 
 Rarity is the distance in feature space from a cell to the most similar stored moving cells of the camera.
 `to_model` and `from_model` convert between a FittedCamera and a CameraModel.
@@ -20,7 +20,7 @@ from vadcli.detectors.motion.features import ClipMaps
 from vadcli.types import BoolArray, CameraModel, FloatArray, IndexArray, TimeArray
 
 SMALLEST_UNIT_PX = 0.2
-"""The smallest unit by which velocities are divided."""
+"""Velocities are divided by the unit of their scene. No unit is smaller than this."""
 
 FEWEST_SAMPLES = 20
 """With fewer samples than this, rarity is unknown."""
@@ -31,7 +31,7 @@ QUERIES = 64
 STRIDE = 3
 """Rarity is computed at every third cell in each direction, and in every third frame.
 
-This is enough, because features are means over space and time.
+This is enough, because the features of a cell are means over the cells and frames around it.
 """
 
 
@@ -52,7 +52,7 @@ class RaritySamples:
     time_s: TimeArray = field(repr=False)
 
     def of_scene(self, scene: int) -> RaritySamples:
-        """Return the samples of one scene."""
+        """Return only the samples that come from one scene."""
         own = self.scene == scene
         return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
 
@@ -71,21 +71,21 @@ def video_number(video: str) -> int:
 def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
     """Return the features (Q, 4) float32 of the Q cells that are True in `moving` (T, h, w).
 
-    They are the velocity, x and y in pixels per step, and the place, x and y in frame widths.
+    The four features of a cell are its velocity (x and y in pixels per step) and its place (x and y in frame widths).
     """
     t, y, x = np.nonzero(moving)
     return np.concatenate([maps.velocity[t, y, x], maps.grid.positions()[y, x]], axis=1)
 
 
 def coarse(moving: BoolArray) -> BoolArray:
-    """Return `moving` (T, h, w) with True only in cells where rarity is computed."""
+    """Return `moving` (T, h, w), but False in every cell for which rarity is not computed."""
     thin = np.zeros_like(moving)
     thin[::STRIDE, ::STRIDE, ::STRIDE] = moving[::STRIDE, ::STRIDE, ::STRIDE]
     return thin
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Return `thin` (T, h, w) after copying the value of each `coarse` cell to the cells and frames up to the next one."""
+    """Fill in `thin` (T, h, w): copy each value from a `coarse` cell to the cells and frames before the next `coarse` cell."""
     frames, h, w = thin.shape
     wide = thin[::STRIDE, ::STRIDE, ::STRIDE]
     for axis in range(3):
@@ -94,7 +94,7 @@ def spread_out(thin: FloatArray) -> FloatArray:
 
 
 def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> FloatArray:
-    """Scale features (Q, 4) from `describe` so that distances between them make sense.
+    """Scale features (Q, 4) from `describe`, so that velocity and place can be added up in one distance.
 
     `unit` (1,) or (Q, 1) is the usual difference between velocities, in pixels per step.
     """
@@ -102,16 +102,17 @@ def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> Fl
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
-    """Return the distance (Q,) float32 of each cell to its k-th nearest sample; `query` has scaled features (Q, 4).
+    """Return the distance (Q,) float32 from each cell to its k-th nearest sample.
 
-    All values are 0 if there are too few samples. Samples of the same video that are at
-    most `exclude_s` from `time_s` do not count, because an object must not make itself usual.
+    `query` (Q, 4) contains the scaled features of the cells. All values are 0 if there are too few samples. Samples of the same
+    video that are at most `exclude_s` from `time_s` do not count. Otherwise an object would look usual because of its own
+    samples.
     """
     return kth_distance(query, samples.features[~samples.near(video, time_s, options.exclude_s)], options)
 
 
 def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return the distance (Q,) of each cell to its k-th nearest sample; all samples in `known` (M, 4) count."""
+    """Return the distance (Q,) from each cell to its k-th nearest sample. No sample in `known` (M, 4) is left out."""
     found = np.zeros(len(query), dtype=np.float32)
     if len(known) < FEWEST_SAMPLES:
         return found
@@ -129,22 +130,22 @@ def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -
 
 SPEED_REFERENCE = 8.0
 DISORDER_REFERENCE = 1.2
-"""Usual speed and disorder of something that moves, in pixels per step.
+"""The usual speed and disorder of moving things on other cameras, in pixels per step.
 
-If a camera has only seconds of footage, these references count more than its own values. The reason: if an incident fills the
-whole clip, the clip does not show usual motion. The reference is as fast as a car on a road, because a high speed means little
-if the camera is not known.
+If a camera has only seconds of footage, these references count more than the values of the camera. The reason: if an incident
+fills the whole clip, the clip does not show usual motion. The speed is that of a car on a road, because a high speed means
+little if the camera is not known.
 """
 
 SPEED_FLOOR = 0.42
 DISORDER_FLOOR = 0.1
-"""Frames whose highest cell is above this count for what is usual, in the same unit."""
+"""Usual levels are computed only from frames whose highest cell is above these floors, in pixels per step."""
 
 LEVEL_PRIOR = 10.0
-"""The reference of speed and disorder weighs as much as this many moments of the camera (20 seconds)."""
+"""SPEED_REFERENCE and DISORDER_REFERENCE have the same weight as this many moments of the camera (20 seconds)."""
 
 RARITY_REFERENCE = 1.0
-"""Usual rarity of a camera's own moving objects, in scaled units."""
+"""The usual rarity of moving things, each compared with its own camera's samples, in the units of `scaled` features."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Levels:
     """The usual values of one scene.
 
     Attributes:
-        speed, disorder, rarity: usual value of the highest cell of a frame in which something moves.
+        speed, disorder, rarity: how high the highest cell of a frame usually is if something moves in the frame.
         unit: usual difference between the velocities of moving cells, in pixels per step.
     """
 
@@ -196,8 +197,8 @@ class FittedCamera:
         elsewhere: the usual values of a view that matches none of the scenes.
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
-        tail: the tail of the smoothed frame values.
-        still: the tail of the contrast of things that stand still; None if the camera was fitted without --still.
+        tail: how rare high values of a frame are, after smoothing.
+        still: how rare high contrasts of things that stand still are; None if the camera was fitted without --still.
     """
 
     scenes: tuple[Scene, ...] = ()
@@ -242,7 +243,7 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
 
 
 def from_model(model: CameraModel | None) -> FittedCamera:
-    """Return the camera that `to_model` stored; None gives the reference camera.
+    """Return the camera that `to_model` stored. For None, return the camera with the reference values.
 
     Raises:
         KeyError: the model lacks a field that this version of vadcli stores.

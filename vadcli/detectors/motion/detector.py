@@ -40,7 +40,7 @@ from vadcli.types import (
 from vadcli.video.loader import core_count
 
 MOST_THREADS = 8
-"""More threads than this wait for one another, because parts of the scoring are Python."""
+"""With more threads than this, the threads wait for one another, because parts of the scoring are Python."""
 
 
 class _OneBlasThread:
@@ -74,7 +74,7 @@ class _OneBlasThread:
                     self._take_control()
 
     def _take_control(self) -> None:
-        """Make threadpoolctl 3.8 accept a limit from any thread, not only from the first thread that has set one."""
+        """Let every thread set a limit. In threadpoolctl 3.8, only the first thread that sets a limit may set one again."""
         for library in self._blas.lib_controllers:
             clear = getattr(library, "clear_controlling_thread", None)
             if clear is not None:
@@ -94,8 +94,8 @@ STILL_CHANNEL = "still"
 class MotionDetector:
     """Finds motion that is rare for the camera. It needs no weights.
 
-    It cannot notice slow events or appearance, and it does not know what a category means. It notices things that stand still
-    only with --still. `Detector` describes the attributes.
+    It cannot notice slow events or how things look, and it does not know what a category means. It notices things that stand
+    still only with --still. `Detector` describes the attributes.
     """
 
     name = "motion"
@@ -139,7 +139,7 @@ class MotionDetector:
             self._steps.put(key, steps, steps.nbytes)
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return the backgrounds, usual motion and tail of a camera.
+        """Return a camera model with the backgrounds, the usual motion and the tail of a camera.
 
         Returns None if no clip has two frames.
         """
@@ -166,14 +166,14 @@ class MotionDetector:
         return {name: model.values[name] for name in USER_OPTIONS if name in model.values} == self._chosen
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return raw scores (B, T, K), see `channels`, and calibrated masks (B, T, h, w)."""
+        """Return raw scores (B, T, K), one per name in `channels`, and calibrated masks (B, T, h, w)."""
         with one_blas_thread():
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
         return ClipScores(raw, mask)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of a video, and whether its camera moves (None if unknown)."""
+        """Return the logits of a video, and whether its camera moves: True, False, or None if this is unknown."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, dtype=np.float32), None)
         fitted = from_model(track.model)
@@ -206,7 +206,7 @@ class MotionDetector:
 
     @property
     def _chosen(self) -> dict[str, float]:
-        """The user's options that differ from the defaults. If none does, models and fingerprints are as in older versions."""
+        """The user's options that are not the defaults. Without any, models and fingerprints are as in older versions."""
         default = MotionOptions()
         values = {name: getattr(self.options, name) for name in USER_OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(default, name)}
@@ -226,7 +226,7 @@ class MotionDetector:
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
 
     def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
-        """Return the maps of a clip and its rarity (T, h, w). They are measured now if they are not kept."""
+        """Return the maps and the rarity (T, h, w) of a clip, from `fit` if they were kept. Otherwise measure them now."""
         frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
         steps, video = None, batch.videos[row]
         if len(self._maps) or len(self._steps):

@@ -1,8 +1,8 @@
 """Measures the speed and the disorder of the motion in a clip, per grid cell.
 
 Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera
-delivers 4 frames per second and the file has 30. A camera step is the step from one frame of the
-camera to the next. It is spread over the sampled frames that it covers.
+delivers 4 frames per second and the file has 30. Then a change is visible only at the first frame of each group of equal
+frames. The motion of this change is spread over the sampled frames in which it really happened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vadcli.detectors.motion.still import still_cells
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 SMALLEST_SIDE_PX = 32
-"""Frames with a shorter side are padded to this.
+"""If a side of a frame is shorter than this, the frame is padded.
 
 OpenCV's DIS flow (5.0.0) rejects smaller frames, or crashes if they are long and thin.
 """
@@ -28,10 +28,11 @@ OpenCV's DIS flow (5.0.0) rejects smaller frames, or crashes if they are long an
 
 FLOW_ITERATIONS = 12
 FLOW_STRIDE_PX = 5
-"""The settings of DIS flow. It is computed at half and quarter resolution and below, and not refined.
+"""The settings of DIS flow.
 
-The scale is finer than in OpenCV's fast presets, so that small fast things are found. The time that this costs is saved by the
-wider stride and the missing refinement.
+The flow is computed at half resolution, at quarter resolution and below. It is not refined. The resolution is higher than in
+OpenCV's fast presets, so that small fast things are found. This costs time, but the wider stride and the missing refinement
+save as much time.
 """
 
 
@@ -48,7 +49,7 @@ class DenseFlow:
         self._flow.setVariationalRefinementIterations(0)
 
     def between(self, before: ByteArray, after: ByteArray) -> FloatArray:
-        """Return the move (H, W, 2) float32 of each pixel of `before`: x and y, in pixels.
+        """Return how far each pixel of `before` has moved in `after`, (H, W, 2) float32: x and y, in pixels.
 
         Both frames are (H, W) uint8.
         """
@@ -62,15 +63,15 @@ class DenseFlow:
 
 
 LONGEST_STEPS = 4
-"""A camera step covers at most this many sampled frames. After a longer pause, the scene stood still."""
+"""A change is spread over at most this many sampled frames. During a longer pause, the scene really stood still."""
 
 HELD_SHARE = 0.1
-"""A frame repeats the frame before it if it changes by less than this share of the next real change."""
+"""A frame counts as a repetition if its change is less than this share of the change at the next new frame."""
 
 
 @dataclass(frozen=True)
 class RepeatedRows:
-    """The sampled frames from `start` to `end` - 1 of a clip share one camera step. Frame `source` shows the change."""
+    """The sampled frames from `start` to `end` - 1 of a clip, over which the change at frame `source` is spread."""
 
     start: int
     end: int
@@ -78,20 +79,20 @@ class RepeatedRows:
 
     @property
     def steps(self) -> int:
-        """The number of sampled frames over which the camera step is spread."""
+        """The number of sampled frames over which the change is spread."""
         return self.end - self.start
 
 
 def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Return the runs of repeated frames in a clip.
+    """Return the places in a clip where frames are repeated.
 
     Args:
         activity: (T,) how much each sampled frame changes.
-        usable: (T,) True for frames that could be measured; a run contains no others.
+        usable: (T,) True for frames that could be measured. The result contains only such frames.
 
     Returns:
-        The runs of more than one frame. The still frames right before a motion begins look like repeated
-        frames too, so the first step of the motion is spread over them.
+        One entry per place with more than one frame. The still frames right before a motion begins look like repeated frames
+        too, so the first change of the motion is also spread over these frames.
     """
     found: list[RepeatedRows] = []
     row = len(activity) - 1
@@ -111,9 +112,9 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
 
 
 def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Add the run of repeated frames that the end of the clip cuts off.
+    """Add the repeated frames at the end of the clip.
 
-    The camera step of this run is only seen in the next clip. So the last camera step of this clip is used.
+    The change that belongs to these frames is visible only in the next clip. So the last change in this clip is used instead.
     """
     changed = np.flatnonzero((activity > HELD_SHARE * activity.max(initial=0.0)) & usable)
     if not found or len(changed) < 3:
@@ -129,50 +130,52 @@ def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray
 
 
 CUT_LEVELS = 12.0
-"""A cell is new if it changes by more gray levels than this, after a change of light is removed."""
+"""A cell is new if it changes by more gray levels than this. Changes of light are subtracted first."""
 
 CUT_SHARE = 0.5
-"""A larger share of new cells than this means a cut, or a change of light that no gain explains."""
+"""If more than this share of the cells is new, there is a cut, or the light has changed in a complicated way."""
 
 LEFTOVER_SHARE = 0.25
 """After the camera's motion is subtracted from the flow, this share of the motion may remain."""
 
 CHANGED_LEVELS = 2.0
-"""A cell whose mean change is less than this many gray levels above the noise moves only in part: flow follows noise too."""
+"""If the change of a cell minus the noise is less than this many gray levels, its flow is reduced: it may be only noise."""
 
 SPEED_POWER = 2.0
-"""Speed is a power mean over space and time. With a power above 1, fast things count more than their size.
+"""Speed is a power mean over space and time, with this power.
 
-A plain mean mixes a small fast thing with the ground around it, so that it looks as slow as a large thing that walks.
-`benchmarks/folds.md` compares powers.
+With a power above 1, a small fast thing counts more than a large slow thing. A plain mean mixes a small fast thing with the
+ground around it, so that the thing looks as slow as a large thing that walks. `benchmarks/folds.md` compares powers.
 """
 
 SHORTEST_PX = 1e-3
 """Avoids a division by 0 where nothing moves."""
 
 SAME_LIGHT_LEVELS = 0.5
-"""If the mean brightness changes by less than this, the light matching is skipped."""
+"""If the mean brightness changes by fewer gray levels than this, light is not matched."""
 
 
 @dataclass(frozen=True)
 class ClipMaps:
-    """The measurements of one clip. Entry t belongs to the step from sampled frame t - 1 to sampled frame t.
+    """The measurements of one clip.
 
-    The maps are Gaussian means over space and time. They leave out the motion of the camera itself and the background.
+    Entry t belongs to the step from sampled frame t - 1 to sampled frame t. The maps are Gaussian means over space and time.
+    The motion of the camera itself and the motion of the background are left out.
 
     Attributes:
         grid: the cells.
         timestamp: (T,) float64 seconds.
         velocity: (T, h, w, 2) float32, mean move (x, y) in pixels per step.
-        speed: (T, h, w) float32, power mean (SPEED_POWER) of the length of the moves, in pixels per step.
-        disorder: (T, h, w) float32, mean length of the moves minus the length of `velocity`, minus noise. It is 0 if everything
-            near a cell moves in one direction, like a car, and high if it moves in many directions, like people who fight.
+        speed: (T, h, w) float32, power mean of the lengths of the moves, with the power SPEED_POWER, in pixels per step.
+        disorder: (T, h, w) float32, mean length of the moves minus the length of `velocity`, minus noise. The disorder is 0 if
+            everything near a cell moves in one direction, like a car. It is high if things near the cell move in many
+            directions, like people who fight.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
-        usable: (T,) bool, False for the first frame, at cuts, and for frames not measured.
+        usable: (T,) bool, False for the first frame, for the first frame after a cut, and for frames that were not measured.
         shot: (T,) int64, number of the frame's shot in the clip.
         scene: (T,) int64, number of the scene that the shot shows; -1 if it shows no known scene.
-        still: (T, h, w) float32, contrast of things that stand still and are not part of the background, mean over space; None
-            if the options do not ask for it.
+        still: (T, h, w) float32, contrast of things that stand still and are not part of the background, smoothed over space;
+            None if the options do not ask for it.
     """
 
     grid: CellGrid
@@ -195,13 +198,14 @@ class ClipMaps:
 
 @dataclass(frozen=True)
 class ClipSteps:
-    """Measurements of a clip that do not depend on its camera. Entry t belongs to the step from frame t - 1 to frame t.
+    """Measurements of a clip that do not depend on its camera.
 
-    A step that is not measured has zeros and is not usable.
+    Entry t belongs to the step from sampled frame t - 1 to sampled frame t. If a step was not measured, its entries are 0, and
+    `usable` is False.
 
     Attributes:
         pooled: (T, h, w) float32, mean gray level of each cell.
-        velocity: (2, T, h, w) float32, move x and y of each cell in pixels per step.
+        velocity: (2, T, h, w) float32, how far each cell moves in x and in y, in pixels per step.
         change: (T, h, w) float32, change of each cell in gray levels per step.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
         usable: (T,) bool, True for the steps that were measured.
@@ -232,11 +236,11 @@ class ClipSteps:
 def clip_steps(
     frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, grid: CellGrid, options: MotionOptions
 ) -> ClipSteps:
-    """Return the steps of a clip, which are most of the work and do not depend on its camera.
+    """Return the steps of a clip. They need most of the computing time, and do not depend on the camera.
 
     Args:
         frames: (T, H, W) uint8.
-        timestamp: (T,) seconds; flow is scaled to the sampling rate of the options.
+        timestamp: (T,) seconds; the flow between two frames is scaled to the usual time between two sampled frames.
         seen: (T,) bool, False for repeated, padded or lost frames.
         grid: the grid for this frame size.
         options: the detector's options.
@@ -262,7 +266,7 @@ def map_clip(
     Args:
         steps: its steps.
         timestamp: (T,) seconds.
-        scenes: the camera's backgrounds on this grid, by scene number; may be empty.
+        scenes: the backgrounds of the camera on this grid, by scene number. The mapping may be empty.
         grid: the grid for this frame size.
         options: the detector's options.
     """
@@ -299,7 +303,7 @@ def _mean(cells: FloatArray, weights: FloatArray, grid: CellGrid) -> FloatArray:
 
 
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
-    """Return the weights (T, T) float32 for Gaussian means over time of a clip's usable frames.
+    """Return the weights (T, T) float32 for Gaussian means over the usable frames of a clip.
 
     A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
     usable frames. If no frame of its shot is usable, its weights are 0.
@@ -307,7 +311,7 @@ def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigm
     distance = timestamp[:, None] - timestamp[None, :]
     near = usable[None, :] & (shot[:, None] == shot[None, :])
     exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
-    # Weights are relative to the weight of the nearest frame. Otherwise all weights would be 0 if samples are seconds apart.
+    # Weights are divided by the weight of the nearest frame. Otherwise all weights would be 0 if the frames are seconds apart.
     highest = exponent.max(axis=1, keepdims=True)
     weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
     total = weight.sum(axis=1, keepdims=True)
@@ -328,8 +332,8 @@ class _Stepper:
         scale = 1.0 / min(max(step, 0.25), 4.0)
         unit = scale / self._options.detail
         light = _light(pooled[before], pooled[after])
-        # An object that moves twice as far changes more of the frame, but not twice as much: it
-        # leaves its own place only once.
+        # An object that moves twice as far changes a larger part of the frame, but not a part that is twice as large: the
+        # object leaves its old place only once.
         steps.change[after] = self._changed(self._padded[before], self._padded[after], light) * np.sqrt(scale)
         if not steps.change[after].any():
             return
@@ -341,7 +345,8 @@ class _Stepper:
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
             steps.camera_px[after] = moves * float(shake.mean()) * unit
-            # The subtraction is not exact: the more the camera moves, the more of its motion remains in the flow.
+            # The subtraction of the camera's motion is not exact: the faster the camera moves, the more of this motion remains
+            # in the flow.
             floor = floor + np.float32(LEFTOVER_SHARE) * shake
         length = np.hypot(flow[..., 0], flow[..., 1])
         speed = np.clip((length - floor) * unit, 0.0, self._options.speed_cap_px)
@@ -350,7 +355,7 @@ class _Stepper:
             np.multiply(flow[..., axis], speed, out=steps.velocity[axis, after])
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
-        """Return the change per cell in gray levels, without the change of light and the noise."""
+        """Return the change of each cell in gray levels. The change of light and the noise are subtracted."""
         if light:
             difference = np.abs(after.astype(np.int16) - before - np.int16(light)).astype(np.uint8)
         else:
@@ -361,7 +366,11 @@ class _Stepper:
 
 
 def _spread_repeats(steps: ClipSteps) -> None:
-    """Spread each camera step over its run of repeated frames."""
+    """Spread each change after repeated frames over these frames.
+
+    If n sampled frames lie between two new frames of the camera, each gets an equal part of the change. Motion is divided by n,
+    and a difference in gray levels by sqrt(n).
+    """
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
         steps.velocity[:, rows] = steps.velocity[:, repeat.source, None] * np.float32(share)
@@ -370,7 +379,7 @@ def _spread_repeats(steps: ClipSteps) -> None:
 
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Return True if two pooled frames (h, w) in sequence differ by more than a change of light explains."""
+    """Return True if two pooled frames (h, w) in sequence differ by more than a change of light can explain."""
     most = CUT_SHARE * before.size
     if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:
         return False

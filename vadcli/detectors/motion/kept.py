@@ -1,4 +1,4 @@
-"""Keeps the measurements of the clips that a camera was fitted on, because the same clips are scored next."""
+"""Keeps the measurements of the clips to which a camera was fitted, because the same clips are scored next."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Found = TypeVar("Found")
 class KeptClips(Generic[Found]):
     """A store of measurements, found by the content of their clips. Threads may share it.
 
-    Each measurement can be taken once. If the store is full, the oldest measurements are dropped, and their clips are measured
-    again. So neither the store nor its size changes a score.
+    The measurements of a clip can be taken once. If the store is full, it drops the oldest measurements. The detector then
+    measures those clips again, so the store and its size do not change any score.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
@@ -34,7 +34,7 @@ class KeptClips(Generic[Found]):
         return key in self._found
 
     def put(self, key: bytes, found: Found, size: int) -> None:
-        """Store the measurements of a clip, which need `size` bytes."""
+        """Store the measurements of a clip. They need `size` bytes."""
         with self._lock:
             self._found[key] = size, found
             while self._found and sum(size for size, _ in self._found.values()) > self._most:

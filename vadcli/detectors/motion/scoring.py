@@ -1,6 +1,6 @@
-"""Scores clips with the model of their camera, and fits that model to bursts (short clips of its videos).
+"""Scores clips with a camera model, and fits a camera model to bursts.
 
-This file has two parts, in this order: scoring, fitting.
+Bursts are short clips from the videos of a camera. The first part of this file scores, the second part fits.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ RARITY_POWER = 0.5
 """Motion that is four times as rare as usual counts twice as much, if there is enough footage to know what is rare."""
 
 RARITY_PRIOR = 100.0
-"""If a camera has footage of this many moments (200 seconds), the power of rarity is half of RARITY_POWER.
+"""With this many moments of footage (200 seconds), the power of rarity is half of RARITY_POWER.
 
-In a few seconds of footage, chance decides what is rare. With a lower value than this, rarity made every figure on real clips
-worse.
+In a few seconds of footage, chance decides what is rare. With a value lower than 100, rarity made every measured result on real
+clips worse.
 """
 
 
@@ -59,17 +59,17 @@ class Channels:
     """How much the cells of one clip move, and how rare this motion is.
 
     Attributes:
-        motion: (T, h, w) float32, the root of the sum of the squares of speed and disorder, after each is divided by its
-            usual value in the scene.
-        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by its usual value; 0 if the
-            cell does not move or the camera has too few samples.
+        motion: (T, h, w) float32, sqrt(s² + d²): s is the speed of the cell divided by the usual speed in the scene, and d is
+            the disorder divided by the usual disorder.
+        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by the usual distance; 0 if the cell
+            does not move or the camera has too few samples.
     """
 
     motion: FloatArray = field(repr=False)
     rarity: FloatArray = field(repr=False)
 
     def together(self, fitted: FittedCamera) -> FloatArray:
-        """Return the motion (T, h, w) float32. It is raised in cells in which it is rare for the camera, and never lowered."""
+        """Return the motion (T, h, w) float32, raised in cells where the motion is rare. Other cells do not change."""
         return np.asarray(self.motion * np.maximum(self.rarity, 1.0) ** np.float32(fitted.rarity_power), dtype=np.float32)
 
 
@@ -83,7 +83,10 @@ def measure(
     options: MotionOptions,
     steps: ClipSteps | None = None,
 ) -> ClipMaps:
-    """Return the measurements of a clip (T, H, W) with its camera's backgrounds. `steps` are the clip's, if already known."""
+    """Return the measurements of a clip (T, H, W), made with the backgrounds of the fitted camera.
+
+    `steps` are the steps of the clip. None means that they are computed now.
+    """
     if steps is None:
         steps = clip_steps(frames, timestamp=timestamp, seen=seen, grid=grid, options=options)
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
@@ -92,9 +95,10 @@ def measure(
 
 
 def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> FloatArray:
-    """Return each cell's distance (T, h, w) float32 to the usual moving cells of the scene, in scaled units.
+    """Return the distance (T, h, w) float32 from each cell to the usual moving cells of the scene.
 
-    It depends on the camera's backgrounds, units and samples, but not on its levels.
+    The unit is that of `scaled` features. The distance depends on the backgrounds, units and samples of the camera, but not on
+    the usual speed, disorder or rarity.
     """
     rare = np.zeros_like(maps.speed)
     if fitted.samples is None:
@@ -106,7 +110,7 @@ def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: Motio
 
 
 def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Channels:
-    """Return how much each cell moves and how rare that is; `rare` comes from `rarities`."""
+    """Return how much each cell moves, and how rare this motion is. `rare` is the result of `rarities`."""
     motion, rarity_map = np.empty_like(maps.speed), np.empty_like(maps.speed)
     for scene in np.unique(maps.scene).tolist():
         rows, usual = maps.scene == scene, fitted.levels(scene)
@@ -123,13 +127,13 @@ def peaks(cells: FloatArray) -> FloatArray:
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
-    """Return the rarity (R, h, w) float32 in the R frames that show the samples' scene; `rows` (T,) marks these frames."""
+    """Return the rarity (R, h, w) float32 of the R frames that `rows` (T,) marks. They show the scene of the samples."""
     moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
     number = video_number(video)
     near = [samples.near(number, at, options.exclude_s) for at in maps.timestamp.tolist()]
-    # Frames with the same neighbours are done together.
+    # Frames for which the same samples are left out are computed together.
     starts = [t for t in range(len(near)) if not t or not np.array_equal(near[t], near[t - 1])]
     rare = np.zeros_like(maps.speed)
     rare[moving] = np.concatenate(
@@ -143,12 +147,12 @@ def _rarity(
 
 @dataclass(frozen=True)
 class Measured:
-    """A clip of the sample with its measurements, which are kept because scoring needs the same ones.
+    """A clip of the sample, and its measurements, which are kept because scoring needs them too.
 
     Attributes:
         clip: the clip.
-        maps: its maps, with the backgrounds of the fitted camera.
-        rare: (T, h, w) float32 from `rarities`; None before the camera has samples.
+        maps: the measurements of the clip, with the backgrounds of the fitted camera.
+        rare: (T, h, w) float32, the result of `rarities`; None if the camera does not have samples yet.
     """
 
     clip: Clip = field(repr=False)
@@ -157,12 +161,12 @@ class Measured:
 
     @property
     def moving_rows(self) -> tuple[BoolArray, IndexArray]:
-        """Return the cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
+        """Return flags (T, h, w) for the Q cells that move in a known scene, and the frame index (Q,) of each such cell."""
         moving = (self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None]
         return moving, np.nonzero(moving)[0]
 
     def channels(self, fitted: FittedCamera) -> Channels:
-        """Return `channels_of` this clip."""
+        """Return the result of `channels_of` for this clip."""
         assert self.rare is not None
         return channels_of(self.maps, self.rare, fitted)
 
@@ -172,13 +176,13 @@ def fit_camera(
 ) -> tuple[FittedCamera, list[Measured]]:
     """Return the camera fitted to a sample of its clips, and the measurements of these clips.
 
-    The steps fit the scenes, their units, the samples of moving cells, the usual
-    values and the tail, in this order. Each step uses the results of the steps before it.
+    First the scenes are fitted, then the units of the velocities, the samples of moving cells, the usual values and the tail.
+    Each of these uses the results of the ones before.
 
     Args:
         sample: the clips.
         options: the detector's options.
-        steps_of: returns `clip_steps` of a clip.
+        steps_of: returns the steps of a clip, as `clip_steps` does.
         threads: how many threads measure clips; it does not change the result.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
@@ -196,8 +200,8 @@ def fit_camera(
     measured = _in_threads(with_rarity, measured, threads=threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
-    # Bursts are too short to show which contrasts last. So the tail is fitted to all contrasts, also to those that do not last.
-    # This makes alarms rarer, not more frequent.
+    # Bursts are too short to show which contrasts last. So the tail is fitted to all contrasts, including short ones. This
+    # makes alarms rarer.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured
@@ -222,7 +226,7 @@ def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
 
 
 def seen_in(valid: BoolArray) -> BoolArray:
-    """Return flags (T,), True for the frames to measure. The first frame is one of them, though the clip before scores it."""
+    """Return flags (T,), True for the frames to measure. The first frame is measured, although the previous clip scores it."""
     seen = valid.copy()
     seen[:1] = True
     return seen
@@ -255,7 +259,7 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
-    """Return the scenes with the units of their velocities."""
+    """Return the scenes, each with the unit by which its velocities are divided."""
     made = []
     for number, scene in enumerate(scenes):
         speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
@@ -266,7 +270,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Sc
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draw moving cells, at most the same number from each burst, so that a busy one does not dominate."""
+    """Draw moving cells at random. The same limit holds for each burst, so that a busy burst does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
@@ -286,10 +290,10 @@ def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: 
 
 
 def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: FittedTime) -> FittedCamera:
-    """Return the camera with the usual levels of each scene. Other views get the levels of all scenes together."""
+    """Return the camera with the usual levels of each scene. An unknown view gets the levels of all scenes together."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
-    # Levels have no usual rarity yet: its reference is 1, so this is the rarity in scaled units.
+    # The usual rarity is not fitted yet and is 1, so this is the rarity in scaled units.
     highest = [[peaks(each) for each in (b.maps.speed, b.maps.disorder, b.channels(fitted).rarity)] for b in bursts]
     speed, disorder, rare = (np.concatenate(values)[usable] for values in zip(*highest, strict=True))
 

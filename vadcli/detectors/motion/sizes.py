@@ -1,7 +1,7 @@
-"""Leaves out things that move and are small: birds, insects, leaves (--min-size).
+"""Leaves out small moving things such as birds, insects and leaves (--min-size).
 
-Motion is smoothed over several cells, so a thing looks larger in it than it is. Therefore its height is measured in the cells
-that really changed from one frame to the next.
+Motion is smoothed over several cells, so the moving area is larger than the thing that moves. Therefore the height of a thing
+is measured in the cells that really changed from one frame to the next.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ CHANGED_LEVELS = 3.0
 """A cell changed if its mean difference is at least this many gray levels above the median of all cells."""
 
 ANY_MOTION_PX = 0.02
-"""A cell belongs to a thing if its mean speed is more than this, in pixels per step. Slower cells have no score anyway."""
+"""A cell belongs to a thing if its mean speed is more than this, in pixels per step. Slower cells score 0 anyway."""
 
 _NEAR_FRAMES = 6
-"""The height of a thing is the largest height that it has within this many sampled frames before and after.
+"""The number of sampled frames before and after a frame in which the height of a thing is measured.
 
-A single frame is not enough, because speeds are means over time, and because a camera may repeat frames.
+The largest of these heights counts. A single frame is not enough, because speeds are means over time, and because a camera may
+repeat frames.
 """
 
 
 def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_size: float) -> ClipMaps:
     """Return the measurements of a clip, without the motion of small things.
 
-    A thing is a group of moving cells that touch one another. A thing that is seen only in part, for example because it enters
-    at the top of the picture, has the height of that part.
+    A thing is a group of moving cells that touch one another. If only a part of a thing is visible, for example because the
+    thing enters the frame, the height of this part counts.
 
     Args:
         maps: the measurements.
@@ -70,6 +71,9 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
 
 
 def _tallest(rows: BoolArray) -> int:
-    """Return the largest number of cells from the first True to the last True in a row of `rows` (T, h); 0 without a True."""
+    """Return the largest distance from the first to the last True in any row of `rows` (T, h).
+
+    The distance is a number of cells, including the first and the last True. It is 0 if no cell is True.
+    """
     first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))

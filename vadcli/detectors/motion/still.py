@@ -1,8 +1,10 @@
-"""Finds things that appear and then stay: an abandoned bag, a person who lies on the ground, a vehicle that stopped (--still).
+"""Finds things that appear and then stay (--still).
+
+Examples are an abandoned bag, a person who lies on the ground, and a vehicle that stopped.
 
 The background of the camera shows its usual scene. The median of a clip, about three seconds, shows the scene of this moment.
-If the two differ in a cell in which nothing moves, something was put down or taken away. Stationary objects are found in this
-way, with a slow and a fast background, by Porikli et al. (2008, "Robust abandoned object detection using dual foregrounds").
+If the two differ in a cell in which nothing moves, something was put down or taken away. Porikli et al. (2008, "Robust
+abandoned object detection using dual foregrounds") find stationary objects in this way, with a slow and a fast background.
 Their fast background follows each frame. Here it is the median of a clip, because clips are independent.
 """
 
@@ -16,14 +18,14 @@ from vadcli.detectors.motion.background import shot_median
 from vadcli.types import FloatArray, TimeArray
 
 CONTRAST_CAP = 4.0
-"""Higher contrasts are cut to this, because a dark coat is not more of an event than a gray one."""
+"""The highest contrast. Above it, contrast means nothing: a dark coat is not more unusual than a gray coat."""
 
 SAME_TIME_S = 1e-6
-"""Times that differ by less are the same: sums of decimal fractions are not exact."""
+"""Two times are equal if they differ by less than this, because sums of decimal fractions are not exact."""
 
 
 def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return the contrast (h, w) float32 of each cell: how much it differs from the background in the whole shot.
+    """Return the contrast (h, w) float32 of each cell: how much the shot differs from the background.
 
     Args:
         shot: (T, h, w) pooled frames.
@@ -31,9 +33,9 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
         options: the detector's options.
 
     Returns:
-        0 if the shot's median differs by `foreground_low` or less, 1 at `foreground_high`, at most CONTRAST_CAP. The number is
-        multiplied by the share of frames in which the cell does not move. A difference does not count if a neighbouring cell
-        of the background explains it, because the camera shook.
+        0 if the shot's median differs by `foreground_low` or less, 1 at `foreground_high`, at most CONTRAST_CAP. This number is
+        multiplied by the share of frames in which the cell does not move. If the cell looks like a neighbouring cell of the
+        background, the difference does not count, because the camera may have shaken.
     """
     median = shot_median(shot)
     differs = _least_difference(median, background)
@@ -52,10 +54,11 @@ def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
 
 
 def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: float) -> FloatArray:
-    """Return the largest value (S,) that holds without a break for at least `still_s` seconds that include each frame.
+    """Return for each frame (S,) the highest level that all values reach for `still_s` seconds.
 
-    This is a morphological opening over time: a value that holds for less than `still_s` seconds disappears; a value that holds
-    longer is kept from its first frame to its last. Nothing lasts across a gap that separates two `segments`.
+    The `still_s` seconds include the frame. This is a morphological opening over time: a high value that holds for less than
+    `still_s` seconds disappears, and a high value that holds longer is kept in all its frames. After a gap in time (see
+    `segments`), the count of seconds starts again.
     """
     result = np.zeros_like(values)
     part = segments(timestamp, gap_s)
