@@ -224,9 +224,13 @@ class _Pruning:
         return True
 
     def _remove_leftovers(self, documents: list[EventsDocument]) -> None:
-        """Remove files of no video: results without events and scores, checkpoints, camera models.
+        """Remove files that belong to no video.
 
-        `documents` are the documents of the videos that were not removed.
+        These files are results of videos that have no events, scores or checkpoint. With the option `missing`, they are also
+        checkpoints of videos that are gone, and models of cameras that are gone.
+
+        Args:
+            documents: the documents of the videos that were not removed. The models of their cameras are kept.
         """
         out = self.layout.out
         for kind in ("rendered", "masks", "embeddings", "verify"):

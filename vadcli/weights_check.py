@@ -8,9 +8,9 @@ model gets pictures that this file draws:
 - A language model answers yes/no questions about the pictures (`check_asker`).
 - A mask decoder must find the disc around a point (`check_masks`).
 
-Each test needs only a number of right answers, because public encoders are weak at some tasks, such
-as the direction of stripes. This number is out of reach with random weights, with swapped colour
-channels, or with a tokenizer that has wrong rules.
+A test passes with less than all answers right, because public encoders are weak at some tasks, such as the direction of
+stripes. But the needed number of right answers is out of reach with random weights, with swapped colour channels, or with a
+tokenizer that has wrong rules.
 
 `CHECKS` lists the tests by the `model_type` in a transformers config. The network is never used.
 """
@@ -63,9 +63,8 @@ class CheckResult:
         name: the test's name.
         what: what the test compares, in words.
         measure: name of the measure. "margin" is the cosine of the right sentence minus the highest
-            cosine of a wrong sentence, as a mean over the pictures. "log-odds" is the same with the
-            log-odds of yes/no questions. "cosine", "length" and "IoU" are the worst value of all
-            sentences, vectors or masks.
+            cosine of a wrong sentence, as a mean over the pictures. "log-odds" is the same difference between the log-odds of
+            yes/no questions. "cosine", "length" and "IoU" are the worst value of all sentences, vectors or masks.
         value: value of the measure.
         right: number of right answers.
         count: number of answers.

@@ -170,7 +170,7 @@ def level_y(level: float, height: int) -> float:
 
 
 def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the opacities of the area under the curve and of its line, each (height, width, 1) in [0, 1]."""
+    """Return two opacity maps, (height, width, 1) in [0, 1]: one of the area under the curve, one of the curve's line."""
     tall, wide = height * _SMOOTH, len(value)
     zero, one = level_y(0.0, tall), level_y(1.0, tall)
     y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)

@@ -65,7 +65,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
     5. With `stem_alone`: the names are the same in any folder, and no other video has this name.
 
     Args:
-        stem_alone: the names of the data set's videos differ even without their folders.
+        stem_alone: True if the names of the data set's videos differ even without their folders.
 
     Raises:
         UsageError: a rule fits two videos equally.
@@ -90,7 +90,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield pairs (scored, truth) with the same path; with `tails`, one may be the end of the other."""
+    """Yield pairs (scored, truth) with the same path; with `tails`, one path may be the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -274,7 +274,7 @@ class GroundTruth(ABC):
 
     Attributes:
         name: the value of `--dataset`.
-        stem_alone: whether the names of the videos differ even without their folders.
+        stem_alone: True if the names of the videos differ even without their folders.
     """
 
     name: ClassVar[str]
@@ -306,7 +306,7 @@ class GroundTruth(ABC):
         """Return `root` if it is a file, otherwise the first of `candidates` under `root` that exists.
 
         Args:
-            wanted: the missing file in the error message; empty for the first of `candidates`.
+            wanted: name of the missing file for the error message; if empty, the message names the first of `candidates`.
 
         Raises:
             UsageError: none of the files exists.

@@ -141,7 +141,7 @@ class FrameIntervals(_Intervals):
     """An annotation as intervals of frames.
 
     Attributes:
-        intervals: the end frame is outside, and frames count from 0; empty if the video is normal.
+        intervals: the spans of abnormal frames, counted from 0; empty if the video is normal.
         frames: the number of frames that the annotation was made for; None if the annotation does not state it.
         slack_frames: an interval may end this many frames after the end of the video; see `overhang_frames`.
     """
@@ -181,7 +181,7 @@ class TimeIntervals(_Intervals):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval: the frames inside. Every interval must contain a frame."""
+        """Return one span per interval: the frames inside the interval. Every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         spans = []
         for interval in self.intervals:

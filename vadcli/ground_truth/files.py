@@ -197,7 +197,7 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
 
     The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech). Its file
     evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: the first box in 01_0014.txt is in frame
-    154, and the first abnormal label of this clip is also that of frame 154, counted from 0.
+    154, and frame 154, counted from 0, is also the first frame of this clip that is labelled abnormal.
 
     Raises:
         DocumentError: a line has another form.

@@ -288,7 +288,7 @@ _UBNORMAL_SPLIT = ("{}_test_video_names.txt", "scripts/{}_test_video_names.txt")
 
 @dataclass(frozen=True)
 class _Track:
-    """An abnormal object: its number in the images, and its frames without `end_frame`."""
+    """An abnormal object: its number in the images, and its frames, from `start_frame` to before `end_frame`."""
 
     number: int
     start_frame: int
@@ -345,7 +345,11 @@ class UBnormal(GroundTruth):
 
 @dataclass(frozen=True)
 class _ObjectMasks:
-    """The masks of a video, from images of object numbers and the tracks of the abnormal objects."""
+    """The masks of a video.
+
+    They are made from images whose pixel values are object numbers, and from the tracks, which say which objects are abnormal
+    and when.
+    """
 
     folder: Path
     video: str

@@ -55,7 +55,7 @@ class Metric:
             raise ValueError(f"an interval's low end {self.ci_low} is above its high end {self.ci_high}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields in full precision, as printed by `--json`; `curve` only if there is one."""
+        """Return the fields in full precision, as printed by `--json`; `curve` only if the metric has a curve."""
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
         return {**fields, "curve": [list(point) for point in self.curve]} if self.curve else fields
 

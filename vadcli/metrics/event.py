@@ -161,7 +161,7 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
     """
     order = np.argsort(predicted[:, 0], kind="stable")
     starts = predicted[order, 0]
-    latest_end = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts  # of the events up to this one
+    latest_end = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts  # highest end up to each event
     low = np.searchsorted(latest_end, true[:, 0], "right")
     counts = np.maximum(np.searchsorted(starts, true[:, 1], "left") - low, 0)
     places, second = ranges(low, counts)

@@ -77,7 +77,7 @@ class FrameSet:
     def of(
         cls, scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], sampled: Sequence[ArrayLike] | None = None
     ) -> FrameSet:
-        """Return the set of one array per video; raises ValueError if arrays of a video differ in length."""
+        """Build the set from one array per video; raises ValueError if arrays of a video differ in length."""
         videos = [np.asarray(part) for part in scores]
         truth = [np.asarray(part, np.bool_) for part in labels]
         lengths = [len(part) for part in videos]
@@ -195,7 +195,7 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return the frames that evaluate one category: its abnormal frames and the normal frames.
+    """Return the frames for evaluating one category: the abnormal frames of this category and the normal frames.
 
     Args:
         codes: (N,) integers, the category of each abnormal frame; NORMAL for abnormal frames without a category.
@@ -300,7 +300,7 @@ PATE_CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pair
 
 @dataclass(frozen=True)
 class _Runs:
-    """The video, the first and the last frame of A anomalies; frames count through all videos."""
+    """For each of A anomalies: its video, its first frame and its last frame. Frames are numbered through all videos."""
 
     video: IndexArray
     first: IndexArray

@@ -72,7 +72,7 @@ class PixelCounts:
 
     @property
     def note(self) -> str:
-        """The note of metrics: the number of bins; empty if the bins lose nothing."""
+        """The note for metrics that are computed from these counts: the number of bins; empty if the bins lose nothing."""
         return "" if self.exact else f"by {self.positives.shape[-1]} bins"
 
 
@@ -83,7 +83,7 @@ class PixelAccumulator:
     equal bins, and the note of every metric has the number of bins. All masks of one accumulator have the same type.
 
     Args:
-        bins: for float maps, 256 or more; uint8 masks always have 256.
+        bins: number of bins for float maps, at least 256; uint8 masks always have 256.
         mask_at: lowest score in [0, 1] of a pixel of the predicted mask; only used for the IoU.
     """
 
@@ -366,8 +366,8 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
     """Return the track-based detection criterion (TBDC): `rbdc` with the share of found tracks as y.
 
-    The same paper defines it. A track is found if at least the share `alpha` of its regions is found. Undefined without true
-    tracks or without frames.
+    The paper cited in `rbdc` also defines TBDC. A track is found if at least the share `alpha` of its regions is found.
+    Undefined without true tracks or without frames.
     """
     check_share("alpha", alpha)
     check_share("beta", beta)
@@ -405,7 +405,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the highest score (G,) that finds each true region, and which detections (D,) are false.
+    """Return the highest score of a detection that finds each true region (G,), and which detections (D,) are false.
 
     The score is -inf if no detection finds the region.
     """
@@ -446,10 +446,10 @@ def _criterion(
 
     Args:
         video: the video of each true region or track.
-        found_at: the highest threshold at which each is found, or -inf.
+        found_at: the highest threshold at which each true region or track is found; -inf if no detection finds it.
         false: which detected regions are false.
         frames: the number of frames of each video.
-        undefined: the note of an undefined value.
+        undefined: the text that explains why there is no value, if the result is undefined.
     """
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))

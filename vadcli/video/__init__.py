@@ -43,7 +43,7 @@ class StartedWorker:
     stderr: int
 
     def kill(self) -> None:
-        """Kill the process and its children, and wait for its end. A process that reads from a lost network drive stays."""
+        """Kill the process and its children. Wait a limited time for the end: reading from a lost network drive delays it."""
         self.signal_kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(REAP_S)
@@ -63,7 +63,9 @@ class StartedWorker:
 
 @contextmanager
 def early_worker() -> Iterator[None]:
-    """Start a decoder process for the first loader that needs one. It is killed at the end if no loader has taken it.
+    """Start a decoder process for the first loader that needs one.
+
+    If no loader has taken the process when the `with` block ends, the process is killed.
 
     Use it in the main thread: on Linux, a decoder process dies with the thread that started it.
     """
@@ -79,7 +81,7 @@ def early_worker() -> Iterator[None]:
 
 
 def take_worker() -> StartedWorker:
-    """Return the decoder process that was started early; if another loader has it, start one."""
+    """Return the decoder process that was started early; if another loader has taken it, start a new process."""
     try:
         return _early.pop()
     except IndexError:
@@ -91,7 +93,7 @@ def start_worker() -> StartedWorker:
     stderr = anonymous_file(0)
     fcntl.fcntl(stderr, fcntl.F_SETFL, fcntl.fcntl(stderr, fcntl.F_GETFL) | os.O_APPEND)
     connection, theirs = Pipe()
-    # With this sys.path and -P, the worker imports the same modules as this process. -P drops the current folder from it.
+    # With this sys.path and -P, the worker imports the same modules as this process. -P drops the current folder from sys.path.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     # A signal to our process group must not end the worker before the worker has its own session. So such signals are
     # blocked until the worker discards them.

@@ -43,7 +43,7 @@ _VIDEO = (
     "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 "
     "dirac pva lxf ty hxvs"
 )
-_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed, so that the error is "no video stream"
+_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed, so that their error is "no video stream"
 _ALLOWED = ",".join((_VIDEO + " " + _SOUND).split())
 
 _UNTIMED = frozenset(
@@ -52,7 +52,7 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # restarts show in their dts
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # dts show restarts
 
 _LARGER_LIMITS = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
 """Limits for the second attempt to open a file: bytes and microseconds to find the streams, bytes to detect the format.
@@ -72,7 +72,7 @@ _SURELY_CUT_FRAMES = 1.5  # the limit if the file is smaller than the size that 
 _USUAL_ERROR_S = 1.0  # a declared length is often wrong by this much, or by 1 % of the length, but by 10 s at most
 _USUAL_SHARE = 0.01
 _LARGEST_ERROR_S = 10.0
-_TAKES_OVER_S = 1.0  # two video streams of a file usually end less than this apart
+_TAKES_OVER_S = 1.0  # the ends of two video streams of a file usually differ by less
 _HELD_BACK = 3  # number of packets of a program stream that ffmpeg delivers only at the end of the file
 _NOTHING: Counter[int] = Counter()
 _HEADER_BYTES = 1 << 16
@@ -176,7 +176,7 @@ def _open_again(path: Path, name: str, error: av.error.FFmpegError, logged: Sequ
             opened.close()
     if refused:
         raise UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{refused[0]}' is not allowed") from error
-    detail = f" ({logged[-1][2].strip()})" if logged else ""  # the message is more exact than the error
+    detail = f" ({logged[-1][2].strip()})" if logged else ""  # ffmpeg's message is more exact than the error
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
         hint = "it may be cut short, unfinished, or not a video"
         raise ProbeError(f"{name}: not a readable video file{detail}", hint=hint) from error
@@ -375,7 +375,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
-    """Return how many frames are missing before the declared end; 0 if declared lengths often differ that much."""
+    """Return how many frames are missing before the declared end; 0 if declared lengths are often wrong by so much."""
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:

@@ -10,7 +10,7 @@ decord (`DecordFrames`) is faster than ffmpeg on short videos because it starts 
 - It ignores edit lists.
 - It stops at a packet that it cannot decode.
 - It conceals damage and does not report in which frame.
-- It detects the container without a list of allowed formats.
+- It opens containers of every format; a list of allowed formats cannot be set.
 
 So decord reads only kinds of files that it is known to read like ffmpeg, and its frames and times are compared with the
 probe's. If damage must be noticed, decord reads the whole video before the first frame is yielded, and the video is rejected if
@@ -106,7 +106,8 @@ class DecodedFrame:
         ok: False if the decoder concealed damage.
         selected: True if the request asks for the image of this frame.
         image: (H, W, C) uint8; None if the frame is not selected or not readable.
-        after_error: True if the decoder reported an error after the previous frame. Then frames before this one may be lost.
+        after_error: True if the decoder reported an error after the previous frame. Then some frames before this frame may be
+            lost.
     """
 
     pts: int | None

@@ -426,7 +426,7 @@ def add_sound(
         DecoderHung: ffmpeg took too long.
     """
     zero_s = float(info.pts[0] * info.time_base) + start_s
-    may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, several parts may have this time
+    may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, this time may occur in several parts
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if may_seek else []
     # A copy contains sound from before the first frame. An edit list hides this sound, but some players ignore edit lists.
     may_copy = sound.codec == "aac" and not sound.shifts_s and zero_s - sound.earliest_s < _HIDDEN_AT_MOST_S
@@ -455,7 +455,7 @@ def add_sound(
 
 
 def source_arguments(info: VideoInfo) -> list[str]:
-    """Return ffmpeg's arguments to read this file. They name the demuxer, and ffmpeg can open only plain files."""
+    """Return ffmpeg's arguments to read this file: they name the demuxer and let ffmpeg open only plain files."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 
@@ -469,7 +469,7 @@ def run_ffmpeg(
         info: the video that ffmpeg reads.
         verbosity: ffmpeg's log level.
         timeout_s: time limit in seconds.
-        what: what ffmpeg has not done when the time is over, for the message.
+        what: what ffmpeg could not finish in time, in words for the error message.
 
     Raises:
         DecoderHung: ffmpeg took longer than `timeout_s`.

@@ -30,7 +30,7 @@ class Shows(enum.Enum):
 
     FRAME = enum.auto()
     FRAME_AND_NEXT = enum.auto()  # two frames; the second frame counts as the frame of the next packet
-    MORE = enum.auto()  # the second field of the previous frame, or the previous frame for longer
+    MORE = enum.auto()  # no new frame: the second field of the previous frame, or more time for the previous frame
     NOTHING = enum.auto()
 
 
@@ -80,7 +80,7 @@ def _vp9(packet: Any) -> Shows:
         if first >> 6 != 0b10:
             return Shows.FRAME  # not a VP9 frame: it counts as a frame, and the decoder reports the damage
         show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; in profile 3, a reserved bit comes before it
-        if first >> show_existing & 1 or first >> (show_existing - 2) & 1:  # this bit or show_frame; frame_type is between them
+        if first >> show_existing & 1 or first >> (show_existing - 2) & 1:  # or show_frame; the bit between them is frame_type
             return Shows.FRAME
     return Shows.NOTHING
 
@@ -123,7 +123,7 @@ class _Bits:
 
 
 class _Fields:
-    """Pairs fields. Two successive fields are one frame if one is a top and one a bottom field, and their numbers are equal."""
+    """Finds the two fields of a frame: a top and a bottom field that follow each other and have equal numbers."""
 
     def __init__(self) -> None:
         self._waiting: tuple[bool, int] | None = None  # a first field whose second field has not come yet: (bottom, number)
@@ -162,7 +162,7 @@ class _H264:
 
     def __call__(self, packet: Any) -> Shows:
         if self._sps and all(sps.frames_only for sps in self._sps.values()) and not packet.is_keyframe:
-            return Shows.FRAME  # the stream has no fields, and this packet cannot change that: it is no keyframe
+            return Shows.FRAME  # the stream has no fields, and only a keyframe could change that
         pictures = new = 0
         for unit in _units(packet, self._length_bytes):
             self._learn(unit)
@@ -384,10 +384,10 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 class _HevcReferences:
-    """Finds HEVC packets to which no other packet refers: their type is even and at most 14 (ITU-T H.265, 7.4.2.2).
+    """Finds HEVC packets to which no other packet refers: the type is even and at most 14 (ITU-T H.265, 7.4.2.2).
 
-    This rule counts only pictures of the same sub-layer. A picture of a higher sub-layer may still refer to such a packet. So
-    frames are left out only if all of them are in the highest sub-layer.
+    This rule is valid only within one sub-layer: a picture of a higher sub-layer may still refer to such a packet. So if one of
+    these packets is below the highest sub-layer of the stream, no frame is left out.
     """
 
     def __init__(self, extradata: bytes) -> None:

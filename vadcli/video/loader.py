@@ -148,7 +148,8 @@ class ClipLoader:
     def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
         """Read these videos and yield their items as they arrive. Only one run at a time is possible.
 
-        The frames of a ClipReady are a read-only view. It is valid until the next item is requested; copy frames to keep them.
+        The frames of a ClipReady are a read-only view. The view is valid until the next item is requested; copy frames to keep
+        them.
 
         Args:
             requests: the videos. The next request is taken only when a decoder process is idle.
@@ -383,7 +384,7 @@ class FrameFeed:
                     image = own_image if seen or shown is None else shown
                     yield from ((between, image) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last and not part:  # a request for a part ends by itself; to leave it early would kill its process
+                if row >= last and not part:  # a request for a part ends by itself; ending it here would kill its process
                     return
                 if item.clip.valid.any():
                     shown = item.clip.frames[-1].copy()
@@ -422,7 +423,7 @@ class FrameFeed:
 
 
 def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return spans [first, last) that contain these frames, which are in order. Frames that are close share a span."""
+    """Return spans [first, last) that contain these ordered frame numbers. Frames that are close together share a span."""
     spans: list[tuple[int, int]] = []
     for row in rows:
         first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row

@@ -107,7 +107,7 @@ class _Packets:
     may_skip: bool = True  # decoders can safely leave out frames to which no other frame refers
     hidden_by_edit: int = 0  # number of packets that an edit list hides
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
-    cut_off: int = 0  # number of frames that are in the index, but come after the end of the file
+    cut_off: int = 0  # number of frames that the index lists, but that would come after the end of the file
     begun: bool = False  # a keyframe was read
     packed: bool = False  # some packets contain two frames, so decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
@@ -139,7 +139,8 @@ class _Packets:
 def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
     """Yield the packets of all video streams. Continue after a hole: a part of the file without a packet.
 
-    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. ffmpeg then calls it again, too.
+    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. This function then calls the
+    demuxer again, as ffmpeg does.
     """
     tries = 0
     while tries < _MOST_TRIES:
@@ -347,8 +348,8 @@ def build_timeline(
         needs_key: True if a decoder shows nothing before the first keyframe. This matters if a recording begins between
             keyframes.
         reorders: False if frames are shown in decoding order.
-        cut_off: number of frames that come after the last packet in the index, but are no longer in the file. Their times are
-            guessed.
+        cut_off: number of frames that the index lists after the last packet of `packets`, but that the file no longer contains.
+            Their times are guessed.
     """
     pts, dts, keyframe = _bounded(packets.pts), _bounded(packets.dts), packets.keyframe
     lasting = np.where(packets.duration > 0, packets.duration, frame_ticks)

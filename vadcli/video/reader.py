@@ -2,7 +2,7 @@
 
 With the decoder choice `auto`, decord reads a short video if the caller needs gray frames, the file is not damaged, and decord
 is known to read files of this kind correctly (see `vadcli.video.decoders`). The reason is that decord starts no process. ffmpeg
-reads all other videos: it is as fast or faster on long videos, and reports in which frames it concealed damage.
+reads all other videos: on long videos it is at least as fast as decord, and it reports in which frames it concealed damage.
 
 The rows are the same for every decoder: one row per frame that a player shows, in presentation order, without gaps. Lost frames
 have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe found.
@@ -147,7 +147,7 @@ class _Outcome(enum.Enum):
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
     UNSAFE = enum.auto()  # a needed frame is damaged or missing, so all frames must be decoded from this frame on
-    UNSELECTED = enum.auto()  # ffmpeg did not select a sampled row, so it does not count frames as the rows do
+    UNSELECTED = enum.auto()  # ffmpeg did not select a sampled row, so ffmpeg's frame numbers differ from the row numbers
 
 
 class FrameReader:
@@ -159,7 +159,7 @@ class FrameReader:
     Attributes:
         decoder: the decoder that delivered the last frame.
         complaints: the decoder's last messages.
-        note: why ffmpeg replaced decord; empty if it did not.
+        note: why ffmpeg read the video after decord failed; empty if decord did not fail.
 
     Raises:
         DecodeError: no suitable decoder is installed, or no frame can be decoded.
@@ -188,7 +188,7 @@ class FrameReader:
     def __next__(self) -> Frame:
         frame = next(self._rows)
         if self._last_pts is not None and frame.pts <= self._last_pts:
-            # ffmpeg was started again. In a damaged file, its frames may then have other times.
+            # After a second start of ffmpeg in a damaged file, the frames may have other times than after the first start.
             frame = replace(frame, pts=self._last_pts + 1)
         self._last_pts = frame.pts
         return frame
@@ -320,7 +320,7 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _left_out(self, end: int) -> Iterator[Frame]:
-        """Yield the rows from `_due` to `end`: their frames were left out by the decoder."""
+        """Yield the rows from `_due` to `end`, whose frames the decoder left out."""
         for index in range(self._due, end):
             self._due = index + 1
             yield Frame(index, int(self._info.pts[index]), True, None)

@@ -41,7 +41,8 @@ class SamplingPlan:
     Attributes:
         frames: T, samples per clip.
         overlap: number of samples that a clip shares with the previous clip.
-        interval: number of rows from one sample to the next; if `rows` is given, the rounded mean.
+        interval: number of rows from one sample to the next. If `rows` is given, the steps differ, and `interval` is their
+            rounded mean.
         rows: (S,) int64, the sampled rows in order; None if every `interval`-th row is sampled.
     """
 
@@ -100,7 +101,10 @@ class SamplingPlan:
         return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
-        """Return the first row to decode for this clip: early enough to move the clip back if it is the last clip."""
+        """Return the first row to decode for this clip.
+
+        The row is early enough for the case that this is the last clip, which is moved back.
+        """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
 
@@ -109,7 +113,10 @@ class SamplingPlan:
         return self.whole_clips_of(self.samples(rows))
 
     def whole_clips_of(self, samples: int) -> int:
-        """Return how many clips are complete after so many samples. Moved and padded clips are not counted."""
+        """Return how many clips are complete after `samples` samples.
+
+        A last clip that must be moved back or padded is not counted.
+        """
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
@@ -156,11 +163,11 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return flags of the frames that must be decoded to get the images of `rows`, and True if these are the keyframes.
+    """Return flags of the frames that must be decoded to get the images of `rows`, and whether the flags mark the keyframes.
 
-    If all of `rows` are keyframes, the flags (N,) bool are True for the keyframes. If not, but all of `rows` are references,
-    they are True for the references. None means that all frames must be decoded: `rows` has other frames, or too few frames
-    could be left out.
+    If all of `rows` are keyframes, the flags (N,) bool mark all keyframes. Otherwise, if all of `rows` are references, the
+    flags mark all references. Instead of flags, None means that all frames must be decoded: because `rows` has other frames, or
+    because too few frames could be left out.
     """
     keys = rows_as_flags(info.keyframes, info.frames)
     for flags, only_keys in ((keys, True), (info.reference, False)):
@@ -170,7 +177,7 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:
-    """Drop each row that is less than `apart` after the last row that was kept."""
+    """Drop rows that are too close: each kept row is at least `apart` rows after the kept row before it."""
     if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
         return rows
     kept = [int(rows[0])]
@@ -250,7 +257,9 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects frames by their number, counted from the frame at a given time. ffmpeg counts them in its variable 0.
+    """Selects frames by their number, counted from the frame at a given time.
+
+    ffmpeg stores the count in variable 0 of its expression.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.
@@ -288,8 +297,8 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
         interval: rows with index % interval == 0 are sampled.
         start: first row to deliver.
         sought: True if ffmpeg starts at the keyframe that `seek_row` returned, and not at the beginning.
-        every_image: True selects all rows from `start` on, and perhaps rows before. Use this after the decoder has lost frames
-            or delivered unexpected frames.
+        every_image: True selects all rows from `start` on, and perhaps some earlier rows. Use this after the decoder has lost
+            frames or delivered unexpected frames.
     """
     pts, first_pts = info.pts, int(info.pts[min(start, info.frames - 1)])
     if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:

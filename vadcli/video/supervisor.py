@@ -180,7 +180,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Begun:
-    """Message from a decoder process: this decoder reads the video now. It is sent before the decoder starts."""
+    """Message from a decoder process: this decoder will now read the video. The message is sent before the decoder starts."""
 
     decoder: str
 
@@ -438,7 +438,7 @@ class DecoderProcess:
         return self._kill_reason is not None and time.monotonic() - self._killed_at > REAP_S
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children, and free its memory. Return the error that explains its end, and its stderr.
+        """Kill the process and its children, free the memory, and return why the process ended, as an error, and its stderr.
 
         Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """

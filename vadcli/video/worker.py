@@ -152,7 +152,7 @@ class _Worker:
         try:
             before = _identity(request.path)
             key = (request.path, request.fps, before)
-            if self._probed is None or self._probed[0] != key or not any(before):  # if not, the last probe was of this file
+            if self._probed is None or self._probed[0] != key or not any(before):  # otherwise, reuse the last probe
                 self._probed = (key, self._probe(request.path, fps=request.fps))
             info = self._probed[1]
             self._send(Opened(request.video, info))
@@ -362,7 +362,7 @@ def main() -> None:
     die_with_parent(parent)
     connection = Connection(connection_number)
     threading.Thread(target=_end_with_loader, name="end-with-loader", daemon=True).start()
-    for usual in (LoaderOptions.prober, LoaderOptions.reader):  # import them now: the loader may not be ready yet
+    for usual in (LoaderOptions.prober, LoaderOptions.reader):  # import both now: the loader may not be ready yet
         pkgutil.resolve_name(usual)
     setup: Setup = connection.recv()
     descriptor = recv_handle(connection)

@@ -124,7 +124,10 @@ def read_lock(item: Entry) -> Lock | None:
 
 
 def lock_paths(item: Entry) -> list[Path]:
-    """Return the possible paths of a model's lock file. The first path is used now; older versions used the aliases."""
+    """Return the possible paths of a model's lock file.
+
+    The first path has the model's main name and is used now. The others have its aliases, which older versions used.
+    """
     return [home() / ".locks" / f"{name}.json" for name in item.names]
 
 
@@ -181,7 +184,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def has_size(path: Path, size: int | None) -> bool:
-    """Return True if the file exists and has this size; with None, it may have any size."""
+    """Return True if the file exists and has this size; None allows any size."""
     return path.is_file() and (size is None or path.stat().st_size == size)
 
 
@@ -314,7 +317,7 @@ def _hub_errors(item: Entry) -> Iterator[None]:
 
 
 def _pull_offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Return a model in the cache that has no lock file. Its files are not checked.
+    """Return a model that is in the cache but has no lock file. The model's files are not checked.
 
     Raises:
         WeightsError: the model is not in the cache, or its files differ from its lock file.
@@ -353,7 +356,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request in which the hub's converter added safetensors that it made from the same pickles."""
+    """Return the pull request in which the account CONVERTER added safetensors that it made from the model's pickles."""
 
     def pickles(info: ModelInfo) -> dict[str, str]:
         return {name: file.lfs.sha256 for name, file in _repository_files(info).items() if name.endswith(".bin") and file.lfs}
@@ -447,7 +450,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     """Delete a pulled model from the hub's cache, and delete its lock file. The network is not used.
 
     Args:
-        name: a name or alias of the manifest.
+        name: a name or alias in the manifest.
         say: a function that gets one line of text per fact that the user should know, such as other names of the same files.
 
     Raises:
