@@ -1,4 +1,4 @@
-"""Count the alarms of `motion` on normal footage, and compare them with the promised rate.
+"""Count the alarms of `motion` on normal footage, and compare them with the rate to expect from its scores.
 
 python benchmarks/alarms.py --root DIR [--minutes 7] [--still] [--page ../docs/motion.md]
 
