@@ -115,7 +115,7 @@ __all__ = [
 CONFIG_NAME = "vadcli.toml"
 PROFILE = "profile"
 SCAN = "scan"
-"""The table of `vadcli scan`. Its `out` is the default for every command that needs an output folder."""
+"""The table of `vadcli scan`. The key `out` in this table is the default for every command that needs an output folder."""
 
 T = TypeVar("T")
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
@@ -141,7 +141,8 @@ def resolve(
         config: `--config FILE`, which replaces `./vadcli.toml`.
         profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
-        takes_out: True if the output folder is an argument and not an option of the command. Its table may still have `out`.
+        takes_out: True if the output folder is an argument of the command and not an option. The command's table may still
+            have the key `out`.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.
@@ -175,7 +176,7 @@ def out_folder(
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
-        default: the folder if neither names one.
+        default: the folder if neither the environment nor a TOML file names a folder.
         config, profile, env: as in `resolve`.
 
     Raises:

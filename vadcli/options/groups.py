@@ -42,7 +42,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def check_durations(options: Any, *names: str, above_zero: bool = False) -> None:
-    """Raise UsageError if one of these options has a value that is not a duration, or is 0 with `above_zero`."""
+    """Raise UsageError if one of these options is not a duration; with `above_zero`, also if it is 0."""
     for name in names:
         text = getattr(options, name)
         if text is not None and parse_duration(text, name) == 0 and above_zero:
@@ -520,7 +520,7 @@ class HeadOptions:
 def with_detector_options(kind: type[Any]) -> type[Any]:
     """Return a subclass of `kind` with the options of every detector.
 
-    If both have an option, `kind` defines it.
+    If `kind` and a detector have the same option, the field of `kind` is used.
     """
     loaded: list[type[Any]] = []
     for name in DETECTOR_OPTIONS:

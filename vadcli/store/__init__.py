@@ -43,8 +43,8 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 # already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of these characters, so every version of vadcli gives their files the name of the path itself. This quick
-# test saves minutes in an archive of a million videos.
+# Most paths have none of these characters, so every version of vadcli gives the files of a video the video's own path as name.
+# This quick test saves minutes in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
@@ -102,7 +102,7 @@ def _cut(name: str, *, whole: str) -> str:
 
 
 def _is_plain(relative: str) -> bool:
-    """True if every version of vadcli gives the files of this path the name of the path itself."""
+    """True if every version of vadcli uses this path, without a change, as the name of the video's files."""
     return not _UNUSUAL.search(relative) and 0 < 4 * len(relative) <= _LONGEST_STEM_BYTES
 
 

@@ -39,7 +39,7 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowErro
 class CheckpointHeader:
     """Describes the scan that wrote a checkpoint.
 
-    Another scan continues the checkpoint only if its header is the same.
+    Another scan continues the checkpoint only if that scan has the same header.
 
     Attributes:
         fingerprint: hash of everything that changes scores.
@@ -150,7 +150,7 @@ class CheckpointWriter:
     def append(self, block: CheckpointBlock) -> None:
         """Add rows after the stored rows.
 
-        They survive the end of this process, and after the next `flush` also a power cut.
+        The new rows survive the end of this process. After the next `flush`, they also survive a power cut.
 
         Raises:
             OutputError: the disk is full or was removed. The rows that were stored before are kept.
@@ -177,7 +177,7 @@ class CheckpointWriter:
     def flush(self, *, force: bool = False) -> None:
         """Make all rows survive a power cut.
 
-        Without `force`, it does so at most once per `fsync_every_s` seconds.
+        Without `force`, a call does nothing if the last fsync was less than `fsync_every_s` seconds ago.
         """
         now = time.monotonic()
         if force or now - self._synced_at >= self._fsync_every_s:
@@ -307,7 +307,7 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """Return one CRC-32 over the values of all columns, their presence, and the lengths of binary values."""
+    """Return one CRC-32 over the values of all columns, which of them are null, and the lengths of binary values."""
     crc = 0
     for column in columns:
         valid = column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else bytes([1]) * len(column)

@@ -205,7 +205,7 @@ class ChosenThresholds:
 
     Attributes:
         detector: the detector's name.
-        thresholds: how its scores become events.
+        thresholds: the thresholds with which the detector's scores become events.
         include: globs of the videos; empty for all.
     """
 
@@ -235,7 +235,7 @@ class Choices:
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
         """Return the choices with more verdicts.
 
-        A new verdict replaces the old verdicts whose spans overlap its span.
+        A new verdict replaces all old verdicts about overlapping spans of the same video.
         """
 
         def overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:

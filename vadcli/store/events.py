@@ -397,7 +397,7 @@ class Presence(Enum):
 
     HERE = "here"
     GONE = "gone"
-    UNKNOWN = "unknown"  # the folder above it is empty, missing or can't be read: perhaps a share is not mounted
+    UNKNOWN = "unknown"  # the folder above the video is empty, missing or unreadable: perhaps a share is not mounted
 
 
 class FootageFolders:

@@ -1,8 +1,9 @@
 """Writes and reads the masks of a video in two formats: as a gray video, and as run lengths.
 
 The mask video is lossless: FFV1 in Matroska, 0-255 = pixel score 0-1, in display orientation. The file of run lengths is
-Parquet with compressed run-length encoding (RLE) as in COCO. It marks the pixels whose score reaches the threshold at which
-the scan's events open. Usually a file has one mask per sampled row. If a file has one mask per row, its metadata say so.
+Parquet with compressed run-length encoding (RLE) as in COCO. The run lengths mark the pixels whose score reaches the threshold
+at which the scan's events open. Usually a file has one mask per sampled row. If a file has one mask per row, its metadata say
+so.
 
 `MaskFiles` writes both formats, and `MaskTrack` reads the format that is stored.
 """
@@ -62,8 +63,8 @@ def mask_box(mask: ByteArray, level: int) -> Box | None:
 def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | None:
     """Return the `mask_box` of a mask (h, w) after it is enlarged to the display size.
 
-    To save time, only the part that may reach `level` is enlarged. Because of rounding, a side of the box may be a few pixels
-    off.
+    To save time, only the part that may reach `level` is enlarged. Because of rounding, a side of the box may be wrong by a few
+    pixels.
     """
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
@@ -230,7 +231,7 @@ _RESCAN_RLE = "scan the video again with --masks rle --force"
 _RESCAN_ANY = "scan the video again with --masks and --force"
 _NO_BOX = (0, 0, 0, 0)
 Spans = tuple[tuple[int, int], ...]
-"""The first row of each span, and the row after its last."""
+"""For each span, its first row, and the row after its last row."""
 IN_RUN_LENGTHS = np.uint8(191)
 """The value of marked pixels in masks that are read from run lengths: a score of 0.75."""
 _IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels, so that resizing a mask does not move its outline
@@ -508,7 +509,7 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """Return the mask of a row, or the last mask before this row; None if there is none.
+        """Return the mask of a row, or else the last mask before this row; None if neither exists.
 
         A mask is (H, W) uint8, 0–255 = pixel score 0–1. The array object stays the same until the mask changes. Masks from run
         lengths have only the values 0 and `IN_RUN_LENGTHS`.
@@ -524,7 +525,7 @@ class MaskTrack:
 
     def level(self, thresholds: Thresholds) -> int:
         """Return the lowest mask value that is drawn as a part of an event with these thresholds."""
-        # The pixels of run lengths were marked when the file was written, so these thresholds do not matter for them.
+        # Run lengths do not depend on these thresholds: their pixels were marked when the file was written.
         return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, ByteArray]]:

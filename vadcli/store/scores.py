@@ -1,10 +1,10 @@
 """Writes and reads the scores and the vectors of a video as Parquet.
 
-The metadata have the other values that later runs need.
+The metadata of each file have the other values that later runs need.
 
-A scores file has one row per frame, and an embeddings file has one row per sampled frame. From these vectors, vadcli can score
-other categories and search the archive without decoding the videos again. A vector of D values takes D + 4 bytes. With 2
-sampled frames per second and D = 768, this is 5.6 MB per hour of video.
+A scores file has one row per frame. An embeddings file has one row per sampled frame, with a vector. From these vectors, vadcli
+can score other categories and search the archive without decoding the videos again. A vector of D values takes D + 4 bytes.
+With 2 sampled frames per second and D = 768, this is 5.6 MB per hour of video.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ScoresMetadata:
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, str]) -> ScoresMetadata:
-        """Return the metadata of a file's keys.
+        """Return the metadata that `to_keys` wrote as the keys of a Parquet file.
 
         Raises:
             KeyError, TypeError, ValueError: this is not the metadata of a scores file of this version.

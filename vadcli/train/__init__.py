@@ -1,7 +1,7 @@
 """Training of LAVIDA (paper 3.3 and 3.9). This file has the recipe, which is read from a TOML file.
 
     datasets   opens segmentation data sets
-    samples    makes pseudo-anomalies from their clips, and mixes the data sets
+    samples    makes pseudo-anomalies from the clips of data sets, and mixes the data sets
     step       computes the losses of a batch
     state      chooses the trained parts; stores checkpoints
     training   provides the starting model, the samples and the validation; writes the trained model
@@ -45,7 +45,7 @@ class ModelChoice:
         method: compression method: the paper's, or another one to compare with; see `CompressionOptions`.
         projector: kind of a new projector with random weights; empty keeps the starting model's kind.
         queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
-        train_px: smallest and largest frame area for Qwen2-VL, in pixels; empty keeps those of the
+        train_px: smallest and largest frame area for Qwen2-VL, in pixels; empty keeps the areas of the
             starting model.
     """
 
@@ -78,7 +78,7 @@ class DataChoice:
         root: folder of the data set.
         split: split to train on.
         weight: share in the mixture, relative to the weights of the other data sets.
-        max_categories: N, the longest list of categories; 0 means the paper's N.
+        max_categories: N, the length of the longest list of categories; 0 means the paper's N.
     """
 
     name: str
@@ -108,7 +108,8 @@ class ExposureOptions:
         hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
             the clip's names), if such names exist.
         held_out: names that are never listed. Spelling variants count as the same name; see `samples.same_name`.
-        without_seg: share of the samples that are trained without `<SEG>`; see `step.ExposureStep`.
+        without_seg: share of the samples that are trained without the output of the language model at the
+            token `<SEG>`; see `step.ExposureStep`.
     """
 
     probability: float = 0.5
@@ -250,7 +251,7 @@ class Recipe:
     Attributes:
         name: name of the trained model.
         task: `exposure` for the paper's training.
-        seed: seed of random weights, of the samples and of their order.
+        seed: seed for the random weights, for the samples, and for the order of the samples.
         model, lora, data, exposure, schedule, loss, validation, running: see their classes.
     """
 
@@ -276,7 +277,7 @@ class Recipe:
             check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole recipe as a JSON document, from which `parse_recipe` makes it again."""
+        """Return the whole recipe as a JSON document; `parse_recipe` turns the document into the recipe again."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
@@ -289,7 +290,7 @@ class Recipe:
         return document
 
     def fingerprint(self) -> str:
-        """Return a hexadecimal hash of all values that affect the result, which paths do not."""
+        """Return a hexadecimal hash of all values that affect the result; paths do not affect it."""
         document = self.without_paths()
         del document["running"]["keep"], document["running"]["workers"]
         return digest(document)

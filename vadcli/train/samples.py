@@ -39,7 +39,7 @@ class SegmentedObject:
 
     Attributes:
         name: category or expression, as it is written in the prompt; never empty.
-        masks: (T, H, W) bool, True where the object is visible; all False in frames without it.
+        masks: (T, H, W) bool, True where the object is visible; all False in frames that do not show the object.
     """
 
     name: str
@@ -111,8 +111,8 @@ class ExposureSample:
         frames: (T, H, W, 3) uint8 RGB.
         categories: the list for the prompt, shuffled, without repetition.
         masks: (T, H, W) bool, union of the masks of the listed objects; all False in a normal sample.
-        labels: (T,) bool, whether the mask of a frame has a pixel.
-        anomalous: whether the list has true categories. Some frames of an anomalous clip may be normal.
+        labels: (T,) bool, True if the mask of the frame has at least one True pixel.
+        anomalous: True if the clip shows a category of the list. Some frames of an anomalous clip may be normal.
         true: the categories that the clip shows; empty in a normal sample.
     """
 
@@ -186,7 +186,7 @@ class AnomalyExposureSampler:
         data: the data set; its names are read once, when the sampler is created.
         options: how clips become pseudo-anomalies.
         seed: 0 or more.
-        max_categories: N, the longest list of categories; 0 means the paper's N for this data set.
+        max_categories: N, the length of the longest list; 0 means the paper's N for this data set.
         hard: source of hard negatives; if None, they are the names of the data set that share a
             word with one of the clip's names.
 
@@ -386,9 +386,9 @@ class Draw:
 class Mixture:
     """Data sets mixed by weight.
 
-    Every epoch has the same number of samples from a data set, as close to its weight as whole numbers
-    allow. A data set continues in the next epoch where it stopped. So each sample is used once before
-    any sample is used again.
+    Every epoch has the same number of samples from a data set. The shares of the data sets are as close to
+    their weights as whole numbers allow. In the next epoch, a data set continues after its last sample. So
+    each sample is used once before any sample is used again.
 
     Args:
         parts: (sampler, weight) pairs; the weights need not add up to 1.

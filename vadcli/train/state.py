@@ -113,7 +113,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and frozen ones to `dtype`; frozen parameters of `REST` stay."""
+    """Convert trained parameters to fp32, and frozen ones to `dtype`, except frozen parameters of `REST`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
@@ -136,7 +136,7 @@ def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 ADAPTER_FILE = "adapter_model.safetensors"
 STATE = "state.json"
 OWN_PARTS = ("projector", "sight", "pooling")
-"""Parts that no base model has."""
+"""Parts that LAVIDA adds to its base models."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors to store: the model's own by parameter name, and the adapters' by peft's names."""
+    """Return two tables of tensors to store: parameters of the model by name, and adapters by peft's names."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

@@ -90,7 +90,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
         logits: (…, h, w).
         targets: (…, h, w) 0 to 1 or bool.
         alpha: weight of a positive pixel; a negative pixel has the weight 1 − alpha.
-        gamma: the higher `gamma` is, the less weight have pixels that are already right.
+        gamma: with a higher `gamma`, pixels that are already right have less weight.
 
     Returns:
         (…,), one value per mask.
@@ -135,8 +135,8 @@ def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the IoU loss: |predicted − actual IoU|. It trains only the IoU head, not the mask.
 
     Args:
-        predicted: (…,) the estimate of the head, 0 to 1.
-        logits, targets: (…, h, w) the masks whose IoU the head estimates.
+        predicted: (…,) the IoU head's estimate, 0 to 1.
+        logits, targets: (…, h, w) the masks whose IoU the IoU head estimates.
 
     Returns:
         (…,), one value per mask.
@@ -182,7 +182,7 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 
     Args:
         logits: one (C,) tensor per list, with one logit per name.
-        truth: per list, whether the clip shows each name.
+        truth: one sequence per list, with True for each name that the clip shows.
     """
     targets = torch.tensor([float(shown) for names in truth for shown in names], device=logits[0].device)
     return F.binary_cross_entropy_with_logits(_exact(torch.cat(list(logits))), targets)
@@ -487,14 +487,14 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return masks at the size of the mask decoder. A pixel is True if at least half of it is covered.
+    """Return masks at the size of the mask decoder. A pixel is True if the mask covers at least half of it.
 
-    If no pixel of a mask is half covered, its most covered pixels are True, so that every frame with an
+    If a mask covers no pixel by half, the pixels that it covers most are True, so that every frame with an
     object has a target.
 
     Args:
         masks: (N, H, W) bool.
-        size: (h, w); the frame is resized to it without keeping its aspect ratio, as in SAM2.
+        size: (h, w); the masks are resized to this size without keeping their aspect ratio, as SAM2 does.
 
     Returns:
         (N, h, w) bool.

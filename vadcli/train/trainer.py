@@ -446,8 +446,8 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
     config = model.mllm.qwen.config.text_config
     visual = (model.config.sampling.frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
     tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
-    # Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With gradient
-    # checkpointing, these vectors are kept for one layer only, together with the input of every layer.
+    # Per layer, each token needs about 16 vectors of the model's width and 3 vectors of its inner width. With
+    # gradient checkpointing, these vectors are kept for one layer only, together with the input of every layer.
     layer, layers = 16 * config.hidden_size + 3 * config.intermediate_size, int(config.num_hidden_layers)
     kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
     return TrainingPlan(recipe, sizes, weights, int(tokens * kept * narrow))

@@ -260,7 +260,7 @@ def write_model(
         model: the model after training, with its adapters.
         recipe: the recipe of the training.
         folder: the folder to write.
-        sources: facts about this stage of the training, which config.json lists after the earlier stages.
+        sources: facts about this stage of the training. config.json lists them after the facts about earlier stages.
         start: makes the model from which the training started.
     """
     before = model.config.sources

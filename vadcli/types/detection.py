@@ -60,7 +60,7 @@ class Footage:
 
     Attributes:
         videos: number of videos that could be read.
-        seconds: their total length; an estimate if not all of them were read.
+        seconds: total length of these videos; an estimate if not all of the footage was read.
         bytes: total size of the camera's videos at that time. Damaged videos are included, but not videos that could not be
             read because the machine failed.
     """
@@ -198,7 +198,8 @@ class ClipBatch:
         Args:
             clips: B clips.
             models: B camera models; None if no camera has one.
-            frames: (B, T, H, W, C) uint8, the pixels of the clips if they already are in one array. If None, they are copied.
+            frames: (B, T, H, W, C) uint8, the pixels of the clips if they already are in one array. If None, the pixels are
+                copied from the clips.
         """
         return cls(
             frames=np.stack([clip.frames for clip in clips]) if frames is None else frames,

@@ -68,7 +68,7 @@ class VideoInfo:
         path: the file, or the folder of numbered images.
         demuxer: ffmpeg's name of the container format; "images" for a folder.
         codec: ffmpeg's decoder name, e.g. "h264".
-        stream_index: the number of the video stream that is read: the stream that ffmpeg would choose, too.
+        stream_index: the number of the video stream that is read. ffmpeg would choose the same stream.
         width, height: size of a frame as a player shows it: in square pixels, after rotation.
         rotation: the clockwise angle in degrees (0, 90, 180, 270) by which a player turns the stored frame.
         time_base: seconds per unit of pts.
@@ -253,7 +253,7 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Return the clip with a copy of the pixels; the loader writes the next clip into their memory."""
+        """Return a clip with its own copy of the pixels, because the loader reuses the memory of the original."""
         return replace(self, frames=self.frames.copy())
 
 

@@ -197,7 +197,7 @@ class Event:
 
     Attributes:
         id: number in its video, from 1.
-        start_frame, end_frame: first row, and the row after the last.
+        start_frame, end_frame: first row, and the row after the last row.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
         peak_frame, peak_s, peak_score: row, time and score of the first frame with the highest score.
         mean_score: the mean score of the event's rows.
@@ -277,9 +277,9 @@ class HeadMark:
     """The head that judged the events of a video.
 
     Attributes:
-        name: the name of its folder.
-        kind: its kind, such as logistic.
-        key: hash of its files.
+        name: the name of the head's folder.
+        kind: the kind of the head, such as logistic.
+        key: hash of the head's files.
     """
 
     name: str

@@ -52,7 +52,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of an error in one line: `no KEY` for a KeyError, its type if it has no text."""
+    """Return the text of an error in one line: `no KEY` for a KeyError; the error's type if the text is empty."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -130,9 +130,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
-# A Latin character of UTF-16 has one zero byte. A text without a line end counts as UTF-16 if this share of it is Latin.
+# A Latin character has one zero byte in UTF-16. A text without a line end is UTF-16 if this share of its characters is Latin.
 _PLAIN_SHARE = 0.7
-# U+4E00 and similar characters have their zero byte at the other offset. A text has at most this many per Latin character.
+# In U+4E00 and similar characters, the other byte is zero. A UTF-16 text has at most this many of them per Latin character.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
@@ -148,7 +148,7 @@ def text_encoding(data: bytes) -> str:
     """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
 
     UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are at odd offsets, or nearly all at
-    even offsets. A list of paths with NUL between them is not UTF-16: it has zero bytes at both.
+    even offsets. A list of paths with NUL between them is not UTF-16: it has zero bytes at odd and at even offsets.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -214,7 +214,7 @@ _type_hints = cache(typing.get_type_hints)
 class FieldError(ValueError):
     """A field is missing, unknown, or has a value of the wrong type.
 
-    `hint` says how to fix it; it may be empty.
+    `hint` says how to fix the field; the hint may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

@@ -151,7 +151,7 @@ def time_in_path(path: str) -> datetime | None:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it does not fit."""
+    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if the pattern does not fit."""
     moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in moments if moment is not None), None)
 
@@ -208,7 +208,7 @@ FIELDS = {
 """Field of `--time-from`, named as in strptime -> its regular expression."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
-"""Field -> its regular expression if a digit is next to it. It fits only the full number of digits: 2026111 is ambiguous."""
+"""Field -> its regular expression if a digit is next to the field. All digits are needed, because 2026111 is ambiguous."""
 
 _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour12"), ("minute",))
 
@@ -536,6 +536,6 @@ class When:
         if start is None:
             return False
         begin, end = start.at(start_s), start.at(end_s)
-        # Python compares times of one zone by their clock time, which comes twice in autumn. So they are compared in UTC.
+        # Python compares times of one zone by their clock time, but one hour comes twice in autumn. UTC has no such hour.
         recent = self.since is None or end.astimezone(UTC) >= self.since.astimezone(UTC)
         return recent and (self.between is None or self.between.overlaps(begin, end))

@@ -174,8 +174,8 @@ def verify_all(
         command: the command line, for the record of the run.
 
     Raises:
-        UsageError: the folder does not exist, no video in it has scores or the masks to refine, or the categories cannot be
-            read.
+        UsageError: the folder does not exist, no video in the folder has scores, no video has masks for the refiner, or
+            the categories cannot be read.
         DeviceError, WeightsError: the model cannot be loaded.
         OutputError: OUT cannot be written.
     """
@@ -342,7 +342,7 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
 def verify_options(options: ScanOptions) -> VerifyOptions:
     """Return the options of the verification after a scan.
 
-    Options that both commands have are copied from the scan.
+    If `vadcli scan` and `vadcli verify` have the same option, its value is copied from the scan.
     """
     own = {"model": options.verify, "categories": options.categories}
     decoding = ("device", "precision", "decoder", "decode_timeout", "decode_memory")

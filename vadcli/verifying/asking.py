@@ -70,7 +70,7 @@ class VideoJob:
         answered: number of clips that this run has answers for.
         waiting: number of clips that were read and have no answer yet.
         is_read: True if no more clips will be read.
-        fresh: pairs of a clip's number and its answers that are not in `stored` yet.
+        fresh: the answers that are not in `stored` yet, as pairs: the number of a clip, and the answers about this clip.
         written_at: when `stored` was last written, as `time.monotonic()`.
     """
 

@@ -1,12 +1,12 @@
 """The start and the end of a verification: chooses the clips, and makes events from the answers.
 
 `Survey` finds the videos and the questions, and chooses clips. The first stage (the scan) proposes the clips around its highest
-scores. The audit draws clips at random from all other clips, so that it shows how much the first stage misses. All choices are
-functions of the scores, the videos and a seed.
+scores. The audit draws clips at random from all other clips, so that it shows how much the first stage misses. Equal scores,
+videos and seeds give equal choices.
 
 `settle` calibrates the model for each camera, makes the events of each video, and counts the audit.
 
-Both need the stored scores and answers of all videos of a camera. No video is opened, and no model is loaded.
+`Survey` and `settle` need the stored scores and answers of all videos of a camera. They open no video and load no model.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HOP_S = 4.0
 GROW_S = 5.0
 """The score of a clip is the highest score in its cell and within this many seconds of its middle."""
 SAMPLE_CLIPS = 8
-"""Largest number of random clips per camera. Their answers show how the model usually answers about the camera."""
+"""Largest number of random clips per camera. The answers about them show how the model usually answers about the camera."""
 SAMPLE_PART = 5
 """A camera with few proposed clips gets one random clip per SAMPLE_PART proposed clips."""
 FEWEST = 2
@@ -103,8 +103,9 @@ class Choice:
 
     Attributes:
         proposed: the first stage proposes the clip.
-        audited: the clip was drawn from the clips of all cameras that are not proposed.
-        sampled: the clip was drawn from the clips of its camera that are not proposed. All audited clips are sampled, too.
+        audited: the clip is not proposed, and was drawn at random from all such clips of all cameras.
+        sampled: the clip is not proposed, and was drawn at random from all such clips of its camera. All audited clips are
+            sampled, too.
     """
 
     proposed: BoolArray
@@ -242,7 +243,7 @@ class Survey:
         return StoredAnswers(metadata, replace(old.answers, log_odds=np.concatenate(columns, axis=1)))
 
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
-        """Return the numbers of the chosen clips that have no answer. Videos that are left out have none."""
+        """Return the numbers of the chosen clips that have no answer; no clips if the options leave out the video."""
         if not video.is_included:
             return np.zeros(0, np.int64)
         usable = self.usable(video)
@@ -515,7 +516,7 @@ def _write(
 ) -> Mapping[Answer, int]:
     """Write the answers and the events of one video. Return the number of events per answer.
 
-    `changes` has the new values of fields of `AnswersMetadata`.
+    `changes` has new values for some fields of the video's `AnswersMetadata`.
     """
     claim = Claim.acquire(survey.layout.checkpoint(video.video))
     if claim is None:
