@@ -86,12 +86,12 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories from the table, or else from the `old` events."""
+    """Return the `new` events with categories: from the table or, if it has none, from the `old` events."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return `new` events with the category of the `old` event that shares the most frames with each.
+    """Return the `new` events. Each gets the category of the `old` event that shares the most frames with it.
 
     If two old events share the same number of frames, the earlier event counts. Both lists must be in order and without
     overlap, as `cut_events` returns them.
@@ -197,7 +197,7 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """Reduce the values of each span, which must not be empty, to (E,) or (E, C)."""
+    """Apply `operation` to the values of each span. Return (E,) or (E, C). No span may be empty."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced

@@ -24,11 +24,12 @@ from vadcli.errors import UsageError
 REINSTALL = "reinstall or remove the package that contains it"
 
 
-_installed = cache(entry_points)  # cached, because it reads the metadata of every installed package
+_installed = cache(entry_points)  # cached, because `entry_points` reads the metadata of every installed package
 
 
 class Registry(Mapping[str, str]):
-    """Name -> place of its code, as "module:attribute". Names from other packages come after vadcli's own names.
+    """Maps names to the places of their code: "module:attribute". vadcli's own names come first, then names from other
+    packages.
 
     Args:
         kind: the kind of the entries, as messages name it.
@@ -72,7 +73,7 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False: another package provides a wrong object. `what` is the fault in words."""
+        """Raise UsageError if `ok` is False, because a package provides a wrong object. `what` is the fault in words."""
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 

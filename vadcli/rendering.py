@@ -125,7 +125,7 @@ def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
 def _rendered(
     videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
 ) -> Iterator[RenderResult]:
-    """Render (name, path) of videos. Yields a result per video, and one for all `unknown` videos."""
+    """Render videos, given as (name, path). Yields one result per video, and one for all `unknown` videos together."""
     layout = OutputLayout(options.out)
     settings = RenderSettings(
         events_only=options.events_only,

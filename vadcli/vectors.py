@@ -417,7 +417,7 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 def _moments(
     stored: StoredEmbeddings, cosines: FloatArray, usual: BellTail, *, top: int, allowed: BoolArray | None = None
 ) -> Iterator[Moment]:
-    """Yield at most `top` moments of one video, the best first, whose peaks are `allowed` frames."""
+    """Yield at most `top` moments of one video, the best first. Only `allowed` frames can be peaks."""
     timestamp, free = stored.timestamp, cosines.copy()
     if allowed is not None:
         free[~allowed] = -np.inf
@@ -428,7 +428,7 @@ def _moments(
         high = cosines >= cosines[peak] - EDGE * usual.spread
         low = np.flatnonzero(~high)
         place = int(np.searchsorted(low, peak))
-        # The moment has the uninterrupted high values around the peak.
+        # The moment is the unbroken series of high values around the peak.
         first = int(low[place - 1]) + 1 if place > 0 else 0
         last = int(low[place]) - 1 if place < len(low) else len(high) - 1
         yield Moment(

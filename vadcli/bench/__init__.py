@@ -210,7 +210,7 @@ class Bench:
         return Stages(ratio, size, tokens, kept, {"decode": decode_ms, **ms}, dict(timer.added_bytes), busy.share)
 
     def _decode_ms(self) -> float:
-        """Return the milliseconds per clip of a single decoder process."""
+        """Return how many milliseconds a single decoder process needs per clip."""
         with ClipLoader(self.detector.needs, LoaderOptions(workers=1)) as loader:
             wake(loader, self.footage, 1)
             started, clips = time.perf_counter(), 0
@@ -289,7 +289,7 @@ class Measured:
 
     @property
     def real_time(self) -> float:
-        """Seconds of footage per second of this machine, as the median of the rounds."""
+        """How many seconds of footage this machine scores per second: the median of the rounds."""
         return statistics.median(done.video_s / done.seconds for done in self.rounds)
 
     def to_json(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """The end of a round: the time after which it takes no clip, and its largest number of clips.
+    """The end of a round: the time after which the round takes no more clips, and the largest number of clips.
 
     Attributes:
         seconds: time since the start of the round.
@@ -184,7 +184,7 @@ class Round:
         clips: number of clips scored and stored.
         rows: frames in the spans of these clips, sampled or not.
         video_s: seconds of footage.
-        seconds: from the first request for a clip to the last stored score.
+        seconds: time from the first request for a clip to the last stored score.
     """
 
     clips: int
@@ -277,7 +277,8 @@ def scan_round(
         batch_size: clips per batch.
         bound: the end of the round.
         store: stores the scores.
-        steady: a context that is entered with the first scores and left at the bound. It can measure the time at full speed.
+        steady: a context manager that is entered when the first scores arrive and left at the bound. So it can measure the
+            round without its slow start and end.
 
     Raises:
         VideoError: a video cannot be read.
@@ -382,7 +383,7 @@ class StageClock:
 class HostMemory:
     """Measures the peak resident memory of this process and its descendants inside the context.
 
-    Memory that several processes share is counted in each of them.
+    Memory that several processes share is counted once per process.
 
     Attributes:
         peak_bytes: largest memory so far.

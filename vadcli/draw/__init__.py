@@ -73,7 +73,7 @@ class ScoreCurve:
     def window(self, at_s: float) -> tuple[Image.Image, int]:
         """Return a picture of the curve around a time, and the column of this time.
 
-        Later columns are dimmed.
+        The columns after this time are dimmed.
         """
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)

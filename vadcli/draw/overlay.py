@@ -139,7 +139,7 @@ MIN_TYPE_PX = 12
 MIN_SMALL_PX = 10
 MAX_SIDE_PX = 4096
 MAX_MACROBLOCKS = 36864  # blocks of 16×16 px: the limit of H.264 level 5.2; common hardware plays no higher level
-_INK: Colour = (24, 18, 4)  # of text that is drawn on the colour of events
+_INK: Colour = (24, 18, 4)  # colour of text on a background in the colour of events
 _TIME_OF_DAY_EM = 40  # the least width of a canvas that has room for the date and the time of day
 _LINE_EM = 1.5  # height of a plate: the background of one line of text
 

@@ -127,7 +127,7 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports; each report after the first also has its paired differences from the first.
+    """Return the reports; each report after the first also gets the paired differences between its run and the first run.
 
     Raises:
         UsageError: the runs have different videos, or masks of different videos.
@@ -163,7 +163,7 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return `theirs` minus `mine` with a note; without an interval if the runs have different videos."""
+    """Return `theirs` minus `mine` with a note. If the runs have different videos, leave out the interval."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         metric = difference(theirs, mine, bootstrap)
@@ -211,7 +211,7 @@ def to_latex(reports: Sequence[Evaluation]) -> str:
 
 
 def _cells(reports: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the title and the cells of each figure that any run has, in the order of the groups."""
+    """Yield the title and the cells of each figure that at least one run has, in the order of the groups."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
         for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
@@ -244,7 +244,7 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes of all runs; a note that not all runs have starts with the folders of its runs."""
+    """Return the notes of all runs; a note that only some runs have starts with the folders of these runs."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -321,7 +321,7 @@ def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document`, with the groups that only `earlier` has if inputs and protocol are the same."""
+    """Return `document`. If inputs and protocol are the same, add the groups that only `earlier` has."""
     needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
     if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
         return document

@@ -1,7 +1,7 @@
 """Reads a scan's output and a data set's truth (`collect`), and computes figures (`measure`).
 
-Memory: six bytes per frame; one more byte per frame and category, or five if the scan stored scores per category; spans and
-pixel counts. Masks are read one frame at a time and not kept.
+Memory: six bytes per frame. Each category adds one byte per frame, or five bytes if the scan stored scores per category. Spans
+and pixel counts also need memory. Masks are read one frame at a time and not kept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TestSet:
         truths: the V names of these videos in the truth.
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
-        categories: (N,) bool per category, True in its frames; a frame may have several categories or none.
+        categories: category -> (N,) bool, True for the frames of this category; a frame may have several categories or none.
         category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored for every video. Names are
             compared without regard to upper and lower case.
         events: predicted and true events in seconds.
@@ -277,7 +277,7 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video; `events` None adds no predicted events."""
+    """Add the scores and events of a video. If `events` is None, no predicted events are added."""
     data.scores.append(table.score)
     data.labels.append(labels)
     data.sampled.append(table.sampled)
@@ -290,7 +290,7 @@ def _add_video(
             data.categories.setdefault(span.category, []).append((data.rows + span.start_frame, data.rows + span.end_frame))
     for number, name in enumerate(table.category_names):
         if table.category_scores is not None and (key := name.casefold()) in data.wanted:
-            # The copy frees the scores of the categories that the truth does not have.
+            # Copy the column. Otherwise, the scores of the categories that the truth does not have would stay in memory.
             data.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
     data.rows += len(table)
     predicted_events = read_events(events).events if events is not None else ()
@@ -455,7 +455,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate, with a note if masks are run lengths, which cannot rank pixels."""
+    """Return the estimate, with a note if masks are stored as run lengths, because these cannot rank pixels."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
@@ -515,7 +515,8 @@ PIXEL: dict[str, Callable[..., Estimate]] = {
     "aupimo": aupimo,
 }
 WITHIN, OWN = ", within videos", ", own score"
-"""These are added to a category's name in the name of a figure: within videos, or from the category's own score."""
+"""The name of a figure is a category's name, perhaps with one of these endings: within videos, or from the category's own
+score."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {
@@ -527,4 +528,4 @@ GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]]
     "category": _category,
     "severity": _severity,
 }
-"""The function that computes each group of metrics."""
+"""Group of metrics -> the function that computes the group."""

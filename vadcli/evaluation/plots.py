@@ -1,6 +1,7 @@
 """Draws an evaluation as PNG files: ROC, PR and PIMO curves, score timelines, and contact sheets.
 
-One sheet shows frames of the normal spans with the highest scores, the other frames of the true events with the lowest scores.
+The first sheet shows frames of the normal spans that have the highest scores. The second sheet shows frames of the true events
+that have the lowest scores.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ matplotlib.use("Agg")  # needs no screen
 
 log = logging.getLogger("vadcli")
 
-CURVE_POINTS = 2000  # of a ROC or PR curve
+CURVE_POINTS = 2000  # number of points of a ROC or PR curve
 TIMELINE_POINTS = 4000  # approximate number of points per video
 TIMELINES_PER_PAGE = 12
 SHEET_COLUMNS, SHEET_ROWS = 4, 3

@@ -277,8 +277,8 @@ def _timecode(frames: int, nominal: int) -> str:
 def to_otio(documents: Iterable[EventsDocument]) -> str:
     """Return an OpenTimelineIO timeline with one clip per event, for all videos.
 
-    Each clip has a marker at the event's peak. It refers to its video by the path relative to the scanned folder. The clip's
-    metadata contains all other data of the event.
+    Each clip has a marker at the event's peak. The clip refers to its video by the path relative to the scanned folder. The
+    clip's metadata contains all other data of the event.
 
     Raises:
         UsageError: the opentimelineio package is not installed.

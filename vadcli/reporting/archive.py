@@ -42,9 +42,9 @@ SIDE_BY_SIDE = timedelta(minutes=10)
 MOST_VIDEOS = 10_000
 """A report about more videos lists only some events and failures, and has no score curves."""
 MOST_EVENTS = 10_000
-"""Such a report lists this many events: the events with the highest peak scores."""
+"""A report about more than MOST_VIDEOS videos lists this many events: the events with the highest peak scores."""
 MOST_FAILURES = 1_000
-"""Such a report lists this many videos that failed or are partial."""
+"""A report about more than MOST_VIDEOS videos lists this many videos that failed or are partial."""
 MOST_CAMERAS = 1_000
 """Largest number of rows in the table of cameras."""
 ROOT_CAMERA = "."

@@ -112,7 +112,7 @@ def by_importance(archive: Archive) -> list[tuple[VideoSummary, Event]]:
 def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
     """Return the data for the page's scripts."""
     pictures: dict[EventKey, tuple[Any, str | None]] = {}
-    for video, event in by_importance(archive):  # in this order, because the page may not have room for all pictures
+    for video, event in by_importance(archive):  # the highest score first, because the page may not have room for all pictures
         key = (video.video, event.id)
         strip, clip = shown.strips.get(key), shown.clips.get(key)
         thumbnails = None
@@ -186,7 +186,8 @@ def template(name: str, *, trim_blocks: bool = True) -> Template:
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy. It allows the page and, if `beside`, files beside the page."""
+    """Return the content security policy. It allows only this script and style and, if `beside` is True, files beside the
+    page."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [

@@ -48,7 +48,7 @@ from vadcli.video.loader import ClipLoader, FrameFeed, LoaderOptions
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
-FEWEST_POINTS = 2  # of a curve
+FEWEST_POINTS = 2  # smallest number of points of a curve
 NO_SCORE, LEVELS = 255, 254  # a byte of a curve is NO_SCORE, or a score in [0, 1] times LEVELS
 AREA_PX, QUALITY = 192 * 108, 62  # of a thumbnail
 CAMERA_AREA_PX, CAMERA_QUALITY = 640 * 360, 50  # of the frame of a camera

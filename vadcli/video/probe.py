@@ -500,7 +500,7 @@ def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
 
 
 def _far_ticks(times: IndexArray) -> int:
-    """Return the largest difference between the times of two packets whose frames are shown near each other."""
+    """Return the limit in ticks: two times that differ by more are far apart."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
 
