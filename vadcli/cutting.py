@@ -91,7 +91,9 @@ def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events. Each gets the category of the `old` event that shares the most frames with it.
+    """Return the `new` events.
+
+    Each gets the category of the `old` event that shares the most frames with it.
 
     If two old events share the same number of frames, the earlier event counts. Both lists must be in order and without
     overlap, as `cut_events` returns them.

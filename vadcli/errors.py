@@ -80,7 +80,7 @@ class OutputError(VadcliError):
 
 
 class DocumentError(VadcliError):
-    """A file that vadcli reads (scores, events, camera model, annotation …) is damaged or has the wrong format."""
+    """A file that vadcli reads is damaged or has the wrong format, such as scores, events or annotations."""
 
 
 class NotBetter(VadcliError):

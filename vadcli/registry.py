@@ -28,8 +28,9 @@ _installed = cache(entry_points)  # cached, because `entry_points` reads the met
 
 
 class Registry(Mapping[str, str]):
-    """Maps names to the places of their code: "module:attribute". vadcli's own names come first, then names from other
-    packages.
+    """Maps names to the places of their code, such as "module:attribute".
+
+    vadcli's own names come first, then the names from other packages.
 
     Args:
         kind: the kind of the entries, as messages name it.
@@ -73,7 +74,10 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False, because a package provides a wrong object. `what` is the fault in words."""
+        """Raise UsageError if `ok` is False, because a package provides a wrong object.
+
+        `what` is the fault in words.
+        """
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 

@@ -125,7 +125,10 @@ def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
 def _rendered(
     videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
 ) -> Iterator[RenderResult]:
-    """Render videos, given as (name, path). Yields one result per video, and one for all `unknown` videos together."""
+    """Render videos, given as (name, path).
+
+    Yields one result per video, and one for all `unknown` videos together.
+    """
     layout = OutputLayout(options.out)
     settings = RenderSettings(
         events_only=options.events_only,

@@ -155,7 +155,9 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
 
 
 def check_asker(asker: Asker) -> list[CheckResult]:
-    """Return the results of yes/no questions about clips. The right question must have the highest log-odds of "yes".
+    """Return the results of yes/no questions about clips.
+
+    The right question must have the highest log-odds of "yes".
 
     Args:
         asker: any `Asker`. It answers six questions about each of six clips, and nine questions about each of nine clips.
@@ -191,7 +193,7 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Return the results of two tests: a mask decoder gets a point and must find the disc around this point.
+    """Return the results of two tests of a mask decoder: it gets a point and must find the disc around it.
 
     The pictures of the first test have one disc, the pictures of the second test have two discs.
     """

@@ -156,7 +156,7 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """The end of a round: the time after which the round takes no more clips, and the largest number of clips.
+    """The end of a round: after a time or a number of clips, the round takes no more clips.
 
     Attributes:
         seconds: time since the start of the round.

@@ -170,7 +170,10 @@ def level_y(level: float, height: int) -> float:
 
 
 def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return two opacity maps, (height, width, 1) in [0, 1]: one of the area under the curve, one of the curve's line."""
+    """Return two opacity maps, (height, width, 1) in [0, 1].
+
+    The first map shows the area under the curve, the second map shows the line of the curve.
+    """
     tall, wide = height * _SMOOTH, len(value)
     zero, one = level_y(0.0, tall), level_y(1.0, tall)
     y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)

@@ -127,7 +127,9 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports; each report after the first also gets the paired differences between its run and the first run.
+    """Return the reports.
+
+    Each report after the first also gets the paired differences between its run and the first run.
 
     Raises:
         UsageError: the runs have different videos, or masks of different videos.

@@ -288,7 +288,7 @@ _UBNORMAL_SPLIT = ("{}_test_video_names.txt", "scripts/{}_test_video_names.txt")
 
 @dataclass(frozen=True)
 class _Track:
-    """An abnormal object: its number in the images, and its frames, from `start_frame` to before `end_frame`."""
+    """An abnormal object: its number in the images, and its frames. `end_frame` is not one of its frames."""
 
     number: int
     start_frame: int

@@ -195,7 +195,7 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return the frames for evaluating one category: the abnormal frames of this category and the normal frames.
+    """Return the frames for evaluating one category: its own abnormal frames and the normal frames.
 
     Args:
         codes: (N,) integers, the category of each abnormal frame; NORMAL for abnormal frames without a category.
@@ -300,7 +300,10 @@ PATE_CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pair
 
 @dataclass(frozen=True)
 class _Runs:
-    """For each of A anomalies: its video, its first frame and its last frame. Frames are numbered through all videos."""
+    """For each of A anomalies: its video, its first frame and its last frame.
+
+    Frames are numbered through all videos.
+    """
 
     video: IndexArray
     first: IndexArray

@@ -72,7 +72,10 @@ class PixelCounts:
 
     @property
     def note(self) -> str:
-        """The note for metrics that are computed from these counts: the number of bins; empty if the bins lose nothing."""
+        """The note for metrics that are computed from these counts: the number of bins.
+
+        The note is empty if the bins lose nothing.
+        """
         return "" if self.exact else f"by {self.positives.shape[-1]} bins"
 
 
@@ -405,7 +408,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the highest score of a detection that finds each true region (G,), and which detections (D,) are false.
+    """Return the highest score (G,) that finds each true region, and flags (D,) of false detections.
 
     The score is -inf if no detection finds the region.
     """

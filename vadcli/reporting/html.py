@@ -186,8 +186,10 @@ def template(name: str, *, trim_blocks: bool = True) -> Template:
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy. It allows only this script and style and, if `beside` is True, files beside the
-    page."""
+    """Return the content security policy.
+
+    It allows only this script and style and, if `beside` is True, files beside the page.
+    """
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [

@@ -43,7 +43,10 @@ class StartedWorker:
     stderr: int
 
     def kill(self) -> None:
-        """Kill the process and its children. Wait a limited time for the end: reading from a lost network drive delays it."""
+        """Kill the process and its children.
+
+        Wait until the process has ended, but not for long: if it reads from a lost network drive, it may not end.
+        """
         self.signal_kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(REAP_S)
@@ -81,7 +84,10 @@ def early_worker() -> Iterator[None]:
 
 
 def take_worker() -> StartedWorker:
-    """Return the decoder process that was started early; if another loader has taken it, start a new process."""
+    """Return the decoder process that was started early.
+
+    If another loader has taken it, start a new process.
+    """
     try:
         return _early.pop()
     except IndexError:

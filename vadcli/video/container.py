@@ -1,4 +1,6 @@
-"""Opens a media file safely, describes its streams, and finds out whether its end is missing. Decodes nothing.
+"""Opens a media file safely, describes its streams, and finds out whether its end is missing.
+
+Decodes nothing.
 
 Opening: some files contain references to other files and to network addresses: concat scripts, HLS and DASH playlists, SDP
 texts. ffmpeg's libraries follow these references, even if the file is named .mp4. Two options prevent this. `format_whitelist`
@@ -84,12 +86,15 @@ _log_level = threading.Lock()
 
 
 def has_times(demuxer: str) -> bool:
-    """Return False for elementary streams: they are codec data without a container, so they store no times."""
+    """Return False for elementary streams: codec data without a container, which store no times."""
     return demuxer not in _UNTIMED
 
 
 def has_exact_pts(demuxer: str, codec: str) -> bool:
-    """Return True if packets have presentation times. If not, a decoder may report other times than the probe."""
+    """Return True if packets have presentation times.
+
+    If not, a decoder may report other times than the probe.
+    """
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
@@ -99,7 +104,7 @@ def can_jump(demuxer: str) -> bool:
 
 
 def path_text(path: Path) -> str:
-    """Return the path as one line for messages: control characters and bytes that are not UTF-8 become %XX."""
+    """Return the path as one line for messages: control characters and non-UTF-8 bytes become %XX."""
     return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
 
@@ -137,7 +142,10 @@ def open_media(path: Path, *, messages: list[Message] | None = None) -> Any:
 
 
 def probe_options(container: Any) -> dict[str, str]:
-    """Return the options that a decoder needs to find the streams; empty if the first attempt to open the file was enough."""
+    """Return the options that a decoder needs to find the streams.
+
+    The result is empty if the first attempt to open the file was enough.
+    """
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -223,7 +231,10 @@ def pick_stream(container: Any, name: str) -> Any:
 
 
 def video_packets(container: Any) -> Iterator[Any]:
-    """Yield the packets of all video streams in file order, also of streams that begin in the middle of the file."""
+    """Yield the packets of all video streams in file order.
+
+    This includes streams that begin in the middle of the file.
+    """
     ignored = set()
     for stream in container.streams:
         if stream.type != "video" or stream.disposition & av.stream.Disposition.attached_pic:
@@ -237,7 +248,10 @@ def video_packets(container: Any) -> Iterator[Any]:
 
 
 def unlisted_streams(container: Any) -> int:
-    """Return the number of video streams that begin in the middle of the file, so that PyAV does not list them."""
+    """Return the number of video streams that PyAV does not list.
+
+    These streams begin in the middle of the file.
+    """
     with listening(av.logging.INFO):
         described = container.dumps_format()
     video_streams = re.findall(r"^  Stream #0:(\d+)\b.*?: Video:", described, re.MULTILINE)
@@ -294,7 +308,9 @@ class Read:
 
 
 class OtherStreams:
-    """Counts the packets of the other video streams: how many come before and after the packets of the stream that is read.
+    """Counts the packets of the video streams that are not read.
+
+    For each stream, it counts the packets before and after the packets of the stream that is read.
 
     Call `add` and `add_own` in the file order of the packets.
     """
@@ -348,7 +364,10 @@ class OtherStreams:
 
 
 def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
-    """Return how many frames are missing at the end: the length that the file declares, minus the length that was read."""
+    """Return how many frames are missing at the end.
+
+    This is the length that the file declares, minus the length that was read.
+    """
     demuxer = opened.format.name.split(",")[0]
     frames = stream.frames or 0
     if demuxer == "ivf":
@@ -375,7 +394,10 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
-    """Return how many frames are missing before the declared end; 0 if declared lengths are often wrong by so much."""
+    """Return how many frames are missing before the declared end.
+
+    The result is 0 if declared lengths are often wrong by so much.
+    """
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:
@@ -386,7 +408,10 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds (0 if unknown), and True if it is the duration of this stream alone."""
+    """Return the declared duration in seconds (0 if unknown), and whether it is this stream's own.
+
+    If not, it is the duration of the longest stream.
+    """
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
@@ -406,7 +431,7 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
 
 
 def is_cut(path: Path, demuxer: str) -> bool:
-    """Return True if this is a Matroska, AVI or FLV file that is smaller than the size that its header declares."""
+    """Return True if a Matroska, AVI or FLV file is smaller than the size that its header declares."""
     declared = _DECLARED_BYTES.get(demuxer)
     if declared is None:
         return False
@@ -464,7 +489,10 @@ def _apng_end(file: BinaryIO, size: int) -> str:
 
 
 def _ogg_end(file: BinaryIO, size: int) -> str:
-    """Check that an Ogg file has all pages. A page has a number, and the last page of a stream has a mark (RFC 3533, 6)."""
+    """Check that an Ogg file has all pages.
+
+    A page has a number, and the last page of a stream has a mark (RFC 3533, 6).
+    """
     last: dict[bytes, int] = {}  # serial number of a stream -> number of its last page, until the stream ends
     position = 0
     while position < size:
@@ -502,7 +530,10 @@ def _matroska_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _avi_bytes(file: BinaryIO, size: int) -> int:
-    """Return the position of the last RIFF chunk's end in bytes; files of more than 1 GB have several chunks."""
+    """Return the position of the last RIFF chunk's end in bytes.
+
+    Files of more than 1 GB have several chunks.
+    """
     position = 0
     while position + 8 <= size:
         file.seek(position)

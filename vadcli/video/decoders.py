@@ -1,4 +1,6 @@
-"""Defines the types that all decoders share, and the two decoders that need no process: Pillow for images, and decord.
+"""Defines the types that all decoders share, and two decoders that need no process.
+
+The two decoders are Pillow, for images, and decord.
 
 A decoder (`Backend`) gets a `ReadRequest` and yields each frame that it decodes as a `DecodedFrame`. `FrameReader` matches
 these frames with the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
@@ -217,7 +219,10 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
 
 
 class ImageFrames:
-    """A `Backend` that reads a folder of images. If a row is not sampled, only the size of its file is read."""
+    """A `Backend` that reads a folder of images.
+
+    If a row is not sampled, only the size of its file is read.
+    """
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:
         self.complaints = ""
@@ -225,7 +230,10 @@ class ImageFrames:
         self._request = request
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the frames from row `start` on. If an image can't be read, its frame has ok False and no image."""
+        """Yield the frames from row `start` on.
+
+        If an image can't be read, its frame has ok False and no image.
+        """
         request = self._request
         for row in range(request.start, self._info.frames):
             path = self._info.path / self._info.images[row]
@@ -337,7 +345,10 @@ class DecordFrames:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the frames in order. If a frame cannot be decoded, stop there and put the reason in `complaints`."""
+        """Yield the frames in order.
+
+        If a frame cannot be decoded, stop there and put the reason in `complaints`.
+        """
         return self._frames or iter(())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Runs the ffmpeg program: finds it (`ffmpeg_path`), decodes frames (`FfmpegFrames`), and adds sound to a video (`add_sound`).
+"""Runs the ffmpeg program to decode frames (`FfmpegFrames`) and to add sound to a video (`add_sound`).
 
 To decode, ffmpeg runs as a child process. It decodes and rotates all frames, and scales and pipes only the selected frames.
 
@@ -56,7 +56,9 @@ _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """Return the path of the ffmpeg program: VADCLI_FFMPEG, or the system's ffmpeg, or the ffmpeg of imageio-ffmpeg.
+    """Return the path of the ffmpeg program.
+
+    This is VADCLI_FFMPEG, or the system's ffmpeg, or the ffmpeg of imageio-ffmpeg.
 
     Raises:
         ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.
@@ -127,7 +129,10 @@ _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
-    """Raised if a decoder with several threads finds an error: then it is not known which frames are damaged."""
+    """Raised if a decoder with several threads finds an error.
+
+    Then it is not known which frames are damaged.
+    """
 
 
 class FfmpegFrames:
@@ -232,7 +237,10 @@ class FfmpegFrames:
         return image
 
     def _listen(self, stderr: io.RawIOBase) -> None:
-        """Read stderr until ffmpeg ends. This runs in a separate thread, so that ffmpeg never waits for room in the pipe."""
+        """Read stderr until ffmpeg ends.
+
+        This runs in a separate thread, so that ffmpeg never waits for room in the pipe.
+        """
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
         begun = corrupt = failed = False
         unfinished = b""
@@ -313,7 +321,10 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Raise ToolError if ffmpeg cannot decode two gray frames. Then ffmpeg is the problem, and not the video."""
+    """Raise ToolError if ffmpeg cannot decode two gray frames.
+
+    Then ffmpeg is the problem, and not the video.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
         path.write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3 // 2)))
@@ -332,7 +343,7 @@ def check_ffmpeg() -> None:
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return one number per part of a video: by how many seconds its rows are later than the times in the file.
+    """Return by how many seconds the rows of each part of a video are later than the times in the file.
 
     A part ends where the clock restarts or jumps; the result is empty if this never happens. A few frames with odd times do not
     count as a part.
@@ -455,7 +466,10 @@ def add_sound(
 
 
 def source_arguments(info: VideoInfo) -> list[str]:
-    """Return ffmpeg's arguments to read this file: they name the demuxer and let ffmpeg open only plain files."""
+    """Return ffmpeg's arguments to read this file.
+
+    They name the demuxer, and let ffmpeg open only plain files.
+    """
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 

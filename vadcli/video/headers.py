@@ -1,4 +1,4 @@
-"""Reads the headers of coded pictures to find out if a packet shows a frame, and if other frames refer to this frame.
+"""Reads the headers of coded pictures: does a packet show a frame, and do other frames refer to it?
 
 `frame_counter`: some packets show no frame of their own. VP8 and VP9 have reference pictures that are never shown. H.264 and
 MPEG-2 may store a frame as two fields in two packets. In MPEG-4, a picture that is "not coded" shows the previous frame for
@@ -62,7 +62,7 @@ def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
 
 
 def _vp9(packet: Any) -> Shows:
-    """Return FRAME if one of the frames in a packet is shown (VP9 bitstream specification, 6.2 and annex B)."""
+    """Return FRAME if a packet has a frame that is shown (VP9 bitstream specification, 6.2 and annex B)."""
     data = memoryview(packet)
     marker = data[-1]
     count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
@@ -86,7 +86,10 @@ def _vp9(packet: Any) -> Shows:
 
 
 def _dirac(packet: Any) -> Shows:
-    """Return FRAME if a parse code in a Dirac or VC-2 packet announces a picture: bit 3 is set (SMPTE ST 2042-1, 10.5)."""
+    """Return FRAME if a parse code in a Dirac or VC-2 packet announces a picture.
+
+    In such a parse code, bit 3 is set (SMPTE ST 2042-1, 10.5).
+    """
     data = bytes(packet)
     at = 0
     while len(data) >= at + 13 and data[at : at + 4] == b"BBCD":
@@ -123,7 +126,10 @@ class _Bits:
 
 
 class _Fields:
-    """Finds the two fields of a frame: a top and a bottom field that follow each other and have equal numbers."""
+    """Finds the two fields of a frame.
+
+    A top field and a bottom field are one frame if they follow each other and have equal numbers.
+    """
 
     def __init__(self) -> None:
         self._waiting: tuple[bool, int] | None = None  # a first field whose second field has not come yet: (bottom, number)
@@ -150,7 +156,7 @@ class _Sps:
 
 
 class _H264:
-    """Finds what H.264 packets show: a packet may have one field, two fields or a frame (ITU-T H.264, 7.3)."""
+    """Finds what H.264 packets show: one field, two fields or a frame (ITU-T H.264, 7.3)."""
 
     def __init__(self, extradata: bytes) -> None:
         self._sps: dict[int, _Sps] = {}
@@ -282,7 +288,10 @@ def begins_intra(packet: Any) -> bool:
 
 
 class _Mpeg2:
-    """Finds what MPEG-2 packets show: picture_structure is 1 or 2 if a picture is a field (ITU-T H.262, 6.2.3)."""
+    """Finds what MPEG-2 packets show.
+
+    picture_structure is 1 or 2 if a picture is a field (ITU-T H.262, 6.2.3).
+    """
 
     def __init__(self) -> None:
         self._fields = _Fields()
@@ -302,7 +311,9 @@ class _Mpeg2:
 
 
 class _Mpeg4:
-    """Finds what MPEG-4 packets show: if vop_coded is 0, the previous picture stays (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
+    """Finds what MPEG-4 packets show.
+
+    If vop_coded is 0, the previous picture stays (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
 
     DivX packs two pictures into one packet. The next packet then has no coded picture, and counts as the packet of the second
     picture. So the stream has as many packets as pictures.
@@ -384,7 +395,9 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 class _HevcReferences:
-    """Finds HEVC packets to which no other packet refers: the type is even and at most 14 (ITU-T H.265, 7.4.2.2).
+    """Finds HEVC packets to which no other packet refers.
+
+    Their type is even and at most 14 (ITU-T H.265, 7.4.2.2).
 
     This rule is valid only within one sub-layer: a picture of a higher sub-layer may still refer to such a packet. So if one of
     these packets is below the highest sub-layer of the stream, no frame is left out.
@@ -410,6 +423,9 @@ class _HevcReferences:
 
 
 def _agreed(parts: Iterable[bool]) -> bool | None:
-    """Return the value that all parts of a packet have; None if the values differ; True if the packet has no parts."""
+    """Return the value that all parts of a packet have; None if the values differ.
+
+    The result is True if the packet has no parts.
+    """
     values = set(parts)
     return None if len(values) > 1 else values != {False}

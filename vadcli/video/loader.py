@@ -113,7 +113,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that the caller has not requested yet, and the slot that is free again after the item was used."""
+    """An item that the caller has not requested yet, and the slot that is free after its use."""
 
     item: Item
     process: DecoderProcess
@@ -121,7 +121,9 @@ class _Entry:
 
 
 class ClipLoader:
-    """Reads videos in decoder processes; the contract is at the top of this file. Use it in a `with` statement.
+    """Reads videos in decoder processes; the contract is at the top of this file.
+
+    Use it in a `with` statement.
 
     Args:
         needs: length, sampling, size and pixel format of the clips.
@@ -423,7 +425,10 @@ class FrameFeed:
 
 
 def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return spans [first, last) that contain these ordered frame numbers. Frames that are close together share a span."""
+    """Return spans [first, last) that contain these ordered frame numbers.
+
+    Frames that are close together share a span.
+    """
     spans: list[tuple[int, int]] = []
     for row in rows:
         first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row
@@ -432,7 +437,7 @@ def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """Yield (frame number, image, lost) for the frames of a clip that are in [first, last), each frame once."""
+    """Yield (frame number, image, lost) once for each frame of a clip that is in [first, last)."""
     clip = item.clip
     for index, image, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:

@@ -211,7 +211,10 @@ def _fetch(stored: StoredObject, part: Path, on_progress: Callable[[], None]) ->
 
 
 def _lock(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
-    """Lock a folder, after waiting if necessary, and return its descriptor. To release the lock, close the descriptor."""
+    """Lock a folder, after waiting if necessary, and return its descriptor.
+
+    To release the lock, close the descriptor.
+    """
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -399,7 +399,9 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return a time for each packet if some packets have no pts; None if these times contradict the known pts.
+    """Return a time for each packet if some packets have no pts.
+
+    Return None if these times contradict the known pts.
 
     At a constant frame rate, the sorted times are the decoding times plus a constant, even if frames are reordered.
     """
@@ -429,7 +431,9 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 def _presentation_order(
     times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
-    """Return the indices of the packets in presentation order, and flags (P,) bool that are True where the clock restarts.
+    """Return the indices of the packets in presentation order, and flags (P,) bool.
+
+    A flag is True if the clock restarts at this position.
 
     The packets before a restart and the packets after it are sorted separately.
     """
@@ -477,7 +481,9 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return the packets at which the clock has restarted: packets with an earlier time than each of the 16 packets before.
+    """Return the packets at which the clock has restarted.
+
+    These packets have an earlier time than each of the 16 packets before.
 
     Packet 1 is such a packet too if the time of packet 0 is far later than the times of the next packets.
     """
@@ -490,7 +496,10 @@ def _restarts(times: IndexArray) -> list[int]:
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
-    """Return the keyframes at which the clock has restarted: several packets before the keyframe have later times."""
+    """Return the keyframes at which the clock has restarted.
+
+    Several packets before such a keyframe have later times than the keyframe.
+    """
     restarts, begin = [], 0
     for k in np.flatnonzero(keyframe).tolist():
         if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
@@ -521,7 +530,7 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
 def _increasing_times(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Return strictly increasing times, the number of new ticks per tick, and True if odd times were replaced."""
+    """Return strictly increasing times, the new ticks per tick, and whether odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False

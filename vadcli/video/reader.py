@@ -73,7 +73,9 @@ class RowMatcher:
         self._last_pts: int | None = None
 
     def place(self, pts: int | None, *, after_error: bool = False) -> tuple[list[Row], Row | None]:
-        """Return the rows that were lost before this frame, and the row of this frame; None if the frame comes too late.
+        """Return the rows that were lost before this frame, and the row of this frame.
+
+        The row is None if the frame comes too late.
 
         Args:
             pts: time of the frame in the probe's time base; None if unknown.
@@ -102,7 +104,10 @@ class RowMatcher:
         return lost, row
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the frame's position in the probe's frames from `_next` on; None if the probe has no such frame."""
+        """Return the frame's position in the probe's frames from `_next` on.
+
+        Return None if the probe has no such frame.
+        """
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following
@@ -228,7 +233,10 @@ class FrameReader:
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
 
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
-        """Yield all rows from the next row on. Begin with the fastest options; if they prove unsafe, start ffmpeg again."""
+        """Yield all rows from the next row on.
+
+        Begin with the fastest options; if they prove unsafe, start ffmpeg again.
+        """
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
         # If samples are unevenly spaced, ffmpeg delivers all images that it decodes, because most of them are samples.
@@ -289,7 +297,9 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Do the work of `_deliver` for a decoder that leaves out frames. The rows of these frames count as undamaged.
+        """Do the work of `_deliver` for a decoder that leaves out frames.
+
+        The rows of these frames count as undamaged.
 
         If a row shows that the file is damaged, this row is not yielded, and the outcome is UNSAFE. The outcome does not depend
         on the number of threads, because only a decoder with one thread yields frames after damage.

@@ -1,4 +1,6 @@
-"""Computes which frames are sampled, how ffmpeg selects them and which clips they form; collects clips frame by frame.
+"""Computes which frames are sampled, how ffmpeg selects them and which clips they form.
+
+Collects clips frame by frame.
 
 A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If the decoder leaves out
 frames, the samples are not evenly spaced, and a plan lists them (`SamplingPlan.rows`). A clip is T samples:
@@ -86,7 +88,10 @@ class SamplingPlan:
         return int(self.rows[-1]) + beyond * self.interval if beyond > 0 else int(self.rows[sample])
 
     def since(self, row: int) -> SamplingPlan:
-        """Return the plan for the part of the video from this sampled row on. Row 0 of the new plan is this row."""
+        """Return the plan for the part of the video from this sampled row on.
+
+        Row 0 of the new plan is this row.
+        """
         if self.rows is None:
             return self
         later = self.rows[np.searchsorted(self.rows, row) :] - row
@@ -125,13 +130,19 @@ class SamplingPlan:
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
-        """Return the samples (T,) of a clip in a video with `rows` rows; the last clip is moved back or padded."""
+        """Return the samples (T,) of a clip in a video with `rows` rows.
+
+        The last clip is moved back or padded.
+        """
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the first row of a clip at `position` (0 to 1). If the clip would end after the video, it is moved back."""
+        """Return the first row of a clip at `position` (0 to 1).
+
+        If the clip would end after the video, it is moved back.
+        """
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
 
@@ -158,12 +169,17 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
-    """Return keyframes that are at least `interval` rows apart; None if no frame or every frame is a keyframe."""
+    """Return keyframes that are at least `interval` rows apart.
+
+    Return None if no frame or every frame is a keyframe.
+    """
     return _thinned(info.keyframes, interval) if 0 < len(info.keyframes) < info.frames else None
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return flags of the frames that must be decoded to get the images of `rows`, and whether the flags mark the keyframes.
+    """Return flags of the frames that must be decoded to get the images of `rows`.
+
+    The second result is True if the flags mark the keyframes.
 
     If all of `rows` are keyframes, the flags (N,) bool mark all keyframes. Otherwise, if all of `rows` are references, the
     flags mark all references. Instead of flags, None means that all frames must be decoded: because `rows` has other frames, or
@@ -188,7 +204,10 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 
 
 def can_skip(info: VideoInfo) -> bool:
-    """Return True if a decoder may leave out frames: the file's times are exact, so the rows of the other frames are known."""
+    """Return True if a decoder may leave out frames.
+
+    This requires exact times in the file, so that the rows of the other frames are known.
+    """
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 
 
@@ -201,7 +220,9 @@ def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects frames by their pts if the frame rate is constant. So a lost frame does not change which frames are selected.
+    """Selects frames by their pts if the frame rate is constant.
+
+    So a lost frame does not change which frames are selected.
 
     Attributes:
         origin: pts of row 0.
@@ -363,7 +384,9 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return, for each frame of a clip, the position (T,) of the frame whose image it gets; all -1 if every frame is lost.
+    """Return, for each frame of a clip, the position (T,) of the frame whose image it gets.
+
+    All positions are -1 if every frame is lost.
 
     A lost frame gets the last image before it. If the first frames are lost, they get the first image of the clip. So nothing
     seems to move. A clip never gets an image of another clip, so that a resumed scan gives the same scores.
@@ -377,7 +400,9 @@ def fill_sources(lost: BoolArray) -> IndexArray:
 
 
 class ClipAssembler:
-    """Collects the rows of a video one by one, and reports when a clip is complete. It stores at most T images.
+    """Collects the rows of a video one by one, and reports when a clip is complete.
+
+    It stores at most T images.
 
     If `add` or `end` returns True, the next call must be `take`.
 
@@ -440,7 +465,10 @@ class ClipAssembler:
         return row == self._wanted
 
     def end(self) -> bool:
-        """Return True if some samples are in no clip yet: they form the last clip. Call this when the video has ended."""
+        """Return True if some samples are in no clip yet: they form the last clip.
+
+        Call this when the video has ended.
+        """
         return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
 
     def take(self, out: ByteArray) -> ClipParts:

@@ -1,4 +1,4 @@
-"""Decoder processes: what the loader exchanges with them, and the thread that starts, watches and kills them (`Supervisor`).
+"""Starts, watches and kills decoder processes (`Supervisor`), and defines their messages to the loader.
 
 The loader and a decoder process (`vadcli.video.worker`) send messages through a pipe. Clips and a progress counter are in
 shared memory (`Ring`). This memory has no name in any file system: the system frees it when the last process that maps it ends.
@@ -122,7 +122,10 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first item of a video: the result of the probe. If the probe fails, `Finished` is the only item of the video."""
+    """The first item of a video: the result of the probe.
+
+    If the probe fails, `Finished` is the only item of the video.
+    """
 
     video: str
     info: VideoInfo
@@ -170,7 +173,10 @@ Item = Opened | ClipReady | Finished
 
 @dataclass(frozen=True)
 class Setup:
-    """The first message to a decoder process. Each later message is a request or the number of a free slot."""
+    """The first message to a decoder process.
+
+    Each later message is a request or the number of a free slot.
+    """
 
     needs: ClipNeeds
     options: LoaderOptions
@@ -180,7 +186,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Begun:
-    """Message from a decoder process: this decoder will now read the video. The message is sent before the decoder starts."""
+    """Message from a decoder process: this decoder will now read the video.
+
+    The message is sent before the decoder starts.
+    """
 
     decoder: str
 
@@ -271,7 +280,10 @@ class Ring:
         self._header[1] += 1
 
     def slot(self, number: int, shape: tuple[int, ...]) -> ByteArray:
-        """Return a slot as a uint8 array of this shape, read-only for the loader; ValueError if the shape is too large."""
+        """Return a slot as a uint8 array of this shape, read-only for the loader.
+
+        Raises ValueError if the shape is too large.
+        """
         count = int(np.prod(shape))
         if count > self._slot_bytes:
             raise ValueError(f"a clip of shape {shape} needs {count} bytes, but a slot has {self._slot_bytes}")
@@ -335,7 +347,10 @@ def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """Yield (process id, id of its parent) of all processes. On Linux, psutil would take ten times as long."""
+    """Yield (process id, id of its parent) of all processes.
+
+    On Linux, psutil would take ten times as long.
+    """
     if sys.platform != "linux":
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -385,7 +400,10 @@ class DecoderProcess:
         return True
 
     def expect(self, path: Path) -> None:
-        """Announce the file of the next request, because reading this file counts as progress. Call this before `send`."""
+        """Announce the file of the next request, because reading this file counts as progress.
+
+        Call this before `send`.
+        """
         with contextlib.suppress(OSError):
             size = _REMOTE_BYTES if is_remote(path) else path.stat().st_size
             self._bytes_allowed = 2 * size + _READ_AHEAD_BYTES
@@ -434,11 +452,13 @@ class DecoderProcess:
 
     @property
     def survives_kill(self) -> bool:
-        """True if the process does not end after a kill, for example because it reads from a lost network drive."""
+        """True if the process does not end after a kill, for example if it reads from a lost network drive."""
         return self._kill_reason is not None and time.monotonic() - self._killed_at > REAP_S
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children, free the memory, and return why the process ended, as an error, and its stderr.
+        """Kill the process and its children, and free its memory.
+
+        Return the error that explains why the process ended, and the end of its stderr.
 
         Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """
@@ -483,7 +503,10 @@ def _cause(code: int | None, stderr: str) -> tuple[type[VideoError], str]:
 
 
 class Supervisor:
-    """The thread that starts decoder processes, and watches them until they are reaped. It lives as long as the loader."""
+    """The thread that starts decoder processes, and watches them until they are reaped.
+
+    It lives as long as the loader.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup

@@ -1,4 +1,4 @@
-"""The program of a decoder process: reads videos one after another, and writes their clips to shared memory.
+"""The program of a decoder process: reads videos, and writes their clips to shared memory.
 
 `vadcli.video.start_worker` starts it as `python -m vadcli.video.worker PARENT CONNECTION`: the id of the loader's process and
 an open descriptor.
@@ -291,7 +291,10 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) -> None:
-    """Raise FileChanged if the file changed while it was read, NotFinished if frames are missing because of the machine."""
+    """Raise an error if the video itself is not the cause of missing frames.
+
+    FileChanged: the file changed while it was read. NotFinished: frames are missing because of the machine.
+    """
     if isinstance(outcome.error, NotFinished):
         return
     if _identity(path) != before:

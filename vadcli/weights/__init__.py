@@ -122,7 +122,10 @@ class WeightsStatus:
         return "untrained" if not self.trained else "toy" if self.is_toy else "trained"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `vadcli weights list --json` prints; without an entry, the manifest's fields are null."""
+        """Return the object that `vadcli weights list --json` prints.
+
+        Without an entry, the manifest's fields are null.
+        """
         listed = self.entry
         return {
             "name": self.name,
@@ -203,7 +206,7 @@ def find(name: str) -> Path:
 
 
 def is_trained(folder: Path) -> bool:
-    """Return True if both config.json and lavida.safetensors of the folder state that the weights are trained.
+    """Return True if both config.json and lavida.safetensors state that the weights are trained.
 
     Raises:
         WeightsError: config.json cannot be read, or the header of lavida.safetensors is damaged.
@@ -214,7 +217,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def is_toy(folder: Path) -> bool:
-    """Return True if config.json lists the data sets of the training, and the synthetic world is the only data set.
+    """Return True if config.json states that the weights were trained only on the synthetic world.
 
     Raises:
         WeightsError: config.json cannot be read.
@@ -243,7 +246,10 @@ def check_folder(folder: Path) -> None:
 
 
 def status() -> list[WeightsStatus]:
-    """Return the status of all weights in the manifest, then of the other folders under `home()`. Hash no files."""
+    """Return the status of all weights in the manifest, then of the other folders under `home()`.
+
+    Hash no files.
+    """
     statuses = []
     for item in manifest().values():
         if not item.on_hub:

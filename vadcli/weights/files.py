@@ -1,4 +1,7 @@
-"""Reads the manifest of known weights (weights.toml), and checks hashes and headers of their files. Loads no tensors."""
+"""Reads the manifest of known weights (weights.toml), and checks hashes and headers of their files.
+
+Loads no tensors.
+"""
 
 from __future__ import annotations
 

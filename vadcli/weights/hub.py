@@ -1,4 +1,6 @@
-"""Fetches public base models from the Hugging Face hub, checks them, finds them in the hub's cache and deletes them.
+"""Fetches, checks, finds and deletes public base models of the Hugging Face hub.
+
+The files are in the hub's cache on this machine.
 
 huggingface_hub reads its own environment variables: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network, HF_HOME and
 HF_HUB_CACHE for the folder of its cache. `home()/.locks` has one lock file per pulled model. A lock file has the commit, and
@@ -157,7 +159,10 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
 
 
 def snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
-    """Return the folder of a revision, or of the default branch. Fetch absent files, unless `local` is True."""
+    """Return the folder of a revision, or of the default branch.
+
+    Fetch absent files, unless `local` is True.
+    """
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(item.repo_id, revision=revision, local_files_only=local, **PATTERNS))
@@ -281,7 +286,10 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 @contextmanager
 def _hub_errors(item: Entry) -> Iterator[None]:
-    """Turn an error inside the `with` block, which fetches `item`, into an error with a message of one line and a hint."""
+    """Turn an error inside the `with` block into an error with a message of one line and a hint.
+
+    The block fetches files of `item`.
+    """
     from huggingface_hub import errors
 
     where = f"{item.name}: {item.repo_id}"
@@ -332,7 +340,10 @@ def _pull_offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) ->
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Return the commit to fetch and its expected files, from the lock file or, if no lock file exists, from the hub."""
+    """Return the commit to fetch and its expected files.
+
+    They come from the lock file or, if no lock file exists, from the hub.
+    """
     if lock is not None:
         return lock.commit, {file: Declared(listed.bytes, listed.sha256, None) for file, listed in lock.files.items()}
     from huggingface_hub import HfApi
@@ -356,7 +367,10 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request in which the account CONVERTER added safetensors that it made from the model's pickles."""
+    """Return the pull request that adds safetensors made from the model's pickles.
+
+    The hub's account CONVERTER has written it.
+    """
 
     def pickles(info: ModelInfo) -> dict[str, str]:
         return {name: file.lfs.sha256 for name, file in _repository_files(info).items() if name.endswith(".bin") and file.lfs}
