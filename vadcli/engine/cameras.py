@@ -195,7 +195,7 @@ class Cameras:
 
 @dataclass(frozen=True)
 class CameraFit:
-    """Reads footage of one camera, and fits the camera on it."""
+    """Reads footage of one camera, and fits the camera's model on this footage."""
 
     cameras: Cameras  # stores the model
     camera: str
@@ -363,7 +363,7 @@ def is_outgrown(model: CameraModel, size: int) -> bool:
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
-    """Return a warning about a camera model that was fitted on little footage; empty if there was enough."""
+    """Return a warning about a camera model that was fitted on little footage; empty after enough footage."""
     footage = model.footage if model else None
     if footage is None or footage.seconds >= ENOUGH_S:
         return ()

@@ -141,10 +141,7 @@ class Judge:
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
-        """Return the vectors of a video; None if the head can't use them.
-
-        Then the reason is counted in `_refused`.
-        """
+        """Return the vectors of a video; None if the head can't use them. Count the reason in `_refused`."""
         try:
             vectors = read_vectors(self.folders, video)
         except DocumentError as error:
@@ -393,12 +390,12 @@ class ClipGrid:
         return np.asarray(first + (middle - first).astype(np.float32))
 
     def cell_of(self, timestamp: TimeArray) -> IndexArray:
-        """Return the number of the cell that contains each timestamp."""
+        """Return, for each timestamp, the number of the cell that contains it."""
         return cell_of(self.edges, timestamp)
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Return the number of the cell that contains each timestamp. The `edges` come from a `ClipGrid`."""
+    """Return, for each timestamp, the number of the cell that contains it. `edges` come from a `ClipGrid`."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
@@ -414,7 +411,9 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Return the log-odds (N, C) float32 of every frame for C categories, interpolated between clips' middles.
+    """Return the log-odds (N, C) float32 of every frame for C categories.
+
+    They are interpolated between the middles of clips.
 
     Only the log-odds of sampled frames are interpolated. They are carried forward to the other frames, as in a scan. Frames in
     the cells of clips about which the model was not asked get NaN.
@@ -446,7 +445,7 @@ class VerifiedScores:
     model: FloatArray  # (N,) float32 logits of the model alone; 0 for frames about which it was not asked
     stored: StoredAnswers
     grid: ClipGrid
-    logits: FloatArray  # (A, C) float32, the model's logits for the clips with answers about all present categories
+    logits: FloatArray  # (A, C) float32, the model's logits for the clips with answers about all current categories
     rows: IndexArray  # (A,) int64, the positions of these clips in `stored.answers`
 
     @classmethod
@@ -523,8 +522,8 @@ def verified_events(
 ) -> list[Event]:
     """Return the events of a verified video, in order and without overlap.
 
-    The events of the joint scores are confirmed. The events of the scan that overlap no confirmed event are in the list, too:
-    the model has rejected them, or was not asked about them.
+    An event of the joint scores counts as confirmed. The events of the scan that overlap no confirmed event are in the list,
+    too: the model has rejected these events, or was not asked about them.
 
     Args:
         video: the scores and answers.

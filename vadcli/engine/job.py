@@ -1,8 +1,8 @@
 """Decides by fingerprints whether a video needs scanning, and where an interrupted scan continues.
 
 Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
-is a hash of both. The size of a video and three samples of 64 KiB identify its content. If the size and the modification time
-have not changed, the stored hash of the content is used, so that an unchanged file is not opened.
+is a hash of the content and of these options. The size of a video and three samples of 64 KiB identify its content. If the size
+and the modification time have not changed, the stored hash of the content is used, so that an unchanged file is not opened.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
 
     Args:
         unit: the video.
-        known: what this function returned in an earlier scan. Its hash is used if the size and the time have not changed.
+        known: what this function returned in an earlier scan. If the size and the time have not changed, the hash in `known`
+            is used again.
 
     Raises:
         NotFinished: the file has vanished or can't be read.
@@ -150,7 +151,7 @@ def _content_sample(unit: WorkUnit) -> str:
 
 
 def check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if a video has changed since its scan: the times of its events may be wrong."""
+    """Raise VideoError if a video has changed since its scan, because its event times may be wrong now."""
     source = document.scan.source if document.scan else {}
     if is_remote(path):
         if source.get("content") and object_of(path).content != source["content"]:

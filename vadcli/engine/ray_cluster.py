@@ -47,7 +47,7 @@ log = logging.getLogger("vadcli")
 SEND_EVERY_S = 0.5
 """Seconds between two lists of updates that a worker sends to the driver."""
 CHECK_S = 120.0
-"""A node that does not answer within this many seconds whether it can take part is left out."""
+"""A node is left out if it does not answer within this many seconds whether it can take part in the run."""
 CONNECT_S = 20.0
 """A run ends with an error if no program answers at --ray-address within this many seconds."""
 LONGEST_FOLDER = 15
@@ -216,7 +216,7 @@ def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
 
 
 MakeWork = Callable[[int], Work]
-"""Returns the work of a worker; called with the number of cores of the worker."""
+"""Makes the `Work` of a worker; called with the number of cores of this worker."""
 
 
 class WorkerDied(Exception):
@@ -459,8 +459,8 @@ class Workers:
     def replace(self, worker: Worker) -> None:
         """Start a new worker in place of a worker that died.
 
-        No worker is started if the node is gone, or if MOST_EARLY_DEATHS of its workers died before they began. Then the node
-        gets no more videos.
+        No worker is started if the node is gone, or if MOST_EARLY_DEATHS of its workers died before they began. In both cases,
+        the node gets no more videos.
 
         Raises:
             DeviceError: the last node is gone.
@@ -483,7 +483,7 @@ class Workers:
     def give_up(self, worker: Worker, error: VadcliError) -> None:
         """Give no more work to the node of a worker that can't work.
 
-        If no node is left, raise the worker's error.
+        `error` says why the worker can't work. It is raised if no node is left.
         """
         log.warning("node %s takes no more videos: %s", worker.node.name, error)
         self.drop(worker.node)

@@ -82,7 +82,7 @@ class Worklist:
         groups = by_camera(units) if by_cameras else [("", list(units))]
         self.whole = {camera: tuple(units) for camera, units in groups}
         self._ready: list[Chunk] = []  # a heap; the largest chunk comes first
-        self._closed: dict[str, list[Chunk]] = {}  # the other chunks of each camera that has no model yet
+        self._closed: dict[str, list[Chunk]] = {}  # by camera without a model: the chunks that wait until it has one
         least = max(1, size_of(wanted) // (workers * CHUNKS_PER_WORKER))
         most = max(MOST_VIDEOS, len(mine) // MOST_CHUNKS)
         fewest = min(VIDEOS_PER_DECODER * decoders, len(mine) // workers, most)
@@ -163,7 +163,7 @@ def started_workers(
         root: the root of the footage, which each node must see; None to omit this check.
         work: makes the work of a worker.
         wants_gpu: True if the workers use GPUs on nodes that have GPUs.
-        stop: why the run ends; the workers get this reason.
+        stop: the request to end the run; the workers get its reason.
 
     Raises:
         UsageError: ray is not installed, no cluster answers, or no node can take part.

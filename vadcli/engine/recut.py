@@ -364,7 +364,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
     """Yield the documents of the chosen videos that have scores.
 
-    An unreadable document adds a line to `problems`, which is a set that keeps its order.
+    An unreadable document adds a line to `problems`, a dict that is used as a set because a dict keeps its order.
     """
     for path in layout.iter_events():
         try:

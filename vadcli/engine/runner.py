@@ -51,7 +51,7 @@ Fitting = Callable[[str, int], None]
 """Called with the name of a camera and the number of frames that were just read to fit this camera."""
 
 MOST_CAVEATS = 3
-"""The log shows the caveats of this many cameras, and then how many other cameras have caveats."""
+"""The log shows the caveats (warnings about scores) of this many cameras, and how many other cameras have caveats."""
 MOST_CAMERAS_NAMED = 10
 """If a file of regions names an unknown camera, the warning names this many cameras of the footage."""
 COMMANDS_AT_ONCE = 4
@@ -77,7 +77,7 @@ class ScanSettings:
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return the categories to store: the detector's. If it can't read categories, return the user's."""
+        """Return the categories to store: the detector's, or the user's if the detector can't read categories."""
         return detector.categories or parse_categories(self.options.categories)
 
 

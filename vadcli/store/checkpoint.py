@@ -307,7 +307,7 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """Return one CRC-32 over the values of all columns, which of them are null, and the lengths of binary values."""
+    """Return one CRC-32 of all columns: the values, the places of nulls, and lengths of binary values."""
     crc = 0
     for column in columns:
         valid = column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else bytes([1]) * len(column)

@@ -86,7 +86,7 @@ class MaskVideoWriter:
     """A context manager that writes the masks of one video, frame by frame.
 
     Equal masks and times give equal bytes. The k-th frame belongs to the k-th row that has a mask. Rely on this order and not
-    on the times of the frames: Matroska stores whole milliseconds, and two rows may be closer than that.
+    on the times of the frames: Matroska stores whole milliseconds, and two rows may have the same millisecond.
 
     Args:
         path: the temporary file to write; the caller renames it.

@@ -164,7 +164,7 @@ class RunProgress:
 
     @property
     def fitting(self) -> Mapping[str, Any] | None:
-        """The camera that is being fitted and the frames that were read for it; None if there is none."""
+        """The camera that is being fitted, and the number of frames read for its fit; None without a fit."""
         return self._fitting
 
     def eta_s(self) -> float | None:

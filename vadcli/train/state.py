@@ -323,7 +323,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return two tables of tensors to store: parameters of the model by name, and adapters by peft's names."""
+    """Return two tables of tensors to store: parameters by name, and adapters by the names that peft uses."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

@@ -487,10 +487,10 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return masks at the size of the mask decoder. A pixel is True if the mask covers at least half of it.
+    """Return masks at the size of the mask decoder.
 
-    If a mask covers no pixel by half, the pixels that it covers most are True, so that every frame with an
-    object has a target.
+    A pixel is True if the mask covers at least half of it. If a mask covers no pixel by half, the pixels that
+    it covers most are True, so that every frame with an object has a target.
 
     Args:
         masks: (N, H, W) bool.

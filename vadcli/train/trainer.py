@@ -528,7 +528,10 @@ def _long(seconds: float) -> str:
 
 
 def _model_for_sizes(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """Return the model of a recipe, on the meta device (without values) if its sizes are those of a preset."""
+    """Return a model with the sizes of a recipe's model.
+
+    If they are the sizes of a preset, the model is on the meta device, without values.
+    """
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name

@@ -109,7 +109,10 @@ class MaskRows(StrEnum):
 
 
 def mask_level(score: float) -> int:
-    """Return the value of a pixel score in stored masks, 1-255. A pixel that reaches the score has at least this value."""
+    """Return the value of a pixel score in stored masks, 1-255.
+
+    In a stored mask, a pixel that reaches the score has at least this value.
+    """
     # Computed in float32, like the stored masks: another rounding would leave out pixels that reach the score.
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 

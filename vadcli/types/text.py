@@ -52,7 +52,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of an error in one line: `no KEY` for a KeyError; the error's type if the text is empty."""
+    """Return the text of an error in one line: `no KEY` for a KeyError; its type if the error has no text."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -145,7 +145,9 @@ class NotText(ValueError):
 
 
 def text_encoding(data: bytes) -> str:
-    """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
+    """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32.
+
+    Anything else counts as UTF-8.
 
     UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are at odd offsets, or nearly all at
     even offsets. A list of paths with NUL between them is not UTF-16: it has zero bytes at odd and at even offsets.
@@ -252,7 +254,7 @@ def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = Fals
 
 
 def value_of(hint: Any, value: Any, where: str) -> Any:
-    """Return a plain value as the type of its annotation; raise FieldError if it has another type."""
+    """Convert a plain value to the type of an annotation; raise FieldError if the value has another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:

@@ -151,7 +151,7 @@ def time_in_path(path: str) -> datetime | None:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if the pattern does not fit."""
+    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it finds no time."""
     moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in moments if moment is not None), None)
 
@@ -367,7 +367,10 @@ def zone_named(name: str) -> tzinfo | None:
 
 
 def local_zone_name() -> str:
-    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo has no such zone."""
+    """Return the name of this machine's time zone, from TZ or /etc/localtime.
+
+    Return "" if zoneinfo has no such zone.
+    """
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
@@ -493,9 +496,9 @@ class DayWindow:
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
-        """True if a span of time touches the window on at least one day.
+        """True if the time from `begin` to `end` touches the window on at least one day.
 
-        Both times must be in the time zone of the window.
+        Both arguments must be in the time zone of the window.
         """
         begin, end = begin.replace(tzinfo=None), end.replace(tzinfo=None)
         after_s = self.after_begin_s(begin)

@@ -44,7 +44,7 @@ from vadcli.video.sampling import SamplingPlan
 HOP_S = 4.0
 """Seconds from one clip to the next, as in a scan with the detector `ask`."""
 GROW_S = 5.0
-"""The score of a clip is the highest score in its cell and within this many seconds of its middle."""
+"""A clip gets the highest score of all frames that are in its cell or within this many seconds of its middle."""
 SAMPLE_CLIPS = 8
 """Largest number of random clips per camera. The answers about them show how the model usually answers about the camera."""
 SAMPLE_PART = 5
@@ -88,7 +88,7 @@ class Candidates:
         return cls(table.video, camera, score.astype(np.float32), grid.start, grid.end, grid.length_s, draw)
 
     def shown_s(self, clips: BoolArray) -> float:
-        """Return how many seconds of the video some clips show. Seconds that two clips show count once.
+        """Return how many seconds of the video the given clips show. Seconds that two clips show count once.
 
         `clips` is (C,), True for these clips.
         """
@@ -243,7 +243,10 @@ class Survey:
         return StoredAnswers(metadata, replace(old.answers, log_odds=np.concatenate(columns, axis=1)))
 
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
-        """Return the numbers of the chosen clips that have no answer; no clips if the options leave out the video."""
+        """Return the numbers of the chosen clips that have no answer.
+
+        If the options leave out the video, no number is returned.
+        """
         if not video.is_included:
             return np.zeros(0, np.int64)
         usable = self.usable(video)
@@ -450,7 +453,7 @@ def _usable_answers(survey: Survey, video: Surveyed, choice: Choice) -> _UsableA
 
 
 def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
-    """Return the calibration of the model for each camera: the tails of its usual answers.
+    """Return the calibration of the model per camera: the `CategoryTails` of the model's usual answers.
 
     A camera with too few random clips gets the calibration of all cameras together. If all cameras together have too few random
     clips, the usual answers are not known, and the log-odds are not calibrated.
