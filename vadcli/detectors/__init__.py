@@ -45,7 +45,7 @@ class ClipModel(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """The number of clips that a call should get. Known after `prepare`."""
+        """The number of clips that each call should get. Known after `prepare`."""
 
     @property
     def parallel(self) -> int:
@@ -69,16 +69,16 @@ class Detector(ClipModel, Protocol):
     on earlier calls, because the engine batches clips of several videos, scores videos in any order and resumes in the middle.
 
     Attributes:
-        name: its name in the registry.
-        model_version: version of the camera models that it fits. If a stored model has another
-            version, the engine fits a new model.
-        needs: the clips that the loader must deliver, such as their length and the frame size.
+        name: the name of the detector in the registry.
+        model_version: version of the camera models that `fit` returns. If a stored camera model has another version, the engine
+            fits a new one.
+        needs: what clips the loader must deliver, for example the number of frames and the frame size.
         channels: names of the K raw scores that each frame gets.
         thresholds: default thresholds for events.
         calibration: how a score becomes a rate of events per hour; None if the scores are not calibrated.
         uses_categories: True if the scores depend on the user's categories.
         fits_camera: True if `fit` returns a model. Before a scan, the engine then reads a sample of each camera's videos.
-        mask_scale: how the values of its masks become pixel scores.
+        mask_scale: how the values of a mask become pixel scores.
     """
 
     name: str
@@ -97,16 +97,16 @@ class Detector(ClipModel, Protocol):
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """SHA-256 of the weights that the detector loads, by their name; empty if it has no weights."""
+        """The SHA-256 of the weights that the detector loads, by the name of the weights; empty without weights."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return a model of one camera's usual footage; None if the detector can't fit a model. Deterministic."""
+        """Return a model of what is usual for one camera; None if the detector can't fit a model. Deterministic."""
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Return the raw scores (B, T, K) and the masks of a batch. Deterministic."""
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of one video. They are computed from its raw scores, smoothed and calibrated."""
+        """Return the logits of one video: smooth and calibrate the raw scores of the video."""
 
 
 _METHODS = {name for protocol in (ClipModel, Detector) for name in vars(protocol) if not name.startswith("_")}
@@ -119,7 +119,7 @@ class Preparer(Protocol):
     """A detector that can begin the work on a clip before its camera has a model."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Compute and keep what `fit` and `score` need of a clip. Several threads may call this method."""
+        """Compute and keep what `fit` and `score` need of a clip. Several threads may call this method at the same time."""
 
 
 @runtime_checkable
@@ -135,7 +135,7 @@ class Attributor(Protocol):
         """The C categories."""
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Return scores (B, T, C) float32 in [0, 1]. Categories do not change each other's scores."""
+        """Return scores (B, T, C) float32 in [0, 1]. The score of a category does not depend on the other categories."""
 
 
 @runtime_checkable
@@ -156,14 +156,14 @@ class Embedder(Protocol):
 
     @property
     def embedding_key(self) -> str:
-        """Hash of everything except the video that changes a vector."""
+        """Hash of everything that changes a vector, except the video itself."""
 
     @property
     def keeps_embeddings(self) -> bool:
         """True if the engine should store the vectors."""
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Return the raw scores (S, K) of S vectors. `score` returns exactly the same values for the frames."""
+        """Return the raw scores (S, K) of S vectors. For the frames of these vectors, `score` returns exactly the same."""
 
 
 @runtime_checkable
@@ -176,8 +176,8 @@ class Propagator(Protocol):
         The mask of a frame depends only on the last known mask before it, and on the frames from there to this frame.
 
         Args:
-            frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. They may come from several
-                spans of a video if the mask of the first frame of each span is known.
+            frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. The frames may come from several spans
+                of a video if the mask of the first frame of each span is known.
             known: the known masks by the index of their frame. A mask is (h, w) float32 on the detector's mask
                 scale, as `score` returns it. The mask of frame 0 must be known.
 
@@ -191,10 +191,11 @@ class Traits:
     """Optional attributes of a detector. If a detector does not have an attribute, the default is used.
 
     Attributes:
-        caveats: reasons to trust its scores less than usual, such as untrained weights; one sentence per reason. Known
-            before `prepare`.
-        makes_masks: False if it never makes masks.
-        uses_min_size, uses_motion_detail, uses_still: True if it uses the option --min-size, --motion-detail or --still.
+        caveats: reasons to trust the scores less than usual, such as untrained weights; one sentence per reason. Known before
+            `prepare`.
+        makes_masks: False if the detector never makes masks.
+        uses_min_size, uses_motion_detail, uses_still: True if the detector uses the option --min-size, --motion-detail or
+            --still.
     """
 
     caveats: tuple[str, ...] = ()
@@ -249,8 +250,8 @@ def check_device(device: str) -> None:
 def keep_compiler_cache() -> None:
     """Give torch's compiler a fixed folder for its files. Call this before transformers is imported.
 
-    The import makes torch create a folder, which torch never removes. By default, each process would create another temporary
-    folder.
+    When transformers is imported, torch creates a folder for these files, and never removes it. By default, each process
+    creates another temporary folder.
     """
     from vadcli.options import cache_folder  # here, because `vadcli.options` imports the options of each detector
 
@@ -279,8 +280,8 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
     """Return a new detector.
 
     Args:
-        name: its name in `registry.DETECTORS`.
-        options: its options; None means the defaults.
+        name: the name of the detector in `registry.DETECTORS`.
+        options: the options of the detector; None means the defaults.
 
     Raises:
         UsageError: no detector has this name, or an option can't be used.
@@ -290,7 +291,7 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
     if options is None:
         options = DETECTOR_OPTIONS.load(name)() if name in DETECTOR_OPTIONS else DetectorOptions()
     detector: Detector = make(options)
-    # `hasattr(detector, ...)` would compute the properties that are known only after `prepare`.
+    # `hasattr(detector, ...)` is not used here: it would compute properties that are known only after `prepare`.
     lacking = [
         member for member in MEMBERS if not hasattr(type(detector), member) and member not in getattr(detector, "__dict__", ())
     ]

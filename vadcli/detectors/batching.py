@@ -1,7 +1,8 @@
 """Collects clips into batches, and scores the batches in threads while the caller does other work.
 
-Each pixel is copied once, from the loader's memory into the array of a batch. A new array is slow, because the system clears
-its memory page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used for a later batch.
+Each pixel is copied once, from the loader's memory into the array of a batch. To allocate a new array is slow, because the
+system clears the memory page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used again for
+a later batch.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SPARES = 4
 
 
 class PerCamera(Generic[Result]):
-    """A function of a camera model that keeps its results for the models that were used last.
+    """A function of a camera model. It remembers the results for the camera models that were used last.
 
     Args:
         make: computes the result for a camera model.
@@ -52,25 +53,25 @@ class PerCamera(Generic[Result]):
         entry = self._results.pop(id(model), None)
         if entry is None or entry[0] is not model:  # Python may give the id of a deleted object to a new object
             entry = model, self._make(model)
-        self._results[id(model)] = entry  # the models are in the order of their last use
+        self._results[id(model)] = entry  # the last entry is the model that was used last
         while len(self._results) > MOST_CAMERAS:
             del self._results[next(iter(self._results))]
         return entry[1]
 
 
 class Worker(Protocol):
-    """One device with a copy of a model."""
+    """A copy of a model on one device."""
 
     @property
     def runner(self) -> Runner:
-        """Runs the model's steps on the device."""
+        """The runner that runs the steps of the model on the device."""
 
 
 W = TypeVar("W", bound=Worker)
 
 
 class Workers(Generic[W]):
-    """The workers of a detector, one per device. Each call of the model reserves an idle worker.
+    """The workers of a detector, one per device. Each call of the model first reserves an idle worker.
 
     Attributes:
         all: the workers; empty before `start`.
@@ -81,7 +82,7 @@ class Workers(Generic[W]):
         self._idle: SimpleQueue[W] = SimpleQueue()
 
     def start(self, workers: Iterable[W]) -> None:
-        """Set the workers. A worker can be reserved `runner.calls` times at the same time."""
+        """Set the workers. At most `runner.calls` threads can reserve the same worker at the same time."""
         self.all = tuple(workers)
         for worker in self.all:
             for _ in range(worker.runner.calls):
@@ -99,7 +100,7 @@ class Workers(Generic[W]):
 
     @contextmanager
     def idle(self) -> Iterator[W]:
-        """Wait for an idle worker, and reserve this worker until the end of a `with` block."""
+        """Wait for an idle worker. Return it for a `with` block; it is reserved until the end of the block."""
         worker = self._idle.get()
         try:
             yield worker
@@ -112,8 +113,8 @@ class GatheredBatch(Generic[Ticket]):
     """A batch that is being filled. It has memory for N clips of one size.
 
     Attributes:
-        pixels: (N, T, H, W, C) uint8; the clips fill it from the start.
-        clips: the clips so far, at most N; the frames of clip i are a view of `pixels[i]`.
+        pixels: (N, T, H, W, C) uint8; clip i is stored in `pixels[i]`.
+        clips: the clips that were added, at most N. The frames of clip i are a view of `pixels[i]`.
         tickets: one object per clip, by which the caller recognises the clip.
     """
 
@@ -132,7 +133,7 @@ class GatheredBatch(Generic[Ticket]):
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Return a batch without the clips for which `dropped` is True. It uses the memory of this batch."""
+        """Return a batch without the clips for which `dropped` returns True. The new batch uses the memory of this one."""
         rest = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -161,9 +162,9 @@ class ClipBatcher(Generic[Ticket]):
         self._spare: deque[ByteArray] = deque(maxlen=SPARES)
 
     def add(self, clip: Clip, ticket: Ticket) -> GatheredBatch[Ticket] | None:
-        """Copy a clip into the batch for its shape. Return this batch if it is now full, else None.
+        """Copy a clip into the batch for clips of this shape. Return this batch if it is now full, else None.
 
-        Afterwards, the caller may use the memory of the clip again.
+        After the call, the caller may use the memory of the clip for other data.
         """
         shape = clip.frames.shape
         if shape not in self._waiting:
@@ -181,7 +182,7 @@ class ClipBatcher(Generic[Ticket]):
         """Remove and return the batches that are not full.
 
         Args:
-            video: only the batches that contain clips of this video; None means all batches.
+            video: return only the batches that contain clips of this video; None means all batches.
         """
         shapes = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
@@ -189,12 +190,12 @@ class ClipBatcher(Generic[Ticket]):
         return [self._waiting.pop(shape) for shape in shapes]
 
     def give_back(self, batch: GatheredBatch[Ticket]) -> None:
-        """Let later batches use the pixel array of this batch. The caller no longer needs the batch."""
+        """Let later batches use the pixel array of this batch. Afterwards, the caller must not use the batch."""
         self._spare.append(batch.pixels)
 
 
 class _Pool:
-    """Threads that call a detector. The end of a `with` block cancels the calls that have not started."""
+    """Threads that call a detector. When a `with` block ends, calls that have not started are cancelled."""
 
     def __init__(self, detector: Detector, name: str) -> None:
         self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix=name)
@@ -209,8 +210,8 @@ class _Pool:
 class ScoringPool(_Pool, Generic[Ticket]):
     """Scores batches in threads, and returns the scores in the order of the batches. A context manager.
 
-    The pool scores as many batches at the same time as the detector allows. The same number of batches may wait, so that a
-    device gets its next batch at once.
+    The pool scores `detector.parallel` batches at the same time. The same number of batches may wait, so that each device can
+    start its next batch without a pause.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -222,8 +223,8 @@ class ScoringPool(_Pool, Generic[Ticket]):
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
         """Submit a batch. Yield the results that are ready, in the order in which the batches were submitted.
 
-        If more than 2 × `detector.parallel` batches are in the pool, this method waits for the oldest batch. It is a generator:
-        it submits the batch when the caller starts to iterate.
+        If more than 2 × `detector.parallel` batches are in the pool, this method waits for the oldest batch. The method is a
+        generator: the batch is submitted only when the caller starts to iterate.
 
         A result is a ticket and its scores. If scoring raised an exception, the result has the exception instead of the scores.
         """
@@ -247,8 +248,8 @@ class ScoringPool(_Pool, Generic[Ticket]):
 class PreparingPool(_Pool):
     """Lets a detector begin the work on clips while the caller reads more clips. A context manager.
 
-    The work is done in threads. If the detector is not a `Preparer`, the pool does nothing. Errors are ignored, because they
-    occur again when the detector fits a model to the clip or scores the clip.
+    The work is done in threads. If the detector is not a `Preparer`, the pool does nothing. Errors are ignored, because the
+    same errors occur when the detector later fits a model to the clip or scores the clip.
     """
 
     def __init__(self, detector: Detector) -> None:

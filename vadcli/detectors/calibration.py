@@ -1,10 +1,11 @@
 """Calibration: how often a camera's videos reach a value, and the logit for this rate.
 
-Rates are counted in moments, short spans of video. The log rarity of a value is -ln of the share of moments that reach it.
+A video is divided into moments, which are short spans of equal length. The log rarity of a value is -ln(the share of the
+moments that reach the value).
 
-A tail describes how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion)
-or the lower 90 % (categories). So a fight in the fitted videos still gets high scores. If the camera has little video, each
-fitted number lies between the camera's own number and a reference from other cameras.
+A tail describes how rare high values are. A tail is fitted only to the bulk of a camera's values: the lower three quarters
+(motion) or the lower 90 % (categories). So a fight in the fitted videos still gets high scores. If there is little video of the
+camera, each fitted number lies between the number from this video and a reference from other cameras.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ import numpy as np
 from vadcli.types import BoolArray, Calibration, FloatArray, IndexArray, TimeArray
 
 MOMENT_S = 2.0
-"""Length of a moment, in seconds. It is about the length of an event. An hour has 1,800 moments."""
+"""Length of a moment, in seconds: about the length of an event. An hour has 1,800 moments."""
 
 USUAL = 0.25
-"""The usual value is this quantile of the values while something moves. A busy incident hardly raises such a low quantile."""
+"""The usual value is this quantile of the values while something moves. An incident hardly raises such a low quantile."""
 
 BULK = 0.75
 """The tail of motion is fitted to the values up to this quantile. So a quarter of the fitted video may be unusual."""
 
 CATEGORY_BULK = 0.9
-"""The tail of categories is fitted up to this quantile. It is higher than BULK, because few frames fit a category."""
+"""The tail of categories is fitted to the values up to this quantile: more than BULK, because few frames fit a category."""
 
 FAINT = 6.0
 """The value 0 has the log rarity -FAINT. If a log rarity is higher by 1, the value is rarer by a factor of e."""
@@ -47,8 +48,8 @@ class Tail:
 
     Attributes:
         active: share of the moments in which anything moves.
-        usual: lower quartile of the values while something moves.
-        scale: a value that is higher by `scale` is rarer by a factor of e.
+        usual: the usual value, which is the lower quartile of the values while something moves.
+        scale: if a value is higher by `scale`, it is rarer by a factor of e.
     """
 
     active: float
@@ -58,8 +59,8 @@ class Tail:
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Return the log rarity of each value, in the shape of `value`.
 
-        For values below the usual value, no share can be estimated. Instead, the result rises from -FAINT, so that different
-        faint motion gets different values in an 8-bit mask.
+        For values below the usual value, no share can be estimated. Instead, the result rises from -FAINT at the value 0, so
+        that weak and very weak motion get different values in an 8-bit mask.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -77,7 +78,7 @@ class Tail:
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
-"""The tail of motion from other cameras, for a usual value of 1.
+"""The reference for the tail of motion, from other cameras. The usual value is 1.
 
 If a camera has only seconds of video, the scale of this tail decides which events are found. The scale was set on the clips of
 docs/incidents.md.
@@ -96,11 +97,13 @@ events of a camera with one minute of video are not found.
 
 @dataclass(frozen=True)
 class FittedTime:
-    """How much video a fit is based on. A fit reads bursts: short runs of sampled frames of one video.
+    """The amount of video that a fit is based on.
+
+    A fit reads bursts: short series of sampled frames of one video.
 
     Attributes:
         sampled_s: total seconds of the bursts.
-        spanned_s: total seconds of the videos from which the bursts come; a lower bound.
+        spanned_s: total length in seconds of the videos from which the bursts come, or less if the length is not known.
     """
 
     sampled_s: float
@@ -111,13 +114,15 @@ class FittedTime:
         return FittedTime(share * self.sampled_s, share * self.spanned_s)
 
     def trust(self, share: float, prior: float) -> float:
-        """Return the weight in [0, 1] of the camera's own number. The reference has the rest of the weight.
+        """Return the weight in [0, 1] of the camera's own number.
+
+        The weight of the reference is 1 minus this weight.
 
         Args:
             share: share of the moments from which the camera's own number was fitted.
             prior: the reference has the same weight as this many moments.
         """
-        seconds = max(self.sampled_s, min(self.spanned_s, 10.0 * self.sampled_s))  # bursts represent the time between them
+        seconds = max(self.sampled_s, min(self.spanned_s, 10.0 * self.sampled_s))  # a burst represents the video around it
         own = share * seconds / MOMENT_S
         return own / (own + prior)
 
@@ -127,9 +132,9 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
 
     Args:
         values: (n,) values of sampled frames.
-        footage: the amount of video; the more video, the less the reference counts.
-        reference: the quartile of other cameras.
-        floor: only values above it count.
+        footage: the amount of video; with more video, the reference has less weight.
+        reference: the same quartile for other cameras.
+        floor: only values above this floor count.
         prior: the reference has the same weight as this many moments.
     """
     active = values[values > floor]
@@ -140,7 +145,7 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
 
 
 def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
-    """Return the tail of smoothed motion values, where 0 means no motion and about 1 is usual."""
+    """Return the tail of smoothed motion values. A value of 0 means no motion, and about 1 is usual motion."""
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
     trust = footage.trust(1.0, USUAL_PRIOR)
@@ -174,13 +179,13 @@ class BellTail:
     """The share of a camera's moments that reach a value, for values on both sides of a median.
 
     Up to BEND spreads above the median, the share is that of a normal distribution. Above BEND spreads, the share falls more
-    slowly, because rare values are more frequent than in a normal distribution. There it falls by a factor of e if the value
-    rises by spread / hazard.
+    slowly, because very high values are more frequent than in a normal distribution: the share falls by a factor of e if the
+    value rises by spread / hazard.
 
     Attributes:
         median: median of the values.
         spread: standard deviation of the values, estimated from the quartiles.
-        hazard: how fast the share falls above BEND. With a higher hazard, high values are rarer.
+        hazard: how fast the share falls above BEND spreads. With a higher hazard, high values are rarer.
     """
 
     median: float
@@ -205,7 +210,7 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Return the tail of a camera's values. It hardly changes if a tenth of the values is anomalous.
+    """Return the tail of a camera's values. The tail hardly changes if a tenth of the values is anomalous.
 
     Args:
         values: (n,) smoothed values of sampled frames.
@@ -213,7 +218,7 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
         floor: the smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # Anomalies only raise values, so they are in the upper half. The spread is at least the spread of the lower half.
+    # Anomalies have high values, so they are in the upper half. The spread is at least the spread of the lower half.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own_hazard = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
@@ -223,23 +228,25 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
 
 
 RATES = (0.5, 2.0)
-"""Limits of `CategoryTails.rate`. If a category has two independent kinds of evidence, the rate is 2."""
+"""The lowest and highest `CategoryTails.rate`. With two independent kinds of evidence per category, the rate is 2."""
 
 
 @dataclass(frozen=True)
 class CategoryTails:
     """How rare the evidence for C categories is for one camera.
 
-    A category has one or more kinds of evidence. Its log rarity is that of its least rare kind. The score of a frame comes from
-    its rarest category.
+    There are one or more kinds of evidence per category. The log rarity of a category is the log rarity of its least rare kind
+    of evidence. The score of a frame comes from the rarest category.
 
-    Two effects need a correction. With more categories, the rarest category looks rarer by chance. With more kinds of evidence,
-    all of them are seldom rare at the same time. So each log rarity becomes ln(10) + rate · (log rarity - level).
+    Two effects need a correction. With more categories, it is more likely that one of them is rare by chance. With more kinds
+    of evidence, it is less likely that all of them are rare at the same time. So each log rarity becomes ln(10) + rate · (log
+    rarity - level).
 
     Attributes:
-        tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...
+        tails: K tails, one per column of the evidence. The first C columns are the first kind of evidence for each category,
+            the next C columns are the second kind, and so on.
         categories: C.
-        level: the 90 % quantile of the rarest category's log rarity.
+        level: the 90 % quantile, over the frames, of the log rarity of the rarest category.
         rate: how fast the corrected log rarity rises.
     """
 
@@ -266,7 +273,8 @@ class CategoryTails:
         """
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)
         highest = _rarities(tails, categories, evidence).max(axis=1)
-        # An exponential through the median and the 90 % quantile. A fight in the sample is above both, so it changes little.
+        # Fit an exponential through the median and the 90 % quantile. The frames of a fight are above both, so they change
+        # little.
         median, level = (float(value) for value in np.quantile(highest, [0.5, CATEGORY_BULK]))
         rate = np.log(0.5 / (1.0 - CATEGORY_BULK)) / max(level - median, 1e-6)
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))
@@ -278,22 +286,22 @@ class CategoryTails:
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """Return the log rarity (S, C) of each category's least rare kind of evidence (S, K)."""
+    """Return the log rarity (S, C) of each category for evidence (S, K): that of the least rare kind of evidence."""
     rarities = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)  # (S, K)
     return np.asarray(rarities.reshape(len(rarities), len(tails) // categories, categories).min(axis=1))
 
 
 REACH = 3.0
-"""`smooth` averages over the samples that are at most this many standard deviations away."""
+"""`smooth` averages over the samples whose distance in time is at most this many standard deviations."""
 
 LARGEST_LAG = 500
 """`smooth` averages over at most this many samples on each side."""
 
 
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
-    """Return the number of the segment of each sample, (S,) int64.
+    """Return for each sample the number of its segment, (S,) int64.
 
-    A new segment begins after each gap that is longer than `gap_s`, and longer than 3 usual steps between samples.
+    A new segment begins after each gap that is longer than both `gap_s` and 3 usual steps between samples.
     """
     if len(timestamp) < 2:
         return np.zeros(len(timestamp), dtype=np.int64)
@@ -302,16 +310,16 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """Return the values (S,) smoothed over time: weighted means of the usable values close by.
+    """Return the values (S,) smoothed over time: weighted means of the usable values at nearby times.
 
-    A sample without a usable value close to it gets the nearest mean of its segment, or 0 if the segment has no usable value.
+    If no usable value is near a sample, the sample gets the mean of the nearest sample that has one in the same segment, or 0.
 
     Args:
         values: (S,) one value per sample.
         timestamp: (S,) seconds, increasing.
         usable: (S,) False for the values to leave out.
         sigma_s: standard deviation of the Gaussian weights, in seconds.
-        gap_s: as in `segments`. A mean includes only samples of one segment.
+        gap_s: passed to `segments`. A mean includes only samples of one segment.
     """
     count = len(values)
     segment = segments(timestamp, gap_s)

@@ -1,10 +1,10 @@
 """The detector `concept`: an image-text encoder compares frames with sentences about categories.
 
-The method comes from the paper NOVA (arXiv 2609.06360). Each category has sentences for it and sentences against it. The mean
-of the camera's usual frames, the anchor, counts as one more sentence against each category.
+The method comes from the paper NOVA (arXiv 2609.06360). Each category has sentences for it and sentences against it. The anchor
+is the mean vector of the camera's usual frames, and counts as one more sentence against each category.
 
-Each step after the encoder is exact or depends on one video alone. So a scan and a computation from stored vectors give the
-same scores bit for bit, and the batch size does not matter.
+After the encoder, each step is computed exactly or from one video alone. So a scan gives the same scores, bit for bit, as a
+computation from stored vectors, and the batch size does not matter.
 
 Letters in shapes: S vectors, M sentences, C categories, D width of a vector.
 """
@@ -57,17 +57,17 @@ RATE_HZ = 2.0
 POSITIVE_WEIGHT = 0.9
 """Weight of the sentences for a category. The sentences against it have the weight 1 (NOVA)."""
 ANCHOR_TEMPERATURE = 0.3
-"""If the score of a frame rises by this much, its weight in the anchor falls by a factor of e (NOVA)."""
+"""If one frame scores higher than another by this much, its weight in the anchor is lower by a factor of e (NOVA)."""
 SMOOTHING_S = 1.7
 """Standard deviation of the smoothing over time, in seconds (NOVA)."""
 GAP_S = 4.0
-"""The smoothing does not cross gaps that are longer than this, in seconds."""
+"""A gap in time splits the smoothing if it is longer than this, in seconds."""
 SIMILAR = 0.70
-"""If the cosine of a normal sentence and a category is higher than this, the sentence may describe the category."""
+"""A normal sentence whose cosine with a category is higher than this may describe the category."""
 TEXT_LEVELS = 2**15 - 1
-"""Vectors of sentences are rounded to whole numbers up to this. Their products with int8 vectors are exact in float64."""
+"""The numbers in vectors of sentences become whole numbers up to this. In float64, their products with int8 are exact."""
 SPREAD_FLOOR = 0.15
-"""The smallest spread of a camera's evidence. Without it, a camera whose frames never change would alarm at any change."""
+"""The smallest spread of a camera's evidence. Without it, any change would be an alarm on a camera whose frames are equal."""
 
 
 class ConceptDetector:
@@ -102,7 +102,8 @@ class ConceptDetector:
         self.encoder_name, self.keeps_embeddings = options.encoder, options.keep_embeddings
         self.encoder_key, self.embedding_key = encoder_key(self._encoder_state), digest(self._encoder_state)
         self.weights: Mapping[str, str] = {self.encoder_name: self.encoder_key}
-        # A camera model stores the vectors of one encoder and fits no other encoder. So each encoder has its own version.
+        # A camera model stores vectors of one encoder, and cannot be used with another encoder. So each encoder has its own
+        # version.
         self.model_version = int(self.embedding_key[:12], 16)
         self.needs = ClipNeeds(
             frames=CLIP_FRAMES,
@@ -134,11 +135,11 @@ class ConceptDetector:
         The model contains nothing that depends on the categories.
         """
         clips = []
-        self._fitted_clips.clear()  # it may contain clips of another camera that were never scored
+        self._fitted_clips.clear()  # clips of another camera that were never scored may remain
         for clip in sample.clips:
             if clip.valid.any():
                 vectors = self._encode(clip.frames)
-                # If the video is short, the scan scores the same clips later. Then it needs the same vectors.
+                # If the video is short, the scan later scores the same clips and needs the same vectors.
                 self._fitted_clips[_content(clip.frames)] = vectors
                 clips.append((clip, vectors[clip.valid]))
         if not clips:
@@ -155,7 +156,7 @@ class ConceptDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return evidence (B, T, 2C), one vector per frame, and masks (B, T, h, w) if the scan stores masks."""
+        """Return the evidence (B, T, 2C), one vector per frame, and, if the scan stores masks, masks (B, T, h, w)."""
         raw, embeddings, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
             known = self._fitted_clips.pop(_content(frames), None) if self._fitted_clips else None
@@ -206,7 +207,8 @@ class ConceptDetector:
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
     """Return the encoded sentences of all categories.
 
-    The sentences against a category are its look-alikes, and the normal sentences that do not describe it.
+    The sentences against a category are the sentences about its look-alikes, and the normal sentences that do not describe the
+    category.
 
     Raises:
         UsageError: a sentence has more tokens than the encoder can read.
@@ -238,7 +240,9 @@ def _content(frames: ByteArray) -> bytes:
 
 @dataclass(frozen=True)
 class Sentences:
-    """M unit vectors of sentences. A vector is a row of whole numbers, multiplied by the scale of the row.
+    """M unit vectors of sentences, as whole numbers.
+
+    The vector of sentence i is row i of `values`, multiplied by `scale[i]`.
 
     Attributes:
         values: (M, D) float64, whole numbers.
@@ -250,7 +254,7 @@ class Sentences:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Sentences:
-        """Return sentences from their unit vectors (M, D). The vectors are rounded."""
+        """Make sentences from their unit vectors (M, D), which are rounded."""
         exact = vectors.astype(np.float64)
         scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
         return cls(np.rint(exact / scale[:, None]), scale)
@@ -282,10 +286,10 @@ class Bank:
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
         """Return the evidence (S, 2C) float32: the contrast of the C categories, then their fit.
 
-        Fit is how similar the sentences for the category are to the frame. Contrast is how much more similar they are than the
-        sentences against the category. The published method uses contrast alone. But contrast rises for everything unusual,
-        because the normal sentences are then less similar. So an alarm needs a rare contrast and also a rare fit. If the
-        category is absent, its fit is not rare.
+        Fit is how similar the sentences for the category are to the frame. Contrast is how much more similar to the frame they
+        are than the sentences against the category. The published method uses contrast alone. But contrast rises for everything
+        unusual, because the normal sentences are then less similar to the frame. So an alarm needs a rare contrast and also a
+        rare fit. If the category is absent, its fit is not rare.
 
         Args:
             embeddings: S vectors.
@@ -311,11 +315,12 @@ def upper_half(cosines: TimeArray) -> TimeArray:
 
 
 def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name: str) -> BoolArray:
-    """Return for each normal sentence, (n,) bool, True if it does not describe the category.
+    """Return flags (n,), True for the normal sentences that do not describe the category.
 
-    Each sentence has a cosine with the mean of the category's own sentences. A normal sentence describes the category if its
-    cosine is higher than SIMILAR, and also higher than the cosines of half of the category's own sentences. The second rule is
-    for encoders that give similar vectors to all sentences: with the first rule alone, no normal sentence would remain.
+    Each sentence is compared with the mean of the category's own sentences. A normal sentence describes the category if its
+    cosine with this mean is higher than SIMILAR, and also higher than the cosines of half of the category's own sentences. The
+    second rule is for encoders that give similar vectors to all sentences: with the first rule alone, no normal sentence would
+    remain.
 
     Args:
         category: (m, D) unit vectors of the sentences for the category.
@@ -349,11 +354,11 @@ class Burst:
 
 @dataclass(frozen=True)
 class ConceptCamera:
-    """What is usual for one camera, for one list of categories.
+    """What is usual for one camera, computed for one list of categories.
 
     Attributes:
         anchor: the mean vector of the camera's usual frames; None if the camera is unknown.
-        tails: how rare the smoothed evidence is. Each category has two kinds of evidence.
+        tails: how rare the smoothed evidence is. Each category has two kinds of evidence, contrast and fit.
     """
 
     anchor: Sentences | None

@@ -48,7 +48,7 @@ class AskOptions(CompressionOption):
         return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if the user named a usable model, or if the default model and a GPU are on this machine.
+        """True if the user named a usable model, or if this machine has the default model and a GPU.
 
         `--detector auto` can then choose `ask`. Without a GPU, a scan would take many times longer than the footage.
         """

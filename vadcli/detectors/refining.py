@@ -1,7 +1,7 @@
 """Masks with crisp edges: SAM2 finds the outlines of the objects that high pixel scores mark.
 
-A blob is a connected set of pixels whose scores reach the threshold of events. SAM2 gets two prompts per blob: the point with
-the highest score, and the box around the blob. SAM2 returns three masks. The mask that SAM2 rates best replaces the blob.
+A blob is a connected group of pixels whose scores reach the threshold for events. SAM2 gets two prompts per blob: the point
+with the highest score, and the box around the blob. SAM2 returns three masks. The mask that SAM2 rates best replaces the blob.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFINER_MODEL = "sam2.1-hiera-small"
 MOST_BLOBS = 8
 """At most this many blobs of a frame are refined: the blobs with the highest scores."""
 RULES_VERSION = 1
-"""Increase this if a change of the code gives another refined mask for the same frame and mask."""
+"""Increase this if a change of the code gives another result for the same frame and the same mask."""
 
 Segment = Callable[[FloatArray], BoolArray]
 """Returns masks (K, height, width) for prompts (K, 3, 2); see `Refiner.segment`."""
@@ -50,8 +50,8 @@ class Refiner(Protocol):
 
         Args:
             frame: (H, W, 3) uint8, of any size.
-            prompts: (K, P, 2) float32, x and y in a frame of `width` × `height` pixels. P is 1 for a point. P is 3 for a point,
-                and the upper left and the lower right corner of a box.
+            prompts: (K, P, 2) float32, x and y in a frame of `width` × `height` pixels. If P is 1, a prompt is a point. If P is
+                3, a prompt is a point, the upper left corner of a box, and the lower right corner of the box.
             width, height: size of the masks.
         """
 
@@ -60,7 +60,7 @@ class Refiner(Protocol):
 
 
 def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
-    """Return the pixel scores after the outlines of objects have replaced the blobs.
+    """Return the pixel scores (H, W) uint8 after each blob was replaced by the outline of its object.
 
     All pixels inside an outline get the highest score of the blob. Pixels of the blob outside its outline get a score below
     `level`. If an outline does not touch its blob, the model has found another object, and the blob does not change.
@@ -79,7 +79,7 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
     peaks, areas = ndimage.maximum(pixels, labels, numbers), np.bincount(labels.ravel())[1:]
     chosen = np.lexsort((-areas, -np.asarray(peaks, np.int64)))[:MOST_BLOBS]
     boxes = ndimage.find_objects(labels)
-    # per blob: its box, True for its pixels in the box, and its highest score
+    # for each blob: the box around it, flags for the pixels of the box that belong to it, and its highest score
     blobs = [(boxes[blob], labels[boxes[blob]] == blob + 1, int(peaks[blob])) for blob in chosen]
     outlines = segment(np.stack([_prompt(pixels[box], inside, peak, box) for box, inside, peak in blobs]))
     touching = [
@@ -96,7 +96,7 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
 
 
 def _prompt(pixels: ByteArray, inside: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
-    """Return x and y (3, 2) of the pixel with the highest score, and of two corners of the box."""
+    """Return x and y of the pixel with the highest score, then of two corners of the box, (3, 2)."""
     # If several pixels have the highest score, the prompt is the pixel nearest to their middle.
     rows, columns = np.nonzero(inside & (pixels == peak))
     nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
@@ -105,9 +105,9 @@ def _prompt(pixels: ByteArray, inside: BoolArray, peak: int, box: tuple[slice, s
 
 
 class Sam2Refiner:
-    """SAM2 as a `Refiner`, on one device. `prepare` reads the tensors.
+    """SAM2 as a `Refiner`, on one device. Only `prepare` reads the weights.
 
-    If the device runs out of memory, the model computes fewer blobs at a time.
+    If the device runs out of memory, the model processes fewer blobs at a time.
 
     Args:
         model: a name of the weights manifest, or a transformers folder.
@@ -118,7 +118,7 @@ class Sam2Refiner:
     """
 
     max_area_px = 2 * 1024 * 1024
-    """SAM2 resizes frames to 1024 × 1024 px. A frame of 16:9 with this area has more than 1024 rows."""
+    """SAM2 resizes frames to 1024 × 1024 px. A 16:9 frame with this area has more than 1024 rows, which is enough."""
 
     def __init__(self, model: str = "", *, device: str = "auto", precision: str = "auto") -> None:
         model = model or REFINER_MODEL
@@ -146,7 +146,7 @@ class Sam2Refiner:
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        # The weights are read as float32. TransformersMasks casts them, but keeps the frequencies of position encodings exact.
+        # The weights are read as float32. TransformersMasks casts the weights, but not the frequencies of position encodings.
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
         self._prepared = model, precision, Runner(device)
@@ -168,7 +168,7 @@ class Sam2Refiner:
                 encoded.append(model.encode(sam_pixels(pixels, model.image_size, precision)))
             scaled = points * (model.image_size / torch.tensor([width, height], device=points.device))
             labels = torch.tensor([1, 2, 3], dtype=torch.int32, device=points.device)[: points.shape[1]]
-            # (k, 1, P + 1, 256): the last token is padding, and `decode` adds a padding token itself
+            # (k, 1, P + 1, 256): the last token is padding. It is left out below, because `decode` adds a padding token itself.
             sparse, _ = model.sam2.prompt_encoder(scaled[:, None], labels.expand(len(points), 1, -1), None, None)
             rows = torch.zeros(len(points), dtype=torch.int64, device=points.device)  # every prompt uses the same frame
             output = model.decode(encoded[0][rows], sparse[:, 0, :-1], multimask=True)

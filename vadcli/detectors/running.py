@@ -1,4 +1,4 @@
-"""Functions that load a model of transformers, and `Runner`, which runs a model on one device.
+"""Functions that load a transformers model, and `Runner`, which runs a model on one device.
 
 While the model computes, the next batch is copied to the device. If a batch does not fit into memory, it is split.
 
@@ -33,7 +33,7 @@ MOST_CLIPS = 32
 MOST_SPANS = 8
 """A model propagates masks through at most this many spans in parallel."""
 CPU_CLIPS = 2
-"""A model on a CPU gets this many clips per batch."""
+"""The number of clips per batch for a model on a CPU."""
 
 
 def devices_for(name: str) -> list[torch.device]:
@@ -67,7 +67,7 @@ def read_whole(
     Args:
         kind: a model class of transformers.
         folder: a transformers folder with safetensors.
-        may_lack: returns the names of the model's optional tensors. All of them may be missing together.
+        may_lack: returns the names of the model's optional tensors. Either all or none of these tensors may be missing.
         extras_matter: False if the files may contain tensors that this model does not have.
         options: more arguments for from_pretrained.
 
@@ -104,7 +104,10 @@ def read_whole(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Return transformers' name of FlashAttention if it can run here, otherwise of torch's own attention."""
+    """Return the name that transformers uses for the attention.
+
+    This is FlashAttention if it can run here, otherwise torch's own attention.
+    """
     from transformers.utils import is_flash_attn_2_available
 
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
@@ -119,7 +122,7 @@ def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # libraries raise many types of errors; tokenizers raises a plain Exception
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # the disk is full: the files are not the cause
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # the disk is full, so the files are not damaged
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(f"{folder}: can't be loaded: {reason[:300]}", hint=hint) from error
@@ -142,9 +145,9 @@ def quiet() -> Iterator[None]:
 
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
-"""Computes its outputs from frames (B, …) on the device. Each output has B rows."""
+"""Gets frames (B, …) on the device, and returns outputs. Each output has B rows."""
 WholeStep = Callable[[Tensor, int], Tensor]
-"""Computes its output from frames (N, …) on the device, and from the number of spans that it computes in parallel."""
+"""Gets frames (N, …) on the device, and the number of spans to compute in parallel. Returns its output."""
 Clock = Callable[[str], AbstractContextManager[Any]]
 """Gets the name of a stage, and returns a context. The stage runs in this context, which can measure its time."""
 
@@ -164,7 +167,8 @@ class Runner:
         device: the device on which the steps run.
         limit: a step gets at most this many clips at a time.
         spans: a step propagates masks through at most this many spans in parallel.
-        calls: the number of threads that should call the runner: two for a GPU, because one of them copies frames.
+        calls: the number of threads that should call the runner: one for a CPU. Two for a GPU, because one thread copies the
+            next frames while the other thread computes.
         clock: measures the stages `copy` (frames to the device) and `fetch` (results from the device).
     """
 
@@ -180,7 +184,7 @@ class Runner:
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
-        """Return the step's outputs for (B, …) frames or prompts, as arrays with B rows.
+        """Run the step on frames or prompts (B, …). Return the outputs as arrays with B rows.
 
         If the device runs out of memory, this batch and all later batches are split into halves.
 
@@ -210,7 +214,7 @@ class Runner:
             return tuple(output.cpu().numpy() for output in outputs)
 
     def run_whole(self, step: WholeStep, frames: ByteArray) -> np.ndarray:
-        """Return the step's output for (N, …) uint8 frames. The frames are not split.
+        """Run the step on all frames (N, …) uint8 together, and return the output.
 
         If the device runs out of memory, the step computes only half as many spans in parallel, also in later calls.
 
@@ -224,11 +228,11 @@ class Runner:
                 self.spans = self._halved(self.spans, "frame", error)
 
     def reset_limit(self) -> None:
-        """Allow full batches again, because the next work may need less memory than the work before."""
+        """Allow full batches again. Call this before other work, which may need less memory."""
         self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
-        """Return how many clips like `clip`, (T, H, W, 3), fit into memory; on a CPU, always CPU_CLIPS."""
+        """Return how many clips of the size of `clip` (T, H, W, 3) fit into memory. On a CPU, return CPU_CLIPS."""
         if self.device.type != "cuda":
             return CPU_CLIPS
         needed = []  # the bytes that one clip needs, and the bytes that two clips need
@@ -243,7 +247,7 @@ class Runner:
         return batch_for(free * MEMORY_SHARE, first=needed[0], further=needed[1] - needed[0])
 
     def _upload(self, frames: ByteArray | FloatArray) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Start the copy of frames to the device. Return them, and the event after which the copy is complete."""
+        """Start to copy frames to the device. Return the copy, and the event after which it is complete."""
         clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
         if self._copies is None:
             return clips.to(self.device), None
@@ -254,7 +258,7 @@ class Runner:
         return on_device, ready
 
     def _halved(self, count: int, unit: str, error: RuntimeError) -> int:
-        """Return half of `count` if the device ran out of memory. Raise any other error again."""
+        """Return half of `count` if `error` says that the device ran out of memory. Raise any other error again."""
         # Libraries such as cuBLAS raise a plain RuntimeError when they get no memory.
         if not (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
             raise error

@@ -1,7 +1,7 @@
 """The detector `ask`: a multimodal language model answers one yes-or-no question per category.
 
-This file has the questions, `QwenAsker`, which answers them, and the detector. The network is in `reader`. Only `prepare` loads
-the network.
+This file has the questions, the class `QwenAsker`, which answers the questions, and the detector. The network is in `reader`.
+Only `prepare` loads the network.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("vadcli")
 
 CLIP_FRAMES, CLIP_S = 8, 8.0
-"""A clip has one frame per second. Published results are better with 8 to 10 frames per clip than with one frame."""
+"""A clip has 8 frames, one per second. Published results are better with 8 to 10 frames per clip than with one frame."""
 MIN_PX, MAX_PX = 128 * 28 * 28, 256 * 28 * 28
-"""Limits of the area of a frame. 28 × 28 px of a pair of frames become one visual token, so a clip has up to 1,024 tokens."""
+"""Limits of the area of a frame. A square of 28 × 28 px in a pair of frames becomes one visual token: up to 1,024 per clip."""
 PROMPT_VERSION = 1
 """Increase this if a change of a prompt or of the frames gives another answer to the same question about the same clip."""
 MOST_SENTENCES = 3
-"""A question quotes at most this many sentences of a category, so that the question does not become longer than the clip."""
+"""A question quotes at most this many sentences of a category, so that it does not have more tokens than the clip."""
 CONTROL = "<|"
 """The start of each control token of Qwen-VL."""
 SHOWS = "Does this video clip show {}?"
@@ -64,20 +64,23 @@ VERSION = 1
 HOP_S = 4.0
 """Seconds from the start of one clip to the start of the next clip."""
 SPREAD_FLOOR = 0.25
-"""The smallest spread of a camera's log-odds. Without it, a camera whose frames never change would alarm at any change: in half
-precision, the log-odds of equal frames differ by a few hundredths."""
+"""The smallest spread of a camera's log-odds.
+
+Without this limit, a camera whose frames never change would give alarms for tiny changes: in half precision, even the log-odds
+of equal frames differ by a few hundredths.
+"""
 SAME_CLIP_S = 1e-3
 """Two sampled frames belong to the same clip if the middles of their clips differ by less than this, in seconds."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one category. The asker adds an instruction how to answer.
+    """A question about one category. The asker adds the instruction to answer yes or no.
 
     Attributes:
         category: the name of the category.
-        text: a question that asks whether the clip shows the category.
-        look_alike: a question that asks whether the clip shows similar but harmless things; "" if no such things are known.
+        text: asks whether the clip shows the category.
+        look_alike: asks whether the clip shows similar but harmless things; "" if no such things are known.
     """
 
     category: str
@@ -117,7 +120,7 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
                 raise UsageError(
                     f"--categories: {text!r} contains {CONTROL!r}, which starts a control token", hint="use plain words"
                 )
-        # If the user gave only a word, the sentences repeat this word in forms for image-text encoders.
+        # If the user gave only a word, `means` has this word in sentences that were made for image-text encoders.
         means = () if category.means == template_sentences(category.name) else category.means[:MOST_SENTENCES]
         shown = f"{category.name}, such as: {'; '.join(means)}" if means else category.name
         harmless = " or ".join(category.looks_like[:MOST_SENTENCES])
@@ -133,7 +136,7 @@ class Asker(ClipModel, Protocol):
 
     @property
     def name(self) -> str:
-        """The model as the user named it."""
+        """The name or folder by which the user chose the model."""
 
     @property
     def clip_frames(self) -> int:
@@ -141,7 +144,7 @@ class Asker(ClipModel, Protocol):
 
     @property
     def clip_s(self) -> float:
-        """Length of a clip in seconds. The frames are clip_s / T apart."""
+        """Length of a clip in seconds. From one frame to the next, there are clip_s / T seconds."""
 
     @property
     def max_area_px(self) -> int:
@@ -150,7 +153,7 @@ class Asker(ClipModel, Protocol):
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return the log-odds of yes (N, Q) float32, for Q questions about N clips of one size.
 
-        If the log-odds of the question about look-alikes are above 0, they are subtracted.
+        If a question has a `look_alike`, the log-odds of `look_alike` are subtracted when they are above 0.
 
         Args:
             frames: (N, T, H, W, 3) uint8.
@@ -158,7 +161,7 @@ class Asker(ClipModel, Protocol):
         """
 
     def describe(self, frames: ByteArray) -> str:
-        """Return a sentence of the model about one clip (T, H, W, 3) uint8. Deterministic."""
+        """Return one sentence in which the model describes a clip (T, H, W, 3) uint8. Deterministic."""
 
 
 class QwenAsker:
@@ -167,9 +170,9 @@ class QwenAsker:
     Args:
         model: a name of the weights manifest, or a transformers folder.
         device, precision: as in `DetectorOptions`.
-        compression: share of the visual tokens that the language model reads; None means all tokens.
+        compression: the share of the visual tokens of a clip that the language model reads; None means all tokens.
         batch_size: clips per call; None means as many clips as fit into memory.
-        compile: True to compile the layers of the model.
+        compile: True if torch should compile the layers of the model.
 
     Raises:
         UsageError: the name or folder does not exist, or the model cannot compress tokens.
@@ -203,7 +206,10 @@ class QwenAsker:
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls: one on a CPU; two per GPU, because one of the two copies frames."""
+        """The number of threads that should call at the same time: one on a CPU, two per GPU.
+
+        On a GPU, one thread copies its frames while the other thread computes.
+        """
         return self._workers.parallel
 
     @property
@@ -212,7 +218,7 @@ class QwenAsker:
         return self._workers.devices
 
     def prepare(self) -> None:
-        """Load the model, and find out how many clips fit into memory. Later calls do nothing."""
+        """Load the model, and measure how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
         from vadcli.detectors.running import Runner, devices_for
@@ -236,7 +242,7 @@ class QwenAsker:
         return log_odds
 
     def describe(self, frames: ByteArray) -> str:
-        """Return a sentence about one clip (T, H, W, 3); see `Asker.describe`."""
+        """Return one sentence about a clip (T, H, W, 3); see `Asker.describe`."""
         import torch
 
         self.prepare()
@@ -279,7 +285,7 @@ class QwenAsker:
         qwen, _ = read_whole(model, self.folder, dtype=dtype, attn_implementation=attention_for(device, dtype))
         with quiet(), as_weights_error(self.folder):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            if tokenizer.chat_template is None:  # some folders have the template only in the processor's file
+            if tokenizer.chat_template is None:  # some folders store the template only in a file for the processor
                 tokenizer.chat_template = read_json(self.folder / "chat_template.json")["chat_template"]
         try:
             reader = reader_kind(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
@@ -309,12 +315,12 @@ def _paired(frames: ByteArray) -> ByteArray:
 class AskDetector:
     """Asks a multimodal language model about each clip. `Detector` describes the attributes.
 
-    The score of a category is high if the log-odds of yes are higher than they usually are for this camera. Between the middles
-    of two clips, the log-odds change linearly with time. This detector makes no masks.
+    The score of a category is high if the log-odds of yes are higher than usual for this camera. From the middle of one clip to
+    the middle of the next clip, the log-odds change linearly with time. This detector makes no masks.
 
     Args:
         options: the options.
-        asker: the model that answers; None means the model that the options name.
+        asker: the model that answers; None means the model in `options`.
 
     Raises:
         UsageError: the list of categories can't be read, or the model does not exist.
@@ -350,7 +356,8 @@ class AskDetector:
             frames=frames,
             overlap=frames - round(HOP_S * rate_hz),
             rate_hz=rate_hz,
-            # Twice the area: the model changes the sides to multiples of 28 px, and a smaller frame would have to be enlarged.
+            # Frames have twice the useful area. The model rounds the sides to multiples of 28 px, and should never enlarge a
+            # frame.
             size=SizeRule(2 * self.asker.max_area_px),
             pixel_format=PixelFormat.RGB,
             whole_bursts=True,
@@ -359,7 +366,7 @@ class AskDetector:
         self._asker_key = digest(self._asker_state)
         self._questions_key = digest([asdict(question) for question in self.questions])
         self.weights: Mapping[str, str] = {self.asker.name: self._asker_key}
-        # A camera model stores the answers of one asker to one list of questions. So each asker and list has its own version.
+        # A camera model stores the answers of one asker to one list of questions. So the version depends on both.
         self.model_version = int(digest([self._asker_state, self._questions_key])[:12], 16)
         self._tails = PerCamera(lambda model: calibrate(model, len(self.questions)))
 
@@ -384,14 +391,15 @@ class AskDetector:
         clips = [clip for clip in sample.clips if clip.valid.any()]
         if not clips:
             return None
-        # One clip per call, because the sizes may differ and the camera model must not depend on the batch size.
+        # Each call gets one clip, because clips may have different sizes, and the camera model must not depend on the batch
+        # size.
         values = np.concatenate([self.asker.ask(clip.frames[None], self.questions) for clip in clips])
         seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip in clips)
         arrays = {"values": values.astype(np.float32)}
         return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return raw scores (B, T, C + 1): the log-odds, and the seconds to the middle of the clip."""
+        """Return raw scores (B, T, C + 1): C log-odds, and the seconds from the frame to the middle of its clip."""
         log_odds = self.asker.ask(batch.frames, self.questions)  # (B, C)
         frames = batch.frames.shape[1]
         middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)
@@ -417,7 +425,7 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Return how rare log-odds are for the camera of a model from `AskDetector.fit`."""
+    """Return how rare log-odds are for one camera. `model` is its model from `AskDetector.fit`."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
@@ -426,7 +434,7 @@ def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
 def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
     """Return log-odds (S, C) that change linearly with time between the middles of clips.
 
-    Before the first middle and after the last middle, they are constant.
+    Before the middle of the first clip and after the middle of the last clip, the log-odds are constant.
 
     Args:
         raw: (S, C + 1) raw scores of the sampled frames, as `AskDetector.score` returns them.

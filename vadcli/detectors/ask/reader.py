@@ -1,7 +1,8 @@
 """Qwen2-VL and Qwen3-VL read a clip once and answer any number of questions about it.
 
-The answer to a question is not a text. It is the logit of "yes" as the next token, minus the logit of "no". The prefix, which
-contains the clip, is read only once. For each question, the model reads only the few tokens that continue the prefix:
+The answer to a question is not a text. It is the logit of "yes" as the next token, minus the logit of "no". The first part of
+the prompt, the prefix, contains the clip and is read only once. For each question, the model then reads only the few tokens
+after the prefix:
 
     system turn, <|vision_start|>, M visual tokens ─┬─ <|vision_end|>, question 1, start of the answer ─ logits of yes and no
                                                     ├─ <|vision_end|>, question 2, start of the answer ─ logits of yes and no
@@ -30,7 +31,7 @@ DESCRIBE = "Describe in one short sentence what happens in this video clip. Ment
 ANSWERS = ("yes", "no")
 TURN_END = "<|im_end|>"
 MOST_TOKENS = 48
-"""Longest description, in tokens."""
+"""The largest number of tokens in a description of a clip."""
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 HALF = (0.5, 0.5, 0.5)
 """The mean of the RGB channels for Qwen3-VL, and also their standard deviation. Pixel values are 0 to 1."""
@@ -47,7 +48,7 @@ class Reader(nn.Module):
         compression: how the visual tokens are compressed before the language model reads them.
 
     Raises:
-        ValueError: "yes" or "no" is not one token of this tokenizer, or its chat template can't contain a video.
+        ValueError: "yes" or "no" is not one token of this tokenizer, or the chat template can't contain a video.
     """
 
     def __init__(self, qwen: Any, tokenizer: Any, *, compression: CompressionOptions) -> None:
@@ -60,7 +61,7 @@ class Reader(nn.Module):
         self.prompt(DESCRIBE)  # raises ValueError now if the chat template is unsuitable
 
     def prompt(self, text: str) -> PromptTokens:
-        """Return the token ids of a question. They are computed only once per question."""
+        """Return the token ids of a question. The ids are stored, so a second call is fast."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]
@@ -114,7 +115,7 @@ class Reader(nn.Module):
         return torch.stack(columns, dim=1)
 
     def describe(self, frames: Tensor) -> str:
-        """Return a sentence about one clip (1, T, H, W, 3). Each token is the most probable token."""
+        """Return one sentence about a clip (1, T, H, W, 3). The model chooses the most probable token at each step."""
         prompt = self.prompt(DESCRIBE)
         (prefix,) = self.prefixes(frames)
         stop = {self.tokenizer.convert_tokens_to_ids(TURN_END), self.tokenizer.eos_token_id}
@@ -125,11 +126,11 @@ class Reader(nn.Module):
 class Qwen3Reader(Reader):
     """One Qwen3-VL with its tokenizer; see `Reader`.
 
-    Three things differ from Qwen2-VL. A text before each pair of frames states the time of the pair. The output of the vision
-    tower also goes into the first layers of the language model. A patch has 16 px.
+    Three things differ from Qwen2-VL. Before each pair of frames, a text says at which time the pair was filmed. The output of
+    the vision tower also goes into the first layers of the language model. A patch has 16 × 16 px.
 
-    transformers' own forward pass reads the prefix, and the questions continue from its cache. Visual tokens cannot be
-    compressed, because the first layers of the model expect every token.
+    transformers' own code computes the prefix. The questions use the cached keys and values of the prefix. Visual tokens cannot
+    be compressed, because the first layers of the model expect every token.
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
@@ -168,7 +169,7 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question without <|vision_end|>, which is a part of the prefix here."""
+        """Compute the token ids of a question. <|vision_end|> is left out, because it is a part of the prefix here."""
         prompt = super().branch(text)
         return PromptTokens(prompt.before, prompt.after[1:], prompt.seg - 1)
 
@@ -177,7 +178,7 @@ def answer_tokens(tokenizer: Any) -> tuple[int, int]:
     """Return the token ids of "yes" and "no".
 
     Raises:
-        ValueError: one of the two words is not exactly one token.
+        ValueError: "yes" or "no" is not exactly one token of this tokenizer.
     """
     tokens = []
     for word in ANSWERS:

@@ -45,8 +45,11 @@ SMALL_FILES = (
 )
 """The files besides the weights that can change a vector."""
 HASHED_BYTES = 2**25
-"""The number of bytes that are hashed at a time. It is large because the thread may have to wait for other threads after each
-block, for example for a thread that imports modules."""
+"""The number of bytes that are hashed at a time.
+
+The number is large because, after each block, the thread may have to wait for other threads, for example for a thread that
+imports modules.
+"""
 NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 

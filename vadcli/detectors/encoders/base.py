@@ -31,8 +31,11 @@ from vadcli.types import ByteArray, FloatArray
 from vadcli.weights.files import read_json
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
-"""The number of pictures or sentences that the model computes at a time. The last chunk is filled up with zeros. In a smaller
-chunk, sums could be rounded differently. Then a vector would depend on the number of pictures or sentences in the call."""
+"""The number of pictures or sentences that the model computes at a time.
+
+The last chunk is filled up with zeros. In a smaller chunk, sums could be rounded differently. Then a vector would depend on the
+number of pictures or sentences in the call.
+"""
 TABLE = "token_embedding.weight"
 """The end of the name of the token table, the tensor with one vector per token."""
 MODES = {2: "bilinear", 3: "bicubic"}

@@ -1,4 +1,6 @@
-"""The whole LAVIDA network (paper, Figure 2) and its config: clips become a score and a mask per frame.
+"""The whole LAVIDA network (Figure 2 of the paper) and its config.
+
+Clips become one score and one mask per frame:
 
     frames ─┬─ vision tower ─ compression ─┐
             │           prompt with <SEG> ─┴─ prefill ─ h_seg ─┐

@@ -366,10 +366,9 @@ class _Stepper:
 
 
 def _spread_repeats(steps: ClipSteps) -> None:
-    """Spread each change after repeated frames over these frames.
+    """If frames were repeated, divide the change at the next new frame equally among these frames.
 
-    If n sampled frames lie between two new frames of the camera, each gets an equal part of the change. Motion is divided by n,
-    and a difference in gray levels by sqrt(n).
+    See `RepeatedRows`. For n frames, motion is divided by n, and a difference in gray levels by sqrt(n).
     """
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
