@@ -79,7 +79,7 @@ wide. Most anomalies of Ped2 are fast, so methods that give fast things a high s
 other footage.
 
 Flow and difference have weaknesses that ROC-AUC does not measure. Their values mean nothing for another camera, and do
-not show how often a value occurs. The methods cannot handle cuts, changes of light, or a camera that moves.
+not show how often a value occurs. These two methods cannot handle cuts, changes of light, or a camera that moves.
 
 ## How each row was measured
 
@@ -87,15 +87,16 @@ In the commands, PED2 is the folder of the data set.
 
 - **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
   clips.
-- **its speed or disorder alone**: the camera model is the same. *Speed* is how fast each cell moves. *Disorder* is the
-  part of this speed that goes in different directions. Both are means over space and time, in these rows over the whole
-  clip at once. The score of a frame is the score of its highest cell.
+- **its speed or disorder alone**: the camera model is the same. *Speed* is how fast the pixels near a cell move.
+  *Disorder* is the part of this speed that goes in different directions. Both are means over space and time. For these
+  rows, each clip of the data set is measured as a whole, not in parts as in a scan. The score of a frame is the highest
+  value of its cells.
 - **frame difference**: the change of a pixel from the frame before, averaged over a box. The score of a frame is the
-  score of its highest box. The score of a pixel is the score of its box. In the row "mean of the frame", the score of a
-  frame is the mean change of its pixels, and the score of a pixel is its own change.
+  highest value of its boxes. The score of a pixel is the value of the box around it. In the row "mean of the
+  frame", the score of a frame is the mean change of its pixels, and the score of a pixel is its own change.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
-- **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as in common motion scanners. It reads
-  all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel is either
+- **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as in common motion scanners. MOG2
+  reads all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel is either
   foreground or not, which lowers the pixel figures.
 
 The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s). Pixel scores are masks of 8 bits.

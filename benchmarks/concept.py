@@ -226,7 +226,7 @@ def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[st
         f"The times include the start of the process. The figures are medians of {options.rounds} rounds.",
         "The last column is computed: the speed if two cores without other work were always busy.",
         "",
-        "| what | s | CPU s | x real time | ffmpeg's seconds / its own | x real time by CPU |",
+        "| what | s | CPU s | x real time | seconds of ffmpeg / seconds of this row | x real time by CPU |",
         "|---|---|---|---|---|---|",
     ]
     speeds = {}
@@ -321,7 +321,8 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
     lines = [
         f"The archive has {options.hours:,} videos of one hour, {CAMERAS} cameras with models, and two vectors per second.",
         f"Each search is a new process. The figures are medians of {options.rounds} rounds.",
-        "The row of 1 hour shows the cost of the start: Python, torch, transformers, the hash and text half of the encoder.",
+        "The row of 1 hour shows the cost of the start: Python, torch, transformers, the text half of the encoder,",
+        "and the hash of its files.",
         "",
         "| encoder | archive | s | CPU s | peak RSS, MiB |",
         "|---|---|---|---|---|",

@@ -227,7 +227,7 @@ def summary(folds: Sequence[Fold]) -> str:
         apart = values[:, 0] - other
         low, high = np.quantile(apart[draws].mean(axis=1), [0.025, 0.975])
         cells.append(f"{apart.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-    lines.append(f"| `motion` minus this, mean | | {' | '.join(cells)} |")
+    lines.append(f"| `motion` minus the method of the column, mean | | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

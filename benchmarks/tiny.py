@@ -47,7 +47,7 @@ ABOUT = (
     "false names are motions of neither object.",
     "",
     "The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames that show the true",
-    'name, whatever their score. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
+    'name, whether their score is high or low. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
     "intervals are 95 % intervals from resamples of the clips.",
 )
 
