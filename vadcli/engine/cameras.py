@@ -125,7 +125,7 @@ class Cameras:
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return why the stored model can't be used; "" if no model is stored or --refit replaces it."""
+        """Return why the stored model can't be used; "" if no model is stored or --refit replaces the model."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         model = self._on_disk(camera)

@@ -121,7 +121,7 @@ class Judge:
         return made
 
     def score_of(self, video: str, start_s: float, end_s: float, peak_score: float) -> float | None:
-        """Return the head's score of an event, in [0, 1]; None if the vectors of its video can't be read."""
+        """Return the head's score of an event, in [0, 1]; None if the vectors of `video` can't be read."""
         vectors = self._vectors(video)
         return None if vectors is None else self.head.judge(vectors.of_span(start_s, end_s, peak_score))
 
@@ -141,7 +141,7 @@ class Judge:
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
-        """Return the vectors of a video; None if the head can't use them. Count the reason in `_refused`."""
+        """Return the vectors of a video. If the head can't use them, count the reason, and return None."""
         try:
             vectors = read_vectors(self.folders, video)
         except DocumentError as error:
@@ -184,7 +184,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     """Return a judge with the head that the options or the choices in OUT name; None if they name no head.
 
     Args:
-        options: the options of the command. If they name a head, it replaces the head of the choices.
+        options: the options of the command. A head in the options replaces the head in the choices.
         choices: the choices that `vadcli events --write` stored.
         out: the output folder, which has the vectors of the head's first encoder.
         detector: the detector whose events are judged; "" if the events may come from several detectors.

@@ -302,7 +302,7 @@ class Task:
     resume: Checkpoint | None = None  # the checkpoint to continue from; None to start at the first clip
 
     def start_clip(self, job: ScanJob) -> int:
-        """Return the number of the first clip to score. The clips before it are in the checkpoint."""
+        """Return the number of the first clip to score. All earlier clips are in the checkpoint."""
         if self.resume is None:
             return 0
         plan = SamplingPlan(job.needs.frames, job.needs.overlap, self.resume.header.interval)

@@ -513,7 +513,7 @@ def choose_root(
 
 
 def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
-    """Return --root, or the stored root if it is the same folder.
+    """Return --root, or the stored root if both are the same folder.
 
     Raises:
         UsageError: --root does not exist, or a stored root still exists and is another folder.

@@ -1,4 +1,4 @@
-"""`vadcli events`: makes events again from stored scores, also with other thresholds.
+"""`vadcli events`: makes events again from stored scores, with the same or with other thresholds.
 
 `preview` only counts the events that several thresholds would give. No video is decoded and no detector is loaded.
 """
@@ -162,7 +162,8 @@ class _Cut:
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
     """Return the thresholds that the review in `options.calibrate` suggests, and a list of problems.
 
-    The list has one problem per document that can't be read. If a head judges the events, the thresholds are for its scores.
+    The list has one problem per document that can't be read. If a head judges the events, the thresholds are for the head's
+    scores.
 
     Raises:
         DocumentError: the review can't be read.
@@ -312,8 +313,8 @@ def preview(out: Path, options: EventsOptions) -> Preview:
     """Return how many events several thresholds would give. Nothing is written.
 
     The rows are for ROUND_THRESHOLDS, for the present thresholds, and for the threshold of `options`. Each row has the number
-    of events that `vadcli events --threshold` would make with the same other options, without a head and without the answers
-    of a second model.
+    of events that `vadcli events --threshold` would make if the other options stay the same, without a head and without the
+    answers of a second model.
 
     Raises:
         UsageError: the folder does not exist, or the thresholds in `options` are wrong for a video.

@@ -1,4 +1,4 @@
-"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or its failure.
+"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or why it failed.
 
 The Parquet file of the scores is written last. If this file exists, all files of the video exist.
 
@@ -509,7 +509,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
 
 
 def _earlier_result(unit: WorkUnit, stored: _StoredScan) -> VideoResult:
-    """Return what the scan that decoded the video reported about its frames."""
+    """Return a result with the facts about the video's frames, as the scan that decoded them reported."""
     extra, partial = stored.metadata.extra, stored.state.status is Status.PARTIAL
     return VideoResult(
         video=unit.video,

@@ -158,7 +158,7 @@ class Scan:
         self.progress = RunProgress(
             {unit.video: unit.size for unit in settings.units}, {unit.video: unit.camera for unit in settings.units}
         )
-        # Called when frames were read to fit a camera, because `run` yields nothing during a fit. The caller may replace this.
+        # Called when frames were read to fit a camera, because `run` yields nothing during a fit. A caller may set this.
         self.on_fitting: Callable[[], None] = lambda: None
         self._record_is_stale = False
         self._unlogged = list(caveats_of(detector))  # the caveats of the detector that are not in the log yet

@@ -107,7 +107,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with category scores: the mean over its peak clips that could be read."""
+        """Return the event with category scores: the mean over the clips in `peaks` that could be read."""
         by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not by_clip:
             log.warning(

@@ -172,7 +172,7 @@ def out_folder(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Return the output folder from the environment or TOML files, for a command line without it.
+    """Return the output folder from the environment or TOML files, if the command line names no folder.
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.

@@ -1,6 +1,6 @@
 """The files that vadcli stores in an output folder.
 
-This module knows only their names and paths; it opens no file.
+This module knows only the names and paths of these files, and opens no file. The other modules:
 
 - atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video

@@ -124,7 +124,7 @@ def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str])
 
 
 def _image(path: Path) -> MaskImage:
-    """Return the white pixels of an image; raise ValueError if there are none or it can't be read."""
+    """Return the white pixels of an image; raise ValueError if none is white or reading fails."""
     from PIL import Image, ImageOps  # here, because every scan imports this module, but few scans have a mask image
 
     try:

@@ -63,7 +63,7 @@ def describe_video(
     Args:
         path: relative path.
         camera: the camera's name.
-        info: the result of the probe; None if it failed.
+        info: the result of the probe; None if the probe failed.
         frames: number of rows in the scores file; None means the number of frames that the probe found.
         moving_camera: True if the detector found that the camera moves.
     """

@@ -39,8 +39,8 @@ class ModelChoice:
         train: names of the parts to train: keys of `vadcli.train.state.PARTS`, and `lora` for adapters. By
             default the parts that the paper trains.
         freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as in the paper. 1 trains only its single mask; use this for a
-            decoder with random weights.
+        masks: 3 trains the decoder's three masks, as in the paper. 1 trains only the decoder's single mask; use
+            1 for a decoder with random weights.
         compression: compression ratio of the training, which the model stores. The authors use 0.5.
         method: compression method: the paper's, or another one to compare with; see `CompressionOptions`.
         projector: kind of a new projector with random weights; empty keeps the starting model's kind.

@@ -273,7 +273,7 @@ class Polygon:
         points: at least three points (x, y), each coordinate in [0, 1].
 
     Raises:
-        ValueError: there are too few points, or one is outside the picture.
+        ValueError: there are too few points, or a point is outside the picture.
     """
 
     points: tuple[tuple[float, float], ...]

@@ -169,7 +169,7 @@ class Verification:
     Attributes:
         model: the model that was asked.
         answer: confirmed, rejected or not asked.
-        log_odds: the model's highest log-odds for "yes" in the clips of the event; None if it was not asked.
+        log_odds: the model's highest log-odds for "yes" in the clips of the event; None if the model was not asked.
     """
 
     model: str

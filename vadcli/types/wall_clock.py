@@ -6,7 +6,7 @@ table. `time_in_path` tries the rows of the table from top to bottom. `compile_t
 
 In the second part, `TimeRules` chooses between the time in the path and other sources, and `When` chooses events. All
 arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that the clock
-skips in spring counts as the time one hour later. A time that comes twice in autumn counts as the first one.
+skips in spring counts as the time one hour later. Of a time that comes twice in autumn, the first counts.
 """
 
 from __future__ import annotations
@@ -404,7 +404,7 @@ class TimeRules:
 
         Args:
             path: the path of the video, with its folders.
-            created: creation time according to the container, in ISO 8601; "" if it stores no time.
+            created: creation time according to the container, in ISO 8601; "" if the container stores no time.
             modified_s: time of the file's last change in seconds since 1970; taken as the end of the recording.
             duration_s: the video's length; needed with `modified_s`.
         """
