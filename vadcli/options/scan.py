@@ -202,7 +202,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
 
 _LAVIDA = DETECTOR_OPTIONS.load("lavida")
 LEAST_FRAME_PX = 28 * 28
-"""Area of a frame that gives one visual token, in pixels."""
+"""Smallest area of a frame in pixels: such a frame gives a single visual token."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
 
 
 def mask_box(mask: ByteArray, level: int) -> Box | None:
-    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if there are none."""
+    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if no pixel is so high."""
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):

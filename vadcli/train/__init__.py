@@ -173,7 +173,7 @@ class ScheduleChoice:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of each part of the loss; the defaults are the paper's.
+    """The weight of each part of the loss; the defaults are the weights in the paper.
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.

@@ -191,7 +191,7 @@ class Interview:
     ) -> None:
         self._asker, self._questions = asker, tuple(questions)
         self._layout, self._scratch, self._checkpoint_s, self._on_answers = layout, scratch, checkpoint_s, on_answers
-        # Clips that wait for a full batch. The clips of a batch have the same shape and the same missing answers.
+        # Clips that wait for a full batch. The clips of a batch have the same shape, and lack the same answers.
         self._incomplete: dict[tuple[object, ...], list[ReadClip]] = {}
         # The batches that the model works on: their clips, the indices of their questions, and the answers.
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
