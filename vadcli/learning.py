@@ -1,8 +1,8 @@
 """`vadcli learn`: trains a head on labels and stored vectors, and compares it with the detector alone.
 
-The comparison uses videos on which the head was not trained. The head and the detector have the same recall: each has the
-threshold that keeps the same share of the true examples. The confidence interval comes from random resamples of whole videos,
-because the events of one video depend on one another.
+The comparison uses videos on which the head was not trained. The thresholds of the head and of the detector are chosen so that
+both keep the same share of the true examples, that is, have the same recall. Whole videos are resampled at random to compute
+the confidence interval, because the events of one video depend on one another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vadcli.types import BoolArray, FloatArray, IndexArray, ReviewedEvent, TimeA
 from vadcli.types.text import how_many, read_text
 
 LEAST_TRUE, LEAST_FALSE = 5, 20
-"""With at least this many true and false verdicts, the logistic head is the default. With fewer, the retrieval head is."""
+"""The logistic head is the default if there are this many true and false verdicts. Otherwise it is the retrieval head."""
 MOST_CENTRES = 256
 """A head stores the mean vectors of at most this many training videos."""
 MOST_FOLDS = 10
@@ -44,13 +44,13 @@ YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
 
 @dataclass(frozen=True)
 class _Labelled:
-    """A sample of a video, with its label.
+    """A video or an event of it, with its label.
 
     Attributes:
-        sample: what the head reads.
+        sample: the vectors and logits that the head reads.
         video: the name of the video.
         positive: True if something happens in the sample.
-        detector: the detector's logit.
+        detector: the logit that the detector gave to the sample.
         category: the category of what happens; "" if it is unknown.
     """
 
@@ -63,14 +63,15 @@ class _Labelled:
 
 @dataclass
 class _Collected:
-    """The labelled samples that have been read so far, and their videos.
+    """The labelled samples that have been read so far, and facts about their videos.
 
     Attributes:
         examples: the labelled samples.
-        centres: per video, its mean vector by each encoder.
+        centres: for each video, one mean vector per encoder.
         cameras: the cameras of the videos, in order.
-        encoders: the combinations of encoders, by their keys; for each, the vectors of one video.
-        without_vectors: the number of labels whose video has no stored vectors.
+        encoders: one entry per combination of encoders that occurs. It maps the keys of the encoders to the vectors of one
+            video.
+        without_vectors: the number of labels for videos that have no stored vectors.
     """
 
     examples: list[_Labelled] = field(default_factory=list)
@@ -81,12 +82,12 @@ class _Collected:
 
     @property
     def videos(self) -> list[str]:
-        """The video of each example."""
+        """The names of the videos from which the examples come, in the order of the examples."""
         return [example.video for example in self.examples]
 
     @property
     def positive(self) -> BoolArray:
-        """The label of each example."""
+        """The labels of the examples, True if something happens."""
         return np.array([example.positive for example in self.examples], np.bool_)
 
     def add_video(self, vectors: VideoVectors) -> None:
@@ -98,12 +99,12 @@ class _Collected:
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained head that is not written yet.
+    """A trained head that has not been written to a folder yet.
 
     Attributes:
-        card: how the head was trained, and how good it is.
+        card: facts about the training and the quality of the head.
         centres: mean vectors (V, D) of the training videos, at most MOST_CENTRES.
-        notes: lines for the user.
+        notes: lines of text to print for the user.
         untested: the reason why the head could not be tested; "" if it was tested.
     """
 
@@ -124,7 +125,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
 
     Args:
         out: the output folder of a scan.
-        options: the labels, the kind of the head, and more.
+        options: the options of `vadcli learn`.
 
     Raises:
         UsageError: the folder does not exist, no vectors are stored, or there are too few labels.
@@ -155,7 +156,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
     hours = sum(float(document.video["duration_s"] or 0.0) for document in documents.values()) / 3600.0
     detectors = [documents[video].detector for video in collected.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    # Heads multiply only small matrices. Several threads would be slower than one, ten times on a busy machine.
+    # Heads multiply only small matrices. Several threads would be slower than one thread, ten times slower on a busy machine.
     with threadpool_limits(1):
         return _trained(name, collected, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 
@@ -163,7 +164,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
 def _from_review(
     folders: Sequence[Path], entries: Sequence[ReviewedEvent], documents: dict[str, EventsDocument], notes: list[str]
 ) -> _Collected:
-    """Return the reviewed events as examples. Add notes on the verdicts that can't be used."""
+    """Return the reviewed events as examples. Add a line to `notes` about verdicts that can't be used."""
     collected = _Collected()
     judged = [entry for entry in entries if entry.verdict is not Verdict.UNSURE and entry.video in documents]
     unsure = sum(entry.verdict is Verdict.UNSURE for entry in entries)
@@ -186,7 +187,7 @@ def _from_review(
 
 
 def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, EventsDocument], notes: list[str]) -> _Collected:
-    """Return the labelled videos as examples. Add notes on the labels that can't be used."""
+    """Return the labelled videos as examples. Add a line to `notes` about labels that can't be used."""
     collected = _Collected()
     layout = OutputLayout(folders[0])
     rows = list(read_labels(path))
@@ -206,9 +207,10 @@ def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, Event
 
 
 def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
-    """Yield (video, True if it is abnormal, category or "") for each line of a CSV file of labels.
+    """Yield the name of a video, its label and its category for each line of a CSV file.
 
-    The file has the columns video and label. It may have a column category.
+    The label is True for an abnormal video. The category is "" if the line has none. The file has the columns `video` and
+    `label`. It may also have the column `category`.
 
     Raises:
         DocumentError: the file can't be read, or a line is not valid.
@@ -321,9 +323,9 @@ def _trained(
 
 
 def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return unit vectors (C, D) of category names, after a mean vector is subtracted.
+    """Encode C category names. Subtract a mean vector, and return unit vectors (C, D).
 
-    The mean is that of the names and of a neutral text.
+    The mean vector is the mean over the vectors of the names and of a neutral text.
     """
     encoder = vectors.encoders[0]
     if encoder_key(encoder_fingerprint(encoder.name)) != encoder.key:
@@ -334,13 +336,16 @@ def _encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
 
 
 def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[IndexArray]:
-    """Return the rows of each of at most MOST_FOLDS folds. All rows of a group (a video) are in one fold.
+    """Divide examples into at most MOST_FOLDS folds. Return the row numbers of each fold.
 
-    The groups with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups without
-    positive rows come last, each to the fold with the fewest rows. So, if possible, no fold has all rows of one label.
+    A group is the examples of one video. All rows of a group are in the same fold.
+
+    The groups with the most positive rows are assigned first, and each goes to the fold with the fewest positive rows. Groups
+    without positive rows are assigned last, and each goes to the fold with the fewest rows. So, if possible, no fold contains
+    all positive rows or all negative rows.
 
     Raises:
-        UsageError: one fold has all rows of a label, so the rows of the other folds do not have both labels.
+        UsageError: one fold contains all positive rows or all negative rows, so a head could not be trained on the other folds.
     """
     names = np.array(list(groups))
     unique = np.random.default_rng(seed).permutation(np.unique(names))
@@ -362,7 +367,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return the scaled logits (N,) of the examples, each by a head that did not learn from its video.
+    """Return the scaled logits (N,) of the examples. No head scores a video from which it learned.
 
     Raises:
         UsageError: as in `folds`.
@@ -389,10 +394,10 @@ def compare(
     """Return a comparison of a head with the detector.
 
     Args:
-        head, detector: (N,) scores of the examples.
+        head, detector: (N,) scores that the head and the detector give to the examples.
         positive: (N,) bool, the labels; both must occur.
-        groups: the video of each example.
-        hours: the length of the footage.
+        groups: the name of the video of each example.
+        hours: the length of the footage in hours.
         recall: the share of the true examples that must be kept, in (0, 1].
         seed: seed of the resamples.
     """
@@ -424,8 +429,9 @@ def compare(
 def widening(videos: int) -> float:
     """Return the factor by which an interval from resamples of this many videos is too narrow.
 
-    Resamples of n videos vary less than new videos, by the factor sqrt((n - 1) / n). Student's t replaces the normal
-    distribution, because the spread itself is uncertain (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
+    Resamples of n videos vary less than new videos do, by the factor sqrt((n - 1) / n). Student's t distribution replaces the
+    normal distribution, because the spread is only an estimate (Hesterberg, "What Teachers Should Know About the Bootstrap",
+    2015).
     """
     from scipy.special import ndtri, stdtrit
 
@@ -440,7 +446,9 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return the number of false alarms (R,) in each resample, at the threshold for the share `recall`.
+    """Return the number of false alarms (R,) in each resample.
+
+    The threshold in a resample is the highest one that keeps the share `recall` of its true examples.
 
     Args:
         scores: (N,) scores of the examples.
@@ -452,19 +460,19 @@ def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, rec
     weights, positive, scores = weights[:, order], positive[order], scores[order]
     true = np.cumsum(weights * positive, axis=1)
     last = np.argmax(true >= recall * true[:, -1:] - 1e-9, axis=1)
-    last = np.searchsorted(-scores, -scores[last], "right") - 1  # false examples with the score of the threshold count too
+    last = np.searchsorted(-scores, -scores[last], "right") - 1  # false examples whose score equals the threshold count too
     return np.asarray(np.take_along_axis(np.cumsum(weights * ~positive, axis=1), last[:, None], axis=1)[:, 0])
 
 
 def auc(scores: TimeArray, positive: BoolArray) -> float:
-    """Return the share of pairs in which the true example has the higher score; equal scores count half."""
+    """Return the AUC: in pairs of a true and a false example, how often the true one scores higher. Equal scores count half."""
     true, false = scores[positive], np.sort(scores[~positive])
     below = np.searchsorted(false, true, "left") + np.searchsorted(false, true, "right")
     return float(below.sum() / (2.0 * len(true) * len(false)))
 
 
 def write(learned: Learned, options: LearnOptions) -> Path | None:
-    """Write the head to the folder `options.to`, and return the folder. Does nothing if it is None.
+    """Write the head to the folder `options.to`, and return the folder. Do nothing if it is None.
 
     Raises:
         NotBetter: the head is not better than the detector alone, or could not be tested, and `anyway` is not set.

@@ -1,8 +1,8 @@
 """Heads: small models on top of stored embeddings, trained with the user's own labels.
 
-A head that learns from verdicts on events gives each event of the detector a new score. These heads are at the end of this
-file. A head that learns from one label per video scores every sampled frame, and vadcli makes events from these scores; see
-`video_heads`. `vadcli.registry.HEADS` lists all heads.
+There are two kinds of heads. A head that learns from verdicts on events gives a new score to each event of the detector. These
+heads are at the end of this file. A head that learns from one label per video scores every sampled frame, and vadcli makes
+events from these scores; see `video_heads`. `vadcli.registry.HEADS` lists all heads.
 
 Letters in shapes: S sampled frames, N examples, D width of a vector, C categories.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
 STRETCH = 4.0
-"""After scaling, the median abnormal training video has the logit STRETCH, and the median normal one has -STRETCH."""
+"""After scaling, the median abnormal training video has the logit STRETCH, and the median normal video has -STRETCH."""
 LOGIT_LIMIT = 12.0
 """The detector's logits are clipped to this distance from 0, so that one event cannot outweigh all other events."""
 HEADS_VERSION = 1
@@ -36,11 +36,11 @@ class Labels(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """The vectors and logits that a head reads, of a whole video or of the span of one event.
+    """What a head reads: the vectors and logits of a whole video, or of the span of one event.
 
     Attributes:
-        vectors: one array (S, D) float32 of unit vectors per encoder; S >= 1.
-        logit: (S,) float32, the detector's logits. In the sample of an event, all of them are the event's highest logit.
+        vectors: for each encoder, an array (S, D) float32 of unit vectors; S >= 1.
+        logit: (S,) float32, the detector's logits. In the sample of an event, all S logits are the highest logit of the event.
         timestamp: (S,) float64 seconds.
     """
 
@@ -61,10 +61,10 @@ class Examples:
     Attributes:
         samples: N samples.
         positive: (N,) bool, True if something happens in the sample.
-        mean: per encoder, the mean (D,) of all vectors of the training footage.
-        category: (N,) the number of each sample's category, or -1 if nothing happens in the sample. Empty if the head does not
-            learn from categories.
-        texts: (C, D) unit vectors of the categories' names; (0, 0) if the head does not learn from categories.
+        mean: for each encoder, the mean (D,) of all vectors of the training footage.
+        category: (N,) the number of the category of each sample, or -1 if nothing happens in the sample. The array is empty if
+            the head does not learn from categories.
+        texts: (C, D) unit vectors of the names of the categories; (0, 0) if the head does not learn from categories.
     """
 
     samples: Sequence[Sample] = field(repr=False)
@@ -77,7 +77,7 @@ class Examples:
         return len(self.samples)
 
     def pick(self, rows: IndexArray) -> Examples:
-        """Return the examples with these indices."""
+        """Return only the examples with the indices `rows`."""
         category = self.category[rows] if len(self.category) else self.category
         return Examples([self.samples[row] for row in rows], self.positive[rows], self.mean, category, self.texts)
 
@@ -106,22 +106,22 @@ class Head(Protocol):
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """Return the head whose `state` was stored. Raises KeyError or ValueError if the arrays do not fit."""
+        """Return the head that has this `state`. Raises KeyError or ValueError if the arrays are not those of such a head."""
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit for a sample: the mean of its frames for an event, the maximum for a video."""
+    """Return one logit for a sample: the mean over the frames of an event, or the maximum over the frames of a video."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear scale for logits. After scaling, heads from two trainings can have the same threshold.
+    """A linear scale for logits, so that heads from two trainings can have the same threshold.
 
     Attributes:
         centre: the logit that becomes 0.
-        unit: the difference of two logits that becomes 1.
+        unit: two logits that differ by this much differ by 1 after scaling.
     """
 
     centre: float = 0.0
@@ -129,9 +129,10 @@ class Scale:
 
     @classmethod
     def of(cls, head: Head, examples: Examples) -> Scale:
-        """Return the scale that gives -STRETCH to the median normal video, STRETCH to the abnormal one.
+        """Return the scale for the logits of a head.
 
-        The logits of heads that learn from events stay as they are, because two trainings give the same head.
+        The median normal video gets the scaled logit -STRETCH, and the median abnormal video gets STRETCH. If the head learns
+        from events, the scale does not change its logits, because each training gives the same head.
         """
         if head.labels is Labels.EVENTS:
             return cls()
@@ -147,7 +148,8 @@ class Scale:
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
     """Subtract a mean from vectors (S, D). Return the differences as unit vectors, (S, D) float32.
 
-    All vectors of an image-text encoder have roughly the same direction. Without their mean, they differ more.
+    All vectors of an image-text encoder have roughly the same direction. After the mean is subtracted, their directions differ
+    more.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)
@@ -155,9 +157,9 @@ def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
 
 
 STRENGTH = 10.0
-"""The weight of the examples; the L2 penalty has the weight 1. scikit-learn calls it C. It was not tuned on any footage."""
+"""The weight of the examples; the L2 penalty has the weight 1. scikit-learn calls this weight C. It is not tuned."""
 LOGIT_SPREAD = 4.0
-"""The detector's logit is divided by this, so that its usual range is about as wide as the range of a vector's numbers."""
+"""The detector's logit is divided by this, so that its values are about as large as the numbers in a vector."""
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,16 @@ class LogisticHead:
 
     HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
     HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
-    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Two of their
-    steps are left out: the choice of layers and attention heads, because an image-text encoder has one vector per frame; and
-    the temporal localisation, because the detector has found the events.
+    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Two steps of
+    these papers are left out here: the choice of layers and attention heads, because an image-text encoder gives only one
+    vector per frame; and the temporal localisation, because the detector has already found the events.
 
-    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples. The head
-    learns from the mean vector of each event, but scores single frames. The model is linear, so the mean of the logits of an
-    event's frames equals the logit of the mean.
+    The regression is L2-regularised. True and false events have the same total weight, even if there are more false events. The
+    head learns from the mean vector of each event, but scores single frames. This is consistent, because the model is linear:
+    the mean of the logits of the frames equals the logit of the mean vector.
 
     Attributes:
-        weights: (D + 1,), one weight per number of the vector, and one for the detector's logit.
+        weights: (D + 1,): one weight for each of the D numbers of a vector, and one weight for the detector's logit.
         bias: the intercept.
         mean: (D,) vector that is subtracted first.
     """
@@ -189,7 +191,7 @@ class LogisticHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. The loss has only one minimum, so the seed has no effect."""
+        """See `Head`. The loss has only one minimum, so `seed` has no effect."""
         mean = examples.mean[0]
         features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
         weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
@@ -212,7 +214,7 @@ class LogisticHead:
 
 
 def _features(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return the centred vector and the detector's scaled logit of each frame, (S, D + 1)."""
+    """Return the features (S, D + 1) of the frames: the centred vector, then the detector's logit / LOGIT_SPREAD."""
     logit = np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
     return np.column_stack([centred(sample.vectors[0], mean), logit])
 
@@ -245,18 +247,20 @@ def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -
 SHARPNESS = 5.5
 """The influence of a labelled event is exp(-SHARPNESS · (1 - cosine)), as in Tip-Adapter."""
 SHARE = 4.0
-"""Weight of the similarities. If an event looks like a rejected event, its logit falls by about this much."""
+"""Weight of the similarities. If an event looks like a rejected event, its logit decreases by about this much."""
 
 
 @dataclass(frozen=True)
 class RetrievalHead:
-    """The detector's logit, plus the similarity to confirmed events, minus that to rejected events.
+    """Corrects the detector's logit by the similarity to confirmed and to rejected events.
 
-    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) adds the similarity to a
-    cache of labelled vectors to the score that CLIP has without labels. NAGL (Wang et al., "Normal-Abnormal Guided Generalist
-    Anomaly Detection", NeurIPS 2025) compares with normal and with abnormal references. Left out: Tip-Adapter's fine-tuning of
-    the cache, and its search for the two constants on labelled data; NAGL's learned attention, and its patches, because a frame
-    has only one vector here.
+    The similarity to confirmed events is added, and the similarity to rejected events is subtracted.
+
+    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) starts with the score
+    that CLIP gives without labels, and adds the similarity to labelled vectors in a cache. NAGL (Wang et al., "Normal-Abnormal
+    Guided Generalist Anomaly Detection", NeurIPS 2025) compares with normal and with abnormal references. Some steps of these
+    papers are left out. In Tip-Adapter, the cache is fine-tuned, and the two constants are searched for on labelled data. In
+    NAGL, attention is learned, and patches are compared; here a frame has only one vector.
 
     One verdict is enough: the head does not need both confirmed and rejected events. It compares the mean vector of an event's
     frames, so all frames of an event get the same logit.
@@ -275,7 +279,7 @@ class RetrievalHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. Nothing is random, so the seed has no effect."""
+        """See `Head`. Nothing is random, so `seed` has no effect."""
         mean = examples.mean[0]
         keys = np.stack([_key(sample, mean) for sample in examples.samples])
         return cls(keys[examples.positive], keys[~examples.positive], mean)
@@ -306,7 +310,8 @@ def _key(sample: Sample, mean: FloatArray) -> FloatArray:
 
 
 def _similarity(key: FloatArray, keys: FloatArray) -> float:
-    """Return the mean influence of the three nearest keys, in [0, 1]; 0 without keys."""
-    # Tip-Adapter sums the influences of all keys of a class. But reviews have far more false events than true events.
+    """Return the mean influence of the three keys that are nearest to `key`, in [0, 1]; 0 if there are no keys."""
+    # Tip-Adapter sums the influences of all keys of a class. But reviews contain far more false events than true events, so a
+    # sum would be too large for the false events.
     influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
     return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

@@ -1,7 +1,7 @@
-"""Writes a head to a folder, reads it back, and reads the stored vectors that it scores.
+"""Writes heads to folders, reads heads, and reads the stored vectors that a head scores.
 
-The folder of a head has two files. `head.safetensors` has the arrays. `card.json` records how the head was trained, and how
-good it is.
+The folder of a head has two files. `head.safetensors` has the arrays. `card.json` says how the head was trained and how good
+the head is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
 _AGAIN = "train it again with `vadcli learn`"
 ROOM = 1.5
-"""A video looks new if its distance from the training videos is larger than ROOM × `Card.reach`."""
+"""A video looks new if its distance from the nearest training video is more than ROOM × `Card.reach`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CardEncoder:
     Attributes:
         name: the encoder as the user named it.
         key: the encoder's key in the files of vectors.
-        width: the length of its vectors.
+        width: the number of numbers in a vector of the encoder.
     """
 
     name: str
@@ -51,10 +51,11 @@ class Comparison:
 
     Attributes:
         recall: the head and the detector keep at least this share of the true examples.
-        detector_per_hour, head_per_hour: false alarms per hour at this recall.
+        detector_per_hour, head_per_hour: false alarms per hour of the detector and of the head, at this recall.
         change_per_hour: the false alarms per hour of the head, minus those of the detector.
-        low, high: 95 % interval of the change.
-        detector_auc, head_auc: share of the pairs in which a true example has a higher score than a false example.
+        low, high: 95 % confidence interval of `change_per_hour`.
+        detector_auc, head_auc: AUC of the detector and of the head: in pairs of a true and a false example, the share in which
+            the true example has the higher score.
         threshold: the scaled logit of the head that keeps the share `recall` of the true examples.
     """
 
@@ -70,17 +71,17 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """True if the whole interval is below 0: the head gives fewer false alarms."""
+        """True if the whole confidence interval is below 0, so that the head gives fewer false alarms."""
         return self.high < 0.0
 
 
 @dataclass(frozen=True)
 class Card:
-    """How a head was trained, and how good it is.
+    """Says how a head was trained and how good the head is.
 
     Attributes:
-        kind: name in the registry of heads.
-        heads_version: `HEADS_VERSION` when the head was trained.
+        kind: name of this kind of head in `vadcli.registry.HEADS`.
+        heads_version: the value of `HEADS_VERSION` when the head was trained.
         seed: seed of the training and of the folds.
         labels: the kind of labels from which the head learned.
         detector: the detector whose events the head judges.
@@ -88,12 +89,12 @@ class Card:
         cameras: the cameras of the training videos.
         videos: number of training videos.
         true, false: number of true and of false training examples.
-        hours: length of the footage, for the false alarms per hour.
-        figures: the cross-validated figures; None if the head could not be tested.
+        hours: length of the footage in hours, from which false alarms per hour are computed.
+        figures: the cross-validated comparison with the detector; None if the head could not be tested.
         scale: turns the head's logits into scaled logits.
         threshold: the scaled logit that becomes the score 0.5.
         categories: names of the categories; empty if the head did not learn from categories.
-        reach: the largest distance of a training video from the nearest other training video.
+        reach: each training video has a distance to the nearest other training video; this is the largest of these distances.
         generator: the program that wrote the folder.
     """
 
@@ -121,11 +122,11 @@ class StoredHead:
     """A head with its card.
 
     Attributes:
-        name: the name of its folder.
-        card: how it was trained, and how good it is.
+        name: the name of the head's folder.
+        card: says how the head was trained and how good it is.
         head: the head itself.
-        centres: the mean vectors (V, D) of the training videos, by the first encoder.
-        key: hash of the card and the arrays.
+        centres: (V, D), one mean vector per training video, made by the first encoder.
+        key: hash of the card and of the head's arrays.
     """
 
     name: str
@@ -135,7 +136,7 @@ class StoredHead:
     key: str = ""
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return the scores (S,) float32 of the frames in [0, 1]. The card's threshold becomes 0.5."""
+        """Return the scores (S,) float32 of the frames in [0, 1]. The threshold of the card gets the score 0.5."""
         return sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
@@ -146,14 +147,14 @@ class StoredHead:
         """Return how different a video is from the training videos. Above 1, the video looks new.
 
         Args:
-            centre: (D,) mean vector of the video, by the first encoder.
+            centre: (D,) mean vector of the video, made by the first encoder.
         """
         distance = float(np.linalg.norm(self.centres - centre, axis=1).min())
         return distance / (ROOM * self.card.reach) if self.card.reach > 0 else 0.0
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return, for V mean vectors (V, D), the largest distance of a vector from its nearest neighbour."""
+    """Return the largest of the V distances from a mean vector in `centres` (V, D) to its nearest neighbour."""
     if len(centres) < 2:
         return 0.0
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -182,7 +183,7 @@ def read_head(folder: Path) -> StoredHead:
     Raises:
         UsageError: the folder does not exist, or no installed head has this kind.
         DocumentError: a file is missing or damaged.
-        WeightsError: the head was made by a version of vadcli that would give other scores.
+        WeightsError: the head was made by another version of vadcli, which computes scores differently.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -221,7 +222,7 @@ def head_kind(name: str) -> type[Head]:
 
 
 def matching(card: Card, stored: Sequence[CardEncoder]) -> str:
-    """Return in one line why a head can't read the vectors of these encoders; "" if it can read them."""
+    """Return one line that says why a head can't read the vectors of these encoders; "" if the head can read them."""
     for wanted, encoder in zip(card.encoders, stored, strict=False):
         if wanted.key != encoder.key:
             other = " with other weights" if wanted.name == encoder.name else ""
@@ -242,9 +243,10 @@ class VideoVectors:
     Attributes:
         camera: the camera's name.
         encoders: the encoders of the vectors.
-        frame_index: (S,) int64, the frames for which the first encoder has a vector.
+        frame_index: (S,) int64, the numbers of the frames for which there is a vector of the first encoder.
         timestamp: (S,) float64, the times of these frames in seconds.
-        vectors: S vectors per encoder. If another encoder has no vector for the same time, its nearest vector is used.
+        vectors: S vectors per encoder. If another encoder has no vector at one of these times, its vector that is nearest in
+            time is used.
     """
 
     camera: str
@@ -254,15 +256,17 @@ class VideoVectors:
     vectors: tuple[Embeddings, ...] = field(repr=False)
 
     def centre(self, encoder: int = 0) -> FloatArray:
-        """Return the mean vector of the video by an encoder, (D,) float32."""
+        """Return the mean (D,) float32 of the vectors that one encoder made of the video."""
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames with vectors in its span, or else the nearest frame.
+        """Return the sample of an event: the frames in its span that have vectors.
+
+        If no frame in the span has a vector, the frame that is nearest to the start of the span is used.
 
         Args:
             start_s, end_s: the span of the event.
-            peak_score: the highest score of the event, in [0, 1]. Every row of the sample gets its logit.
+            peak_score: the highest score of the event, in [0, 1]. Every frame of the sample gets the logit of this score.
         """
         rows = np.flatnonzero((self.timestamp >= start_s) & (self.timestamp < end_s))
         if not len(rows):
@@ -286,7 +290,7 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Return the vectors of a video. Each folder has the vectors of another encoder.
+    """Return the vectors of a video from several folders, one folder per encoder.
 
     The result is None if a folder has no vectors of the video.
 

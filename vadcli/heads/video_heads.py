@@ -1,8 +1,8 @@
 """The heads that learn from one label per video: small networks on segments.
 
-A network gets (B, N, D) segments: B videos, N segments, D numbers. A segment is the mean of the vectors of about two seconds.
-The papers cut every video into 32 segments. But an archive has videos of ten seconds and of an hour, so such segments would
-have very different lengths.
+A network gets an array (B, N, D): B videos, N segments per video, D numbers per segment. A segment is the mean of the vectors
+of about two seconds. The papers cut every video into 32 segments. But an archive can have videos of ten seconds and videos of
+an hour, and then the segments would have very different lengths.
 
 The base class `NetworkHead` trains a network. Below it are the parts that several heads use, and then the heads.
 """
@@ -25,24 +25,24 @@ from vadcli.types.text import error_text
 
 SEGMENT_S = 2.0
 MOST_SEGMENTS = 256
-"""A video has at most this many segments. The segments of a longer video are longer than SEGMENT_S."""
+"""A video has at most this many segments. In very long videos, segments are therefore longer than SEGMENT_S."""
 STEPS = 200
-"""Steps of a training."""
+"""The number of training steps."""
 VIDEOS_PER_STEP = 16
-"""Half of the videos of a step are abnormal. If there are too few abnormal or normal videos, a step uses all of them."""
+"""Half of the videos of a step are abnormal. If fewer abnormal or normal videos exist, a step uses all that exist."""
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 TOP_SHARE = 8
-"""The score of a video comes from its N / TOP_SHARE segments with the highest scores, at least from one segment."""
+"""A video has N / TOP_SHARE top segments, at least one. They have the highest scores, and the video's score comes from them."""
 
 
 @dataclass(frozen=True)
 class Bags:
-    """The videos of a step, as "bags" of segments.
+    """The videos of a training step. In the papers, the segments of a video are called a bag.
 
     Attributes:
-        x: (B, N, D) segments. If a video has fewer than N segments, the rest is 0.
-        real: (B, N) bool, True for the segments of a video.
+        x: (B, N, D) segments. If a video has fewer than N segments, its other rows are 0.
+        real: (B, N) bool, True for the segments that the video has.
         positive: (B,) float, 1 if something happens in the video, else 0.
         category: (B,) int64, the number of the video's category; -1 if it has none.
     """
@@ -54,11 +54,11 @@ class Bags:
 
 
 class NetworkHead(ABC):
-    """The base class of heads that are networks. A subclass defines the network and its loss.
+    """The base class of heads that are networks. A subclass defines the network and the loss.
 
     Args:
-        network: returns logits (B, N) for the segments (B, N, D) and the mask (B, N) of real segments.
-        mean: per encoder, the vector (D,) that is subtracted first.
+        network: gets the segments (B, N, D) and flags (B, N), which are True for real segments. Returns logits (B, N).
+        mean: for each encoder, the vector (D,) that is subtracted first.
     """
 
     labels: ClassVar[Labels] = Labels.VIDEOS
@@ -70,17 +70,17 @@ class NetworkHead(ABC):
     @classmethod
     @abstractmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """Return the network before the training.
+        """Return a network that is not trained yet.
 
         Args:
             widths: the width of each encoder's vectors.
-            texts: (C, D) vectors of the categories' names; (0, 0) if the head does not learn from categories.
+            texts: (C, D) vectors of the names of the categories; (0, 0) if the head does not learn from categories.
         """
 
     @classmethod
     @abstractmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """Return the loss of the videos of one step. `step` counts from 0."""
+        """Return the loss for the videos of one training step. The first step has the number 0."""
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
@@ -132,9 +132,9 @@ class NetworkHead(ABC):
 
 
 def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArray, IndexArray]:
-    """Return the segments (N, D) of a sample, and the number of the segment of each frame (S,).
+    """Return the segments (N, D) of a sample, and for each frame the number (S,) of its segment.
 
-    The vectors of several encoders are joined: D is the sum of their widths.
+    The vectors of several encoders are joined: D is the sum of the widths of the encoders.
     """
     vectors = np.concatenate([centred(*pair) for pair in zip(sample.vectors, mean, strict=True)], axis=1)
     position = (sample.timestamp - sample.timestamp[0]) / SEGMENT_S
@@ -153,22 +153,22 @@ def perceptron(width: int) -> nn.Sequential:
 
 
 def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
-    """Return the mean value (B,) of each video's top segments.
+    """Return for each video the mean value (B,) of its top segments.
 
     Args:
-        values: (B, N).
-        real: (B, N) bool, True for the segments of a video.
-        by: (B, N). The top segments are the segments with the highest `by`. None means the highest values.
+        values: (B, N), one value per segment.
+        real: (B, N) bool, True for the segments that the video has.
+        by: (B, N). The top segments of a video are those with the highest numbers in `by`. None means `values`.
     """
     count = (real.sum(dim=1) / TOP_SHARE).ceil().long()
     by = (values if by is None else by).masked_fill(~real, float("-inf"))
-    rows = by.topk(int(count.max()), dim=1).indices  # (B, K); K fits the longest video
+    rows = by.topk(int(count.max()), dim=1).indices  # (B, K): K top segments in the longest video
     is_top = torch.arange(rows.shape[1]) < count[:, None]  # a shorter video has fewer top segments
     return (values.gather(1, rows) * is_top).sum(dim=1) / is_top.sum(dim=1)
 
 
 def smooth_and_sparse(score: Tensor, bags: Bags) -> Tensor:
-    """Return a loss of abnormal videos, as in Sultani et al.
+    """Return a loss for the abnormal videos, as in Sultani et al.
 
     The loss is small if few segments have high scores, and if neighbouring segments have similar scores.
     """
@@ -195,7 +195,7 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Deep multiple-instance learning (MIL): abnormal videos must have higher maxima than normal ones.
+    """Deep multiple-instance learning (MIL): abnormal videos must have higher maxima than normal videos.
 
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features,
     because stored embeddings take their place. Changed: the length of a segment (SEGMENT_S); the first layer has 128 units and
@@ -220,7 +220,7 @@ class MilHead(NetworkHead):
 RTFM_WIDTH = 128
 MARGIN = 10.0
 MAGNITUDE = 1e-2
-"""Weight of the magnitude loss. At the start of a training, it has the same effect as the paper's 1e-4 for a margin of 100."""
+"""Weight of the magnitude loss. The paper has 1e-4 and a margin of 100; at the start of a training, the effect is the same."""
 RTFM_REGULARISATION = 8e-4
 """Weight of `smooth_and_sparse`."""
 
@@ -251,7 +251,7 @@ class TemporalNetwork(nn.Module):
 
 
 class RtfmHead(NetworkHead):
-    """RTFM: the top segments of abnormal videos must have longer vectors than those of normal ones.
+    """RTFM: top segments must have longer vectors in abnormal videos than in normal videos.
 
     Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
     multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out:
@@ -282,7 +282,7 @@ TOPK_WIDTH = 64
 
 
 class TwoEncoders(nn.Module):
-    """Projects the vectors of each encoder to the same width, and scores both together."""
+    """Projects the vectors of two encoders to the same width, and scores the two vectors of a segment together."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class TwoEncoders(nn.Module):
         self.scorer = perceptron(TOPK_WIDTH * len(widths))
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Return the logits (B, N) of segments (B, N, D + D') with the vectors of both encoders."""
+        """Return the logits (B, N) of segments (B, N, D + D'), which contain the vectors of both encoders."""
         parts = torch.split(x, list(self.widths), dim=-1)
         joined = torch.cat([project(part) for project, part in zip(self.project, parts, strict=True)], dim=-1)
         logit: Tensor = self.scorer(joined)[..., 0]
@@ -299,7 +299,9 @@ class TwoEncoders(nn.Module):
 
 
 class TopkHead(NetworkHead):
-    """Scores the vectors of two encoders together. The score of a video is the mean of its top segments.
+    """Scores the vectors of two encoders together.
+
+    The score of a video is the mean score of its top segments.
 
     Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025),
     combine a convolutional and a transformer backbone (I3D and TimeSformer). Left out: these two backbones, because any two
@@ -320,7 +322,7 @@ class TopkHead(NetworkHead):
 
 
 WARM_UP = STEPS // 4
-"""The first steps have no pseudo labels, because early peaks of the score mean little."""
+"""The number of steps before pseudo labels are used, because the first peaks of the score mean little."""
 LOWEST_WIDTH = 0.5
 """The smallest standard deviation of a kernel of `splat`, in segments."""
 
@@ -328,10 +330,10 @@ LOWEST_WIDTH = 0.5
 class GaussianHead(NetworkHead):
     """Multiple-instance learning (MIL) with pseudo labels: Gaussian kernels around the peaks of the score.
 
-    With these labels, the head learns from more than one segment per video. The loss is the temporal Gaussian loss of GS-MoE
+    With pseudo labels, the head learns from more than one segment per video. The loss is the temporal Gaussian loss of GS-MoE
     (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video
-    Anomaly Detection", ICCV 2025). The network scores each segment by itself. Left out: the mixture of experts (one per
-    category) and its gate; the UR-DMU encoder on I3D features.
+    Anomaly Detection", ICCV 2025). The network scores each segment by itself. Left out: the mixture of experts (one expert per
+    category) and the gate of the mixture; the UR-DMU encoder on I3D features.
     """
 
     @classmethod
@@ -356,10 +358,13 @@ class GaussianHead(NetworkHead):
 
 
 def splat(score: Tensor) -> Tensor:
-    """Return pseudo labels (N,) in [0, 1]: the maximum of Gaussian kernels around the peaks of a score.
+    """Return pseudo labels (N,) in [0, 1]: Gaussian kernels around the peaks of a score.
+
+    Where kernels overlap, the highest one counts.
 
     A peak is a local maximum that is at least halfway from the video's mean score to its highest score. The kernel of a peak
-    has the height 1. Its width is the number of segments around the peak that have at least half of the peak's score.
+    has the height 1. The width of a kernel is the number of segments around the peak that have at least half of the peak's
+    score.
 
     Args:
         score: (N,) the scores of the segments, in [0, 1].
@@ -373,7 +378,7 @@ def splat(score: Tensor) -> Tensor:
         before, after = low[low < peak], low[low > peak]
         start = int(before[-1]) + 1 if len(before) else 0
         stop = int(after[0]) if len(after) else len(score)
-        sigma = max((stop - start) / 2.355, LOWEST_WIDTH)  # at half of its height, a Gaussian is 2.355 sigma wide
+        sigma = max((stop - start) / 2.355, LOWEST_WIDTH)  # at half its height, a Gaussian is 2.355 sigma wide
         label = torch.maximum(label, torch.exp(-0.5 * ((position - peak) / sigma) ** 2))
     return label
 
@@ -381,14 +386,14 @@ def splat(score: Tensor) -> Tensor:
 DUAL_WIDTH = 128
 TEMPERATURE = 0.07
 HIGH, LOW = 0.7, 0.3
-"""A segment gets a pseudo label if the other branch scores it above HIGH or below LOW."""
+"""A branch gets a pseudo label for a segment if the other branch gives the segment a score above HIGH or below LOW."""
 
 
 class TwoBranches(nn.Module):
     """A binary branch and a category branch on a shared encoder.
 
     Args:
-        width: D of the segments.
+        width: D, the width of a segment.
         texts: (C, D) vectors of the categories' names.
     """
 
@@ -403,14 +408,14 @@ class TwoBranches(nn.Module):
         self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
 
     def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (B, N) of "abnormal", and (B, N, 1 + C) of "normal" and of each category."""
+        """Return the logits (B, N) of "abnormal", and the logits (B, N, 1 + C) of "normal" and of the C categories."""
         encoded = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
         vectors = F.normalize(x + self.project(encoded), dim=-1)
         classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
         return self.binary(encoded)[..., 0], vectors @ classes.T / TEMPERATURE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Return the mean (B, N) of the two branches' logits of "abnormal", for segments (B, N, D)."""
+        """Return logits (B, N) of "abnormal" for segments (B, N, D): the mean of the logits of both branches."""
         binary, categories = self.branches(x, real)
         return 0.5 * (binary + not_normal(categories))
 
@@ -424,12 +429,12 @@ class DualHead(NetworkHead):
     """A binary branch and a category branch that teach each other with pseudo labels of segments.
 
     The method is CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026). The binary
-    branch learns when something happens. The category branch learns what happens. It compares segments with the vectors of the
-    categories' names.
+    branch learns when something happens. The category branch learns what happens. The category branch compares segments with
+    the vectors of the names of the categories.
 
-    After a warm-up, each branch makes labels for the other branch, for segments of abnormal videos. The binary branch says
-    which segments show the category of the video and which are normal. The category branch says which segments are abnormal and
-    which are normal.
+    After a warm-up, each branch labels segments of abnormal videos, and the other branch learns from these labels. The binary
+    branch says which segments show the category of the video and which are normal. The category branch says which segments are
+    abnormal and which are normal.
 
     Left out: the ActionFormer encoder (here a convolution over time), and the consistency-aware refinement of the pseudo labels
     (here a mean over three segments).
@@ -457,13 +462,14 @@ class DualHead(NetworkHead):
 
     @classmethod
     def _exchange(cls, network: TwoBranches, bags: Bags, binary: Tensor, categories: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss of both branches, each on the pseudo labels of the other branch."""
+        """Return the sum of two losses: for each branch, the loss on the pseudo labels of the other branch."""
         network.eval()
         with torch.no_grad():
             by_binary, by_categories = network.branches(bags.x, bags.real)
             real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
             scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # 2 of (B, N)
-            # The mean score of each segment and its two neighbours: `when` by the binary branch, `what` by the category branch.
+            # The mean score over each segment and its two neighbours: `when` is from the binary branch, `what` from the other
+            # one.
             when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()
         abnormal = (bags.positive > 0)[:, None] & bags.real

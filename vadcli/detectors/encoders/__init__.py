@@ -1,7 +1,7 @@
 """Image-text encoders: they turn pictures and sentences into vectors that can be compared.
 
-An encoder is a transformers folder with config.json, safetensors and a tokenizer. A preprocessor_config.json can change the
-rules for pixels. `vadcli.registry.ENCODERS` lists the families of encoders by transformers' `model_type`.
+An encoder is a transformers folder with config.json, safetensors and a tokenizer. A preprocessor_config.json can change how
+pictures become pixels. `vadcli.registry.ENCODERS` lists the families of encoders by transformers' `model_type`.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 class Encoder(Protocol):
     """Turns pictures and sentences into unit vectors.
 
-    The vectors of a picture and of a sentence that describes it have a high cosine. The vector of a picture does not depend on
+    If a sentence describes a picture, the vectors of both have a high cosine. The vector of a picture does not depend on
     the other pictures of the call.
 
     Attributes:
-        name: the encoder as the user named it.
+        name: the name or folder by which the user chose the encoder.
         width: D, the length of a vector.
         size_px: S, the side of the square picture that the model reads.
-        temperature: the number by which differences of cosines are divided.
+        temperature: differences of cosines are divided by this number.
         max_tokens: the most tokens that a sentence can have.
     """
 
@@ -87,14 +87,14 @@ class Encoder(Protocol):
         """
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Return one vector per patch, (N, h, w, D) float32, of squashed pictures (N, H, W, 3) uint8."""
+        """Squash pictures (N, H, W, 3) uint8. Return one vector per patch, (N, h, w, D) float32."""
 
     def text_tokens(self, text: str) -> int:
         """Return the number of tokens of a sentence, including special tokens. It may exceed `max_tokens`."""
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Return an encoder. It reads the weights for pictures and the weights for text when it needs them.
+    """Return an encoder. The encoder reads its weights for pictures and for text when it first needs them.
 
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
@@ -102,7 +102,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
         precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, bf16 on a CPU with AMX, and fp32 on other CPUs.
 
     Raises:
-        UsageError: the name, the folder, the device or the precision does not exist, or the name is not an encoder.
+        UsageError: the name, the folder, the device or the precision does not exist, or the name is not that of an encoder.
         DeviceError: this machine does not have the device.
         WeightsError: the weights are missing or damaged, are not safetensors, or do not belong to an encoder.
     """
@@ -140,7 +140,7 @@ def encoder_folder(name: str) -> Path:
 
 
 def encoder_size_px(name: str) -> int:
-    """Return the side of the square picture that an encoder reads, in pixels. Reads only its config.json.
+    """Return the side of the square picture that an encoder reads, in pixels. Only config.json is read.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -155,7 +155,7 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_area_px(name: str) -> int:
-    """Return the largest useful area of a frame for an encoder, in pixels."""
+    """Return the largest area in pixels that a frame needs for an encoder. A larger frame gives no better vectors."""
     return encoder_size_px(name) ** 2 * 16 // 9  # a 16:9 frame with this area is as high as the encoder's square picture
 
 
@@ -163,7 +163,7 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
     """Return everything that changes an encoder's vectors, as a JSON object. Loads no model.
 
     The object contains `precision` as the user wrote it (such as `auto`), so that a scan on a GPU and a search on a CPU can use
-    the same vectors. The hashes are those of `model_hashes`.
+    the same vectors. The object contains the hashes from `model_hashes`.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -175,9 +175,10 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
 
 
 def model_hashes(name: str, folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model that can change its results, by file name.
+    """Return the SHA-256 of each file that can change the results of a model, by file name.
 
-    The hashes of pulled weights come from the lock file, which `vadcli weights verify` compares with the files.
+    For weights from `vadcli weights pull`, the hashes are read from the lock file. `vadcli weights verify` compares this file
+    with the weights.
 
     Args:
         name: a name of the weights manifest, or a folder.
@@ -250,8 +251,8 @@ def _family_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
     """Return the SHA-256 of a file. A file is read again only if its size or time has changed."""
     sha256 = hashlib.sha256()
-    # The memory comes from mmap, not from malloc: after malloc has freed a block of this size, it would keep the memory of all
-    # blocks up to this size, and the tensors of the weights are such blocks.
+    # The memory comes from mmap and not from malloc. After malloc has freed one block of this size, it does not return smaller
+    # blocks to the system any more, and tensors of the weights are such blocks.
     with path.open("rb", buffering=0) as file, mmap.mmap(-1, HASHED_BYTES) as pages, memoryview(pages) as block:
         while count := file.readinto(block):
             sha256.update(block[:count])

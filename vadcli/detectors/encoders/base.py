@@ -1,9 +1,11 @@
 """The base class of CLIP and SigLIP: it reads a folder, makes pixels, and runs the networks.
 
-Pictures are squashed (stretched to a square). transformers' image processor for CLIP would cut off both sides of a wide
-picture, but things can happen there too. The gray levels are almost those of an image processor that squashes. They differ by
-at most one if the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most two if it becomes larger. Here
-the width is always resized before the height. Recent versions of PIL resize the height of some tall pictures first.
+Pictures are squashed, that is, stretched to a square. The image processor of transformers for CLIP would cut off both sides of
+a wide picture, but things can happen there too.
+
+The pixel values are almost those of an image processor that squashes. They differ by at most one if the picture becomes smaller
+(for 3 in 1,000 values of an HD frame), and by at most two if the picture becomes larger. One reason: here the width is always
+resized before the height, but recent versions of PIL resize the height of some tall pictures first.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ number of pictures or sentences in the call.
 TABLE = "token_embedding.weight"
 """The end of the name of the token table, the tensor with one vector per token."""
 MODES = {2: "bilinear", 3: "bicubic"}
-"""The resize filters of CLIP and SigLIP, by PIL's numbers."""
+"""The resize filters of CLIP and SigLIP, by the numbers that PIL uses for them."""
 GPU_PICTURES = 8
 """The number of pictures that a GPU resizes at a time. 8 HD frames in float32 have 200 MB."""
 
@@ -50,9 +52,9 @@ class PixelRules:
 
     Attributes:
         side_px: S, side of the square.
-        mode: the resize filter, bilinear or bicubic. It is always antialiased.
-        mean, std: mean and standard deviation of each RGB channel, for values that are multiplied by `scale`.
-        scale: factor for values in 0-255.
+        mode: the resize filter, bilinear or bicubic. Resizing is always antialiased.
+        mean, std: mean and standard deviation of each RGB channel, after the values are multiplied by `scale`.
+        scale: the factor by which values in 0-255 are multiplied.
     """
 
     side_px: int
@@ -75,25 +77,26 @@ class PixelRules:
 
 def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
     """Stretch frames (N, H, W, 3) uint8 to squares (N, 3, S, S). The results are whole numbers in 0-255."""
-    pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
+    pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W); in memory, the channels are last
     if pictures.shape[-2:] == (side_px, side_px):
         return pictures.contiguous()
     if frames.device.type == "cpu":
-        # For bytes with the channels last, torch computes with whole numbers, as PIL does. This is 20 times as fast as floats.
+        # For bytes with the channels last, torch computes with whole numbers, as PIL does. This is 20 times as fast as with
+        # floats.
         return F.interpolate(pictures, size=(side_px, side_px), mode=mode, antialias=True)
     parts = (pictures[start : start + GPU_PICTURES] for start in range(0, len(pictures), GPU_PICTURES))
     return torch.cat([_in_two_steps(part.float(), side_px, mode) for part in parts])
 
 
 def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
-    """Resize the width and then the height of pictures (N, 3, H, W). As in PIL, each step rounds."""
+    """Resize the width and then the height of pictures (N, 3, H, W). Round after each step, as PIL does."""
     for size in ((pictures.shape[-2], side_px), (side_px, side_px)):
         pictures = F.interpolate(pictures, size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
     return pictures
 
 
 def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
-    """Return the rules for pixels of a transformers folder. Missing values come from `defaults`.
+    """Read from a transformers folder how pictures become pixels. Missing values come from `defaults`.
 
     Raises:
         WeightsError: the file is damaged, or names a filter that vadcli does not have.
@@ -138,13 +141,13 @@ class TransformersEncoder(ABC):
     width: int
     defaults: ClassVar[PixelRules]
     text_step: ClassVar[int]
-    """Sentences are padded to a multiple of this number of tokens, or to `max_tokens` if this number is 0."""
+    """Sentences are padded to a multiple of this number of tokens. If it is 0, sentences are padded to `max_tokens`."""
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
         self.name, self.folder = name, folder
         self.device = devices_for(device)[0]
         self.dtype = encoder_dtype(precision, self.device)
-        # On a CPU, `auto` is always fp32 for text. There are few sentences, so bf16 would save little time.
+        # For text on a CPU, the precision `auto` is always fp32: there are few sentences, so bf16 would save little time.
         self.text_dtype = dtype_for(precision, self.device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         with loading(folder):
@@ -173,7 +176,7 @@ class TransformersEncoder(ABC):
             UsageError: a sentence has more than `max_tokens` tokens.
         """
         vectors = np.empty((len(texts), self.width), np.float32)
-        by_length: dict[int, list[tuple[int, list[int]]]] = {}  # (number of the sentence, padded ids) by number of ids
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}  # by number of ids: pairs of sentence number and padded ids
         for number, text in enumerate(texts):
             ids = self.token_ids(text)
             if len(ids) > self.max_tokens:
@@ -217,11 +220,11 @@ class TransformersEncoder(ABC):
 
     @abstractmethod
     def make_vision(self) -> nn.Module:
-        """Return the image half without weights."""
+        """Return the image half. Its weights are not set yet."""
 
     @abstractmethod
     def make_text(self) -> nn.Module:
-        """Return the text half without weights."""
+        """Return the text half. Its weights are not set yet."""
 
     @cached_property
     def vision(self) -> Any:
@@ -235,12 +238,12 @@ class TransformersEncoder(ABC):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The folder's own tokenizer."""
+        """The tokenizer in the folder."""
         with loading(self.folder):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Return the half that `make` makes, with the weights of the folder."""
+        """Return the image half or the text half: `make` makes it, and the weights come from the folder."""
         with loading(self.folder):
             with torch.device("meta"):
                 half = make()
@@ -264,10 +267,10 @@ class TransformersEncoder(ABC):
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the image half: `auto` is fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
 
-    AMX is a part of some CPUs that multiplies matrices in bf16. With AMX, bf16 is 2.5 times as fast as fp32
+    AMX is a part of some CPUs that can multiply matrices in bf16. With AMX, bf16 is 2.5 times as fast as fp32
     (benchmarks/results/concept.md).
     """
-    # Older versions of torch do not have this function.
+    # Older versions of torch do not have `get_capabilities`.
     capabilities: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if precision == "auto" and device.type == "cpu" and capabilities.get("amx_bf16"):
         return torch.bfloat16
@@ -281,7 +284,7 @@ def unit(vectors: Tensor) -> FloatArray:
 
 
 def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compare the headers of a folder's safetensors with the expected shapes. Reads no tensor.
+    """Check that a folder's safetensors contain the expected tensors. Only headers are read.
 
     Raises:
         WeightsError: a tensor is missing or has another shape.
@@ -300,14 +303,14 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
 def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return tensors of a folder by name, on the device and in the dtype.
 
-    The token table is an exception: it stays a mapped file, on the CPU and in the dtype of the file. The table of SigLIP 2 has
-    786 MB, and a sentence needs only a few rows. The other tensors are copied, because a mapped tensor can have any address,
-    and the rounding of a matrix product depends on the address. torch aligns the addresses of copies.
+    The token table is an exception: it is a memory-mapped file, stays on the CPU and has the dtype of the file. The table of
+    SigLIP 2 has 786 MB, and a sentence needs only a few rows. The other tensors are copied, because a mapped tensor can begin
+    at any address, and the rounding of a matrix product depends on this address. torch aligns the addresses of copies.
     """
     tensors = {}
     for path in weight_files(folder):
         for name in names & weights.read_header(path).tensors.keys():
-            with safe_open(path, "pt") as file:  # opened per tensor: an open file keeps the pages of every tensor in memory
+            with safe_open(path, "pt") as file:  # opened once per tensor: an open file keeps all tensors in memory
                 mapped = file.get_tensor(name)
             tensors[name] = mapped if name.endswith(TABLE) else mapped.to(device, dtype, copy=True)
     return tensors

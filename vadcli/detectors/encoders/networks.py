@@ -1,10 +1,10 @@
 """The networks of CLIP and SigLIP: first the parts that both have, then CLIP, then SigLIP.
 
-An encoder has an image half and a text half. The layers have the names that they have in a transformers folder. transformers'
-own classes compute the same results, but their import takes seconds and over 100 MB.
+An encoder has an image half and a text half. The layers have the names that they have in a transformers folder. The classes of
+transformers compute the same results, but to import them takes seconds and over 100 MB of memory.
 
 Letters in shapes: N pictures, M sentences of L tokens, T tokens of a picture or sentence, P = h·w patches of a picture, W width
-of the tokens of a half, D width of a vector.
+of a token, D width of a vector.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
 }
-"""Activations by transformers' names. CLIP by OpenAI uses the first, CLIP by others the second, SigLIP the third."""
+"""Activations by the names in transformers. CLIP by OpenAI uses the first, other CLIP models the second, SigLIP the third."""
 
 
 class Attention(nn.Module):
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, readers: Tensor, tokens: Tensor) -> Tensor:
-        """Return (N, A, W): for each token of `readers` (N, A, W), what it reads from `tokens` (N, T, W)."""
+        """Return what each token of `readers` (N, A, W) reads from `tokens` (N, T, W), as an array (N, A, W)."""
         projected = self.q_proj(readers), self.k_proj(tokens), self.v_proj(tokens)
         values = read_values(*(split_heads(part, self.num_heads) for part in projected), causal=self.causal)
         output: Tensor = self.out_proj(join_heads(values))
@@ -82,7 +82,7 @@ class Block(nn.Module):
         return self.add_mlp(tokens + self.self_attn(normed, normed))
 
     def add_mlp(self, tokens: Tensor) -> Tensor:
-        """Return the tokens plus the output of the MLP for them. This is the second step of a block."""
+        """Return the tokens plus the output of the MLP. This is the second step of a block; the first is attention."""
         output: Tensor = tokens + self.mlp(self.layer_norm2(tokens))
         return output
 
@@ -102,7 +102,7 @@ class Blocks(nn.Module):
 
 
 class TextEmbeddings(nn.Module):
-    """The tables of vectors of the tokens and of their positions in a sentence."""
+    """Two tables: one has a vector per token, the other has a vector per position in a sentence."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
@@ -137,28 +137,28 @@ def patch_embedding(sizes: Any, *, bias: bool) -> nn.Conv2d:
 
 
 def table(rows: int, width: int) -> nn.Embedding:
-    """Return a table of vectors. The values are not set."""
-    # By default, torch would make random values, and for random values on the device `meta` it imports sympy.
+    """Return a table of vectors. The numbers in the vectors are not set yet."""
+    # By default, torch would make random numbers. On the device `meta`, it would import sympy for this, which takes time.
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def layer_norm(sizes: Any) -> nn.LayerNorm:
-    """Return a layer that normalises the tokens of a half."""
+    """Return a layer that normalises tokens."""
     return nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return what attention reads from the values: softmax(q·kᵀ/√d)·v, (N, heads, A, d).
+    """Return what attention reads from `value`: softmax(q·kᵀ/√d)·v, (N, heads, A, d).
 
     Args:
         query: (N, heads, A, d).
         key, value: (N, heads, T, d).
-        causal: True if query i may not read from later values.
+        causal: True if a query may read only from values up to its own position.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    # On a CPU, each picture is computed separately. For several pictures at once, torch uses threads with differently aligned
-    # buffers, and a picture's vector would depend on its place in the chunk.
+    # On a CPU, each picture is computed separately. For several pictures at once, torch uses threads whose buffers are aligned
+    # differently, so the vector of a picture would depend on its place in the chunk.
     rows = [slice(number, number + 1) for number in range(len(query))]
     return torch.cat([F.scaled_dot_product_attention(query[row], key[row], value[row], is_causal=causal) for row in rows])
 
@@ -182,8 +182,8 @@ class ClipEncoder(TransformersEncoder):
 
     temperature = 0.03
     defaults = PixelRules(224, "bicubic", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-    # The vector of a sentence is that of its end token, which reads only from earlier tokens. So padding after the end token
-    # changes nothing. Padding to 77 tokens would make sentences of a few words five times as slow.
+    # The vector of a sentence is the vector of its end token, which reads only from earlier tokens. So padding after the end
+    # token changes nothing. With padding to 77 tokens, a sentence of a few words would take five times as long.
     text_step = 16
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -193,7 +193,7 @@ class ClipEncoder(TransformersEncoder):
     def image_vectors(self, pixels: Tensor) -> Tensor:
         """Return the vectors (N, D) of pixels (N, 3, S, S)."""
         tokens, last = self._before_last(pixels)
-        # Only the first token is used after the last block, so the last block computes only this token.
+        # After the last block, only the first token is used. So the last block computes only this token.
         normed = last.layer_norm1(tokens)
         first = last.add_mlp(tokens[:, :1] + last.self_attn(normed[:, :1], normed))  # (N, 1, W)
         return self._project(first)[:, 0]
@@ -208,7 +208,7 @@ class ClipEncoder(TransformersEncoder):
         """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # The configs of the first CLIP folders wrongly contain a 2. In these folders, the end token has the highest id.
+        # The configs of the first CLIP folders wrongly give the end token the id 2. There it really has the highest id.
         positions = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
         vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), positions])
         return vectors
@@ -236,7 +236,7 @@ class ClipEncoder(TransformersEncoder):
 
 
 class ClipText(nn.Module):
-    """The layers of the text half and its projection. `ClipEncoder` calls them."""
+    """The layers of the text half, and the projection after them. `ClipEncoder` calls them."""
 
     def __init__(self, sizes: Any, width: int) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class ClipText(nn.Module):
 
 
 class ClipVision(nn.Module):
-    """The layers of the image half and its projection. `ClipEncoder` calls them."""
+    """The layers of the image half, and the projection after them. `ClipEncoder` calls them."""
 
     def __init__(self, sizes: Any, width: int) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class ClipVisionModel(nn.Module):
     def __init__(self, sizes: Any) -> None:
         super().__init__()
         self.embeddings = ClipVisionEmbeddings(sizes)
-        self.pre_layrnorm = layer_norm(sizes)  # transformers spells `layernorm` like this
+        self.pre_layrnorm = layer_norm(sizes)  # this is how transformers spells `layernorm`
         self.encoder = Blocks(sizes)
         self.post_layernorm = layer_norm(sizes)
 
@@ -295,18 +295,18 @@ def correlate(block: Attention, tokens: Tensor) -> Tensor:
 
 
 class SiglipEncoder(TransformersEncoder):
-    """SigLIP (Zhai et al. 2023) as an `Encoder`, and SigLIP 2 (Tschannen et al. 2025).
+    """SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025) as an `Encoder`.
 
-    A SigLIP 2 must have a fixed picture size. It has another tokenizer (that of Gemma) and another resize filter (bilinear)
-    than SigLIP. Both are in the folder.
+    A model of SigLIP 2 must have a fixed picture size. Its tokenizer is that of Gemma, and its resize filter is bilinear;
+    SigLIP has other ones. The folder of a model contains its tokenizer and names its filter.
     """
 
-    # The cosines of SigLIP are smaller than those of CLIP. This value was not measured. It does not matter as long as the
+    # The cosines of SigLIP are smaller than those of CLIP. This value was not measured. It has no effect as long as the
     # detector divides by the spread of the camera's own frames.
     temperature = 0.01
     defaults = PixelRules(224, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    # SigLIP was trained on sentences that are padded to 64 tokens, without a mask. The vector of a sentence is that of the last
-    # token, which is often padding.
+    # SigLIP was trained on sentences that are padded to 64 tokens, without a mask. The vector of a sentence is the vector of
+    # the last of these tokens, which is often padding.
     text_step = 0
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -321,7 +321,7 @@ class SiglipEncoder(TransformersEncoder):
         """Return the vectors (N, D) of pixels (N, 3, S, S). A learned query reads from all patches."""
         head = self.vision.vision_model.head
         pooling = head.attention
-        weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
+        weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # for queries, keys and values
         query = F.linear(head.probe, weight[: self.width], bias[: self.width])  # (1, 1, D)
         key, value = F.linear(self._patches(pixels), weight[self.width :], bias[self.width :]).chunk(2, dim=-1)  # (N, P, D)
         queries = query.repeat(len(pixels), 1, 1)
@@ -330,8 +330,8 @@ class SiglipEncoder(TransformersEncoder):
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Return the patch vectors (N, P, D) of pixels (N, 3, S, S)."""
-        # The vector of a patch is the result of the pooling head if it reads only this patch. The attention weight of the patch
-        # is then 1, so queries and keys are not needed.
+        # The vector of a patch is what the pooling head returns if it reads only this patch. Then the attention weight of the
+        # patch is 1, so queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)
@@ -359,7 +359,8 @@ class SiglipEncoder(TransformersEncoder):
         """Return the token ids of a sentence in lower case, with the end token and without padding.
 
         SigLIP 2 was trained on lower-case text, and Siglip2Tokenizer changes each letter to lower case. But transformers 5.24
-        loads the tokenizers of these folders as GemmaTokenizer, which keeps upper case (see its pull request 43101).
+        loads the tokenizers of these folders as GemmaTokenizer, which keeps upper case (see pull request 43101 of
+        transformers).
         """
         return super().token_ids("".join(letter.lower() for letter in text))
 
@@ -378,7 +379,7 @@ class SiglipEncoder(TransformersEncoder):
 
 
 class SiglipVisionModel(nn.Module):
-    """The layers of the image half. `SiglipEncoder` calls them one by one."""
+    """The layers of the image half of SigLIP. `SiglipEncoder` calls them one by one."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
