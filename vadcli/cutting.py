@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vadcli.types import Box, Event, FloatArray, IndexArray, ScoreTable, Thresholds, TimeArray
 
 TIME_TOLERANCE_S = 1e-6
-"""Times that differ by less than this count as equal, because decimal thresholds are compared with binary timestamps."""
+"""Times that differ by less than this count as equal, because decimal times are rounded in binary."""
 
 Spans = IndexArray
 """(E, 2) int64: the first frame of each span, and the frame after its last frame; in order, without overlap."""

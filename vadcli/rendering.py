@@ -118,7 +118,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
 
 def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
-    """Return a message that the first of these videos was not scanned, with the number of the others."""
+    """Return a message that the first of these videos was not scanned, and how many more were not scanned."""
     return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
 
 

@@ -66,11 +66,11 @@ TEMPLATES = ("{}", "a picture of {}", "a surveillance camera picture of {}")
 NEIGHBOURS_S = 10.0
 """Moments of one video that are closer together than this count as one moment."""
 EDGE = 1.0
-"""A moment ends where the similarity is this many standard deviations (spreads) below its peak."""
+"""A moment ends where the similarity is lower than at the peak by this many standard deviations (spreads)."""
 SPREAD_FLOOR = 0.005
 """Smallest spread (standard deviation) of the cosines of a camera."""
 CHUNK = 256
-"""Number of vectors that are compared at a time: they fit into the processor's cache."""
+"""Number of vectors that are compared at a time. So many vectors fit into the processor's cache."""
 READ_AHEAD = 4
 DAY_S = 86400.0
 

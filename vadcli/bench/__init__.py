@@ -77,7 +77,7 @@ DECODED_CLIPS = 12
 TIMED_BATCHES = 3
 """Number of batches whose stages are timed."""
 BUSY_S = 6.0
-"""Longest time of the scan in which GPU use is measured."""
+"""To measure GPU use, a scan runs for at most this many seconds."""
 COMPARED_S = 40
 """Length of a generated video for a comparison. A shorter video has too few clips if clips last several seconds."""
 

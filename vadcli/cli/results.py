@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vadcli.status import RunStatus
 
 SHARE_OF_TIME = 0.008
-"""Share of a core that `status --watch` uses at most. If reading the run records takes long, they are read less often."""
+"""Largest share of a core that `status --watch` may use. If reading the run records takes long, it reads them less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
 

@@ -296,7 +296,7 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""Documents are merged only if these keys are equal, and the protocols are equal except for their groups."""
+"""Two documents are merged only if these values are the same in both, and the protocols differ at most in their groups."""
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:

@@ -234,7 +234,7 @@ VTT = Exporter(each_video(to_vtt), ".vtt", one_video=True)
 
 
 _RECORD_START_S = 3600
-"""The edit list starts at this timecode: by convention, edited videos start at one hour."""
+"""Seconds of the first timecode of an edit list: by convention, edited videos start at one hour."""
 _DEFAULT_FPS = 25.0
 
 

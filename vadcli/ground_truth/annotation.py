@@ -19,7 +19,7 @@ from vadcli.types import BoolArray, IndexArray, ScoreTable, TimeArray
 from vadcli.types.text import how_many
 
 TIME_TOLERANCE_S = 1e-6
-"""A frame is inside an interval if start_s <= t < end_s, within this tolerance."""
+"""A frame at time t is inside an interval if start_s <= t < end_s. Times that differ by less than this count as equal."""
 ROUNDING_S = 1.0
 """An interval may end this long after the video, because people write whole seconds."""
 OVERHANG_FRAMES = 3

@@ -62,7 +62,10 @@ class Metric:
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]
-"""Returns the values (B,) of B resamples from weights (B, V): how often each of V videos was drawn. NaN if undefined."""
+"""Takes weights (B, V): how often each of V videos was drawn in each of B resamples.
+
+Returns the metric's value for each resample (B,); NaN if the metric is undefined.
+"""
 
 CHUNK = 64  # number of resamples that are computed together; it changes the memory used, but not the result
 NEED_TWO = "an interval needs two videos or more"
@@ -300,7 +303,7 @@ def histograms(
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers in R ranges, range after range, and for each number the index of its range.
+    """Return the numbers of R ranges, one range after another, and the index of the range of each number.
 
     For example, starts [5, 20] and lengths [2, 1] give the numbers [5, 6, 20] and the indices [0, 0, 1].
     """

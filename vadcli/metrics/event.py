@@ -96,11 +96,11 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 
 
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
-    """Return the mean seconds between the starts of a true event and of its matched prediction.
+    """Return the mean difference in seconds between the start of a true event and the start of its match.
 
     The definition is this project's own, because papers on video anomaly detection use different definitions. `match_events`
-    makes the pairs. Events without a partner do not count, so read the error together with the recall. Undefined without a
-    pair.
+    pairs the events. Events that are in no pair do not count, so read the error together with the recall. Undefined if there
+    are no pairs.
 
     Args:
         iou: lowest temporal IoU of a pair.
@@ -357,8 +357,8 @@ def _estimate(
 def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
     """Return the ranks (B, E) of the events in each resample.
 
-    A resample has each event as often as its video was drawn. Equal values have the mean of their ranks. All ranks are 0.5 too
-    low, which changes no correlation.
+    A resample has each event as often as its video was drawn. Equal values have the mean of their ranks. All returned ranks are
+    0.5 too low, which changes no correlation.
 
     Args:
         drawn: (B, E) how often each event was drawn.

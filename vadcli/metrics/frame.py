@@ -36,7 +36,7 @@ RESAMPLE_BINS = 4096
 RESAMPLE_CELLS = 1 << 25  # largest number of cells (videos times bins) of a table
 
 NORMAL = -1
-"""The category code of a frame without a category."""
+"""The category code of a frame that has no category."""
 
 AUC_UNDEFINED = "ROC-AUC needs frames of both classes"
 AP_UNDEFINED = "average precision needs a positive frame"
@@ -65,7 +65,7 @@ class FrameSet:
         n = len(self.scores)
         for name, flags in (("labels", self.labels), ("sampled flags", self.sampled)):
             if flags is not None and len(flags) != n:
-                raise ValueError(f"{n} scores need as many {name}, not {len(flags)}")
+                raise ValueError(f"{n} scores need {n} {name}, not {len(flags)}")
         if self.labels.dtype != np.bool_:
             raise ValueError(f"labels must be bool, not {self.labels.dtype}")
         if np.isnan(self.scores).any():
@@ -180,8 +180,8 @@ def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
     Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. This
     is the macro-averaged AUC of Georgescu et al. (TPAMI 2021, section 4.2). A video with only one class has no ROC-AUC: it is
-    left out and counted in the note. With `endpoints`, which those authors use, every video has a ROC-AUC (1 for a normal
-    video). Undefined if no video has a ROC-AUC. The interval is exact.
+    left out and counted in the note. With `endpoints`, as in the code of these authors, every video has a ROC-AUC; the ROC-AUC
+    of a normal video is 1. Undefined if no video has a ROC-AUC. The interval is exact.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -203,7 +203,7 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
         own_videos: True keeps only videos that contain the category.
     """
     if len(codes) != len(frames.labels):
-        raise ValueError(f"{len(frames.labels)} frames need as many category codes, not {len(codes)}")
+        raise ValueError(f"{len(frames.labels)} frames need one category code each, not {len(codes)} codes")
     of_category = frames.labels & (codes == code)
     rows = of_category | ~frames.labels
     if own_videos:
@@ -215,10 +215,11 @@ def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool
     """Return the ROC-AUC of one category's frames against normal frames.
 
     Resamples draw from all videos of `frames`, so that two runs can be compared even if frames are missing in different videos.
-    Undefined without a frame of the category or without a normal frame. With `within`, undefined if no video has both.
+    Undefined without a frame of the category or without a normal frame. With `within`, undefined if no video has frames of both
+    kinds.
 
     Args:
-        frames: the frames of all videos; their scores may be the scores of the category alone.
+        frames: the frames of all videos. The scores may be frame scores, or scores of this category.
         codes: (N,) integers, as in `frames_of_category`.
         code: the category to evaluate.
         within: True returns the mean of the ROC-AUCs of the single videos that contain the category (see `frame_auc_macro`);

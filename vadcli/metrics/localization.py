@@ -182,7 +182,7 @@ class _Video:
 
 
 def pixel_auc(counts: PixelCounts) -> Estimate:
-    """Return the ROC-AUC over all pixels of all frames, as `sklearn.metrics.roc_auc_score` computes it.
+    """Return the ROC-AUC over all pixels of all frames: the value of `sklearn.metrics.roc_auc_score`.
 
     It is the pixel-level AUC of recent papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
     bytes; for floats, scores in one bin count as ties. Undefined without abnormal or without normal pixels.
@@ -202,9 +202,9 @@ def pixel_ap(counts: PixelCounts) -> Estimate:
 def mask_iou(counts: PixelCounts) -> Estimate:
     """Return the mean IoU of the predicted and the true mask, over the frames with a true pixel.
 
-    The IoU of a frame is its `sklearn.metrics.jaccard_score`. The predicted mask has the pixels that score at least the
-    accumulator's `mask_at`. Frames without a true pixel are left out, even if their predicted mask has pixels. Undefined if no
-    frame has a true pixel.
+    The IoU of a frame is its `sklearn.metrics.jaccard_score`. The predicted mask has the pixels whose score is at least
+    `mask_at` of `PixelAccumulator`. Frames without a true pixel are left out, even if their predicted mask has pixels.
+    Undefined if no frame has a true pixel.
     """
     return ratio(counts.iou_sum, counts.positive_frames.astype(np.float64), undefined="mask IoU needs a frame with a true mask")
 
@@ -240,8 +240,8 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
     Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. A pixel is
     found if its score reaches the threshold. A frame's PIMO curve has one point per threshold. y is the share of the frame's
     true pixels that are found. x is the logarithm of the false-positive rate: the share of pixels that are found in a frame
-    without a true pixel, as a mean over these frames. The area between the two rates in `limits` is divided by its width, so 1
-    is perfect.
+    without a true pixel, as a mean over these frames. The area between the two rates in `limits` is divided by the largest
+    possible area, so 1 is perfect.
 
     The estimate's `curve` is the mean of all PIMO curves: one (rate, share) per threshold, from the highest threshold to the
     lowest. If several thresholds give the same point, it is listed once.
@@ -323,7 +323,7 @@ class Regions:
     def __post_init__(self) -> None:
         _check_boxes(self.video, self.frame, self.box)
         if len(self.score) != len(self.video) or np.isnan(self.score).any():
-            raise ValueError(f"{len(self.video)} regions need as many scores without NaN, not {len(self.score)}")
+            raise ValueError(f"{len(self.video)} regions need one score each and no NaN, not {len(self.score)} scores")
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ class Tracks:
     def __post_init__(self) -> None:
         _check_boxes(self.video, self.frame, self.box)
         if len(self.track) != len(self.video):
-            raise ValueError(f"{len(self.video)} regions need as many track numbers, not {len(self.track)}")
+            raise ValueError(f"{len(self.video)} regions need one track number each, not {len(self.track)} track numbers")
 
 
 def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
@@ -402,7 +402,7 @@ def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64]
 
 def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
     if len(frame) != len(video) or box.shape != (len(video), 4):
-        raise ValueError(f"{len(video)} regions need as many frames and (R, 4) boxes, not {len(frame)} and {box.shape}")
+        raise ValueError(f"{len(video)} regions need one frame and box each, not {len(frame)} frames and boxes {box.shape}")
     if len(video) and (box[:, 2:].min() <= 0 or video.min() < 0 or frame.min() < 0):
         raise ValueError("a region needs a width and a height above 0, and a video and a frame of at least 0")
 

@@ -38,7 +38,7 @@ from vadcli.types import (
 from vadcli.types.text import counted, document_errors, length_text, without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
-"""Shards that start within this time of each other count as one run."""
+"""Shards count as one run if the time from the start of one shard to the start of the next is at most this long."""
 MOST_VIDEOS = 10_000
 """A report about more videos lists only some events and failures, and has no score curves."""
 MOST_EVENTS = 10_000

@@ -387,7 +387,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     if not missing or of_this_stream:
         return missing
     with suppress(av.error.FFmpegError, IndexError), open_media(path) as whole:  # the sound may be longer than the video
-        for packet in whole.demux():  # from the start: a file without its end often has no index for seeking
+        for packet in whole.demux():  # from the start: a file whose end is missing often has no index for seeking
             if packet.size and packet.pts is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     return _beyond(declared, end_s, path, demuxer, read)

@@ -42,7 +42,7 @@ from vadcli.video.container import display_matrix_degrees, open_media, path_text
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """Which rows of a video to read, and the size and pixel format of their images.
+    """Which rows of a video to read, and the size and pixel format of the images.
 
     Attributes:
         start: first row (frame index) to read; 0 is the beginning.

@@ -14,7 +14,7 @@ The caller then continues with a decoder that has one thread, whose flags are ex
 
 How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
 part. The rows of the video continue where the clock stopped (see `vadcli.video.probe`). But the sound still has the times of
-the file. So each part of the sound is moved by as many seconds as its frames.
+the file. So each part of the sound is moved by as many seconds as the frames of this part.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ _BEFORE_FIRST_KEY = re.compile(
     rb"non-existing PPS|no frame!|Invalid frame dimensions 0x0|[PSV]PS.*(?:out of range|does not exist)"
 )
 _NEVER_FLAG_DAMAGE = frozenset({b"mjpeg", b"cinepak", b"msvideo1", b"gif", b"ffv1", b"zmbv"})
-"""Decoders that do not flag damaged frames. They decode one frame after another, so an error is about the next frame."""
+"""Decoders that do not flag damaged frames.
+
+They decode one frame after another, so the frame after an error message is the damaged frame.
+"""
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _LISTENER_END_S = 1.0
@@ -420,8 +423,8 @@ def add_sound(
 ) -> None:
     """Write an MP4 of a silent video and the source's first audio stream, synchronized as in the source.
 
-    If the sound is AAC and almost nothing has to be cut off at its start, it is copied. Otherwise it is encoded again as AAC.
-    Sound before the first frame is left out.
+    The sound is copied if it is AAC and almost nothing has to be cut off at the start. Otherwise, the sound is encoded again as
+    AAC. Sound before the first frame is left out.
 
     Args:
         silent_video: an MP4 without sound that starts at time 0.

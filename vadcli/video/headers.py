@@ -38,7 +38,10 @@ FrameCounter = Callable[[Any], Shows]
 """Takes the next packet in decoding order and returns what it shows."""
 
 ReferenceCounter = Callable[[Any], bool | None]
-"""Takes a packet and returns True if other frames refer to it; None if it is unsafe to leave out frames of this stream."""
+"""Takes a packet and returns True if other frames refer to the packet's frame.
+
+None if leaving out frames of this stream is unsafe.
+"""
 
 
 def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
@@ -103,7 +106,7 @@ def _dirac(packet: Any) -> Shows:
 
 
 class _Bits:
-    """Reads bits from the beginning of some bytes; after their end, all bits are 0."""
+    """Reads bits from some bytes, from the first bit on. After the last byte, all bits are 0."""
 
     def __init__(self, data: bytes, *, escaped: bool = False) -> None:
         data = data.replace(b"\0\0\3", b"\0\0") if escaped else data

@@ -87,7 +87,7 @@ SLOTS = 3
 """Clips per decoder process in shared memory: the caller uses a clip, the next clip is ready, and another is being written."""
 
 JOINED_ROWS = 100
-"""If fewer frames than this are between two requested frames, both are read in one span.
+"""Two requested frames are read in one span if fewer frames than this are between them.
 
 This costs less than starting a decoder for each requested frame.
 """
@@ -98,7 +98,7 @@ _WAIT_S = 1.0
 
 @dataclass
 class _Job:
-    """The video that a process is reading, and what its messages have reported so far."""
+    """The video that a process is reading, and what the messages of the process have reported so far."""
 
     request: ClipRequest
     info: VideoInfo | None = None
@@ -175,7 +175,7 @@ class ClipLoader:
             self._running = False
 
     def close(self) -> None:
-        """Kill the decoder processes and free their memory. Clips that are still in use stay readable."""
+        """Kill the decoder processes and free the shared memory. Clips that are still in use stay readable."""
         self._closed = True
         self._reset()
 

@@ -12,7 +12,7 @@ Times in files are often wrong: they are missing, repeat, jump or go back. The r
 - If the clock restarts, or jumps forward by more than a day, the rows continue where the clock stopped: the rows count the time
   of the recording and not the time on the camera's clock. A shorter jump forward is a gap in the recording, and it stays.
 - If the file does not state the time of every frame, the times are guessed from decoding times and durations. Then the reader
-  matches a decoder's frames with rows by their order (`Timeline.guessed`).
+  ignores times: it matches the first frame of a decoder with the first row, and so on (`Timeline.guessed`).
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ _LARGEST = 1 << 61  # differences of smaller times fit into 64 bits
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
 _SKIPPING = frozenset({"matroska", "avi", "asf", "asf_o", "flv", "live_flv", "nut", "ogg", "rm", "apng"})
-"""Demuxers that skip damage and log an error. Others (MXF, MOV, MPEG-TS) also log errors about healthy files."""
+"""Demuxers that skip damage and log an error.
+
+The errors of other demuxers (MXF, MOV, MPEG-TS) are ignored, because healthy files cause them too.
+"""
 _LIVE_ENDS = "ended prematurely"  # this message is no error: a live recording declares no length, and may end anywhere
 _MPEG = frozenset({"mpeg1video", "mpeg2video"})
 _LONGEST_PIXEL = 5.0  # longer side of a pixel / shorter side; a larger ratio, such as 1000:1, is a mistake in the file
-_MOST_TRIES = 1 << 20  # if the demuxer returns no packet in so many calls, this place counts as the end of the file
+_MOST_TRIES = 1 << 20  # if the demuxer returns no packet in this many calls, the file counts as ended
 _ROUNDING_S = 0.0011  # if times are rounded to ms, a constant rate of 30 frames per second has steps of 33 and 34 ms
 
 

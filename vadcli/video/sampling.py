@@ -81,7 +81,7 @@ class SamplingPlan:
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """Return the row of a sample. If the video has fewer samples, this is a row after its end."""
+        """Return the row of a sample. If the video does not have so many samples, return a row after its end."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
@@ -389,7 +389,7 @@ def fill_sources(lost: BoolArray) -> IndexArray:
     All positions are -1 if every frame is lost.
 
     A lost frame gets the last image before it. If the first frames are lost, they get the first image of the clip. So nothing
-    seems to move. A clip never gets an image of another clip, so that a resumed scan gives the same scores.
+    seems to move. An image of another clip is never used, so that a resumed scan gives the same scores.
     """
     own = np.where(lost, -1, np.arange(len(lost)))
     filled = np.maximum.accumulate(own)

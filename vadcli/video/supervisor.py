@@ -1,4 +1,4 @@
-"""Starts, watches and kills decoder processes (`Supervisor`), and defines their messages to the loader.
+"""Starts, watches and kills decoder processes (`Supervisor`); defines their messages to the loader.
 
 The loader and a decoder process (`vadcli.video.worker`) send messages through a pipe. Clips and a progress counter are in
 shared memory (`Ring`). This memory has no name in any file system: the system frees it when the last process that maps it ends.
@@ -50,7 +50,7 @@ class LoaderOptions:
 
     Attributes:
         workers: number of decoder processes; each reads one video at a time.
-        timeout_s: if a decoder makes no progress for so many seconds, it counts as hung.
+        timeout_s: if a decoder makes no progress for this many seconds, it counts as hung.
         memory_limit_mib: how much memory a decoder process and its children may use together, without shared memory.
         decoder: which decoder reads the frames.
         threads: threads per decoder; 0 is the number of cores divided by workers.
@@ -272,7 +272,7 @@ class Ring:
 
     @property
     def progress(self) -> int:
-        """Number of steps (rows and messages) of the decoder process since its start."""
+        """Number of rows and messages that the decoder process has handled since its start."""
         return int(self._header[1])
 
     def advance(self) -> None:
@@ -301,7 +301,7 @@ def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
     The function can be a `preexec_fn`, because it takes no lock and imports nothing. On other systems than Linux it does
-    nothing, and a child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start
+    nothing, and a child ends when its pipe breaks. The kernel takes the thread that started the child for the parent. So start
     children from a thread that lives as long as the children are needed.
 
     Args:
@@ -365,8 +365,8 @@ def _parents() -> Iterator[tuple[int, int]]:
 class DecoderProcess:
     """A decoder process (`vadcli.video.worker`) with its connection, its ring and its standard error.
 
-    Create it in a thread that lives longer than the process: on Linux, a process that asks to die with its parent dies with the
-    thread that started it.
+    Create a `DecoderProcess` in a thread that lives longer than the process. On Linux, the decoder process dies when the thread
+    that started it ends (see `die_with_parent`).
 
     Attributes:
         process: the running process as a `psutil.Process`.

@@ -72,7 +72,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """A burst or span of a request: its index in the request, and the row before which it ends."""
+    """A burst or span of a request: the index in the request, and the row after the last row."""
 
     number: int
     stop: int
