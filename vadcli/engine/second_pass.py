@@ -1,4 +1,4 @@
-"""Second passes over the spans of events, which find categories and make better masks.
+"""Second passes over the spans of events: they find categories and make better masks.
 
 Attribution scores each category alone, in the clips in which an event scores highest. This is needed because the first pass
 gives one score for all categories together. That score does not show which category the event belongs to.
@@ -238,7 +238,7 @@ class Propagation:
     ) -> Iterator[tuple[int, ByteArray]]:
         """Yield the number and the mask (h, w) uint8 of each frame, starting at the first sampled frame.
 
-        Frames outside events, and frames that can't be read again, get the mask of the previous frame, as the same array.
+        Frames outside events, and frames that can't be read again, get the mask of the previous frame: the same array object.
 
         Args:
             mask_spans: the mask spans of the video.

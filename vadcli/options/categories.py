@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 DEFAULT_LIST = "general"
 FEWEST_NORMAL = 5
 MOST_WORDS = 20
-"""Maximum number of words in a sentence. Text encoders read 64 to 77 tokens, which are enough for so many words."""
+"""Maximum number of words in a sentence. Text encoders read 64 to 77 tokens, which are enough for 20 words."""
 MOST_BYTES = 1_000_000
 """Largest size of a category file. Without this limit, `@video.mp4` would be read to its end."""
 MOST_SHOWN = 80

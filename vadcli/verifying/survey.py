@@ -126,7 +126,7 @@ class Surveyed:
         document: the stored events of the video.
         candidates: the clips about which the model can be asked.
         plan: which frames form each clip.
-        edges: the edges of the cells of the clips, as in `ClipGrid`.
+        edges: where each clip's cell begins and ends, as in `ClipGrid`.
         content: hash of the video's content.
         is_included: False if the options leave the video out; its scores are still used to choose the clips of its camera.
         asked: number of clips that this run has asked about.
@@ -202,7 +202,7 @@ class Survey:
         return tuple(question.category for question in self.questions)
 
     def usable(self, video: Surveyed) -> StoredAnswers:
-        """Return the stored answers about a video that can still be used, with a column for each question.
+        """Return only those stored answers about a video that are still usable, one column per question.
 
         Answers of another model or about another content of the video can't be used.
 
