@@ -49,7 +49,7 @@ MUXERS = {
 }
 """Suffix -> ffmpeg's name of the container format."""
 
-# In containers other than MP4, ffmpeg seeks this much earlier if pictures are reordered (3/23 s in its source).
+# In containers other than MP4, ffmpeg seeks this much earlier if pictures are reordered (3/23 s in ffmpeg's source code).
 _SEEKS_EARLIER_S = 3 / 23
 # In transport and program streams, ffmpeg seeks by decoding time, which is earlier than the presentation time. The copy begins
 # at the next keyframe after the seek. So ffmpeg must seek to a little before the wanted keyframe.
@@ -86,7 +86,7 @@ class ClipResult:
 
 
 def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
-    """Cut the chosen events. Yields one result per event, and one per video that can't be cut.
+    """Cut the chosen events. Yields one result per event, and one result per video that can't be cut.
 
     Raises:
         UsageError: the folder does not exist, or has no results of a scan.
@@ -164,7 +164,7 @@ class _Cutter:
             yield ClipResult(video, problem=without_name(str(error), video))
 
     def _cut(self, document: EventsDocument, info: VideoInfo, event: Event) -> ClipResult:
-        """Cut one event. If this fails, try Matroska. If Matroska fails, too, leave out the sound."""
+        """Cut one event. If this fails, write Matroska. If this fails too, leave out the sound."""
         part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]

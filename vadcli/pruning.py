@@ -34,7 +34,7 @@ SUFFIXES = {
     "scores": (".parquet",),
     "events": (".json",),
 }
-_LONGEST_WHOLE_BYTES = 220  # a longer file name may be shortened, so its video is not known
+_LONGEST_WHOLE_BYTES = 220  # a longer file name may be shortened, so that the video's name is not known
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Pruning:
     removed: list[Pruned] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    all_known: bool = True  # False if a document can't be read, so that its video is not known
+    all_known: bool = True  # False if an events document can't be read, so that the document's video is not known
 
     def run(self) -> PruneResult:
         self.folders = FootageFolders(self.layout, self.options.footage)

@@ -313,7 +313,7 @@ class _Renderer:
         return tuple(dict.fromkeys([*self._feed.problems(), *self._masks.problems, *self.sound_problems]))
 
     def write(self, span: _Span, path: Path) -> None:
-        """Render one file, with sound if the video has any."""
+        """Render one file, with sound if the video has sound."""
         timeout_s = self._settings.decode.timeout_s
         with closing(self._feed.images(span.first, span.last)) as pictures:
             first = next(pictures)

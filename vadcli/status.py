@@ -1,6 +1,6 @@
 """Reports which scans are running in an output folder, and the result of the newest run.
 
-The sources are the run records, without their lists of videos, and the live files of running scans.
+The data come from the run records (the lists of videos are not read) and from the live files of running scans.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RunStatus:
     Attributes:
         run: the run record.
         state: running, ended or died.
-        seconds: duration of the run so far; of a run that died, until its last report.
+        seconds: duration of the run so far. If the run died, the time from the start to the last report.
         eta_s: estimated seconds until the end; None if this is not yet known or if the run has ended.
         last_videos: the videos with events that finished last; None if they must be read from the run record.
     """
@@ -150,7 +150,7 @@ def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]
 
 
 def _head(path: Path) -> StoredRun:
-    """Return a run record without its list of videos. The file is read again only if it has changed."""
+    """Return a run record without the list of videos. The file is read again only if it has changed."""
     try:
         stored = path.stat()
     except OSError as error:

@@ -257,7 +257,7 @@ class Moment:
 
 
 def at_times(moment: Moment, start: StartTime | None) -> Moment:
-    """Return a moment with its wall-clock times; unchanged if the start of its video is unknown."""
+    """Return a moment with wall-clock times; unchanged if the start of the video is unknown."""
     if start is None:
         return moment
     return replace(moment, start_time=start.text_at(moment.start_s), end_time=start.text_at(moment.end_s))
@@ -327,8 +327,9 @@ def find(
         query: (D,) unit vector.
         encoder_key: key of the encoder; vectors of other encoders are left out.
         keep: called with the names of a video and its camera; False leaves the video out.
-        rows: called with the name of a video and the timestamps (S,) of its frames, for videos that may have one of the best
-            moments. Returns which frames may be the peak of a moment, (S,) bool; None if all frames may.
+        rows: a function that returns which frames may be the peak of a moment, (S,) bool; None if all frames may. It is called
+            with the name of a video and the timestamps (S,) of the video's frames, and only for videos that may have one of the
+            best moments.
         problems: one line is added per file that could not be read.
     """
     usual: dict[str, BellTail] = {}

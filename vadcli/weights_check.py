@@ -174,7 +174,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
 
 
 def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
-    """Return the result of a question from the cosines or log-odds (N, K) of its N pictures and K answers."""
+    """Return the result of a question with N pictures and K answers, from cosines or log-odds (N, K)."""
     rows = np.arange(len(question.answers))
     right = cosines[rows, question.answers]
     wrong = cosines.copy()
@@ -281,7 +281,7 @@ class Question:
         what: the pictures in words.
         pictures: (N, SIDE_PX, SIDE_PX, 3) uint8.
         answers: per picture, the index of the right answer in `sentences`.
-        sentences: per answer, several wordings. The mean of their embeddings is compared with the picture.
+        sentences: per answer, several wordings. The mean of the wordings' embeddings is compared with the picture.
         needed: smallest number of right answers.
     """
 
@@ -304,7 +304,7 @@ def clip_questions() -> tuple[Question, ...]:
     ask = "Does this video clip show {}?"
     colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
     squares = [drawn(partial(_shape, kind="square", x=192, y=192, colour=colour, size=2), WHITE) for colour in COLOURS.values()]
-    every = range(0, len(shapes.pictures), 2)  # each shape at one of its two places
+    every = range(0, len(shapes.pictures), 2)  # the pictures show each shape at two places; take one of them
     asked = tuple((ask.format(wordings[0]),) for wordings in shapes.sentences)
     return (
         Question("squares", "a square in 6 colours", np.stack(squares), tuple(range(len(COLOURS))), colours, needed=5),

@@ -1,7 +1,7 @@
 """Compares stored scores with a data set's ground truth. Runs no model.
 
 `figures` reads scores and truth and computes the figures. This file has the calls of `vadcli eval`, and the report: a table,
-JSON, Markdown or LaTeX rows, or a stored document. `plots` draws the figures. Only `plots` reads the videos themselves, for its
+JSON, Markdown or LaTeX rows, or a stored document. `plots` draws the figures. Only `plots` reads the videos themselves, for
 contact sheets.
 """
 
@@ -80,7 +80,7 @@ class Evaluation:
     Attributes:
         test: the scores and the truth that were read; the report states only their counts and names.
         metrics: figures by group and name.
-        against: figures of this run minus those of the first run, by group and name, if runs are compared.
+        against: if runs are compared, the figures of this run minus the figures of the first run, by group and name.
     """
 
     dataset: str
@@ -205,7 +205,7 @@ def to_markdown(reports: Sequence[Evaluation]) -> str:
 
 
 def to_latex(reports: Sequence[Evaluation]) -> str:
-    """Return the rows of a LaTeX table, without its environment."""
+    """Return the rows of a LaTeX table, but not the `tabular` environment around the rows."""
     return "".join(
         f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
         for title, cells in _cells(reports)

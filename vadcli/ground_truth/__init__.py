@@ -323,7 +323,7 @@ class GroundTruth(ABC):
         return UsageError(f"{self.root}: not a folder of {self.name}: {wanted} is missing", hint=hint)
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """Return the truth of each video by its name in the data set, in order. Files are read once.
+        """Return {name of a video in the data set: its truth}, in order. Files are read once.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
@@ -350,11 +350,11 @@ class GroundTruth(ABC):
 
         Args:
             scored: relative paths as a scan wrote them.
-            allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
+            allow_missing: True leaves out truths without scores and scored videos without a truth. False makes both an error.
 
         Raises:
-            UsageError: a video could be paired with two others, or no video can be paired. If `allow_missing` is False, also:
-                scores or a truth are missing.
+            UsageError: a scored video fits two truths, a truth fits two scored videos, or no video can be paired. If
+                `allow_missing` is False, also: scores or a truth are missing.
         """
         names, truths = list(scored), self.videos()
         paired = pair(names, truths, stem_alone=self.stem_alone)

@@ -364,7 +364,7 @@ class Msad(GroundTruth):
             yield video_truth(f"{video}.mp4", path, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a video if its name shows that it is normal; otherwise None."""
+        """Return the truth of a video if the name shows that the video is normal; otherwise None."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).startswith(MSAD_NORMAL) else None
 
 
@@ -400,7 +400,7 @@ class Cuva(GroundTruth):
             categories = [name for name in known if name]
             category = categories[0] if len(categories) == 1 else None
             stamps = tasks.get("timestamp", ())
-            # A dictionary, because several questions about one video repeat its intervals.
+            # A dictionary drops repetitions: several questions about one video have the same intervals.
             intervals = dict.fromkeys(interval for stamp in stamps for interval in _clock_intervals(path, *stamp, category))
             if not intervals and not any(output.strip() == "0" for _, output in tasks.get("detection", ())):
                 raise DocumentError(f"{path}: {video!r} has no item of the task Timestamp", hint=UNPACK)
@@ -502,7 +502,7 @@ class VauBench(GroundTruth):
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Items:
-    """Yield the rows of a CSV table: the line number, and the cells by the names of their columns.
+    """Yield the rows of a CSV table: the line number, and {name of a column: cell}.
 
     Raises:
         DocumentError: the file cannot be read, is not CSV, or lacks a needed column.

@@ -66,7 +66,8 @@ class Avenue(GroundTruth):
         """Yield the clips of the layout found under `root`."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
-            read = lru_cache(maxsize=1)(_read_volume)  # reading a video takes seconds, and all of them do not fit in memory
+            # Keep the masks of one video: reading them takes seconds, and the masks of all videos do not fit in memory.
+            read = lru_cache(maxsize=1)(_read_volume)
             for clip, path in sorted((int(match[1]), path) for match, path in named if match):
                 masks = _VolumeMasks(path, read)
                 yield VideoTruth(f"testing_videos/{clip:02d}.avi", path, masks.frame_labels, masks=masks)
@@ -307,7 +308,7 @@ class UBnormal(GroundTruth):
     - <video>_tracks.txt has one line `object,first frame,last frame` per track. Frames count from 0, and the last frame is
       abnormal too: the official scripts/write_frame_level_ground_truth.py (lilygeorgescu/UBnormal) sets
       ground_truth[first : last + 1].
-    - <video>_%04d_gt.png is named by its frame. Its pixels are object numbers.
+    - <video>_%04d_gt.png has the number of a frame in its name. The pixel values of this image are object numbers.
 
     Regions are found as in the official scripts/create_tracks_for_tbdc_rbdc.py. The script takes the tracks from
     <video>_new_tracks.txt if it exists. For each frame of a track, it opens the image of this frame, takes the pixels of the

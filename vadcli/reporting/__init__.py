@@ -148,7 +148,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
         log.warning("%s", line)
     if folder is not None:
         return make_page(archive, shown, folder, problems=problems, title=title)
-    # The page without pictures and clips shows how much room is left for them.
+    # Make the page without pictures and clips first: its size shows how much room is left for pictures and clips.
     bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
     store = InPage(max(0, room - len(bare.encode())))
     page = make_page(archive, shown, store, problems=problems, title=title)
@@ -249,7 +249,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
         return None
 
     def rows_of(video: str, timestamp: TimeArray) -> BoolArray | None:
-        summary = summary_of(video)  # None if the options do not choose the video, or its document can't be read
+        summary = summary_of(video)  # None if the options do not choose the video, or if its events document can't be read
         return np.zeros(len(timestamp), np.bool_) if summary is None else rows_in(timestamp, summary.start, when)
 
     chosen = ((name, key) for name, key in chain([first], encoders) if options.encoder in ("", name))

@@ -93,7 +93,7 @@ class VideoSummary:
 
 
 class Summaries:
-    """Makes the summaries of chosen videos from their documents, one at a time.
+    """Makes a summary from the events document of each chosen video, one video at a time.
 
     Args:
         since: a time like 2026-11-27T06:00 or an age like "24h": keep only events since then, and videos that ended since then.
@@ -135,7 +135,7 @@ class Summaries:
             pass
 
     def of(self, document: EventsDocument) -> VideoSummary | None:
-        """Return the summary of a video with its chosen events; None if the options do not choose the video."""
+        """Return the summary of a video with the chosen events; None if the options do not choose the video."""
         video = str(document.video["path"])
         if not matches(video, self._include):
             return None
@@ -205,7 +205,7 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
 
 
 def _summary(document: EventsDocument, result: VideoResult | None) -> VideoSummary:
-    """Return the summary of a video with all its events. Only partial videos have a `result`."""
+    """Return the summary of a video with all events. `result` is None unless the video is partial."""
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
@@ -263,7 +263,7 @@ class Numbers:
 
 @dataclass
 class Share:
-    """The videos of one caveat: their number, their cameras, and (camera, name) of the first video."""
+    """The videos of one caveat: the number of videos, the cameras, and (camera, name) of the first video."""
 
     videos: int
     cameras: set[str]
@@ -397,7 +397,7 @@ class Archive:
 
     @property
     def caveats(self) -> list[str]:
-        """One line per caveat of the scores, with its videos. The caveat with the most videos is first."""
+        """One line per caveat of the scores and its videos. The caveat with the most videos is first."""
         ordered = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
         return [f"{caveat} ({share.text(self.counts.total.scored)})" for caveat, share in ordered]
 
@@ -546,7 +546,7 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
         ("Command", shlex.join(run.info.command)),
         ("Version", f"vadcli {run.info.version}"),
     ]
-    # Records of older versions have only the categories that the user gave, also if the motion detector ignored them.
+    # Run records of older versions have only the categories that the user gave, even if the detector ignored the categories.
     given, read = str(run.info.config.get("categories") or ""), run.info.looked_for
     if read is None:
         looked_for = "" if run.info.detector.get("name") == "motion" else given

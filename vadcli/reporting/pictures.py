@@ -1,7 +1,7 @@
 """Makes a page's score curves and thumbnails, and stores its assets in the page or in a folder.
 
-A curve has one byte per span of a video: the highest score in the span. A thumbnail is a frame of an event, with the outline
-of its mask.
+A curve has one byte per span of a video: the highest score in the span. A thumbnail is a frame of an event, with the outline of
+the frame's mask.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def pack(values: FloatArray) -> str:
 
 
 def highest_score(curves: Iterable[str]) -> float | None:
-    """Return the highest score of packed curves, exact to half a level; None if they have no scores."""
+    """Return the highest score of packed curves, exact to half a level; None if no curve has a score."""
     levels = np.frombuffer(b"".join(map(base64.b64decode, curves)), np.uint8)
     scores = levels[levels != NO_SCORE]
     return float(scores.max()) / LEVELS if scores.size else None
@@ -355,7 +355,7 @@ def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: Loa
 
 
 def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Regions = NO_REGIONS) -> ByteArray:
-    """Return a copy of a frame with the outline of its mask, and with marks on its hidden parts.
+    """Return a copy of a frame with the outline of the mask, and with marks on the hidden parts.
 
     Args:
         picture: (H, W, 3) uint8.

@@ -3,7 +3,7 @@
 This package imports only the types, options and errors of vadcli. It scores no frames, writes no outputs and knows no detector.
 
 This file starts decoder processes. It imports little, so a command can start its first decoder process before it imports the
-scan engine (`early_worker`). Both then load their modules at the same time.
+scan engine (`early_worker`). The process and the command then load their modules at the same time.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, VideoInfo
 _SKIPPED_SHARE = 0.25
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-_SAFE_ROUNDING = 0.4  # in rows; if a time is about half a row off, two machines could round it to different rows
+_SAFE_ROUNDING = 0.4  # in rows; if a time were about halfway between two rows, two machines could round it to different rows
 _WIDEST = 2  # references may be at most this many sampling intervals apart
 
 
@@ -132,7 +132,7 @@ class SamplingPlan:
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
         """Return the samples (T,) of a clip in a video with `rows` rows.
 
-        The last clip is moved back or padded.
+        If the last clip has too few samples, it is moved back; in a video that is shorter than a clip, it is padded.
         """
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
@@ -141,7 +141,7 @@ class SamplingPlan:
     def burst_row(self, position: float, rows: int) -> int:
         """Return the first row of a clip at `position` (0 to 1).
 
-        If the clip would end after the video, it is moved back.
+        If the clip would end after the end of the video, the clip is moved back.
         """
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
@@ -220,7 +220,7 @@ def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects frames by their pts if the frame rate is constant.
+    """Selects frames of a video with a constant frame rate, by their pts.
 
     So a lost frame does not change which frames are selected.
 

@@ -151,7 +151,7 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 
 
 def fingerprint(folder: Path) -> str:
-    """Return one SHA-256 over all files of a folder, with or without a checksums.json.
+    """Return one SHA-256 over all files of a folder. The folder does not need a checksums.json.
 
     The hashes in checksums.json are used if this list fits the folder: it has exactly the files of the
     folder, every size is right, and no file is newer than the list. Otherwise all files are hashed.
@@ -323,7 +323,7 @@ class Entry:
         purpose: what the weights are used for.
         licence: the licence of the weights.
         repo_id: repository on the hub; empty for a LAVIDA folder.
-        revision: branch, tag or commit in this repository; None means its default branch.
+        revision: branch, tag or commit in this repository; None means the default branch.
         download_gb: rounded total size of the files in GB, only for messages; None if unknown.
         files: file name -> hash and size, for files whose hash is known before a pull.
         parts: LAVIDA folders only: sub-folder -> name of its base model.
@@ -379,7 +379,7 @@ def manifest() -> dict[str, Entry]:
 
 
 def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
-    """Return the entries of a parsed manifest by their main names.
+    """Return {main name: entry} from a parsed manifest.
 
     Raises:
         ValueError, TypeError: the document is not a manifest, a part of a LAVIDA folder is not on the

@@ -140,7 +140,7 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
         item: the model.
         revision: the revision; None is the default branch, or the newest complete snapshot if the cache has
             no default branch.
-        whole: True if the snapshot must have a config and all safetensors files that its index lists.
+        whole: True if the snapshot must have a config and all safetensors files that the snapshot's index lists.
     """
     repository = repo_folder(item)
     if not repository.is_dir():
@@ -195,7 +195,10 @@ def has_size(path: Path, size: int | None) -> bool:
 
 @dataclass(frozen=True)
 class Declared:
-    """The length of a file on the hub, and its SHA-256 (large files) or git object id (small files)."""
+    """The length and the hash of a file on the hub.
+
+    The hub states the SHA-256 of a large file, and the git object id of a small file.
+    """
 
     bytes: int | None
     sha256: str | None
@@ -245,7 +248,7 @@ def pull(
 
     Args:
         name: a name of the manifest.
-        update: fetch the newest state of the repository instead of the pinned one.
+        update: fetch the newest revision of the repository instead of the pinned revision.
         progress: let huggingface_hub draw progress bars on stderr.
         say: a function that gets one line of text per step.
 
@@ -465,7 +468,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
 
     Args:
         name: a name or alias in the manifest.
-        say: a function that gets one line of text per fact that the user should know, such as other names of the same files.
+        say: a function that gets lines of text for the user, for example about other names of the same files.
 
     Raises:
         WeightsError: the name is unknown, is a folder, or was not fetched by vadcli.
