@@ -268,7 +268,7 @@ def scan_round(
     store: ScoreStore,
     steady: AbstractContextManager[object] | None = None,
 ) -> Round:
-    """Return one round of a scan: decoder processes, batches across files, scoring in threads.
+    """Run and return one round of a scan: with decoder processes, batches across files, and scoring in threads.
 
     Args:
         detector: scores the clips.
@@ -302,7 +302,7 @@ def scan_round(
 
 
 def baseline_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store: ScoreStore) -> Round:
-    """Return one round of the baseline, which decodes, scores and stores one clip after another."""
+    """Run and return one round of the baseline: decode, score and store one clip after another."""
     tally, started = _Tally(), time.perf_counter()
     for request in footage.requests():
         for clip, fps in baseline_clips(request.video, request.path, detector.needs):
@@ -316,7 +316,7 @@ def baseline_round(detector: Detector, footage: BenchVideos, *, bound: Bound, st
 def _batches(
     items: Iterable[Item], tally: _Tally, batcher: ClipBatcher[None], *, is_over: Callable[[], bool]
 ) -> Iterator[GatheredBatch[None]]:
-    """Yield full batches of clips of one frame size; the last batches may be incomplete."""
+    """Yield batches of clips that have the same frame size. The last batches may not be full."""
     fps: dict[str, float] = {}
     for item in items:
         if isinstance(item, Opened):

@@ -193,7 +193,7 @@ class ScanDisplay:
             if now - self._last_shown >= REFRESH_S:
                 self._last_shown = now
                 self._bar.n = min(self.progress.done, self.total)
-                self._bar.set_description_str(self._state())  # draws the bar, even if it did not move
+                self._bar.set_description_str(self._state())  # draws the bar, even if the number of frames is unchanged
         elif now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
             log.info("%3.0f%% %s", 100 * min(self.progress.done, self.total) / self.total, self._state())

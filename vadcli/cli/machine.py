@@ -116,7 +116,7 @@ def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
     def stop(number: int) -> None:
         sys.stderr.write("vadcli: interrupted; the fetched part is kept; to continue, run the same command again\n")
         sys.stderr.flush()
-        os._exit(128 + number)  # with an exception, the hub's library would first finish its downloads
+        os._exit(128 + number)  # after an exception, the hub's library would first finish the downloads
 
     with on_signals(stop):
         pulled = weights.pull(name, update=options.update, progress=progress, say=log.info)

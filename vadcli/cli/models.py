@@ -149,7 +149,7 @@ def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
 
 @contextmanager
 def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM end the run after its current clips, and the second at once."""
+    """Make the first SIGINT or SIGTERM end the run after the current clips, and the second one at once."""
 
     def handle(number: int) -> None:
         if stop.signal is not None:

@@ -180,7 +180,7 @@ def _preview(out: Path, options: EventsOptions) -> int:
     return _log_problems(table.problems)
 
 
-MOST_LISTED = 3  # if a video has more files, the log has only their number, the first and the last file
+MOST_LISTED = 3  # if a video has more rendered files, the log names only the first and the last file, and the number of files
 
 Paths = Annotated[
     list[Path] | None, typer.Argument(metavar="FOOTAGE...", readable=False, help="The files and folders that were scanned.")

@@ -37,7 +37,7 @@ LIMIT: Colour = (196, 204, 216)
 WHOLE_UP_TO_S = 45.0  # if a video is not longer than this, the window shows the whole video
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
-_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced: this smooths its edges
+_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced, so that the line gets smooth edges
 
 
 class ScoreCurve:
@@ -47,7 +47,7 @@ class ScoreCurve:
 
     Args:
         table: the scores.
-        events: the video's events; their spans are drawn in another colour.
+        events: the video's events. Within events, the curve has another colour.
         thresholds: the levels to mark.
         width, height: size of the window in pixels.
         end_s: end of the last frame.
@@ -197,8 +197,8 @@ def _image(picture: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# The colours go from dark violet through red and orange to pale yellow. Their brightness always rises. So people with any kind
-# of colour blindness can see the order, and it is visible in a grey print.
+# The colours go from dark violet through red and orange to pale yellow. The brightness always rises. So the order of the
+# colours is visible in a grey print, and to people with any kind of colour blindness.
 RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75, (249, 142, 20)), (1.0, (255, 214, 92)))
 FAINT = 0.15  # below this pixel score nothing is drawn
 STRONG = 0.6  # from this pixel score on, the heat map has its highest opacity
@@ -277,7 +277,7 @@ def _paste(picture: ByteArray, box: tuple[int, int, int, int], colour: Image.Ima
 
 
 class HiddenLayer:
-    """Darkens the parts of a picture that were hidden from the detector, and draws stripes over them.
+    """Draws dark stripes over the parts of a picture that were hidden from the detector.
 
     Args:
         hidden: (H, W) bool, as large as the pictures.
@@ -362,7 +362,7 @@ class Mp4Writer:
 
         Args:
             picture: (height, width, 3) uint8 RGB.
-            pts: when the frame is shown, in units of `time_base`; it must be later than the previous frame.
+            pts: when the frame is shown, in units of `time_base`; this must be later than the pts of the previous frame.
         """
         frame = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(picture, format="rgb24"),

@@ -81,7 +81,7 @@ class Lettering:
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """Return a font that has every letter of the text, or the built-in font if no font has them all."""
+        """Return a font that has every letter of the text, or the built-in font if no font has every letter."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
@@ -98,7 +98,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Return the text if it fits, otherwise its longest beginning that fits, and "…"; "" if nothing fits."""
+        """Return the text if it fits, otherwise the longest beginning that fits, and "…"; "" if nothing fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -190,9 +190,9 @@ class Geometry:
 
 
 class Overlay:
-    """Draws the frames of one video. The parts that all frames share are drawn only once.
+    """Draws the frames of one rendered video. Parts that look the same in all frames are drawn only once.
 
-    The caption below the picture names the event. Between events, it names the video.
+    The caption below the picture names the event. Between events, the caption names the video.
 
     Args:
         table: the video's scores.

@@ -86,7 +86,7 @@ def export(
     Raises:
         UsageError: the format does not exist or can't represent these events, or several videos would go into a file that can
             contain only one.
-        OutputError: a file can't be written. The files before it are kept.
+        OutputError: a file can't be written. The files that were written before are kept.
     """
     exporter = EXPORTERS.load(name)
     EXPORTERS.check(name, ok=isinstance(exporter, Exporter), what="is not an Exporter")

@@ -27,7 +27,8 @@ from vadcli.types import BoolArray, Box, Event
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
     """Return the labels of all videos for FiftyOne. Import them with the scanned folder as `data_path`.
 
-    FiftyOne finds a video by its path without the suffix. It counts frames from 1, and the end of a span is its last frame.
+    FiftyOne finds a video by its path without the suffix. FiftyOne counts frames from 1, and the end of a span is the last
+    frame of the span.
 
     Raises:
         UsageError: two videos differ only in their suffix, so FiftyOne can't tell them apart.
@@ -73,7 +74,7 @@ LOCAL_FILES = "/data/local-files/?d="
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
     """Return one task per video, with a timeline span per event and the box of each event that has one.
 
-    Label Studio counts frames from 1, and the end of a span is its last frame.
+    Label Studio counts frames from 1, and the end of a span is the last frame of the span.
     """
     tasks = []
     for document in documents:
@@ -192,7 +193,7 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 
 
 def _answers(event: Event) -> dict[str, str]:
-    """Return what second models answered about the event, as attributes of its shapes: name -> text."""
+    """Return the answers of second models about the event: name of a CVAT attribute -> text."""
     answers = {"verification": event.verified, "description": event.described}
     return {name: text for name, text in answers.items() if text}
 
@@ -225,7 +226,7 @@ def _masks(event: Event, masks: MaskTrack, size: tuple[int, int], level: int) ->
 def runs(mask: BoolArray) -> list[int]:
     """Return the run lengths of a mask, row by row.
 
-    Runs outside and inside the mask take turns. The first run is outside, and its length may be 0.
+    The run lengths are alternately of pixels outside and inside the mask. The first run is outside, and may have length 0.
     """
     flat = np.concatenate([[False], mask.ravel()])
     changes = np.flatnonzero(flat[1:] != flat[:-1])

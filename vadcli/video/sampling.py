@@ -108,7 +108,7 @@ class SamplingPlan:
     def read_from(self, clip: int) -> int:
         """Return the first row to decode for this clip.
 
-        The row is early enough for the case that this is the last clip, which is moved back.
+        If this is the last clip, it may be moved back. The row is early enough for this case.
         """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
