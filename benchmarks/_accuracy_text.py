@@ -78,8 +78,9 @@ box of 5×5 pixels, the frame difference is the usual "plain frame difference". 
 wide. Most anomalies of Ped2 are fast, so methods that give fast things a high score do well. Expect lower figures on
 other footage.
 
-Flow and difference have weaknesses that ROC-AUC does not measure. Their values mean nothing for another camera, and do
-not show how often a value occurs. These two methods cannot handle cuts, changes of light, or a camera that moves.
+Flow and difference have weaknesses that ROC-AUC does not measure. A threshold for one camera does not fit
+another camera, and a value does not show how often it occurs. These two methods cannot handle cuts, changes of light,
+or a camera that moves.
 
 ## How each row was measured
 

@@ -107,7 +107,8 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
         "The encoder of vadcli and a loop took turns, batch by batch, on decoded frames of 1280x720.",
         f"The loop is transformers' model with its PIL processor. The figures are medians of {options.rounds} rounds.",
         "The ratios (x loop) compare wall times, or CPU times, of the same round.",
-        "A scan calls the encoder with the 32 frames of a clip, in the size of the fourth column.",
+        "A scan calls the encoder with the 32 frames of a clip.",
+        "The fourth column is for frames in the size that a scan delivers.",
         "`auto` is bf16 on a CPU with AMX.",
         "",
         "| encoder | batch | vadcli, pictures/s | from the size that a scan delivers | loop, pictures/s |"
