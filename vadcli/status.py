@@ -168,7 +168,7 @@ def _is_alive(run: StoredRun, now: datetime, updated: datetime) -> bool:
     if progress is None or progress["host"] != socket.gethostname():
         return (now - updated).total_seconds() < SILENT_S
     try:
-        # A process that started after the run is another process, which got the same process id.
+        # If the process with this id started after the run, it is another process, to which the system gave the same id.
         return bool(psutil.Process(progress["pid"]).create_time() <= run.start.timestamp() + 1)
     except psutil.NoSuchProcess:
         return False

@@ -185,7 +185,8 @@ class _Embedding:
         scores = read_metadata(self.layout.scores(stored.video))
         if stored.key == new.key or scores is None:
             return stored.key == new.key
-        # A scan computes the key in another way. Its vectors are the same if it sampled the same frames.
+        # If a scan stored the vectors, their key was computed in another way. They are the same if the scan sampled the same
+        # frames.
         steps = np.diff(read_embeddings(self.layout.embeddings(stored.video)).frame_index)
         return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
 

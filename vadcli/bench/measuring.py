@@ -268,7 +268,7 @@ def scan_round(
     store: ScoreStore,
     steady: AbstractContextManager[object] | None = None,
 ) -> Round:
-    """Run and return one round of a scan: with decoder processes, batches across files, and scoring in threads.
+    """Run and return one round of a scan: decoder processes, batches across files, scoring in threads.
 
     Args:
         detector: scores the clips.

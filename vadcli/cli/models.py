@@ -347,7 +347,7 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
-            # Python could wait for a running thread if this raised an exception. The decoders end with this process.
+            # Don't raise an exception here: Python could then wait for a running thread. The decoders end with this process.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 

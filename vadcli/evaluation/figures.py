@@ -487,7 +487,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             variants[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             variants[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # A truth may have a category with the name "fight, within videos". Then this name means the category itself.
+        # A truth may have a category with the name "fight, within videos". Then the figure of this category gets the name.
         yield from (
             (name + ending, estimate)
             for ending, estimate in variants.items()

@@ -72,7 +72,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Return one task per video, with a timeline span per event and the box of each event that has one.
+    """Return one task per video, with a timeline span per event, and with the boxes of events that have boxes.
 
     Label Studio counts frames from 1, and the end of a span is the last frame of the span.
     """

@@ -104,7 +104,7 @@ class DecodedFrame:
     """A frame from a decoder, before it is matched with a row.
 
     Attributes:
-        pts: time that the decoder reports, in the time base of the probe; None if it reports no time.
+        pts: time that the decoder reports, in the time base of the probe; None if the decoder reports no time.
         ok: False if the decoder concealed damage.
         selected: True if the request asks for the image of this frame.
         image: (H, W, C) uint8; None if the frame is not selected or not readable.

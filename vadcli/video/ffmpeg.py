@@ -2,15 +2,16 @@
 
 To decode, ffmpeg runs as a child process. It decodes and rotates all frames, and scales and pipes only the selected frames.
 
-How the times and the damage of all frames are known: because of `-debug_ts`, ffmpeg writes a line to stderr for each decoded
-frame, before the select filter runs. If ffmpeg has concealed damage in a frame, the previous line reports a corrupt frame.
-While ffmpeg decodes, it also writes the description of its output in pieces, from another thread. So a line may begin with half
-of another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the frames with the probe's frames.
+How the caller learns the times and the damage of all frames: with the option `-debug_ts`, ffmpeg writes a line to stderr for
+each decoded frame, before the select filter runs. If ffmpeg has concealed damage in a frame, the previous line reports a
+corrupt frame. While ffmpeg decodes, it also writes the description of its output in pieces, from another thread. So a line may
+begin with half of another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the frames with the
+probe's frames.
 
 Why one thread after damage: with several threads, ffmpeg's damage flags are not exact. The flag of a frame may be copied before
 the thread that finds the damage has set it, and ffmpeg 5.1 flags undamaged frames if frames consist of two fields. But an error
-is always logged before its frame is shown. So a decoder with several threads stops at the first error or flag (`DamageFound`).
-The caller then continues with a decoder that has one thread, whose flags are exact.
+is always logged before the damaged frame is shown. So a decoder with several threads stops at the first error or flag
+(`DamageFound`). The caller then continues with a decoder that has one thread, whose flags are exact.
 
 How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
 part. The rows of the video continue where the clock stopped (see `vadcli.video.probe`). But the sound still has the times of

@@ -254,7 +254,8 @@ def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, 
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = media.Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
-    # If somebody set the camera's clock during the recording, the declared length includes this jump, so it is useless.
+    # If somebody set the camera's clock during the recording, the declared length includes this jump. So the declared length is
+    # not used.
     was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
     cut = 0 if was_set else media.missing_frames(opened, stream, info.path, read)
     if cut:
