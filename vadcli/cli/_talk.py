@@ -105,7 +105,7 @@ class _StderrHandler(logging.Handler):
 
 
 def _one_line(text: str) -> str:
-    """Write control characters as %XX, because in a path they could break the line or control the terminal."""
+    """Write control characters of paths as %XX, because they could break the line or control the terminal."""
     return _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", text)
 
 

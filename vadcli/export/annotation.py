@@ -72,7 +72,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Return one task per video, with a timeline span per event, and with the boxes of events that have boxes.
+    """Return one task per video, with a timeline span per event, and the box of an event if it has a box.
 
     Label Studio counts frames from 1, and the end of a span is the last frame of the span.
     """
@@ -226,7 +226,7 @@ def _masks(event: Event, masks: MaskTrack, size: tuple[int, int], level: int) ->
 def runs(mask: BoolArray) -> list[int]:
     """Return the run lengths of a mask, row by row.
 
-    The run lengths are alternately of pixels outside and inside the mask. The first run is outside, and may have length 0.
+    The runs are alternately outside and inside the mask. The first run is outside the mask, and may have length 0.
     """
     flat = np.concatenate([[False], mask.ravel()])
     changes = np.flatnonzero(flat[1:] != flat[:-1])

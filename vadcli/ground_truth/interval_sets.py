@@ -381,7 +381,8 @@ class Cuva(GroundTruth):
     - Classification: a number of the repository's Category.txt
     - Detection: 1 if there is an anomaly, otherwise 0
 
-    The authors do not document whether the second at which an anomaly ends belongs to it. This reader leaves it out.
+    The authors do not document whether the second at which an anomaly ends belongs to the anomaly. This reader leaves this
+    second out.
     """
 
     name = "cuva"

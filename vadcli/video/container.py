@@ -265,7 +265,7 @@ def describe(stream: Any) -> str:
 
 
 def recording_start(container: Any, stream: Any, duration_s: float) -> str:
-    """Return the time at which the recording began, as the container states it; "" if it states no time."""
+    """Return the time at which the recording began; "" if the container does not state it."""
     tags = container.metadata
     # Apple's own tag has the time zone. An export keeps this tag, but writes a new creation_time.
     if apple := tags.get("com.apple.quicktime.creationdate"):
@@ -415,7 +415,7 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
-        # A tag is too large if it was copied from a longer file. The smaller duration gives no false alarm.
+        # A DURATION tag that was copied from a longer file is too large. The smaller duration gives no false alarm.
         texts = [text.strip("\0 ") for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
         matches = [match for text in texts if (match := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text))]
         tagged = [int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) for match in matches]

@@ -247,7 +247,8 @@ def _units(packet: Any, length_bytes: int) -> Iterator[bytes]:
 
     Args:
         packet: the packet.
-        length_bytes: number of bytes of the length before each unit; 0 if each unit comes after a start code.
+        length_bytes: if each unit comes after its length, the number of bytes of this length; 0 if each unit comes after a
+            start code.
     """
     data = bytes(packet)
     if not length_bytes:

@@ -152,8 +152,8 @@ class Finished:
         decoder: the last decoder that read the video; "" if unknown.
         rows: the rows after the last clip. If the decoder process died, these rows are missing.
         decoded_frames: number of rows with decode_ok in all items of this request.
-        error: why the video was not read to its end; None if it was. Frames that the decoder skipped and damage that it
-            concealed are no errors.
+        error: why the video was not read to its end; None if the video was read to its end. Skipped frames and concealed damage
+            are no errors.
         complaints: the decoder's messages, for people to read.
         note: which decoder failed before another decoder read the video, and why; usually empty.
     """

@@ -372,7 +372,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
     """Return the pull request that adds safetensors made from the model's pickles.
 
-    The hub's account CONVERTER has written it.
+    The hub's account CONVERTER opened this pull request.
     """
 
     def pickles(info: ModelInfo) -> dict[str, str]:
