@@ -4,8 +4,8 @@ Pictures are squashed, that is, stretched to a square. The image processor of tr
 a wide picture, but things can happen there too.
 
 The pixel values are almost those of an image processor that squashes. They differ by at most one if the picture becomes smaller
-(for 3 in 1,000 values of an HD frame), and by at most two if the picture becomes larger. One reason: here the width is always
-resized before the height, but recent versions of PIL resize the height of some tall pictures first.
+(for 3 in 1,000 values of an HD frame), and by at most two if the picture becomes larger. Here the width is always resized
+before the height; recent versions of PIL resize the height of some tall pictures first.
 """
 
 from __future__ import annotations

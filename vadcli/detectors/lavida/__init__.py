@@ -1,6 +1,6 @@
 """LAVIDA: a multimodal language model and SAM2 give one score and one mask per frame.
 
-This file has the detector's options. Importing it loads no model and no torch.
+This file has the options of the detector. To import it loads neither a model nor torch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from vadcli.options.groups import AUTO_MODEL, DEFAULT_MODEL, HOW, option
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """The low-rank adapters (LoRA) of the language model. Loading a model merges them into its weights.
+    """The low-rank adapters (LoRA) of the language model. When a model is loaded, the adapters are merged into the weights of
+    the language model.
 
     Attributes:
-        rank, alpha, dropout: as in PEFT's LoraConfig.
+        rank, alpha, dropout: the same as in LoraConfig of the library PEFT.
         targets: names of the linear layers that get an adapter.
     """
 

@@ -7,8 +7,8 @@ FOLDER/
   lora/               optional: LoRA adapters, which are merged into the language model when it is loaded
   checksums.json      the expected hash of each file
 
-The files of a base model must contain every tensor of the model (see `read_whole`), with one exception: the tensors of SAM2's
-video memory may all be missing, as in SAM2's checkpoints for images. A model without this memory can't propagate masks.
+The files of a base model must contain every tensor of the model (see `read_whole`), with one exception: all tensors of SAM2's
+video memory may be missing, as in SAM2's checkpoints for images. A model without this memory can't propagate masks.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ MEMORY = (
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer",
 )
-"""First words in the names of Sam2VideoModel's tensors that are only used to propagate masks."""
+"""The tensors of Sam2VideoModel whose names begin with one of these words are used only to propagate masks."""
 PARTS = tuple(MODELS)
 OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
-"""Prefixes of the tensors in Lavida's state dict that no base model has."""
+"""Tensors of a `Lavida` whose names begin with one of these prefixes belong to no base model."""
 ADAPTERS = "lora"
 SEG_STD = 0.02
 QWEN_IDS = {
@@ -105,12 +105,12 @@ def load_preset(name: str) -> LavidaConfig:
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
     """Return a base model.
 
-    Its files must contain all its tensors. Only the tensors of SAM2's video memory may be missing.
+    The files must contain all tensors of the model. Only the tensors of SAM2's video memory may be missing.
 
     Args:
         part: mllm, text or sam2.
         folder: a transformers folder.
-        extras_matter, options: as in `read_whole`.
+        extras_matter, options: see `read_whole`.
 
     Raises:
         WeightsError: the files can't be read, or a tensor is missing, is unknown or has the wrong shape.
@@ -135,7 +135,7 @@ def check_model(part: str, folder: Path) -> None:
 
 
 def memory_names(sam2: Any) -> set[str]:
-    """Return the names of those tensors of a Sam2VideoModel that are only used to propagate masks."""
+    """Return the names of those tensors of a Sam2VideoModel that are used only to propagate masks."""
     return {name for name in sam2.state_dict() if name.split(".", maxsplit=1)[0] in MEMORY}
 
 
@@ -157,18 +157,18 @@ def read_config(folder: Path) -> LavidaConfig:
 
 
 def write_config(config: LavidaConfig, folder: Path) -> None:
-    """Write the config.json of a folder, without the sizes of the base models, which have configs of their own."""
+    """Write the config.json of a folder, without the sizes of the base models: each base model has its own config.json."""
     document = {**config.to_json(), "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
-    """Return the config of a folder, if the folder can be used to scan. Loads no weights.
+    """Check that a LAVIDA folder can be used to scan, and return its config. Loads no weights.
 
-    `trained` in the result is True only if both config.json and lavida.safetensors mark the model as trained.
+    In the result, `trained` is True only if both config.json and lavida.safetensors say that the model is trained.
 
     Raises:
-        WeightsError: a part is missing, or LAVIDA's own part is untrained although `allow_untrained` is False.
+        WeightsError: a part is missing, or `allow_untrained` is False and LAVIDA's own part is untrained.
     """
     config = read_config(folder)
     missing = [part for part in PARTS if not (folder / part / "config.json").is_file()]
@@ -211,10 +211,11 @@ def load(
 ) -> Lavida:
     """Return the model of a folder, ready to score.
 
-    If the folder has no lavida.safetensors, LAVIDA's own part gets random weights from the config's seed.
+    If the folder has no lavida.safetensors, the seed in the config gives random weights to LAVIDA's own part.
 
     Raises:
-        WeightsError: a part is missing, is damaged, has the wrong size, or is untrained although `allow_untrained` is False.
+        WeightsError: a part is missing, is damaged or has the wrong size; or `allow_untrained` is False and the model is
+            untrained.
     """
     config = check(folder, allow_untrained=allow_untrained)
     qwen = read_model("mllm", folder / "mllm", dtype=dtype, attn_implementation=attention)
@@ -255,7 +256,7 @@ def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
 def random_model(
     config: LavidaConfig, *, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Lavida:
-    """Return a model with random weights and the small tokenizers, created on `device`."""
+    """Return a model with random weights and small tokenizers. It is created directly on `device`."""
     parts = config.parts
     with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), quiet():
         torch.manual_seed(seed)
@@ -278,7 +279,7 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Return the token ids for a config, because its default ids are too large for a small vocabulary."""
+    """Return token ids for the config of a base model: the default ids are too large for a small vocabulary."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
@@ -286,7 +287,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     """Write a LAVIDA folder with the base models, LAVIDA's own part, the config and the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     masks: Any = model.masks
-    # A video memory with random weights is not stored: whoever loads the files could not know that it is random.
+    # A video memory with random weights is not stored, because the files would not show that the weights are random.
     left_out = set() if masks.has_memory else memory_names(masks.sam2)
     sam2_tensors = {name: value for name, value in masks.sam2.state_dict().items() if name not in left_out}
     with quiet():
@@ -322,7 +323,7 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 
 def _load_own(model: Lavida, path: Path) -> None:
-    """Load lavida.safetensors. Its tensors replace those of the base models with the same names."""
+    """Load lavida.safetensors. Its tensors replace tensors of the base models that have the same names."""
     stored = load_file(path)
     expected = model.state_dict()
     strange = sorted(set(stored) - set(expected))

@@ -1,4 +1,4 @@
-"""The LAVIDA detector: connects the engine with a model folder and the devices that compute."""
+"""The LAVIDA detector: loads a model folder onto the devices, and gives the clips of the engine to the model."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ DEFAULT_CATEGORIES = "@general"
 class LavidaDetector:
     """Scores how well each frame shows the user's categories, and marks the pixels that show them.
 
-    Creating a detector only reads the folder's config.json; `prepare` loads the weights.
+    A new detector has only read the config.json of the model's folder; `prepare` loads the weights.
 
     Args:
-        options: model, categories, device and how to compute.
+        options: the model, the categories, the device and more.
 
     Raises:
         UsageError: the category list can't be read.
@@ -105,7 +105,7 @@ class LavidaDetector:
         return self._workers.parallel
 
     def prepare(self) -> None:
-        """Load the model onto each device and find how many clips fit into memory. Later calls do nothing."""
+        """Load the model onto each device, and measure how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
         if not self.options.categories:
@@ -128,18 +128,19 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The number of clips that each device can compute at once; smaller after a device ran out of memory."""
+        """The number of clips that each device can process at once. It becomes smaller if a device runs out of memory."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Set another config for the same model sizes. Must not be called during `score`."""
+        """Use another config. It must have the same model sizes. Do not call this while `score` is running."""
         self.config = config
         for worker in self._workers.all:
             worker.model.config = config
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Run each later stage of the work inside `clock(name)`, a context manager that can measure time."""
+        """From now on, run each stage of the work inside the context manager `clock(name of the stage)`, which can measure
+        time."""
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
@@ -162,25 +163,25 @@ class LavidaDetector:
         return ClipScores(logits[..., None], masks)
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Return scores (B, T, C), from one prompt per category. The images are encoded once."""
+        """Return scores (B, T, C). Each category has its own prompt, but the frames are encoded only once."""
         self.prepare()
         with self._workers.idle() as worker:
             scores: FloatArray = worker.runner.run(worker.attribute, batch.frames)[0]
         return scores
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Return the masks of all frames, made from known masks with SAM2's video memory; see `Propagator`."""
+        """Return the masks of all frames: SAM2's video memory propagates the known masks. See `Propagator`."""
         self.prepare()
         with self._workers.idle() as worker:
             return worker.propagate(frames, known)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the object-score logits as the logits of the frame scores."""
+        """Return the logits of a video. They are the object-score logits, unchanged."""
         return FrameScores(track.raw[:, 0].astype(np.float32))
 
     @property
     def weights(self) -> dict[str, str]:
-        """The SHA-256 of the model folder by model name; empty for random weights."""
+        """The SHA-256 of the model folder, by the name of the model; empty if the weights are random."""
         return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
 
     def fingerprint(self) -> dict[str, object]:
@@ -199,7 +200,7 @@ class LavidaDetector:
         """Load the model onto a device."""
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
-            # By default, convolutions use TF32, whose results depend on the batch size.
+            # By default, convolutions are computed in TF32, and then the results depend on the batch size.
             torch.backends.cudnn.allow_tf32 = False
         if self.folder is None:
             model = checkpoint.random_model(self.config, seed=self.config.seed, device=device, dtype=dtype)
@@ -253,12 +254,12 @@ class _Worker:
 
 
 def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
-    """Map pixel logits to 0-1, as MaskScale.LOGIT needs it."""
+    """Convert pixel logits to numbers from 0 to 1, as MaskScale.LOGIT needs them."""
     return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 
 def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
-    """Return the model's folder and config; the folder is None for a preset with random weights."""
+    """Return the folder and the config of the model. The folder is None if the model is a preset with random weights."""
     model = options.lavida_model
     if model.startswith(PRESET_MARK):
         config = load_preset(model.removeprefix(PRESET_MARK))
@@ -292,7 +293,7 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
 
 
 def _use_package(model: Lavida) -> None:
-    """Run the model's SAM2 with Meta's sam2 package instead of transformers; the weights stay the same."""
+    """Replace the model's SAM2 from transformers with that of Meta's sam2 package. The weights stay the same."""
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type
     if trunk == ConvTrunkConfig.model_type:

@@ -1,7 +1,7 @@
 """Builds a LAVIDA folder from base models, for `vadcli weights import`.
 
-The steps are: find and check the source of each part, link or copy its files, and convert Meta's SAM2.1 checkpoint if it is the
-source of SAM2. The folder has a temporary name until it is complete.
+The steps are: find and check the source of each part, link or copy the files of the source, and convert Meta's SAM2.1
+checkpoint if the user named one. The folder has a temporary name until it is complete.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ META_SUFFIXES = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Sources:
-    """The files that the user names for the parts.
+    """The files that the user names for the parts of a model.
 
-    A base model that is None comes from the cache of the Hugging Face hub.
+    If a base model is None, its files are taken from the cache of the Hugging Face hub.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
         sam2: a transformers folder of SAM2.1, or Meta's own .pt file.
-        clip: a transformers folder of CLIP, or of its text model.
-        own: trained safetensors of LAVIDA's own part.
-        lora: a PEFT folder with adapters for the language model.
+        clip: a transformers folder of CLIP, or of CLIP's text model alone.
+        own: a safetensors file with the trained tensors of LAVIDA's own part.
+        lora: a folder of the library PEFT, with LoRA adapters for the language model.
     """
 
     qwen: Path | None = None
@@ -66,14 +66,14 @@ class Sources:
 
 @dataclass
 class Imported:
-    """What `import_lavida` built, and how.
+    """What `import_lavida` built, and where the files come from.
 
     Attributes:
         folder: the LAVIDA folder.
-        trained: True if LAVIDA's own part (`Sources.own`) is marked as trained.
+        trained: True if the file of LAVIDA's own part (`Sources.own`) says that it is trained.
         linked: files that are hard links to the user's files.
         copied: files that are copies of the user's files.
-        converted: parts whose files were converted, or filled with random weights.
+        converted: parts whose files were converted, or got random weights.
         notes: warnings and other facts for the user.
     """
 
@@ -102,13 +102,13 @@ def import_lavida(
     """Build a LAVIDA folder, and return how it was built.
 
     Args:
-        preset: the preset with the model's sizes, prompt and sampling.
+        preset: the name of a preset, which contains the sizes, the prompt and the sampling of the model.
         dest: the folder to create.
         sources: the files for the parts.
-        random_weights: use random weights for a base model that is not on this machine. The resulting model detects nothing.
+        random_weights: True to give random weights to a base model that is not on this machine. Such a model detects nothing.
         seed: seed of the random weights.
-        force: replace an existing LAVIDA folder.
-        say: called with one line of text at each step.
+        force: True to replace an existing LAVIDA folder.
+        say: a function that is called with one line of text at each step.
 
     Raises:
         UsageError: no preset has this name, or `dest` exists.
@@ -174,7 +174,8 @@ def _build(
             builders[part](source, folder / part, result)
             try:
                 check_model(part, folder / part)
-            except WeightsError as error:  # the user knows the source, but not the temporary folder
+            except WeightsError as error:  # so that the message names the source, because the user does not know the temporary
+            folder
                 message = error.message.replace(str(folder / part), str(source))
                 raise WeightsError(message, hint=error.hint) from error
     _fit_tokenizer(folder / "mllm", config, result)
@@ -194,7 +195,7 @@ def _build(
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
-    """Write the text model of a CLIP folder, or copy a folder that has only the text model."""
+    """Write the text model from a CLIP folder. If the folder has only the text model, copy its files."""
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
@@ -216,7 +217,7 @@ def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
 
 
 def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
-    """Add `<SEG>` if the tokenizer lacks it, and check that the tokenizer can encode the prompt."""
+    """Add the token `<SEG>` if the tokenizer does not have it. Check that the tokenizer can encode the prompt."""
     with as_weights_error(folder):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if SEG not in tokenizer.get_vocab():
@@ -240,7 +241,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
-    """Turn an error of writing into a VadcliError of one line, with a hint."""
+    """Turn an error that occurs while files are written into a VadcliError of one line, with a hint."""
     try:
         yield
     except OutputError as error:
@@ -260,8 +261,8 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
     """Return the folder or file of each base model; None for a model that gets random weights.
 
     Raises:
-        WeightsError: a base model is not on this machine and random weights are not allowed, or it is
-            damaged, is a pickle, is another model or has the wrong size.
+        WeightsError: a base model is damaged, is a pickle, is another model or has the wrong size. Or it is not on this
+            machine, and `random_weights` is False.
     """
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     paths: dict[str, Path | None] = {}
@@ -284,7 +285,7 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raise WeightsError if a base model is damaged, of the wrong kind, or not as wide as the preset."""
+    """Raise WeightsError if a base model is damaged, is of the wrong kind, or has another width than in the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(
@@ -336,7 +337,7 @@ def need_room(config: LavidaConfig, paths: Mapping[str, Path | None], sources: S
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0
     for part, source in paths.items():
-        if source is None:  # random weights are float32, twice the published size
+        if source is None:  # random weights are float32, so they need twice as much space as the published weights
             wanted += 2e9 * (weights.entry(known[part]).download_gb or 0.0) if part in known else 0.0
         else:
             files = [source] if source.is_file() else files_of(source, ("*.safetensors", *TEXT_FILES))
@@ -361,7 +362,7 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
     """Link or copy a file.
 
-    `link` must be False if the new file may be changed later, because a change of a link changes the source too.
+    `link` must be False if the new file may be changed later, because a change in a linked file also changes the source.
     """
     name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
@@ -378,18 +379,21 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return the files of a folder whose names match one of the patterns, sorted, without checksums.json."""
+    """Return the files of a folder whose names match one of the patterns, sorted. checksums.json is left out."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """Return True if a file is safetensors on the file system of `folder`, and so can probably be linked."""
+    """Return True if a hard link in `folder` to this file is probably possible.
+
+    That is the case for a safetensors file on the same file system as `folder`.
+    """
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the config.json of a model folder, {} if it is not an object.
+    """Return the config.json of a model folder; {} if the file does not contain a JSON object.
 
     Raises:
         WeightsError: the file does not exist or can't be read.
@@ -409,7 +413,7 @@ def model_type(folder: Path) -> str:
 
 OLD_HINT = "is the file older than SAM2.1? fetch facebook/sam2.1-hiera-small"
 
-# Meta's four sizes; the key is (channels of the first stage, number of blocks), as in the sam2 package.
+# Meta's four models. A key is (channels of the first stage, number of blocks), as in the sam2 package.
 META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
     (96, 12): {"blocks": (1, 2, 7, 2), "global_blocks": (5, 7, 9)},
     (96, 16): {"blocks": (1, 2, 11, 2), "global_blocks": (7, 10, 13)},
@@ -419,7 +423,7 @@ META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
 
 
 def convert_meta(path: Path, folder: Path) -> None:
-    """Convert Meta's SAM2.1 checkpoint to a transformers folder; only the names of tensors change.
+    """Convert Meta's SAM2.1 checkpoint to a transformers folder. Only the names of the tensors change.
 
     Raises:
         WeightsError: the file is not one of Meta's SAM2.1 checkpoints.

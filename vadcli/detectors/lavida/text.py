@@ -1,6 +1,7 @@
 """Makes network inputs from text: token ids from the prompt, and CLIP embeddings from the categories.
 
-The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models without pretrained base models.
+The prompt ends in a forced answer that contains `<SEG>`. Two small tokenizers are for models whose base models have random
+weights.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# The small tokenizers learn their tokens from these words of typical categories and of the prompt.
+# The small tokenizers learn their tokens from these words, which occur in typical categories and in the prompt.
 CORPUS = (
     "Detect the anomalies in this video. They may be: It is. You are a helpful assistant. system user assistant "
     "a person people man woman child crowd car truck bus bicycle motorcycle skateboard dog bag box knife gun "
@@ -53,13 +54,13 @@ CORPUS = (
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """The prompt, the same in all runs (paper 3.5).
+    """The texts of the prompt (section 3.5 of the paper).
 
     Attributes:
-        question: {categories} is replaced by the categories, joined by commas.
-        answer: the end of the prompt, in place of an answer that the model generates; contains `<SEG>` once.
-        max_categories: categories per prompt; longer lists are split into several prompts. The
-            paper's limit is 30 (Table 3).
+        question: the question about a clip. In it, {categories} is replaced by the categories, which are joined by commas.
+        answer: the forced answer at the end of the prompt. The model does not generate an answer. It contains `<SEG>` once.
+        max_categories: the most categories in one prompt. Longer lists are split into several prompts. The limit in the paper
+            is 30 (Table 3).
     """
 
     question: str = "Detect the anomalies in this video. They may be: {categories}"
@@ -85,7 +86,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
     """Return the token ids of the prompt and its forced answer (paper 3.5).
 
     Args:
-        tokenizer: Qwen2-VL's tokenizer with `<SEG>` added; its chat template is used.
+        tokenizer: Qwen2-VL's tokenizer with the token `<SEG>`. The prompt follows the chat template of the tokenizer.
         categories: 1 to `options.max_categories` categories.
         options: the texts around the categories.
 
@@ -109,7 +110,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
     after = tuple(ids[video_place + 1 :])
     lead = options.question.partition("{categories}")[0]
     start = text.find(lead + ", ".join(categories))
-    ends: list[int] = []  # the character of `text` at which each category ends
+    ends: list[int] = []  # for each category, the index in `text` of the character at which the category ends
     if start >= 0:  # otherwise the chat template changed the question
         lengths = (len(name) + 2 for name in categories)
         ends = [start + len(lead) + end for end in accumulate(lengths, initial=-2)][1:]
@@ -118,14 +119,14 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split the categories into as few lists as possible, of nearly equal lengths up to `limit`."""
+    """Split the categories into as few lists as possible. Each has at most `limit` categories, and lengths differ little."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]
 
 
 def add_seg(tokenizer: Any) -> int:
-    """Add `<SEG>` to the tokenizer as one token and return its id."""
+    """Add `<SEG>` to the tokenizer as one token. Return the id of this token."""
     tokenizer.add_special_tokens({"additional_special_tokens": [SEG]}, replace_extra_special_tokens=False)
     return int(tokenizer.convert_tokens_to_ids(SEG))
 
@@ -151,7 +152,7 @@ def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer for a small CLIP text model. Deterministic.
 
-    Like CLIP's tokenizer, the tokenizer converts the text to lower case and adds a start and an end token.
+    Like CLIP's tokenizer, it converts text to lower case, and adds a start token and an end token.
     """
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
@@ -188,7 +189,7 @@ def _byte_pairs(vocab_size: int, specials: Sequence[str]) -> Tokenizer:
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text model and tokenizer: one pooled embedding per category (text branch of paper 3.7).
+    """CLIP's text model and tokenizer: one pooled embedding per category (text branch in section 3.7 of the paper).
 
     Args:
         clip: transformers' CLIPTextModel.
@@ -214,7 +215,7 @@ class TextEncoder(nn.Module):
             return self.pooled(categories)
 
     def pooled(self, categories: Sequence[str]) -> Tensor:
-        """Return the same as `forward`, with gradients if the weights require them."""
+        """Return the same as `forward`, but with gradients if the weights require gradients."""
         ids = self.tokenizer(
             list(categories),
             padding=True,

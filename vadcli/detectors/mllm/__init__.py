@@ -1,6 +1,6 @@
-"""Qwen-VL models for `lavida` and `ask`, which read a clip once and then answer several prompts.
+"""Qwen-VL models for `lavida` and `ask`. A model reads a clip once and then answers several prompts.
 
-This file has the option that both detectors share, and finds the folder of a model. It does not load torch.
+This file has the option that both detectors share, and finds the folder of a model. The file does not load torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vadcli.weights.files import read_json
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b", "qwen3-vl-2b")
 """Names of public models in the weights manifest."""
 FAMILIES = ("qwen2_vl", "qwen3_vl")
-"""The values of `model_type` in the config.json of the models that can be used."""
+"""The values of `model_type` in config.json that a model may have here."""
 CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-VL or Qwen3-VL"
 
 
@@ -40,7 +40,7 @@ class CompressionOption(DetectorOptions):
 
 
 def is_mllm(model: str) -> bool:
-    """Return True if `model` is one of MODELS, or a folder with a model of one of FAMILIES."""
+    """Return True if `model` is one of MODELS, or a folder whose model belongs to one of FAMILIES."""
     folder = Path(model).expanduser()
     return mllm_family(folder) in FAMILIES if folder.is_dir() else model in MODELS
 
@@ -61,7 +61,7 @@ def mllm_folder(model: str) -> Path:
 
     Raises:
         UsageError: the name or folder does not exist.
-        WeightsError: the model is not on this machine, or the folder has another kind of model.
+        WeightsError: the model is not on this machine, or the model in the folder does not belong to one of FAMILIES.
     """
     path = Path(model).expanduser()
     if path.is_dir():

@@ -1,15 +1,16 @@
-"""Reduces the L visual tokens of a clip to about ratio · L (reverse attention, paper 3.4).
+"""Reduces the L visual tokens of a clip to about ratio · L.
 
-The densest tokens, which show the background, become references. Each token is assigned to its nearest reference. Each
-reference becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least similar to the reference have
-the largest weights. No trained weights are used. Gradients pass through the sums, but not through the choice of the references.
-Everything is computed in float64 and cast back, so that the result doesn't depend on the order of a GPU's additions, on
-autocast or on TF32.
+The method is reverse attention (section 3.4 of the LAVIDA paper). A token is dense if many tokens are similar to it. The
+densest tokens, which show the background, become references. Each token is assigned to its nearest reference. Each reference
+becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least similar to the reference have the largest
+weights. No trained weights are used. Gradients pass through the sums, but not through the choice of the references. Everything
+is computed in float64, and the result is cast to the dtype of the tokens. So the result doesn't depend on the order in which a
+GPU adds numbers, on autocast or on TF32.
 
-`moving_groups` is another reduction, before the vision tower: it finds the patches that do not change in a clip.
+`moving_groups` makes another reduction possible, before the vision tower: it finds the patches that change during a clip.
 
-SharedSight and NamePooling are not in the paper. A small model needs them, because a few thousand clips are not enough to
-train a vision tower. The base presets don't use them.
+`SharedSight` and `NamePooling` are not in the paper. A small model needs these parts, because a few thousand clips are not
+enough to train a vision tower. The base presets don't use them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
 SPARE = 8  # `_nearest` first measures this many more columns per row than it returns
-DEPTH = 512  # coordinates converted to float64 at a time
+DEPTH = 512  # number of coordinates that are converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class CompressionOptions:
 
     Args:
         ratio: share of the tokens to keep, in (0, 1]; 1 keeps all tokens unchanged.
-        method: `reverse_attention` is the paper's method. The other methods are for comparison: `mean` averages
-            the tokens of each reference. `densest`, `least_dense` and `random` choose tokens and keep them
-            unchanged; `random` chooses the same positions in all clips.
+        method: `reverse_attention` is the paper's method. The other methods are for comparison: `mean` averages the tokens of
+            each reference. `densest`, `least_dense` and `random` choose some of the tokens and do not change them; `random`
+            chooses the same positions in all clips.
         neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
         positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
-            `sequential` numbers them in one dimension. Only `MultimodalLM.compressed` uses this.
-        chunk: rows of the distance matrix per step, ≥ 1; changes memory and time, but not the result.
+            `sequential` numbers them in one dimension. Only `MultimodalLM.compressed` uses this option.
+        chunk: rows of the distance matrix that are computed per step, ≥ 1. It changes memory and time, but not the result.
     """
 
     ratio: float = 0.2
@@ -70,9 +71,9 @@ class Compressed:
     """One clip's tokens after compression.
 
     Args:
-        tokens: (M, D), in the input's dtype.
-        kept: (M,) int64, ascending: the index of each reference among the L tokens.
-        owner: (L,) int64: the index in `tokens` of the reference to which each of the L tokens is assigned.
+        tokens: (M, D), in the dtype of the input tokens.
+        kept: (M,) int64, ascending: for each reference, its index among the L input tokens.
+        owner: (L,) int64: for each input token, the index in `tokens` of the reference to which it is assigned.
     """
 
     tokens: Tensor
@@ -85,7 +86,7 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
 
     Args:
         tokens: (L, D) floating point, finite, L ≥ 1.
-        options: ratio, method and neighbours.
+        options: how the tokens are compressed.
 
     Raises:
         ValueError: tokens is not a matrix, or is empty.
@@ -114,7 +115,7 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
 
 
 def kept_count(length: int, ratio: float) -> int:
-    """Return M = max(1, ⌊ratio · length⌋), exact for the ratio's decimal digits.
+    """Return M = max(1, ⌊ratio · length⌋), computed exactly from the decimal digits of the ratio.
 
     For example, a ratio of 0.29 keeps 29 of 100 tokens, although 0.29 * 100 is below 29 in floating point.
     """
@@ -125,7 +126,8 @@ def kept_count(length: int, ratio: float) -> int:
 def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     """Return each token's local reachability density, as in LOF (local outlier factor).
 
-    The density is k / Σ max(the neighbour's k-distance, distance), summed over the k nearest neighbours.
+    The density is k / Σ max(k-distance of the neighbour, distance to the neighbour), summed over the k nearest neighbours. The
+    k-distance of a token is the distance to its k-th nearest neighbour.
 
     Args:
         tokens: (L, D), L ≥ 1.
@@ -138,33 +140,33 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     if tokens.shape[0] == 1:
         return torch.ones(1, dtype=torch.float64, device=tokens.device)
     # Equal tokens are at distance 0 and have the same density. A token has only k neighbours, so k + 1
-    # copies of each token are enough, and all further copies are left out. Otherwise a
-    # clip of black frames would be slow: each of its tokens would be compared with all other tokens.
+    # copies of each token are enough, and all further copies are left out. Otherwise a clip of black frames would be slow: each
+    # token would be compared with all other tokens.
     kept, position = _without_surplus_copies(tokens, neighbours + 1)
     tokens = tokens[kept]
     k = min(neighbours, tokens.shape[0] - 1)
     nearest, squared = _nearest(tokens, tokens, k, chunk=chunk, but_self=True)  # (L', k) each
     distance = (squared / tokens.shape[1]).sqrt()
     k_distance = distance[:, -1]  # (L',)
-    # (L', k), sorted so that the same terms always give the same sum
+    # (L', k), sorted so that equal numbers are always added in the same order
     reach = torch.maximum(k_distance[nearest], distance).sort(dim=1).values
     return (k / (reach.sum(dim=1) + EPSILON))[position]
 
 
 def references(density: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` densest tokens, ascending; ties go to lower indices."""
+    """Return the indices of the `count` densest tokens, ascending. Of equally dense tokens, the lower index comes first."""
     return torch.sort(density, descending=True, stable=True).indices[:count].sort().values
 
 
 @torch.no_grad()
 def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
-    """Return the index of each token's nearest reference, 0 to M - 1: (L,) int64.
+    """Return for each token the index of its nearest reference, 0 to M - 1: (L,) int64.
 
-    Ties go to the lower index. A reference is assigned to itself.
+    If two references are equally near, the lower index is returned. The nearest reference of a reference is itself.
 
     Args:
         tokens: (L, D).
-        kept: (M,) the references' indices, ascending.
+        kept: (M,) the indices of the references, ascending.
         chunk: rows of the distance matrix per step.
     """
     unique, _ = _without_surplus_copies(tokens[kept], 1)
@@ -177,17 +179,17 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
 def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Tensor:
     """Merge tokens by reverse attention: Σ softmax(-⟨reference, token⟩ / √D) · token.
 
-    The sum of a reference contains only its own tokens, so the cost is O(L · D) and no (M, L) matrix is
+    The sum of a reference contains only the tokens that are assigned to it, so the cost is O(L · D) and no (M, L) matrix is
     needed. The result is exact and differentiable in the tokens.
 
     Args:
         tokens: (L, D).
-        kept: (M,) the references' indices.
-        owner: (L,) for each token, the index of its reference in `kept`; each reference belongs to itself.
-        chunk: tokens converted to float64 at a time.
+        kept: (M,) the indices of the references.
+        owner: (L,) for each token, the index in `kept` of its reference. A reference is its own reference.
+        chunk: number of tokens that are converted to float64 at a time.
 
     Returns:
-        (M, D) in the dtype of tokens.
+        (M, D) in the dtype of `tokens`.
     """
     parts = _slices(len(tokens), chunk)
     similarity = torch.cat([(tokens[part].double() * tokens[kept[owner[part]]].double()).sum(dim=1) for part in parts])
@@ -209,8 +211,8 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Keep the first `most` copies of each token.
 
     Returns:
-        (L',) the indices of the kept tokens, and (L,) the position of each token among the kept tokens. The
-        position of a token that is not kept is that of its last kept copy.
+        (L',) the indices of the kept tokens, and (L,) the position of each token among the kept tokens. If a token is not kept,
+        the position of its last kept copy is returned.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
@@ -225,18 +227,20 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the `count` columns nearest to each row, nearest first; ties go to the lower index.
+    """Return the `count` columns that are nearest to each row, the nearest first.
+
+    Of equally near columns, the lower index comes first.
 
     Exact distances are computed from differences of coordinates, which is slow. So a matrix product gives a lower bound of each
-    squared distance, and only the columns with the lowest bounds are measured exactly. If a column that was not measured
-    could be nearer than the measured ones, all columns are measured for this row.
+    squared distance, and only the columns with the lowest bounds are measured exactly. If a column that was not measured could
+    be nearer than one of the measured columns, all columns are measured for this row.
 
     Args:
         rows: (R, D).
         columns: (C, D).
-        count: at most C, or C - 1 with but_self.
-        chunk: rows per step: memory is O(chunk · (C + D)).
-        but_self: rows and columns are the same tokens, and a token is not its own neighbour.
+        count: at most C, or at most C - 1 if `but_self` is True.
+        chunk: number of rows per step. The memory use is O(chunk · (C + D)).
+        but_self: True if rows and columns are the same tokens. Then the result of a token does not contain the token itself.
 
     Returns:
         (R, count) int64 indices; (R, count) float64 squared distances.
@@ -273,7 +277,7 @@ def _squared_sizes(tokens: Tensor, centre: Tensor, chunk: int) -> Tensor:
 
 
 def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Tensor) -> Tensor:
-    """Return lower bounds of the squared distances, (R, C) float64."""
+    """Return lower bounds of the squared distances between rows and columns, (R, C) float64."""
     # Let u be half the distance from 1 to the next float. Then a sum of D products is wrong by at most
     # D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
     # (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice this limit is subtracted.
@@ -287,7 +291,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the `count` nearest of each row's candidates (R, N), and their exact squared distances."""
-    candidates = candidates.sort(dim=1).values  # so that ties go to the lower index below
+    candidates = candidates.sort(dim=1).values  # so that, of equally near candidates, the lower index is chosen below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
     squared = torch.stack(measured, dim=1)  # (R, N)
@@ -303,15 +307,14 @@ STATIC_DISTANCE = 0.01
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Return which merge groups to keep: all groups of the first time step, and later the moving groups.
+    """Return which merge groups to keep: all of the first time step, and the moving ones of later steps.
 
-    A merge group is the four patches that become one visual token. At each later step, the patches are compared with the same
-    patches in the first step. A group moves if the mean cosine distance of its patches over all later steps is at least the
-    threshold. The caller drops the patches of all other groups, and their positions.
+    A merge group consists of the four patches that become one visual token. At each later step, the patches are compared with
+    the same patches in the first step. A group moves if the mean cosine distance of its patches over all later steps is at
+    least the threshold. The caller drops the patches of all groups that are not kept, and the positions of these patches.
 
     Args:
-        patches: (T, G, P, D) patch embeddings of one clip: time steps, merge groups, patches per
-            group (4), width.
+        patches: (T, G, P, D) patch embeddings of one clip: T time steps, G merge groups, P = 4 patches per group, D numbers.
         threshold: mean cosine distance, in [0, 2]; 0 keeps all groups.
 
     Returns:
@@ -331,8 +334,8 @@ def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor
     first = normalize(patches[0].double(), dim=-1)  # (G, P, D)
     distance = torch.zeros(groups, dtype=torch.float64, device=patches.device)
     for step in patches[1:]:
-        # Half the squared distance of two unit vectors is their cosine distance. Computed in this way, small distances
-        # are precise, and equal patches have distance 0, even if they are all zeros.
+        # The cosine distance of two unit vectors is half the square of their Euclidean distance. With this formula, small
+        # distances are precise, and equal patches have distance 0 even if all their numbers are 0.
         chord = normalize(step.double(), dim=-1) - first
         distance += chord.square().sum(dim=-1).mean(dim=-1) / 2
     keep[1:] = distance / (steps - 1) >= threshold
@@ -347,13 +350,13 @@ WAVES = 4
 class SharedSight(nn.Module):
     """Makes visual tokens from SAM2's embedding F: one token per frame and grid cell.
 
-    A token contains the look of its cell, its changes over time and its position. Changes and position are
-    added before compression, so that merging tokens doesn't lose them.
+    A token says what its grid cell looks like, how the cell changes over time, and where the cell is. Changes and position are
+    added before compression, so that they are not lost when tokens are merged.
 
     Args:
         image_width: channels of F.
         llm_width: D, the width of a token.
-        motion_width: channels of the convolutions over time and space.
+        motion_width: channels of the convolutions over time and space, which describe the changes.
     """
 
     def __init__(self, *, image_width: int, llm_width: int, motion_width: int) -> None:
@@ -372,7 +375,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Return how each cell changes (B, T, h, w, motion_width), from normalised F (B, T, h, w, C_img)."""
+        """Return for normalised F (B, T, h, w, C_img) how each cell changes, (B, T, h, w, motion_width)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))
@@ -383,8 +386,8 @@ class SharedSight(nn.Module):
 class NamePooling(nn.Module):
     """Adds the hidden states of the categories to the hidden state at `<SEG>`.
 
-    The weight of a category's state is the probability that the category is present. A linear layer predicts this probability
-    from the state.
+    The state of a category is multiplied by the probability that the clip shows the category. A linear layer predicts this
+    probability from the state.
 
     Args:
         width: D, the width of a hidden state.
@@ -395,13 +398,13 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `seg` (B, D) plus the weighted states `names` (B, C, D), and the presence logits (B, C)."""
+        """Return `seg` (B, D) plus the weighted states `names` (B, C, D). Also return the logits of the weights, (B, C)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 
 
 def _waves(frames: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """Return the position encoding, (T, h, w, 6 · WAVES): sines and cosines of time, row, column.
+    """Return the position encoding (T, h, w, 6 · WAVES): sines and cosines of time, row and column.
 
     Each axis has WAVES frequencies: half a wave over the length of the axis, then 1, 2 and 4 waves.
     """

@@ -1,4 +1,7 @@
-"""Qwen2-VL for LAVIDA (paper 3.5) and `ask`: frames become patches, visual tokens and a hidden state.
+"""Qwen2-VL for LAVIDA (section 3.5 of the paper) and `ask`: from frames to a hidden state.
+
+Frames become patches, patches become visual tokens, and the language model turns a prompt with these tokens into a hidden
+state.
 
 The hidden state comes from one prefill, which is one pass through the language model over a whole sequence of tokens. LAVIDA
 takes the hidden state at `<SEG>`, and `ask` takes the hidden state at the last token.
@@ -24,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from vadcli.detectors.mllm.compress import CompressionOptions, NamePooling, SharedSight, compress, moving_groups
 
 CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
-"""Name of the argument for cached keys and values; it depends on the version of transformers."""
+"""The name of the argument for cached keys and values. It depends on the version of transformers."""
 VIDEO = "<|video_pad|>"
 """The token that stands for a video in a prompt."""
 Channels = tuple[float, float, float]
@@ -32,15 +35,15 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LONGEST_ASPECT = 200
 QWEN_PX = 28
-"""The sides of a frame for Qwen2-VL are multiples of this, because 2 × 2 patches of 14 px are merged."""
+"""The sides of a frame for Qwen2-VL are multiples of this, because 2 × 2 patches of 14 × 14 px are merged."""
 
 
 class ExactBuffers(nn.Module):
     """A module whose buffers keep their dtype and their values when the module is cast.
 
     The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied
-    by positions and become the arguments of sines. A cast to half precision would therefore shift every
-    position: in bfloat16 by tenths of a radian.
+    by positions and become the arguments of sines. A cast to half precision would therefore shift the arguments of the sines:
+    in bfloat16, by tenths of a radian.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -55,12 +58,12 @@ class ExactBuffers(nn.Module):
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Layout of the patches of one clip: pairs of frames × rows × columns.
+    """The number of patches of one clip in each direction: pairs of frames × rows × columns.
 
     Attributes:
-        pairs: T / 2.
-        rows, columns: h and w, multiples of `merge`.
-        merge: side, in patches, of the square that the vision tower merges into one token.
+        pairs: T / 2, the number of pairs of frames.
+        rows, columns: h and w, the size of a frame in patches; multiples of `merge`.
+        merge: the vision tower merges a square of merge × merge patches into one token.
     """
 
     pairs: int
@@ -70,12 +73,12 @@ class PatchGrid:
 
     @property
     def patches(self) -> int:
-        """Patches per clip."""
+        """The number of patches per clip."""
         return self.pairs * self.rows * self.columns
 
     @property
     def tokens(self) -> int:
-        """L, visual tokens per clip after merging."""
+        """L, the number of visual tokens per clip after patches are merged."""
         return self.patches // self.merge**2
 
 
@@ -98,8 +101,8 @@ def qwen_patches(
     Args:
         frames: (B, T, H, W, 3) uint8, T even.
         min_px, max_px: limits of the area of a resized frame, in pixels.
-        patch_px, merge: the vision tower's patch side in pixels, and its merge side in patches.
-        mean, std: per channel, for pixel values of 0 to 1.
+        patch_px, merge: side of a patch in pixels, and side in patches of a square that the vision tower merges.
+        mean, std: mean and standard deviation of each channel, for pixel values of 0 to 1.
         dtype: dtype of the result.
 
     Returns:
@@ -107,7 +110,7 @@ def qwen_patches(
     """
     b, t, height, width, _ = frames.shape
     factor = patch_px * merge
-    # `smart_resize` refuses an aspect ratio over 200, so the shorter side of such a frame is enlarged.
+    # `smart_resize` rejects frames with an aspect ratio over 200, so the shorter side of such a frame is enlarged.
     tall, wide = max(height, -(-width // LONGEST_ASPECT)), max(width, -(-height // LONGEST_ASPECT))
     new_h, new_w = smart_resize(tall, wide, factor=factor, min_pixels=min_px, max_pixels=max_px)
     pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p), 0-255
@@ -138,12 +141,12 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids of one prompt; the visual tokens go between `before` and `after`.
+    """The token ids of one prompt. The visual tokens go between `before` and `after`.
 
     Attributes:
         before: ids up to and including <|vision_start|>.
-        after: ids from <|vision_end|> to the end of the prompt. For LAVIDA, that is the end of the forced answer.
-        seg: index in `after` of the token whose hidden state is the result: `<SEG>` for LAVIDA, the last token for `ask`.
+        after: ids from <|vision_end|> to the end of the prompt. A prompt for LAVIDA ends with the forced answer.
+        seg: index in `after` of the token whose hidden state is used: `<SEG>` for LAVIDA, the last token for `ask`.
         names: index in `after` of the last token of each category; only LAVIDA uses it.
     """
 
@@ -160,8 +163,8 @@ class VisualTokens:
     Attributes:
         tokens: (M, D).
         positions: (3, M) int64: time, row and column of each token, counted from the video's start.
-        extent: number of positions of the video; the text after the video starts at this position.
-        length: L, the number of tokens before compression.
+        extent: the number of positions that the video needs. The text after the video starts at this position.
+        length: L, the number of visual tokens before compression.
     """
 
     tokens: Tensor
@@ -172,11 +175,13 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The language model's state after the first text and the video, for some clips of a batch.
+    """The state of the language model at the end of the video, for some clips of a batch.
+
+    The model has read the text before the video, and the video.
 
     Attributes:
         rows: indices of these clips in the batch.
-        cache: keys and values of S tokens.
+        cache: keys and values of the S tokens up to the end of the video.
         length: S.
         next_position: position of the first token of the text after the video.
     """
@@ -189,12 +194,12 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Answers:
-    """The language model's outputs in training, for B clips that each have their own prompt.
+    """The outputs of the language model in training, for B clips and one prompt per clip.
 
     Attributes:
         seg: (B, D), the same as the result of `hidden_at_seg`.
-        logits: (B, A + 1, V), at the token before the answer and at each of its A tokens.
-        names: B tensors (C,), one logit per category of the prompt; empty without pooling.
+        logits: (B, A + 1, V), at the token before the answer and at each of the A tokens of the answer.
+        names: B tensors (C,), one logit per category of the prompt; empty if the model has no `pooling`.
     """
 
     seg: Tensor
@@ -208,7 +213,7 @@ class MultimodalLM(ExactBuffers):
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
         sight: makes the visual tokens from SAM2's features; None if the vision tower makes them.
-        pooling: adds the hidden states of the categories to the hidden state at `<SEG>`; None for models without it.
+        pooling: adds the hidden states of the categories to the hidden state at `<SEG>`; None for models that don't do this.
     """
 
     def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
@@ -229,18 +234,19 @@ class MultimodalLM(ExactBuffers):
 
     @property
     def merge(self) -> int:
-        """Side, in patches, of the square that becomes one token."""
+        """Side of the square of patches that becomes one token, in patches."""
         return int(self.qwen.config.vision_config.spatial_merge_size)
 
     def encode_patches(
         self, patches: Tensor, grid: PatchGrid, static_threshold: float | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Run the vision tower; return the visual tokens of each clip and their grid indices.
+        """Run the vision tower. Return for each clip its visual tokens and their indices in the grid.
 
         Args:
             patches: (B, P, 3·2·p·p).
             grid: layout of the patches.
-            static_threshold: threshold of `moving_groups`, which chooses the groups of patches to keep; None keeps all.
+            static_threshold: the threshold for `moving_groups`, which chooses the groups of patches to keep; None keeps all
+                groups.
 
         Returns:
             B pairs of (L, D) tokens and (L,) int64 ascending indices into the whole grid.
@@ -254,7 +260,7 @@ class MultimodalLM(ExactBuffers):
         return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
     def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the patches (pairs, G, 4, E) of one clip whose group is True in `moving` (pairs, G)."""
+        """Encode those patches (pairs, G, 4, E) of one clip whose group is True in `moving` (pairs, G)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
         for step, kept in zip(embedded, moving, strict=True):
@@ -276,9 +282,9 @@ class MultimodalLM(ExactBuffers):
         return VisualTokens(compressed.tokens, positions, max(rows, columns), len(tokens))
 
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
-        """Run one prefill per clip; return the hidden states (B, D) at `<SEG>`, after the norm.
+        """Run one prefill per clip. Return the hidden states (B, D) at `<SEG>`, after the last norm.
 
-        The tokens after `<SEG>` are not computed, because attention is causal: they cannot change the state at `<SEG>`.
+        The tokens after `<SEG>` are left out. Attention is causal, so these tokens cannot change the state at `<SEG>`.
         """
         hidden = self._empty(len(clips))
         for rows, group in _equal_lengths(clips):
@@ -294,7 +300,7 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Return the states after the first text and the video; prompts with the same first text share them."""
+        """Return the states after the video. All prompts with the same text before the video can use them."""
         prefixes = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -305,7 +311,7 @@ class MultimodalLM(ExactBuffers):
         return prefixes
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """Return the same as `hidden_at_seg` for the clips of the prefixes. The prefixes can be used again."""
+        """Return the same as `hidden_at_seg` for the clips of the prefixes. The prefixes can be used again afterwards."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
@@ -317,13 +323,13 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def continued(self, prefix: Prefix, prompt: PromptTokens, *, most: int, stop: set[int]) -> list[int]:
-        """Return the tokens of an answer. Each token is the most probable one after all earlier tokens.
+        """Return the tokens of an answer. Each token is the most probable token after all earlier tokens.
 
         Args:
-            prefix: one clip; the prefix can be used again.
+            prefix: the prefix of one clip. It can be used again afterwards.
             prompt: the prompt; only its text after the video is used.
             most: the largest number of tokens.
-            stop: ids of tokens that end the text; they are not returned.
+            stop: ids of tokens that end the answer. Such a token is not returned.
         """
         states, positions = self._after(prompt, prefix.next_position, 1)
         answer: list[int] = []
@@ -347,7 +353,7 @@ class MultimodalLM(ExactBuffers):
         Args:
             clips: B clips.
             prompts: B prompts, one per clip; all end with the same forced answer.
-            length: A, the number of tokens of the answer.
+            length: A, the number of tokens of the forced answer.
         """
         parts = []
         for clip, prompt in zip(clips, prompts, strict=True):
@@ -372,7 +378,7 @@ class MultimodalLM(ExactBuffers):
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
         """Return the hidden state at `<SEG>` (B, D) and the logits of the categories (B, C).
 
-        `states` (B, S, D) start with the first token after the video. The logits are None without pooling.
+        `states` (B, S, D) start with the first token after the video. The logits are None if the model has no `pooling`.
         """
         seg = states[:, prompt.seg]
         if self.pooling is None:
@@ -391,15 +397,17 @@ class MultimodalLM(ExactBuffers):
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)
         column = torch.arange(grid.columns, device=device)[None].expand(grid.rows, -1)
         places = torch.stack([row, column]).view(2, grid.rows // m, m, grid.columns // m, m)
-        # (n, 2); the four patches of a group are adjacent
+        # (n, 2); the four patches that become one token are adjacent
         places = places.transpose(2, 3).flatten(1).T
         cos, sin = visual.rotary_pos_emb(torch.empty(0, device=device), places)
         return cos, sin
 
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Run the tower's blocks and merger on patches (N, n, E); return visual tokens (N, n / 4, D).
+        """Return the visual tokens (N, n / 4, D) that the vision tower makes from patches (N, n, E).
 
-        A pair of frames attends only to itself. transformers processes one pair after another, with the same result.
+    This runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another. transformers
+    processes one pair after another; the result is
+        the same.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:
@@ -415,7 +423,7 @@ class MultimodalLM(ExactBuffers):
         return embedded
 
     def _before(self, clips: list[VisualTokens], prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, S, D) and positions (3, B, S) of the first text and the video."""
+        """Return embeddings (B, S, D) and positions (3, B, S) of the text before the video and of the video."""
         tokens = torch.stack([clip.tokens for clip in clips])
         text = self._embed(prompt.before).to(tokens.dtype).expand(len(clips), -1, -1)
         place = torch.stack([clip.positions for clip in clips], dim=1) + len(prompt.before)
@@ -434,7 +442,7 @@ class MultimodalLM(ExactBuffers):
 
 
 def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return the attention layer's output (N, n, E) for N pairs of frames; each pair attends to itself."""
+    """Return the output (N, n, E) of an attention layer for N pairs of frames. Patches attend only to their own pair."""
     n, length, _ = hidden.shape
     # (3, N, heads, n, e)
     qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -453,7 +461,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yield the indices and the clips of each group of clips with equal length, which need no padding."""
+    """Yield groups of clips with the same number of tokens, which need no padding: the indices and clips of each group."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)
@@ -463,7 +471,7 @@ def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[
 
 @contextmanager
 def _growing(prefix: Prefix) -> Iterator[None]:
-    """Let the cache of a prefix grow inside the block, and restore its length afterwards."""
+    """Let the cache of a prefix grow inside a `with` block. Restore the length of the cache afterwards."""
     try:
         yield
     finally:
