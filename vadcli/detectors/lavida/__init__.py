@@ -14,8 +14,9 @@ from vadcli.options.groups import AUTO_MODEL, DEFAULT_MODEL, HOW, option
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """The low-rank adapters (LoRA) of the language model. When a model is loaded, the adapters are merged into the weights of
-    the language model.
+    """The low-rank adapters (LoRA) of the language model.
+
+    When a model is loaded, the adapters are merged into the weights of the language model.
 
     Attributes:
         rank, alpha, dropout: the same as in LoraConfig of the library PEFT.

@@ -139,8 +139,7 @@ class LavidaDetector:
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """From now on, run each stage of the work inside the context manager `clock(name of the stage)`, which can measure
-        time."""
+        """Run each later stage of the work in a context that can measure time: `clock` returns it for the stage's name."""
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 

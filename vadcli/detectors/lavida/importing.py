@@ -174,8 +174,7 @@ def _build(
             builders[part](source, folder / part, result)
             try:
                 check_model(part, folder / part)
-            except WeightsError as error:  # so that the message names the source, because the user does not know the temporary
-            folder
+            except WeightsError as error:  # the user does not know the temporary folder, only the source
                 message = error.message.replace(str(folder / part), str(source))
                 raise WeightsError(message, hint=error.hint) from error
     _fit_tokenizer(folder / "mllm", config, result)

@@ -1,14 +1,15 @@
-"""SAM2's image encoder, mask decoder (paper 3.8) and video memory.
+"""SAM2's image encoder, mask decoder (section 3.8 of the paper) and video memory.
 
-`TransformersMasks` processes all frames of a batch in one call, without the memory: normalised pixels and one prompt per frame
-become one object score and one mask per frame. SAM2 treats each frame as the first frame of a video, so frames do not influence
-each other. `sam2.PackageMasks` does the same with Meta's package.
+`TransformersMasks` processes all frames of a batch in one call, without the memory. From normalised pixels and one prompt per
+frame, it makes one object score and one mask per frame. SAM2 treats each frame as the first frame of a video, so one frame does
+not influence another. `sam2.PackageMasks` does the same with Meta's package.
 
-`propagate` uses the video memory to propagate masks from the sampled frames to the frames between them. A span is a known frame
-and all frames before the next known frame. SAM2 gets the known mask as a mask prompt and makes a first memory from it. Then it
-tracks the following frames one by one, with the first memory and the memories of the latest tracked frames. Spans run in
-parallel: a mask depends neither on the batch nor on frames outside its span. The steps are those of Sam2VideoModel in
-transformers, which processes one object and one span at a time.
+`propagate` uses the video memory to propagate masks from the sampled frames to the frames between them. A known frame is a
+frame whose mask is known. A span is a known frame and all frames before the next known frame. SAM2 gets the known mask as a
+mask prompt, and makes a first memory from this mask. Then SAM2 tracks the following frames one by one, with the first memory
+and the memories of the latest tracked frames. Several spans are processed in parallel: a mask depends neither on the batch nor
+on frames outside its span. The steps are the same as in Sam2VideoModel of transformers, which processes one object and one span
+at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vadcli.errors import WeightsError
 
 MaskGate = Literal["hard", "soft", "off"]
 STRIDE_PX = 16  # stride of the embedding F; the stride of the masks is a quarter of this
-MEMORY_CHANNELS = 64  # transformers' memory attention always needs 64 channels; it ignores the config
+MEMORY_CHANNELS = 64  # the memory attention of transformers always needs 64 channels, whatever the config says
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NO_OBJECT_LOGIT = -1024.0  # SAM2 writes this into the mask of an absent object
@@ -38,12 +39,13 @@ Pyramid = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """The encoder's output for N frames; h = w = image size / 16.
+    """The output of the image encoder for N frames; h = w = image size / 16.
 
     Attributes:
-        embedding: F, (N, 256, h, w). `decode` adds SAM2's no-memory embedding, which the projector must not read.
+        embedding: F, (N, 256, h, w). SAM2's no-memory embedding is not added yet: `decode` adds it, and the projector must not
+            read it.
         position: sine position encoding of F, (1, 256, h, w).
-        high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), projected for the decoder.
+        high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), which are projected for the mask decoder.
     """
 
     embedding: Tensor
@@ -59,7 +61,7 @@ class ImageFeatures:
 
     @staticmethod
     def cat(parts: list[ImageFeatures]) -> ImageFeatures:
-        """Join the frames of all parts, in order. A single part is not copied."""
+        """Join the frames of all parts, in order. If there is only one part, it is returned without a copy."""
         if len(parts) == 1:
             return parts[0]
         high = (torch.cat([p.high[0] for p in parts]), torch.cat([p.high[1] for p in parts]))
@@ -68,12 +70,14 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class MaskOutput:
-    """The decoder's output for N frames in float32, with M masks per frame: 1, or 3 with `multimask`.
+    """The output of the mask decoder for N frames, in float32.
+
+    Each frame has M masks: 1, or 3 with `multimask`.
 
     Attributes:
-        object_logit: (N,), above 0 if the frame has something to segment.
-        mask_logit: (N, M, 4h, 4w), before any gate.
-        iou: (N, M), the decoder's own estimate of the quality of each mask, 0 to 1.
+        object_logit: (N,), above 0 if the frame shows something to segment.
+        mask_logit: (N, M, 4h, 4w), before `gate` changes the logits.
+        iou: (N, M), how good each mask is by the decoder's own estimate, from 0 to 1.
     """
 
     object_logit: Tensor
@@ -98,13 +102,13 @@ class MaskModel(Protocol):
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """Decode one mask per frame, or three with `multimask`.
+        """Decode one mask per frame, or three masks per frame with `multimask`.
 
         Args:
             features: the features of N frames.
             prompt: one prompt per frame, (N, 1, width).
-            multimask: return three masks per frame.
-            dense: (N, width, h, w), added to SAM2's embedding of "no mask".
+            multimask: True for three masks per frame.
+            dense: (N, width, h, w), numbers to add to SAM2's embedding for "no mask"; None to add nothing.
         """
 
 
@@ -124,14 +128,14 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 class TransformersMasks(ExactBuffers):
-    """SAM2 of transformers. Its state dict is that of a Sam2VideoModel with the prefix `sam2.`.
+    """SAM2 of transformers. The state dict is that of a Sam2VideoModel with the prefix `sam2.`.
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
-    in float32 and then cast. This class never switches gradients off. If you freeze
-    `sam2.vision_encoder` with `requires_grad_(False)`, gradients still reach the decoder's projections in `features`.
+    in float32 and then cast. This class never switches gradients off. If you freeze `sam2.vision_encoder` with
+    `requires_grad_(False)`, gradients still reach the two projections in `features`, which belong to the decoder.
 
     Args:
-        sam2: the Sam2VideoModel to wrap. It is changed in place: its prompt encoder gets the position matrix for images.
+        sam2: the Sam2VideoModel to wrap. The model is changed in place: its prompt encoder gets the position matrix for images.
 
     Attributes:
         has_memory: False if the weights have no video memory, so that masks cannot be propagated.
@@ -153,7 +157,7 @@ class TransformersMasks(ExactBuffers):
     def train(self, mode: bool = True) -> TransformersMasks:
         """Set the mode as usual, but keep the mask decoder in evaluation mode.
 
-        In training mode, the decoder would not replace unstable masks. The mode changes nothing else in the decoder.
+        In training mode, the decoder would not replace unstable masks. Otherwise the decoder is the same in both modes.
         """
         super().train(mode)
         self.sam2.mask_decoder.training = False
@@ -173,7 +177,7 @@ class TransformersMasks(ExactBuffers):
     def features(self, levels: Pyramid) -> ImageFeatures:
         """Turn FPN levels into the features that the decoder and the projector read.
 
-        The two projections used here belong to the decoder and are trained with it.
+        The two projections that are used here belong to the decoder and are trained with the decoder.
         """
         fine, middle, embedding = levels
         high = (self.sam2.mask_decoder.conv_s0(fine), self.sam2.mask_decoder.conv_s1(middle))
@@ -200,11 +204,12 @@ class TransformersMasks(ExactBuffers):
         """Run the decoder alone, in the model's dtype.
 
         Args:
-            embedding: F (N, 256, h, w), after the caller has added the no-memory embedding or applied attention to memories.
+            embedding: F (N, 256, h, w). The caller has already added the no-memory embedding, or applied the attention to
+                memories.
             high: F_s0 and F_s1.
-            sparse: prompt tokens, (N, P, 256).
-            dense: mask prompt, (N or 1, 256, h or 1, w or 1).
-            multimask: return three masks instead of one.
+            sparse: (N, P, 256), P prompt tokens per frame.
+            dense: (N or 1, 256, h or 1, w or 1), the mask prompt.
+            multimask: True for three masks per frame instead of one.
 
         Returns:
             Mask logits (N, M, 4h, 4w), IoU estimates (N, M), mask tokens (N, M, 256) and object
@@ -239,8 +244,8 @@ class SinePosition(nn.Module):
 
     Args:
         width: channels of the encoding.
-        finest: height of the largest grid whose encoding is used. Larger grids get zeros that
-            need no memory. At stride 4, the real values would need as much memory as the features.
+        finest: height of the largest grid whose encoding is used. For larger grids, the result is zeros that need no memory. At
+            stride 4, the real encoding would need as much memory as the features.
     """
 
     def __init__(self, width: int, *, finest: int) -> None:
@@ -251,7 +256,7 @@ class SinePosition(nn.Module):
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
         """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w).
 
-        `mask` is part of the interface of transformers and is ignored.
+        `mask` is ignored. transformers passes it.
         """
         frames, _, height, width = shape
         if height > self.finest:
@@ -276,19 +281,20 @@ def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Return the mask logits (N, M, H, W) after changing them by the object score of their frame.
+    """Return the mask logits (N, M, H, W), changed by the object score of their frame.
 
     Args:
         output: the decoder's output.
-        rule: `hard` writes -1024 into masks whose object logit is not above 0, as SAM2 does; `soft`
-            returns the logit of the product of both probabilities; `off` does not change the masks.
+        rule: `hard` writes -1024 into a mask if the object logit of its frame is not above 0, as SAM2 does. `soft` multiplies
+            the probability of each pixel by the probability of an object, and returns the logit. `off` does not change the
+            masks.
     """
     masks, score = output.mask_logit, output.object_logit.view(-1, 1, 1, 1)
     if rule == "off":
         return masks
     if rule == "hard":
         return masks.masked_fill(score <= 0, NO_OBJECT_LOGIT)
-    # With p = σ(m)σ(o): (1 - p) / p = e^-m + e^-o + e^-(m + o)
+    # For the mask logit m, the object logit o and p = σ(m)σ(o): (1 - p) / p = e^-m + e^-o + e^-(m + o)
     score = score.expand_as(masks)
     return -torch.logsumexp(torch.stack([-masks, -score, -masks - score]), dim=0)
 
@@ -298,9 +304,9 @@ class Memory:
     """The memory of one frame in each of B spans.
 
     Attributes:
-        features: (h·w, B, C_mem).
+        features: (h·w, B, C_mem), C_mem numbers per cell.
         position: position encoding of the features, (h·w, B, C_mem).
-        pointer: SAM2's object pointer, one vector per object, (B, 256).
+        pointer: (B, 256), SAM2's object pointer: one vector that describes the object.
     """
 
     features: Tensor
@@ -313,7 +319,7 @@ class Memory:
 
 
 class MemoryBank:
-    """The memories of the known frame and of the latest tracked frames, as many as SAM2 uses."""
+    """The memory of the known frame, and the memories of the latest tracked frames, as many as SAM2 uses."""
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
@@ -327,25 +333,25 @@ class MemoryBank:
         self.frames += 1
 
     def narrow(self, count: int) -> None:
-        """Keep only the first `count` spans; all later spans have ended."""
+        """Keep only the first `count` spans, because all other spans have ended."""
         self.known = self.known.first(count)
         self.tracked = deque((memory.first(count) for memory in self.tracked), maxlen=self.tracked.maxlen)
 
 
 @torch.no_grad()
 def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tensor], *, batch: int = 8) -> Tensor:
-    """Return the mask logits of every frame, made from the known mask logits of some frames.
+    """Return the mask logits of every frame, propagated from the known mask logits of some frames.
 
     Args:
-        model: in evaluation mode, because SAM2's memory has dropout.
+        model: the model. It must be in evaluation mode, because SAM2's memory has dropout.
         pixels: (N, 3, S, S) normalised, in order of time.
-        known: the known mask logits (H, W) of any size, by frame number. Logits are above 0 on the
-            object. It must contain frame 0.
-        batch: number of spans that are processed in parallel; it changes the memory use, but not the result.
+        known: the known mask logits (H, W) of any size, by frame number. Logits are above 0 on the object. Frame 0 must be
+            known.
+        batch: number of spans that are processed in parallel. The number changes the memory use, but not the result.
 
     Returns:
-        (N, 4h, 4w) float32. Known frames keep their logits, resized if necessary. All other frames get
-        the decoder's logits, which are all -1024 if the object is not in the frame.
+        (N, 4h, 4w) float32. Known frames keep their logits, which are resized if necessary. All other frames get logits from
+        the decoder. If the object is not in the frame, these logits are all -1024.
 
     Raises:
         WeightsError: the checkpoint has no video memory.
@@ -380,9 +386,9 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
 
 
 def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[range], known: Mapping[int, Tensor]) -> None:
-    """Write the masks of all frames except the first frame of each span into `masks`.
+    """Write masks into `masks` for all frames except the first frame of each span.
 
-    The longest span comes first.
+    The longest span must be the first in `spans`.
     """
     starts = [span.start for span in spans]
     prompts = torch.cat([_resize(known[start].to(pixels.device)[None, None], model.image_size) for start in starts]) > 0
@@ -392,7 +398,8 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
     no_points = _no_points(model, len(starts))
     _, _, tokens, object_logit = model.heads(features.embedding, features.high, no_points, dense, multimask=False)
     present = prompts.flatten(1).any(dim=1)
-    # As in Meta's code, the object pointer comes from the token of the single mask. transformers uses the best of three masks.
+    # As in Meta's code, the object pointer comes from the token of the single mask. transformers uses the token of the best of
+    # three masks.
     pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
     memory = _remember(model, features, binary, present, pointer)
     bank = MemoryBank(memory, pointers=int(model.sam2.config.max_object_pointers_in_encoder))
@@ -405,7 +412,7 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
 
 
 def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> tuple[Tensor, Memory]:
-    """Return the mask logits (B, 4h, 4w) float32 and the memory of the next frame of B spans."""
+    """Track the next frame of B spans. Return the mask logits (B, 4h, 4w) float32 and the memory of this frame."""
     mask_logit, iou, tokens, object_logit = model.heads(
         _conditioned(model, features, bank),
         features.high,
@@ -422,10 +429,10 @@ def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: Memory
 
 
 def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> Tensor:
-    """Return F after attention to the memories, (B, 256, h, w)."""
+    """Return F (B, 256, h, w) after the attention to the memories."""
     sam2 = model.sam2
     frames, channels, height, width = features.embedding.shape
-    time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); the last one is for the known frame
+    time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); the last entry is for the known frame
     ages = range(min(len(bank.tracked), int(sam2.num_maskmem) - 1), 0, -1)  # oldest first
     recent = [(bank.tracked[-age], time[age - 1]) for age in ages]
     spatial = [(bank.known, time[-1]), *recent]
@@ -447,7 +454,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
 
 
 def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
-    """Return the memory of frames whose masks are (B, 1, S, S), 0 to 1."""
+    """Return the memory of frames with the masks `mask` (B, 1, S, S), in which values are 0 to 1."""
     # SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the batch size, and rounding would
     # turn this small difference into visible changes in the masks of later frames.
     sam2 = model.sam2
@@ -460,13 +467,13 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Return object pointers (B, 256) of mask tokens (B, 256), or SAM2's "no object" pointer."""
+    """Return the object pointers (B, 256) for mask tokens (B, 256). If no object is present, return SAM2's pointer for that."""
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 
 
 def _no_points(model: TransformersMasks, frames: int) -> Tensor:
-    """Return the prompt tokens (B, 2, 256) of frames without a point prompt: two padding points."""
+    """Return the prompt tokens (B, 2, 256) for frames that have no point prompt: two padding points."""
     padding = model.sam2.prompt_encoder.not_a_point_embed.weight
     return with_padding_point(padding.expand(frames, 1, -1), padding)
 
@@ -477,7 +484,7 @@ def _tokens(image: Tensor) -> Tensor:
 
 
 def _resize(masks: Tensor, side: int) -> Tensor:
-    """Resize logits (B, 1, H, W) to (B, 1, side, side) float32 if they have another size."""
+    """Return logits (B, 1, H, W) as (B, 1, side, side) float32. They are resized if they have another size."""
     masks = masks.float()
     if masks.shape[-2:] == (side, side):
         return masks

@@ -58,7 +58,8 @@ class PromptOptions:
 
     Attributes:
         question: the question about a clip. In it, {categories} is replaced by the categories, which are joined by commas.
-        answer: the forced answer at the end of the prompt. The model does not generate an answer. It contains `<SEG>` once.
+        answer: the forced answer at the end of the prompt. It contains `<SEG>` once. The model does not generate an answer
+            itself.
         max_categories: the most categories in one prompt. Longer lists are split into several prompts. The limit in the paper
             is 30 (Table 3).
     """
@@ -189,7 +190,9 @@ def _byte_pairs(vocab_size: int, specials: Sequence[str]) -> Tokenizer:
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text model and tokenizer: one pooled embedding per category (text branch in section 3.7 of the paper).
+    """CLIP's text model and tokenizer: one pooled embedding per category.
+
+    This is the text branch in section 3.7 of the paper.
 
     Args:
         clip: transformers' CLIPTextModel.

@@ -405,9 +405,8 @@ class MultimodalLM(ExactBuffers):
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Return the visual tokens (N, n / 4, D) that the vision tower makes from patches (N, n, E).
 
-    This runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another. transformers
-    processes one pair after another; the result is
-        the same.
+        This runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another.
+        transformers processes one pair after another; the result is the same.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:
