@@ -78,7 +78,8 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
     with_scores = []
     for event in events:
         inside = rows[(rows >= event.start_frame) & (rows < event.end_frame)]
-        # A short event may have no sampled frame. Its rows repeat the scores of the sampled frame before it.
+        # A short event may have no sampled frame. The rows of such an event repeat the scores of the sampled frame before the
+        # event.
         peaks = table.category_scores[inside if len(inside) else [event.start_frame]].max(axis=0).astype(np.float64)
         scores = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
         with_scores.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=scores))

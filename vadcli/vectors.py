@@ -236,7 +236,7 @@ class Moment:
         video, camera: names of the video and its camera.
         start_s, end_s, peak_s: seconds from the video's first pts.
         peak_frame: the frame that fits best.
-        score: how rare this similarity is for the camera, in [0, 1]. The scale is that of event scores.
+        score: how rare this similarity is for the camera, in [0, 1]. The scale is the same as for event scores.
         similarity: cosine of the vector of the frame and the query.
         start_time, end_time: start and end as wall-clock time, ISO 8601; None if they are unknown.
     """
@@ -391,7 +391,7 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
 
 
 def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
-    """Return which frames a choice by wall-clock time includes, (S,) bool; None if it includes all frames.
+    """Return flags (S,) bool, True for the frames that the choice `when` includes; None if all are included.
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.

@@ -75,7 +75,7 @@ log = logging.getLogger("vadcli")
 DECODED_CLIPS = 12
 """Number of clips that are decoded to measure the decoding time."""
 TIMED_BATCHES = 3
-"""Number of batches whose stages are timed."""
+"""Number of batches for which the stages are timed."""
 BUSY_S = 6.0
 """To measure GPU use, a scan runs for at most this many seconds."""
 COMPARED_S = 40
@@ -89,7 +89,7 @@ class BenchPlan:
     Attributes:
         ratios: compression ratios; each is the kept share of the visual tokens.
         batch_sizes: numbers of clips per batch.
-        bound: the end of a round.
+        bound: when a round ends: after how much time or how many clips.
         rounds: number of rounds per setting.
         frame_px: area of a frame for the language model, in pixels; None keeps the area of the model's configuration.
         workers: decoder processes; None means one per core.
@@ -346,7 +346,7 @@ def compare(
     Args:
         candidates: the detectors, measured in this order.
         footage: the videos to read.
-        bound: the end of a round.
+        bound: when a round ends: after how much time or how many clips.
         rounds: number of rounds per detector.
         workers: decoder processes; None means one per core.
     """

@@ -539,7 +539,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
     for path in CGROUP_LIMITS:
-        with suppress(OSError, ValueError):  # the file is missing or says `max`
+        with suppress(OSError, ValueError):  # the file is missing or contains `max` (no limit)
             free = min(free, int(path.read_text()) - int(psutil.Process().memory_info().rss))
     return max(0, free)
 

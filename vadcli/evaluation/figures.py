@@ -443,7 +443,7 @@ def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.pixels is not None:
         for name, figure in PIXEL.items():
             estimate = figure(test.pixels)
-            # The IoU needs only the masks at the threshold 0.5. Run lengths may store exactly these.
+            # The IoU needs only masks at the threshold 0.5. So it is exact if the run lengths were made at this threshold.
             exact = name == "mask_iou" and set(test.run_lengths_at) <= {0.5}
             yield name, estimate if exact else _of_levels(estimate, test)
 

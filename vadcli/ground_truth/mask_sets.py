@@ -126,8 +126,8 @@ class ShanghaiTech(GroundTruth):
     mask belong to the k-th frame, as in the readers of anomalib, aimagelab/novelty-detection and
     StevenLiuWen/ano_pred_cvpr2018. 17,326 of 40,791 frames are abnormal.
 
-    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). They are read from SS_CCCC.txt in the
-    folder annotations/ShanghaiTech, testing/tracks or tracks under `root`, if it exists.
+    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). If `root` contains a folder
+    annotations/ShanghaiTech, testing/tracks or tracks, the boxes are read from SS_CCCC.txt in this folder.
     """
 
     name = "shanghaitech"

@@ -298,7 +298,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     """Return a complete mail (plain text and HTML) for the standard input of `sendmail -t`.
 
     Args:
-        sender: the sender's address; if it is empty, `vadcli@` and the name of this machine.
+        sender: the sender's address; if it is empty, `vadcli@NAME` with the name of this machine.
         subject: the subject; if it is empty, the headline.
     """
     message = EmailMessage()
