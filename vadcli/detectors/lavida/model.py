@@ -48,11 +48,12 @@ Clock = Callable[[str], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the frames of a clip are sampled.
+    """How frames of a video are sampled for a clip.
 
     Attributes:
         frames: T, sampled frames per clip; even, because Qwen2-VL reads frames in pairs.
-        rate_hz: sampled frames per second; the interval is round(fps / rate_hz) frames.
+        rate_hz: sampled frames per second. In a video with `fps` frames per second, every round(fps / rate_hz)-th frame is
+            sampled.
     """
 
     frames: int = 8
@@ -70,9 +71,11 @@ class PixelOptions:
     """The size of frames for Qwen2-VL, and which of their patches are dropped.
 
     Attributes:
-        min_px, max_px: limits of a frame's area in pixels at inference; the sides of a frame become multiples of 28.
-        train_min_px, train_max_px: the same limits in training.
-        static_threshold: patches that change less than this are dropped (see `moving_groups`); None keeps all patches.
+        min_px, max_px: smallest and largest area of a frame in pixels, except in training. The sides of a frame become
+            multiples of 28 px.
+        train_min_px, train_max_px: smallest and largest area of a frame in training.
+        static_threshold: patches that change less than this during a clip are dropped (see `moving_groups`); None keeps all
+            patches.
     """
 
     min_px: int = 160 * QWEN_PX**2
@@ -92,8 +95,8 @@ class AdditionOptions:
     """Parts that are not in the paper, for small models that start with random weights.
 
     Attributes:
-        sight: True if the language model reads SAM2's image features (`SharedSight`) in place of the vision tower's tokens.
-        motion_width: number of channels that describe how these features change over time.
+        sight: True if the visual tokens come from SAM2's image features (`SharedSight`) and not from the vision tower.
+        motion_width: number of channels of `SharedSight` that describe how the image features change over time.
         pooling: True if the hidden states of the categories are added to the hidden state at `<SEG>` (`NamePooling`).
     """
 
@@ -113,18 +116,18 @@ class PartSizes:
 
 @dataclass(frozen=True)
 class LavidaConfig:
-    """One LAVIDA model.
+    """The settings of one LAVIDA model that its weights do not contain.
 
     Attributes:
         name: the preset from which the model was made.
-        projector, compression, prompt, sampling, pixels, lora, additions: see their classes.
+        projector, compression, prompt, sampling, pixels, lora, additions: the settings of the parts; see the class of each.
         mask_gate: how the object score of a frame changes its mask; see `gate`.
         trained: True if LAVIDA's own part (projector, mask decoder, `<SEG>`) was trained.
         seed: seed for the random weights of LAVIDA's own part if it was not trained.
-        random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words
-            would hardly affect the scores. None keeps each part's own initialisation, as training needs it.
+        random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words would hardly
+            affect the scores. None means that each part initialises its own weights, as training needs it.
         parts: sizes of the base models. Empty in a LAVIDA folder, where each base model has its own config.json.
-        sources: where the parts come from, and how they were trained; only for information.
+        sources: where the parts come from and how they were trained. No code depends on it.
     """
 
     name: str
@@ -159,10 +162,10 @@ class LavidaConfig:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> LavidaConfig:
-        """Return the config of a `to_json` document; missing groups and fields get their defaults.
+        """Return the config of a document that `to_json` made. Missing groups and fields get their defaults.
 
         Raises:
-            ValueError: wrong format version, unknown field, or a value of the wrong type or range.
+            ValueError: the format version is wrong, a field is unknown, or a value has the wrong type or is out of range.
         """
         if not isinstance(document, Mapping):
             raise ValueError("the file is not a JSON object")
@@ -178,7 +181,7 @@ class Question:
 
     Attributes:
         categories: C categories.
-        tokens: the prompt.
+        tokens: the token ids of the prompt.
         features: (C, D_txt), the CLIP embeddings of the categories.
     """
 
@@ -207,8 +210,8 @@ class LavidaOutput:
     """LAVIDA's output for a batch.
 
     Attributes:
-        object_logit: (B, T) float32; its sigmoid is the frame score.
-        mask_logit: (B, T, h, w) float32, after the mask gate; its sigmoid is the pixel score.
+        object_logit: (B, T) float32; the sigmoid of it is the frame score.
+        mask_logit: (B, T, h, w) float32, after the mask gate; the sigmoid of it is the pixel score.
     """
 
     object_logit: Tensor
@@ -220,7 +223,7 @@ class Lavida(nn.Module):
 
     Args:
         config: the settings that the weights do not contain.
-        mllm, text, masks, projector: the parts in the figure above.
+        mllm, text, masks, projector: the parts in the figure at the top of this file.
         tokenizer: the tokenizer of the language model, with `<SEG>`.
     """
 
@@ -245,7 +248,7 @@ class Lavida(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype in which the large parts compute."""
+        """The dtype in which the large parts of the network compute."""
         return next(self.mllm.parameters()).dtype
 
     def compile_parts(self) -> None:
@@ -266,12 +269,12 @@ class Lavida(nn.Module):
             ]
 
     def encode(self, frames: Tensor, *, training: bool = False) -> EncodedClips:
-        """Encode frames (B, T, H, W, 3) uint8 (paper 3.4 and 3.6).
+        """Encode frames (B, T, H, W, 3) uint8 (sections 3.4 and 3.6 of the paper).
 
         Args:
-            frames: T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, it gets the
-                last frame twice.
-            training: resize the frames to the config's areas for training.
+            frames: the frames; T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, Qwen2-VL gets the last frame
+                twice.
+            training: True to resize the frames to the areas that the config has for training.
         """
         if self.mllm.sight is not None:
             image = self.encode_images(frames)
@@ -296,14 +299,14 @@ class Lavida(nn.Module):
         return EncodedClips(visual, image, frames.shape[1])
 
     def encode_images(self, frames: Tensor) -> ImageFeatures:
-        """Encode frames (B, T, H, W, 3) uint8 with SAM2's encoder; return the features of B·T frames."""
+        """Encode frames (B, T, H, W, 3) uint8 with SAM2's image encoder. Return the features of the B·T frames."""
         with self.clock("pixels"):
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("sam2 encoder"):
             return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Return compressed visual tokens from SAM2's features, for models with a `SharedSight`."""
+        """Make visual tokens from SAM2's features and compress them, for models with a `SharedSight`."""
         assert self.mllm.sight is not None
         maps = image.embedding.view(-1, frames, *image.embedding.shape[1:])  # (B, T, C, h, w)
         with self.clock("vision tower"):
@@ -311,7 +314,7 @@ class Lavida(nn.Module):
         return self.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
 
     def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
-        """Compress the tokens (B, L, D) of each clip; `grid` is frames, rows, columns."""
+        """Compress the tokens (B, L, D) of each clip. `grid` is the number of frames, rows and columns of the tokens."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
         placed = PatchGrid(*grid, merge=1)
         with self.clock("compression"):
@@ -325,7 +328,7 @@ class Lavida(nn.Module):
                 hidden = self.mllm.hidden_at_seg(encoded.visual, questions[0].tokens)
             return self.judge(encoded, questions[0], hidden)
         outputs = self.judge_each(encoded, questions)
-        # The highest score of each frame over all prompts, with the mask of that prompt; the first prompt wins ties.
+        # Each frame gets the score and the mask of the prompt with the highest score; of equal scores, the first one counts.
         scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
         best = scores.argmax(dim=0)
         masks = outputs[0].mask_logit.clone()
@@ -334,7 +337,7 @@ class Lavida(nn.Module):
         return LavidaOutput(scores.amax(dim=0), masks)
 
     def judge_each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
-        """Return one output per question; the language model reads the video only once."""
+        """Return one output per question. The language model reads each clip only once."""
         with self.clock("llm"):
             prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
         outputs = []
@@ -345,16 +348,16 @@ class Lavida(nn.Module):
         return outputs
 
     def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
-        """Return scores and masks from the hidden states (B, D_llm) at `<SEG>` (paper 3.7 and 3.8)."""
+        """Return scores and masks from the hidden states (B, D_llm) at `<SEG>` (sections 3.7 and 3.8 of the paper)."""
         output = self.answer(encoded, self.prompts(encoded, hidden, question.features))
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
         b, t = len(encoded.visual), encoded.frames
         return LavidaOutput(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
 
     def answer(self, encoded: EncodedClips, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
-        """Return the mask decoder's output before any gate; three masks per frame with `multimask`.
+        """Return the mask decoder's output before the mask gate; three masks per frame with `multimask`.
 
-        If the projector gives presence logits, they are added to the object logits.
+        If the projector returns presence logits, they are added to the object logits.
         """
         with self.clock("sam2 decoder"):
             dense = None if prompts.dense is None else prompts.dense.flatten(0, 1)
@@ -373,13 +376,12 @@ class Lavida(nn.Module):
         return prompts
 
     def propagate(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
-        """Propagate known masks with SAM2's video memory; return mask logits (N, h, w) float32.
+        """Propagate known masks with SAM2's video memory. Return mask logits (N, h, w) float32.
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.
-            known: the known mask logits (h, w), by frame number. It must contain frame 0. Each known
-                frame starts a new span.
-            batch: number of spans that are processed in parallel; it does not change the result.
+            known: the known mask logits (h, w), by frame number. Frame 0 must be known. Each known frame starts a new span.
+            batch: number of spans that are processed in parallel. The number does not change the result.
         """
         if not isinstance(self.masks, TransformersMasks):
             raise ValueError("only transformers' SAM2 can propagate masks")

@@ -1,13 +1,15 @@
-"""Multi-scale semantic projector (paper 3.7): turns clip and frame semantics into mask prompts.
+"""Multi-scale semantic projector (section 3.7 of the paper): makes mask prompts from semantics.
+
+The clip semantics come from the language model. The frame semantics say what the image shows of each category.
 
     h_seg (B, D_llm) ────────────────────────────┐
     text (C, D_txt) ─┐                           ├─> keys (1 + C) ─┐
     image, position ─┴─> frame semantics E (C) ──┘                 ├─> blocks ─> linear ─> prompt
     learnable queries (48) ────────────────────────────────────────┘
 
-There are three kinds of projectors, as in the paper's Table 4: `two_way` (the paper's choice; queries and keys
-update each other, as in SAM's decoder), `qformer` (only queries are updated) and `mlp` (uses
-only h_seg). The frames of a batch do not influence each other.
+There are three kinds of projectors, as in Table 4 of the paper. In `two_way`, which the paper chose, queries and keys are both
+updated, as in SAM's decoder. In `qformer`, only queries are updated. `mlp` uses only h_seg. One frame of a batch does not
+influence another.
 
 Letters in shapes: B clips, T frames per clip, N = B · T, C categories, Q queries, d width of queries and keys.
 """
@@ -22,31 +24,30 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 Kind = Literal["two_way", "qformer", "mlp"]
-ODDS = 8.0  # log odds are clamped to ±ODDS: larger values add no information
+ODDS = 8.0  # log odds are limited to ±ODDS, because larger values add no information
 NULL_STD = 0.1  # initial standard deviation of the "nowhere" key
 
 
 @dataclass(frozen=True)
 class ProjectorOptions:
-    """Kind and sizes of the projector; the defaults are those of the base preset.
+    """The kind and the sizes of the projector. The defaults are the same as in the preset `base`.
 
     Args:
         kind: one of the three kinds at the top of this file.
-        width: d of queries and keys.
+        width: d, the width of queries and keys.
         queries: number of learnable queries.
         blocks: number of transformer blocks.
         heads: attention heads in the blocks.
-        mlp: hidden width of the MLPs in the blocks.
-        downsample: `width` is divided by this inside the cross-attention of two_way and of the
-            frame semantics.
+        mlp: width of the hidden layer of the MLPs in the blocks.
+        downsample: inside two kinds of attention, `width` is divided by this number: in the cross-attention of `two_way`, and
+            in the frame semantics.
         category_heads: attention heads of the frame semantics.
-        null_key: each category can also attend to a learned key that means "nowhere in this
-            frame". Not in the paper.
-        presence: compute a logit from the updated queries and add it to the mask decoder's object logit.
-            With `null_key`, also add the scaled log odds that the most probable category is somewhere
-            in the frame. Not in the paper.
-        mask_prompt: with `null_key`, give the mask decoder the place of the most probable category as
-            a mask prompt. Not in the paper.
+        null_key: True if each category can also attend to a learned key that means "nowhere in this frame". Not in the paper.
+        presence: True to compute a logit from the updated queries, and to add this logit to the object logit of the mask
+            decoder. With `null_key`, the scaled log odds that the most probable category is somewhere in the frame are added
+            too. Not in the paper.
+        mask_prompt: True to give the mask decoder a mask prompt that shows where the most probable category is. Needs
+            `null_key`. Not in the paper.
     """
 
     kind: Kind = "two_way"
@@ -81,8 +82,8 @@ class Prompts:
 
     Attributes:
         sparse: (B, T, 1, C_img), one sparse prompt per frame.
-        presence: (B, T), to add to the decoder's object logit; None without `ProjectorOptions.presence`.
-        dense: (B, T, C_img, h, w), to add to SAM2's embedding of "no mask"; None without `mask_prompt`.
+        presence: (B, T), numbers to add to the object logit of the mask decoder; None without `ProjectorOptions.presence`.
+        dense: (B, T, C_img, h, w), numbers to add to SAM2's embedding for "no mask"; None without `mask_prompt`.
     """
 
     sparse: Tensor
@@ -105,7 +106,7 @@ def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: in
 
 
 class Projector(nn.Module):
-    """The two_way and qformer projectors: learnable queries attend to clip and frame semantics."""
+    """The projectors `two_way` and `qformer`: learnable queries attend to clip and frame semantics."""
 
     def __init__(self, options: ProjectorOptions, *, llm_width: int, text_width: int, image_width: int) -> None:
         super().__init__()
@@ -130,8 +131,8 @@ class Projector(nn.Module):
             text: category features, (C, D_txt) for all clips or (B, C, D_txt) for each clip.
             image: (B, T, C_img, h, w) image embedding.
             position: (1, C_img, h, w), its position encoding.
-            text_mask: (B, C) bool, True for the categories of each clip; all other categories have no
-                influence on the clip. None means that every clip has all categories.
+            text_mask: (B, C) bool, True for the categories that a clip has. The other categories have no influence on this
+                clip. None means that every clip has all categories.
         """
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
@@ -166,7 +167,7 @@ class Projector(nn.Module):
 
 
 class MlpProjector(nn.Module):
-    """The mlp projector: two layers turn h_seg into one prompt for all frames, as in LISA."""
+    """The projector `mlp`: two layers turn h_seg into one prompt for all frames, as in the paper LISA."""
 
     def __init__(self, *, llm_width: int, image_width: int) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return E (N, C, d). The arguments are those of `Projector.forward`; `text` is (B, C, D_txt)."""
+        """Return E (N, C, d). The arguments are the same as in `Projector.forward`, but `text` is always (B, C, D_txt)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
@@ -203,7 +204,7 @@ class FrameSemantics(nn.Module):
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
         """Return the attention logits (N, C, h · w), averaged over the heads.
 
-        With a null key, there is one more column. The arguments are those of `forward`.
+        With a null key, there is one more column. The arguments are the same as in `forward`.
         """
         queries, values = self._sides(text, image, position)
         return self.attention.logits(queries, values).mean(dim=1)
@@ -219,10 +220,10 @@ class FrameSemantics(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """SAM's two-way block: queries attend to themselves and to keys; MLP; keys attend to queries.
+    """SAM's two-way block. Queries attend to queries, then to keys; MLP; keys attend to queries.
 
-    Every block, including the first, adds position encodings: the learnable queries and the initial
-    keys. The last block does not update the keys, because they are not used afterwards.
+    The learnable queries and the initial keys serve as position encodings. Every block adds them, including the first block.
+    The last block does not update the keys, because no later block uses them.
     """
 
     def __init__(self, options: ProjectorOptions, *, last: bool) -> None:
@@ -260,7 +261,7 @@ class TwoWayBlock(nn.Module):
 
 
 class QFormerBlock(nn.Module):
-    """The block of a Q-Former: queries attend to themselves and to keys; MLP. Keys do not change."""
+    """The block of a Q-Former. Queries attend to queries, then to keys; MLP. Keys do not change."""
 
     def __init__(self, options: ProjectorOptions) -> None:
         super().__init__()
@@ -275,7 +276,7 @@ class QFormerBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_position: Tensor, key_position: Tensor, key_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `TwoWayBlock.forward`; the positions are not used."""
+        """See `TwoWayBlock.forward`. `query_position` and `key_position` are not used."""
         queries = self.norm1(queries + self.self_attention(queries, queries, queries))
         queries = self.norm2(queries + self.queries_to_keys(queries, keys, keys, key_mask))
         queries = self.norm3(queries + self.mlp(queries))
@@ -283,7 +284,7 @@ class QFormerBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with an inner width of `width // downsample`."""
+    """Multi-head attention. Inside, tokens have the width `width // downsample`."""
 
     def __init__(self, width: int, heads: int, *, downsample: int = 1) -> None:
         super().__init__()
@@ -295,7 +296,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inside, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the result (N, Q, d) of attention from `queries` (N, Q, d) to `keys` and `values` (N, K, d).
+        """Return (N, Q, d): what `queries` (N, Q, d) read from `keys` and `values` (N, K, d) by attention.
 
         `mask` is (N, 1, 1, K) bool, True for keys that count.
         """
@@ -316,15 +317,15 @@ class Attention(nn.Module):
 
 
 def anywhere(where: Tensor) -> Tensor:
-    """Return the log odds (N, C) that each category is in the frame.
+    """Return for each category the log odds (N, C) that it is somewhere in the frame.
 
-    `where` is the result of `FrameSemantics.where` with a null key.
+    `where` is the result of `FrameSemantics.where`, with a null key.
     """
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
 def _likeliest(odds: Tensor, unused: Tensor | None) -> Tensor:
-    """Return the highest log odds (N, …) of C categories (N, C, …), without `unused` (N, C) categories."""
+    """Return the highest (N, …) of the log odds (N, C, …) of C categories. The categories in `unused` (N, C) are left out."""
     odds = odds.clamp(-ODDS, ODDS)
     if unused is not None:
         odds = odds.masked_fill(unused.view(*unused.shape, *[1] * (odds.dim() - 2)), -ODDS)

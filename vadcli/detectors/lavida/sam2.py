@@ -1,10 +1,11 @@
 """The sizes of a SAM2 model, a small image encoder for it, and Meta's implementation of it.
 
 - `sam2_config` makes a transformers config from a few sizes.
-- ConvTrunk is a small convolutional trunk that can replace Hiera. It is for models whose training starts with random weights:
-  convolutions learn shapes from a few thousand clips, but Hiera does not. All parts after the trunk are SAM2's own.
-- RULES translates SAM2's parameter names between transformers' Sam2VideoModel and Meta's package and checkpoints.
-- PackageMasks implements the MaskModel of masks.py with Meta's optional `sam2` package. Weights and masks are the same.
+- ConvTrunk is a small convolutional trunk that can replace Hiera, SAM2's own trunk. ConvTrunk is for models whose training
+starts with random weights: convolutions learn shapes from a few thousand clips, but Hiera does not. After the trunk, all parts
+are SAM2's own. - RULES translates SAM2's parameter names between transformers' Sam2VideoModel and Meta's package and
+checkpoints. - PackageMasks implements the MaskModel of masks.py with Meta's `sam2` package, which is optional. Both give the
+same masks.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
     Attributes:
         widths: channels of the four stages, at strides 4, 8, 16 and 32; multiples of 8.
-        depths: convolutions per stage, including the first, which halves the image.
+        depths: convolutions per stage, including the first convolution, which halves the sides of the image.
     """
 
     model_type = "vadcli_conv_trunk"
@@ -56,7 +57,7 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
-    """Four stages of 3 × 3 convolutions; in each stage, all except the first are residual."""
+    """Four stages of 3 × 3 convolutions. In each stage, all convolutions except the first are residual."""
 
     config_class = ConvTrunkConfig
     main_input_name = "pixel_values"
@@ -73,7 +74,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """Return the outputs of the four stages, (N, S/4, S/4, C1) to (N, S/32, S/32, C4), as in Hiera."""
+        """Return the outputs of the four stages in Hiera's format: (N, S/4, S/4, C1) to (N, S/32, S/32, C4)."""
         states = self.stem(pixel_values)
         outputs = []
         for stage in self.stages:
@@ -90,7 +91,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
 
 
 class Convolution(nn.Module):
-    """A convolution, a group norm and a GELU; residual if input and output have the same shape."""
+    """A convolution, a group norm and a GELU. If input and output have the same shape, the input is added."""
 
     def __init__(self, before: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -113,23 +114,22 @@ Trunk = Literal["hiera", "conv"]
 
 @dataclass(frozen=True)
 class Sam2Sizes:
-    """The sizes of a SAM2 model; the defaults are those of SAM2.1 hiera-small at 1024 × 1024.
+    """The sizes of a SAM2 model. The defaults are the sizes of SAM2.1 hiera-small at 1024 × 1024 px.
 
     Attributes:
         image_size: side of the square image in pixels.
-        trunk: `hiera` is SAM2's own trunk; `conv` is ConvTrunk. Of the next six sizes, a `conv` trunk uses
-            only embed_dim and blocks.
-        embed_dim: channels of the first of the four stages; each stage doubles them.
-        num_heads: attention heads of the first stage; each stage doubles them.
+        trunk: `hiera` is SAM2's own trunk; `conv` is ConvTrunk. ConvTrunk uses only embed_dim and blocks of the next six sizes.
+        embed_dim: channels of the first stage. Each of the three later stages doubles the number.
+        num_heads: attention heads of the first stage. Each later stage doubles the number.
         blocks: transformer blocks per stage.
-        windows: window side per stage, in tokens of that stage.
-        global_blocks: indices, over all stages, of the blocks that attend to the whole image.
-        background: size of the learned position grid that is stretched over the image.
+        windows: for each stage, the side of an attention window in tokens of the stage.
+        global_blocks: numbers of the blocks that attend to the whole image, counted over all stages.
+        background: size of the grid of learned positions, which is stretched over the image.
         width: channels of the FPN, the decoder, the prompts and the memory attention.
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp: hidden channels of the mask decoder's feed-forward layers.
         iou_hidden: hidden channels of the head that predicts a mask's quality.
-        memory_channels: channels of a memory; with any other number than 64, masks cannot be propagated.
+        memory_channels: channels of a memory. Masks can be propagated only if this is 64.
         memory_layers: layers of the memory attention.
         memory_mlp: hidden channels of the memory attention's feed-forward layers.
 
@@ -200,7 +200,7 @@ class Sam2Sizes:
 
 
 def sam2_config(**sizes: Any) -> Sam2VideoConfig:
-    """Return a transformers config; the arguments are fields of Sam2Sizes.
+    """Return the transformers config of a SAM2 model. The arguments are fields of Sam2Sizes.
 
     Raises:
         ValueError: a size is wrong, or the sizes do not fit together.
@@ -264,13 +264,13 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return the rules for a feed-forward network. The package numbers its layers."""
+    """Return the rules for a feed-forward network. The layers have numbers in the package and names in transformers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
 
-# (transformers, package). A {} stands for the same text on both sides: one part of a dotted name
-# or the number at its end.
+# Pairs (name in transformers, name in the sam2 package). A {} stands for the same text in both names: one part of a dotted
+# name, or the number at the end of a part.
 RULES: tuple[tuple[str, str], ...] = (
     # Image encoder
     ("vision_encoder.backbone.pos_embed", "image_encoder.trunk.pos_embed"),
@@ -349,7 +349,9 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Return the sam2 package's name for a parameter of Sam2VideoModel; four for the point embeddings.
+    """Return the names that a parameter of Sam2VideoModel has in the sam2 package.
+
+    This is one name, or four names for the point embeddings.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.
@@ -362,23 +364,25 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a (partial) state dict from Sam2VideoModel's names to those of sam2.
+    """Give the tensors of a state dict of Sam2VideoModel their names in the sam2 package.
+
+    The state dict need not be complete.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # MATRICES[0], for images, replaces the other one
+    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # MATRICES[0] is for images and replaces MATRICES[1]
         names = to_package(name)
         renamed |= zip(names, torch.split(state[name], 1) if name == POINTS else [state[name]], strict=True)
     return renamed
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a (partial) state dict from the names of sam2 to those of Sam2VideoModel.
+    """Give the tensors of a state dict of the sam2 package their names in Sam2VideoModel.
 
-    Meta's checkpoints contain such a state dict under `model`. A tensor that becomes two tensors is copied, because safetensors
-    can't write tensors that share memory.
+    The state dict need not be complete. Meta's checkpoints contain such a state dict under `model`. If one tensor becomes two
+    tensors, the second one is a copy, because safetensors can't write tensors that share memory.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have, or only some of the four point
@@ -410,13 +414,12 @@ def _patterns(side: int) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 class PackageMasks(ExactBuffers):
-    """SAM2 of Meta's package, without the video memory. Its state dict has Meta's names.
+    """SAM2 of Meta's package, without the video memory. The state dict has Meta's names.
 
-    Everything runs in the model's dtype, except position encodings, which are computed in float32
-    and then cast.
+    Everything is computed in the model's dtype, except position encodings, which are computed in float32 and then cast.
 
     Args:
-        config: the sizes. The weights are random until `load_transformers_state` is called.
+        config: the sizes of the model. The weights are random until `load_transformers_state` is called.
 
     Raises:
         WeightsError: the sam2 package is not installed, or can't be imported.
@@ -425,7 +428,7 @@ class PackageMasks(ExactBuffers):
 
     def __init__(self, config: Sam2VideoConfig) -> None:
         super().__init__()
-        parts: Any = config  # transformers' type hints say that nested configs may be dicts
+        parts: Any = config  # Any: the type hints of transformers say that nested configs may be dicts
         self.image_size = int(parts.image_size)
         self.width = int(parts.vision_config.fpn_hidden_size)
         self.image_encoder: Any = _image_encoder(parts.vision_config)
@@ -442,7 +445,7 @@ class PackageMasks(ExactBuffers):
         self.train(self.training)
 
     def load_transformers_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the weights of a Sam2VideoModel's state dict, without those of the video memory.
+        """Load the weights from the state dict of a Sam2VideoModel, except those of the video memory.
 
         Raises:
             ValueError: `state` has a name that SAM2 doesn't have.
@@ -495,7 +498,7 @@ class PackageMasks(ExactBuffers):
 
 
 class _NeckPosition(SinePosition):
-    """SinePosition for the package's FPN, which calls it with the features."""
+    """SinePosition for the FPN of the sam2 package, which passes the features and not their shape."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)
