@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 import psutil
 
-from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
+from vadcli.errors import DecodeError, FileChanged, NotFinished, ToolError, VideoError
 from vadcli.types import NO_REGIONS, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.media import Blanker
 from vadcli.types.text import is_remote, shown
 from vadcli.video import GROUP_SIGNALS
 from vadcli.video.container import path_text
 from vadcli.video.decoders import MACHINE_ERRORS, ReadRequest
-from vadcli.video.ffmpeg import check_ffmpeg
+from vadcli.video.ffmpeg import check_ffmpeg, ffmpeg_version
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, can_skip, needed_for, rows_as_flags
 from vadcli.video.supervisor import (
     Begun,
@@ -367,6 +367,8 @@ def main() -> None:
     threading.Thread(target=_end_with_loader, name="end-with-loader", daemon=True).start()
     for usual in (LoaderOptions.prober, LoaderOptions.reader):  # import both now: the loader may not be ready yet
         pkgutil.resolve_name(usual)
+    with suppress(ToolError):  # ask for the version now for the same reason; the function keeps it
+        ffmpeg_version()
     setup: Setup = connection.recv()
     descriptor = recv_handle(connection)
     ring = Ring(descriptor, slots=setup.slots, slot_bytes=setup.needs.max_clip_bytes, writable=True)
