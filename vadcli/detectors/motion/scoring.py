@@ -38,7 +38,7 @@ from vadcli.detectors.motion.camera import (
 )
 from vadcli.detectors.motion.features import ClipMaps, ClipSteps, clip_steps, is_cut, map_clip, shots
 from vadcli.detectors.motion.sizes import without_small
-from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
+from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, TimeArray
 
 MOVING_PX = 0.15
 """A cell that is faster than this moves; only moving cells have a rarity."""
@@ -160,10 +160,9 @@ class Measured:
     rare: FloatArray | None = field(default=None, repr=False)
 
     @property
-    def moving_rows(self) -> tuple[BoolArray, IndexArray]:
-        """Return flags (T, h, w) for the Q cells that move in a known scene, and the frame index (Q,) of each such cell."""
-        moving = (self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None]
-        return moving, np.nonzero(moving)[0]
+    def moving(self) -> BoolArray:
+        """The cells (T, h, w) that move in a known scene."""
+        return np.asarray((self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None])
 
     def channels(self, fitted: FittedCamera) -> Channels:
         """Return the result of `channels_of` for this clip."""
@@ -275,14 +274,16 @@ def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: 
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
     for burst in bursts:
-        moving, rows = burst.moving_rows
-        pick = np.sort(rng.choice(len(rows), size=min(share, len(rows)), replace=False))
-        at = rows[pick]
+        moving = burst.moving
+        cells = np.flatnonzero(moving)
+        drawn = np.zeros_like(moving)
+        drawn.flat[cells[rng.choice(len(cells), size=min(share, len(cells)), replace=False)]] = True
+        at = np.nonzero(drawn)[0]
         scene = burst.maps.scene[at]
         units = np.array([fitted.levels(number).unit for number in scene.tolist()], dtype=np.float32)[:, None]
-        features.append(scaled(describe(burst.maps, moving)[pick], units, options))
+        features.append(scaled(describe(burst.maps, drawn), units, options))
         scenes.append(scene)
-        videos.append(np.full(len(pick), video_number(burst.clip.video), dtype=np.int64))
+        videos.append(np.full(len(at), video_number(burst.clip.video), dtype=np.int64))
         times.append(burst.clip.timestamp[at])
     if not sum(map(len, features)):
         return None
