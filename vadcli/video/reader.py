@@ -246,7 +246,10 @@ class FrameReader:
             seek_pts = None if row is None else int(info.pts[row])
             selection = choose_selection(info, request.interval, self._due, sought=row is not None, every_image=every_image)
             skip = "" if not skips else "nokey" if request.only_keys else "noref"
-            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=threads, skip=skip)
+            # ffmpeg gives each frame to the next thread, also a frame that is left out. If every second frame is left out, half
+            # of the threads would have no work.
+            used = 2 * threads if skips and threads > 1 else threads
+            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=used, skip=skip)
             deliver = self._deliver_needed if skips else self._deliver
             try:
                 outcome = yield from deliver(backend, RowMatcher(info, sought=row))
