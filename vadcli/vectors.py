@@ -391,7 +391,7 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
 
 
 def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
-    """Return flags (S,) bool, True for the frames that the choice `when` includes; None if all are included.
+    """Return flags (S,) bool of the frames that `when` includes; None if it includes all frames.
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.

@@ -78,10 +78,10 @@ class TestSet:
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
         categories: category -> (N,) bool, True for the frames of this category; a frame may have several categories or none.
-        category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored for every video. Names are
-            compared without regard to upper and lower case.
+        category_scores: category -> (N,) float32 in [0, 1], for the categories of the truth that have stored scores in every
+            video. Upper and lower case in names does not matter.
         events: predicted and true events in seconds.
-        pixels: counts over masks; None without pixel truth or stored masks.
+        pixels: counts over masks; None if the truth has no masks or no mask is stored.
         detected, tracks: regions; None if the truth has no tracks or no mask is stored.
         region_frames: (V,) int64, number of frames of each video; 0 if its regions were not read.
         unscored: videos of the truth without scores; empty unless `allow_missing`.
@@ -92,9 +92,9 @@ class TestSet:
         run_lengths_at: the thresholds of these run lengths, each once, in order.
         overhang_frames: number of annotated frames after the end of a video; they are ignored.
         partial: videos with fewer rows than the container announced.
-        damaged: number of rows decoded with errors, by video.
+        damaged: video -> number of rows that were decoded with errors.
         dataset: the name of the data set.
-        severity: the true events with their scores; None if the truth states no severity.
+        severity: scores and severities of the true events; None if the truth states no severity.
     """
 
     __test__ = False  # pytest must not take this for a test class
@@ -193,7 +193,7 @@ def collect(
         _add_video(data, table, metadata, labels, spans, events=layout.events(table.video) if events else None)
         data.overhang_frames += video_truth.overhang_frames(table)
         masks = pixels and video_truth.has_masks
-        # A normal video has no tracks, but every region that is found in it is a false alarm.
+        # Read the regions of normal videos too: the truth has no tracks there, so every detected region is a false alarm.
         regions = regional and (video_truth.has_regions or video_truth.is_normal)
         if masks or regions:
             _add_masks(data, layout, table, video_truth, pixel_size, masks=masks, regions_of=number if regions else None)
@@ -309,7 +309,7 @@ def _add_video(
 def _true_events(spans: Sequence[Span]) -> list[Span]:
     """Return the spans ordered by start; overlapping spans of one category become one span.
 
-    The new span has the highest severity of its parts.
+    The new span has the highest severity of the spans that it replaces.
     """
     events: list[Span] = []
     newest: dict[str | None, int] = {}

@@ -54,7 +54,8 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # dts show restarts
+# In these formats, a restart of the clock is visible in the decoding times.
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
 
 _LARGER_LIMITS = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
 """Limits for the second attempt to open a file: bytes and microseconds to find the streams, bytes to detect the format.
@@ -70,7 +71,7 @@ _PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _PER_STREAM = frozenset({"gxf", "mxf", "wtv", "nsv", "smjpeg", "lxf"})
 _LONGEST_STREAM = frozenset({"matroska", "flv", "live_flv", "rm", "asf", "asf_o"})
 
-_SURELY_CUT_FRAMES = 1.5  # the limit if the file is smaller than the size that its header declares
+_SURELY_CUT_FRAMES = 1.5  # largest number of missing frames that is allowed if the file is smaller than its header declares
 _USUAL_ERROR_S = 1.0  # a declared length is often wrong by this much, or by 1 % of the length, but by 10 s at most
 _USUAL_SHARE = 0.01
 _LARGEST_ERROR_S = 10.0

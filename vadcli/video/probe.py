@@ -10,7 +10,8 @@ Times in files are often wrong: they are missing, repeat, jump or go back. The r
 - If two frames have the same time, the row of the second frame gets the next tick. To make room, the time base becomes finer.
 - If the times of a few frames do not fit between the times of the frames around them, these frames are spread evenly there.
 - If the clock restarts, or jumps forward by more than a day, the rows continue where the clock stopped: the rows count the time
-  of the recording and not the time on the camera's clock. A shorter jump forward is a gap in the recording, and it stays.
+  of the recording and not the time on the camera's clock. A shorter jump forward is a gap in the recording, and the rows keep
+  this gap.
 - If the file does not state the time of every frame, the times are guessed from decoding times and durations. Then the reader
   ignores times: it matches the first frame of a decoder with the first row, and so on (`Timeline.guessed`).
 """
@@ -46,7 +47,7 @@ MOST_ODD = 8
 _DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after the packet of the frame
 _UNANNOUNCED_REORDER = 4  # packets; the same limit if the header does not state that frames are reordered
 _FAR_STEPS = 32  # two times are far apart if they differ by more than this many median steps
-_MOST_REPEATS = 2  # if more frames before a keyframe have the keyframe's time or a later time, the clock restarted there
+_MOST_REPEATS = 2  # if more frames before a keyframe have its time or a later time, the clock restarted at the keyframe
 _LONG_STEP = 4  # frames; after a longer step, the times of the next frames are compared too
 _FINER = 1000  # new ticks per tick if times repeat
 _LARGEST = 1 << 61  # differences of smaller times fit into 64 bits
@@ -275,8 +276,8 @@ def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, 
 def _display_size(stream: Any, degrees: float | None) -> tuple[int, int, int]:
     """Return width and height as a player shows them, and the rotation: 0, 90, 180 or 270 degrees.
 
-    If pixels are not square, the width is stretched and the height stays, as in ffplay and VLC. The pixels' aspect ratio is the
-    container's; if the container has none, the codec's.
+    If pixels are not square, the width is stretched and the height stays, as in ffplay and VLC. The aspect ratio of the pixels
+    is taken from the container or, if the container states none, from the codec.
     """
     width, height = int(stream.codec_context.width), int(stream.codec_context.height)
     aspect = float(stream.sample_aspect_ratio or 1)
@@ -344,7 +345,7 @@ def build_timeline(
 
     Args:
         packets: one entry per shown frame.
-        frame_ticks: a frame's nominal duration, used if the container states none.
+        frame_ticks: a frame's nominal duration, used if the container states no duration.
         longest_gap_ticks: a longer step forward means that somebody set the clock; a shorter step is a gap in the recording.
         jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if files of this format do not
             store decoding times.
