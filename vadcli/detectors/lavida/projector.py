@@ -30,7 +30,7 @@ NULL_STD = 0.1  # initial standard deviation of the "nowhere" key
 
 @dataclass(frozen=True)
 class ProjectorOptions:
-    """The kind and the sizes of the projector. The defaults are the same as in the preset `base`.
+    """The kind and the sizes of the projector. The defaults are those of the presets lavida-2b and lavida-7b.
 
     Args:
         kind: one of the three kinds at the top of this file.
@@ -46,8 +46,8 @@ class ProjectorOptions:
         presence: True to compute a logit from the updated queries, and to add this logit to the object logit of the mask
             decoder. With `null_key`, the scaled log odds that the most probable category is somewhere in the frame are added
             too. Not in the paper.
-        mask_prompt: True to give the mask decoder a mask prompt that shows where the most probable category is. Needs
-            `null_key`. Not in the paper.
+        mask_prompt: True to give the mask decoder a mask prompt that shows where the most probable category is. Has no effect
+            without `null_key`. Not in the paper.
     """
 
     kind: Kind = "two_way"

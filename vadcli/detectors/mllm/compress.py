@@ -10,7 +10,7 @@ GPU adds numbers, on autocast or on TF32.
 `moving_groups` makes another reduction possible, before the vision tower: it finds the patches that change during a clip.
 
 `SharedSight` and `NamePooling` are not in the paper. A small model needs these parts, because a few thousand clips are not
-enough to train a vision tower. The base presets don't use them.
+enough to train a vision tower. Of the presets, only lavida-tiny-scratch uses these parts.
 """
 
 from __future__ import annotations
