@@ -42,7 +42,7 @@ With these numbers, the pixel AUC of an 8-bit mask differs by at most .001 from 
 
 @dataclass(frozen=True)
 class Tail:
-    """The share of a camera's moments that reach a value, for each value.
+    """Gives for each value the share of a camera's moments that reach the value.
 
     For a value above the usual value, the share is active × 0.75 × exp(-(value - usual) / scale).
 
@@ -176,7 +176,7 @@ def _between(reference: float, own: float, trust: float) -> float:
 
 @dataclass(frozen=True)
 class BellTail:
-    """The share of a camera's moments that reach a value, for values on both sides of a median.
+    """Like `Tail`, for values that lie on both sides of a median.
 
     Up to BEND spreads above the median, the share is that of a normal distribution. Above BEND spreads, the share falls more
     slowly, because very high values are more frequent than in a normal distribution: the share falls by a factor of e if the
@@ -200,7 +200,7 @@ class BellTail:
         """Return the log rarity of each value, in the shape of `value`."""
         from scipy.special import log_ndtr  # imported here, because it takes a fifth of a second and `motion` does not need it
 
-        spreads = (np.asarray(value, dtype=np.float64) - self.median) / self.spread  # above the median
+        spreads = (np.asarray(value, dtype=np.float64) - self.median) / self.spread  # how far above the median
         inner = -log_ndtr(-np.minimum(spreads, self.BEND))
         return np.asarray(inner + self.hazard * np.maximum(spreads - self.BEND, 0.0), dtype=np.float32)
 
@@ -238,8 +238,8 @@ class CategoryTails:
     There are one or more kinds of evidence per category. The log rarity of a category is the log rarity of its least rare kind
     of evidence. The score of a frame comes from the rarest category.
 
-    Two effects need a correction. With more categories, it is more likely that one of them is rare by chance. With more kinds
-    of evidence, it is less likely that all of them are rare at the same time. So each log rarity becomes ln(10) + rate · (log
+    Two effects need a correction. With more categories, it is more likely that one category is rare by chance. With more kinds
+    of evidence, it is less likely that all kinds are rare at the same time. So each log rarity becomes ln(10) + rate · (log
     rarity - level).
 
     Attributes:
@@ -312,7 +312,8 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
     """Return the values (S,) smoothed over time: weighted means of the usable values at nearby times.
 
-    If no usable value is near a sample, the sample gets the mean of the nearest sample that has one in the same segment, or 0.
+    If no usable value is near a sample, the sample gets the nearest mean of its segment. If the segment has no usable value, it
+    gets 0.
 
     Args:
         values: (S,) one value per sample.

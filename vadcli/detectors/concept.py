@@ -1,7 +1,7 @@
 """The detector `concept`: an image-text encoder compares frames with sentences about categories.
 
-The method comes from the paper NOVA (arXiv 2609.06360). Each category has sentences for it and sentences against it. The anchor
-is the mean vector of the camera's usual frames, and counts as one more sentence against each category.
+The method comes from the paper NOVA (arXiv 2609.06360). There are sentences for each category, and sentences against each
+category. The anchor is the mean vector of the camera's usual frames, and counts as one more sentence against each category.
 
 After the encoder, each step is computed exactly or from one video alone. So a scan gives the same scores, bit for bit, as a
 computation from stored vectors, and the batch size does not matter.
@@ -73,8 +73,8 @@ SPREAD_FLOOR = 0.15
 class ConceptDetector:
     """Finds what the user describes in words. `Detector` describes the attributes.
 
-    A category fits a frame if its sentences are more similar to the frame than sentences about normal scenes are. The score of
-    a frame is high if such a good fit is rare for the camera.
+    A category fits a frame if the sentences for the category are more similar to the frame than sentences about normal scenes
+    are. The score of a frame is high if such a good fit is rare for the camera.
 
     Raises:
         UsageError: a category or the encoder does not exist.
@@ -115,7 +115,7 @@ class ConceptDetector:
         # Masks need a second run of the encoder, so they are made only if the scan stores masks.
         self.makes_masks = getattr(options, "masks", "none") != "none"
         self._loaded: tuple[Encoder, Bank] | None = None
-        self._fitted_clips: dict[bytes, Embeddings] = {}  # vectors by the hash of the clip's frames
+        self._fitted_clips: dict[bytes, Embeddings] = {}  # the vectors of clips, by a hash of the frames
         self._camera = PerCamera(self._fit_camera)
 
     def prepare(self) -> None:
@@ -272,9 +272,9 @@ class Bank:
     Attributes:
         names: the names of the C categories.
         sentences: the M different sentences.
-        positive: for each category, the indices of the sentences for it.
-        negative: for each category, the indices of the sentences against it.
-        temperature: the number by which differences of cosines are divided.
+        positive: for each category, the indices in `sentences` of the sentences for the category.
+        negative: for each category, the indices in `sentences` of the sentences against the category.
+        temperature: differences of cosines are divided by this number.
     """
 
     names: tuple[str, ...]

@@ -229,7 +229,7 @@ class QwenAsker:
             return
         first, side = self._workers.all[0], int(MAX_PX**0.5)
         clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
-        # A long question, so that all usual questions fit into memory too.
+        # The memory is measured with a long question, so that all usual questions fit too.
         typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
         self.batch_size = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
 
@@ -300,7 +300,7 @@ class QwenAsker:
 
 @dataclass(frozen=True)
 class _Worker:
-    """One device with its model."""
+    """A copy of the model on one device."""
 
     reader: Reader
     runner: Runner
@@ -377,7 +377,7 @@ class AskDetector:
 
     @property
     def parallel(self) -> int:
-        """The number of simultaneous calls of the asker."""
+        """The number of threads that may call the asker at the same time."""
         return self.asker.parallel
 
     def prepare(self) -> None:

@@ -126,8 +126,8 @@ class LavidaConfig:
         seed: seed for the random weights of LAVIDA's own part if it was not trained.
         random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words would hardly
             affect the scores. None means that each part initialises its own weights, as training needs it.
-        parts: sizes of the base models. Empty in a LAVIDA folder, where each base model has its own config.json.
-        sources: where the parts come from and how they were trained. No code depends on it.
+        parts: sizes of the base models. The sizes are empty in a LAVIDA folder, where each base model has its own config.json.
+        sources: where the parts come from and how they were trained. The scores do not depend on it.
     """
 
     name: str
@@ -177,7 +177,7 @@ class LavidaConfig:
 
 @dataclass(frozen=True)
 class Question:
-    """The categories of one prompt, as tokens and as embeddings. It can be used for any number of clips.
+    """The categories of one prompt, as tokens and as embeddings. A question can be used for any number of clips.
 
     Attributes:
         categories: C categories.

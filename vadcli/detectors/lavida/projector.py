@@ -30,7 +30,9 @@ NULL_STD = 0.1  # initial standard deviation of the "nowhere" key
 
 @dataclass(frozen=True)
 class ProjectorOptions:
-    """The kind and the sizes of the projector. The defaults are those of the presets lavida-2b and lavida-7b.
+    """The kind and the sizes of the projector.
+
+    The presets lavida-2b and lavida-7b use the defaults.
 
     Args:
         kind: one of the three kinds at the top of this file.

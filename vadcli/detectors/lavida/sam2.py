@@ -2,10 +2,11 @@
 
 - `sam2_config` makes a transformers config from a few sizes.
 - ConvTrunk is a small convolutional trunk that can replace Hiera, SAM2's own trunk. ConvTrunk is for models whose training
-starts with random weights: convolutions learn shapes from a few thousand clips, but Hiera does not. After the trunk, all parts
-are SAM2's own. - RULES translates SAM2's parameter names between transformers' Sam2VideoModel and Meta's package and
-checkpoints. - PackageMasks implements the MaskModel of masks.py with Meta's `sam2` package, which is optional. Both give the
-same masks.
+  starts with random weights: convolutions learn shapes from a few thousand clips, but Hiera does not. After the trunk, all
+  parts are SAM2's own.
+- RULES translates SAM2's parameter names between transformers' Sam2VideoModel and Meta's package and checkpoints.
+- PackageMasks implements the MaskModel of masks.py with Meta's `sam2` package, which is optional. The weights and the masks
+  are the same as with transformers.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ SAME_PATTERN = 0.6
 """Two frames show different scenes if the correlation of their cells is below this."""
 
 FLAT_LEVELS = 4.0
-"""Frames whose cells have a standard deviation below this have no pattern to compare."""
+"""If the standard deviation of a frame's cells is less than this many gray levels, the frame has no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
 """If the mean of a frame and the mean of its shot differ by more gray levels than this, the frame's light is matched alone."""
@@ -140,7 +140,7 @@ def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
 
 
 def median_of(values: NDArray[Any]) -> Any:
-    """Return np.median of (n,) values, n > 0, without the checks that cost more than the search."""
+    """Return the median of (n,) values, n > 0. This is faster than np.median, which checks more than it computes."""
     half = len(values) // 2
     if len(values) % 2:
         return np.partition(values, half)[half]
@@ -228,7 +228,7 @@ def shot_median(shot: FloatArray) -> FloatArray:
 TEXTURE_LEVELS = 2.0
 """A cell has texture if it differs from its neighbours by more gray levels than this.
 
-Optical flow is reliable only in such cells.
+Optical flow is reliable only in cells with texture.
 """
 
 FEWEST_TEXTURED = 0.05

@@ -23,7 +23,7 @@ SMALLEST_UNIT_PX = 0.2
 """Velocities are divided by the unit of their scene. No unit is smaller than this."""
 
 FEWEST_SAMPLES = 20
-"""With fewer samples than this, rarity is unknown."""
+"""With fewer samples than this, rarity is unknown, and 0 is used."""
 
 QUERIES = 64
 """The distances of this many cells are computed together."""
@@ -40,10 +40,10 @@ class RaritySamples:
     """M stored moving cells of one camera.
 
     Attributes:
-        features: (M, 4) float32, scaled.
+        features: (M, 4) float32, the features after `scaled`.
         scene: (M,) int64, number of the scene that each sample comes from.
-        video: (M,) int64, hash of the sample's video.
-        time_s: (M,) float64, time in that video.
+        video: (M,) int64, hash of the video that each sample comes from.
+        time_s: (M,) float64, time of each sample in its video.
     """
 
     features: FloatArray = field(repr=False)
@@ -178,7 +178,7 @@ class Scene:
 
     Attributes:
         height_px, width_px: frame size.
-        background: (h, w) float32, gray levels on the grid.
+        background: (h, w) float32, the gray level of each cell.
         levels: the usual values of this scene.
     """
 

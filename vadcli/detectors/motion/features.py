@@ -1,8 +1,8 @@
 """Measures the speed and the disorder of the motion in a clip, per grid cell.
 
-Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera
-delivers 4 frames per second and the file has 30. Then a change is visible only at the first frame of each group of equal
-frames. The motion of this change is spread over the sampled frames in which it really happened.
+Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera delivers 4 frames per second
+and the file has 30 frames per second. Then a change is visible only at the first frame of each group of equal frames. The
+motion of this change is spread over the sampled frames in which it really happened.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ ground around it, so that the thing looks as slow as a large thing that walks. `
 """
 
 SHORTEST_PX = 1e-3
-"""Avoids a division by 0 where nothing moves."""
+"""A small length that avoids a division by 0 if nothing moves."""
 
 SAME_LIGHT_LEVELS = 0.5
 """If the mean brightness changes by fewer gray levels than this, light is not matched."""
@@ -163,17 +163,17 @@ class ClipMaps:
     The motion of the camera itself and the motion of the background are left out.
 
     Attributes:
-        grid: the cells.
+        grid: the grid of cells.
         timestamp: (T,) float64 seconds.
-        velocity: (T, h, w, 2) float32, mean move (x, y) in pixels per step.
+        velocity: (T, h, w, 2) float32, how far a cell moves on average, x and y in pixels per step.
         speed: (T, h, w) float32, power mean of the lengths of the moves, with the power SPEED_POWER, in pixels per step.
         disorder: (T, h, w) float32, mean length of the moves minus the length of `velocity`, minus noise. The disorder is 0 if
             everything near a cell moves in one direction, like a car. It is high if things near the cell move in many
             directions, like people who fight.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
         usable: (T,) bool, False for the first frame, for the first frame after a cut, and for frames that were not measured.
-        shot: (T,) int64, number of the frame's shot in the clip.
-        scene: (T,) int64, number of the scene that the shot shows; -1 if it shows no known scene.
+        shot: (T,) int64, number of the shot to which the frame belongs, counted from the start of the clip.
+        scene: (T,) int64, number of the scene that the shot shows; -1 if the shot shows no known scene.
         still: (T, h, w) float32, contrast of things that stand still and are not part of the background, smoothed over space;
             None if the options do not ask for it.
     """
@@ -264,7 +264,7 @@ def map_clip(
     """Return the measurements of a clip.
 
     Args:
-        steps: its steps.
+        steps: the result of `clip_steps`.
         timestamp: (T,) seconds.
         scenes: the backgrounds of the camera on this grid, by scene number. The mapping may be empty.
         grid: the grid for this frame size.
@@ -305,8 +305,8 @@ def _mean(cells: FloatArray, weights: FloatArray, grid: CellGrid) -> FloatArray:
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
     """Return the weights (T, T) float32 for Gaussian means over the usable frames of a clip.
 
-    A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
-    usable frames. If no frame of its shot is usable, its weights are 0.
+    A frame that is not usable, such as the first frame of a shot, gets the mean of the nearest usable frames. If a shot has no
+    usable frame, the weights of all its frames are 0.
     """
     distance = timestamp[:, None] - timestamp[None, :]
     near = usable[None, :] & (shot[:, None] == shot[None, :])

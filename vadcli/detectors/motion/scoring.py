@@ -127,7 +127,7 @@ def peaks(cells: FloatArray) -> FloatArray:
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
-    """Return the rarity (R, h, w) float32 of the R frames that `rows` (T,) marks. They show the scene of the samples."""
+    """Return the rarity (R, h, w) float32 of the R frames that are True in `rows` (T,). They show the samples' scene."""
     moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
@@ -258,7 +258,7 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
-    """Return the scenes, each with the unit by which its velocities are divided."""
+    """Return the scenes after setting the unit of each scene, by which velocities are divided."""
     made = []
     for number, scene in enumerate(scenes):
         speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
