@@ -283,7 +283,7 @@ def cut_file(
     else:
         begins_s = start_s - _DECODED_EARLIER_S
         if not can_jump(info.demuxer) or info.demuxer == "flv":
-            little_s = 0.25 / info.fps  # times are rounded in some containers
+            little_s = 0.25 / info.fps  # a tolerance, because some containers round times
             keys = info.timestamps(info.pts)[info.keyframes]
             later = keys[keys > start_s + little_s]
             room_s = float(later[0]) - start_s if len(later) else np.inf

@@ -332,14 +332,16 @@ def pate(
     its distance from the start of the anomaly is at most the length of the first run of hits. Later frames have less weight.
     A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
 
-    If the paper leaves a choice open, this function follows the defaults of the authors' package PATE 0.1.1, so that both give
-    the same value for one video. The counts of several videos are added, and buffers end with the video. Undefined without
-    abnormal frames.
+    If the paper leaves a choice open, this function follows the defaults of the authors' package PATE 0.1.1, so that this
+    function and the package give the same value for one video. The counts of several videos are added, and buffers end with the
+    video. Undefined without abnormal frames.
 
     Args:
-        early_frames, late_frames: sizes of the early and the late buffers; the mean is over all pairs of both.
-        max_thresholds: use at most this many thresholds, at evenly spaced quantiles of the distinct scores that change the
-            number of hits. None uses every distinct score: this is the exact definition, but it is slow for many scores.
+        early_frames, late_frames: sizes of the early and the late buffers; the mean is over all pairs of an early and a late
+            size.
+        max_thresholds: use at most this many thresholds, at evenly spaced quantiles of those distinct scores at which the
+            number of hits changes. None uses every distinct score: this is the exact definition, but it is slow for many
+            scores.
     """
     if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
         raise ValueError(f"buffers need sizes of 0 or more, not {list(early_frames)} and {list(late_frames)}")

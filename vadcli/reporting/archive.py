@@ -433,7 +433,7 @@ def collect(
     problems: list[str] = []
     summaries = Summaries(layout, since=since, include=include, between=between, rules=rules, problems=problems)
     collected, has_documents = _Collected(), False
-    for document in read_all(layout.iter_events(), read_events, problems):  # one at a time: there may be a million
+    for document in read_all(layout.iter_events(), read_events, problems):  # one at a time: there may be a million documents
         has_documents = True
         summary = summaries.of(document)
         if summary is not None:

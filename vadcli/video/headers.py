@@ -40,7 +40,7 @@ FrameCounter = Callable[[Any], Shows]
 ReferenceCounter = Callable[[Any], bool | None]
 """Takes a packet and returns True if other frames refer to the packet's frame.
 
-None if leaving out frames of this stream is unsafe.
+Returns None if leaving out frames of this stream is unsafe.
 """
 
 

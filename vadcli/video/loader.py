@@ -234,7 +234,7 @@ class ClipLoader:
         if isinstance(message, Begun):
             job.decoder = message.decoder
         elif isinstance(message, Opened) and job.info is not None:
-            job.info = message.info  # from the second decoder: the caller already has the item Opened of this video
+            job.info = message.info  # this is from the second decoder: the caller already has the item Opened of this video
         elif isinstance(message, Opened):
             job.info = message.info
             plan = SamplingPlan.of(self._needs, message.info)

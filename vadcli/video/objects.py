@@ -219,7 +219,7 @@ def _lock(folder: Path, kind: int, on_progress: Callable[[], None]) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # another process removed the folder between the two calls
+        except FileNotFoundError:  # after `mkdir`, another process removed the folder
             continue
         except OSError as error:
             raise NotFinished(f"{folder}: copies of footage can't be kept here: {error.strerror}") from error
@@ -254,10 +254,10 @@ def _remove(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(folder).st_ino != os.fstat(descriptor).st_ino:  # another process removed it and made a new folder
+        if os.stat(folder).st_ino != os.fstat(descriptor).st_ino:  # another process removed this folder and made a new folder
             return False
         renamed = folder.with_name(f"{folder.name}-{os.getpid()}-gone")
-        folder.rename(renamed)  # so a process that waits for the lock does not use this folder, but makes a new one
+        folder.rename(renamed)  # so a process that waits for the lock makes a new folder and does not use this folder
         shutil.rmtree(renamed, ignore_errors=True)
     except OSError:
         return False
