@@ -35,9 +35,9 @@ class CardEncoder:
     """An encoder whose vectors a head reads.
 
     Attributes:
-        name: the encoder as the user named it.
-        key: the encoder's key in the files of vectors.
-        width: the number of numbers in a vector of the encoder.
+        name: the name or folder by which the user chose the encoder.
+        key: hash by which files of vectors name the encoder.
+        width: the length of a vector of the encoder.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Card:
         seed: seed of the training and of the folds.
         labels: the kind of labels from which the head learned.
         detector: the detector whose events the head judges.
-        encoders: the encoders whose vectors the head reads, in order.
+        encoders: the encoders whose vectors the head reads, in the order in which it reads them.
         cameras: the cameras of the training videos.
         videos: number of training videos.
         true, false: number of true and of false training examples.
@@ -181,7 +181,7 @@ def read_head(folder: Path) -> StoredHead:
     """Read a head from its folder.
 
     Raises:
-        UsageError: the folder does not exist, or no installed head has this kind.
+        UsageError: the folder does not exist, or no class for this kind of head is installed.
         DocumentError: a file is missing or damaged.
         WeightsError: the head was made by another version of vadcli, which computes scores differently.
     """
@@ -215,7 +215,7 @@ def read_head(folder: Path) -> StoredHead:
 
 
 def head_kind(name: str) -> type[Head]:
-    """Return the class of the heads of this kind. Raises UsageError if no installed head has this kind."""
+    """Return the class for heads of this kind. Raises UsageError if no class for this kind is installed."""
     kind: type[Head] = HEADS.load(name)
     HEADS.check(name, ok=isinstance(kind, type) and isinstance(kind, Head), what="is not a head (see vadcli.heads.Head)")
     return kind

@@ -4,7 +4,7 @@ A network gets an array (B, N, D): B videos, N segments per video, D numbers per
 of about two seconds. The papers cut every video into 32 segments. But an archive can have videos of ten seconds and videos of
 an hour, and then the segments would have very different lengths.
 
-The base class `NetworkHead` trains a network. Below it are the parts that several heads use, and then the heads.
+The base class `NetworkHead` trains a network. Below this class are the parts that several heads use, and then the heads.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Bags:
         x: (B, N, D) segments. If a video has fewer than N segments, its other rows are 0.
         real: (B, N) bool, True for the segments that the video has.
         positive: (B,) float, 1 if something happens in the video, else 0.
-        category: (B,) int64, the number of the video's category; -1 if it has none.
+        category: (B,) int64, the number of the video's category; -1 if the video has no category.
     """
 
     x: Tensor
@@ -255,8 +255,9 @@ class RtfmHead(NetworkHead):
 
     Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
     multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out:
-    I3D features and their ten crops. Changed: the length of a segment (SEGMENT_S); the widths are 128 and not 2,048 and 512;
-    an eighth of the segments are top segments and not 3 of 32; the margin for long vectors is 10 and not 100.
+    the I3D features, which the paper computes from ten crops per frame. Changed: the length of a segment (SEGMENT_S); the
+    widths are 128 and not 2,048 and 512; an eighth of the segments are top segments and not 3 of 32; the margin for long
+    vectors is 10 and not 100.
     """
 
     @classmethod
@@ -362,9 +363,9 @@ def splat(score: Tensor) -> Tensor:
 
     Where kernels overlap, the highest one counts.
 
-    A peak is a local maximum that is at least halfway from the video's mean score to its highest score. The kernel of a peak
-    has the height 1. The width of a kernel is the number of segments around the peak that have at least half of the peak's
-    score.
+    A peak is a local maximum that is at least halfway from the mean score of the video to the highest score of the video. The
+    kernel of a peak has the height 1. The width of a kernel is the number of segments around the peak that have at least half
+    of the peak's score.
 
     Args:
         score: (N,) the scores of the segments, in [0, 1].
@@ -394,7 +395,7 @@ class TwoBranches(nn.Module):
 
     Args:
         width: D, the width of a segment.
-        texts: (C, D) vectors of the categories' names.
+        texts: (C, D) vectors of the names of the categories.
     """
 
     texts: Tensor
@@ -468,8 +469,8 @@ class DualHead(NetworkHead):
             by_binary, by_categories = network.branches(bags.x, bags.real)
             real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
             scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # 2 of (B, N)
-            # The mean score over each segment and its two neighbours: `when` is from the binary branch, `what` from the other
-            # one.
+            # The mean score over each segment and its two neighbours: `when` is from the binary branch, `what` from the
+            # category branch.
             when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()
         abnormal = (bags.positive > 0)[:, None] & bags.real

@@ -46,7 +46,7 @@ DEFAULT_CATEGORIES = "@general"
 
 
 class LavidaDetector:
-    """Scores how well each frame shows the user's categories, and marks the pixels that show them.
+    """Scores how well each frame shows the user's categories, and marks the pixels that show one.
 
     A new detector has only read the config.json of the model's folder; `prepare` loads the weights.
 
@@ -55,7 +55,7 @@ class LavidaDetector:
 
     Raises:
         UsageError: the category list can't be read.
-        WeightsError: the model does not exist, or it is untrained and --allow-untrained was not given.
+        WeightsError: the model does not exist, or the model is untrained and --allow-untrained was not given.
     """
 
     name = "lavida"
@@ -144,7 +144,7 @@ class LavidaDetector:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """Return the mean numbers of visual tokens per clip before compression, L, and after compression, M."""
+        """Return how many visual tokens a clip has on average: L before compression, and M after compression."""
         self.prepare()
         worker = self._workers.all[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
@@ -220,7 +220,7 @@ class LavidaDetector:
 
 
 class _Worker:
-    """One device with a copy of the model and with the prompts."""
+    """A copy of the model on one device, and the prompts on this device."""
 
     def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
         self.model = detector.load(device)

@@ -27,7 +27,7 @@ from vadcli.detectors.mllm.qwen import ExactBuffers, normalise, resize
 from vadcli.errors import WeightsError
 
 MaskGate = Literal["hard", "soft", "off"]
-STRIDE_PX = 16  # stride of the embedding F; the stride of the masks is a quarter of this
+STRIDE_PX = 16  # stride of the embedding F; masks have a quarter of this stride
 MEMORY_CHANNELS = 64  # the memory attention of transformers always needs 64 channels, whatever the config says
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,7 +56,7 @@ class ImageFeatures:
         return len(self.embedding)
 
     def __getitem__(self, rows: slice | Tensor) -> ImageFeatures:
-        """Select frames by slice, index tensor (K,) or boolean mask (N,)."""
+        """Return the features of some frames. `rows` is a slice, indices (K,) or flags (N,)."""
         return ImageFeatures(self.embedding[rows], self.position, (self.high[0][rows], self.high[1][rows]))
 
     @staticmethod
@@ -113,7 +113,7 @@ class MaskModel(Protocol):
 
 
 def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return frames as normalised squares for SAM2; the aspect ratio is not kept.
+    """Return frames as normalised squares for SAM2. The aspect ratio of the frames is not kept.
 
     Args:
         frames: (N, H, W, 3) uint8.
@@ -276,7 +276,7 @@ class SinePosition(nn.Module):
 
 
 def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
-    """Put SAM2's "not a point" token (1, 256) before the prompts (N, 1, 256); return (N, 2, 256)."""
+    """Put SAM2's "not a point" token (1, 256) before each prompt (N, 1, 256). Return (N, 2, 256)."""
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
 
 
@@ -323,7 +323,7 @@ class MemoryBank:
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is last. SAM2 uses the object pointers of many frames, but the features of only a few frames.
+        # The latest memory is at the end. SAM2 uses the object pointers of many frames, but the features of only a few frames.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 

@@ -177,7 +177,9 @@ class LavidaConfig:
 
 @dataclass(frozen=True)
 class Question:
-    """The categories of one prompt, as tokens and as embeddings. A question can be used for any number of clips.
+    """The categories of one prompt, as tokens and as embeddings.
+
+    A question can be used for any number of clips.
 
     Attributes:
         categories: C categories.

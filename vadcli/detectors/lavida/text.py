@@ -25,7 +25,7 @@ TURN_END = "<|im_end|>"
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
-# Qwen2-VL's conversation format, limited to one text and one video per message.
+# Qwen2-VL's conversation format, but a message has only one text and one video.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -84,7 +84,7 @@ def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str
 
 
 def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptions) -> PromptTokens:
-    """Return the token ids of the prompt and its forced answer (paper 3.5).
+    """Return the token ids of the prompt, which ends with the forced answer (section 3.5 of the paper).
 
     Args:
         tokenizer: Qwen2-VL's tokenizer with the token `<SEG>`. The prompt follows the chat template of the tokenizer.
@@ -120,7 +120,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split the categories into as few lists as possible. Each has at most `limit` categories, and lengths differ little."""
+    """Split categories into as few lists as possible, of at most `limit` categories. The lengths of the lists differ little."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]
@@ -212,7 +212,7 @@ class TextEncoder(nn.Module):
     def forward(self, categories: Sequence[str]) -> Tensor:
         """Return pooled embeddings (C, width) without gradients.
 
-        The end of a category that is too long is cut off.
+        If a category is too long, its end is cut off.
         """
         with torch.no_grad():
             return self.pooled(categories)

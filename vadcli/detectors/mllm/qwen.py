@@ -41,9 +41,9 @@ QWEN_PX = 28
 class ExactBuffers(nn.Module):
     """A module whose buffers keep their dtype and their values when the module is cast.
 
-    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied
-    by positions and become the arguments of sines. A cast to half precision would therefore shift the arguments of the sines:
-    in bfloat16, by tenths of a radian.
+    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. The frequencies are multiplied by positions,
+    and the products are the arguments of sines. A cast to half precision would therefore shift the arguments of the sines: in
+    bfloat16, by tenths of a radian.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -93,7 +93,7 @@ def qwen_patches(
     std: Channels = CLIP_STD,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, PatchGrid]:
-    """Return Qwen2-VL's patches, as its image processor makes them: resize, normalise, pair frames, cut.
+    """Return the same patches as Qwen2-VL's image processor: resize, normalise, pair frames, cut.
 
     Patches are in the order in which the vision tower merges them: the four patches of a 2 × 2
     group are adjacent.
@@ -162,7 +162,7 @@ class VisualTokens:
 
     Attributes:
         tokens: (M, D).
-        positions: (3, M) int64: time, row and column of each token, counted from the video's start.
+        positions: (3, M) int64: time, row and column of each token, counted from the start of the video.
         extent: the number of positions that the video needs. The text after the video starts at this position.
         length: L, the number of visual tokens before compression.
     """
@@ -244,12 +244,12 @@ class MultimodalLM(ExactBuffers):
 
         Args:
             patches: (B, P, 3·2·p·p).
-            grid: layout of the patches.
+            grid: the number of patches in each direction.
             static_threshold: the threshold for `moving_groups`, which chooses the groups of patches to keep; None keeps all
                 groups.
 
         Returns:
-            B pairs of (L, D) tokens and (L,) int64 ascending indices into the whole grid.
+            B pairs: tokens (L, D), and for each token its index in the whole grid, (L,) int64, ascending.
         """
         b, group = len(patches), grid.merge**2
         embedded = self.qwen.model.visual.patch_embed(patches.flatten(0, 1)).view(b, grid.pairs, -1, group, self._tower_width)
@@ -270,7 +270,7 @@ class MultimodalLM(ExactBuffers):
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
     def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
-        """Return the compressed tokens of one clip (paper 3.4) with their time, row and column."""
+        """Return the compressed tokens of one clip (section 3.4 of the paper), with the time, row and column of each token."""
         tokens, index = clip
         compressed = compress(tokens, options)
         rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
@@ -391,7 +391,7 @@ class MultimodalLM(ExactBuffers):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Return rotary cosines and sines (n, head width) for a pair of frames, in the merger's order."""
+        """Return rotary cosines and sines (n, head width) for the patches of a pair of frames, in the order of the merger."""
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)

@@ -15,20 +15,20 @@ MODEL_VERSION = 6
 class MotionOptions:
     """The motion detector's options.
 
-    All sizes in pixels refer to a frame of about 360x240, which the detector gets if `detail` is 1.
+    All sizes in pixels refer to a small frame of about 360x240 pixels, which the detector gets if `detail` is 1.
 
     Attributes:
         clip_frames: T, sampled frames per clip.
         rate_hz: sampled frames per second.
-        max_area_px: largest area of a frame if `detail` is 1; larger frames are reduced to it.
-        detail: width and height of a frame are this many times larger. Cells keep their size, so they show smaller things.
-            Speeds are still in pixels of the small frame. The floors of speed and disorder are divided by `detail`, because the
-            noise of the flow is smaller by the same factor.
+        max_area_px: largest area of a frame if `detail` is 1. Larger frames are reduced to this area.
+        detail: the width and the height of a frame are this many times those of the small frame. Cells keep their size, so they
+            show smaller things. Speeds are still in pixels of the small frame. The floors of speed and disorder are divided by
+            `detail`, because the noise of the flow is smaller by the same factor.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation of the Gaussian that smooths each cell over time, and therefore also the masks. The
             smoothing comes before the search for the highest cell of a frame, so that noise does not compete with motion.
-        smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.
+        smoothing_s: standard deviation of the Gaussian that smooths the values of frames (one per frame) over time.
         gap_s: a gap in time splits the smoothing if it is longer than both `gap_s` and 3 usual steps.
         change_floor: this many gray levels are subtracted from the change of each cell, as noise.
         noise_factor: the median change of all cells, multiplied by this factor, is also subtracted.
@@ -43,14 +43,14 @@ class MotionOptions:
             samples.
         exclude_s: a sample from the same video is ignored if it is at most this many seconds away from the cell.
         position_weight: two cells that are one frame width apart have this distance, in the units of the features.
-        moving_px: the camera counts as moving in a sampled frame if it moved by more than this many pixels since the previous
-            sampled frame.
+        moving_px: the camera counts as moving in a sampled frame if the whole picture moved by more than this many pixels since
+            the previous sampled frame.
         moving_share: a video counts as filmed by a moving camera if the camera moves in more than this share of the sampled
             frames.
         still: True if the detector also looks for things that appear and then stay.
         still_s: with `still`, a thing counts only if it stays for at least this many seconds.
-        min_size: only things with at least this height count, in percent of the height of the frame. None means that all things
-            count.
+        min_size: a thing counts only if it has at least this height, in percent of the height of the frame. None means that all
+            things count.
     """
 
     clip_frames: int = 32

@@ -44,7 +44,7 @@ MOST_THREADS = 8
 
 
 class _OneBlasThread:
-    """A context in which BLAS uses one thread per product. The limit holds for the whole process.
+    """A context in which BLAS uses one thread per matrix product. The limit holds for the whole process.
 
     The matrices here are small. Several BLAS threads would compete with the decoders for cores, and
     matrix products would take a hundred times longer.
@@ -94,8 +94,8 @@ STILL_CHANNEL = "still"
 class MotionDetector:
     """Finds motion that is rare for the camera. It needs no weights.
 
-    It cannot notice slow events or how things look, and it does not know what a category means. It notices things that stand
-    still only with --still. `Detector` describes the attributes.
+    It cannot notice slow events or how things look, and it does not know what a category means. Only with --still does it
+    notice things that stand still. `Detector` describes the attributes.
     """
 
     name = "motion"
@@ -128,7 +128,7 @@ class MotionDetector:
         self.thresholds = Thresholds(high=0.4, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
 
     def prepare(self) -> None:
-        """Do nothing: there are no weights."""
+        """Do nothing, because this detector has no weights."""
 
     def prepare_clip(self, clip: Clip) -> None:
         """Make the measurements of a clip that do not depend on its camera, and keep them for `fit` and `score`."""

@@ -16,10 +16,11 @@ Found = TypeVar("Found")
 
 
 class KeptClips(Generic[Found]):
-    """A store of measurements, found by the content of their clips. Threads may share it.
+    """A store of the measurements of clips. Threads may share a store.
 
-    The measurements of a clip can be taken once. If the store is full, it drops the oldest measurements. The detector then
-    measures those clips again, so the store and its size do not change any score.
+    The measurements are found by a hash of the clip. The measurements of a clip can be taken once. If the store is full, it
+    drops the oldest measurements. The detector then measures those clips again, so the store and its size do not change any
+    score.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:

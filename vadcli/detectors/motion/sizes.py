@@ -39,8 +39,8 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
     Args:
         maps: the measurements.
         frames: (T, H, W) uint8.
-        seen: (T,) bool, False for repeated, padded or lost frames.
-        min_size: lowest height of a thing in percent of the frame's height.
+        seen: (T,) bool, False for frames that are repeated, padded or lost.
+        min_size: the lowest height of a thing that counts, in percent of the frame's height.
     """
     least_px = min_size / 100 * maps.grid.height_px
     changed = _changed(maps.grid, frames, seen)
@@ -60,7 +60,7 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
 
 
 def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
-    """Return flags (T, h, w), True for the cells that changed since the previous seen frame."""
+    """Return flags (T, h, w), True for the cells that changed since the previous frame that is True in `seen`."""
     padded = grid.pad(frames)
     found = np.zeros((len(frames), *grid.shape), np.bool_)
     rows = np.flatnonzero(seen).tolist()

@@ -2,10 +2,11 @@
 
 Examples are an abandoned bag, a person who lies on the ground, and a vehicle that stopped.
 
-The background of the camera shows its usual scene. The median of a clip, about three seconds, shows the scene of this moment.
+The background of a camera shows the usual scene. The median of a clip of about three seconds shows the present scene.
 If the two differ in a cell in which nothing moves, something was put down or taken away. Porikli et al. (2008, "Robust
 abandoned object detection using dual foregrounds") find stationary objects in this way, with a slow and a fast background.
-Their fast background follows each frame. Here it is the median of a clip, because clips are independent.
+Their fast background follows each frame. Here the fast background is the median of a clip, because each clip must be scored
+independently of other clips.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
     Args:
         shot: (T, h, w) pooled frames.
-        background: (h, w) gray levels in the light of the shot.
+        background: (h, w) gray levels, after the light was matched to the light of the shot.
         options: the detector's options.
 
     Returns:
@@ -45,7 +46,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
 
 def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
-    """Return how far each cell (h, w) is outside the range of values that it and its neighbours have in the background."""
+    """Return how far the median of each cell (h, w) is outside the range of the background in this cell and its neighbours."""
     h, w = background.shape
     around = np.pad(background, 1, mode="edge")
     shifted = [around[y : y + h, x : x + w] for y in range(3) for x in range(3)]
@@ -63,8 +64,8 @@ def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: 
     result = np.zeros_like(values)
     part = segments(timestamp, gap_s)
     index, shortest = np.arange(len(values)), still_s - SAME_TIME_S
-    after = np.searchsorted(timestamp, timestamp + shortest)  # the first frame that is late enough
-    before = np.searchsorted(timestamp, timestamp - shortest, side="right") - 1  # the last frame that is early enough
+    after = np.searchsorted(timestamp, timestamp + shortest)  # first frame at least `shortest` later
+    before = np.searchsorted(timestamp, timestamp - shortest, side="right") - 1  # last frame at least `shortest` earlier
     for first, last in [*zip(index, after, strict=True), *zip(before, index, strict=True)]:
         if first >= 0 and last < len(values) and part[first] == part[last]:
             run = slice(first, last + 1)
