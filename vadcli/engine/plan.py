@@ -44,7 +44,7 @@ _VIDEO = (
     "h261 h263 h264 264 h26l 26l avc h265 265 hevc h266 266 vvc evc av1 obu ivf vc1 rcv drc cavs avs2 avs3 mjpeg mjpg y4m gif "
     "apng"
 )
-# Images (but a WebP file may also be a video) and sound; texts, subtitles, playlists, indexes; data, programs, archives.
+# Images and sound; texts, subtitles, playlists, indexes; data, programs, archives. No WebP, because a WebP can be a video.
 _NO_VIDEO = (
     "bmp jpeg jpg pgm png ppm tif tiff heic heif avif ico svg thm mp3 aac m4a m4b wav flac opus oga wma ac3 eac3 dts mka aif "
     "aiff amr mp2 srt vtt ass ssa sub idx lrc nfo m3u m3u8 mpd pls sdp ffconcat txt log md pdf csv tsv json jsonl xml html htm "

@@ -119,7 +119,7 @@ class Worklist:
             heapq.heappush(self._ready, chunk)
 
     def next_of(self, camera: str) -> None:
-        """Make the next chunk of a camera available. Its worker must fit the camera."""
+        """Make the next chunk of a camera available. The worker that takes this chunk fits the camera's model."""
         waiting = self._closed.get(camera)
         if waiting:
             heapq.heappush(self._ready, replace(waiting.pop(0), fits_camera=True))

@@ -357,7 +357,7 @@ def write_masks(
 def _detector_masks(
     job: ScanJob, request: ClipRequest, stored: Checkpoint, sampled: BoolArray, events: list[Event]
 ) -> Iterator[tuple[int, ByteArray]]:
-    """Return the rows that get a mask, each with its mask (h, w) on the detector's scale."""
+    """Yield (row, mask) for each row that gets a mask (h, w), in the detector's size and range of values."""
     if job.masked_rows is MaskRows.SAMPLED:
         return zip(np.flatnonzero(sampled).tolist(), _sampled_masks(stored), strict=True)
     assert job.propagation is not None

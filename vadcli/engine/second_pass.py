@@ -78,7 +78,7 @@ class Attribution:
         *,
         frames: int,
     ) -> list[Event]:
-        """Return the events of a video with categories.
+        """Add categories to the events of a video, and return the events.
 
         If the peak of an event can't be read, the event stays as it is.
 

@@ -128,8 +128,8 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
 
     since: str | None = option(
         None,
-        "Only what happened at this time or later: a time like 2026-11-27T06:00, or an age like 24h. last-run means the videos "
-        "that the last run scanned.",
+        "Only what happened at this time or later: a time like 2026-11-27T06:00, an age like 24h, or last-run (only the videos "
+        "that the last run scanned).",
         panel=FIND,
         metavar="WHEN",
     )

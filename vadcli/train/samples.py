@@ -386,7 +386,7 @@ class Draw:
 class Mixture:
     """Data sets mixed by weight.
 
-    Every epoch has the same number of samples from a data set. The shares of the data sets are as close to
+    The number of samples from a data set is the same in every epoch. The shares of the data sets are as close to
     their weights as whole numbers allow. In the next epoch, a data set continues after its last sample. So
     each sample is used once before any sample is used again.
 

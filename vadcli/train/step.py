@@ -191,8 +191,8 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
     """Return the mask terms of frames that all show an object.
 
-    Only one of the M masks is trained: the first with the lowest weighted sum of focal and Dice loss.
-    All IoU heads are trained.
+    Only one of the M masks is trained: the one with the lowest weighted sum of focal and Dice loss (the first, if several are
+    equal). All IoU heads are trained.
 
     Args:
         logits: (P, M, h, w).

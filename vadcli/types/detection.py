@@ -108,7 +108,7 @@ class CameraModel:
         return {**self._scoring_json(), **footage, **regions}
 
     def _scoring_json(self) -> dict[str, Any]:
-        """Return the part of the JSON that changes scores."""
+        """Return the fields of `to_json` on which the scores depend."""
         arrays = {}
         for name, array in sorted(self.arrays.items()):
             little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

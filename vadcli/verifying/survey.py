@@ -475,7 +475,10 @@ def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str
 
 
 def _sample(own: Sequence[_UsableAnswers]) -> FloatArray | None:
-    """Return log-odds (n, C) that represent all clips of some videos; None with too few random clips."""
+    """Return log-odds (n, C) that represent all clips of the videos in `own`.
+
+    Returns None if too few of these clips were drawn at random.
+    """
     rest = sum(int((~answers.choice.proposed).sum()) for answers in own)
     sampled = [answers.flags(answers.choice.sampled) for answers in own]
     if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:

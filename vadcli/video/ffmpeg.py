@@ -100,8 +100,8 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# A line before the first frame may quote text from the file. So `_DECODED` must match at the start of such a line. In later
-# lines it may match anywhere.
+# Before the first frame, a line may quote text from the file that looks like a decoder line. So before the first frame, a match
+# counts only at the start of a line. In later lines, it counts anywhere.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)(?: .*\btime_base:(\d+)/(\d+))?")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")

@@ -234,7 +234,7 @@ class MultimodalLM(ExactBuffers):
 
     @property
     def merge(self) -> int:
-        """Side of the square of patches that becomes one token, in patches."""
+        """A square of `merge` x `merge` patches becomes one token."""
         return int(self.qwen.config.vision_config.spatial_merge_size)
 
     def encode_patches(

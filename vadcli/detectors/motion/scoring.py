@@ -258,7 +258,7 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
-    """Return the scenes after setting the unit of each scene, by which velocities are divided."""
+    """Return copies of the scenes with their units. The velocities in a scene are divided by its unit."""
     made = []
     for number, scene in enumerate(scenes):
         speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
