@@ -39,7 +39,7 @@ def test_masks_boxes_exports_and_rendered_videos_have_the_shape_that_a_player_sh
     footage.mkdir()
     media.make_video(footage / "a.mkv", "ffv1", frames=80, fps=FPS, size=STORED, draw=stranger, options=("-vf", "setsar=2"))
     out = tmp_path / "out"
-    assert [result.status for result in vadcli.scan(footage, out=out, detector="motion", masks="both", threshold=0.12)] == [
+    assert [result.status for result in vadcli.scan(footage, out=out, detector="motion", masks="both", threshold=0.112)] == [
         "done"
     ]
     found = vadcli.events(out)

@@ -17,6 +17,8 @@ from vadcli.engine.runner import Stop
 from vadcli.engine.stream import ClipsScored
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
+from vadcli.store.events import read_events
+from vadcli.store.masks import read_masks
 from vadcli.types import ByteArray
 
 VIDEOS = ("gate/0.mp4", "gate/1.mp4", "gate/2.mp4", "yard/0.mp4", "yard/1.mp4")
@@ -98,3 +100,14 @@ def test_both_decoders_give_the_same_rows_and_nearly_the_same_scores(footage: Pa
             np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
         assert left.score.max() > 0.04
         np.testing.assert_allclose(left.score, right.score, atol=0.004)
+
+
+def test_a_damaged_mask_is_made_again_and_stops_no_other_video(footage: Path, tmp_path: Path, caplog) -> None:
+    out = tmp_path / "out"
+    scan(footage, out, masks="video")
+    layout = OutputLayout(out)
+    layout.mask_video(VIDEOS[1]).write_bytes(b"garbage")
+    assert scan(footage, out, masks="video", threshold=0.05) == CLIPS
+    assert f"{VIDEOS[1]}: scanned again, because a result of it is damaged: " in caplog.text
+    assert {read_events(layout.events(video)).thresholds.high for video in VIDEOS} == {0.05}
+    assert list(read_masks(layout.mask_video(VIDEOS[1])))

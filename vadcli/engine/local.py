@@ -21,7 +21,7 @@ from vadcli.engine.results import can_rescore, rescore, write_failure
 from vadcli.engine.runner import Fitting, ScanSettings, Stop, effective_needs
 from vadcli.engine.second_pass import Attribution, Propagation, Refinement, refiner_of
 from vadcli.engine.stream import ScanStream, Update
-from vadcli.errors import OutputError, UsageError, VideoError
+from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
 from vadcli.options import ScanOptions, parse_duration
 from vadcli.options.categories import own_categories
 from vadcli.store import OutputLayout
@@ -294,11 +294,9 @@ class ClaimQueue:
             if self.stopped():
                 return
             try:
-                decision = decide(self.job, unit, model)
-            except VideoError:
-                yield unit
-                continue
-            result = self._without_scan(unit, decision)
+                result = self._without_scan(unit, decide(self.job, unit, model))
+            except (VideoError, DocumentError, OutputError):  # `task` meets the same error and reports it
+                result = None
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
@@ -329,18 +327,19 @@ class ClaimQueue:
             except OutputError as output_error:
                 claim.release(delete=False)
                 return _unwritten(unit, output_error)
-        result = self._without_scan(unit, decision)
-        if result is not None:
-            claim.release(delete=True)
-            return result
         try:
-            rescored = rescore(self.job, unit, decision, model) if can_rescore(self.job, unit, decision) else None
+            result = self._without_scan(unit, decision)
+            if result is None and can_rescore(self.job, unit, decision):
+                result = rescore(self.job, unit, decision, model)
+        except DocumentError as error:
+            log.warning("%s: scanned again, because a result of it is damaged: %s", unit.video, error.message)
+            result, decision = None, replace(decision, need=Need.SCAN)
         except OutputError as error:
             claim.release(delete=False)
             return _unwritten(unit, error)
-        if rescored is not None:
+        if result is not None:
             claim.release(delete=True)
-            return rescored
+            return result
         checkpoint = None
         if resume and not self.job.force:
             checkpoint = usable_checkpoint(claim, decision.fingerprint, self.job, unit.video)
@@ -362,6 +361,10 @@ class ClaimQueue:
         """Return the result of a video that needs no scan; None if the video must be scanned.
 
         If only the rules for events changed, the events of the video are made again here.
+
+        Raises:
+            DocumentError: a result of the video is damaged.
+            OutputError: the new events can't be written.
         """
         if decision.need is Need.SCAN:
             return None

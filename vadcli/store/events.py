@@ -44,7 +44,7 @@ from vadcli.types import (
 from vadcli.types.text import is_remote, may_exist, structure, unreadable
 from vadcli.types.wall_clock import in_zone
 
-_REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
+_REWRITE = "write it again with `vadcli scan`; if the video counts as done, with `vadcli scan --force`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
 
 
@@ -262,6 +262,8 @@ def load(path: Path) -> Any:
         return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise DocumentError(unreadable(path, error), hint=_REWRITE) from error
+    except json.JSONDecodeError as error:
+        raise DocumentError(f"{path}: not JSON: {error.msg} in line {error.lineno}", hint=_REWRITE) from error
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {error}", hint=_REWRITE) from error
 
