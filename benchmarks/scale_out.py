@@ -6,7 +6,7 @@
 - nodes: a detector that only sleeps scans videos on 1, 2 and 4 simulated nodes with one core each. The efficiency is the time
   on one node, divided by the time on N nodes with N times as many videos. Decoding does not limit the speed.
 - units: the driver gives generated work units to simulated workers, which answer at once. The figures are the driver's CPU time
-  per update, and its memory. There is no cluster.
+  per update, and its memory. It uses no cluster.
 
 The time of the start is the time of a second run, which starts Ray and its workers, and finds every video done. The CPU time is
 sampled over all processes of a run. Unlike the wall time, it hardly depends on other programs on the machine.

@@ -85,6 +85,23 @@ def test_a_process_that_was_started_early_ends_if_no_loader_takes_it() -> None:
     assert not descendants()
 
 
+def test_a_process_that_cannot_be_started_early_is_an_error_of_the_loader_only(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vadcli.video.subprocess.Popen", refuse)
+        with early_worker():
+            assert not descendants()
+            with (
+                ClipLoader(NEEDS, REAL) as loader,
+                pytest.raises(VadcliError, match="no decoder process can be started: no more"),
+            ):
+                list(loader.run([ClipRequest("a", video)]))
+
+
 # What goes wrong
 
 TROUBLES: list[tuple[str, type[VideoError], str]] = [

@@ -43,18 +43,18 @@ class StartedWorker:
     stderr: int
 
     def kill(self) -> None:
-        """Kill the process and its children.
-
-        Wait until the process has ended, but not for long: if it reads from a lost network drive, it may not end.
-        """
-        self.signal_kill()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(REAP_S)
-
-    def signal_kill(self) -> None:
         """Tell the kernel to kill the process and its children; do not wait."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Kill the process and its children, and wait until the process has ended.
+
+        The wait is short, because a process that reads from a lost network drive may not end.
+        """
+        self.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(REAP_S)
 
     def close(self) -> None:
         """Close the pipe, the standard input and the standard error."""
@@ -70,16 +70,17 @@ def early_worker() -> Iterator[None]:
 
     If no loader has taken the process when the `with` block ends, the process is killed.
 
-    Use it in the main thread: on Linux, a decoder process dies with the thread that started it.
+    Use it in the main thread: on Linux, a decoder process dies with the thread that started it. If no process can be started
+    now, the loader tries again and reports the error.
     """
-    worker = start_worker()
-    _early.append(worker)
+    with suppress(OSError):
+        _early.append(start_worker())
     try:
         yield
     finally:
-        if worker in _early:
-            _early.remove(worker)
-            worker.kill()
+        while _early:
+            worker = _early.pop()
+            worker.reap()
             worker.close()
 
 
@@ -114,6 +115,10 @@ def start_worker() -> StartedWorker:
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
         )
+    except OSError:
+        connection.close()
+        os.close(stderr)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()

@@ -375,7 +375,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
         return _beyond(frames / read.fps, read.packets / read.fps, path, demuxer, read)
     if demuxer == "avi":  # the declared number and the index include empty frames
         if frames > _MOST_FRAMES:
-            return 0  # a placeholder: the recorder has not written the real number at the end of the recording
+            return 0  # the recorder has not replaced this number at the end of the recording
         tick_s = float(stream.time_base)
         end_s = max(read.end_s, len(stream.index_entries) * tick_s)
         return _beyond(frames * tick_s, end_s, path, demuxer, read)

@@ -59,7 +59,7 @@ _SKIPPING = frozenset({"matroska", "avi", "asf", "asf_o", "flv", "live_flv", "nu
 
 The errors of other demuxers (MXF, MOV, MPEG-TS) are ignored, because healthy files cause them too.
 """
-_LIVE_ENDS = "ended prematurely"  # this message is no error: a live recording declares no length, and may end anywhere
+_LIVE_ENDS = "ended prematurely"  # not an error: a live recording declares no length, and may end anywhere
 _MPEG = frozenset({"mpeg1video", "mpeg2video"})
 _LONGEST_PIXEL = 5.0  # longer side of a pixel / shorter side; a larger ratio, such as 1000:1, is a mistake in the file
 _MOST_TRIES = 1 << 20  # if the demuxer returns no packet in this many calls, the file counts as ended

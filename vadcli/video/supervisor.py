@@ -448,7 +448,7 @@ class DecoderProcess:
         if self._kill_reason is None:
             self._kill_reason = (kind, text)
             self._killed_at = time.monotonic()
-            self._worker.signal_kill()
+            self._worker.kill()
 
     @property
     def survives_kill(self) -> bool:
@@ -462,7 +462,7 @@ class DecoderProcess:
 
         Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """
-        self._worker.kill()
+        self._worker.reap()
         code, stderr = self._worker.process.returncode, read_tail(self._worker.stderr)
         kind, text = _cause(code, stderr) if code is None or self._kill_reason is None else self._kill_reason
         self._worker.close()

@@ -393,7 +393,7 @@ def _light(before: FloatArray, after: FloatArray) -> int:
 
 
 def _median(values: FloatArray) -> float:
-    # Not np.partition: with AVX-512, it takes ten times as long as np.sort if many values are equal (numpy 2.4).
+    # Not np.partition: with AVX-512, it is much slower than np.sort if many values are equal (numpy 2.4).
     return float(np.sort(values, axis=None)[values.size // 2])
 
 
