@@ -309,6 +309,14 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
         probe(media.make_audio_only(tmp_path / "sound.mp4"))
 
 
+def test_each_file_with_the_same_damage_gets_its_reason(tmp_path: Path) -> None:
+    whole = media.make_video(tmp_path / "whole.mp4").read_bytes()
+    for name in ("first.mp4", "second.mp4", "third.mp4"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 3])
+        with pytest.raises(ProbeError, match=rf"{name}: not a readable video file \(moov atom not found;"):
+            probe(tmp_path / name)
+
+
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     cover, song = tmp_path / "cover.png", tmp_path / "song.mp3"
     Image.new("RGB", (64, 64), "red").save(cover)

@@ -200,6 +200,9 @@ def listening(level: int = av.logging.ERROR) -> Iterator[list[Message]]:
         av.logging.set_level(level)
         try:
             with av.logging.Capture(local=False) as messages:
+                # PyAV leaves out a message that equals the last message, even if the last message was about another file.
+                av.logging.log(av.logging.FATAL, "", "a new file")
+                messages.clear()
                 yield messages
         finally:
             av.logging.set_level(before)

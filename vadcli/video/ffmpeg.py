@@ -492,7 +492,7 @@ def run_ffmpeg(
     Raises:
         DecoderHung: ffmpeg took longer than `timeout_s`.
     """
-    command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", verbosity, *arguments]
+    command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", f"repeat+{verbosity}", *arguments]
     try:
         return subprocess.run(
             command,
