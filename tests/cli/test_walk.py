@@ -151,7 +151,7 @@ def test_the_root_of_the_first_scan_stays(site: Path, tmp_path: Path) -> None:
     assert [json.loads(line)["skipped"] for line in again.stdout.splitlines()[-1:]] == [2]
     other = vadcli("scan", site / "yard", "--root", site / "yard", "--out", out)
     assert other.returncode == 2
-    assert f"--root {site}/yard: the names in {out} are relative to {site}" in other.stderr
+    assert f"--root {site}/yard: the names in {out} are relative to another root, {site}" in other.stderr
     outside = vadcli("scan", tmp_path / "list.mp4", "--out", out)
     assert "the file or folder does not exist" in outside.stderr
 

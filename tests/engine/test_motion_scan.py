@@ -108,6 +108,6 @@ def test_a_damaged_mask_is_made_again_and_stops_no_other_video(footage: Path, tm
     layout = OutputLayout(out)
     layout.mask_video(VIDEOS[1]).write_bytes(b"garbage")
     assert scan(footage, out, masks="video", threshold=0.05) == CLIPS
-    assert f"{VIDEOS[1]}: scanned again, because a result of it is damaged: " in caplog.text
+    assert f"{VIDEOS[1]}: scanned again, because its stored results are damaged: " in caplog.text
     assert {read_events(layout.events(video)).thresholds.high for video in VIDEOS} == {0.05}
     assert list(read_masks(layout.mask_video(VIDEOS[1])))

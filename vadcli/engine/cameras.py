@@ -1,14 +1,14 @@
 """Fits the model of each camera on a sample of its footage, and stores it in cameras/ as JSON.
 
-The sample depends on a seed. It is drawn from the videos of all shards, and also from videos that are done. So every shard,
-every resumed scan and every other process fits the same model. A camera with little footage is fitted on its whole footage. The
-clips stay in memory after the fit, so they are scored without being decoded again. A camera with more footage is fitted on
-bursts: short sequences of frames that are spread over the footage.
+The sample depends only on a seed and on the camera's videos. All videos count: the videos of every shard, and the videos that
+earlier runs have scanned. So every process that works on the camera fits the same model.
 
-A model that was fitted on less than ENOUGH_S of footage is fitted again when the camera has GROWTH times as much footage. Each
-model stores the length and the number of bytes of the footage at the time of its fit. So every shard and every process decides
-the same. Bytes are compared, because the length of a video is not known before the video is opened, and a run does not open
-videos that are done.
+If a camera has little footage, all of its footage is read. The clips stay in memory after the fit, so they are scored without
+being decoded again. If a camera has more footage, only bursts are read: short sequences of frames, spread over the footage.
+
+A model that was fitted on less than one hour of footage is fitted again when the camera has twice as much footage. Each model
+stores the length and the number of bytes of its footage. Only the bytes are compared: the length of a video is not known before
+the video is opened, and a run does not open finished videos.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from vadcli.video.sampling import SamplingPlan
 
 log = logging.getLogger("vadcli")
 
-# A model that was fitted on this much footage is fitted again only with --refit. One hour is needed, because a score stands for
-# a number of events per hour.
+# A model that was fitted on this much footage (one hour) is fitted again only with --refit. One hour is needed, because a score
+# is a number of events per hour.
 ENOUGH_S = 3600.0
 # A model that was fitted on less footage is fitted again when the footage has grown by this factor. A camera whose first video
 # has ten seconds is fitted again at most nine times before it has an hour of footage.
@@ -54,7 +54,7 @@ SAMPLE_CLIPS = 12
 BURSTS = 20
 # A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
-# If another process is fitting a camera, this process checks after this many seconds whether the fit has ended.
+# While another process fits a camera, this process waits, and checks every WAIT_S seconds whether the fit has ended.
 WAIT_S = 0.2
 _REFIT = "fit the camera again with --refit"
 
@@ -91,8 +91,8 @@ class Cameras:
     needs: ClipNeeds  # the detector's needs, changed by the sampling options
     loader_options: LoaderOptions  # how to read the bursts
     seed: int  # seed of the random sample of footage
-    # True: fit each camera again, once per run. False: fit no camera that has a model. None: fit a camera again if its model
-    # `is_outgrown`.
+    # True: fit each camera again, once per run. False: fit no camera that has a model. None: fit a camera again if it has much
+    # more footage now (`is_outgrown`).
     refit: bool | None
     stopped: Callable[[], bool]  # returns True when the run must end
     # Called with a camera and the number of frames that were just read for its fit.
@@ -111,9 +111,9 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera now has much more footage.
+        """True if this run must fit the camera again, because the camera now has much more footage.
 
-        See the function `is_outgrown`. `whole` has all videos of the camera.
+        `whole` has all videos of the camera.
         """
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
@@ -168,7 +168,7 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model, or the earlier model `before` if its fit used more footage than can be read now."""
+        """Return a new model, or the earlier model `before` if `before` was fitted on more footage than can be read now."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
@@ -180,7 +180,7 @@ class Cameras:
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
-        """Wait until no other process fits this camera. Other processes wait until the `with` block ends."""
+        """Lock the camera's model during the `with` block. While another process has the lock, wait."""
         path = self.layout.camera(camera).with_suffix(".json.part")
         claim = Claim.acquire(path)
         while claim is None and not self.stopped():
@@ -205,11 +205,10 @@ class CameraFit:
     def on_the_way(self, items: Iterator[Item]) -> Iterator[Item]:
         """Fit the camera on the first items of its scan. Then yield all items of the scan, in order.
 
-        The first items are kept in memory, so that they are not read again. When the scan is stopped, no more items are
-        yielded.
+        The first items are kept in memory, so that they are not read again. When the scan is stopped, the iterator ends.
 
-        `items` are what the loader reads for the running scan. They may come from only some of the camera's videos. Each video
-        is read from its beginning.
+        `items` come from the loader of the running scan. They may belong to only some of the camera's videos. Each video is
+        read from its beginning.
         """
         with PreparingPool(self.cameras.detector) as pool:
             in_memory = _ItemsInMemory(self.cameras.needs, pool)
@@ -227,7 +226,7 @@ class CameraFit:
             yield item
 
     def again(self, *, scored: int) -> None:
-        """Fit the camera again because its model `is_outgrown`. If the new model differs, log this.
+        """Fit the camera again, because it has much more footage now. Log whether the model changed.
 
         Must be called before any video of the camera is scored. `scored` is the number of videos that have scores from the
         earlier model.
@@ -250,7 +249,7 @@ class CameraFit:
             )
 
     def _whole_in_memory(self, pool: PreparingPool) -> _ItemsInMemory:
-        """Read all videos of the camera and keep their clips in memory. Stop when there are too many clips."""
+        """Read all videos of the camera and keep their clips in memory, up to CLIPS_IN_MEMORY clips."""
         in_memory = _ItemsInMemory(self.cameras.needs, pool)
         with ClipLoader(self.cameras.needs, self.cameras.loader_options) as loader:
             requests = (self.request(unit) for unit in self.whole)
@@ -258,9 +257,9 @@ class CameraFit:
         return in_memory
 
     def _sample(self, in_memory: _ItemsInMemory) -> tuple[list[Clip], Footage]:
-        """Return the clips for the fit, and the size of the footage that they represent.
+        """Return the clips for the fit, and the size of the footage from which they come.
 
-        `in_memory` must have the clips of all videos of the camera. If there are too many clips, bursts are read instead.
+        `in_memory` must have all clips of the camera, or be too long. If it is too long, bursts are read instead.
         """
         if in_memory.is_too_long:
             return self._bursts(in_memory.pool)
@@ -273,7 +272,7 @@ class CameraFit:
         return spread, Footage(len(videos), round(seconds, 3), size_of(self.whole, without=in_memory.hidden))
 
     def _bursts(self, pool: PreparingPool) -> tuple[list[Clip], Footage]:
-        """Return bursts of the videos as clips, and the size of the footage that they represent."""
+        """Read bursts of the videos. Return them as clips, with the size of the footage from which they come."""
         positions = burst_positions(self.whole, camera=self.camera, seed=self.cameras.seed)
         with_bursts = [unit for unit in self.whole if unit.video in positions]
         requests = (replace(self.request(unit), start_clip=0, bursts=positions[unit.video]) for unit in with_bursts)
@@ -300,7 +299,7 @@ class CameraFit:
         """Yield the items, and report the number of frames of each clip to `Cameras.fitting`.
 
         Raises:
-            ToolError: a program that reads videos does not run, so the camera must not be fitted now.
+            ToolError: ffmpeg does not run, so no video can be read and the camera can't be fitted.
         """
         for item in items:
             if isinstance(item, Finished) and isinstance(item.error, ToolError):
@@ -311,7 +310,7 @@ class CameraFit:
 
 
 class _ItemsInMemory:
-    """The items of a loader that are kept in memory, up to CLIPS_IN_MEMORY clips."""
+    """Keeps up to CLIPS_IN_MEMORY clips of a loader in memory, with the loader's other items."""
 
     def __init__(self, needs: ClipNeeds, pool: PreparingPool) -> None:
         self.needs = needs
@@ -352,18 +351,18 @@ class _ItemsInMemory:
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on little footage, and the camera now has much more footage.
+    """True if a model was fitted on less than ENOUGH_S, and the camera's footage has grown by the factor GROWTH since.
 
-    `size` is the number of bytes of the present footage. Much more means GROWTH times as many bytes as at the fit.
+    `size` is the number of bytes of the present footage.
 
-    Models of older versions do not store their footage. They are never outgrown, so that their videos are not scanned again.
+    False for a model of an older version, which does not store the size of its footage.
     """
     footage = model.footage
     return footage is not None and footage.seconds < ENOUGH_S and size >= GROWTH * max(1, footage.bytes)
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
-    """Return a warning about a camera model that was fitted on little footage; empty after enough footage."""
+    """Return a warning if a camera model was fitted on less than ENOUGH_S; else an empty tuple."""
     footage = model.footage if model else None
     if footage is None or footage.seconds >= ENOUGH_S:
         return ()
@@ -386,14 +385,14 @@ def estimated_footage(
     lengths_s: Mapping[str, float],
     clips: Sequence[Clip],
 ) -> Footage:
-    """Return an estimate of the length and size of a camera's footage, of which only bursts were read.
+    """Return an estimate of the length and size of a camera's footage, after bursts of this footage were read.
 
     The length that a file declares may be wrong. So if only half of a video's bursts could be read, only half of the declared
     length counts.
 
     Args:
         whole: all videos of the camera.
-        with_bursts: the videos in which bursts were chosen.
+        with_bursts: the videos from which bursts should have been read.
         positions: the positions of the bursts in these videos, by video.
         lengths_s: the declared lengths of the videos that could be opened, by video.
         clips: the bursts that could be read.
@@ -408,8 +407,8 @@ def estimated_footage(
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
     """Return the positions of a camera's bursts, by video: ascending fractions [0, 1) of the video.
 
-    The bytes of all videos are divided into one equal share per burst. Each burst begins at a random place in its share. The
-    random places depend on the camera's name and the seed. Videos without bursts are left out.
+    The footage is divided into parts of equal size in bytes, one part per burst. Each burst begins at a random place in its
+    part. The random places depend on the camera's name and the seed. Videos without bursts are left out.
 
     Args:
         units: the camera's videos, in the order of a plan.

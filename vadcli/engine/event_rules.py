@@ -1,12 +1,13 @@
 """Makes events from scores, with thresholds, a head, reviews, and the answers of a second model.
 
 The rules come from the options of the scan and from the choices in OUT, which `vadcli events --write` stores. A head is a small
-model that learned from the user's reviews. It removes events that look like rejected events, or makes events from its own
+model that learned from the user's reviews. A head removes events that look like rejected events, or makes events from its own
 scores. A head reads stored vectors, so no video is decoded.
 
-`vadcli verify` asks a second model about clips, and stores the answers as log-odds. Here the log-odds become a logit on the
-scale of the scan's scores: on this scale, a value means a number of events per hour of the camera's usual footage. Frames about
-which the model was asked get the mean of this logit and the scan's logit. Other frames can't open an event.
+`vadcli verify` asks a second model about clips, and stores the answers as log-odds. This module converts the log-odds into
+logits on the scale of the scan. On this scale, a value means a number of events per hour of the camera's usual footage. Frames
+about which the model was asked get a joint score: the mean of the model's logit and the scan's logit, as a score. Other frames
+can't open an event.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Judge:
 
     def __init__(self, head: StoredHead, folders: Sequence[Path], *, high: float = HIGH) -> None:
         self.head, self.folders, self.high = head, tuple(folders), high
-        # The name of the head in events documents.
+        # What events documents store about the head.
         self.mark = HeadMark(head.name, head.card.kind, head.key if high == HIGH else f"{head.key}@{high:g}")
         self._judged: set[str] = set()  # the videos that the head has judged
         self._refused: Counter[str] = Counter()  # number of videos that can't be judged, by reason
@@ -131,7 +132,7 @@ class Judge:
 
     @property
     def refusal(self) -> str:
-        """Why no video could be judged; "" if at least one video was judged, or if no video was given."""
+        """The most common reason, if no video could be judged; "" if a video was judged, or if there were no videos."""
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
     def log_refused(self) -> None:
@@ -181,7 +182,7 @@ class Judge:
 
 
 def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
-    """Return a judge with the head that the options or the choices in OUT name; None if they name no head.
+    """Return a judge with the user's head; None if neither the options nor the choices in OUT have a head.
 
     Args:
         options: the options of the command. A head in the options replaces the head in the choices.
@@ -244,7 +245,7 @@ class EventRules:
             judge: the head; None if the scan uses no head.
 
         Raises:
-            UsageError: the options contradict the choices, the detector or one another.
+            UsageError: `low` would be above the threshold, or --alarms-per-hour is given and the scores are not calibrated.
         """
         chosen = [
             replace(entry, thresholds=options.thresholds(entry.thresholds, calibration))
@@ -314,7 +315,7 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 
 
 def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> str:
-    """Return a line for the user about the choices of OUT that a scan uses; "" without choices."""
+    """Return a line that tells the user which choices in OUT a scan uses; "" if OUT has no choices."""
     chosen = [entry for entry in choices.thresholds if entry.detector == detector]
     sentences = []
     if chosen:
@@ -337,10 +338,10 @@ def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> st
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video about which the second model can be asked.
+    """All clips of a video about which the second model can be asked: the clips that a scan with `--detector ask` scores.
 
-    They are the clips of a scan with the detector `ask`. Clips overlap, so each clip also has a cell: all frames that are
-    closer to the middle of this clip than to the middle of any other clip. Cells do not overlap.
+    Clips overlap. So each clip also has a cell: all frames that are closer to the middle of this clip than to the middle of any
+    other clip. Cells do not overlap.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip
@@ -384,7 +385,7 @@ class ClipGrid:
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
         """Return the time (C,) in the middle between the first and last frame of each clip, in seconds.
 
-        The time is rounded as in the detector `ask`.
+        The detector `ask` computes these times with float32 offsets, so the times are rounded to float32 offsets here, too.
         """
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
@@ -400,23 +401,21 @@ def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
 
 
 def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
-    """Return the tails as the JSON object that is stored with the answers."""
+    """Return a calibration (`CategoryTails`) as the JSON object that is stored with the answers."""
     return asdict(tails)
 
 
 def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
-    """Return the tails that `tails_to_json` stored."""
+    """Return the calibration from the JSON object that `tails_to_json` made."""
     tails = tuple(BellTail(**values) for values in document["tails"])
     return CategoryTails(tails, int(document["categories"]), float(document["level"]), float(document["rate"]))
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Return the log-odds (N, C) float32 of every frame for C categories.
+    """Return the log-odds (N, C) float32 of N frames for C categories, from the log-odds of clips.
 
-    They are interpolated between the middles of clips.
-
-    Only the log-odds of sampled frames are interpolated. They are carried forward to the other frames, as in a scan. Frames in
-    the cells of clips about which the model was not asked get NaN.
+    A sampled frame gets log-odds that are interpolated between the middles of clips. The frames after it repeat them until the
+    next sampled frame, as in a scan. Frames in the cells of clips about which the model was not asked get NaN.
 
     Args:
         log_odds: (A, C), the log-odds of the clips about which the model was asked.
@@ -470,13 +469,13 @@ class VerifiedScores:
         return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
 
     def clips_of(self, event: Event) -> IndexArray:
-        """Return the positions in `rows` of the clips whose cells overlap the event."""
+        """Return the indices into `rows` of the clips whose cells overlap the event."""
         edges = self.grid.edges
         clips = self.stored.answers.clip[self.rows]
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
 
     def confirmed(self, event: Event) -> Event:
-        """Return an event of the joint scores, with the model's answer, category and description."""
+        """Return an event that was made from the joint scores, with the model's answer, category and description."""
         places, metadata = self.clips_of(event), self.stored.metadata
         event = replace(event, verification=self._verification(Answer.CONFIRMED, places))
         if not len(places):
@@ -509,7 +508,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer, with the log-odds of the clip and category that have the highest logit."""
+        """Return the answer with its log-odds: those of the clip and category with the highest logit. `places` index `rows`."""
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)
@@ -522,8 +521,8 @@ def verified_events(
 ) -> list[Event]:
     """Return the events of a verified video, in order and without overlap.
 
-    An event of the joint scores counts as confirmed. The events of the scan that overlap no confirmed event are in the list,
-    too: the model has rejected these events, or was not asked about them.
+    An event that is made from the joint scores counts as confirmed. The list also has each event of the scan that overlaps no
+    confirmed event: the model has rejected this event, or was not asked about it.
 
     Args:
         video: the scores and answers.

@@ -95,7 +95,7 @@ class ScanIdentity:
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        """The parts of the fingerprint that all videos share, as JSON texts by name."""
+        """The parts of the fingerprint that all videos share: the JSON text of each part, by the part's name."""
         parts = {
             "detector": self.detector,
             "detector_state": dict(self.detector_state),
@@ -108,9 +108,7 @@ class ScanIdentity:
 
 
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the size, modification time and content hash of a video.
-
-    They are stored with the results of the video.
+    """Return the size, modification time and content hash of a video, which are stored with its results.
 
     Args:
         unit: the video.
@@ -181,7 +179,7 @@ def _sample(path: Path, digest: Any) -> None:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """The settings of a scan that the code for one video needs."""
+    """The settings that the scan of one video needs."""
 
     layout: OutputLayout
     scratch: Scratch
@@ -198,7 +196,7 @@ class ScanJob:
     force: bool = False  # also scan videos that are done
     retry_failed: bool = False  # scan failed and partial videos again
     checkpoint_s: float = 30.0  # seconds between two fsyncs of a checkpoint
-    # The second passes. A pass is None if the options do not ask for this pass, or if the detector does not need it.
+    # The second passes. None for a pass that the options do not ask for, or that the detector does not need.
     attribution: Attribution | None = None  # finds the categories of events
     propagation: Propagation | None = None  # makes a mask for every frame
     refinement: Refinement | None = None  # refines the masks in events
@@ -254,15 +252,16 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     scores = job.layout.scores(unit.video)
     document = read_unchecked(job.layout.events(unit.video))
     state = document.scan if document else None
-    # If a video is done, its events document is enough for the decision. Each run decides about every video of the archive, and
-    # to read the metadata of all scores would take more time than everything else.
+    # If a video is done, its events document is enough for the decision. Each run decides about every video of the archive. If
+    # the metadata of all scores were read, this would take most of the time.
     is_sure = bool(state and state.status is Status.DONE and not job.keeps_masks and has_fingerprint(scores, state.fingerprint))
     metadata = None if is_sure else read_metadata(scores)
     earlier = metadata.source if metadata else state.source if state else None
     source = source_of(unit, earlier)
     source["root"] = shown(job.root)
     fingerprint = job.identity.fingerprint(str(source["content"]), model, job.regions.of(unit.camera))
-    # If another video of this name still exists below another root, its results are replaced only with --force.
+    # OUT may have the results of another video with this name, below another root. If that other video still exists, its
+    # results are replaced only with --force.
     root = earlier.get("root") if earlier and earlier.get("content") != source["content"] else None
     if not job.force and root not in (None, source["root"]) and may_exist(Path(str(root)) / unit.video):
         reason = f"OUT has the results of another video of this name, below {root}"
@@ -308,8 +307,8 @@ class Task:
         plan = SamplingPlan(job.needs.frames, job.needs.overlap, self.resume.header.interval)
         if job.needs.decode == "all":
             return plan.whole_clips(self.resume.last_row + 1)
-        # Sampled frames may have uneven distances, so they are counted. Lost frames are not in the count, so the scan may
-        # continue with a clip that is already in the checkpoint.
+        # The distances between sampled frames may differ, so the sampled frames are counted. Frames that did not decode are not
+        # counted, so the scan may repeat some clips that are already in the checkpoint.
         return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in self.resume.blocks()))
 
     @property
@@ -326,7 +325,7 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) 
     has_masks = checkpoint.header.mask_shape is not None
     if has_masks != job.keeps_masks:
         return None
-    # If masks are kept, the boxes are made from the masks at the end. Without masks, the checkpoint has boxes, which must have
-    # been made with this threshold.
+    # With masks, the boxes are made from the masks at the end of the scan. Without masks, the boxes are already in the
+    # checkpoint. Then the checkpoint can be used only if its boxes were made with the present mask threshold.
     level = job.rules.of_video(video).mask_level
     return checkpoint if has_masks or checkpoint.header.box_level in (0, level) else None

@@ -1,7 +1,7 @@
-"""The runner for one machine: locks the videos, and connects the cameras, the loader and the stream.
+"""The runner for one machine: locks the videos, fits the cameras, reads the videos and scores them.
 
-The stored results decide whether a video needs a scan (`job.decide`). If so, the video is locked, and then the decision is made
-again, because another scan may have finished the video in the meantime.
+Whether a video needs a scan is decided from its stored results (`job.decide`). If it needs a scan, the video is locked, and the
+decision is made again, because another scan may have finished the video in the meantime.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LocalRunner:
             )
         if settings.options.refine_masks and isinstance(detector, Propagator):
             raise UsageError(
-                f"--refine-masks: the masks of the {detector.name} detector are made by SAM2", hint="omit the option"
+                f"--refine-masks: SAM2 already makes the masks of the {detector.name} detector", hint="omit the option"
             )
         if settings.options.masks != "none" and not Traits.of(detector).makes_masks:
             raise UsageError(
@@ -96,7 +96,8 @@ class LocalRunner:
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
-            # Without a model, or with a model that this run replaces, all fingerprints differ from the stored fingerprints.
+            # A fingerprint contains the camera's model. So without a model, or with a model that this run replaces, all videos
+            # of the camera are scanned.
             has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
             model = cameras.stored(camera) if has_model and mine else None
             yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)
@@ -149,7 +150,7 @@ class LocalRunner:
         return loader_options(self.options, workers=workers)
 
     def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
-        """Return the settings for each video, without the second passes."""
+        """Return the settings for the scan of each video. The second passes are added later, in `updates`."""
         options = self.options
         categories = self.settings.categories_of(self.detector)
         needs = effective_needs(self.detector, options)
@@ -192,7 +193,7 @@ def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
-    """Return what a run would do with a video: the value of a `Need`, or "rescore"."""
+    """Return what a run would do with a video: "rescore", or the value of a `Need` such as "scan"."""
     try:
         decision = decide(job, unit, model)
     except VideoError:
@@ -246,9 +247,9 @@ class _Work:
         yield from stream.run(items)
 
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Yield the loader's items of the videos, after the camera was fitted on the first items.
+        """Fit the camera on the first items of the loader. Then yield all items, in order.
 
-        The videos are claimed before they are read. After the fit, `ClaimQueue.task` decides what each of them needs.
+        The videos are locked before they are read. After the fit, `ClaimQueue.task` decides which of the videos need a scan.
         """
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
@@ -277,10 +278,12 @@ class _Work:
 
 
 class ClaimQueue:
-    """Claims videos, which means that it locks their files, and turns each video into a task.
+    """Claims videos, that is, locks their files. Makes a task for each video that needs a scan, and a result for any other.
 
-    A video that needs no scan becomes a result instead. `request` makes the loader's request for a video. When `stopped`
-    returns True, no more videos are claimed.
+    Args:
+        job: the settings of the scan.
+        request: makes a request that asks the loader to read a video.
+        stopped: when this function returns True, no more videos are claimed.
     """
 
     def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:
@@ -332,7 +335,7 @@ class ClaimQueue:
             if result is None and can_rescore(self.job, unit, decision):
                 result = rescore(self.job, unit, decision, model)
         except DocumentError as error:
-            log.warning("%s: scanned again, because a result of it is damaged: %s", unit.video, error.message)
+            log.warning("%s: scanned again, because its stored results are damaged: %s", unit.video, error.message)
             result, decision = None, replace(decision, need=Need.SCAN)
         except OutputError as error:
             claim.release(delete=False)
@@ -354,7 +357,7 @@ class ClaimQueue:
             yield claim if isinstance(claim, VideoResult) else self.task(unit, claim, model, resume=True)
 
     def request_of(self, task: Task) -> ClipRequest:
-        """Return the loader's request for a task, from the clip at which its scan continues."""
+        """Return a request that asks the loader to read the task's video from the first clip that is not scored yet."""
         return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
@@ -363,7 +366,7 @@ class ClaimQueue:
         If only the rules for events changed, the events of the video are made again here.
 
         Raises:
-            DocumentError: a result of the video is damaged.
+            DocumentError: the stored results of the video are damaged.
             OutputError: the new events can't be written.
         """
         if decision.need is Need.SCAN:

@@ -31,7 +31,7 @@ from vadcli.video.objects import list_objects
 
 MIN_FRAMES = 2
 """A folder is a video if it has at least this many numbered images."""
-# Suffixes without the dot. The first line has MP4 and QuickTime, also of phones, action cameras and drones.
+# Suffixes without the dot. The first line has MP4 and QuickTime, and their variants from phones, action cameras and drones.
 _VIDEO = (
     "mp4 m4v mp4v mpg4 mov qt 3gp 3gpp 3gp2 3gpp2 3g2 k3g skm f4v ismv cmfv psp mj2 mjp2 insv lrv lrf 360 "
     "mkv mk3d webm avi divx xvid amv asf wmv wm flv ogv ogm ogx rm rmvb rv "
@@ -44,7 +44,7 @@ _VIDEO = (
     "h261 h263 h264 264 h26l 26l avc h265 265 hevc h266 266 vvc evc av1 obu ivf vc1 rcv drc cavs avs2 avs3 mjpeg mjpg y4m gif "
     "apng"
 )
-# Images and sound; texts, subtitles, playlists, indexes; data, programs, archives. No WebP, because a WebP can be a video.
+# Images, sound, texts, subtitles, playlists, indexes, data, programs and archives. WebP is left out, because it can be a video.
 _NO_VIDEO = (
     "bmp jpeg jpg pgm png ppm tif tiff heic heif avif ico svg thm mp3 aac m4a m4b wav flac opus oga wma ac3 eac3 dts mka aif "
     "aiff amr mp2 srt vtt ass ssa sub idx lrc nfo m3u m3u8 mpd pls sdp ffconcat txt log md pdf csv tsv json jsonl xml html htm "
@@ -396,7 +396,7 @@ def absolute(paths: Iterable[Path]) -> list[Path]:
     if remote and len(remote) < len(absolute_paths):
         raise UsageError(
             f"{shown(remote[0])}: in an object store, but other footage is on this machine",
-            hint="scan the two into different folders with --out",
+            hint="scan them in two runs, each with its own --out",
         )
     return absolute_paths
 
@@ -509,7 +509,7 @@ def choose_root(
     if not os.path.isdir(root):
         raise OutsideRoot(message, hint=f"if the footage has moved, give the folder that replaces {root} with --root")
     both = os.path.commonpath([path, root])
-    raise OutsideRoot(message, hint=f"give another --out, or scan both into a new --out with --root {both}")
+    raise OutsideRoot(message, hint=f"give another --out, or scan both folders into a new --out with --root {both}")
 
 
 def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
@@ -527,15 +527,14 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
     existing = next((root for root in again if is_remote(root) or os.path.isdir(root)), None)
     if existing is not None:
         raise UsageError(
-            f"--root {asked}: the names in {out} are relative to {shown(existing)}", hint="omit --root, or give another --out"
+            f"--root {asked}: the names in {out} are relative to another root, {shown(existing)}",
+            hint="omit --root, or give another --out",
         )
     return asked
 
 
 def _below_root(given: Sequence[Path], root: Path) -> tuple[list[Path], Path | None]:
-    """Return the paths as paths below the root, and the first path that is not below the root.
-
-    The second value is None if all paths are below the root.
+    """Return the paths as paths below the root, and the first path that is not below the root (None if all paths are).
 
     A path that is below the root only after links are resolved counts as below the root, too.
     """

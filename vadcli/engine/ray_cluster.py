@@ -115,7 +115,7 @@ class ScanWork:
 
 @dataclass(eq=False)
 class Chunk:
-    """Videos that a worker gets in one call."""
+    """Videos that a worker gets together, as one piece of work."""
 
     camera: str  # the camera of these videos; "" if the detector does not fit cameras
     units: tuple[WorkUnit, ...]

@@ -160,10 +160,10 @@ def started_workers(
     Args:
         options: the options of the command.
         scratch: a folder in OUT, for a file that each node must see.
-        root: the root of the footage, which each node must see; None to omit this check.
-        work: makes the work of a worker.
+        root: the root of the footage. Each node must be able to read this folder; None if no footage is read.
+        work: a function that makes the `Work` of a worker.
         wants_gpu: True if the workers use GPUs on nodes that have GPUs.
-        stop: the request to end the run; the workers get its reason.
+        stop: the request to end the run. At the end, the workers get the reason that is stored in it.
 
     Raises:
         UsageError: ray is not installed, no cluster answers, or no node can take part.
@@ -189,8 +189,8 @@ def drive(
 ) -> Iterator[tuple[Any, Chunk, Node]]:
     """Hand out all chunks. Yield the updates of the workers, and a `GivenUp` per video that is given up.
 
-    Each item is yielded with its chunk and the node of its worker. When a video has a result, the caller must remove the video
-    from `left` of the chunk. At any other progress, the caller must set `has_progress` of the chunk.
+    Each item is yielded with its chunk and the node of its worker. The caller must update the chunk: remove a video that has a
+    result from `left`, and set `has_progress` when an item shows that a clip was scored or answered.
 
     Args:
         work: the chunks.
@@ -306,7 +306,7 @@ class RayRunner:
             yield from self._drive(work, workers, fitting)
 
     def _drive(self, work: Worklist, workers: Workers, fitting: Fitting) -> Iterator[Update]:
-        """Hand out the chunks, and yield the updates of the workers as a runner does."""
+        """Hand out the chunks. Yield the updates of the workers, see `Runner.updates`."""
         order_of, ended = partial(self._settings_of, work), partial(self._ended, work)
         for item, chunk, node in drive(work, workers, self.stop, order_of, ended):
             if isinstance(item, Fitted):
@@ -325,7 +325,7 @@ class RayRunner:
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
         """Return the settings for the scan of one chunk."""
-        # A camera is fitted on a sample of all its videos, and is fitted again only with its first chunk.
+        # The first chunk of a camera fits the camera, so its worker gets all videos of the camera. Later chunks never fit it.
         units = work.whole[chunk.camera] if chunk.fits_camera else chunk.units
         refit = self.options.refit if chunk.fits_camera or self.options.refit is None else False
         return replace(

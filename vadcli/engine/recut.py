@@ -56,14 +56,12 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every video again.
-
-    Return the events that `options` choose by time and category.
+    """Make the events of every video again. Return those events whose time and category `options` include.
 
     If `options.write` is true, the new events of each video are stored, and later scans make events with the same choices.
 
     Raises:
-        UsageError: the folder does not exist, or the thresholds are wrong for every video.
+        UsageError: the folder does not exist, the head can judge no video, or the thresholds are wrong for every video.
         DocumentError: the review or the choices of OUT can't be read.
         OutputError: a document can't be written.
     """
@@ -83,7 +81,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
         if cut.usage_errors and all(document.failure for document in cut.documents):
             raise cut.usage_errors[0]
         if judge and judge.refusal:
-            raise UsageError(judge.refusal, hint="embed the videos with this encoder, or train another head")
+            raise UsageError(judge.refusal, hint="embed the videos with the head's encoder, or train another head")
         if options.write and scratch:
             if options.head:
                 others = tuple(str(Path(folder).resolve()) for folder in options.embeddings)
@@ -109,7 +107,7 @@ class _Cut:
     scratch: Scratch | None  # None if the documents are not stored
     judge: Judge | None = None  # judges events by a head; None without a head
     documents: list[EventsDocument] = field(default_factory=list)  # one document per video
-    # One line per document that could not be read, and per video for which the thresholds are wrong.
+    # One line per document that could not be read, and one line per video for which the thresholds are wrong.
     problems: list[str] = field(default_factory=list)
     usage_errors: list[UsageError] = field(default_factory=list)  # one per video for which the thresholds are wrong
     _calibrations: dict[str, Calibration | None] = field(default_factory=dict)  # by detector
@@ -274,8 +272,9 @@ def recut(
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
     """Return the boxes around the stored masks at the given thresholds; None if no masks are stored.
 
-    A file of run lengths has boxes for one threshold only: the threshold with which the file was written. These boxes are used
-    if that threshold is the given one, or if no mask video is stored.
+    The masks are stored as run lengths, as a video, or both. Run lengths were made with one threshold, so their boxes are right
+    only for that threshold. For another threshold, the boxes come from the mask video. Without a mask video, the boxes of the
+    run lengths are used.
     """
     level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
     if runs.exists() and (not pixels.exists() or mask_level(rle_threshold(runs)) == level):

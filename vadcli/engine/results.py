@@ -218,10 +218,10 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Store that the scan of a video failed, and return this as a result.
+    """Store that the scan of a video failed, and release the lock of the video. Return a result with the failure.
 
-    Older results of the video are removed, and its lock is released. But if the cause of the error is the machine and not the
-    video (`NotFinished`), all results in OUT stay, so that the next run tries again.
+    Older results of the video are removed. But if the machine caused the error and not the video (`NotFinished`), nothing is
+    stored and all results in OUT stay, so that the next run tries again.
 
     Args:
         job, task: the scan and the video.
@@ -256,9 +256,7 @@ def write_failure(
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
-    """Write the vectors of the sampled frames.
-
-    If the scan makes no vectors, remove stored vectors that are outdated.
+    """Write the vectors of the sampled frames. If the scan makes no vectors, remove outdated vectors of the video.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -266,7 +264,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
-        # Vectors that `vadcli embed` made from the present content of the video stay.
+        # Vectors from `vadcli embed` are kept, if the video has not changed since they were made.
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
             remove(path)
         return
@@ -288,10 +286,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob, unit: WorkUnit) -> str:
-    """Return a hash of all settings that change stored vectors.
-
-    The hash does not depend on the video's content.
-    """
+    """Return a hash of all settings that change the vectors of a video. It does not depend on the video's content."""
     assert job.embedder is not None
     regions = job.regions.of(unit.camera)
     hidden = [regions.sha256] if regions else []
@@ -420,7 +415,7 @@ def _remove_earlier(job: ScanJob, video: str) -> None:
 
 
 def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
-    """True if a video can be scored from stored vectors. Masks can't be made from vectors."""
+    """True if a video can be scored from its stored vectors. False if masks are asked for: they can't be made from vectors."""
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
@@ -509,7 +504,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
 
 
 def _earlier_result(unit: WorkUnit, stored: _StoredScan) -> VideoResult:
-    """Return a result with the facts about the video's frames, as the scan that decoded them reported."""
+    """Return the result of the earlier scan that decoded the video: its status, and the facts about the frames."""
     extra, partial = stored.metadata.extra, stored.state.status is Status.PARTIAL
     return VideoResult(
         video=unit.video,

@@ -77,7 +77,7 @@ class ScanSettings:
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return the categories to store: the detector's, or the user's if the detector can't read categories."""
+        """Return the categories to store: those of the detector or, if it has none, those of the user."""
         return detector.categories or parse_categories(self.options.categories)
 
 
@@ -106,7 +106,8 @@ class Runner(Protocol):
 class Stop:
     """A request to end the run early.
 
-    A signal or the end of `max_runtime` (a duration such as "2h") makes the request, and every loop of the run checks it.
+    The request is made by a signal, by a call of `set`, or when `max_runtime` (a duration such as "2h") is over. Every loop of
+    the run checks whether the request was made.
     """
 
     def __init__(self, max_runtime: str | None = None) -> None:
@@ -147,9 +148,9 @@ class Totals:
 
 
 class Scan:
-    """A run of a scan: drives the runner, counts the results, finds new events, and writes the run record.
+    """One run of `vadcli scan`: drives the runner, counts the results, finds new events, and writes the run record.
 
-    The runner must have been made with the same `stop`.
+    `stop` must be the object with which the runner was made.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
@@ -158,7 +159,8 @@ class Scan:
         self.progress = RunProgress(
             {unit.video: unit.size for unit in settings.units}, {unit.video: unit.camera for unit in settings.units}
         )
-        # Called when frames were read to fit a camera, because `run` yields nothing during a fit. A caller may set this.
+        # A caller may set this function, to show progress while a camera is fitted: `run` yields nothing during that time. The
+        # function is called each time frames were read for the fit.
         self.on_fitting: Callable[[], None] = lambda: None
         self._record_is_stale = False
         self._unlogged = list(caveats_of(detector))  # the caveats of the detector that are not in the log yet
@@ -377,7 +379,7 @@ def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
         for name in of_file.unknown(cameras) if cameras else ():
             more = f" and {len(cameras) - MOST_CAMERAS_NAMED} more" if len(cameras) > MOST_CAMERAS_NAMED else ""
             known = ", ".join(cameras[:MOST_CAMERAS_NAMED])
-            log.warning("%s: no camera is called %s; there are %s%s", path, name, known, more)
+            log.warning("%s: no camera is called %s; the cameras are %s%s", path, name, known, more)
     return regions
 
 
@@ -496,14 +498,16 @@ class NewEvents:
         paths: the file or folder of each video, by video.
         command: the command of --on-event; "" to run no command.
         timeout_s: a command is killed after this many seconds.
-        alone: True if no other scan runs in the output folder. Then stored events of skipped videos also count as new if no
-            scan has reported them; an interrupted scan leaves such events. If another scan runs, it may still report them.
+        alone: True if no other scan runs in the output folder. Then the stored events of skipped videos count as new, too, if
+            no scan has reported them. (An interrupted scan leaves such events.) If another scan runs, they do not count as
+            new, because the other scan may still report them.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
         self._layout, self._paths, self._alone = layout, paths, alone
         self._reported = ReportedEvents(layout)
-        # The new events of this run, by video. A video may be scored again before the command for its event has started.
+        # The new events of this run, by video. An event is listed as reported only when its command starts. Until then, this
+        # list prevents that the same event counts as new twice.
         self._events: dict[str, list[Event]] = {}
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 

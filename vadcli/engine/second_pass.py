@@ -107,7 +107,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with category scores: the mean over the clips in `peaks` that could be read."""
+        """Return the event with a score per category: the mean over the clips in `peaks` that have frames of the event."""
         by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not by_clip:
             log.warning(
@@ -151,7 +151,7 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the PEAK_CLIPS clips in which an event scores highest, by falling score.
+    """Return the numbers of the PEAK_CLIPS clips in which an event scores highest, the highest score first.
 
     Clips with equal scores are in order of time.
     """
@@ -215,7 +215,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class _LastFrame:
-    """The last frame of a call of the detector, and its mask. The next call starts from them."""
+    """The last frame of a call of the detector, and the mask of this frame. The next call starts from them."""
 
     frame: ByteArray
     mask: ByteArray
@@ -238,7 +238,8 @@ class Propagation:
     ) -> Iterator[tuple[int, ByteArray]]:
         """Yield the number and the mask (h, w) uint8 of each frame, starting at the first sampled frame.
 
-        Frames outside events, and frames that can't be read again, get the mask of the previous frame: the same array object.
+        Frames outside events, and frames that can't be read again, get the mask of the previous frame: the same array, not a
+        copy.
 
         Args:
             mask_spans: the mask spans of the video.
@@ -278,13 +279,14 @@ class Propagation:
     def _masks(
         self, rows: range, readable: dict[int, ByteArray], stored: dict[int, ByteArray], last: _LastFrame | None
     ) -> tuple[dict[int, ByteArray], _LastFrame | None]:
-        """Return the masks of the frames that could be read, and the frame that starts the next call.
+        """Call the detector once. Return the masks of the frames that could be read, and the frame that starts the next call.
+
+        If a sampled frame can't be read, its whole mask span gets no masks.
 
         Args:
             rows: the rows of this call.
             readable: the frames that could be read, by row.
-            stored: the stored masks of sampled frames, by row. If the frame of a stored mask can't be read, no mask is made for
-                the rows of its span.
+            stored: the stored masks of the sampled frames, by row.
             last: the last frame of the previous call; None if this call needs no earlier frame.
         """
         frames = [last.frame] if last else []

@@ -282,8 +282,8 @@ class VideoWriter:
         """Store a scored clip.
 
         Args:
-            clip: T frames, of which only the valid frames are stored.
-            rows: all rows from the end of the previous clip to the end of this clip.
+            clip: T frames. Only frames that are valid, and that no earlier clip has stored, are stored.
+            rows: the rows after the previous clip, up to the end of this clip.
             raw: (T, K) raw scores.
             mask: (T, h, w) pixel scores; None if the detector makes no masks.
             embedding: T vectors; None if the detector makes no vectors.
@@ -315,10 +315,7 @@ class VideoWriter:
         self._append(block)
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append the rows that are not in the checkpoint yet.
-
-        A resumed scan may read stored rows again.
-        """
+        """Append those rows that are not in the checkpoint yet. A resumed scan may read rows that are already stored."""
         checkpoint = self._checkpoint
         if checkpoint is None:
             header = CheckpointHeader(
@@ -339,7 +336,7 @@ class VideoWriter:
             self._stored = int(block.frame_index[-1])
 
     def suspend(self) -> None:
-        """Save the checkpoint and release the lock, so that the next run can continue the video."""
+        """Save the checkpoint and release the lock, so that the next run can continue to score the video."""
         if self._checkpoint is not None:
             self._checkpoint.flush(force=True)
         self.task.claim.release(delete=False)
