@@ -1,6 +1,6 @@
 """LAVIDA: a multimodal language model and SAM2 give one score and one mask per frame.
 
-This file has the options of the detector. To import it loads neither a model nor torch.
+This file has the options of the detector. Importing this file loads neither a model nor torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LoraOptions:
     When a model is loaded, the adapters are merged into the weights of the language model.
 
     Attributes:
-        rank, alpha, dropout: the same as in LoraConfig of the library PEFT.
+        rank, alpha, dropout: the fields `r`, `lora_alpha` and `lora_dropout` of PEFT's LoraConfig.
         targets: names of the linear layers that get an adapter.
     """
 
@@ -52,7 +52,7 @@ class LavidaOptions(CompressionOption):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Only a scan has --propagate-masks: the class of a scan's options inherits from this class.
+        # `getattr`, because only a scan has --propagate-masks. The class of a scan's options inherits from this class.
         if self.sam2 == "package" and getattr(self, "propagate_masks", False):
             raise UsageError("--propagate-masks: not supported with --sam2 package", hint="use --sam2 transformers")
 
@@ -62,9 +62,9 @@ class LavidaOptions(CompressionOption):
         return DEFAULT_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """Return True if `--detector auto` chooses LAVIDA.
+        """Return True if the user named a LAVIDA model, or if the default model is trained.
 
-        That is the case if the user named a LAVIDA model, or if the default model is trained.
+        Then `--detector auto` chooses LAVIDA.
         """
         from vadcli import weights
 

@@ -7,8 +7,8 @@ FOLDER/
   lora/               optional: LoRA adapters, which are merged into the language model when it is loaded
   checksums.json      the expected hash of each file
 
-The files of a base model must contain every tensor of the model (see `read_whole`), with one exception: all tensors of SAM2's
-video memory may be missing, as in SAM2's checkpoints for images. A model without this memory can't propagate masks.
+The files of a base model must contain every tensor of the model (see `read_whole`). There is one exception: SAM2's checkpoints
+for images have no tensors of the video memory. A model without a video memory can't propagate masks.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
 def check_model(part: str, folder: Path) -> None:
     """Check that a folder's files contain the tensors of the model that its config describes.
 
-    If accelerate is installed, no tensor is read.
+    If the library accelerate is installed, only names and shapes are read. This takes less time and memory.
 
     Raises:
         WeightsError: as in `read_model`.
@@ -165,7 +165,7 @@ def write_config(config: LavidaConfig, folder: Path) -> None:
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
     """Check that a LAVIDA folder can be used to scan, and return its config. Loads no weights.
 
-    In the result, `trained` is True only if both config.json and lavida.safetensors say that the model is trained.
+    In the result, `trained` is True only if config.json and lavida.safetensors are both marked as trained.
 
     Raises:
         WeightsError: a part is missing, or `allow_untrained` is False and LAVIDA's own part is untrained.
@@ -211,11 +211,10 @@ def load(
 ) -> Lavida:
     """Return the model of a folder, ready to score.
 
-    If the folder has no lavida.safetensors, the seed in the config gives random weights to LAVIDA's own part.
+    If the folder has no lavida.safetensors, LAVIDA's own part gets random weights. The seed is in the config.
 
     Raises:
-        WeightsError: a part is missing, is damaged or has the wrong size; or `allow_untrained` is False and the model is
-            untrained.
+        WeightsError: a part of the model can't be used, or the model is untrained and `allow_untrained` is False.
     """
     config = check(folder, allow_untrained=allow_untrained)
     qwen = read_model("mllm", folder / "mllm", dtype=dtype, attn_implementation=attention)
@@ -279,7 +278,7 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Return token ids for the config of a base model: the default ids are too large for a small vocabulary."""
+    """Return the ids of special tokens in a small tokenizer. They replace transformers' default ids in a config."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
@@ -287,7 +286,8 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     """Write a LAVIDA folder with the base models, LAVIDA's own part, the config and the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     masks: Any = model.masks
-    # A video memory with random weights is not stored, because the files would not show that the weights are random.
+    # If the video memory was missing when the model was loaded, its weights are random. Stored random weights could not be
+    # recognised later, so these tensors are left out.
     left_out = set() if masks.has_memory else memory_names(masks.sam2)
     sam2_tensors = {name: value for name, value in masks.sam2.state_dict().items() if name not in left_out}
     with quiet():
@@ -323,7 +323,7 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 
 def _load_own(model: Lavida, path: Path) -> None:
-    """Load lavida.safetensors. Its tensors replace tensors of the base models that have the same names."""
+    """Load lavida.safetensors. A tensor in this file replaces the base model's tensor of the same name."""
     stored = load_file(path)
     expected = model.state_dict()
     strange = sorted(set(stored) - set(expected))

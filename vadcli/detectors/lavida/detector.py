@@ -46,12 +46,12 @@ DEFAULT_CATEGORIES = "@general"
 
 
 class LavidaDetector:
-    """Scores how well each frame shows the user's categories, and marks the pixels that show one.
+    """Scores how well each frame shows the user's categories, and marks the pixels that show a category.
 
-    A new detector has only read the config.json of the model's folder; `prepare` loads the weights.
+    The constructor reads only the config.json of the model's folder. `prepare` loads the weights.
 
     Args:
-        options: the model, the categories, the device and more.
+        options: the user's options, such as the model, the categories and the device.
 
     Raises:
         UsageError: the category list can't be read.
@@ -112,7 +112,7 @@ class LavidaDetector:
             log.info("no --categories: looking for %s (%s)", DEFAULT_CATEGORIES, ", ".join(self.categories))
         if len(self.categories) > self.config.prompt.max_categories:
             log.warning(
-                "%d categories are split into several prompts of at most %d; the highest score counts",
+                "%d categories are split into prompts of at most %d categories; the highest score of all prompts counts",
                 len(self.categories),
                 self.config.prompt.max_categories,
             )
@@ -139,7 +139,7 @@ class LavidaDetector:
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Run each later stage of the work in a context that can measure time: `clock` returns it for the stage's name."""
+        """Measure the stages of all later calls: each stage runs in the context `clock(name of the stage)`."""
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
@@ -151,7 +151,7 @@ class LavidaDetector:
         return float(before.mean()), float(after.mean())
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return None: LAVIDA learns nothing about cameras."""
+        """Return None, because LAVIDA learns nothing about cameras."""
         return None
 
     def score(self, batch: ClipBatch) -> ClipScores:
@@ -169,22 +169,22 @@ class LavidaDetector:
         return scores
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Return the masks of all frames: SAM2's video memory propagates the known masks. See `Propagator`."""
+        """Return the masks of all frames. SAM2's video memory propagates the known masks; see `Propagator`."""
         self.prepare()
         with self._workers.idle() as worker:
             return worker.propagate(frames, known)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of a video. They are the object-score logits, unchanged."""
+        """Return the object-score logits of a video, unchanged."""
         return FrameScores(track.raw[:, 0].astype(np.float32))
 
     @property
     def weights(self) -> dict[str, str]:
-        """The SHA-256 of the model folder, by the name of the model; empty if the weights are random."""
+        """{name of the model: SHA-256 of its folder}; empty if the weights are random."""
         return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the weights, the precision and everything in the config that changes scores."""
+        """Return the hash of the weights, the precision and all settings that change scores."""
         config = asdict(self.config)
         return {
             "detector": self.name,
@@ -199,7 +199,7 @@ class LavidaDetector:
         """Load the model onto a device."""
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
-            # By default, convolutions are computed in TF32, and then the results depend on the batch size.
+            # TF32, torch's default for convolutions, would make the results depend on the batch size.
             torch.backends.cudnn.allow_tf32 = False
         if self.folder is None:
             model = checkpoint.random_model(self.config, seed=self.config.seed, device=device, dtype=dtype)
@@ -253,7 +253,7 @@ class _Worker:
 
 
 def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
-    """Convert pixel logits to numbers from 0 to 1, as MaskScale.LOGIT needs them."""
+    """Convert pixel logits to numbers from 0 to 1 in the format MaskScale.LOGIT."""
     return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 

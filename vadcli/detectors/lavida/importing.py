@@ -60,21 +60,21 @@ class Sources:
     lora: Path | None = None
 
     def of(self, part: str) -> Path | None:
-        """Return the path that the user named for the base model mllm, text or sam2; None if there is none."""
+        """Return the user's path for the base model mllm, text or sam2; None if the user gave no path."""
         return {"mllm": self.qwen, "text": self.clip, "sam2": self.sam2}[part]
 
 
 @dataclass
 class Imported:
-    """What `import_lavida` built, and where the files come from.
+    """What `import_lavida` built, and from which files.
 
     Attributes:
         folder: the LAVIDA folder.
-        trained: True if the file of LAVIDA's own part (`Sources.own`) says that it is trained.
+        trained: True if LAVIDA's own part (the file `Sources.own`) is marked as trained.
         linked: files that are hard links to the user's files.
         copied: files that are copies of the user's files.
-        converted: parts whose files were converted, or got random weights.
-        notes: warnings and other facts for the user.
+        converted: parts whose files were converted, and parts with random weights.
+        notes: warnings and other remarks for the user.
     """
 
     folder: Path
@@ -240,7 +240,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
-    """Turn an error that occurs while files are written into a VadcliError of one line, with a hint."""
+    """Turn an error of the disk while files are written into a VadcliError of one line, with a hint."""
     try:
         yield
     except OutputError as error:
@@ -260,8 +260,7 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
     """Return the folder or file of each base model; None for a model that gets random weights.
 
     Raises:
-        WeightsError: a base model is damaged, is a pickle, is another model or has the wrong size. Or it is not on this
-            machine, and `random_weights` is False.
+        WeightsError: a base model can't be used, or is not on this machine and `random_weights` is False.
     """
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     paths: dict[str, Path | None] = {}
@@ -284,7 +283,7 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raise WeightsError if a base model is damaged, is of the wrong kind, or has another width than in the preset."""
+    """Raise WeightsError if a base model is damaged or of the wrong kind, or if its width is not the preset's width."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(
@@ -331,7 +330,7 @@ def check_extras(sources: Sources) -> None:
 
 
 def need_room(config: LavidaConfig, paths: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
-    """Raise VadcliError if the disk has too little free space for the files that are not linked."""
+    """Raise VadcliError if the disk has too little free space for the files that must be copied or converted."""
     parent = next(folder for folder in dest.absolute().parents if folder.exists())
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0
@@ -359,9 +358,9 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 
 
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
-    """Link or copy a file.
+    """Make a hard link to a file, or a copy if no link is possible.
 
-    `link` must be False if the new file may be changed later, because a change in a linked file also changes the source.
+    `link` must be False if the new file may be changed later: a change in a hard link also changes the source.
     """
     name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
@@ -378,16 +377,13 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return the files of a folder whose names match one of the patterns, sorted. checksums.json is left out."""
+    """Return the files of a folder whose names match a pattern, sorted by name. checksums.json is left out."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """Return True if a hard link in `folder` to this file is probably possible.
-
-    That is the case for a safetensors file on the same file system as `folder`.
-    """
+    """Return True for a safetensors file on the same file system as `folder`, where a hard link should be possible."""
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 

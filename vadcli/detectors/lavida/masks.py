@@ -42,8 +42,8 @@ class ImageFeatures:
     """The output of the image encoder for N frames; h = w = image size / 16.
 
     Attributes:
-        embedding: F, (N, 256, h, w). SAM2's no-memory embedding is not added yet: `decode` adds it, and the projector must not
-            read it.
+        embedding: F, (N, 256, h, w), without SAM2's embedding for "no memory". The projector needs F in this form; `decode`
+            adds the embedding.
         position: sine position encoding of F, (1, 256, h, w).
         high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), which are projected for the mask decoder.
     """
@@ -77,7 +77,7 @@ class MaskOutput:
     Attributes:
         object_logit: (N,), above 0 if the frame shows something to segment.
         mask_logit: (N, M, 4h, 4w), before `gate` changes the logits.
-        iou: (N, M), how good each mask is by the decoder's own estimate, from 0 to 1.
+        iou: (N, M), the decoder's estimate of the quality of each mask, from 0 (bad) to 1 (exact).
     """
 
     object_logit: Tensor
@@ -128,14 +128,15 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 class TransformersMasks(ExactBuffers):
-    """SAM2 of transformers. The state dict is that of a Sam2VideoModel with the prefix `sam2.`.
+    """SAM2 of transformers. The names in the state dict are those of a Sam2VideoModel with the prefix `sam2.`.
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
-    in float32 and then cast. This class never switches gradients off. If you freeze `sam2.vision_encoder` with
-    `requires_grad_(False)`, gradients still reach the two projections in `features`, which belong to the decoder.
+    in float32 and then cast. This class never switches gradients off. If you freeze the image encoder
+    (`sam2.vision_encoder`), the two layers that `features` applies to its output can still be trained.
 
     Args:
-        sam2: the Sam2VideoModel to wrap. The model is changed in place: its prompt encoder gets the position matrix for images.
+        sam2: the Sam2VideoModel to wrap. The model is changed in place: it computes position encodings with `SinePosition`,
+            and its prompt encoder gets the position matrix of `shared_image_embedding`.
 
     Attributes:
         has_memory: False if the weights have no video memory, so that masks cannot be propagated.
@@ -157,7 +158,7 @@ class TransformersMasks(ExactBuffers):
     def train(self, mode: bool = True) -> TransformersMasks:
         """Set the mode as usual, but keep the mask decoder in evaluation mode.
 
-        In training mode, the decoder would not replace unstable masks. Otherwise the decoder is the same in both modes.
+        In training mode, the decoder would not replace unstable masks (see `decode`). Nothing else in it depends on the mode.
         """
         super().train(mode)
         self.sam2.mask_decoder.training = False
@@ -177,7 +178,7 @@ class TransformersMasks(ExactBuffers):
     def features(self, levels: Pyramid) -> ImageFeatures:
         """Turn FPN levels into the features that the decoder and the projector read.
 
-        The two projections that are used here belong to the decoder and are trained with the decoder.
+        The two convolutions that this method applies are layers of the decoder, and are trained with the decoder.
         """
         fine, middle, embedding = levels
         high = (self.sam2.mask_decoder.conv_s0(fine), self.sam2.mask_decoder.conv_s1(middle))
@@ -189,7 +190,8 @@ class TransformersMasks(ExactBuffers):
     ) -> MaskOutput:
         """See MaskModel.decode.
 
-        Without `multimask`, SAM2 replaces an unstable mask with the best of its three masks.
+        Without `multimask`, SAM2 replaces an unstable mask with the best of its three masks. A mask is unstable if a small
+        change of the threshold changes its area a lot.
         """
         embedding = features.embedding + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         sparse = with_padding_point(prompt.to(embedding.dtype), self.sam2.prompt_encoder.not_a_point_embed.weight)
@@ -204,8 +206,8 @@ class TransformersMasks(ExactBuffers):
         """Run the decoder alone, in the model's dtype.
 
         Args:
-            embedding: F (N, 256, h, w). The caller has already added the no-memory embedding, or applied the attention to
-                memories.
+            embedding: F (N, 256, h, w), to which the caller has added the embedding for "no memory" or applied the attention
+                to memories.
             high: F_s0 and F_s1.
             sparse: (N, P, 256), P prompt tokens per frame.
             dense: (N or 1, 256, h or 1, w or 1), the mask prompt.
@@ -244,8 +246,8 @@ class SinePosition(nn.Module):
 
     Args:
         width: channels of the encoding.
-        finest: height of the largest grid whose encoding is used. For larger grids, the result is zeros that need no memory. At
-            stride 4, the real encoding would need as much memory as the features.
+        finest: height of the largest grid whose encoding is used. For larger grids, all values of the result are 0, because
+            computing them would only cost memory.
     """
 
     def __init__(self, width: int, *, finest: int) -> None:
@@ -256,7 +258,7 @@ class SinePosition(nn.Module):
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
         """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w).
 
-        `mask` is ignored. transformers passes it.
+        transformers also passes `mask`, which is ignored here.
         """
         frames, _, height, width = shape
         if height > self.finest:
@@ -281,20 +283,20 @@ def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Return the mask logits (N, M, H, W), changed by the object score of their frame.
+    """Return the mask logits (N, M, H, W), lowered in frames that probably show no object.
 
     Args:
         output: the decoder's output.
-        rule: `hard` writes -1024 into a mask if the object logit of its frame is not above 0, as SAM2 does. `soft` multiplies
-            the probability of each pixel by the probability of an object, and returns the logit. `off` does not change the
-            masks.
+        rule: `hard` is SAM2's rule: if the object logit of a frame is 0 or less, all mask logits of the frame become -1024.
+            `soft` multiplies the probability of each pixel by the probability of an object in the frame. `off` changes
+            nothing.
     """
     masks, score = output.mask_logit, output.object_logit.view(-1, 1, 1, 1)
     if rule == "off":
         return masks
     if rule == "hard":
         return masks.masked_fill(score <= 0, NO_OBJECT_LOGIT)
-    # For the mask logit m, the object logit o and p = σ(m)σ(o): (1 - p) / p = e^-m + e^-o + e^-(m + o)
+    # m is the mask logit, o is the object logit. For p = σ(m)σ(o): (1 - p) / p = e^-m + e^-o + e^-(m + o)
     score = score.expand_as(masks)
     return -torch.logsumexp(torch.stack([-masks, -score, -masks - score]), dim=0)
 
@@ -319,11 +321,12 @@ class Memory:
 
 
 class MemoryBank:
-    """The memory of the known frame, and the memories of the latest tracked frames, as many as SAM2 uses."""
+    """The memory of the known frame, and as many memories of the latest tracked frames as SAM2 uses."""
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is at the end. SAM2 uses the object pointers of many frames, but the features of only a few frames.
+        # The latest memory is at the end. The length is the number of frames whose object pointers SAM2 uses. SAM2 uses the
+        # features of fewer frames.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -398,8 +401,8 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
     no_points = _no_points(model, len(starts))
     _, _, tokens, object_logit = model.heads(features.embedding, features.high, no_points, dense, multimask=False)
     present = prompts.flatten(1).any(dim=1)
-    # As in Meta's code, the object pointer comes from the token of the single mask. transformers uses the token of the best of
-    # three masks.
+    # The decoder has a token for its single mask and tokens for its three masks. As in Meta's code, the object pointer comes
+    # from the first of these tokens. transformers uses the token of the best of the three masks.
     pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
     memory = _remember(model, features, binary, present, pointer)
     bank = MemoryBank(memory, pointers=int(model.sam2.config.max_object_pointers_in_encoder))
@@ -446,7 +449,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
         current_vision_features=_tokens(features.embedding),
         current_vision_position_embeddings=_tokens(features.position),
         memory=torch.cat([*(memory.features for memory, _ in spatial), vectors]),  # (L, B, C_mem)
-        # this is how transformers spells the name
+        # transformers spells the name of this argument like this
         memory_posision_embeddings=torch.cat([*(memory.position + when for memory, when in spatial), vector_position]),
         num_object_pointer_tokens=len(vectors),
     )  # (1, B, h·w, 256)
@@ -454,9 +457,9 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
 
 
 def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
-    """Return the memory of frames with the masks `mask` (B, 1, S, S), in which values are 0 to 1."""
-    # SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the batch size, and rounding would
-    # turn this small difference into visible changes in the masks of later frames.
+    """Return the memory of frames whose masks are `mask` (B, 1, S, S), with values from 0 to 1."""
+    # SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the batch size. Rounding would
+    # make this small difference larger, and the masks of later frames would depend visibly on the batch size.
     sam2 = model.sam2
     scaled = mask * sam2.config.sigmoid_scale_for_mem_enc + sam2.config.sigmoid_bias_for_mem_enc
     encoded, position = sam2.memory_encoder(features.embedding, scaled)  # (B, C_mem, h, w) each
@@ -467,7 +470,7 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Return the object pointers (B, 256) for mask tokens (B, 256). If no object is present, return SAM2's pointer for that."""
+    """Return object pointers (B, 256) for mask tokens (B, 256). Without an object, use SAM2's pointer for "no object"."""
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 
@@ -484,7 +487,7 @@ def _tokens(image: Tensor) -> Tensor:
 
 
 def _resize(masks: Tensor, side: int) -> Tensor:
-    """Return logits (B, 1, H, W) as (B, 1, side, side) float32. They are resized if they have another size."""
+    """Return logits (B, 1, H, W), resized to (B, 1, side, side), as float32."""
     masks = masks.float()
     if masks.shape[-2:] == (side, side):
         return masks

@@ -51,7 +51,7 @@ class SamplingOptions:
     """How frames of a video are sampled for a clip.
 
     Attributes:
-        frames: T, sampled frames per clip; even, because Qwen2-VL reads frames in pairs.
+        frames: T, sampled frames per clip. T is even, because Qwen2-VL reads frames in pairs.
         rate_hz: sampled frames per second. In a video with `fps` frames per second, every round(fps / rate_hz)-th frame is
             sampled.
     """
@@ -61,14 +61,14 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.frames % 2:
-            raise ValueError(f"{self.frames} frames per clip can't be paired in time: give an even number")
+            raise ValueError(f"{self.frames} frames per clip can't be divided into pairs: give an even number")
         if not self.rate_hz > 0:
             raise ValueError(f"rate_hz {self.rate_hz} must be above 0")
 
 
 @dataclass(frozen=True)
 class PixelOptions:
-    """The size of frames for Qwen2-VL, and which of their patches are dropped.
+    """The size of frames for Qwen2-VL, and which patches of the frames are dropped.
 
     Attributes:
         min_px, max_px: smallest and largest area of a frame in pixels, except in training. The sides of a frame become
@@ -87,12 +87,12 @@ class PixelOptions:
     def __post_init__(self) -> None:
         for low, high in ((self.min_px, self.max_px), (self.train_min_px, self.train_max_px)):
             if not QWEN_PX**2 <= low <= high:
-                raise ValueError(f"frame areas {low} to {high} px: give at least {QWEN_PX**2}, the smaller one first")
+                raise ValueError(f"frame areas {low} to {high} px: give at least {QWEN_PX**2}, the smaller area first")
 
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """Parts that are not in the paper, for small models that start with random weights.
+    """Parts that are not in the paper. They are for small models whose training starts with random weights.
 
     Attributes:
         sight: True if the visual tokens come from SAM2's image features (`SharedSight`) and not from the vision tower.
@@ -107,7 +107,7 @@ class AdditionOptions:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Sizes of the three base models, as fields of their transformers configs. Only presets have them."""
+    """Sizes of the three base models, as fields of their transformers configs. Only presets have these sizes."""
 
     mllm: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
@@ -124,10 +124,10 @@ class LavidaConfig:
         mask_gate: how the object score of a frame changes its mask; see `gate`.
         trained: True if LAVIDA's own part (projector, mask decoder, `<SEG>`) was trained.
         seed: seed for the random weights of LAVIDA's own part if it was not trained.
-        random_gain: gain of the Xavier-normal weights of a random model. With a small gain, frames and words would hardly
-            affect the scores. None means that each part initialises its own weights, as training needs it.
+        random_gain: gain of the Xavier-normal weights of an untrained model. With a small gain, frames and words would hardly
+            affect the scores. None is for training: each part initialises its own weights.
         parts: sizes of the base models. The sizes are empty in a LAVIDA folder, where each base model has its own config.json.
-        sources: where the parts come from and how they were trained. The scores do not depend on it.
+        sources: where the parts come from and how they were trained. This does not change the scores.
     """
 
     name: str
@@ -162,7 +162,7 @@ class LavidaConfig:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> LavidaConfig:
-        """Return the config of a document that `to_json` made. Missing groups and fields get their defaults.
+        """Return the config of a document from `to_json`. Missing fields get their defaults.
 
         Raises:
             ValueError: the format version is wrong, a field is unknown, or a value has the wrong type or is out of range.
@@ -194,7 +194,7 @@ class Question:
 
 @dataclass(frozen=True)
 class EncodedClips:
-    """The encoded frames of a batch, which do not depend on the categories.
+    """The encoded frames of a batch. They do not depend on the categories.
 
     Attributes:
         visual: compressed visual tokens of B clips.
@@ -212,8 +212,8 @@ class LavidaOutput:
     """LAVIDA's output for a batch.
 
     Attributes:
-        object_logit: (B, T) float32; the sigmoid of it is the frame score.
-        mask_logit: (B, T, h, w) float32, after the mask gate; the sigmoid of it is the pixel score.
+        object_logit: (B, T) float32. Its sigmoid is the frame score.
+        mask_logit: (B, T, h, w) float32, after the mask gate. Its sigmoid is the pixel score.
     """
 
     object_logit: Tensor
@@ -263,7 +263,7 @@ class Lavida(nn.Module):
             encoder.compile()
 
     def questions(self, categories: Sequence[str]) -> list[Question]:
-        """Turn the categories into one prompt, or into several if there are too many categories for one."""
+        """Turn the categories into one prompt, or into several prompts if there are too many for one prompt."""
         with self.clock("text"):
             return [
                 Question(names, build_prompt(self.tokenizer, names, self.config.prompt), self.text(names))
@@ -274,9 +274,9 @@ class Lavida(nn.Module):
         """Encode frames (B, T, H, W, 3) uint8 (sections 3.4 and 3.6 of the paper).
 
         Args:
-            frames: the frames; T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, Qwen2-VL gets the last frame
+            frames: the frames; T = 1 for an image. Qwen2-VL needs pairs of frames. So if T is odd, Qwen2-VL gets the last frame
                 twice.
-            training: True to resize the frames to the areas that the config has for training.
+            training: True to resize the frames to the config's areas for training (`train_min_px`, `train_max_px`).
         """
         if self.mllm.sight is not None:
             image = self.encode_images(frames)
@@ -316,7 +316,7 @@ class Lavida(nn.Module):
         return self.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
 
     def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
-        """Compress the tokens (B, L, D) of each clip. `grid` is the number of frames, rows and columns of the tokens."""
+        """Compress the tokens (B, L, D) of each clip. `grid` has the numbers of frames, rows and columns of the tokens."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
         placed = PatchGrid(*grid, merge=1)
         with self.clock("compression"):
@@ -330,7 +330,8 @@ class Lavida(nn.Module):
                 hidden = self.mllm.hidden_at_seg(encoded.visual, questions[0].tokens)
             return self.judge(encoded, questions[0], hidden)
         outputs = self.judge_each(encoded, questions)
-        # Each frame gets the score and the mask of the prompt with the highest score; of equal scores, the first one counts.
+        # Each frame gets the score and the mask of the prompt with the highest score. If scores are equal, the first prompt
+        # counts.
         scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
         best = scores.argmax(dim=0)
         masks = outputs[0].mask_logit.clone()
@@ -339,7 +340,7 @@ class Lavida(nn.Module):
         return LavidaOutput(scores.amax(dim=0), masks)
 
     def judge_each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
-        """Return one output per question. The language model reads each clip only once."""
+        """Return one output per question. The language model reads each clip only once for all questions."""
         with self.clock("llm"):
             prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
         outputs = []
@@ -386,7 +387,7 @@ class Lavida(nn.Module):
             batch: number of spans that are processed in parallel. The number does not change the result.
         """
         if not isinstance(self.masks, TransformersMasks):
-            raise ValueError("only transformers' SAM2 can propagate masks")
+            raise ValueError("only the SAM2 of transformers can propagate masks")
         with self.clock("pixels"):
             squares = sam_pixels(frames, self.masks.image_size, self.dtype)
         with self.clock("sam2 memory"):

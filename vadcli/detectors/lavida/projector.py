@@ -1,15 +1,16 @@
-"""Multi-scale semantic projector (section 3.7 of the paper): makes mask prompts from semantics.
+"""Multi-scale semantic projector (section 3.7 of the paper): makes the prompts for the mask decoder.
 
-The clip semantics come from the language model. The frame semantics say what the image shows of each category.
+Its inputs are clip semantics and frame semantics. The clip semantics are h_seg, the language model's hidden state at `<SEG>`.
+The frame semantics are one vector per category and frame: each category attends to the image features of the frame.
 
     h_seg (B, D_llm) ────────────────────────────┐
     text (C, D_txt) ─┐                           ├─> keys (1 + C) ─┐
     image, position ─┴─> frame semantics E (C) ──┘                 ├─> blocks ─> linear ─> prompt
     learnable queries (48) ────────────────────────────────────────┘
 
-There are three kinds of projectors, as in Table 4 of the paper. In `two_way`, which the paper chose, queries and keys are both
-updated, as in SAM's decoder. In `qformer`, only queries are updated. `mlp` uses only h_seg. One frame of a batch does not
-influence another.
+There are three kinds of projectors, as in Table 4 of the paper. The paper chose `two_way`, in which the blocks update queries
+and keys, as in SAM's decoder. In `qformer`, the blocks update only queries. `mlp` uses only h_seg. The prompt of a frame does
+not depend on the other frames of the batch.
 
 Letters in shapes: B clips, T frames per clip, N = B · T, C categories, Q queries, d width of queries and keys.
 """
@@ -41,15 +42,15 @@ class ProjectorOptions:
         blocks: number of transformer blocks.
         heads: attention heads in the blocks.
         mlp: width of the hidden layer of the MLPs in the blocks.
-        downsample: inside two kinds of attention, `width` is divided by this number: in the cross-attention of `two_way`, and
-            in the frame semantics.
+        downsample: `width` is divided by this number inside the cross-attention of `two_way` and inside the attention of the
+            frame semantics.
         category_heads: attention heads of the frame semantics.
         null_key: True if each category can also attend to a learned key that means "nowhere in this frame". Not in the paper.
         presence: True to compute a logit from the updated queries, and to add this logit to the object logit of the mask
-            decoder. With `null_key`, the scaled log odds that the most probable category is somewhere in the frame are added
-            too. Not in the paper.
-        mask_prompt: True to give the mask decoder a mask prompt that shows where the most probable category is. Has no effect
-            without `null_key`. Not in the paper.
+            decoder. With `null_key`, a second number is added: the scaled log odds that the frame shows the most probable
+            category. Not in the paper.
+        mask_prompt: True to give the mask decoder a mask prompt that shows where the most probable category is. Needs
+            `null_key`. Not in the paper.
     """
 
     kind: Kind = "two_way"
@@ -126,15 +127,15 @@ class Projector(nn.Module):
         self.mask_prompt = nn.Parameter(torch.zeros(image_width)) if options.mask_prompt and options.null_key else None
 
     def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """Return one sparse prompt per frame, and the optional outputs.
+        """Return one sparse prompt per frame, and the other outputs for which the options ask.
 
         Args:
             seg: (B, D_llm) h_seg, the clip semantics.
             text: category features, (C, D_txt) for all clips or (B, C, D_txt) for each clip.
             image: (B, T, C_img, h, w) image embedding.
-            position: (1, C_img, h, w), its position encoding.
-            text_mask: (B, C) bool, True for the categories that a clip has. The other categories have no influence on this
-                clip. None means that every clip has all categories.
+            position: (1, C_img, h, w), the position encoding of the image embedding.
+            text_mask: (B, C) bool, True for the categories that a clip uses. All other categories have no influence on the
+                clip. None means that every clip uses all categories.
         """
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
@@ -169,7 +170,7 @@ class Projector(nn.Module):
 
 
 class MlpProjector(nn.Module):
-    """The projector `mlp`: two layers turn h_seg into one prompt for all frames, as in the paper LISA."""
+    """The projector `mlp`: two layers turn h_seg into one prompt for all frames of a clip, as in the paper LISA."""
 
     def __init__(self, *, llm_width: int, image_width: int) -> None:
         super().__init__()
@@ -184,7 +185,8 @@ class MlpProjector(nn.Module):
 class FrameSemantics(nn.Module):
     """Each category attends to one frame: E = Linear(LayerNorm(Q + CrossAttn(Q, V, V))).
 
-    With `null_key`, one more key means "nowhere". A category that attends to this key is probably absent.
+    V are the image features, Q are the categories. With `null_key`, one more key means "nowhere in this frame". A category
+    that attends to this key is probably absent.
     """
 
     def __init__(self, options: ProjectorOptions, *, text_width: int, image_width: int) -> None:
@@ -198,21 +200,21 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return E (N, C, d). The arguments are the same as in `Projector.forward`, but `text` is always (B, C, D_txt)."""
+        """Return E (N, C, d). The arguments are as in `Projector.forward`, but `text` is always (B, C, D_txt)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return the attention logits (N, C, h · w), averaged over the heads.
+        """Return the attention logits (N, C, h · w), averaged over the heads. The arguments are as in `forward`.
 
-        With a null key, there is one more column. The arguments are the same as in `forward`.
+        With `null_key`, the result has one more column at the end: the logit of the key "nowhere".
         """
         queries, values = self._sides(text, image, position)
         return self.attention.logits(queries, values).mean(dim=1)
 
     def _sides(self, text: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries (N, C, d) and keys (N, h · w or h · w + 1, d); the keys are also the values."""
+        """Return queries (N, C, d) and keys (N, h · w or h · w + 1, d). The keys are also the values."""
         # (N, h · w, C_img)
         pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)
         values = self.image(pixels)  # (N, h · w, d)
@@ -222,10 +224,12 @@ class FrameSemantics(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """SAM's two-way block. Queries attend to queries, then to keys; MLP; keys attend to queries.
+    """SAM's two-way block. It has four steps.
 
-    The learnable queries and the initial keys serve as position encodings. Every block adds them, including the first block.
-    The last block does not update the keys, because no later block uses them.
+    The queries attend to the queries, then to the keys. An MLP changes the queries. Last, the keys attend to the queries. The
+    last block leaves out this last step, because no later block uses the keys.
+
+    The learnable queries and the initial keys are used as position encodings: every block adds them to its queries and keys.
     """
 
     def __init__(self, options: ProjectorOptions, *, last: bool) -> None:
@@ -263,7 +267,7 @@ class TwoWayBlock(nn.Module):
 
 
 class QFormerBlock(nn.Module):
-    """The block of a Q-Former. Queries attend to queries, then to keys; MLP. Keys do not change."""
+    """The block of a Q-Former. Queries attend to queries, then to keys. An MLP follows. Keys do not change."""
 
     def __init__(self, options: ProjectorOptions) -> None:
         super().__init__()
@@ -286,7 +290,7 @@ class QFormerBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention. Inside, tokens have the width `width // downsample`."""
+    """Multi-head attention. Queries, keys and values are reduced to the width `width // downsample`."""
 
     def __init__(self, width: int, heads: int, *, downsample: int = 1) -> None:
         super().__init__()
@@ -298,7 +302,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inside, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (N, Q, d): what `queries` (N, Q, d) read from `keys` and `values` (N, K, d) by attention.
+        """Return the output (N, Q, d) of attention from `queries` (N, Q, d) to `keys` and `values` (N, K, d).
 
         `mask` is (N, 1, 1, K) bool, True for keys that count.
         """
@@ -308,7 +312,7 @@ class Attention(nn.Module):
         return out
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return the input of the softmax (N, heads, Q, K) for `queries` (N, Q, d) and `keys` (N, K, d)."""
+        """Return the logits (N, heads, Q, K) before the softmax, for `queries` (N, Q, d) and `keys` (N, K, d)."""
         q, k = self._split(self.q(queries)), self._split(self.k(keys))
         logits: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         return logits
@@ -321,13 +325,13 @@ class Attention(nn.Module):
 def anywhere(where: Tensor) -> Tensor:
     """Return for each category the log odds (N, C) that it is somewhere in the frame.
 
-    `where` is the result of `FrameSemantics.where`, with a null key.
+    `where` is the result of `FrameSemantics.where` with `null_key`.
     """
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
 def _likeliest(odds: Tensor, unused: Tensor | None) -> Tensor:
-    """Return the highest (N, …) of the log odds (N, C, …) of C categories. The categories in `unused` (N, C) are left out."""
+    """Return the highest log odds (N, …) of C categories (N, C, …). Categories in `unused` (N, C) are left out."""
     odds = odds.clamp(-ODDS, ODDS)
     if unused is not None:
         odds = odds.masked_fill(unused.view(*unused.shape, *[1] * (odds.dim() - 2)), -ODDS)

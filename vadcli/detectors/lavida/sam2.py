@@ -1,9 +1,9 @@
-"""The sizes of a SAM2 model, a small image encoder for it, and Meta's implementation of it.
+"""The sizes of a SAM2 model, a small image encoder for SAM2, and Meta's implementation of SAM2.
 
 - `sam2_config` makes a transformers config from a few sizes.
 - ConvTrunk is a small convolutional trunk that can replace Hiera, SAM2's own trunk. ConvTrunk is for models whose training
-  starts with random weights: convolutions learn shapes from a few thousand clips, but Hiera does not. After the trunk, all
-  parts are SAM2's own.
+  starts with random weights: convolutions learn shapes from a few thousand clips, but Hiera does not. All parts after the trunk
+  are SAM2's own parts.
 - RULES translates SAM2's parameter names between transformers' Sam2VideoModel and Meta's package and checkpoints.
 - PackageMasks implements the MaskModel of masks.py with Meta's `sam2` package, which is optional. The weights and the masks
   are the same as with transformers.
@@ -58,7 +58,7 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
-    """Four stages of 3 × 3 convolutions. In each stage, all convolutions except the first are residual."""
+    """Four stages of 3 × 3 convolutions. In each stage, all convolutions after the first add their input to their output."""
 
     config_class = ConvTrunkConfig
     main_input_name = "pixel_values"
@@ -119,13 +119,13 @@ class Sam2Sizes:
 
     Attributes:
         image_size: side of the square image in pixels.
-        trunk: `hiera` is SAM2's own trunk; `conv` is ConvTrunk. ConvTrunk uses only embed_dim and blocks of the next six sizes.
+        trunk: `hiera` is SAM2's own trunk; `conv` is ConvTrunk, which uses only embed_dim and blocks of the next six sizes.
         embed_dim: channels of the first stage. Each of the three later stages doubles the number.
         num_heads: attention heads of the first stage. Each later stage doubles the number.
         blocks: transformer blocks per stage.
         windows: for each stage, the side of an attention window in tokens of the stage.
         global_blocks: numbers of the blocks that attend to the whole image, counted over all stages.
-        background: size of the grid of learned positions, which is stretched over the image.
+        background: size of the grid of learned positions. The grid is stretched to the size of the image.
         width: channels of the FPN, the decoder, the prompts and the memory attention.
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp: hidden channels of the mask decoder's feed-forward layers.
@@ -265,13 +265,12 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return the rules for a feed-forward network. The layers have numbers in the package and names in transformers."""
+    """Return the rules for a feed-forward network. Its layers have numbers in the package and names in transformers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
 
-# Pairs (name in transformers, name in the sam2 package). A {} stands for the same text in both names: one part of a dotted
-# name, or the number at the end of a part.
+# Pairs (name in transformers, name in the sam2 package). {} is a text without dots that is the same in both names.
 RULES: tuple[tuple[str, str], ...] = (
     # Image encoder
     ("vision_encoder.backbone.pos_embed", "image_encoder.trunk.pos_embed"),
@@ -352,7 +351,7 @@ RULES: tuple[tuple[str, str], ...] = (
 def to_package(name: str) -> tuple[str, ...]:
     """Return the names that a parameter of Sam2VideoModel has in the sam2 package.
 
-    This is one name, or four names for the point embeddings.
+    The point embeddings have four names there, all other parameters have one.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.
@@ -365,7 +364,7 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of a state dict of Sam2VideoModel their names in the sam2 package.
+    """Return a state dict of Sam2VideoModel with the sam2 package's names.
 
     The state dict need not be complete.
 
@@ -380,14 +379,13 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of a state dict of the sam2 package their names in Sam2VideoModel.
+    """Return a state dict of the sam2 package with the names of Sam2VideoModel.
 
-    The state dict need not be complete. Meta's checkpoints contain such a state dict under `model`. If one tensor becomes two
-    tensors, the second one is a copy, because safetensors can't write tensors that share memory.
+    The state dict need not be complete. Meta's checkpoints contain such a state dict under `model`. If a tensor gets two names,
+    the second name gets a copy, because safetensors can't write tensors that share memory.
 
     Raises:
-        ValueError: `state` has a name that SAM2 doesn't have, or only some of the four point
-            embeddings.
+        ValueError: `state` has a name that SAM2 doesn't have, or has one to three of the four point embeddings.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -397,7 +395,7 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[_translate(name, 1)] = tensor
     points = [state[name] for name in PACKAGE_POINTS if name in state]
     if points and len(points) < len(PACKAGE_POINTS):
-        raise ValueError(f"found {len(points)} of SAM2's {len(PACKAGE_POINTS)} point embeddings: give all or none")
+        raise ValueError(f"found {len(points)} of SAM2's {len(PACKAGE_POINTS)} point embeddings: give all of them or none")
     return renamed | ({POINTS: torch.cat(points)} if points else {})
 
 
@@ -415,7 +413,7 @@ def _patterns(side: int) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 class PackageMasks(ExactBuffers):
-    """SAM2 of Meta's package, without the video memory. The state dict has Meta's names.
+    """SAM2 of Meta's package, without the video memory. The names in the state dict are Meta's.
 
     Everything is computed in the model's dtype, except position encodings, which are computed in float32 and then cast.
 
@@ -446,7 +444,7 @@ class PackageMasks(ExactBuffers):
         self.train(self.training)
 
     def load_transformers_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the weights from the state dict of a Sam2VideoModel, except those of the video memory.
+        """Load the weights from the state dict of a Sam2VideoModel, except the weights of the video memory.
 
         Raises:
             ValueError: `state` has a name that SAM2 doesn't have.
@@ -499,7 +497,7 @@ class PackageMasks(ExactBuffers):
 
 
 class _NeckPosition(SinePosition):
-    """SinePosition for the FPN of the sam2 package, which passes the features and not their shape."""
+    """SinePosition for the FPN of the sam2 package: the argument is the features instead of their shape."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)
@@ -529,7 +527,7 @@ def _image_encoder(vision: Any) -> nn.Module:
         fpn_top_down_levels=list(vision.fpn_top_down_levels),
         fpn_interp_model="nearest",
     )
-    # `scalp` drops the coarsest level, which is only needed to compute the other levels.
+    # `scalp` drops the coarsest level, because only the FPN itself needs this level.
     encoder: nn.Module = image_encoder.ImageEncoder(trunk, neck, scalp=1)
     return encoder
 

@@ -1,7 +1,7 @@
 """Makes network inputs from text: token ids from the prompt, and CLIP embeddings from the categories.
 
-The prompt ends in a forced answer that contains `<SEG>`. Two small tokenizers are for models whose base models have random
-weights.
+The prompt ends with a forced answer that contains `<SEG>`. If the base models have random weights, two small tokenizers are
+used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TURN_END = "<|im_end|>"
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
-# Qwen2-VL's conversation format, but a message has only one text and one video.
+# Qwen2-VL's conversation format, reduced to messages with one text and one video.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -60,8 +60,8 @@ class PromptOptions:
         question: the question about a clip. In it, {categories} is replaced by the categories, which are joined by commas.
         answer: the forced answer at the end of the prompt. It contains `<SEG>` once. The model does not generate an answer
             itself.
-        max_categories: the most categories in one prompt. Longer lists are split into several prompts. The limit in the paper
-            is 30 (Table 3).
+        max_categories: the largest number of categories in one prompt. Longer lists are split into several prompts. The limit
+            in the paper is 30 (Table 3).
     """
 
     question: str = "Detect the anomalies in this video. They may be: {categories}"
@@ -92,8 +92,8 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
         options: the texts around the categories.
 
     Raises:
-        ValueError: a category contains a control token, or the template does not contain the video
-            exactly once, or the prompt does not contain `<SEG>` exactly once.
+        ValueError: a category contains a control token such as <|im_end|>, or the prompt does not contain the video and
+            `<SEG>` exactly once.
     """
     for name in categories:
         forged = next((token for token in tokenizer.get_added_vocab() if token in name), None)
@@ -120,7 +120,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split categories into as few lists as possible, of at most `limit` categories. The lengths of the lists differ little."""
+    """Split categories into as few lists as possible. A list has at most `limit` categories; lengths differ by at most 1."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]
@@ -135,7 +135,7 @@ def add_seg(tokenizer: Any) -> int:
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer for a small Qwen2-VL. Deterministic.
 
-    The tokenizer can encode any text. It has at most `vocab_size` ids, including the id of `<SEG>`.
+    The tokenizer can encode any text, and has at most `vocab_size` ids, including the id of `<SEG>`.
     """
     raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
     tokenizer = PreTrainedTokenizerFast(
@@ -157,7 +157,7 @@ def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenize
     """
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
-    # With a space before the text, a word gets the same tokens at the start of a category and inside it.
+    # A space is added before the text, so that a word gets the same tokens at the start of a category and inside a category.
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     raw.normalizer = normalizers.Lowercase()
     raw.post_processor = processors.TemplateProcessing(
