@@ -241,6 +241,20 @@ def test_a_signal_leaves_a_resumable_state(
     assert litter(out) == []
 
 
+def test_a_second_ctrl_c_is_stored_as_exit_code_130(long_footage: Path, tmp_path: Path) -> None:
+    running = start("scan", long_footage, "-o", tmp_path / "out")
+    wait_until(lambda: (tmp_path / "out" / "run.json").exists() or running.poll() is not None)
+    running.send_signal(signal.SIGINT)
+    assert running.stderr
+    while "SIGINT: finishing" not in (line := running.stderr.readline()):
+        assert line, "the scan ended before the signal"
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=WAIT_S)
+    assert running.returncode == 130, said
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["exit_code"], record["end"] is None) == (130, False)
+
+
 def test_two_scans_share_one_output_folder(tmp_path: Path) -> None:
     folder, out = tmp_path / "many", tmp_path / "out"
     folder.mkdir()

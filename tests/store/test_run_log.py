@@ -98,7 +98,7 @@ def test_a_running_record_is_readable_from_the_start_and_says_that_it_runs(layou
     assert stored.exit_code == 0
 
 
-@pytest.mark.parametrize(("problem", "code"), [(UsageError("x"), 2), (ZeroDivisionError(), 1)])
+@pytest.mark.parametrize(("problem", "code"), [(UsageError("x"), 2), (ZeroDivisionError(), 1), (KeyboardInterrupt(), 130)])
 def test_a_run_that_fails_says_so(layout, scratch, problem, code):
     record = RunRecord(layout, scratch, INFO)
 

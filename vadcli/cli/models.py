@@ -153,6 +153,7 @@ def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
 
     def handle(number: int) -> None:
         if stop.signal is not None:
+            stop.signal = number
             raise SystemExit(128 + number)
         name = signal.Signals(number).name
         stop.set(name, number)

@@ -186,7 +186,7 @@ class Scan:
                 alone=not read_live(layout),
             )
             stack.callback(new_events.close, lambda: True)
-            record = stack.enter_context(self._open_record(layout, scratch))
+            record = stack.enter_context(self._recording(layout, scratch))
             for update in self._updates(record):
                 if not isinstance(update, VideoResult):
                     self.totals.frames += update.frames
@@ -278,7 +278,9 @@ class Scan:
                 log.error("the run record is not up to date: %s", error)
             self._record_is_stale = True
 
-    def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
+    @contextmanager
+    def _recording(self, layout: OutputLayout, scratch: Scratch) -> Iterator[RunRecord]:
+        """Return the run record, which is closed when the block ends."""
         plan, options = self.settings.plan, self.settings.options
         info = RunInfo(
             version=__version__,
@@ -293,7 +295,13 @@ class Scan:
             looked_for=self.detector.categories if self.detector.uses_categories else (),
             caveats=caveats_of(self.detector),
         )
-        return RunRecord(layout, scratch, info, progress=self.progress)
+        with RunRecord(layout, scratch, info, progress=self.progress) as record:
+            try:
+                yield record
+            except (SystemExit, GeneratorExit):  # a second signal ended the run at once
+                if self.stop.signal is not None:
+                    record.close(self.exit_code)
+                raise
 
 
 def choose_detector(options: ScanOptions) -> Detector:

@@ -329,7 +329,8 @@ class RunRecord:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close(0 if error is None else getattr(error, "exit_code", 1))
+        fatal = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        self.close(0 if error is None else fatal)
 
     def _write(self, *, end: datetime | None, exit_code: int | None) -> None:
         began = time.monotonic()
