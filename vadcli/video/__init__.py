@@ -33,9 +33,9 @@ class StartedWorker:
     """A decoder process that waits for its settings.
 
     Attributes:
-        process: the process, which leads a session of its own.
+        process: the process; it is the leader of its own session.
         connection: the loader's end of the pipe for messages.
-        stderr: descriptor of a file without a name, to which the process writes its standard error.
+        stderr: descriptor of the temporary file that receives the standard error of the process.
     """
 
     process: subprocess.Popen[bytes]
@@ -48,9 +48,9 @@ class StartedWorker:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """Kill the process and its children, and wait until the process has ended.
+        """Kill the process and its children, and wait at most `REAP_S` seconds until the process has ended.
 
-        The wait is short, because a process that reads from a lost network drive may not end.
+        Without this limit, a process that reads from a lost network drive could block this function forever.
         """
         self.kill()
         with suppress(subprocess.TimeoutExpired):
@@ -70,8 +70,8 @@ def early_worker() -> Iterator[None]:
 
     If no loader has taken the process when the `with` block ends, the process is killed.
 
-    Use it in the main thread: on Linux, a decoder process dies with the thread that started it. If no process can be started
-    now, the loader tries again and reports the error.
+    Use it in the main thread: on Linux, a decoder process dies with the thread that started it. An error at the start of the
+    process is ignored here: the loader later starts a process itself, and reports the error if this fails too.
     """
     with suppress(OSError):
         _early.append(start_worker())
@@ -85,10 +85,7 @@ def early_worker() -> Iterator[None]:
 
 
 def take_worker() -> StartedWorker:
-    """Return the decoder process that was started early.
-
-    If another loader has taken it, start a new process.
-    """
+    """Return the decoder process that `early_worker` started; start a new process if there is none."""
     try:
         return _early.pop()
     except IndexError:
@@ -100,7 +97,8 @@ def start_worker() -> StartedWorker:
     stderr = anonymous_file(0)
     fcntl.fcntl(stderr, fcntl.F_SETFL, fcntl.fcntl(stderr, fcntl.F_GETFL) | os.O_APPEND)
     connection, theirs = Pipe()
-    # With this sys.path and -P, the worker imports the same modules as this process. -P drops the current folder from sys.path.
+    # The worker must import the same modules as this process. So it gets this process's sys.path, and -P keeps Python from
+    # adding the current folder.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     # A signal to our process group must not end the worker before the worker has its own session. So such signals are
     # blocked until the worker discards them.

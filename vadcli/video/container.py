@@ -1,6 +1,6 @@
 """Opens a media file safely, describes its streams, and finds out whether its end is missing.
 
-Decodes nothing.
+No frame is decoded here.
 
 Opening: some files contain references to other files and to network addresses: concat scripts, HLS and DASH playlists, SDP
 texts. ffmpeg's libraries follow these references, even if the file is named .mp4. Two options prevent this. `format_whitelist`
@@ -10,8 +10,8 @@ ffmpeg can open only plain files.
 Missing ends: a container declares the length of the video in one of three ways: as a number of frames (AVI, IVF), as the
 duration of the video stream (the tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and
 FLV without tags). This length is often wrong by a few frames. So a file counts as cut short only if many frames are missing, or
-if the file is smaller than the size that its header declares. For an MP4, the probe compares the file with its index, which is
-more exact than a declared length.
+if the file is smaller than the size that its header declares. An MP4 has an index with the position of every frame. So for an
+MP4, `vadcli.video.probe` counts the frames whose position is after the end of the file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-# In these formats, a restart of the clock is visible in the decoding times.
+# Formats of files that are often cut and joined. If the clock restarts in such a file, its decoding times jump back.
 _JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
 
 _LARGER_LIMITS = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
@@ -100,7 +100,7 @@ def has_exact_pts(demuxer: str, codec: str) -> bool:
 
 
 def can_jump(demuxer: str) -> bool:
-    """Return True if the clock may restart within a file: files in this format are often cut and joined."""
+    """Return True if files in this format are often cut and joined: then their clock may restart."""
     return demuxer in _JUMPING
 
 
@@ -312,9 +312,9 @@ class Read:
 
 
 class OtherStreams:
-    """Counts the packets of the video streams that are not read.
+    """Counts the packets of all video streams except the chosen stream, which the probe reads.
 
-    For each stream, it counts the packets before and after the packets of the stream that is read.
+    It counts how many packets of each stream are before the chosen stream's first packet, and how many after its last packet.
 
     Call `add` and `add_own` in the file order of the packets.
     """
@@ -326,11 +326,11 @@ class OtherStreams:
         self._recent: deque[Counter[int]] = deque(maxlen=_HELD_BACK)
 
     def add(self, packet: Any) -> None:
-        """Count a packet of another video stream."""
+        """Count a packet of a stream that is not the chosen stream."""
         self._counts[packet.stream_index] += packet.size > 0
 
     def add_own(self) -> None:
-        """Register a packet of the stream that is read."""
+        """Register a packet of the chosen stream."""
         if not self._recent:
             self._before = self._counts.copy()
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
@@ -338,12 +338,12 @@ class OtherStreams:
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
         """Return how many frames of the video are only in other streams, and a message about these streams.
 
-        This happens if a recorder changes to another stream. The other stream then has many packets before the first or after
-        the last packet of the stream that is read.
+        If a recorder changes to another stream, that stream has many packets before the first packet of the chosen stream, or
+        after its last packet.
 
         Args:
-            read: the packets of the stream that is read.
-            unlisted: number of video streams that begin in the middle of the file, and whose packets were not counted.
+            read: the packets of the chosen stream.
+            unlisted: number of video streams that begin in the middle of the file. Their packets were not counted.
         """
         last = self._recent[0] if self._recent else _NOTHING
         beyond = {index: self._before[index] + count - last[index] for index, count in self._counts.items()}
@@ -385,7 +385,8 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     declared, of_this_stream = _declared_s(opened, stream, path, demuxer)
     if not declared:
         return 0
-    # Some muxers count the duration from time 0, others from the first frame. The larger end gives no false alarm.
+    # Some muxers count the duration from time 0, others from the first frame. It is not known which, so the later end counts:
+    # a complete file must not seem to be cut short.
     end_s = max(read.end_s, read.end_s - read.first_s)
     missing = _beyond(declared, end_s, path, demuxer, read)
     if not missing or of_this_stream:
@@ -400,7 +401,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
     """Return how many frames are missing before the declared end.
 
-    The result is 0 if declared lengths are often wrong by so much.
+    The result is 0 if the difference is small: declared lengths are often a little wrong.
     """
     if is_cut(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
@@ -412,14 +413,14 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds (0 if unknown), and whether it is this stream's own.
+    """Return the declared duration in seconds (0 if unknown), and True if it is the duration of this stream.
 
-    If not, it is the duration of the longest stream.
+    The second result is False if the file declares only the duration of its longest stream.
     """
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
-        # A DURATION tag that was copied from a longer file is too large. The smaller duration gives no false alarm.
+        # A DURATION tag is too large if it was copied from a longer file. So the smallest of the declared durations is used.
         texts = [text.strip("\0 ") for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
         matches = [match for text in texts if (match := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text))]
         tagged = [int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) for match in matches]

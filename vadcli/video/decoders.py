@@ -14,9 +14,9 @@ decord (`DecordFrames`) is faster than ffmpeg on short videos because it starts 
 - It conceals damage and does not report in which frame.
 - It opens containers of every format; a list of allowed formats cannot be set.
 
-So decord reads only kinds of files that it is known to read like ffmpeg, and its frames and times are compared with the
-probe's. If damage must be noticed, decord reads the whole video before the first frame is yielded, and the video is rejected if
-decord's libraries log an error.
+So decord reads only kinds of files for which it gives the same frames as ffmpeg (`can_read`). The number and times of its
+frames are compared with the probe's result. If the caller must know about damage (`checked`), decord reads the whole video
+before the first frame is yielded. If decord's libraries log an error, the video is rejected.
 """
 
 from __future__ import annotations
@@ -415,7 +415,7 @@ def luma(rgb: ByteArray) -> ByteArray:
 def _libav_messages() -> Iterator[list[str]]:
     """Collect the lines that libav writes to the stderr of this process inside the `with` block.
 
-    When the block ends, all other lines are written to stderr.
+    Lines that are not from libav are written to stderr when the block ends.
 
     Raises:
         DecodeError: the process has no stderr.

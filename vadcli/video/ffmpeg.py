@@ -3,14 +3,14 @@
 To decode, ffmpeg runs as a child process. It decodes and rotates all frames, and scales and pipes only the selected frames.
 
 How the caller learns the times and the damage of all frames: with the option `-debug_ts`, ffmpeg writes a line to stderr for
-each decoded frame, before the select filter runs. If ffmpeg has concealed damage in a frame, the previous line reports a
-corrupt frame. While ffmpeg decodes, it also writes the description of its output in pieces, from another thread. So a line may
-begin with half of another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the frames with the
-probe's frames.
+each decoded frame, before the select filter runs. If ffmpeg has concealed damage in a frame, it writes a line "corrupt decoded
+frame" before the line of this frame. Another thread of ffmpeg writes the description of the output at the same time, in pieces.
+So a line may begin with half of another line. If a file ends too early, ffmpeg still exits with 0. So the caller compares the
+frames with the probe's frames.
 
 Why one thread after damage: with several threads, ffmpeg's damage flags are not exact. The flag of a frame may be copied before
-the thread that finds the damage has set it, and ffmpeg 5.1 flags undamaged frames if frames consist of two fields. But an error
-is always logged before the damaged frame is shown. So a decoder with several threads stops at the first error or flag
+the thread that finds the damage has set it. If frames consist of two fields, ffmpeg 5.1 also flags undamaged frames. But ffmpeg
+always logs an error before it shows the damaged frame. So a decoder with several threads stops at the first error or flag
 (`DamageFound`). The caller then continues with a decoder that has one thread, whose flags are exact.
 
 How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
@@ -100,8 +100,8 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# Before the first frame, a line may quote text from the file that looks like a decoder line. So before the first frame, a match
-# counts only at the start of a line. In later lines, it counts anywhere.
+# This text marks the line of a decoded frame. Before the first frame, ffmpeg also prints metadata of the file, and these may
+# contain the same text. So until the first frame, the text is accepted only at the start of a line; later, anywhere in a line.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)(?: .*\btime_base:(\d+)/(\d+))?")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
@@ -133,10 +133,7 @@ _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
-    """Raised if a decoder with several threads finds an error.
-
-    Then it is not known which frames are damaged.
-    """
+    """Raised if a decoder with several threads finds an error. Such a decoder does not know which frames are damaged."""
 
 
 class FfmpegFrames:
@@ -267,7 +264,7 @@ class FfmpegFrames:
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         text = "; ".join(complaint.decode(errors="replace") for complaint in complaints)
                         self.complaints = re.sub(r" @ 0x[0-9a-f]+", "", text)  # addresses differ from run to run
-                        # These errors are normal if a recording begins between keyframes.
+                        # Until the first keyframe, some errors are normal: they say that the decoder waits for a keyframe.
                         waits = not begun and _BEFORE_FIRST_KEY.search(line)
                         error = _DECODER_ERROR.match(line)
                         damage = not waits and error is not None and (error[1] == self._codec or error[1].startswith(b"lib"))
@@ -280,7 +277,7 @@ class FfmpegFrames:
         self._decoded.put(None)
 
     def _ticks(self, decoded: re.Match[bytes]) -> int | None:
-        """Return the frame's time in the probe's time base, rounded like ffmpeg's filters do it."""
+        """Return the frame's time in the probe's time base, with the rounding of ffmpeg's filters."""
         if decoded[1] == b"NOPTS":
             return None
         pts = int(decoded[1])
@@ -347,10 +344,10 @@ def check_ffmpeg() -> None:
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return by how many seconds the rows of each part of a video are later than the times in the file.
+    """Return one number per part of a video: the time of its rows minus their time in the file, in seconds.
 
-    A part ends where the clock restarts or jumps; the result is empty if this never happens. A few frames with odd times do not
-    count as a part.
+    A part ends where the clock restarts or jumps. The result is empty if the clock never does. A few frames with odd times do
+    not count as a part.
     """
     if not len(info.shown_pts):
         return ()
@@ -470,10 +467,7 @@ def add_sound(
 
 
 def source_arguments(info: VideoInfo) -> list[str]:
-    """Return ffmpeg's arguments to read this file.
-
-    They name the demuxer, and let ffmpeg open only plain files.
-    """
+    """Return ffmpeg's arguments to read this file: the demuxer, the path, and the limit to plain files."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 
@@ -483,11 +477,11 @@ def run_ffmpeg(
     """Run ffmpeg with these arguments, and return its exit code and messages.
 
     Args:
-        arguments: the arguments, without the arguments that every call of ffmpeg gets.
+        arguments: ffmpeg's command line after the global options, which this function adds.
         info: the video that ffmpeg reads.
         verbosity: ffmpeg's log level.
         timeout_s: time limit in seconds.
-        what: what ffmpeg could not finish in time, in words for the error message.
+        what: words for the error message "ffmpeg WHAT within 60 s", such as "read no sound".
 
     Raises:
         DecoderHung: ffmpeg took longer than `timeout_s`.

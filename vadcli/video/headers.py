@@ -26,7 +26,7 @@ _B_PICTURE_MPEG2, _B_PICTURE_MPEG4 = 3, 2
 
 
 class Shows(enum.Enum):
-    """The ways in which a packet can show a frame."""
+    """How many new frames a packet shows."""
 
     FRAME = enum.auto()
     FRAME_AND_NEXT = enum.auto()  # two frames; the second frame counts as the frame of the next packet
@@ -131,7 +131,7 @@ class _Bits:
 class _Fields:
     """Finds the two fields of a frame.
 
-    A top field and a bottom field are one frame if they follow each other and have equal numbers.
+    A top field and a bottom field are one frame if they follow each other and their headers have the same frame number.
     """
 
     def __init__(self) -> None:
@@ -234,7 +234,7 @@ def _read_sps(bits: _Bits) -> tuple[int, _Sps]:
 
 
 def _marked_units(data: bytes) -> Iterator[bytes]:
-    """Yield the beginning of each unit after a start code."""
+    """Yield up to 512 bytes from the start of each unit. In this data, a start code comes before each unit."""
     at = data.find(_MARK)
     while at >= 0:
         if at + 3 < len(data):
@@ -243,12 +243,11 @@ def _marked_units(data: bytes) -> Iterator[bytes]:
 
 
 def _units(packet: Any, length_bytes: int) -> Iterator[bytes]:
-    """Yield the beginning of each unit of a packet.
+    """Yield up to 512 bytes from the start of each unit of a packet.
 
     Args:
         packet: the packet.
-        length_bytes: if each unit comes after its length, the number of bytes of this length; 0 if each unit comes after a
-            start code.
+        length_bytes: size of the length field before each unit, in bytes; 0 if start codes separate the units.
     """
     data = bytes(packet)
     if not length_bytes:
@@ -351,7 +350,7 @@ class _Mpeg4:
         return Shows.FRAME if shown else Shows.MORE
 
     def _learn(self, data: bytes) -> None:
-        """Read the number of bits of a time, if the data contains the header of a video object layer."""
+        """Learn how many bits a time increment has, if the data contains the header of a video object layer."""
         at = data.find(_MARK)
         while at >= 0 and not (at + 3 < len(data) and 0x20 <= data[at + 3] <= 0x2F):
             at = data.find(_MARK, at + 3)
@@ -401,10 +400,10 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 class _HevcReferences:
     """Finds HEVC packets to which no other packet refers.
 
-    Their type is even and at most 14 (ITU-T H.265, 7.4.2.2).
+    The nal_unit_type of such a packet is even and at most 14 (ITU-T H.265, 7.4.2.2).
 
-    This rule is valid only within one sub-layer: a picture of a higher sub-layer may still refer to such a packet. So if one of
-    these packets is below the highest sub-layer of the stream, no frame is left out.
+    This rule is valid only within one sub-layer: pictures of a higher sub-layer may still refer to the packet. So if such a
+    packet is below the highest sub-layer of the stream, the result is None, and no frame is left out.
     """
 
     def __init__(self, extradata: bytes) -> None:

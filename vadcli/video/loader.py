@@ -15,13 +15,14 @@ The contract:
   its own memory. A slot is free again when the caller requests the next item. If no slot is free, the decoder process waits.
   The loader takes a request only when a decoder process is idle. So memory does not grow with the length or the number of
   videos.
-- Order. The items of a video come in order, and the last item is always exactly one Finished. Items of different videos are
-  mixed. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
+- Order. The items of a video come in order. The last item of every video is a Finished, and no other item is. Items of
+  different videos are mixed. The content of a clip depends on the file, the needs and the options. It does not depend on the
+  number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
   memory than `memory_limit_mib`. Waiting for a video, for a free slot or for the loader counts as progress. So a slow caller
   never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the kernel's
-  parent-death signal, on other systems because their standard input ends. Ctrl-C and signals to the process group of this
-  process do not reach them.
+  parent-death signal, on other systems because their standard input ends. Ctrl-C and signals to this process's group do not
+  reach the decoder processes.
 - A second decoder. If `auto` chose decord, and the decoder process dies or is killed, ffmpeg reads the video from the
   beginning. The caller does not get a clip twice. `note` of Finished gives the reason.
 - Errors. If a decoder raises an error or its process dies, Finished has the `error`, and other videos continue. `run` raises

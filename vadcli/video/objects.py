@@ -5,8 +5,8 @@ A decoder needs a file in which it can seek. So before a video is read from a st
 
 - Each object has its own folder. The name of the folder is a hash of the object's URL and content. An incomplete copy is called
   `.part`, and the next download continues it. A complete copy has the name of the object.
-- A process that reads a copy has a shared lock on its folder; a process that downloads it has an exclusive lock. The kernel
-  releases the locks of a killed process. Only folders without a lock are removed.
+- A process that reads a copy has a shared lock on the copy's folder. A process that downloads a copy has an exclusive lock on
+  this folder. The kernel releases the locks of a killed process. Only folders without a lock are removed.
 - If all copies together are larger than `cache_bytes()`, copies are removed, the least recently used first. Copies in use stay,
   so the cache can exceed this limit by the size of the videos that are being read.
 
@@ -185,7 +185,7 @@ def _download(stored: StoredObject, copy: Path, on_progress: Callable[[], None])
             break
         part.unlink()
         if len(digests) == 2:
-            raise NotFinished(f"{shown(stored.path)}: two copies differ from the object's MD5, and from each other")
+            raise NotFinished(f"{shown(stored.path)}: was downloaded twice, but both copies are damaged (wrong MD5)")
         log.debug("%s: the copy has another MD5 than the object; it is copied again", shown(stored.path))
     os.replace(part, copy)
 

@@ -9,9 +9,9 @@ Times in files are often wrong: they are missing, repeat, jump or go back. The r
 - The row of a frame gets the time that the file states. If the time of a single frame is odd, the next rows keep their times.
 - If two frames have the same time, the row of the second frame gets the next tick. To make room, the time base becomes finer.
 - If the times of a few frames do not fit between the times of the frames around them, these frames are spread evenly there.
-- If the clock restarts, or jumps forward by more than a day, the rows continue where the clock stopped: the rows count the time
-  of the recording and not the time on the camera's clock. A shorter jump forward is a gap in the recording, and the rows keep
-  this gap.
+- If the clock restarts, or jumps forward by more than a day, the times of the rows continue where the clock stopped. So they
+  are times since the start of the recording, and not times on the camera's clock. A shorter jump forward is a gap in the
+  recording, and the times of the rows keep this gap.
 - If the file does not state the time of every frame, the times are guessed from decoding times and durations. Then the reader
   ignores times: it matches the first frame of a decoder with the first row, and so on (`Timeline.guessed`).
 """
@@ -255,8 +255,7 @@ def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, 
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = media.Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
-    # If somebody set the camera's clock during the recording, the declared length includes this jump. So the declared length is
-    # not used.
+    # If somebody set the camera's clock forward during the recording, the declared length is too long. So it is not used.
     was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
     cut = 0 if was_set else media.missing_frames(opened, stream, info.path, read)
     if cut:
@@ -404,11 +403,11 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return a time for each packet if some packets have no pts.
+    """Return a time for each packet, made from the decoding times; for streams where some packets have no pts.
 
     Return None if these times contradict the known pts.
 
-    At a constant frame rate, the sorted times are the decoding times plus a constant, even if frames are reordered.
+    At a constant frame rate, the pts in ascending order are the decoding times plus a constant, even if frames are reordered.
     """
     # A demuxer may give one decoding time to two packets. Then the file states the time of the second packet only.
     doubled = np.append(dts[1:] == dts[:-1], False)
@@ -457,8 +456,8 @@ def _presentation_order(
         cuts += sorted({*_restarts(times[right]), *at_keys})
     order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
-    # A packet with an odd time goes after the packet that was decoded before it. But if frames are reordered and one gap near
-    # that place is clearly the widest, the packet goes into this gap.
+    # A packet with an odd time is placed after the packet that was decoded before it. But if frames are reordered, and one gap
+    # between the times near this place is much wider than the others, the packet is placed in this gap.
     for i in np.flatnonzero(odd).tolist():
         before = int(np.flatnonzero(order == i - 1)[0])
         place = before + 1
@@ -528,14 +527,15 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     usual = float(np.median(steps))
     changed = steps[(moved[1:] > 0) | (moved[:-1] > 0)]
     even = 0.75 * usual < float(changed.min()) and float(changed.max()) < 1.5 * usual
-    # If the steps are even, frames are reordered although the header does not state it. Otherwise the times are wrong.
+    # The header says that no frame is reordered, but the times say the opposite. If the sorted times have even steps, the
+    # times are right; otherwise the header is right.
     return order if even and int(moved.max()) <= _UNANNOUNCED_REORDER else decoded
 
 
 def _increasing_times(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Return strictly increasing times, the new ticks per tick, and whether odd times were replaced."""
+    """Return strictly increasing times, how many new ticks an old tick has, and whether odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False
@@ -575,7 +575,7 @@ def _never_falling(
 
 
 def _next_fitting_row(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row from `i` on whose time fits after the time `last`; `i` if no row near `i` fits."""
+    """Return the first row from `i` on whose time can follow the time `last`; `i` if no row near `i` can."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i

@@ -48,8 +48,8 @@ class RowMatcher:
     file are guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then
     frames count as lost only if the decoder reported an error.
 
-    If the probe did not find a frame, the frame gets a new row after the rows before it. In damaged files, frames may come out
-    of order: a frame whose row was already counted as lost gets no row.
+    If the probe did not find a frame, the frame gets a new row after the last row that was placed. In damaged files, frames may
+    come too late: a frame whose row was already counted as lost gets no row.
 
     Args:
         info: the probe's description of the video.
@@ -75,7 +75,7 @@ class RowMatcher:
     def place(self, pts: int | None, *, after_error: bool = False) -> tuple[list[Row], Row | None]:
         """Return the rows that were lost before this frame, and the row of this frame.
 
-        The row is None if the frame comes too late.
+        The row is None if the frame is repeated or comes too late.
 
         Args:
             pts: time of the frame in the probe's time base; None if unknown.
@@ -302,10 +302,10 @@ class FrameReader:
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
         """Do the work of `_deliver` for a decoder that leaves out frames.
 
-        The rows of these frames count as undamaged.
+        The rows of the frames that are left out count as undamaged.
 
-        If a row shows that the file is damaged, this row is not yielded, and the outcome is UNSAFE. The outcome does not depend
-        on the number of threads, because only a decoder with one thread yields frames after damage.
+        At the first sign of damage, stop with the outcome UNSAFE. A decoder with several threads raises `DamageFound` before
+        it yields such a row, so the outcome does not depend on the number of threads.
         """
         request, info = self._request, self._info
         assert request.needed is not None

@@ -1,6 +1,6 @@
 """Computes which frames are sampled, how ffmpeg selects them and which clips they form.
 
-Collects clips frame by frame.
+`ClipAssembler` collects the clips frame by frame.
 
 A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If the decoder leaves out
 frames, the samples are not evenly spaced, and a plan lists them (`SamplingPlan.rows`). A clip is T samples:
@@ -108,7 +108,7 @@ class SamplingPlan:
     def read_from(self, clip: int) -> int:
         """Return the first row to decode for this clip.
 
-        If this is the last clip, it may be moved back. The row is early enough for this case.
+        The row is before the clip's usual start, because the clip starts earlier if it is the last clip and is moved back.
         """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
@@ -139,7 +139,7 @@ class SamplingPlan:
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the first row of a clip at `position` (0 to 1).
+        """Return the first row of a clip at `position`, a fraction of the video (0 to 1).
 
         If the clip would end after the end of the video, the clip is moved back.
         """
@@ -177,13 +177,12 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return flags of the frames that must be decoded to get the images of `rows`.
+    """Return which frames must be decoded to get the images of `rows`: flags (N,) bool, or None for all frames.
+
+    If all of `rows` are keyframes, the flags mark all keyframes. Otherwise, if all of `rows` are references, the flags mark all
+    references. The first result is None if `rows` has other frames, or if too few frames could be left out.
 
     The second result is True if the flags mark the keyframes.
-
-    If all of `rows` are keyframes, the flags (N,) bool mark all keyframes. Otherwise, if all of `rows` are references, the
-    flags mark all references. Instead of flags, None means that all frames must be decoded: because `rows` has other frames, or
-    because too few frames could be left out.
     """
     keys = rows_as_flags(info.keyframes, info.frames)
     for flags, only_keys in ((keys, True), (info.reference, False)):
@@ -206,7 +205,7 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 def can_skip(info: VideoInfo) -> bool:
     """Return True if a decoder may leave out frames.
 
-    This requires exact times in the file, so that the rows of the other frames are known.
+    The file must have exact times. Only then can the decoded frames be matched with their rows.
     """
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 

@@ -85,12 +85,12 @@ class ClipRequest:
         fps: frame rate of a folder of images.
         start_clip: the first clip to read. Its rows start after the last row of the previous clip, at `SamplingPlan.first_row`.
         bursts: positions in [0, 1), as fractions of the video's frames. If given, only one clip is read at each position. The
-            index of a clip is the index of its burst, and clips have no rows. If no frame of a burst can be decoded, the burst
-            has no clip.
+            index of a clip is the index of its burst, and `ClipReady.rows` is empty. If no frame of a burst can be decoded, the
+            burst has no clip.
         exact: True if each burst starts exactly at its position; False if it may start nearby, where decoding is cheapest.
         spans: ranges of rows [first, last). If given, only these rows are read. The ranges must be ordered and must not
             overlap, and each `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a
-            clip is the index of its range, and clips have no rows.
+            clip is the index of its range, and `ClipReady.rows` is empty.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
         regions: the regions of the image to hide in the clips.
         damaged: True if the video has damage before `start_clip`. Then all frames are decoded, as in a scan that was not
@@ -110,7 +110,7 @@ class ClipRequest:
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):
-            raise ValueError(f"{self.video}: start_clip {self.start_clip} must be at least 0, and 0 if bursts are given")
+            raise ValueError(f"{self.video}: start_clip {self.start_clip} is negative, or is combined with bursts")
         if not all(0 <= position < 1 for position in self.bursts):
             raise ValueError(f"{self.video}: burst positions {self.bursts} must be in [0, 1)")
         if self.spans and (self.start_clip or self.bursts):
@@ -153,7 +153,7 @@ class Finished:
         rows: the rows after the last clip. If the decoder process died, these rows are missing.
         decoded_frames: number of rows with decode_ok in all items of this request.
         error: why the video was not read to its end; None if the video was read to its end. Skipped frames and concealed damage
-            are no errors.
+            do not count as errors.
         complaints: the decoder's messages, for people to read.
         note: which decoder failed before another decoder read the video, and why; usually empty.
     """
@@ -276,7 +276,7 @@ class Ring:
         return int(self._header[1])
 
     def advance(self) -> None:
-        """Count a step."""
+        """Add 1 to `progress`."""
         self._header[1] += 1
 
     def slot(self, number: int, shape: tuple[int, ...]) -> ByteArray:
@@ -301,8 +301,8 @@ def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
     The function can be a `preexec_fn`, because it takes no lock and imports nothing. On other systems than Linux it does
-    nothing, and a child ends when its pipe breaks. The kernel takes the thread that started the child for the parent. So start
-    children from a thread that lives as long as the children are needed.
+    nothing, and a child ends when its pipe breaks. The kernel kills the child as soon as the thread that started it ends, even
+    if other threads of the parent still run. So start children from a thread that lives as long as the children are needed.
 
     Args:
         parent: process id of the parent. If the parent died before this call, this process ends at once.
@@ -547,7 +547,7 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # Limit the time: while this process or the whole machine is suspended, a decoder cannot make progress.
+            # While this process or the machine is suspended, decoders may stand still. So a very long tick counts as two ticks.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
                 trees = process_trees([process.process for process in self._processes])

@@ -1,7 +1,7 @@
 """The program of a decoder process: reads videos, and writes their clips to shared memory.
 
-`vadcli.video.start_worker` starts it as `python -m vadcli.video.worker PARENT CONNECTION`: the id of the loader's process and
-an open descriptor.
+`vadcli.video.start_worker` starts this program as `python -m vadcli.video.worker PARENT CONNECTION`. PARENT is the id of the
+loader's process, and CONNECTION is an open descriptor.
 
 The process leads its own session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed
 together with its children. Its standard input is a pipe. When the loader's process ends, the pipe closes, and the decoder
@@ -86,9 +86,9 @@ def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *
         plan: which rows are sampled.
         bursts: the positions of the bursts in [0, 1).
         exact: True if each burst starts exactly at its position. If False, a burst starts at the last keyframe before its
-            position, or at the first sampled row after this keyframe. Then no frame is decoded in vain, and a difference of
-            some seconds does not matter for a fit. But if another burst already starts there, the burst starts at its own
-            position, because a fit learns nothing from the same frames twice.
+            position, or at the first sampled row after this keyframe. This is faster, and a fit does not need exact positions.
+            But if another burst already starts there, the burst starts at its own position: a fit learns nothing from the
+            same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
