@@ -50,7 +50,7 @@ class ScoreCurve:
         events: the video's events. Within events, the curve has another colour.
         thresholds: the levels to mark.
         width, height: size of the window in pixels.
-        end_s: end of the last frame.
+        end_s: end of the last frame, in seconds.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ScoreCurve:
             left = int(np.floor((event.start_s - start_s) / self.s_per_px))
             right = int(np.ceil((event.end_s - start_s) / self.s_per_px))
             in_event[max(left, 0) : max(right, left + 1, 0)] = True
-        # The background: a line per time step, and a tint during events.
+        # The background: a vertical line every 1, 5 or 10 seconds, and a tint during events.
         ground = np.empty((self.height, self.width, 3), dtype=np.float32)
         ground[:] = TRACK
         step_s = next((step for step in (1, 5, 10) if self.s_per_px * self.width / step <= 9), 10)
@@ -118,14 +118,14 @@ class ScoreCurve:
         columns = ((ticks - start_s) / self.s_per_px).astype(int)
         ground[:, columns[(columns > 0) & (columns < self.width)]] = GRID
         ground[:, in_event] += 0.16 * (_EVENT - ground[:, in_event])
-        # The curve.
+        # The curve and the area below it.
         edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
         value = column_maxima(self._timestamp, self._score, edges)
         value[edges[:-1] > self.end_s] = np.nan
         fill, line = _strokes(value, self.height)
         colour = np.where(in_event[:, None], EVENT, NORMAL).astype(np.float32)[None]
         bright = _blend(_blend(ground, colour, 0.38 * fill), colour, line)
-        # A dashed line at the high threshold and a dotted line at the low threshold; the dashes move with the curve.
+        # A dashed line at the high threshold and a dotted line at the low threshold. The dashes move together with the curve.
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
         for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):

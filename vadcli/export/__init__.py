@@ -59,12 +59,12 @@ class Exporter:
 
 
 def all_videos(text: Callable[[Sequence[EventsDocument]], str]) -> Write:
-    """Return a function that writes one text for all videos."""
+    """Return a function that writes what `text` returns for all videos together."""
     return lambda documents, masks, file: print(text(documents), end="", file=file)
 
 
 def each_video(text: Callable[[EventsDocument], str]) -> Write:
-    """Return a function that writes the texts of the videos one after the other."""
+    """Return a function that writes what `text` returns for each video, one after the other."""
     return lambda documents, masks, file: print(*map(text, documents), sep="", end="", file=file)
 
 
@@ -73,8 +73,8 @@ def export(
 ) -> list[str]:
     """Write events in one format to a folder or an open file, and return one line per problem.
 
-    There are two kinds of problem: stored masks that can't be read, and videos that the format can't represent. The files of
-    such videos are left out.
+    There are two kinds of problem: stored masks that can't be read, and videos that the format can't represent. If the format
+    can't represent a video, the file of this video is left out.
 
     Args:
         documents: the videos' events.
@@ -84,8 +84,8 @@ def export(
         file: an open text file. It is used only if `to` is None.
 
     Raises:
-        UsageError: the format does not exist or can't represent these events, or several videos would go into a file that can
-            contain only one.
+        UsageError: the format does not exist, or can't represent these events. Or `to` is None, there are several videos, and a
+            file in this format can contain only one.
         OutputError: a file can't be written. The files that were written before are kept.
     """
     exporter = EXPORTERS.load(name)
@@ -110,7 +110,7 @@ def export(
                     problems.append(str(error))
     elif exporter.one_video and len(documents) > 1:
         hint = "name a folder with --to, or one video with --include"
-        raise UsageError(f"--format {name} can contain only one video, and there are {len(documents)}", hint=hint)
+        raise UsageError(f"--format {name} needs one file per video, but there are {len(documents)} videos", hint=hint)
     elif documents or not exporter.one_video:
         exporter.write(documents, masks, file)
     return problems + [problem for track in opened for problem in track.problems]

@@ -2,7 +2,7 @@
 
 This module knows only the names and paths of these files, and opens no file. The other modules:
 
-- atomic: file locks, and writes that leave either a complete file or no file
+- atomic: locks files, and writes a file completely or not at all
 - checkpoint: the raw scores of a running video
 - scores: the scores of a finished video, and one vector per sampled frame, as Parquet
 - events: the events document of a video; finds the video and the times of its events
@@ -43,8 +43,8 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 # already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of these characters, so every version of vadcli gives the files of a video the video's own path as name.
-# This quick test saves minutes in an archive of a million videos.
+# Most paths have none of these characters. Then the files of the video have the same path as the video, in every version of
+# vadcli. This quick test saves minutes in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
@@ -65,7 +65,7 @@ def printable(text: str) -> str:
 
 
 def json_text(document: Any) -> str:
-    """Return the text of a JSON file that people may read; raise ValueError if a number is not finite."""
+    """Return a document as indented JSON, so that people can read it; raise ValueError if a number is not finite."""
     return printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
@@ -184,7 +184,7 @@ class OutputLayout:
 
     @property
     def has_results(self) -> bool:
-        """True if a scan wrote into the folder: it has a run record, or the events of a video."""
+        """True if the folder has a run record or the events of a video, so that a scan has written into it."""
         return any(next(files, None) for files in (self.iter_runs(), self.iter_events())) or os.path.isfile(self.run_json)
 
     @property

@@ -1,7 +1,7 @@
-"""Locks files until their process ends, and writes files that are either complete or missing.
+"""Locks files, and writes a file completely or not at all.
 
-A file is first written under a temporary name, then synced with fsync, then renamed. If a process is killed, the next process
-removes its temporary files.
+A lock lasts until it is released or its process ends. A file is first written under a temporary name, then synced with fsync,
+then renamed. If a process is killed, the next process removes the temporary files of the killed process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FileLock:
                     os.close(fd)
                     return None
                 with suppress(FileNotFoundError):
-                    # If the last holder of the lock has deleted the file, this lock protects nothing.
+                    # Another process may have deleted the file before this lock. Then the lock protects nothing: try again.
                     if os.path.samestat(os.fstat(fd), os.stat(path)):
                         return cls(path, fd)
             except BaseException:
@@ -224,12 +224,12 @@ class Scratch:
                 temporary.unlink(missing_ok=True)
 
     def write_bytes(self, final: Path, data: bytes) -> None:
-        """Write a complete file. If that fails, an earlier file is unchanged."""
+        """Write a complete file. If that fails, the old file stays as it was."""
         with self.replace(final) as temporary:
             temporary.write_bytes(data)
 
     def write_text(self, final: Path, text: str) -> None:
-        """Write a complete UTF-8 file. If that fails, an earlier file is unchanged."""
+        """Write a complete UTF-8 file. If that fails, the old file stays as it was."""
         self.write_bytes(final, text.encode())
 
 

@@ -31,7 +31,7 @@ _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
 # Speed matters more than size: the masks are compressed while a device waits for clips.
 _MASK_CODEC, _MASK_LEVEL = "zstd", 1
-# A damaged length in the file makes the reader request far too much memory: this raises the last two errors.
+# The last two errors come from a damaged length in the file: the reader then requests far too much memory.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
@@ -39,7 +39,7 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowErro
 class CheckpointHeader:
     """Describes the scan that wrote a checkpoint.
 
-    Another scan continues the checkpoint only if that scan has the same header.
+    A later scan continues the checkpoint only if the later scan has the same header.
 
     Attributes:
         fingerprint: hash of everything that changes scores.

@@ -4,7 +4,7 @@
 - A review is the JSON or CSV that the report page saves.
 - OUT/choices.json has the thresholds and the review of `vadcli events --write`. Scans make events with these thresholds, and
   leave out the events that the review marks as false.
-- OUT/reported.jsonl lists the events that scans have reported, so that each event is new only once.
+- OUT/reported.jsonl lists the events that scans have reported, so that no event is reported twice.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
 
     Args:
         path: a JSON file or an image.
-        kind: what the white pixels of an image mean, `ignore` or `only`. A JSON file names the kind of each region itself.
+        kind: what the white pixels of an image mean, `ignore` or `only`. Not used for JSON, because the file gives the kinds.
 
     Raises:
         UsageError: the file can't be read. The message names all faults, up to ten.
@@ -124,7 +124,7 @@ def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str])
 
 
 def _image(path: Path) -> MaskImage:
-    """Return the white pixels of an image; raise ValueError if none is white or reading fails."""
+    """Return the white pixels of an image; raise ValueError if it has none or can't be read."""
     from PIL import Image, ImageOps  # here, because every scan imports this module, but few scans have a mask image
 
     try:
@@ -254,8 +254,8 @@ class Choices:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
             new: the thresholds that these videos have now.
-            change: returns the thresholds of an earlier choice with the values that the user gave now. It raises UsageError if
-                these values contradict each other; then the earlier choice stays as it is.
+            change: a function that changes the stored thresholds to the values that the user gave now. If it raises UsageError
+                because the result contradicts itself (low above high), the stored thresholds stay as they are.
         """
         entries = list(self.thresholds)
         for place, old in enumerate(entries):

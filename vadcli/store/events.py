@@ -111,7 +111,7 @@ class EventsDocument:
     Attributes:
         video: as `describe_video` returns it.
         detector: the detector's name in the registry.
-        categories: as the user gave them.
+        categories: the categories, as the user gave them.
         thresholds: the thresholds that opened and closed the events.
         events: the events in order of time.
         failure: why the video has no scores; None if it has scores.
@@ -122,7 +122,7 @@ class EventsDocument:
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: the parts of the picture that were hidden.
         head: the head that judged the events; None if no head judged them.
-        own_categories: the categories that have the user's own sentences.
+        own_categories: the categories that the user described with sentences.
         scan_events: the events as they were before the video was verified; None if it was not verified.
     """
 
@@ -374,10 +374,11 @@ def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) ->
 
 
 def stored_roots(layout: OutputLayout) -> Iterator[Path]:
-    """Yield the roots in the run records of an output folder without repeats, the newest first.
+    """Yield each root in the run records of an output folder once, the newest root first.
 
-    Older versions stored one root per scan, so an old output folder may have several roots. If the folder has no results, the
-    roots of its ended runs are left out. Unreadable records are skipped.
+    A root is the folder that contains the scanned videos. Older versions stored one root per scan, so an old output folder may
+    have several roots. If the output folder has no results, only the roots of runs that have not ended are yielded. Unreadable
+    records are skipped.
     """
     cameras = layout.camera(".").parent
     stored = (layout.iter_events(), layout.iter_checkpoints(), cameras.glob("**/*.json"))
@@ -484,8 +485,8 @@ def _below(roots: Iterable[str | Path], name: str) -> Iterator[Path]:
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     """Return the document with the start of its video.
 
-    If the user gave no rules, a stored start is kept. Otherwise, or if an older version stored no start, the start is computed
-    from the stored values of the video and its file.
+    If the user gave no option about times, the stored start is kept. The start is computed again if the user gave such an
+    option, or if an older version stored no start.
     """
     if document.start is not None:
         if not rules.given:
@@ -512,7 +513,7 @@ def choose(documents: Sequence[EventsDocument], when: When, categories: Collecti
 
     Args:
         documents: the documents, with the start of their videos.
-        when: the choice by time.
+        when: the dates and times of day of the chosen events.
         categories: globs of categories; empty for all events. An event without a category counts as `anomaly`.
     """
     if not when and not categories:

@@ -50,7 +50,7 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
 
 
 def mask_box(mask: ByteArray, level: int) -> Box | None:
-    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if no pixel is so high."""
+    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if there is no such pixel."""
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
@@ -171,7 +171,7 @@ class MaskVideoWriter:
 
 
 def masked_rows(path: Path) -> MaskRows:
-    """Return which rows have a mask in a mask video; the sampled rows if the file can't be read."""
+    """Return which rows have a mask in a mask video: SAMPLED or EVERY; SAMPLED if the file can't be read."""
     return MaskRows.EVERY if _tag(path, _ROWS_TAG) == MaskRows.EVERY else MaskRows.SAMPLED
 
 
@@ -358,7 +358,7 @@ class MaskRleWriter:
 
 
 def rle_rows(path: Path) -> MaskRows:
-    """Return which rows have a mask in a file of run lengths; the sampled rows if the file can't be read."""
+    """Return which rows have a mask in a file of run lengths; SAMPLED if the file can't be read."""
     return MaskRows.EVERY if _metadata(path).get(b"vadcli.masks") == MaskRows.EVERY.encode() else MaskRows.SAMPLED
 
 
@@ -456,7 +456,8 @@ class MaskFiles:
         size = self.width, self.height
         refined = json.dumps(self.refined) if self.refined else ""
         with ExitStack() as stack:
-            # The run lengths are complete before the mask video: if both exist, masks are read from the mask video.
+            # The file that is opened last is completed first. This must be the run lengths, because readers prefer the mask
+            # video: if the new mask video exists, both files are complete.
             pixels = runs = None
             if self.as_video:
                 path = stack.enter_context(self.scratch.replace(self.layout.mask_video(table.video)))
@@ -524,7 +525,7 @@ class MaskTrack:
         return self._mask
 
     def level(self, thresholds: Thresholds) -> int:
-        """Return the lowest mask value that is drawn as a part of an event with these thresholds."""
+        """Return the lowest mask value (0-255) that is drawn as a part of an event, for these thresholds."""
         # Run lengths do not depend on these thresholds: their pixels were marked when the file was written.
         return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 

@@ -1,8 +1,8 @@
 """Counts how far a run has come, writes its run record and its live file, and reads them.
 
-The run record, `runs/<start>.json`, has the result of each video; `run.json` is a copy of the newest record. A record of a
-million videos has a million results, so they can also be read one at a time. A long record is not written often. So a running
-scan also writes a short live file every second, in its folder for temporary files. `vadcli status` reads the live file.
+The run record, `runs/<start>.json`, has the result of each video; `run.json` is a copy of the newest record. A record may have
+a million results, so there is a function that reads them one at a time (`result_lines`). A long record is not written often.
+So a running scan also writes a short live file every second, in its folder for temporary files. `vadcli status` reads it.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class _Totals:
         self._seconds = 0.0
 
     def count(self, result: Mapping[str, Any], sign: int, *, lost: bool) -> None:
-        """Add the numbers in the JSON of a result (sign 1), or subtract them (sign -1)."""
+        """Add the numbers in the JSON of a result (sign 1), or subtract them (sign -1); `lost` is `VideoResult.is_lost`."""
         self._lost += sign * lost
         self._statuses[result["status"]] += sign
         for name in self._sums:
@@ -362,9 +362,10 @@ class RunRecord:
 class _Results:
     """The results of a run, as lines of JSON in a temporary file.
 
-    A new result of a video replaces the earlier one.
+    A new result of a video replaces the earlier result of this video.
 
-    Each line begins with a mark: `-` if the video was skipped because it is done, a space if the result was replaced, or `+`.
+    The first character of each line is a space if the result was replaced, "-" if the video was skipped because it is done,
+    and otherwise "+".
     """
 
     def __init__(self, path: Path) -> None:
@@ -402,7 +403,10 @@ class _Results:
         return before
 
     def listed(self) -> Iterator[bytes]:
-        """Yield the results as JSON in the order in which they were added, without the unlisted results."""
+        """Yield the results as JSON in the order in which they were added.
+
+        If more than `MOST_SKIPPED` videos were skipped because they are done, their results are left out.
+        """
         with writing(self._path):
             self._file.flush()
         hidden = b" -" if self.unlisted_count else b" "

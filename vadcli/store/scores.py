@@ -1,6 +1,6 @@
 """Writes and reads the scores and the vectors of a video as Parquet.
 
-The metadata of each file have the other values that later runs need.
+The metadata of each file describe the video, the detector and the encoder, because later runs need these values.
 
 A scores file has one row per frame. An embeddings file has one row per sampled frame, with a vector. From these vectors, vadcli
 can score other categories and search the archive without decoding the videos again. A vector of D values takes D + 4 bytes.
@@ -77,7 +77,7 @@ class ScoresMetadata:
         fingerprint: hash of everything that changes scores.
         source: values that show whether the video file has changed: size, mtime_ns, content sample, root.
         video: `VideoInfo.to_json()`.
-        categories: as the user gave them.
+        categories: the categories, as the user gave them.
         time_base: seconds per unit of pts, as a fraction such as "1/90000".
         detector: the detector's name in the registry.
         camera: the camera's name.
@@ -151,12 +151,10 @@ class _NoPandas:
 
 
 def keep_pandas_out() -> None:
-    """Keep pyarrow from importing pandas, which takes longer than the start of a scan.
+    """Keep pyarrow from importing pandas: vadcli does not use pandas, and the import would slow down every start.
 
-    Nothing in vadcli uses pandas.
-
-    pyarrow looks for pandas once, when it makes its first array. Call this function only in a process that runs nothing but
-    vadcli: afterwards, an array that is made from a pandas series may have NaN in place of null.
+    pyarrow looks for pandas once, when it makes its first array. Call this function only in a process that runs only vadcli:
+    after this call, if an array is made from a pandas series, it may have NaN in place of null.
     """
     sys.meta_path.insert(0, _NoPandas)
     try:

@@ -1,6 +1,7 @@
 """Stores the answers of a second model about clips of a video, and the record of `vadcli verify`.
 
-The answers are Parquet files with one row per clip and category. The record, `verify.json`, has the result of the audit.
+The answers are Parquet files with one row per clip and category. The record, `verify.json`, has the results of the newest run:
+the number of confirmed and rejected events, and the audit.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ VERIFICATION_FORMAT_VERSION = 1
 class Audit:
     """An estimate of how much the scan misses.
 
-    The model was asked about random clips that the scores did not propose.
+    Clips with high scores are proposed to the model. For the audit, the model was also asked about random other clips.
 
     Attributes:
         clips: number of audited clips.
         confirmed: number of audited clips that the model confirms.
-        low, high: of all clips that the scan did not propose, the model would confirm a share between these limits (95 %
+        low, high: limits of a share in [0, 1]: how many of all clips that were not proposed the model would confirm (95 %
             confidence interval).
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
@@ -71,10 +72,10 @@ class VerificationRun:
         model: the model that was asked, as the user named it.
         start, end: when the run began and ended, in ISO 8601; `end` is None if it is still running or was killed.
         exit_code: the exit code; None if `end` is None.
-        stopped: why the run ended early; "" if it did not.
+        stopped: why the run ended early; "" if it did not end early.
         asked: number of clips about which this run asked the model.
         left: number of clips about which the model must still be asked.
-        seconds: how long the model took.
+        seconds: how long the model took for all clips.
         confirmed, rejected, not_asked: numbers of events.
         audit: an estimate of how much the scan misses; None if no clip was audited.
         problems: one line per video that could not be verified completely.
@@ -99,7 +100,7 @@ class VerificationRun:
 
     @property
     def text(self) -> str:
-        """The results for the events in one sentence, or that the run has not ended."""
+        """The number of confirmed, rejected and other events in words; if the run has not ended, a note about this."""
         if self.end is None:
             return "not ended: it is still running, or was killed"
         return f"{how_many(self.confirmed, 'event')} confirmed, {self.rejected} rejected, {self.not_asked} not asked"
@@ -156,8 +157,9 @@ class AnswersMetadata:
         content: hash of the video's content, as in the scores file.
         frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
         questions: category -> hash of the question that was asked.
-        categories: the categories of the newest run; the events are made from the answers about them.
-        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty during the first run.
+        categories: the categories of the newest run. The answers about these categories decide about the events.
+        usual: how the model usually answers about `categories` at this camera: a `CategoryTails` as JSON values. Empty during
+            the first run.
         descriptions: clip -> the model's sentence about it.
         seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
         schema_version: the version of the file format.

@@ -346,7 +346,7 @@ def check_ffmpeg() -> None:
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
     """Return one number per part of a video: the time of its rows minus their time in the file, in seconds.
 
-    A part ends where the clock restarts or jumps. The result is empty if the clock never does. A few frames with odd times do
+    A part ends where the clock restarts or jumps. The result is empty if this never happens. A few frames with odd times do
     not count as a part.
     """
     if not len(info.shown_pts):

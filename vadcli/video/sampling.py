@@ -180,7 +180,8 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
     """Return which frames must be decoded to get the images of `rows`: flags (N,) bool, or None for all frames.
 
     If all of `rows` are keyframes, the flags mark all keyframes. Otherwise, if all of `rows` are references, the flags mark all
-    references. The first result is None if `rows` has other frames, or if too few frames could be left out.
+    references. All frames must be decoded if `rows` has other frames, if frames of the file are missing, or if too few frames
+    could be left out.
 
     The second result is True if the flags mark the keyframes.
     """
