@@ -41,7 +41,7 @@ CATEGORY_THRESHOLDS = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_ga
 
 
 class ClipModel(Protocol):
-    """A model that gets clips. `Detector` and `vadcli.detectors.ask.Asker` are such models."""
+    """A model whose input is clips: a `Detector` or a `vadcli.detectors.ask.Asker`."""
 
     @property
     def batch_size(self) -> int:
@@ -59,7 +59,7 @@ class ClipModel(Protocol):
         """
 
     def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the results, such as options and weights, as a JSON object."""
+        """Return everything that changes the results, such as options and hashes of weights, as a JSON object."""
 
 
 class Detector(ClipModel, Protocol):
@@ -71,7 +71,7 @@ class Detector(ClipModel, Protocol):
     Attributes:
         name: the name of the detector in the registry.
         model_version: version of the camera models that `fit` returns. If a stored camera model has another version, the engine
-            fits a new one.
+            fits a new camera model.
         needs: what clips the loader must deliver, for example the number of frames and the frame size.
         channels: names of the K raw scores that each frame gets.
         thresholds: default thresholds for events.
@@ -97,16 +97,16 @@ class Detector(ClipModel, Protocol):
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """The SHA-256 of the weights that the detector loads, by the name of the weights; empty without weights."""
+        """{name of the weights: their SHA-256}; empty if the detector loads no weights."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return a model of what is usual for one camera; None if the detector can't fit a model. Deterministic."""
+        """Return a model of what is usual for one camera; None if no model can be fitted. Deterministic."""
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Return the raw scores (B, T, K) and the masks of a batch. Deterministic."""
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of one video: smooth and calibrate the raw scores of the video."""
+        """Smooth and calibrate the raw scores of one video. Return the logits of its frames."""
 
 
 _METHODS = {name for protocol in (ClipModel, Detector) for name in vars(protocol) if not name.startswith("_")}
@@ -119,7 +119,10 @@ class Preparer(Protocol):
     """A detector that can begin the work on a clip before its camera has a model."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Compute and keep what `fit` and `score` need of a clip. Several threads may call this method at the same time."""
+        """Compute and keep what `fit` and `score` need of a clip.
+
+        Several threads may call this method at the same time.
+        """
 
 
 @runtime_checkable
@@ -135,15 +138,15 @@ class Attributor(Protocol):
         """The C categories."""
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Return scores (B, T, C) float32 in [0, 1]. The score of a category does not depend on the other categories."""
+        """Return scores (B, T, C) float32 in [0, 1]. A score depends on its own category only."""
 
 
 @runtime_checkable
 class Embedder(Protocol):
     """A detector that can compute its raw scores from one stored vector per sampled frame.
 
-    The engine can store the vectors. If only the categories change later, the engine scores the video from the stored vectors
-    and does not decode the video again.
+    The engine can store the vectors. If the user later changes only the categories, the engine scores the video from the stored
+    vectors and does not decode the video again.
     """
 
     @property
@@ -163,7 +166,7 @@ class Embedder(Protocol):
         """True if the engine should store the vectors."""
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Return the raw scores (S, K) of S vectors. For the frames of these vectors, `score` returns exactly the same."""
+        """Return the raw scores (S, K) of S vectors, exactly as `score` returns them for the same frames."""
 
 
 @runtime_checkable
@@ -173,11 +176,11 @@ class Propagator(Protocol):
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
         """Return the masks of all frames, computed from the known masks of some frames. Deterministic.
 
-        The mask of a frame depends only on the last known mask before it, and on the frames from there to this frame.
+        The mask of frame n depends only on the last known mask before n, and on the frames from this known mask to n.
 
         Args:
             frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. The frames may come from several spans
-                of a video if the mask of the first frame of each span is known.
+                of a video. Then the mask of the first frame of each span must be known.
             known: the known masks by the index of their frame. A mask is (h, w) float32 on the detector's mask
                 scale, as `score` returns it. The mask of frame 0 must be known.
 
@@ -215,7 +218,10 @@ class ChecksModels(Protocol):
     """A detector whose options change its camera models."""
 
     def accepts(self, model: CameraModel) -> bool:
-        """True if a stored model was fitted with this detector's options. If not, the engine fits a new model."""
+        """Return True if a stored model was fitted with this detector's options.
+
+        If the result is False, the engine fits a new model.
+        """
 
 
 def caveats_of(detector: Detector) -> tuple[str, ...]:
@@ -250,8 +256,8 @@ def check_device(device: str) -> None:
 def keep_compiler_cache() -> None:
     """Give torch's compiler a fixed folder for its files. Call this before transformers is imported.
 
-    When transformers is imported, torch creates a folder for these files, and never removes it. By default, each process
-    creates another temporary folder.
+    When transformers is imported, torch creates a folder for these files. By default, this is a new temporary folder in each
+    process, and torch never removes the folder.
     """
     from vadcli.options import cache_folder  # here, because `vadcli.options` imports the options of each detector
 
@@ -291,7 +297,7 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
     if options is None:
         options = DETECTOR_OPTIONS.load(name)() if name in DETECTOR_OPTIONS else DetectorOptions()
     detector: Detector = make(options)
-    # `hasattr(detector, ...)` is not used here: it would compute properties that are known only after `prepare`.
+    # `hasattr` is used on the type. On the detector, it would compute properties that are known only after `prepare`.
     lacking = [
         member for member in MEMBERS if not hasattr(type(detector), member) and member not in getattr(detector, "__dict__", ())
     ]

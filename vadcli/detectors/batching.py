@@ -1,8 +1,8 @@
 """Collects clips into batches, and scores the batches in threads while the caller does other work.
 
-Each pixel is copied once, from the loader's memory into the array of a batch. To allocate a new array is slow, because the
-system clears the memory page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used again for
-a later batch.
+Each pixel is copied once, from the loader's memory into the array of a batch. Allocating a new array is slow: the system clears
+its memory page by page, and a clip of eight HD frames has 22 MB. So the array of a scored batch is used again for a later
+batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPARES = 4
 
 
 class PerCamera(Generic[Result]):
-    """A function of a camera model. It remembers the results for the camera models that were used last.
+    """A function of a camera model. It keeps the results for the camera models that were used last.
 
     Args:
         make: computes the result for a camera model.
@@ -100,7 +100,7 @@ class Workers(Generic[W]):
 
     @contextmanager
     def idle(self) -> Iterator[W]:
-        """Wait for an idle worker. Return it for a `with` block; it is reserved until the end of the block."""
+        """Wait for an idle worker, and reserve it until the end of a `with` block."""
         worker = self._idle.get()
         try:
             yield worker
@@ -115,7 +115,7 @@ class GatheredBatch(Generic[Ticket]):
     Attributes:
         pixels: (N, T, H, W, C) uint8; clip i is stored in `pixels[i]`.
         clips: the clips that were added, at most N. The frames of clip i are a view of `pixels[i]`.
-        tickets: one object per clip, by which the caller recognises the clip.
+        tickets: one object per clip, which the caller chose to recognise the clip.
     """
 
     pixels: ByteArray
@@ -133,7 +133,10 @@ class GatheredBatch(Generic[Ticket]):
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Return a batch without the clips for which `dropped` returns True. The new batch uses the memory of this one."""
+        """Return a batch without the clips for which `dropped` returns True.
+
+        The new batch uses the memory of this batch.
+        """
         rest = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -210,8 +213,8 @@ class _Pool:
 class ScoringPool(_Pool, Generic[Ticket]):
     """Scores batches in threads, and returns the scores in the order of the batches. A context manager.
 
-    The pool scores `detector.parallel` batches at the same time. The same number of batches may wait, so that each device can
-    start its next batch without a pause.
+    The pool scores `detector.parallel` batches at the same time. As many batches more may wait in the pool, so that each device
+    can start its next batch without a pause.
     """
 
     def __init__(self, detector: Detector) -> None:

@@ -1,11 +1,11 @@
-"""Calibration: how often a camera's videos reach a value, and the logit for this rate.
+"""Calibration: turns a raw value into a logit that depends on how rare the value is for the camera.
 
 A video is divided into moments, which are short spans of equal length. The log rarity of a value is -ln(the share of the
 moments that reach the value).
 
 A tail describes how rare high values are. A tail is fitted only to the bulk of a camera's values: the lower three quarters
 (motion) or the lower 90 % (categories). So a fight in the fitted videos still gets high scores. If there is little video of the
-camera, each fitted number lies between the number from this video and a reference from other cameras.
+camera, each fitted number is a mean of the number from this video and a reference number from other cameras.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BULK = 0.75
 """The tail of motion is fitted to the values up to this quantile. So a quarter of the fitted video may be unusual."""
 
 CATEGORY_BULK = 0.9
-"""The tail of categories is fitted to the values up to this quantile: more than BULK, because few frames fit a category."""
+"""The tail of categories is fitted to the values up to this quantile. It is above BULK, because few frames fit a category."""
 
 FAINT = 6.0
 """The value 0 has the log rarity -FAINT. If a log rarity is higher by 1, the value is rarer by a factor of e."""
@@ -48,8 +48,8 @@ class Tail:
 
     Attributes:
         active: share of the moments in which anything moves.
-        usual: the usual value, which is the lower quartile of the values while something moves.
-        scale: if a value is higher by `scale`, it is rarer by a factor of e.
+        usual: the usual value: the lower quartile of the values while something moves.
+        scale: a value that is higher by `scale` is rarer by a factor of e.
     """
 
     active: float
@@ -59,8 +59,8 @@ class Tail:
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Return the log rarity of each value, in the shape of `value`.
 
-        For values below the usual value, no share can be estimated. Instead, the result rises from -FAINT at the value 0, so
-        that weak and very weak motion get different values in an 8-bit mask.
+        For values below the usual value, no share can be estimated. There, the result rises from -FAINT (at the value 0) to the
+        log rarity of the usual value, so that weak and very weak motion get different values in an 8-bit mask.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -78,7 +78,7 @@ class Tail:
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
-"""The reference for the tail of motion, from other cameras. The usual value is 1.
+"""The reference for the tail of motion, from other cameras.
 
 If a camera has only seconds of video, the scale of this tail decides which events are found. The scale was set on the clips of
 docs/incidents.md.
@@ -97,13 +97,13 @@ events of a camera with one minute of video are not found.
 
 @dataclass(frozen=True)
 class FittedTime:
-    """The amount of video that a fit is based on.
+    """How much video a fit is based on.
 
     A fit reads bursts: short series of sampled frames of one video.
 
     Attributes:
         sampled_s: total seconds of the bursts.
-        spanned_s: total length in seconds of the videos from which the bursts come, or less if the length is not known.
+        spanned_s: total length in seconds of the videos from which the bursts come, or a lower bound of this length.
     """
 
     sampled_s: float
@@ -145,7 +145,7 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
 
 
 def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
-    """Return the tail of smoothed motion values. A value of 0 means no motion, and about 1 is usual motion."""
+    """Return the tail of smoothed motion values. A value of 0 means no motion; 1 is usual motion."""
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
     trust = footage.trust(1.0, USUAL_PRIOR)
@@ -162,7 +162,8 @@ def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
 def logit_of(log_rarity: FloatArray) -> FloatArray:
     """Return the logits of log rarities.
 
-    A value that r moments per hour reach has the logit ln(r0 / r) / temperature.
+    If r moments per hour reach a value, the value has the logit ln(r0 / r) / temperature. r0 and temperature are fields of
+    CALIBRATION: r0 moments per hour give the score 0.5.
     """
     moments_per_hour = 3600.0 / MOMENT_S
     log_ratio = np.log(CALIBRATION.r0_per_hour / moments_per_hour) + log_rarity.astype(np.float64)  # ln(r0 / r)
@@ -178,14 +179,14 @@ def _between(reference: float, own: float, trust: float) -> float:
 class BellTail:
     """Like `Tail`, for values that lie on both sides of a median.
 
-    Up to BEND spreads above the median, the share is that of a normal distribution. Above BEND spreads, the share falls more
-    slowly, because very high values are more frequent than in a normal distribution: the share falls by a factor of e if the
-    value rises by spread / hazard.
+    Up to a value of median + BEND · spread, the share is that of a normal distribution. Very high values are more frequent than
+    in a normal distribution, so above this value the share falls more slowly: by a factor of e if the value rises by
+    spread / hazard.
 
     Attributes:
         median: median of the values.
         spread: standard deviation of the values, estimated from the quartiles.
-        hazard: how fast the share falls above BEND spreads. With a higher hazard, high values are rarer.
+        hazard: how fast the share falls for very high values. With a higher hazard, such values are rarer.
     """
 
     median: float
@@ -210,7 +211,7 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Return the tail of a camera's values. The tail hardly changes if a tenth of the values is anomalous.
+    """Return the tail of a camera's values. It hardly changes if a tenth of the values is anomalous.
 
     Args:
         values: (n,) smoothed values of sampled frames.
@@ -218,7 +219,8 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
         floor: the smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # Anomalies have high values, so they are in the upper half. The spread is at least the spread of the lower half.
+    # Two estimates of a standard deviation: from both middle quarters of the values, and from the lower of the two quarters,
+    # which contains hardly any anomalies. The larger estimate is used, because a small one would make usual values rare.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own_hazard = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
@@ -235,8 +237,8 @@ RATES = (0.5, 2.0)
 class CategoryTails:
     """How rare the evidence for C categories is for one camera.
 
-    There are one or more kinds of evidence per category. The log rarity of a category is the log rarity of its least rare kind
-    of evidence. The score of a frame comes from the rarest category.
+    There are one or more kinds of evidence per category. For each kind, a tail gives a log rarity. The log rarity of a category
+    is the lowest of these. The score of a frame comes from the category with the highest log rarity.
 
     Two effects need a correction. With more categories, it is more likely that one category is rare by chance. With more kinds
     of evidence, it is less likely that all kinds are rare at the same time. So each log rarity becomes ln(10) + rate · (log
@@ -273,8 +275,8 @@ class CategoryTails:
         """
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)
         highest = _rarities(tails, categories, evidence).max(axis=1)
-        # Fit an exponential through the median and the 90 % quantile. The frames of a fight are above both, so they change
-        # little.
+        # Fit an exponential through the median and the 90 % quantile. The frames of a fight are above both numbers, so a fight
+        # hardly changes them.
         median, level = (float(value) for value in np.quantile(highest, [0.5, CATEGORY_BULK]))
         rate = np.log(0.5 / (1.0 - CATEGORY_BULK)) / max(level - median, 1e-6)
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))
@@ -286,7 +288,7 @@ class CategoryTails:
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """Return the log rarity (S, C) of each category for evidence (S, K): that of the least rare kind of evidence."""
+    """Return for each category the lowest log rarity (S, C) of its kinds of evidence (S, K)."""
     rarities = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)  # (S, K)
     return np.asarray(rarities.reshape(len(rarities), len(tails) // categories, categories).min(axis=1))
 
@@ -301,7 +303,7 @@ LARGEST_LAG = 500
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
     """Return for each sample the number of its segment, (S,) int64.
 
-    A new segment begins after each gap that is longer than both `gap_s` and 3 usual steps between samples.
+    A new segment begins after each gap that is longer than `gap_s` and also longer than 3 times the median gap.
     """
     if len(timestamp) < 2:
         return np.zeros(len(timestamp), dtype=np.int64)
@@ -312,8 +314,8 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
     """Return the values (S,) smoothed over time: weighted means of the usable values at nearby times.
 
-    If no usable value is near a sample, the sample gets the nearest mean of its segment. If the segment has no usable value, it
-    gets 0.
+    If no usable value is near a sample, the sample gets the nearest mean of its segment. In a segment without any usable value,
+    all samples get 0.
 
     Args:
         values: (S,) one value per sample.

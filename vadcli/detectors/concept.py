@@ -1,9 +1,10 @@
 """The detector `concept`: an image-text encoder compares frames with sentences about categories.
 
-The method comes from the paper NOVA (arXiv 2609.06360). There are sentences for each category, and sentences against each
-category. The anchor is the mean vector of the camera's usual frames, and counts as one more sentence against each category.
+The method comes from the paper NOVA (arXiv 2609.06360). Some sentences describe a category: these are the sentences for the
+category. Others describe normal scenes and things that only look like the category: these are the sentences against the
+category. The anchor is the mean vector of the camera's usual frames. It is used as one more sentence against each category.
 
-After the encoder, each step is computed exactly or from one video alone. So a scan gives the same scores, bit for bit, as a
+Cosines of frames and sentences are computed exactly, with whole numbers. So a scan gives the same scores, bit for bit, as a
 computation from stored vectors, and the batch size does not matter.
 
 Letters in shapes: S vectors, M sentences, C categories, D width of a vector.
@@ -55,9 +56,9 @@ CLIP_FRAMES = 32
 RATE_HZ = 2.0
 """Sampled frames per second."""
 POSITIVE_WEIGHT = 0.9
-"""Weight of the sentences for a category. The sentences against it have the weight 1 (NOVA)."""
+"""Weight of the sentences for a category. The sentences against the category have the weight 1 (NOVA)."""
 ANCHOR_TEMPERATURE = 0.3
-"""If one frame scores higher than another by this much, its weight in the anchor is lower by a factor of e (NOVA)."""
+"""If the score of a frame is higher by this much, its weight in the anchor is lower by a factor of e (NOVA)."""
 SMOOTHING_S = 1.7
 """Standard deviation of the smoothing over time, in seconds (NOVA)."""
 GAP_S = 4.0
@@ -67,14 +68,14 @@ SIMILAR = 0.70
 TEXT_LEVELS = 2**15 - 1
 """The numbers in vectors of sentences become whole numbers up to this. In float64, their products with int8 are exact."""
 SPREAD_FLOOR = 0.15
-"""The smallest spread of a camera's evidence. Without it, any change would be an alarm on a camera whose frames are equal."""
+"""The smallest spread of a camera's evidence. Otherwise, any change would be an alarm if the frames of a camera are equal."""
 
 
 class ConceptDetector:
     """Finds what the user describes in words. `Detector` describes the attributes.
 
-    A category fits a frame if the sentences for the category are more similar to the frame than sentences about normal scenes
-    are. The score of a frame is high if such a good fit is rare for the camera.
+    The frame is compared with the sentences for a category and with the sentences against the category. The score of a frame is
+    high if the sentences for a category are unusually similar to the frame, compared with other frames of the camera.
 
     Raises:
         UsageError: a category or the encoder does not exist.
@@ -102,8 +103,8 @@ class ConceptDetector:
         self.encoder_name, self.keeps_embeddings = options.encoder, options.keep_embeddings
         self.encoder_key, self.embedding_key = encoder_key(self._encoder_state), digest(self._encoder_state)
         self.weights: Mapping[str, str] = {self.encoder_name: self.encoder_key}
-        # A camera model stores vectors of one encoder, and cannot be used with another encoder. So each encoder has its own
-        # version.
+        # A camera model stores vectors of one encoder, and cannot be used with another encoder. So the version is a hash of the
+        # encoder.
         self.model_version = int(self.embedding_key[:12], 16)
         self.needs = ClipNeeds(
             frames=CLIP_FRAMES,
@@ -156,7 +157,7 @@ class ConceptDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return the evidence (B, T, 2C), one vector per frame, and, if the scan stores masks, masks (B, T, h, w)."""
+        """Return evidence (B, T, 2C) and one vector per frame. If the scan stores masks, also return masks (B, T, h, w)."""
         raw, embeddings, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
             known = self._fitted_clips.pop(_content(frames), None) if self._fitted_clips else None
@@ -181,7 +182,7 @@ class ConceptDetector:
         return self._camera(track.model).finish(track.raw, track.timestamp)
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the encoder, the sentences and the version."""
+        """Return hashes of the encoder and of the sentences, and the version."""
         return {
             "detector": self.name,
             "version": VERSION,
@@ -207,8 +208,8 @@ class ConceptDetector:
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
     """Return the encoded sentences of all categories.
 
-    The sentences against a category are the sentences about its look-alikes, and the normal sentences that do not describe the
-    category.
+    The sentences against a category are the sentences about its look-alikes and the sentences about normal scenes. A normal
+    sentence that describes the category is left out.
 
     Raises:
         UsageError: a sentence has more tokens than the encoder can read.
@@ -240,9 +241,9 @@ def _content(frames: ByteArray) -> bytes:
 
 @dataclass(frozen=True)
 class Sentences:
-    """M unit vectors of sentences, as whole numbers.
+    """The unit vectors of M sentences, rounded and stored as whole numbers.
 
-    The vector of sentence i is row i of `values`, multiplied by `scale[i]`.
+    The vector of sentence i is `values[i] * scale[i]`.
 
     Attributes:
         values: (M, D) float64, whole numbers.
@@ -254,7 +255,7 @@ class Sentences:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Sentences:
-        """Make sentences from their unit vectors (M, D), which are rounded."""
+        """Round unit vectors (M, D) of sentences."""
         exact = vectors.astype(np.float64)
         scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
         return cls(np.rint(exact / scale[:, None]), scale)
@@ -286,14 +287,14 @@ class Bank:
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
         """Return the evidence (S, 2C) float32: the contrast of the C categories, then their fit.
 
-        Fit is how similar the sentences for the category are to the frame. Contrast is how much more similar to the frame they
-        are than the sentences against the category. The published method uses contrast alone. But contrast rises for everything
-        unusual, because the normal sentences are then less similar to the frame. So an alarm needs a rare contrast and also a
-        rare fit. If the category is absent, its fit is not rare.
+        Fit is the similarity between the frame and the sentences for the category. Contrast is fit minus the similarity between
+        the frame and the sentences against the category. The published method uses contrast alone. But everything unusual
+        raises the contrast, because normal sentences are less similar to an unusual frame. So an alarm needs a rare contrast
+        and also a rare fit. If the category is absent, its fit is not rare.
 
         Args:
             embeddings: S vectors.
-            anchor: counts as one more sentence against every category; None for no anchor.
+            anchor: used as one more sentence against every category; None for no anchor.
         """
         cosines = self.sentences.cosines(embeddings)
         extra = anchor.cosines(embeddings) if anchor is not None else np.empty((len(embeddings), 0))
@@ -317,10 +318,10 @@ def upper_half(cosines: TimeArray) -> TimeArray:
 def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name: str) -> BoolArray:
     """Return flags (n,), True for the normal sentences that do not describe the category.
 
-    Each sentence is compared with the mean of the category's own sentences. A normal sentence describes the category if its
-    cosine with this mean is higher than SIMILAR, and also higher than the cosines of half of the category's own sentences. The
-    second rule is for encoders that give similar vectors to all sentences: with the first rule alone, no normal sentence would
-    remain.
+    Each normal sentence is compared with the mean of the category's sentences. It describes the category if its cosine with
+    this mean is higher than SIMILAR, and also higher than the median cosine of the category's sentences with this mean. The
+    second rule is for encoders that give similar vectors to all sentences. With such an encoder, the first rule alone would
+    leave out all normal sentences.
 
     Args:
         category: (m, D) unit vectors of the sentences for the category.

@@ -29,7 +29,7 @@ class ConceptOptions(DetectorOptions):
     )
 
     def is_ready(self) -> bool:
-        """True if the user named an encoder, or if the default encoder is on this machine."""
+        """Return True if the user named an encoder, or if the default encoder is on this machine."""
         return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None
 
 
@@ -40,7 +40,7 @@ def encoder_download() -> str:
 
 @dataclass(frozen=True)
 class AskOptions(CompressionOption):
-    """The options of the detector `ask`. LAVIDA has the same options and more."""
+    """The options of the detector `ask`. LAVIDA has these options too."""
 
     @property
     def ask_model(self) -> str:
@@ -48,9 +48,9 @@ class AskOptions(CompressionOption):
         return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if the user named a usable model, or if this machine has the default model and a GPU.
+        """Return True if the user named a usable model, or if this machine has the default model and a GPU.
 
-        `--detector auto` can then choose `ask`. Without a GPU, a scan would take many times longer than the footage.
+        Then `--detector auto` can choose `ask`. On a CPU, a scan would take many times longer than the footage.
         """
         if self.model != AUTO_MODEL:
             return is_mllm(self.model)

@@ -1,7 +1,7 @@
-"""Masks with crisp edges: SAM2 finds the outlines of the objects that high pixel scores mark.
+"""Masks with crisp edges: SAM2 finds the outlines of objects whose pixels have high scores.
 
-A blob is a connected group of pixels whose scores reach the threshold for events. SAM2 gets two prompts per blob: the point
-with the highest score, and the box around the blob. SAM2 returns three masks. The mask that SAM2 rates best replaces the blob.
+A blob is a connected group of pixels whose scores reach the threshold for events. SAM2 gets one prompt per blob: the pixel with
+the highest score, and the box around the blob. SAM2 returns three masks. The mask that SAM2 rates best replaces the blob.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class Refiner(Protocol):
 def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
     """Return the pixel scores (H, W) uint8 after each blob was replaced by the outline of its object.
 
-    All pixels inside an outline get the highest score of the blob. Pixels of the blob outside its outline get a score below
-    `level`. If an outline does not touch its blob, the model has found another object, and the blob does not change.
+    Pixels inside an outline get the highest score of the blob, or keep their score if it is higher. Pixels of the blob outside
+    its outline get a score below `level`. If an outline does not touch its blob, the model has found another object, and the
+    blob does not change.
 
     Args:
         pixels: (H, W) uint8 pixel scores.
@@ -79,7 +80,7 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
     peaks, areas = ndimage.maximum(pixels, labels, numbers), np.bincount(labels.ravel())[1:]
     chosen = np.lexsort((-areas, -np.asarray(peaks, np.int64)))[:MOST_BLOBS]
     boxes = ndimage.find_objects(labels)
-    # for each blob: the box around it, flags for the pixels of the box that belong to it, and its highest score
+    # for each blob: its box, flags for the pixels of the box that belong to the blob, and the highest score of the blob
     blobs = [(boxes[blob], labels[boxes[blob]] == blob + 1, int(peaks[blob])) for blob in chosen]
     outlines = segment(np.stack([_prompt(pixels[box], inside, peak, box) for box, inside, peak in blobs]))
     touching = [
@@ -96,8 +97,8 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
 
 
 def _prompt(pixels: ByteArray, inside: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
-    """Return x and y of the pixel with the highest score, then of two corners of the box, (3, 2)."""
-    # If several pixels have the highest score, the prompt is the pixel nearest to their middle.
+    """Return a prompt (3, 2): x and y of the pixel with the highest score, and of two corners of the box."""
+    # If several pixels have the highest score, the pixel nearest to their mean position is used.
     rows, columns = np.nonzero(inside & (pixels == peak))
     nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
     top, left, bottom, right = box[0].start, box[1].start, box[0].stop - 1, box[1].stop - 1
@@ -127,7 +128,7 @@ class Sam2Refiner:
         self._prepared: tuple[TransformersMasks, dtype, Runner] | None = None
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the files, the precision and the version of the rules."""
+        """Return the hashes of the model's files, the precision and RULES_VERSION."""
         return {"rules": RULES_VERSION, "precision": self._precision, "files": model_hashes(self._model, self.folder)}
 
     def prepare(self) -> None:

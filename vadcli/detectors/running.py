@@ -62,7 +62,7 @@ def read_whole(
 ) -> tuple[Any, bool]:
     """Return the model in a transformers folder, and True if its optional tensors are missing.
 
-    transformers itself fills a missing tensor with random numbers, and only warns.
+    transformers alone would only warn about a missing tensor, and fill it with random numbers.
 
     Args:
         kind: a model class of transformers.
@@ -104,10 +104,7 @@ def read_whole(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Return the name that transformers uses for the attention.
-
-    This is FlashAttention if it can run here, otherwise torch's own attention.
-    """
+    """Return transformers' name of the fastest attention: FlashAttention if it can run here, else torch's own attention."""
     from transformers.utils import is_flash_attn_2_available
 
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
@@ -116,7 +113,7 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> str:
 
 @contextmanager
 def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
-    """Turn the errors of libraries about damaged or missing files into a WeightsError of one line."""
+    """Turn a library's error about damaged or missing files into a WeightsError of one line."""
     try:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
@@ -153,7 +150,7 @@ Clock = Callable[[str], AbstractContextManager[Any]]
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
-    """Return a context that measures nothing. A new `Runner` uses this clock."""
+    """Return a context that measures nothing. This is the clock of a new `Runner`."""
     return nullcontext()
 
 
@@ -167,7 +164,7 @@ class Runner:
         device: the device on which the steps run.
         limit: a step gets at most this many clips at a time.
         spans: a step propagates masks through at most this many spans in parallel.
-        calls: the number of threads that should call the runner: one for a CPU. Two for a GPU, because one thread copies the
+        calls: the number of threads that should call the runner: 1 for a CPU, 2 for a GPU. With a GPU, one thread copies the
             next frames while the other thread computes.
         clock: measures the stages `copy` (frames to the device) and `fetch` (results from the device).
     """
@@ -186,7 +183,7 @@ class Runner:
     def run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
         """Run the step on frames or prompts (B, …). Return the outputs as arrays with B rows.
 
-        If the device runs out of memory, this batch and all later batches are split into halves.
+        If the device runs out of memory, the step gets only half as many clips at a time, also in later calls.
 
         Raises:
             DeviceError: not even one clip fits into memory.
@@ -228,7 +225,7 @@ class Runner:
                 self.spans = self._halved(self.spans, "frame", error)
 
     def reset_limit(self) -> None:
-        """Allow full batches again. Call this before other work, which may need less memory."""
+        """Allow full batches again. Call this before work that may need less memory."""
         self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
@@ -247,7 +244,7 @@ class Runner:
         return batch_for(free * MEMORY_SHARE, first=needed[0], further=needed[1] - needed[0])
 
     def _upload(self, frames: ByteArray | FloatArray) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Start to copy frames to the device. Return the copy, and the event after which it is complete."""
+        """Start to copy frames to the device. Return the copy, and the CUDA event that marks its completion."""
         clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
         if self._copies is None:
             return clips.to(self.device), None
