@@ -6,9 +6,9 @@ page are made from this metadata. `ScanOptions` also has the options of each det
 `resolve` fills an option set from several layers. The first layer that sets an option wins:
 1. the command line
 2. the environment: `VADCLI_*`
-3. the tables of the chosen profile
-4. the other tables of `./vadcli.toml`, or of `--config FILE`
-5. the other tables of the user's own file
+3. the tables of the chosen profile (`--profile`)
+4. `./vadcli.toml`, or `--config FILE` in its place
+5. the `vadcli.toml` in the user's configuration folder
 6. the defaults
 """
 
@@ -141,8 +141,8 @@ def resolve(
         config: `--config FILE`, which replaces `./vadcli.toml`.
         profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
-        takes_out: True if the output folder is an argument of the command and not an option. The command's table may still
-            have the key `out`.
+        takes_out: True if the command takes the output folder as an argument. Then a key `out` in the command's table is
+            ignored here, because `out_folder` reads this key.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.
@@ -194,7 +194,7 @@ def out_folder(
 
 
 def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
-    """Fill an option set from keyword arguments alone, for the library; None means "not given".
+    """Fill an option set from keyword arguments alone, for the library. The value None means "not given".
 
     Args:
         kind: the option dataclass.
@@ -216,9 +216,9 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def env_name(name: str, command: str = "") -> str:
-    """Return the name of an option's environment variable.
+    """Return the name of an option's environment variable, such as `VADCLI_MIN_AGE`.
 
-    `command` is given if this command has its own variable.
+    With a `command`, return the name of a variable for this command alone, such as `VADCLI_EVENTS_FORMAT`.
     """
     return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
 
@@ -238,9 +238,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, tables by command) for each TOML file, then for the chosen profile in each file.
+    """Yield (place, tables by command) for each TOML file, and then for the chosen profile in each file.
 
-    The last tables win.
+    Later tables win over earlier tables.
 
     Raises:
         UsageError: a file can't be read, or no file has the profile.
@@ -273,7 +273,7 @@ def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) ->
 def _layer(path: str, tables: Mapping[str, Any], section: str, known: Mapping[str, Any], *, takes_out: bool) -> dict[str, Any]:
     table, scan = tables.get(section, {}), tables.get(SCAN, {})
     if not isinstance(table, dict):
-        raise UsageError(f"{path}: {section} must be a table, [{section}]")
+        raise UsageError(f"{path}: {section} must be a table: write [{section}]")
     values = {key.replace("-", "_"): value for key, value in table.items()}
     if takes_out:
         values.pop("out", None)  # `out_folder` reads it
@@ -286,7 +286,7 @@ def _layer(path: str, tables: Mapping[str, Any], section: str, known: Mapping[st
 
 
 def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
-    """Convert a value from the command line, a TOML file or the environment to the field's type."""
+    """Convert an option's value, from the command line, a TOML file or the environment, to the type of the option."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     try:

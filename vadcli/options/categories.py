@@ -50,7 +50,7 @@ class Category:
         name: the name, in the user's words.
         means: sentences that describe what the category looks like.
         looks_like: sentences about harmless things that look similar: sentences against the category.
-        verbs: words for the category. No sentence against the category may contain such a word.
+        verbs: words that mean the category, such as "punching". No sentence against the category may contain such a word.
     """
 
     name: str
@@ -73,8 +73,9 @@ class CategoryBook:
     normal: tuple[str, ...]
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
-        """Return the normal sentences that contain no word for the category."""
-        # `check_file` makes this test within one file. But the user may combine several files, so it is made here again.
+        """Return the sentences about normal scenes that contain none of the category's `verbs`."""
+        # `check_file` tests this for the sentences of one file. But the user may combine several files, so the test is needed
+        # here, too.
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
 
@@ -99,9 +100,9 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def read_categories(text: str) -> CategoryBook:
     """Return the categories of `a, b: sentence; sentence, @list, @file`, in order, without repeats.
 
-    The sentences of a category come from `text`; otherwise from the first list that has the category (upper and lower case are
-    the same); otherwise from TEMPLATES. The normal sentences come from the files that `text` names, or from the general list if
-    the files have none.
+    If `text` has no sentences for a category, its sentences come from a list that has the category. If no list has it, its
+    sentences come from TEMPLATES. The sentences about normal scenes come from the files that `text` names. If these files have
+    none, they come from the general list.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
@@ -135,7 +136,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Return one category per name, without repeats: from `own`, or made from the name alone."""
+    """Return one category per name, without repeats: the category in `own`, or else one that is made from the name."""
     by_name = {category.name: category for category in reversed(tuple(own))}
     return tuple(by_name.get(name) or _described(name) for name in dict.fromkeys(names))
 
@@ -202,7 +203,8 @@ def read_text(path: Path) -> str:
 def parse_file(text: str, where: str) -> CategoryFile:
     """Return the content of a category file: TOML, or one category per line.
 
-    The text is read as TOML if the name in `where` ends in .toml, or if a line sets format_version or is [[category]].
+    The text is read as TOML if `where` (the file's name) ends in .toml, or if it has a line `format_version = ...` or
+    `[[category]]`.
 
     Raises:
         UsageError: the file is damaged, or has another format version or a wrong field. The message begins with `where`.
@@ -282,7 +284,7 @@ def _parse_toml(text: str, where: str) -> CategoryFile:
 
 
 def _is_toml(text: str, where: str) -> bool:
-    # Windows hides the end of a name like `mine.toml.txt`. So the content is checked, too.
+    # Windows can hide the `.txt` of a file that is really called `mine.toml.txt`. So the content is checked, too.
     return (
         where.lower().endswith(".toml")
         or re.search(r"^\s*(format_version\s*=|\[\[category\]\])", text, re.MULTILINE) is not None
@@ -326,7 +328,7 @@ def _short(text: str) -> str:
 
 @cache
 def _known() -> dict[str, Category]:
-    """Return {lower-case name: category} of all lists; the general list wins over the others."""
+    """Return the categories of all lists, by lower-case name. If two lists have a name, the general list wins."""
     by_name: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")
@@ -341,7 +343,8 @@ def _shipped(name: str) -> CategoryFile:
     file = parse_file(text, f"{name}.toml") if text else CategoryFile()
     if not names:
         return file
-    # The fingerprints of earlier scans contain the names in the .txt file, so these names and their order are kept.
+    # The names in the .txt file are part of the fingerprints of earlier scans. If they or their order changed, all videos would
+    # be scanned again.
     own = {category.name: category for category in file.category}
     return CategoryFile(file.about, file.normal, tuple(own.get(line) or _described(line) for line in _lines(names)))
 

@@ -42,7 +42,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def check_durations(options: Any, *names: str, above_zero: bool = False) -> None:
-    """Raise UsageError if one of these options is not a duration; with `above_zero`, also if it is 0."""
+    """Raise UsageError if one of these options is not a duration or, with `above_zero`, if it is 0."""
     for name in names:
         text = getattr(options, name)
         if text is not None and parse_duration(text, name) == 0 and above_zero:
@@ -108,8 +108,8 @@ def option(
 ) -> Any:
     """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
-    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if the option has another meaning in
-    another command. Then the variable contains the command, as in `VADCLI_EVENTS_FORMAT`.
+    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if several commands have an option
+    of this name with different meanings. Then the variable contains the command, as in `VADCLI_EVENTS_FORMAT`.
     """
     metadata = {
         "help": text,
@@ -172,7 +172,7 @@ class ThresholdOptions:
     )
     alarms_per_hour: float | None = option(
         None,
-        "Choose --threshold so that normal footage of the camera gives this many alarms per hour (calibrated detectors).",
+        "Set the threshold so that normal footage of the camera gives this many alarms per hour (only calibrated detectors).",
         panel=EVENTS,
     )
     min_duration: str | None = option(
@@ -199,11 +199,11 @@ class ThresholdOptions:
         """Return the thresholds with which events are made from scores.
 
         Args:
-            default: the values of options that the user does not give; usually the detector's own.
+            default: the values for options that the user does not give. Usually these are the detector's default thresholds.
             calibration: translates scores to alarms per hour; None if the scores are not calibrated.
 
         Raises:
-            UsageError: the scores are not calibrated, or the thresholds contradict each other.
+            UsageError: --alarms-per-hour is given but the scores are not calibrated, or --low is above the threshold.
         """
         high = default.high if self.threshold is None else self.threshold
         if self.alarms_per_hour is not None:
@@ -225,7 +225,7 @@ class ThresholdOptions:
 
 @dataclass(frozen=True)
 class TalkOptions:
-    """The amount and place of messages. Data goes to stdout, and all messages go to stderr."""
+    """Which messages a command writes, and where. Data goes to stdout, and all messages go to stderr."""
 
     json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK)
     quiet: bool = option(False, "Report only warnings, errors and failed files.", panel=TALK, short="-q")
@@ -241,7 +241,7 @@ class ExitOptions:
 
     fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
     events_first: bool = option(
-        False, "With --fail-on-event: exit with code 10 even if some videos failed, instead of with code 3.", panel=RUNNING
+        False, "With --fail-on-event: if there are events and some videos failed, exit with code 10, not 3.", panel=RUNNING
     )
 
     def exit_code(self, *, lost: bool, events: bool) -> int:
@@ -263,7 +263,7 @@ class FindOptions:
     recursive: bool = option(True, "Include sub-folders.", panel=FIND)
     include: tuple[str, ...] = option(
         (),
-        "Only files that match this glob (name or relative path), whatever their suffix; repeatable.",
+        "Only files whose name or relative path matches this glob, with any suffix; repeatable.",
         panel=FIND,
         metavar="GLOB",
     )
@@ -271,7 +271,10 @@ class FindOptions:
         (), "Leave out files and folders that match this glob; repeatable.", panel=FIND, metavar="GLOB"
     )
     files_from: Path | None = option(
-        None, "Also scan the files in this list, one per line or NUL-separated; - reads stdin.", panel=FIND, metavar="FILE"
+        None,
+        "Also scan the files in this list, separated by line ends or NUL bytes; - reads the list from stdin.",
+        panel=FIND,
+        metavar="FILE",
     )
     follow_links: bool = option(False, "Follow symbolic links to folders.", panel=FIND)
     frames_as_video: bool = option(False, "Treat a folder of numbered images as a video.", panel=FIND)
@@ -342,7 +345,7 @@ class DetectorOptions:
     batch_size: int | None = option(
         None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"
     )
-    attribute: bool = option(True, "Find the category of each event, with a second pass over its peak.", panel=HOW)
+    attribute: bool = option(True, "Find the category of each event, with a second pass over the event's peak.", panel=HOW)
     compile: bool = option(False, "Compile the model first (torch.compile): a slower start, then more speed.", panel=HOW)
 
     def __post_init__(self) -> None:
@@ -361,8 +364,8 @@ class RegionOptions:
     )
     motion_detail: float = option(
         1.0,
-        "Work on frames that are this many times wider and higher than about 360x240, for small things in large pictures "
-        "(motion detector). 2 takes about four times as long.",
+        "Size of the frames (motion detector): 1 is about 360x240; 2 has twice the width and height, for small things in large "
+        "pictures, and takes about four times as long.",
         panel=HOW,
         metavar="FACTOR",
     )
@@ -461,7 +464,7 @@ class WhenOptions(TimeOptions):
         self.when()
 
     def when(self) -> When:
-        """Return the choice by time, without `--since last-run`, which chooses by run.
+        """Return the choice of events by time. `--since last-run` is left out, because it is not a time.
 
         Raises:
             UsageError: a time can't be read.
@@ -497,7 +500,7 @@ class HeadOptions:
 
     head: Path | None = option(
         None,
-        "Folder of a head from `vadcli learn`, which judges the events by their stored vectors.",
+        "Folder of a head from `vadcli learn`. The head judges events by the stored vectors of their frames.",
         panel=EVENTS,
         metavar="DIR",
     )
@@ -526,7 +529,8 @@ def with_detector_options(kind: type[Any]) -> type[Any]:
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the detector's package is broken: the error is reported when this detector is used
             loaded.append(DETECTOR_OPTIONS.load(name))
-    # Several detectors may have the same class, or a class and its subclass. Python refuses such bases; the subclass is enough.
+    # Two detectors may have the same class of options, or one a subclass of the other. Python does not allow the same base
+    # twice, or a class before its subclass. So each class is used once, and a class with a subclass in the list is left out.
     own = [base for base in dict.fromkeys(loaded) if not any(issubclass(other, base) and other is not base for other in loaded)]
 
     def check(self: Any) -> None:

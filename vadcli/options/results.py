@@ -47,7 +47,7 @@ def _check_footage(folder: Path | None) -> None:
 def _check_since(since: str | None) -> None:
     if since == LAST_RUN:
         hint = "give a time or an age like 24h"
-        raise UsageError(f"--since {LAST_RUN} does not work here, because events are chosen by time", hint=hint)
+        raise UsageError(f"--since {LAST_RUN} does not work with this command", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     keep_false: bool = option(False, "Keep the events that are marked as false in the stored review.", panel=OUTPUT)
     verify: bool = option(
         True,
-        "Use the answers that `vadcli verify` stored. With --no-verify, the events are those of the scan alone.",
+        "Use the answers that `vadcli verify` stored. With --no-verify, make the events from the scan's scores alone.",
         panel=OUTPUT,
         own_variable=True,
     )
@@ -99,7 +99,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
         (),
-        "Only events of categories matching this glob; repeatable. An event without a category counts as anomaly.",
+        "Only events of categories matching this glob; repeatable. `anomaly` also matches events without a category.",
         panel=FIND,
         metavar="GLOB",
     )
@@ -138,7 +138,11 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
         None, "Folder that contains the footage now.", panel=FIND, metavar="DIR", default_text="where the scan found it"
     )
     format: str = option(
-        "html", "An HTML page, or a summary for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS, own_variable=True
+        "html",
+        "Format of the report: html is a page with pictures, the others are summaries without pictures.",
+        panel=OUTPUT,
+        choices=REPORT_FORMATS,
+        own_variable=True,
     )
     to: Path | None = option(
         None,
@@ -225,7 +229,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
         "mp4",
-        "Container of the clips; same means that of the footage. If the container can't store a clip, the clip becomes mkv.",
+        "Container of the clips; same means the footage's container. If it can't store a clip, the clip becomes mkv.",
         panel=OUTPUT,
         choices=CONTAINERS,
     )
@@ -335,7 +339,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         panel=HOW,
         short="-c",
         metavar="LIST",
-        default_text="those of the scan; if it has none: danger, crime, violence, accidents and emergencies",
+        default_text="the scan's categories, or else danger, crime, violence, accidents and emergencies",
     )
     share: str = option(
         "15%", "Ask about this share of each camera's footage: the parts with the highest scores.", panel=HOW, metavar="SHARE"
@@ -351,7 +355,10 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     precision: str = same(DetectorOptions, "precision")
     batch_size: int | None = same(DetectorOptions, "batch_size")
     compression: float | None = option(
-        None, "Share of the visual tokens that the model reads, above 0 up to 1; less is faster.", panel=HOW, default_text="1"
+        None,
+        "Share of the visual tokens that the model reads, above 0 and at most 1; a smaller share is faster.",
+        panel=HOW,
+        default_text="1",
     )
     include: tuple[str, ...] = same(EventsOptions, "include")
     footage: Path | None = same(ReportOptions, "footage")
@@ -361,7 +368,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         panel=OUTPUT,
     )
     describe: bool = option(
-        False, "Also let the model write a sentence about each confirmed event. It may be wrong.", panel=OUTPUT
+        False, "Also let the model write a sentence about each confirmed event. The sentence may be wrong.", panel=OUTPUT
     )
     limit: int | None = option(
         None, "Ask about at most this many clips; the next run continues.", panel=RUNNING, metavar="N", default_text="no limit"
@@ -414,12 +421,17 @@ class LearnOptions(TalkOptions):
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
     )
     recall: float = option(
-        0.95, "Share of the true events that a head must keep; its false alarms are counted at this share.", panel=HOW
+        0.95, "Share of the true events that the head must keep. The false alarms are counted at this share.", panel=HOW
     )
     seed: int = option(0, "Seed of the folds and of the training.", panel=HOW)
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     to: Path | None = option(
-        None, "Folder to create for the head.", panel=OUTPUT, metavar="DIR", default_text="only test it", own_variable=True
+        None,
+        "Folder to create for the head.",
+        panel=OUTPUT,
+        metavar="DIR",
+        default_text="none: the head is tested but not written",
+        own_variable=True,
     )
     anyway: bool = option(False, "Write the head even if it is not better than the detector alone.", panel=RUNNING)
     force: bool = option(False, "Replace a head that is in the folder.", panel=RUNNING)
@@ -469,7 +481,7 @@ class EvalOptions(TalkOptions):
         default_text="all that the ground truth allows",
     )
     only_sampled: bool = option(
-        False, "Compute frame and category metrics from sampled frames only, without scores carried forward.", panel=HOW
+        False, "Compute frame and category metrics from sampled frames only. Other frames only repeat a score.", panel=HOW
     )
     endpoints: bool = option(
         False,
@@ -485,7 +497,7 @@ class EvalOptions(TalkOptions):
     confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
-        False, "Show several OUT side by side, with paired differences from the first. On if you name several OUT.", panel=HOW
+        False, "Show several OUT side by side, with their differences from the first. On if you name several OUT.", panel=HOW
     )
     init: bool = option(
         False, "Print the events as CSV instead of figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS

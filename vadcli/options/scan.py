@@ -58,7 +58,7 @@ class ScanOptions(
         "Folder that the names of videos and cameras are relative to. The first scan stores it in OUT; later scans keep it.",
         panel=FIND,
         metavar="DIR",
-        default_text="that of OUT; in the first scan, the common ancestor of PATHS",
+        default_text="the root in OUT; in the first scan, the folder that contains all PATHS",
     )
     interval: int | None = option(
         None, "Score every Nth frame.", panel=HOW, metavar="N", default_text="from the detector's rate and the video's fps"
@@ -91,7 +91,7 @@ class ScanOptions(
     )
     propagate_masks: bool = option(
         False,
-        "Move masks to the frames between sampled frames with SAM2's memory, instead of repeating the last mask; slower.",
+        "Between sampled frames, let SAM2 follow each mask from frame to frame, instead of repeating the mask; slower.",
         panel=OUTPUT,
     )
     refine_masks: bool = option(
@@ -122,7 +122,10 @@ class ScanOptions(
         default_text="none: Ray starts on this machine for this run",
     )
     ray_cpus: int | None = option(
-        None, "Cores per worker of the cluster.", panel=RUNNING, default_text="a node's cores per GPU; 4 without a GPU"
+        None,
+        "Cores per worker of the cluster.",
+        panel=RUNNING,
+        default_text="the node's cores, shared among its GPUs; 4 without a GPU",
     )
     ray_gpus: float | None = option(
         None,
@@ -185,7 +188,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
     )
     npy_crops: int = option(
         0,
-        "With --npy: write (frames, N, D) for heads that read N crops. Each crop gets the whole frame's vector.",
+        "With --npy: write (frames, N, D), for heads that read N crops (parts) of a frame. Each crop gets the frame's vector.",
         panel=OUTPUT,
     )
     workers: int = option(1, "Number of decoder processes.", panel=RUNNING)
@@ -211,7 +214,7 @@ class BenchOptions(TalkOptions):
 
     detectors: str = option(
         "",
-        "Compare these detectors instead of settings of LAVIDA, as in motion,concept,ask=MODEL,lavida=MODEL.",
+        "Compare these detectors instead of settings of LAVIDA, e.g. motion,concept,ask=MODEL,lavida=MODEL.",
         panel=HOW,
         metavar="LIST",
     )
@@ -226,7 +229,7 @@ class BenchOptions(TalkOptions):
     sam2: str = same(_LAVIDA, "sam2")
     random_weights: bool = option(
         False,
-        "Use random weights of the model's real sizes, unless --model is a folder: same speed and memory, but no detections.",
+        "Use random weights if --model is a name. Speed and memory are those of the real weights, but the scores are useless.",
         panel=HOW,
     )
     ratios: str = option("1,0.5,0.2", "Compression ratios to measure.", panel=HOW, metavar="LIST")
