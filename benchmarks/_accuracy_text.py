@@ -78,9 +78,9 @@ box of 5×5 pixels, the frame difference is the usual "plain frame difference". 
 wide. Most anomalies of Ped2 are fast, so methods that give fast things a high score do well. Expect lower figures on
 other footage.
 
-Flow and difference have weaknesses that ROC-AUC does not measure. A threshold for one camera does not fit
-another camera, and a value does not show how often it occurs. These two methods cannot handle cuts, changes of light,
-or a camera that moves.
+ROC-AUC does not show these weaknesses of optical flow and frame difference: a threshold for one camera does not fit
+another camera, a value does not show how often it occurs, and both methods fail after cuts and changes of light, or
+if the camera moves.
 
 ## How each row was measured
 
@@ -90,11 +90,11 @@ In the commands, PED2 is the folder of the data set.
   clips.
 - **its speed or disorder alone**: the camera model is the same. *Speed* is how fast the pixels near a cell move.
   *Disorder* is the part of this speed that goes in different directions. Both are means over space and time. For these
-  rows, each clip of the data set is measured as a whole, not in parts as in a scan. The score of a frame is the highest
-  value of its cells.
+  rows, a clip of the data set is measured in one piece (a scan divides it into parts). The score of a frame is the
+  highest value of its cells.
 - **frame difference**: the change of a pixel from the frame before, averaged over a box. The score of a frame is the
-  highest value of its boxes. The score of a pixel is the value of the box around it. In the row "mean of the
-  frame", the score of a frame is the mean change of its pixels, and the score of a pixel is its own change.
+  highest value of its boxes. The score of a pixel is the value of the box around the pixel. In the row "mean of the
+  frame", the score of a frame is the mean change of its pixels, and the score of a pixel is the change of this pixel.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
 - **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as in common motion scanners. MOG2
   reads all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel is either

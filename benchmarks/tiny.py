@@ -41,25 +41,23 @@ ABOUT = (
     "split of the synthetic world, with a seed that no training used. Half of the objects have a pair of colour and shape",
     "that training never showed or named.",
     "",
-    "Each clip is scored with two lists of names of categories: one list has a true name, and the other list has only",
-    'false names. 30 % of the false names differ from a true name in only one word. In the rows "motion of one of two',
-    'similar objects", two objects have the same colour and shape. The true name is the motion of one object, and the',
-    "false names are motions of neither object.",
+    "Each clip is scored with two lists of category names. In one list, one name is true: the clip shows this category.",
+    "In the other list, all names are false. 30 % of the false names differ from a true name in only one word. In the rows",
+    '"motion of one of two similar objects", two objects have the same colour and shape. The true name is the motion of',
+    "one of them, and no false name is a motion of either.",
     "",
     "The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames that show the true",
-    'name, whether their score is high or low. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
+    'category, even if their score is low. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
     "intervals are 95 % intervals from resamples of the clips.",
 )
 
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "This model has only the parts of the paper's model, and none of the [additions of",
-    "lavida-tiny](../docs/training.md#what-the-small-model-adds): no key for nowhere, no presence logit, no mask prompt,",
-    "no pooled `<SEG>`, and no loss for single names. It starts from the ninth stage of lavida-tiny, and was trained for",
-    "1,500 steps of exposure with `recipes/lavida-tiny-exact.toml`. The language model and the whole projector were",
-    "trained. Two replacements of the base models are still used: the convolutional trunk, and visual tokens from SAM2's",
-    "features.",
+    "This model lacks the [additions of lavida-tiny](../docs/training.md#what-the-small-model-adds), except two: the",
+    "convolutional trunk, and visual tokens from SAM2's features. The loss for single names is also left out. The",
+    "training starts from the ninth stage of lavida-tiny, and has 1,500 steps of exposure",
+    "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained.",
 )
 
 
