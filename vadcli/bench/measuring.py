@@ -117,10 +117,10 @@ UNSTATED_FPS = 25.0
 
 
 def baseline_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:
-    """Yield each clip of a video with the video's frame rate; clips do not overlap.
+    """Yield (clip, frame rate of the video) for each clip of a video; clips do not overlap.
 
-    The last clip repeats its last frame until it is full. Only sampled frames are converted to RGB and resized, both by the
-    library that decodes them. So the baseline is faster than most such loops.
+    The last clip repeats its last frame until the clip is full. The decoding library converts the frames to RGB and resizes
+    them, but only the sampled frames. So the baseline is faster than most such loops.
 
     Raises:
         DecodeError: the video cannot be read.
@@ -156,7 +156,7 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """The end of a round: after a time or a number of clips, the round takes no more clips.
+    """When a round ends. After a time or a number of clips, the round takes no more clips.
 
     Attributes:
         seconds: time since the start of the round.
@@ -213,7 +213,7 @@ class ScoreStore:
 
     Args:
         folder: where the checkpoint is written.
-        channels: K, the detector's score channels.
+        channels: K, number of the detector's score channels.
     """
 
     def __init__(self, folder: Path, *, channels: int) -> None:
@@ -277,8 +277,8 @@ def scan_round(
         batch_size: clips per batch.
         bound: the end of the round.
         store: stores the scores.
-        steady: a context manager that is entered when the first scores arrive and left at the bound. So it can measure the
-            round without its slow start and end.
+        steady: a context manager, for measuring the round without its slow start and end. It is entered when the first scores
+            arrive, and left at the bound.
 
     Raises:
         VideoError: a video cannot be read.
@@ -345,14 +345,15 @@ LOOK_EVERY_S = 0.5
 class StageClock:
     """Measures the time and the added memory of stages.
 
-    It waits for the devices after each stage. So stages do not overlap, and they take longer together than in a scan.
+    The clock waits for the devices after each stage, so stages do not overlap. Therefore all stages together take longer than
+    in a scan.
 
     Args:
         devices: where the stages compute.
 
     Attributes:
-        seconds: total time of each stage.
-        added_bytes: largest device memory that a call of each stage added; empty without CUDA.
+        seconds: stage -> time of all its calls together.
+        added_bytes: stage -> most device memory that one call added; empty without CUDA.
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:

@@ -76,7 +76,7 @@ class Throughput:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Throughput:
-        """Return the object that `to_json` made into this JSON object."""
+        """Return the object from its JSON object, which `to_json` has made."""
         return cls(
             Setting(line["ratio"], line["batch_size"], line["baseline"]),
             [Round(**fields) for fields in line["rounds"]],
@@ -86,7 +86,7 @@ class Throughput:
         )
 
     def of(self, other: Throughput) -> float:
-        """Return this speed divided by the speed of `other`: the median over the rounds."""
+        """Return the speed relative to the speed of `other`: the median of the ratios of all rounds."""
         return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
 
 
@@ -99,8 +99,8 @@ class Stages:
         batch_size: clips per batch.
         tokens: L, visual tokens per clip.
         kept: M, kept visual tokens per clip.
-        ms: milliseconds per clip, by stage.
-        added_bytes: device memory that each stage added, by stage; empty without a GPU.
+        ms: stage -> milliseconds per clip.
+        added_bytes: stage -> bytes of device memory that the stage added; empty without a GPU.
         busy: share of a scan's time in which the device works; None without a GPU.
     """
 
@@ -127,7 +127,7 @@ class Stages:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Stages:
-        """Return the object that `to_json` made into this JSON object."""
+        """Return the object from its JSON object, which `to_json` has made."""
         return cls(
             line["ratio"],
             line["batch_size"],
@@ -185,7 +185,7 @@ class BenchReport:
 
     @classmethod
     def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> BenchReport:
-        """Return the report that `json_lines` made into these JSON objects."""
+        """Return the report from its JSON objects, which `json_lines` has made."""
         *measured, summary = lines
         baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
         return cls(

@@ -232,7 +232,7 @@ class ScanDisplay:
         return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
     def close(self) -> None:
-        """Remove the bar. Report how many more videos failed for a reason that was reported only once."""
+        """Remove the bar. For each reason that was reported only once, report how many more videos failed for this reason."""
         self._bar.close()
         for reason, count in self._refused.items():
             if count:

@@ -149,7 +149,7 @@ def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
 
 @contextmanager
 def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM end the run after the current clips, and the second one at once."""
+    """After the first SIGINT or SIGTERM, finish the current clips and end the run. End at once after the second signal."""
 
     def handle(number: int) -> None:
         if stop.signal is not None:
@@ -348,7 +348,8 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
-            # Don't raise an exception here: Python could then wait for a running thread. The decoders end with this process.
+            # No exception is raised here, because Python could then wait for a running thread. The decoder processes end with
+            # this process.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 

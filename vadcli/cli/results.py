@@ -355,7 +355,7 @@ def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
 
 @with_options(PruneOptions, section="prune")
 def prune(*, out: Out = DEFAULT_OUT, options: PruneOptions) -> None:
-    """Remove results of deleted or too old videos, and files that belong to no video. Keeps footage.
+    """Remove results of deleted or old videos, and files that belong to no video. Never removes footage.
 
     \b
     Examples:

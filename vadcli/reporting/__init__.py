@@ -124,7 +124,7 @@ def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
 
 
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
-    """Return the HTML page of a report, with the assets in `folder` or, if it is None, in the page."""
+    """Return the HTML page of a report. Assets are stored in `folder`; if `folder` is None, they are part of the page."""
     decode = loader_options(options)
     problems: list[str] = []
     room = int(options.max_mb * 1e6)
@@ -318,7 +318,7 @@ def _search_page(result: SearchResult, options: SearchOptions) -> str:
     summaries = {summary.video: summary for summary in result.archive.videos}
     peaks = []
     for number, moment in enumerate(result.moments, 1):
-        # `strips` makes pictures of events. This event has only the frame that fits best.
+        # `strips` makes pictures of events only. So make an event that has only the best frame of the moment.
         peak = Event(
             id=number,
             start_frame=moment.peak_frame,

@@ -154,13 +154,13 @@ class Summaries:
         return replace(summary, events=chosen)
 
     def _read_results(self, run: StoredRun) -> None:
-        """Remember the partial videos of a run, and the scanned videos if the run started since `begin`."""
+        """Remember the partial videos of a run. If the run started at `begin` or later, also remember the scanned videos."""
         chosen = self.begin is not None and run.start >= self.begin
         with document_errors(run.path, "a run record"):
             for line in result_lines(run.path):
                 if chosen:
                     entry = json.loads(line)
-                    # A skipped video has a stage if it is still failed or partial.
+                    # A skipped video counts only if it failed or is partial; such an entry has a stage.
                     if entry["status"] != Status.SKIPPED or entry["stage"]:
                         self._scanned.add(entry["video"])
                 if b'"status": "partial"' in line:
@@ -205,7 +205,7 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
 
 
 def _summary(document: EventsDocument, result: VideoResult | None) -> VideoSummary:
-    """Return the summary of a video with all events. `result` is None unless the video is partial."""
+    """Return the summary of a video with all events. `result` is its entry in a run record; None if it is not partial."""
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
@@ -282,7 +282,7 @@ class Share:
 
 @dataclass
 class Counts:
-    """Numbers of all videos of a report. The memory grows with the cameras, but not with the videos.
+    """Numbers of all videos of a report. Needs memory per camera, but not per video.
 
     Attributes:
         cameras: camera -> its numbers. The key "" is for failed videos without a camera.
@@ -447,7 +447,7 @@ def collect(
 
 
 class _Collected:
-    """Counts all summaries, and keeps the listed summaries. Only counts per camera need much memory."""
+    """Counts all summaries, and keeps only those that the report may list, so that memory does not grow with the videos."""
 
     def __init__(self) -> None:
         self.counts = Counts()

@@ -183,7 +183,7 @@ class InFolder:
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Return the number of points per curve: a share of `budget` by length, at least FEWEST_POINTS."""
+    """Divide `budget` points among curves, in proportion to their durations. Each gets at least FEWEST_POINTS."""
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
@@ -207,7 +207,7 @@ def pack(values: FloatArray) -> str:
 
 
 def highest_score(curves: Iterable[str]) -> float | None:
-    """Return the highest score of packed curves, exact to half a level; None if no curve has a score."""
+    """Return the highest score of packed curves, rounded to 1 / LEVELS; None if no curve has a score."""
     levels = np.frombuffer(b"".join(map(base64.b64decode, curves)), np.uint8)
     scores = levels[levels != NO_SCORE]
     return float(scores.max()) / LEVELS if scores.size else None

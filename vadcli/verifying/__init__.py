@@ -146,7 +146,7 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Load the models that the options name, and call `verify_all` with these models and the `settings`."""
+    """Load the models that the options name, and call `verify_all`. `settings` are its other keyword arguments."""
     stored_layout(out)  # raises an error for an unusable folder before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
@@ -314,7 +314,7 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
     return VerifyResult((*_unreadable(survey), *videos), asker.name, None, 0, left, seconds)
 
 
-# After a scan
+# The verification after a scan: `vadcli scan --verify`
 
 
 def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:

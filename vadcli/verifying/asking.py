@@ -67,7 +67,7 @@ class VideoJob:
         may_seek: False if the reader must decode from the start of the file; then all frames from the first to the last clip
             are read.
         error: why some clips can't be read; "" if all clips can be read.
-        answered: number of clips that this run has answers for.
+        answered: number of clips that have an answer from this run.
         waiting: number of clips that were read and have no answer yet.
         is_read: True if no more clips will be read.
         fresh: the answers that are not in `stored` yet, as pairs: the number of a clip, and the answers about this clip.
@@ -191,7 +191,7 @@ class Interview:
     ) -> None:
         self._asker, self._questions = asker, tuple(questions)
         self._layout, self._scratch, self._checkpoint_s, self._on_answers = layout, scratch, checkpoint_s, on_answers
-        # Clips that wait for a full batch. The clips of a batch have the same shape, and lack the same answers.
+        # Clips that wait until their batch is full. All clips of a batch have the same shape, and get the same questions.
         self._incomplete: dict[tuple[object, ...], list[ReadClip]] = {}
         # The batches that the model works on: their clips, the indices of their questions, and the answers.
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()

@@ -267,7 +267,7 @@ def _release(job: VideoJob) -> None:
 
 
 class VideoPart(NamedTuple):
-    """One video of a chunk, its chosen clips, and the numbers of the clips or rows to read."""
+    """One video of a `Part`, its chosen clips, and the numbers of the clips or rows to read."""
 
     video: Surveyed
     choice: Choice
@@ -276,7 +276,7 @@ class VideoPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The order for a chunk: what a worker needs to know to do a step for a few videos."""
+    """What a worker of the cluster needs to know to do a step for a few videos."""
 
     step: Step
     layout: OutputLayout
@@ -301,7 +301,7 @@ class VideoAsked(NamedTuple):
 
 @dataclass
 class VerifyWork:
-    """The work of a worker: does a step of a verification for the videos of a chunk. See `Work`."""
+    """The work of a worker: does a step of a verification for the videos of a `Part`. See `Work`."""
 
     options: VerifyOptions
     _models: tuple[Asker, Refiner | None] | None = None

@@ -62,9 +62,9 @@ class Candidates:
     """The clips of one video about which the model can be asked.
 
     Attributes:
-        score: (C,) float32, the highest logit of the first stage close to each clip.
+        score: (C,) float32, the first stage's highest logit within GROW_S seconds of each clip's middle, and in its cell.
         start, end: (C,) float64 seconds, the span that each clip shows.
-        length_s: (C,) float64 seconds, the length of each clip's cell; see `ClipGrid`.
+        length_s: (C,) float64 seconds, the length of each clip's cell: all times that are closest to the middle of this clip.
         draw: (C,) float64 in [0, 1), a random number per clip; clips with the lowest numbers are drawn first.
     """
 
@@ -321,14 +321,14 @@ def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) ->
     proposed = [np.zeros(len(video.score), np.bool_) for video in videos]
     sampled = [np.zeros(len(video.score), np.bool_) for video in videos]
     cameras = sorted({video.camera for video in videos})
-    # The places of each camera's videos in `videos`.
+    # For each camera, the indices of its videos in `videos`.
     places = {camera: [place for place, video in enumerate(videos) if video.camera == camera] for camera in cameras}
     for own in places.values():
         for place, flags in zip(own, _highest([videos[place] for place in own], share), strict=True):
             proposed[place] = flags
     rest = [~flags for flags in proposed]
-    # The clips with the lowest random numbers are drawn: first clips of all cameras for the audit, then enough clips of each
-    # camera.
+    # The clips with the lowest random numbers are drawn: first for the audit, from all cameras together, then for the sample of
+    # each camera.
     draws = np.sort(np.concatenate([video.draw[flags] for video, flags in zip(videos, rest, strict=True)] or [np.zeros(0)]))
     count = math.ceil(audit * len(draws))
     limit = draws[count - 1] if count else -1.0

@@ -230,7 +230,7 @@ def is_toy(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Check the config, the parts and all safetensors headers of a LAVIDA folder. Load no tensors.
+    """Check the config, the parts and all safetensors headers of a LAVIDA folder. Loads no tensors.
 
     Raises:
         WeightsError: something is missing or damaged, or the folder contains a pickle.
@@ -248,7 +248,7 @@ def check_folder(folder: Path) -> None:
 def status() -> list[WeightsStatus]:
     """Return the status of all weights in the manifest, then of the other folders under `home()`.
 
-    Hash no files.
+    Does not hash the files.
     """
     statuses = []
     for item in manifest().values():

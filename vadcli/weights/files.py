@@ -153,8 +153,8 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 def fingerprint(folder: Path) -> str:
     """Return one SHA-256 over all files of a folder. The folder does not need a checksums.json.
 
-    The hashes in checksums.json are used if this list fits the folder: it has exactly the files of the
-    folder, every size is right, and no file is newer than the list. Otherwise all files are hashed.
+    The hashes in checksums.json are used if this list fits the folder: the list has exactly the files of
+    the folder, every size is right, and no file is newer than the list. Otherwise all files are hashed.
     """
     names = file_names(folder)
     try:
@@ -363,7 +363,7 @@ class Entry:
 def home() -> Path:
     """Return the folder that contains the LAVIDA folders, and the lock files of fetched base models.
 
-    The environment variable VADCLI_WEIGHTS names it. Its default is a folder in the user's data directory.
+    The environment variable VADCLI_WEIGHTS names this folder. The default is a folder in the user's data directory.
     """
     from platformdirs import user_data_path
 
