@@ -108,14 +108,14 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
-    """Train a head on your own labels, test it on other videos, and write it to the folder `to`, if given.
+    """Train a head on your own labels and test it on other videos. If `to` is given, write the head to this folder.
 
     Args:
         out: a scan's output folder with stored vectors.
         **options: the options of `vadcli learn`, such as `review`, `labels`, `to`, `head`, `anyway`.
 
     Returns:
-        `figures`, the false alarms per hour with and without the head, and `card`, the data that the head was trained on.
+        `figures`, the false alarms per hour with and without the head, and `card`, facts about the head and its training.
 
     Raises:
         UsageError: no vectors are stored, or there are too few labels.
@@ -148,7 +148,7 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
-    """Cut events out of their footage without encoding. Yields a result per event and failed video.
+    """Cut events out of their footage without encoding. Yields one result per event, or per video that can't be cut.
 
     Args:
         out: a scan's output folder.
@@ -172,7 +172,7 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
 
     Returns:
         `removed`, one entry per video or file; `size`, the freed bytes; and `problems`, one line per file that could not
-        be read or removed, and per result that was kept although its video may not exist.
+        be read or removed, and one line per video whose results were kept because it may still exist.
 
     Raises:
         UsageError: the folder does not exist, or its footage can't be reached.
@@ -236,10 +236,10 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
-    """Compare stored scores with ground truth. Returns one result per folder, the baseline first.
+    """Compare stored scores with ground truth. Returns one result per folder.
 
     Args:
-        outs: output folders of scans.
+        outs: output folders of scans. The others are compared with the first.
         **options: the options of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`.
 
     Raises:

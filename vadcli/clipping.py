@@ -1,7 +1,7 @@
 """Cuts events out of their footage, in original quality and with sound. Nothing is encoded.
 
-ffmpeg copies the packets (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe at or
-before the requested time, or at an earlier keyframe if ffmpeg cannot find that keyframe.
+ffmpeg copies the compressed frames (`cut_file`). A player can begin only at a keyframe. So a clip begins at the last keyframe
+before the requested time. If ffmpeg can't find this keyframe, the clip begins at an earlier keyframe.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ MUXERS = {
 }
 """Suffix -> ffmpeg's name of the container format."""
 
-# In containers other than MP4, ffmpeg seeks this much earlier if pictures are reordered (3/23 s in ffmpeg's source code).
+# If frames are decoded in another order than they are shown, ffmpeg seeks to a time that is this much earlier, except in MP4.
+# The number is from ffmpeg's source code.
 _SEEKS_EARLIER_S = 3 / 23
-# In transport and program streams, ffmpeg seeks by decoding time, which is earlier than the presentation time. The copy begins
-# at the next keyframe after the seek. So ffmpeg must seek to a little before the wanted keyframe.
+# In transport and program streams, ffmpeg seeks by decoding time. This time is earlier than the presentation time. The copy
+# begins at the first keyframe after the seek time. So the seek time must be a little before the wanted keyframe.
 _DECODED_EARLIER_S = 0.1
 _LONGEST_PART = 60
 _FORBIDDEN = re.compile(r"[^\w.-]+")
@@ -164,7 +165,7 @@ class _Cutter:
             yield ClipResult(video, problem=without_name(str(error), video))
 
     def _cut(self, document: EventsDocument, info: VideoInfo, event: Event) -> ClipResult:
-        """Cut one event. If this fails, write Matroska. If this fails too, leave out the sound."""
+        """Cut one event. If this fails, try again as Matroska, and then as Matroska without sound."""
         part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
@@ -269,10 +270,11 @@ def cut_file(
         part: the part to copy.
         sound: False leaves out the sound.
         tags: metadata to write. The metadata of the source is left out, because its times would be wrong.
-        timeout_s: the time limit in seconds, in addition to the length of the part.
+        timeout_s: time limit in seconds. The length of the part is added to this limit.
 
     Raises:
-        DecodeError: ffmpeg failed, perhaps because the container cannot hold the codec; the message has ffmpeg's first line.
+        DecodeError: ffmpeg failed, for example because the container can't store the codec. The message contains the first
+            line that ffmpeg reported.
         DecoderHung: ffmpeg took too long.
     """
     zero_s, start_s = float(info.pts[0] * info.time_base), part.start_s

@@ -46,10 +46,11 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
     4. Events are extended by `pad_s` on both sides, to whole frames. If two events then touch, they become one event.
 
     Args:
-        table: one row per frame; frames that are not sampled repeat the score of the last sampled frame.
+        table: one row per frame. A frame that is not sampled has the score of the sampled frame before it.
         thresholds: how scores become events.
         duration_s: end of the last frame, in seconds from the first pts.
-        boxes: mask boxes, from which the boxes of events are made; a box is valid until the next sampled frame.
+        boxes: the boxes around the masks of the sampled frames. The boxes of events are made from these boxes; the box of a
+            sampled frame also counts for the frames before the next sampled frame.
     """
     if not len(table):
         return []
@@ -78,8 +79,7 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
     with_scores = []
     for event in events:
         inside = rows[(rows >= event.start_frame) & (rows < event.end_frame)]
-        # A short event may have no sampled frame. The rows of such an event repeat the scores of the sampled frame before the
-        # event.
+        # A short event may have no sampled frame. Its rows repeat the scores of the last sampled frame before the event.
         peaks = table.category_scores[inside if len(inside) else [event.start_frame]].max(axis=0).astype(np.float64)
         scores = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
         with_scores.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=scores))
@@ -87,17 +87,15 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories: from the table or, if it has none, from the `old` events."""
+    """Return the `new` events with categories, from the table or, if the table has none, from the `old` events."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events.
+    """Return the `new` events, each with the category of the `old` event that shares the most frames with it.
 
-    Each gets the category of the `old` event that shares the most frames with it.
-
-    If two old events share the same number of frames, the earlier event counts. Both lists must be in order and without
-    overlap, as `cut_events` returns them.
+    If two old events share equally many frames with a new event, the earlier old event is used. Both lists must be in order and
+    without overlap, as `cut_events` returns them.
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)

@@ -40,8 +40,8 @@ class Check:
         name: name of the check.
         ok: True if the check passed.
         found: the version, size or device that was found.
-        advice: what to do; empty if there is nothing to do.
-        required: False if vadcli works without it.
+        advice: what the user can do; "" if there is nothing to do.
+        required: False if vadcli also works when this check fails.
     """
 
     name: str

@@ -44,7 +44,7 @@ YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
 
 @dataclass(frozen=True)
 class _Labelled:
-    """A video or an event of it, with its label.
+    """One example for the training: a video, or one event of a video, with a label.
 
     Attributes:
         sample: the vectors and logits that the head reads.
@@ -69,8 +69,8 @@ class _Collected:
         examples: the labelled samples.
         centres: for each video, one mean vector per encoder.
         cameras: the cameras of the videos, in order.
-        encoders: one entry per combination of encoders that occurs. It maps the keys of the encoders to the vectors of one
-            video.
+        encoders: one entry per combination of encoders that made the vectors of a video: the keys of the encoders, and the
+            vectors of one such video.
         without_vectors: the number of labels for videos that have no stored vectors.
     """
 

@@ -42,10 +42,10 @@ class Pruned:
     """Results that were removed, or would be removed without --dry-run.
 
     Attributes:
-        name: the name of the video. If the file belongs to no video, its path in OUT.
+        name: the name of the video or, for a file that belongs to no video, the path of the file in OUT.
         why: the reason, in words.
         files: number of files.
-        size: their total size in bytes.
+        size: total size of the files in bytes.
     """
 
     name: str
@@ -226,8 +226,8 @@ class _Pruning:
     def _remove_leftovers(self, documents: list[EventsDocument]) -> None:
         """Remove files that belong to no video.
 
-        These files are results of videos that have no events, scores or checkpoint. With the option `missing`, they are also
-        checkpoints of videos that are gone, and models of cameras that are gone.
+        Such a file is a result of a video without events, scores and checkpoint. With the option `missing`, the checkpoints of
+        videos that are gone, and the models of cameras that are gone, are removed, too.
 
         Args:
             documents: the documents of the videos that were not removed. The models of their cameras are kept.
@@ -275,7 +275,7 @@ def _checkpoint(layout: OutputLayout, key: str) -> Path:
 
 
 def _is_whole_name(key: str) -> bool:
-    """True if no part of a file name can be shortened, so that the name of the video or camera is known."""
+    """True if `key` shows the name of the video or camera. False if the file name may be shortened, because it is very long."""
     return key != "%2E" and all(len(os.fsencode(part)) < _LONGEST_WHOLE_BYTES for part in key.split("/"))
 
 

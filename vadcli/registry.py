@@ -33,7 +33,7 @@ class Registry(Mapping[str, str]):
     vadcli's own names come first, then the names from other packages.
 
     Args:
-        kind: the kind of the entries, as messages name it.
+        kind: a word for an entry in messages, such as "detector".
         group: the group of the entry points in other packages.
         own: the names that come with vadcli. Other packages can't replace them.
     """
@@ -74,10 +74,7 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False, because a package provides a wrong object.
-
-        `what` is the fault in words.
-        """
+        """Raise UsageError if `ok` is False. `what` says what is wrong with the object that another package provides."""
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 

@@ -101,7 +101,8 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
     layout = stored_layout(options.out, hint="scan first, or name the scan's folder with --out")
     roots = list(stored_roots(layout))
-    # If the footage has moved, names are relative to the common ancestor of `paths`, as in the first scan.
+    # If the footage has moved, no stored root exists any more. Then the root is the folder that contains all `paths`, as in a
+    # first scan.
     moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)
     try:
         plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
@@ -157,7 +158,7 @@ def _rendered(
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if the file of a video is newer than its events, and no option asks to render it again."""
+    """True if the rendered file of a video is newer than its events, and no option asks to render again."""
     if options.force or options.events_only:
         return False
     try:
@@ -371,7 +372,7 @@ class _Renderer:
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
-    """Return the needs of rendering: every frame, in colour, at the largest size that H.264 allows.
+    """Return how rendering reads a video: every frame, in colour, at the largest size that H.264 allows.
 
     Large frames are read in shorter clips, to limit the memory.
 

@@ -109,7 +109,7 @@ class RunStatus:
 
 
 def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[RunStatus]:
-    """Return the recent runs that are still running, the oldest first, and last the newest run.
+    """Return the recent runs that are still running, the oldest first. The last item is the newest run, running or not.
 
     Raises:
         UsageError: the folder does not exist, or has no run record.

@@ -1,6 +1,6 @@
 """Stores one vector per sampled frame (`vadcli embed`), and searches stored vectors (`vadcli search`).
 
-A search compares the similarity of a vector and the query with the usual similarity in the video's camera. Otherwise, a camera
+A search computes how similar a vector is to the query, and compares this with what is usual for the camera. Otherwise, a camera
 that always shows something similar to the query would fill the list. A search decodes no video, and has the vectors of only a
 few videos in memory.
 """
@@ -185,8 +185,8 @@ class _Embedding:
         scores = read_metadata(self.layout.scores(stored.video))
         if stored.key == new.key or scores is None:
             return stored.key == new.key
-        # If a scan stored the vectors, their key was computed in another way. They are the same if the scan sampled the same
-        # frames.
+        # The key of vectors that a scan stored can't be compared with this command's key. So compare the sampled frames: the
+        # vectors are the same if the scan took the same frames.
         steps = np.diff(read_embeddings(self.layout.embeddings(stored.video)).frame_index)
         return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
 
@@ -196,7 +196,7 @@ class _Embedding:
         return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, size, PixelFormat.RGB)
 
     def _store(self, scratch: Scratch, video: str, read: _VectorsSoFar, problem: str) -> EmbedResult:
-        """Write the vectors of a video. `problem` is the reason if the video was not read completely."""
+        """Write the vectors of a video. `problem` says why the video was not read completely; "" if it was."""
         if not read.vectors:
             return EmbedResult(video, problem=problem or "no frame could be decoded")
         vectors = Embeddings(
@@ -328,9 +328,8 @@ def find(
         query: (D,) unit vector.
         encoder_key: key of the encoder; vectors of other encoders are left out.
         keep: called with the names of a video and its camera; False leaves the video out.
-        rows: a function that returns which frames may be the peak of a moment, (S,) bool; None if all frames may. It is called
-            with the name of a video and the timestamps (S,) of the video's frames, and only for videos that may have one of the
-            best moments.
+        rows: a function that gets the name of a video and the timestamps (S,) of its frames. It returns which frames may be the
+            peak of a moment, (S,) bool, or None if all may. It is called only for videos that may have one of the best moments.
         problems: one line is added per file that could not be read.
     """
     usual: dict[str, BellTail] = {}
@@ -395,8 +394,8 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started; None if this is unknown. Then `when.between` includes no frame, and `when.since` alone
-            includes all frames.
+        start: when the video started; None if this is unknown. Without it, no frame is included if `when` has `between`;
+            otherwise all frames are.
         when: the choice by wall-clock time.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):

@@ -8,9 +8,9 @@ model gets pictures that this file draws:
 - A language model answers yes/no questions about the pictures (`check_asker`).
 - A mask decoder must find the disc around a point (`check_masks`).
 
-A test passes with less than all answers right, because public encoders are weak at some tasks, such as the direction of
-stripes. But the needed number of right answers is out of reach with random weights, with swapped colour channels, or with a
-tokenizer that has wrong rules.
+A test can pass although some answers are wrong, because public encoders are weak at some tasks, such as the direction of
+stripes. But damaged weights can't pass: random weights, swapped colour channels or wrong rules of the tokenizer give too few
+right answers.
 
 `CHECKS` lists the tests by the `model_type` in a transformers config. The network is never used.
 """
@@ -62,9 +62,9 @@ class CheckResult:
     Attributes:
         name: the test's name.
         what: what the test compares, in words.
-        measure: name of the measure. "margin" is the cosine of the right sentence minus the highest
-            cosine of a wrong sentence, as a mean over the pictures. "log-odds" is the same difference between the log-odds of
-            yes/no questions. "cosine", "length" and "IoU" are the worst value of all sentences, vectors or masks.
+        measure: name of the measure. "margin": the cosine of the right sentence minus the highest cosine of a wrong sentence,
+            as a mean over the pictures. "log-odds": the same, with the log-odds of yes/no questions. "cosine", "length",
+            "IoU": the worst value among all sentences, all vectors or all masks.
         value: value of the measure.
         right: number of right answers.
         count: number of answers.
@@ -127,10 +127,10 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Return the results of all questions, and of two more tests: capitals, and the length of the vectors.
+    """Return one result per question, and the results of two more tests: capital letters, and vectors of length 1.
 
     Args:
-        encoder: any image-text encoder. It encodes about fifty pictures and a hundred sentences.
+        encoder: any image-text encoder. About fifty pictures and a hundred sentences are encoded.
     """
     lengths: list[FloatArray] = []
     results = []
@@ -160,7 +160,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
     The right question must have the highest log-odds of "yes".
 
     Args:
-        asker: any `Asker`. It answers six questions about each of six clips, and nine questions about each of nine clips.
+        asker: any `Asker`. It is asked six questions about each of six clips, and nine questions about each of nine clips.
     """
     from vadcli.detectors.ask import Question as YesNo
 
@@ -193,9 +193,9 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Return the results of two tests of a mask decoder: it gets a point and must find the disc around it.
+    """Return the results of two tests of a mask decoder. It gets a point and must find the disc around this point.
 
-    The pictures of the first test have one disc, the pictures of the second test have two discs.
+    The pictures of the first test have one disc. The pictures of the second test have two discs.
     """
     places = [(192, 192, 90), (120, 150, 60), (250, 230, 80), (150, 260, 50)]  # x, y, radius in pixels
     neighbours = [(340, 340, 35), (300, 300, 45), (90, 90, 45), (280, 90, 45)]
@@ -349,7 +349,7 @@ def _shape(pen: ImageDraw, *, kind: str, x: int, y: int, colour: Colour, size: i
 
 
 def _stripes() -> Question:
-    # Public encoders are weak at directions. If an encoder takes all stripes for vertical, 2 + 4 answers are still right.
+    # Public encoders are weak at directions. An encoder that says "vertical" for all stripes still gives 6 of 8 right answers.
     column, row = np.meshgrid(np.arange(SIDE_PX) // 32 % 2, np.arange(SIDE_PX) // 32 % 2)
     patterns = (column, row, column ^ row, np.zeros_like(column))
     pairs = np.array([[WHITE, COLOURS["black"]], [COLOURS["yellow"], COLOURS["blue"]]], np.uint8)
@@ -381,7 +381,8 @@ def _words() -> Question:
 
 
 def _day_and_night() -> Question:
-    # All pictures share six answers: with two answers (day, night), random weights would be right in half of the cases.
+    # Each picture has six possible answers. If there were only two (day, night), random weights would be right in half of the
+    # cases.
     scenes = {"street": "a street with houses", "hills": "hills with a tree", "sea": "a boat on the sea"}
     pictures = [drawn(partial(_scene, kind=kind, night=night), WHITE) for kind in scenes for night in (False, True)]
     wordings = (("{} by day", "{} in bright daylight"), ("{} at night", "{} in the dark of the night"))
