@@ -411,7 +411,10 @@ def change_config(folder: Path, **changes: object) -> None:
             lambda folder: change_config(folder, text_config={"hidden_act": "mish"}),
             "hidden_act 'mish' is not one of quick_gelu",
         ),
-        (lambda folder: (folder / "preprocessor_config.json").write_text('{"resample": 1}'), "cannot follow these rules"),
+        (
+            lambda folder: (folder / "preprocessor_config.json").write_text('{"resample": 1}'),
+            "can't prepare pictures like this",
+        ),
     ],
 )
 def test_damaged_folders_are_one_line(own_folder: Path, harm: Any, words: str) -> None:

@@ -1,7 +1,8 @@
 """Image-text encoders: they turn pictures and sentences into vectors that can be compared.
 
-An encoder is a transformers folder with config.json, safetensors and a tokenizer. A preprocessor_config.json can change how
-pictures become pixels. `vadcli.registry.ENCODERS` lists the families of encoders by transformers' `model_type`.
+The files of an encoder are a transformers folder with config.json, safetensors and a tokenizer. A file preprocessor_config.json
+can change how a picture is resized and normalised. `vadcli.registry.ENCODERS` lists the families of encoders; the keys are the
+values of `model_type` in config.json.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PREPROCESSING_VERSION = 1
 """Increase this if a change of the code gives another vector for the same picture or sentence."""
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 DEFAULT_SIZE_PX = 224
-"""The size of a picture if config.json does not contain one, as in Google's folders. It is transformers' default."""
+"""The side of a picture if config.json does not contain a size, as in Google's folders. It is transformers' default."""
 SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -94,7 +95,7 @@ class Encoder(Protocol):
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Return an encoder. The encoder reads its weights for pictures and for text when it first needs them.
+    """Return an encoder. It reads its weights when it encodes the first picture or sentence.
 
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
@@ -102,9 +103,9 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
         precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, bf16 on a CPU with AMX, and fp32 on other CPUs.
 
     Raises:
-        UsageError: the name, the folder, the device or the precision does not exist, or the name is not that of an encoder.
+        UsageError: an argument is wrong, for example a name that is not an encoder's name.
         DeviceError: this machine does not have the device.
-        WeightsError: the weights are missing or damaged, are not safetensors, or do not belong to an encoder.
+        WeightsError: the weights are missing, or can't be used.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision!r} does not exist", hint=f"choose one of {', '.join(PRECISIONS)}")
@@ -121,7 +122,7 @@ def encoder_folder(name: str) -> Path:
     """Return the folder of an encoder. The files in the folder are not checked.
 
     Raises:
-        UsageError: the name or folder does not exist, or the name belongs to weights that are not an encoder.
+        UsageError: the name or folder does not exist, or the name is not an encoder's name.
         WeightsError: the encoder is not on this machine.
     """
     path = Path(name).expanduser()
@@ -155,15 +156,15 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_area_px(name: str) -> int:
-    """Return the largest area in pixels that a frame needs for an encoder. A larger frame gives no better vectors."""
+    """Return the largest area of a frame, in pixels, that improves the vectors of an encoder."""
     return encoder_size_px(name) ** 2 * 16 // 9  # a 16:9 frame with this area is as high as the encoder's square picture
 
 
 def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
     """Return everything that changes an encoder's vectors, as a JSON object. Loads no model.
 
-    The object contains `precision` as the user wrote it (such as `auto`), so that a scan on a GPU and a search on a CPU can use
-    the same vectors. The object contains the hashes from `model_hashes`.
+    The object contains the hashes from `model_hashes`, and `precision` as the user wrote it, for example `auto`. So a scan on a
+    GPU and a search on a CPU can use the same vectors.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -251,8 +252,8 @@ def _family_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
     """Return the SHA-256 of a file. A file is read again only if its size or time has changed."""
     sha256 = hashlib.sha256()
-    # The memory comes from mmap and not from malloc. After malloc has freed one block of this size, it does not return smaller
-    # blocks to the system any more, and tensors of the weights are such blocks.
+    # The memory comes from mmap and not from malloc. After malloc has freed a block of this size, it keeps all smaller blocks
+    # that are freed later, for example tensors of the weights, and does not return them to the system.
     with path.open("rb", buffering=0) as file, mmap.mmap(-1, HASHED_BYTES) as pages, memoryview(pages) as block:
         while count := file.readinto(block):
             sha256.update(block[:count])

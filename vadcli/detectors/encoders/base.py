@@ -1,11 +1,11 @@
 """The base class of CLIP and SigLIP: it reads a folder, makes pixels, and runs the networks.
 
 Pictures are squashed, that is, stretched to a square. The image processor of transformers for CLIP would cut off both sides of
-a wide picture, but things can happen there too.
+a wide picture, but an event can also happen at the sides.
 
-The pixel values are almost those of an image processor that squashes. They differ by at most one if the picture becomes smaller
-(for 3 in 1,000 values of an HD frame), and by at most two if the picture becomes larger. Here the width is always resized
-before the height; recent versions of PIL resize the height of some tall pictures first.
+The pixel values are almost the same as if an image processor of transformers squashed the pictures. They differ by at most 1 if
+the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most 2 if the picture becomes larger. Here the
+width is always resized before the height; recent versions of PIL resize the height of some tall pictures first.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ GPU_PICTURES = 8
 
 @dataclass(frozen=True)
 class PixelRules:
-    """How pictures become pixels.
+    """How pictures are resized and normalised.
 
     Attributes:
-        side_px: S, side of the square.
+        side_px: S, the side of the square to which a picture is stretched.
         mode: the resize filter, bilinear or bicubic. Resizing is always antialiased.
         mean, std: mean and standard deviation of each RGB channel, after the values are multiplied by `scale`.
         scale: the factor by which values in 0-255 are multiplied.
@@ -65,7 +65,7 @@ class PixelRules:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES.values() or len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
-            raise ValueError(f"not rules for pixels: {self}")
+            raise ValueError(f"pictures can't be resized and normalised by {self}")
 
     def apply(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the pixels (N, 3, S, S) of frames (N, H, W, 3) uint8, squashed and normalised."""
@@ -81,8 +81,8 @@ def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
     if pictures.shape[-2:] == (side_px, side_px):
         return pictures.contiguous()
     if frames.device.type == "cpu":
-        # For bytes with the channels last, torch computes with whole numbers, as PIL does. This is 20 times as fast as with
-        # floats.
+        # For uint8 arrays with the channels last, torch computes with whole numbers, as PIL does. This is 20 times as fast as
+        # with floats.
         return F.interpolate(pictures, size=(side_px, side_px), mode=mode, antialias=True)
     parts = (pictures[start : start + GPU_PICTURES] for start in range(0, len(pictures), GPU_PICTURES))
     return torch.cat([_in_two_steps(part.float(), side_px, mode) for part in parts])
@@ -96,7 +96,7 @@ def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
 
 
 def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
-    """Read from a transformers folder how pictures become pixels. Missing values come from `defaults`.
+    """Read from a transformers folder how pictures are resized and normalised. `defaults` has the missing values.
 
     Raises:
         WeightsError: the file is damaged, or names a filter that vadcli does not have.
@@ -122,11 +122,11 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
         return replace(defaults, **changes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         hint = "fetch the folder again; the filters 2 (bilinear) and 3 (bicubic) are known"
-        raise WeightsError(f"{path}: vadcli cannot follow these rules for pixels: {error!r}", hint=hint) from error
+        raise WeightsError(f"{path}: vadcli can't prepare pictures like this: {error!r}", hint=hint) from error
 
 
 class TransformersEncoder(ABC):
-    """The base class of CLIP and SigLIP, in a transformers folder. `Encoder` describes the attributes.
+    """The base class of CLIP and SigLIP. `Encoder` describes the attributes.
 
     Args:
         name: the encoder as the user named it.
@@ -147,7 +147,7 @@ class TransformersEncoder(ABC):
         self.name, self.folder = name, folder
         self.device = devices_for(device)[0]
         self.dtype = encoder_dtype(precision, self.device)
-        # For text on a CPU, the precision `auto` is always fp32: there are few sentences, so bf16 would save little time.
+        # For text on a CPU, `auto` always means fp32. There are few sentences, so bf16 would save little time.
         self.text_dtype = dtype_for(precision, self.device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         with loading(folder):
@@ -243,7 +243,7 @@ class TransformersEncoder(ABC):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Return the image half or the text half: `make` makes it, and the weights come from the folder."""
+        """Return the half of the encoder that `make` makes, with its weights from the folder."""
         with loading(self.folder):
             with torch.device("meta"):
                 half = make()
@@ -251,7 +251,7 @@ class TransformersEncoder(ABC):
         return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
-        """Return the unit vectors (N, *shape) that `step` computes from the pixels of frames, chunk by chunk."""
+        """Return unit vectors (N, *shape) of frames: `step` gets the pixels of `chunk` frames at a time."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
         vectors = np.empty((len(frames), *shape), np.float32)
@@ -303,9 +303,11 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
 def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return tensors of a folder by name, on the device and in the dtype.
 
-    The token table is an exception: it is a memory-mapped file, stays on the CPU and has the dtype of the file. The table of
-    SigLIP 2 has 786 MB, and a sentence needs only a few rows. The other tensors are copied, because a mapped tensor can begin
-    at any address, and the rounding of a matrix product depends on this address. torch aligns the addresses of copies.
+    The token table is an exception: it is not read into memory, stays on the CPU and has the dtype of the file. The table of
+    SigLIP 2 has 786 MB, and a sentence needs only a few rows.
+
+    All other tensors are copied. A tensor of a memory-mapped file can begin at any address, and the rounding of a matrix
+    product depends on this address. torch aligns the addresses of copies.
     """
     tensors = {}
     for path in weight_files(folder):

@@ -1,7 +1,7 @@
 """The networks of CLIP and SigLIP: first the parts that both have, then CLIP, then SigLIP.
 
 An encoder has an image half and a text half. The layers have the names that they have in a transformers folder. The classes of
-transformers compute the same results, but to import them takes seconds and over 100 MB of memory.
+transformers compute the same results, but importing them takes seconds and over 100 MB of memory.
 
 Letters in shapes: N pictures, M sentences of L tokens, T tokens of a picture or sentence, P = h·w patches of a picture, W width
 of a token, D width of a vector.
@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Attention(nn.Module):
-    """Attention with several heads. With `causal`, a token reads only from itself and from earlier tokens."""
+    """Attention with several heads. With `causal`, a token attends only to itself and to earlier tokens."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, readers: Tensor, tokens: Tensor) -> Tensor:
-        """Return what each token of `readers` (N, A, W) reads from `tokens` (N, T, W), as an array (N, A, W)."""
+        """Return the output (N, A, W) of attention from `readers` (N, A, W) to `tokens` (N, T, W)."""
         projected = self.q_proj(readers), self.k_proj(tokens), self.v_proj(tokens)
         values = read_values(*(split_heads(part, self.num_heads) for part in projected), causal=self.causal)
         output: Tensor = self.out_proj(join_heads(values))
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block. It normalises the tokens before the attention and before the MLP."""
+    """A transformer block: layer norm and attention, then layer norm and MLP."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Block(nn.Module):
         return self.add_mlp(tokens + self.self_attn(normed, normed))
 
     def add_mlp(self, tokens: Tensor) -> Tensor:
-        """Return the tokens plus the output of the MLP. This is the second step of a block; the first is attention."""
+        """Do the second step of a block, after the attention: return the tokens plus the output of the MLP."""
         output: Tensor = tokens + self.mlp(self.layer_norm2(tokens))
         return output
 
@@ -138,7 +138,8 @@ def patch_embedding(sizes: Any, *, bias: bool) -> nn.Conv2d:
 
 def table(rows: int, width: int) -> nn.Embedding:
     """Return a table of vectors. The numbers in the vectors are not set yet."""
-    # By default, torch would make random numbers. On the device `meta`, it would import sympy for this, which takes time.
+    # By default, torch would fill the table with random numbers. On the device `meta`, torch imports sympy for this, which
+    # takes time.
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
@@ -148,12 +149,12 @@ def layer_norm(sizes: Any) -> nn.LayerNorm:
 
 
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Return what attention reads from `value`: softmax(q·kᵀ/√d)·v, (N, heads, A, d).
+    """Return the weighted sums of attention: softmax(q·kᵀ/√d)·v, (N, heads, A, d).
 
     Args:
         query: (N, heads, A, d).
         key, value: (N, heads, T, d).
-        causal: True if a query may read only from values up to its own position.
+        causal: True if a query may attend only to keys up to its own position.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
@@ -182,7 +183,7 @@ class ClipEncoder(TransformersEncoder):
 
     temperature = 0.03
     defaults = PixelRules(224, "bicubic", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-    # The vector of a sentence is the vector of its end token, which reads only from earlier tokens. So padding after the end
+    # The vector of a sentence is the vector of its end token, which attends only to earlier tokens. So padding after the end
     # token changes nothing. With padding to 77 tokens, a sentence of a few words would take five times as long.
     text_step = 16
 
@@ -208,7 +209,8 @@ class ClipEncoder(TransformersEncoder):
         """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # The configs of the first CLIP folders wrongly give the end token the id 2. There it really has the highest id.
+        # In the configs of the first CLIP folders, the id of the end token is wrong: 2. In their tokenizers, the end token has
+        # the highest id.
         positions = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
         vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), positions])
         return vectors
@@ -227,11 +229,11 @@ class ClipEncoder(TransformersEncoder):
         return vectors
 
     def make_vision(self) -> nn.Module:
-        """Return the image half without weights."""
+        """Return the image half. Its weights are not set yet."""
         return ClipVision(self.config.vision_config, self.config.projection_dim)
 
     def make_text(self) -> nn.Module:
-        """Return the text half without weights."""
+        """Return the text half. Its weights are not set yet."""
         return ClipText(self.config.text_config, self.config.projection_dim)
 
 
@@ -282,7 +284,7 @@ class ClipVisionEmbeddings(nn.Module):
 def correlate(block: Attention, tokens: Tensor) -> Tensor:
     """Return the output of SCLIP's attention, (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v, (N, T, W).
 
-    In this attention, each token reads from the tokens that are similar to it.
+    In this attention, each token attends to similar tokens.
 
     Args:
         block: CLIP's attention block.
@@ -297,16 +299,16 @@ def correlate(block: Attention, tokens: Tensor) -> Tensor:
 class SiglipEncoder(TransformersEncoder):
     """SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025) as an `Encoder`.
 
-    A model of SigLIP 2 must have a fixed picture size. Its tokenizer is that of Gemma, and its resize filter is bilinear;
-    SigLIP has other ones. The folder of a model contains its tokenizer and names its filter.
+    Only models of SigLIP 2 with a fixed picture size can be used. SigLIP and SigLIP 2 have different tokenizers and resize
+    filters, which are stored in the folder of a model.
     """
 
-    # The cosines of SigLIP are smaller than those of CLIP. This value was not measured. It has no effect as long as the
-    # detector divides by the spread of the camera's own frames.
+    # The temperature is smaller than CLIP's, because the cosines of SigLIP are smaller. The exact value is a guess. It has
+    # little effect for a camera with a model, because evidence is divided by the spread of the camera's evidence.
     temperature = 0.01
     defaults = PixelRules(224, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    # SigLIP was trained on sentences that are padded to 64 tokens, without a mask. The vector of a sentence is the vector of
-    # the last of these tokens, which is often padding.
+    # Sentences are padded to all 64 tokens, because SigLIP was trained like this, without a mask. The vector of a sentence is
+    # the vector of the last of these tokens, which is often padding.
     text_step = 0
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -318,7 +320,7 @@ class SiglipEncoder(TransformersEncoder):
             raise WeightsError(f"{folder}: not an encoder: {reason}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Return the vectors (N, D) of pixels (N, 3, S, S). A learned query reads from all patches."""
+        """Return the vectors (N, D) of pixels (N, 3, S, S). A learned query attends to all patches."""
         head = self.vision.vision_model.head
         pooling = head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # for queries, keys and values
@@ -330,20 +332,20 @@ class SiglipEncoder(TransformersEncoder):
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Return the patch vectors (N, P, D) of pixels (N, 3, S, S)."""
-        # The vector of a patch is what the pooling head returns if it reads only this patch. Then the attention weight of the
-        # patch is 1, so queries and keys are not needed.
+        # The vector of a patch is the output of the pooling head for this patch alone. Then the attention weight of the patch
+        # is 1, so queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        """Return the patches (N, P, D) that the pooling head reads."""
+        """Return the vectors of the patches (N, P, D), the input of the pooling head."""
         half = self.vision.vision_model
         patches: Tensor = half.post_layernorm(half.encoder(half.embeddings(pixels)))
         return patches
 
     def _after_pooling(self, values: Tensor) -> Tensor:
-        """Return the output of the pooling head for the values (…, D) that its attention has read."""
+        """Return the output of the pooling head for the weighted sums (…, D) of its attention."""
         head = self.vision.vision_model.head
         attended = head.attention.out_proj(values)
         vectors: Tensor = attended + head.mlp(head.layernorm(attended))
@@ -365,13 +367,13 @@ class SiglipEncoder(TransformersEncoder):
         return super().token_ids("".join(letter.lower() for letter in text))
 
     def make_vision(self) -> nn.Module:
-        """Return the image half without weights."""
+        """Return the image half. Its weights are not set yet."""
         half = nn.Module()
         half.vision_model = SiglipVisionModel(self.config.vision_config)
         return half
 
     def make_text(self) -> nn.Module:
-        """Return the text half without weights."""
+        """Return the text half. Its weights are not set yet."""
         sizes, half = self.config.text_config, nn.Module()
         half.text_model = TextModel(sizes, causal=False)
         half.text_model.head = nn.Linear(sizes.hidden_size, sizes.projection_size)
