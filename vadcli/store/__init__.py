@@ -65,7 +65,7 @@ def printable(text: str) -> str:
 
 
 def json_text(document: Any) -> str:
-    """Return a document as indented JSON, so that people can read it; raise ValueError if a number is not finite."""
+    """Return a document as indented JSON for people; raise ValueError if a number is not finite."""
     return printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 

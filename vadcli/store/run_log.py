@@ -211,7 +211,10 @@ class _Totals:
         self._seconds = 0.0
 
     def count(self, result: Mapping[str, Any], sign: int, *, lost: bool) -> None:
-        """Add the numbers in the JSON of a result (sign 1), or subtract them (sign -1); `lost` is `VideoResult.is_lost`."""
+        """Add the numbers in the JSON of a result (sign 1), or subtract them (sign -1).
+
+        `lost` is True if the video failed or lost frames.
+        """
         self._lost += sign * lost
         self._statuses[result["status"]] += sign
         for name in self._sums:

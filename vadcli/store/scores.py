@@ -151,7 +151,9 @@ class _NoPandas:
 
 
 def keep_pandas_out() -> None:
-    """Keep pyarrow from importing pandas: vadcli does not use pandas, and the import would slow down every start.
+    """Keep pyarrow from importing pandas, because this slow import would delay the start of every scan.
+
+    Nothing in vadcli uses pandas.
 
     pyarrow looks for pandas once, when it makes its first array. Call this function only in a process that runs only vadcli:
     after this call, if an array is made from a pandas series, it may have NaN in place of null.

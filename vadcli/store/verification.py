@@ -100,7 +100,7 @@ class VerificationRun:
 
     @property
     def text(self) -> str:
-        """The number of confirmed, rejected and other events in words; if the run has not ended, a note about this."""
+        """One sentence: how many events were confirmed and rejected, or that the run has not ended."""
         if self.end is None:
             return "not ended: it is still running, or was killed"
         return f"{how_many(self.confirmed, 'event')} confirmed, {self.rejected} rejected, {self.not_asked} not asked"

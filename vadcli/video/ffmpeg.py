@@ -133,7 +133,10 @@ _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
-    """Raised if a decoder with several threads finds an error. Such a decoder does not know which frames are damaged."""
+    """Raised if a decoder with several threads finds an error.
+
+    Such a decoder does not know which frames are damaged.
+    """
 
 
 class FfmpegFrames:
@@ -344,7 +347,7 @@ def check_ffmpeg() -> None:
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return one number per part of a video: the time of its rows minus their time in the file, in seconds.
+    """Return one number per part of a video: how many seconds its rows are later than in the file.
 
     A part ends where the clock restarts or jumps. The result is empty if this never happens. A few frames with odd times do
     not count as a part.

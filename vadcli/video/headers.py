@@ -234,7 +234,7 @@ def _read_sps(bits: _Bits) -> tuple[int, _Sps]:
 
 
 def _marked_units(data: bytes) -> Iterator[bytes]:
-    """Yield up to 512 bytes from the start of each unit. In this data, a start code comes before each unit."""
+    """Yield up to 512 bytes from the start of each unit. A start code comes before each unit."""
     at = data.find(_MARK)
     while at >= 0:
         if at + 3 < len(data):

@@ -403,7 +403,7 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return a time for each packet, made from the decoding times; for streams where some packets have no pts.
+    """Return a time for each packet, made from the decoding times; used if some packets have no pts.
 
     Return None if these times contradict the known pts.
 
@@ -535,7 +535,10 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
 def _increasing_times(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Return strictly increasing times, how many new ticks an old tick has, and whether odd times were replaced."""
+    """Return strictly increasing times, the number of new ticks per old tick, and a flag.
+
+    The flag is True if odd times were replaced.
+    """
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False

@@ -177,7 +177,7 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return which frames must be decoded to get the images of `rows`: flags (N,) bool, or None for all frames.
+    """Return which frames must be decoded to get the images of `rows`: flags (N,) bool, or None for all.
 
     If all of `rows` are keyframes, the flags mark all keyframes. Otherwise, if all of `rows` are references, the flags mark all
     references. All frames must be decoded if `rows` has other frames, if frames of the file are missing, or if too few frames
