@@ -318,7 +318,7 @@ class Mp4Writer:
 
     Args:
         path: the file to write.
-        width, height: size of every frame in pixels, even.
+        width, height: size of every frame in pixels; both must be even.
         time_base: seconds per unit of the frames' pts.
         fps: approximate frames per second. It affects rate control and the distance between keyframes, but not the timing.
         preset: x264's preset.

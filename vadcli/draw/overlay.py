@@ -53,7 +53,7 @@ SYSTEM_FACES = (
 
 
 class Lettering:
-    """Measures text in one size and chooses its fonts.
+    """Measures texts in one font size, and chooses a font for each text.
 
     Args:
         size_px: font size (the height of an em).
@@ -98,7 +98,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Return the text if it fits, otherwise the longest beginning that fits, and "…"; "" if nothing fits."""
+        """Return the text; if it is too wide, cut its end and add "…". Return "" if nothing fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -198,7 +198,7 @@ class Overlay:
         table: the video's scores.
         document: the video's events with their thresholds, the hidden parts of the picture, and the start time of the video.
         geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
-        end_s: end of the last frame.
+        end_s: end of the last frame, in seconds.
         mask_level: masks are outlined at this value (0-255); None means the mask level of the document's thresholds.
     """
 

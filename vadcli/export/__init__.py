@@ -126,7 +126,7 @@ def label(event: Event) -> str:
 
 
 def caption(event: Event) -> str:
-    """Return the event's label and peak score, then the head's score and the answer of `verify`, if any."""
+    """Return the event's label and peak score; also the head's score and the answer of `verify`, if any."""
     judged = f", head {event.head_score:.2f}" if event.head_score is not None else ""
     answer = f", {event.verified}" if event.verified else ""
     return f"{label(event)} {event.peak_score:.2f}{judged}{answer}"
@@ -188,7 +188,7 @@ def to_json(documents: Iterable[EventsDocument]) -> str:
 def to_csv(documents: Iterable[EventsDocument]) -> str:
     """Return a header row and one row per event of all videos; a cell without a value is empty.
 
-    The last column is the head's score, if a head judged the events of a video.
+    The last column is the score of the trained head. It exists only if a head judged the events of a video.
     """
     documents = list(documents)
     columns = (*CSV_COLUMNS, "head_score") if any(document.head for document in documents) else CSV_COLUMNS

@@ -27,8 +27,7 @@ from vadcli.types import BoolArray, Box, Event
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
     """Return the labels of all videos for FiftyOne. Import them with the scanned folder as `data_path`.
 
-    FiftyOne finds a video by its path without the suffix. FiftyOne counts frames from 1, and the end of a span is the last
-    frame of the span.
+    FiftyOne finds a video by its path without the suffix. FiftyOne counts frames from 1, and a span includes its last frame.
 
     Raises:
         UsageError: two videos differ only in their suffix, so FiftyOne can't tell them apart.
@@ -74,7 +73,7 @@ LOCAL_FILES = "/data/local-files/?d="
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
     """Return one task per video, with a timeline span per event, and the box of an event if it has a box.
 
-    Label Studio counts frames from 1, and the end of a span is the last frame of the span.
+    Label Studio counts frames from 1, and a span includes its last frame.
     """
     tasks = []
     for document in documents:
@@ -159,7 +158,7 @@ LABEL_STUDIO = Exporter(
 
 
 def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
-    """Write the events of one video.
+    """Write the events of one video as a CVAT document.
 
     CVAT reads only the first mask of a track, so every mask gets its own track.
 

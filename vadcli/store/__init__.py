@@ -38,9 +38,9 @@ _HASH_DIGITS = 8
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])")
-# Readers of Parquet data sets skip files and folders whose names begin with `_` or `.`. They read a folder called `video=1` as
-# a column. So the names of files in OUT have codes (%5F, %2E, %3D) in place of these characters. If the name of a video
-# already contains such a code, its percent sign becomes %25. So two videos never get the same file.
+# Readers of Parquet data sets skip files and folders whose names begin with `_` or `.`. A folder called `video=1` is a column
+# for such a reader. So the names of files in OUT have codes (%5F, %2E, %3D) in place of these characters. If the name of a
+# video already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
 # Most paths have none of these characters. Then the files of the video have the same path as the video, in every version of
@@ -245,7 +245,7 @@ class OutputLayout:
         return files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Rename the files of these videos and cameras whose names come from an earlier version.
+        """Rename files of these videos and cameras if a file has its name from an earlier version.
 
         Several scans may call this method at the same time.
 
@@ -280,7 +280,7 @@ class OutputLayout:
 
 
 def files_under(folder: Path, suffix: str | tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder whose names end with a suffix, in order.
+    """Yield all files below `folder` with this suffix, in the order of their names.
 
     Only one folder is in memory at a time.
     """

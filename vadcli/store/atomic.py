@@ -133,7 +133,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError in the `with` block into an OutputError about `path`.
 
-    The block may write to no other path.
+    The block must write only to this path.
     """
     try:
         yield

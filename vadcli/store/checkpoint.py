@@ -64,12 +64,12 @@ class CheckpointHeader:
             raise ValueError(f"channels ({self.channels}) and interval ({self.interval}) of a checkpoint must be at least 1")
 
     def to_bytes(self) -> bytes:
-        """Return the JSON that the stream's metadata contain."""
+        """Return the header as JSON, for the metadata of the Arrow stream."""
         return json.dumps({"version": CHECKPOINT_VERSION, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CheckpointHeader:
-        """Return the header in the JSON of `to_bytes`.
+        """Return the header that `to_bytes` wrote as JSON.
 
         Raises:
             KeyError, TypeError, ValueError: this is not a header, or it has another version.

@@ -111,7 +111,7 @@ def _cameras(path: Path, data: bytes) -> Mapping[str, Any]:
 
 
 def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str]) -> Iterator[Region]:
-    """Yield the regions of one kind of one camera; add the faults of the file to `faults`."""
+    """Yield the regions of one kind (`ignore` or `only`) of one camera; add what is wrong to `faults`."""
     if not isinstance(values, list):
         faults.append(f"{_camera_text(camera)}: {kind} is not a list of polygons")
         return

@@ -1,4 +1,4 @@
-"""The events documents of videos: writes, reads and checks them, and finds their videos and times.
+"""Writes, reads and checks events documents; finds their videos and when these videos start.
 
 A document is checked against the published JSON Schema. No video is opened. The folders of the videos come from the run
 records. If a video is not found, it may still exist: perhaps a share is not mounted.
@@ -87,7 +87,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ScanState:
-    """The state of the last scan. The next scan reads it to decide whether it skips the video.
+    """The state of a video after its last scan.
+
+    The next scan reads this state to decide whether to skip the video.
 
     Attributes:
         status: done, partial or failed.
@@ -115,7 +117,7 @@ class EventsDocument:
         thresholds: the thresholds that opened and closed the events.
         events: the events in order of time.
         failure: why the video has no scores; None if it has scores.
-        scan: the state of the last scan, for the next scan.
+        scan: the state after the last scan; the next scan reads it.
         generator: the program that wrote the document.
         start: when the video started; None if this is unknown.
         created: creation time according to the video's container; "" if the container does not store it.

@@ -176,7 +176,10 @@ def masked_rows(path: Path) -> MaskRows:
 
 
 def refined_tag(path: Path) -> str:
-    """Return the note about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
+    """Return the note in a mask video about the spans whose masks `--refine-masks` has refined.
+
+    The note is JSON: `[[first row, row after the last row], …]`. Return "" if there is no note.
+    """
     return _tag(path, _REFINED_TAG)
 
 
@@ -264,13 +267,15 @@ class MaskRow:
 class MaskRleWriter:
     """A context manager that writes the masks of one video, row by row, in groups of a thousand rows.
 
+    `video`, `rows`, `threshold` and `refined` are stored in the metadata of the file.
+
     Args:
         path: the temporary file to write; the caller renames it.
-        video: the relative path. It is stored in the metadata.
+        video: the relative path of the video.
         width, height: display size in pixels.
-        rows: which rows have masks. It is stored in the metadata.
-        threshold: pixels with at least this score are marked. It is stored in the metadata.
-        refined: a note about refined masks, as `refined_tag` returns it. It is stored in the metadata if it is not empty.
+        rows: which rows have masks.
+        threshold: pixels with at least this score are marked.
+        refined: a note about refined masks, as `refined_tag` returns it; "" if there is none.
     """
 
     def __init__(
@@ -439,7 +444,7 @@ class MaskFiles:
     refined: Spans = ()
 
     def write(self, masks: Iterable[tuple[int, ByteArray]], table: ScoreTable, *, level: int) -> NDArray[np.int32]:
-        """Write the masks, and return the box around the pixels >= `level` of each mask, (S, 4).
+        """Write the masks, and return one box per mask, (S, 4): the box around the pixels >= `level`.
 
         A box is x, y, width, height. The width is 0 if a mask has no such pixel.
 

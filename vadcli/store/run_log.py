@@ -164,7 +164,7 @@ class RunProgress:
 
     @property
     def fitting(self) -> Mapping[str, Any] | None:
-        """The camera that is being fitted, and the number of frames read for its fit; None without a fit."""
+        """The camera that is being fitted, and the number of frames read for this; None if there is no fit."""
         return self._fitting
 
     def eta_s(self) -> float | None:

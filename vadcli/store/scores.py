@@ -264,7 +264,7 @@ def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
 
 
 def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
-    """True if the table has fewer rows than the probe counted frames."""
+    """True if the table has fewer rows than the number of frames that the probe has counted."""
     return len(table) < int(probe["frames"])
 
 
@@ -329,7 +329,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
         "frame_index": pa.array(stored.frame_index, pa.int64()),
         "timestamp": pa.array(stored.timestamp, pa.float64()),
         "scale": pa.array(stored.embeddings.scale, pa.float32()),
-        # A vector is stored as bytes. A list would need four bytes per value in Parquet, and ten times as long to read.
+        # A vector is stored as bytes. A list would need four bytes per value, and reading it would take ten times as long.
         "embedding": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(width), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
         ),

@@ -35,8 +35,8 @@ class Audit:
     Attributes:
         clips: number of audited clips.
         confirmed: number of audited clips that the model confirms.
-        low, high: limits of a share in [0, 1]: how many of all clips that were not proposed the model would confirm (95 %
-            confidence interval).
+        low, high: 95 % confidence interval in [0, 1] of the share of clips that the model would confirm, if it were asked about
+            all clips that were not proposed.
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
     """
@@ -70,7 +70,7 @@ class VerificationRun:
         command: the command line.
         config: the effective options, as JSON values.
         model: the model that was asked, as the user named it.
-        start, end: when the run began and ended, in ISO 8601; `end` is None if it is still running or was killed.
+        start, end: when the run began and ended, in ISO 8601; `end` is None if the run has not ended or was killed.
         exit_code: the exit code; None if `end` is None.
         stopped: why the run ended early; "" if it did not end early.
         asked: number of clips about which this run asked the model.
@@ -205,7 +205,7 @@ class Answers(RowTable):
         return cls(np.zeros(0, np.int64), times, times, np.zeros(0, np.bool_), np.zeros((0, categories), np.float32))
 
     def joined(self, new: Answers) -> Answers:
-        """Return these answers together with `new`, by ascending clip.
+        """Return these answers together with `new`, sorted by clip.
 
         An answer of `new` replaces an older answer.
         """

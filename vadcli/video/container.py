@@ -87,7 +87,7 @@ _log_level = threading.Lock()
 
 
 def has_times(demuxer: str) -> bool:
-    """Return False for elementary streams: codec data without a container, which store no times."""
+    """Return False for elementary streams, which are codec data without a container and without times."""
     return demuxer not in _UNTIMED
 
 
@@ -314,7 +314,7 @@ class Read:
 class OtherStreams:
     """Counts the packets of all video streams except the chosen stream, which the probe reads.
 
-    It counts how many packets of each stream are before the chosen stream's first packet, and how many after its last packet.
+    For each of these streams, it counts the packets before the chosen stream's first packet, and the packets after its last.
 
     Call `add` and `add_own` in the file order of the packets.
     """

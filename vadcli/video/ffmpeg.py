@@ -432,7 +432,7 @@ def add_sound(
         target: the file to write.
         info: the video that the sound comes from.
         sound: the result of `find_sound`.
-        start_s: time of the first frame, measured from the source's first pts.
+        start_s: at which time of the source the silent video starts, in seconds from the source's first pts.
         duration_s: duration of the silent MP4.
         timeout_s: the time limit in seconds, in addition to `duration_s`.
 

@@ -114,7 +114,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that the caller has not requested yet, and the slot that is free after its use."""
+    """An item that the caller has not requested yet, and the slot that becomes free after its use."""
 
     item: Item
     process: DecoderProcess

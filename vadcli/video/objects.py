@@ -267,7 +267,7 @@ def _remove(folder: Path) -> bool:
 
 
 def _store(path: Path) -> tuple[Any, str]:
-    """Return fsspec's file system for a store, and its name for a path."""
+    """Return fsspec's file system for the store of a path, and the path's name in this file system."""
     from fsspec.core import url_to_fs
 
     file_system: tuple[Any, str] = url_to_fs(shown(path), use_listings_cache=False)

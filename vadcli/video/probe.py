@@ -391,7 +391,10 @@ def _bounded(times: IndexArray) -> IndexArray:
 
 
 def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
-    """Return times for a stream that states no times: the demuxer's times, or sums of durations."""
+    """Return times for a stream without presentation times.
+
+    These are the decoding times, the demuxer's estimates, or sums of durations.
+    """
     if timed and not bool(np.any(dts == NO_TIME)):
         return dts
     summed = np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])

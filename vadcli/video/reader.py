@@ -104,9 +104,9 @@ class RowMatcher:
         return lost, row
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the frame's position in the probe's frames from `_next` on.
+        """Return the frame's index in the probe's list of frames; None if the list has no such frame.
 
-        Return None if the probe has no such frame.
+        Only frames from index `_next` on are compared.
         """
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):

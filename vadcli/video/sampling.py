@@ -384,7 +384,7 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return, for each frame of a clip, the position (T,) of the frame whose image it gets.
+    """Return, for each frame of a clip, the position (T,) of the frame that provides the image.
 
     All positions are -1 if every frame is lost.
 

@@ -53,7 +53,7 @@ class LoaderOptions:
         timeout_s: if a decoder makes no progress for this many seconds, it counts as hung.
         memory_limit_mib: how much memory a decoder process and its children may use together, without shared memory.
         decoder: which decoder reads the frames.
-        threads: threads per decoder; 0 is the number of cores divided by workers.
+        threads: threads per decoder; 0 means the number of cores divided by the number of workers.
         prober: "module:attribute" of a function that describes a video. The decoder process calls it with the arguments of
             `vadcli.video.probe.probe`.
         reader: "module:attribute" of a class that reads the frames, to plug in another decoder. The decoder process calls it
@@ -148,7 +148,7 @@ class Finished:
     """The last item of every video, whether the video was read or not.
 
     Attributes:
-        info: None if the video could not be opened.
+        info: the result of the probe; None if the video could not be opened.
         decoder: the last decoder that read the video; "" if unknown.
         rows: the rows after the last clip. If the decoder process died, these rows are missing.
         decoded_frames: number of rows with decode_ok in all items of this request.
@@ -456,9 +456,9 @@ class DecoderProcess:
         return self._kill_reason is not None and time.monotonic() - self._killed_at > REAP_S
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children, and free its memory.
+        """Kill the process and its children, and free the memory that it shares with the loader.
 
-        Return the error that explains why the process ended, and the end of its stderr.
+        Return the error that explains why the process ended, and the last lines of its stderr.
 
         Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
         """
@@ -547,7 +547,8 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # While this process or the machine is suspended, decoders may stand still. So a very long tick counts as two ticks.
+            # While this process or the machine is suspended, decoders may stand still too. So a very long time between two
+            # checks is not counted in full.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
                 trees = process_trees([process.process for process in self._processes])

@@ -356,7 +356,7 @@ def _end_with_loader() -> None:
 def main() -> None:
     """Run the decoder process until the loader ends."""
     parent, connection_number = map(int, sys.argv[1:])
-    # Discard signals to the loader's process group that came while this process started. Later signals work as usual.
+    # Signals to the loader's process group may have come while this process started. Discard them; later signals work as usual.
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
