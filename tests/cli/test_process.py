@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import vadcli
-from tests.media import ffmpeg_exe, make_video
+from tests.media import ffmpeg_exe, make_video, truncate
 from tests.patience import PATIENCE_S
 
 VADCLI = [sys.executable, "-m", "vadcli"]
@@ -175,6 +175,18 @@ def test_dry_run_writes_nothing(footage: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     vadcli("scan", footage, "-o", tmp_path / "out")
     assert vadcli("scan", footage, "-o", tmp_path / "out", "--dry-run").stdout.splitlines() == ["done\ta.mp4", "done\tb.mp4"]
+
+
+def test_dry_run_counts_the_partial_videos(tmp_path: Path) -> None:
+    scan = ("scan", tmp_path / "videos", "-o", tmp_path / "out")
+    (tmp_path / "videos").mkdir()
+    whole = make_video(tmp_path / "videos" / "a.avi", "mpeg4", frames=80, fps=10)
+    truncate(whole, tmp_path / "videos" / "cut.avi", 0.5)
+    assert vadcli(*scan).returncode == 3
+    make_video(tmp_path / "videos" / "new.avi", "mpeg4", frames=20, fps=10)
+    done = vadcli(*scan, "--dry-run", "--no-refit")
+    assert done.stdout.splitlines() == ["done\ta.avi", "partial\tcut.avi", "scan\tnew.avi"]
+    assert done.stderr.splitlines()[-1] == "1 done, 1 partial, 1 scan; nothing was scanned (--dry-run)"
 
 
 def test_a_list_on_stdin_and_the_environment(footage: Path, tmp_path: Path) -> None:

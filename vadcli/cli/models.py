@@ -80,8 +80,11 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         if options.detector == "auto":
             log.warning("to find these categories: %s", encoder_download())
     if options.dry_run:
+        needs: Counter[str] = Counter()
         for video, need in run.preview():
             put_result({"type": "plan", "video": video, "need": need}, f"{need}\t{video}", options)
+            needs[need] += 1
+        log.info("%s; nothing was scanned (--dry-run)", ", ".join(f"{count} {need}" for need, count in sorted(needs.items())))
         return
     with _signals(run.stop, " (send the signal again to stop now)"):
         _show(run, options)

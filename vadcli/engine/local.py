@@ -193,11 +193,13 @@ def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
-    """Return what a run would do with a video: "rescore", or the value of a `Need` such as "scan"."""
+    """Return what a run would do with a video: "rescore", "partial", or the value of a `Need` such as "scan"."""
     try:
         decision = decide(job, unit, model)
     except VideoError:
         return str(Need.SCAN)
+    if decision.need is Need.NOTHING:
+        return str(decision.status)  # "done" or "partial"
     return "rescore" if decision.need is Need.SCAN and can_rescore(job, unit, decision) else str(decision.need)
 
 

@@ -96,9 +96,9 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the scan would do: the value of a `Need`, or "rescore".
+        """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "partial".
 
-        Nothing is written.
+        "partial": the video is skipped, because an earlier scan could read only a part of the video. Nothing is written.
         """
         ...
 
@@ -223,7 +223,7 @@ class Scan:
         return self.settings.options.exit_code(lost=bool(self.totals.lost), events=bool(self.totals.events))
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "skip".
+        """Yield each video with what the scan would do: the value of a `Need`, "rescore", "partial" or "skip".
 
         Nothing is written.
         """
