@@ -85,6 +85,19 @@ def test_an_ended_scan_is_over(layout: OutputLayout, record: RunRecord) -> None:
     assert status.run.exit_code == 3
 
 
+def test_a_video_that_a_stopped_scan_did_not_finish_is_not_counted_as_finished(layout: OutputLayout, record: RunRecord) -> None:
+    work(record, "a.mp4", 50, 1000)
+    record.add(VideoResult("a.mp4", Status.DONE))
+    work(record, "b.mp4", 10, 300)
+    record.add(VideoResult("b.mp4", Status.UNFINISHED, reason="not finished: SIGINT"))
+    record.close(130)
+    (status,) = read_status(layout)
+    assert (status.finished, status.planned) == (1, 2)
+    told = status.to_json()
+    assert (told["done"], told["skipped"], told["unfinished"]) == (1, 0, 1)
+    assert json.loads(record.path.read_text())["progress"]["done_bytes"] == 1300
+
+
 def test_a_scan_whose_process_is_gone_has_died(layout: OutputLayout, record: RunRecord) -> None:
     document = json.loads(record.path.read_text())
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)

@@ -77,7 +77,8 @@ class RunStatus:
     @property
     def finished(self) -> int:
         """Number of videos that are done, partial, failed or skipped."""
-        return int(self.run.totals["videos"] - self.run.totals["running"])
+        totals = self.run.totals
+        return int(totals["videos"] - totals["running"] - totals.get("unfinished", 0))
 
     @property
     def planned(self) -> int:
@@ -99,6 +100,7 @@ class RunStatus:
             "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
             "planned_videos": self.planned,
             **{name: self.run.totals[name] for name in ("done", "partial", "failed", "skipped", "events")},
+            "unfinished": self.run.totals.get("unfinished", 0),  # absent in old run records
             "frames": self.frames,
             "frames_per_s": round(self.frames / spent, 1),
             "times_real_time": round(progress["footage_s"] / spent, 2) if progress else None,

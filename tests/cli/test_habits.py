@@ -229,6 +229,14 @@ def test_an_interrupted_scan_prints_one_line_about_all_videos_not_finished(tmp_p
     summary = json.loads(stdout.splitlines()[-1])
     assert (summary["exit_code"], summary["stopped"]) == (130, "SIGINT")
     assert summary["unfinished"] + summary["done"] == 21
+    totals = json.loads((tmp_path / "out" / "run.json").read_text())["totals"]
+    assert {name: totals[name] for name in ("done", "skipped", "unfinished")} == {
+        "done": summary["done"],
+        "skipped": 0,
+        "unfinished": summary["unfinished"],
+    }
+    told = vadcli("status", tmp_path / "out").stdout
+    assert f"  {totals['done']}/21 videos: {totals['done']} done, {totals['unfinished']} not finished; " in told
 
 
 def test_the_progress_bar_says_that_a_camera_is_learned(footage: Path, tmp_path: Path) -> None:

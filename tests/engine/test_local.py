@@ -19,6 +19,7 @@ from vadcli.engine.runner import Stop
 from vadcli.engine.stream import ClipsScored
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
+from vadcli.status import read_status
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events
@@ -439,9 +440,20 @@ def test_max_runtime_leaves_a_resumable_state(footage: Path, tmp_path: Path) -> 
     options = ScanOptions(out=out, max_runtime="0s")
     run = local_scan(make_plan([footage], options, out=out), options, DifferenceDetector(), stop=Stop("0s"), command=["vadcli"])
     results = [update for update in run.run() if isinstance(update, VideoResult)]
-    assert {result.status for result in results} == {Status.SKIPPED}
+    assert {result.status for result in results} == {Status.UNFINISHED}
     assert run.exit_code == 0
+    (told,) = read_status(OutputLayout(out))
+    assert (told.finished, told.planned) == (0, 2)
     assert Scan(footage, out).code == 0
+
+
+def test_a_path_that_is_not_a_video_is_one_of_the_planned_videos(footage: Path, tmp_path: Path) -> None:
+    (footage / "loop.mp4").symlink_to("loop.mp4")
+    out = tmp_path / "out"
+    options = ScanOptions(out=out, max_runtime="0s")
+    list(local_scan(make_plan([footage], options, out=out), options, DifferenceDetector(), stop=Stop("0s")).run())
+    (told,) = read_status(OutputLayout(out))
+    assert (told.finished, told.planned, told.to_json()["unfinished"]) == (1, 3, 2)
 
 
 @pytest.fixture

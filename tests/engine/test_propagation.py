@@ -224,7 +224,7 @@ def test_an_interruption_costs_nothing_that_was_scored(tmp_path: Path) -> None:
     stopping = Carrier((range(120),))
     stopping.stop = Stop()
     result = scan(footage, layout.out, stopping)["a.mp4"]
-    assert (str(result.status), len(stopping.calls)) == ("skipped", 1)
+    assert (str(result.status), len(stopping.calls)) == ("unfinished", 1)
     assert not layout.scores("a.mp4").exists()
     assert not layout.mask_video("a.mp4").exists()
     resumed = Carrier((range(120),))

@@ -53,6 +53,7 @@ def test_a_record_reads_back_as_it_was(layout, scratch):
         "partial": 1,
         "failed": 0,
         "skipped": 0,
+        "unfinished": 0,
         "running": 0,
         "lost": 1,
         "expected_frames": 200,

@@ -211,9 +211,9 @@ class ScanDisplay:
             if result.stage == "write":
                 self._refused[reason] = 0
             log.error("%s: %s: %s", result.video, result.status, reason)
-        elif result.status is Status.SKIPPED:
+        elif result.status in (Status.SKIPPED, Status.UNFINISHED):
             level = logging.INFO
-            if result.reason == "done" or result.is_unfinished:  # the last line of the scan counts the unfinished videos
+            if result.reason == "done" or result.status is Status.UNFINISHED:  # the last line of the scan counts these videos
                 level = logging.DEBUG
             log.log(level, "%s: left out: %s", result.video, result.reason)
         else:

@@ -119,10 +119,11 @@ def _show(run: Scan, options: ScanOptions) -> None:
     if options.json:
         emit_json(_summary(run, time.monotonic() - started, code=run.exit_code))
     totals, events = run.totals, counted(run.totals.events, "event")
-    counts = Counter(totals.by_status) - Counter(skipped=totals.unfinished)
+    counts = Counter(totals.by_status)
+    unfinished = counts.pop("unfinished", 0)
     videos = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     if run.stop.reason:
-        videos = ", ".join(filter(None, [videos, f"{totals.unfinished} not finished"]))
+        videos = ", ".join(filter(None, [videos, f"{unfinished} not finished"]))
         message = "stopped (%s): %s; %s; results in %s; the next run continues from here"
         log.warning(message, run.stop.reason, videos, events, options.out)
         return
@@ -137,7 +138,6 @@ def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
         "type": "summary",
         "videos": sum(totals.by_status.values()),
         **{str(status): totals.by_status[str(status)] for status in Status if status is not Status.RUNNING},
-        "unfinished": totals.unfinished,
         "lost": totals.lost,
         "events": totals.events,
         "new_events": totals.new_events,

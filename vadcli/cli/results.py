@@ -73,7 +73,8 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
 def _run_lines(status: RunStatus) -> list[str]:
     run = status.to_json()
     shown = [name for name in ("done", "partial", "failed", "skipped") if run[name] or name == "done"]
-    counts = ", ".join(f"{run[name]} {name}" for name in shown)
+    unfinished = [f"{run['unfinished']} not finished"] if run["unfinished"] else []
+    counts = ", ".join([*(f"{run[name]} {name}" for name in shown), *unfinished])
     speed = f"{run['frames_per_s']:.0f} frames/s"
     if run["times_real_time"] is not None:
         speed += f", {run['times_real_time']:.1f}x real time"

@@ -131,7 +131,6 @@ class Totals:
     """Counts the results of a run."""
 
     by_status: Counter[str] = field(default_factory=Counter)  # number of videos per status
-    unfinished: int = 0  # number of videos that were skipped because the run was stopped
     lost: int = 0  # number of videos that are failed or partial, from this run or an earlier run with the same input
     events: int = 0  # number of events in all videos of the run
     new_events: int = 0  # number of events that no earlier scan has reported
@@ -141,7 +140,6 @@ class Totals:
     def add(self, result: VideoResult) -> None:
         """Count a result."""
         self.by_status[str(result.status)] += 1
-        self.unfinished += result.is_unfinished
         self.lost += result.is_lost
         self.events += result.events
         self.new_events += result.new_events
@@ -156,9 +154,8 @@ class Scan:
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
         self.settings, self.detector, self.runner, self.stop = settings, detector, runner, stop
         self.totals = Totals()
-        self.progress = RunProgress(
-            {unit.video: unit.size for unit in settings.units}, {unit.video: unit.camera for unit in settings.units}
-        )
+        sizes = {item.video: 0 for item in settings.plan.unusable} | {unit.video: unit.size for unit in settings.units}
+        self.progress = RunProgress(sizes, {unit.video: unit.camera for unit in settings.units})
         # A caller may set this function, to show progress while a camera is fitted: `run` yields nothing during that time. The
         # function is called each time frames were read for the fit.
         self.on_fitting: Callable[[], None] = lambda: None
@@ -250,13 +247,15 @@ class Scan:
                 if isinstance(update, VideoResult):
                     reached.add(update.video)
                 yield update
-        for unit in self.settings.units if self.stop() else ():
-            if unit.video not in reached:
-                yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
+        if self.stop():
+            reason = f"{NOT_FINISHED}: {self.stop.reason}"
+            for unit in self.settings.units:
+                if unit.video not in reached:
+                    yield VideoResult(unit.video, Status.UNFINISHED, reason=reason, camera=unit.camera)
 
     def _log_caveats(self, update: Update) -> None:
         """Log the detector's caveats at the first update, and a camera's caveats at its first result."""
-        if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
+        if isinstance(update, VideoResult) and update.status not in (Status.DONE, Status.PARTIAL):
             return
         while self._unlogged:
             log.info("%s", self._unlogged.pop(0))

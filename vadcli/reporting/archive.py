@@ -161,7 +161,7 @@ class Summaries:
                 if chosen:
                     entry = json.loads(line)
                     # A skipped video counts only if it failed or is partial; such an entry has a stage.
-                    if entry["status"] != Status.SKIPPED or entry["stage"]:
+                    if entry["status"] not in (Status.SKIPPED, Status.UNFINISHED) or entry["stage"]:
                         self._scanned.add(entry["video"])
                 if b'"status": "partial"' in line:
                     result = result_of(line)

@@ -162,6 +162,10 @@ class RunProgress:
         _, counted = self._running.pop(video, (0, 0.0))
         self.done += self._sizes.get(video, 0) - counted
 
+    def leave(self, video: str) -> None:
+        """Remove a video from the videos in progress, because the run was stopped before the video was finished."""
+        self._running.pop(video, None)
+
     @property
     def fitting(self) -> Mapping[str, Any] | None:
         """The camera that is being fitted, and the number of frames read for this; None if there is no fit."""
@@ -284,7 +288,9 @@ class RunRecord:
         self._totals.count(result.to_json(), 1, lost=result.is_lost)
         if result.events:
             self._last_videos.append(result.video)
-        if self.progress is not None:
+        if self.progress is not None and result.status is Status.UNFINISHED:
+            self.progress.leave(result.video)
+        elif self.progress is not None:
             self.progress.finish(result.video, result.node)
         self.flush()
 

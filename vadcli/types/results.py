@@ -46,6 +46,7 @@ class Status(StrEnum):
     PARTIAL = "partial"
     FAILED = "failed"
     SKIPPED = "skipped"
+    UNFINISHED = "unfinished"
     RUNNING = "running"
 
 
@@ -353,11 +354,6 @@ class VideoResult:
     note: str = ""
     caveats: tuple[str, ...] = ()
     node: str = ""
-
-    @property
-    def is_unfinished(self) -> bool:
-        """True if the run was stopped before this video was finished."""
-        return self.status is Status.SKIPPED and self.reason.startswith(NOT_FINISHED)
 
     @property
     def is_lost(self) -> bool:
