@@ -235,7 +235,7 @@ ABOUT = (
     "",
     "- The first four columns have the frame AUC for four kinds of category names: the mean over the seeds, and in brackets",
     "  the lowest and highest value of a seed.",
-    '- The column "another\'s <SEG>" is as the third column, but each clip gets the `<SEG>` of another clip.',
+    '- The column "another\'s <SEG>" is like the third column, but each clip gets the `<SEG>` of another clip.',
     '- "tokens" is the number of tokens per clip after compression.',
     '- "seconds" is the time per clip until its tokens are compressed. Other work ran on the machine at the same time, so',
     "  the seconds show only the order of magnitude.",
