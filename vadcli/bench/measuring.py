@@ -382,7 +382,7 @@ class StageClock:
 
 
 class HostMemory:
-    """Measures the peak resident memory of this process and its descendants inside the context.
+    """Measures the peak resident memory of this process and its descendants in a `with` block.
 
     Memory that several processes share is counted once per process.
 

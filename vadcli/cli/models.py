@@ -241,7 +241,7 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
 
 @with_options(LearnOptions, section="learn")
 def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
-    """Train a head on your own labels, and test it on other videos. Reads stored vectors, no videos.
+    """Train a head (a small model) on your labels, and test the head on other videos. Opens no video.
 
     \b
     Examples:
@@ -293,7 +293,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
     config: Annotated[Path | None, typer.Option("--config", hidden=True, help="The old name of --recipe.")] = None,
 ) -> None:
-    """Train LAVIDA as a recipe says. An interrupted training continues from its newest checkpoint.
+    """Train LAVIDA with a recipe. An interrupted training continues from its newest checkpoint.
 
     Needs the packages of `pip install "vadcli[train]"`. To use several processes, one per GPU or core, run
     `torchrun --nproc-per-node N -m vadcli train ...`.

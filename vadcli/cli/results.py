@@ -42,7 +42,7 @@ CLEAR = "\x1b[H\x1b[2J"
 def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
     """Report the progress of a running scan: videos, speed, time left, last events.
 
-    This does not disturb the scan.
+    The command does not disturb the scan.
 
     \b
     Examples:

@@ -85,9 +85,9 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
 
 
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
-    """Return the page or digest of an archive, after writing it to `options.to`.
+    """Write the page or digest of an archive to `options.to`, and return it.
 
-    If the report can't be made, an earlier report file is unchanged.
+    If this fails, an earlier report file stays as it is.
 
     Raises:
         OutputError: the report can't be written.

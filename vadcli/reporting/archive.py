@@ -106,7 +106,7 @@ class Summaries:
 
     Attributes:
         runs: the runs that started at or after `begin`, without their results; the oldest is first.
-        has_runs: True if the folder has a run record, also one from before `begin`.
+        has_runs: True if the folder has any run record, even from before `begin`.
         begin: the time that `since` means; None without `since`.
 
     Raises:

@@ -64,7 +64,7 @@ class StepRunner(Protocol):
     """Does the steps of a verification, on this machine or on a cluster."""
 
     def do(self, step: Step, wanted: Wanted) -> None:
-        """Do a step for all videos of the survey.
+        """Do a step for all videos of the survey. `Step` says what `wanted` has.
 
         Raises:
             DeviceError, WeightsError: a model can't be loaded.
@@ -326,7 +326,7 @@ class VerifyWork:
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
-    """Return the wanted clips of a step that are not done yet, or all wanted rows."""
+    """Return the wanted clips for which a step is not done yet. If the step is REFINE, return all wanted rows."""
     if step is Step.REFINE:  # `refine_stored` leaves out refined rows itself
         return part.wanted
     with suppress(DocumentError):  # the step reports answers that can't be read
