@@ -65,7 +65,7 @@ class Encoder(Protocol):
         width: D, the length of a vector.
         size_px: S, the side of the square picture that the model reads.
         temperature: differences of cosines are divided by this number.
-        max_tokens: the most tokens that a sentence can have.
+        max_tokens: the largest number of tokens in a sentence.
     """
 
     name: str
@@ -88,10 +88,10 @@ class Encoder(Protocol):
         """
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Squash pictures (N, H, W, 3) uint8. Return one vector per patch, (N, h, w, D) float32."""
+        """Return the vectors (N, h, w, D) float32 of the patches of squashed pictures (N, H, W, 3) uint8."""
 
     def text_tokens(self, text: str) -> int:
-        """Return the number of tokens of a sentence, including special tokens. It may exceed `max_tokens`."""
+        """Return the number of tokens of a sentence, including special tokens; it may be above `max_tokens`."""
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:

@@ -21,28 +21,29 @@ class MotionOptions:
         clip_frames: T, sampled frames per clip.
         rate_hz: sampled frames per second.
         max_area_px: largest area of a frame if `detail` is 1. Larger frames are reduced to this area.
-        detail: the width and the height of a frame are this many times those of the small frame. Cells keep their size, so they
-            show smaller things. Speeds are still in pixels of the small frame. The floors of speed and disorder are divided by
-            `detail`, because the noise of the flow is smaller by the same factor.
+        detail: factor by which width and height of a frame are larger than those of the small frame. Cells keep their size in
+            pixels, so they show smaller things. Speeds are still in pixels of the small frame. The floors of speed and disorder
+            are divided by `detail`, because the noise of the flow is smaller by the same factor.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
-        steadying_s: standard deviation of the Gaussian that smooths each cell over time, and therefore also the masks. The
-            smoothing comes before the search for the highest cell of a frame, so that noise does not compete with motion.
-        smoothing_s: standard deviation of the Gaussian that smooths the values of frames (one per frame) over time.
-        gap_s: a gap in time splits the smoothing if it is longer than both `gap_s` and 3 usual steps.
-        change_floor: this many gray levels are subtracted from the change of each cell, as noise.
-        noise_factor: the median change of all cells, multiplied by this factor, is also subtracted.
-        speed_floor_px: speed that is subtracted as noise, in pixels per pair of frames.
-        disorder_floor_px: disorder that is subtracted as noise, in pixels per pair of frames.
+        steadying_s: standard deviation, in seconds, of the Gaussian that smooths each cell over time, and so also the masks.
+            The value of a frame is then the value of its highest cell. Without this smoothing, the highest cell would often be
+            noise.
+        smoothing_s: standard deviation, in seconds, of the Gaussian that smooths the values of frames over time.
+        gap_s: frames are not smoothed across a gap that is longer than `gap_s` seconds and longer than 3 times the median step.
+        change_floor: noise, in gray levels, that is subtracted from the change of each cell.
+        noise_factor: the median change of all cells, multiplied by this factor, is subtracted too.
+        speed_floor_px: noise that is subtracted from speeds, in pixels per pair of frames.
+        disorder_floor_px: noise that is subtracted from disorder, in pixels per pair of frames.
         speed_cap_px: the highest speed. Faster motion gets this speed, because optical flow is not reliable for it.
         foreground_low, foreground_high: a cell that differs from the background by at most `foreground_low` gray levels has the
             foreground weight 0. From there to `foreground_high`, the weight rises to 1.
         max_scenes: the largest number of scenes per camera.
-        samples: M, the number of moving cells that are kept per camera, to compute rarity.
-        neighbour_share: rarity is the distance from a moving cell to its k-th nearest sample; k is this share of the number of
+        samples: M, the number of moving cells that are stored per camera as samples for rarity.
+        neighbour_share: rarity is the distance from a moving cell to its k-th nearest sample. k is this share of the number of
             samples.
-        exclude_s: a sample from the same video is ignored if it is at most this many seconds away from the cell.
-        position_weight: two cells that are one frame width apart have this distance, in the units of the features.
+        exclude_s: a sample from the same video is ignored if its time differs from the cell's time by at most this.
+        position_weight: the distance, in feature space, of two cells that are one frame width apart.
         moving_px: the camera counts as moving in a sampled frame if the whole picture moved by more than this many pixels since
             the previous sampled frame.
         moving_share: a video counts as filmed by a moving camera if the camera moves in more than this share of the sampled

@@ -1,7 +1,7 @@
 """The view of a camera: the grid of cells, the backgrounds, and the motion of the camera itself.
 
-All measurements are made on a grid of square cells. A background shows an empty scene, as one gray level per cell. Optical flow
-that the whole frame shares comes from the camera: panning, tilting, zooming and turning give an affine field.
+All measurements are made on a grid of square cells. A background shows an empty scene, as one gray level per cell. If the
+camera pans, tilts, zooms or turns, the optical flow of the whole frame is an affine field: a linear function of the position.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CellGrid:
         return len(self.blur_rows), len(self.blur_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """Enlarge pictures (..., H, W) to whole cells, (..., h * cell, w * cell). The border pixels are repeated."""
+        """Enlarge pictures (..., H, W) to whole cells, (..., h * cell, w * cell), by repeating border pixels."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -86,7 +86,7 @@ def grid_for(height_px: int, width_px: int, cell_px: int, blur_cells: float) -> 
 
 
 SMALLEST_WEIGHT = 1e-30
-"""Weights below this are set to 0. This changes no result, but products of tiny numbers are a hundred times slower."""
+"""Weights below this are set to 0. This changes no result, and saves time: products of tiny numbers are 100 times slower."""
 
 
 def _gaussian(cells: int, sigma: float) -> FloatArray:
@@ -109,7 +109,7 @@ FLAT_LEVELS = 4.0
 """If the standard deviation of a frame's cells is less than this many gray levels, the frame has no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""If the mean of a frame and the mean of its shot differ by more gray levels than this, the frame's light is matched alone."""
+"""If the mean of a frame and the mean of its shot differ by more gray levels than this, the frame gets its own light match."""
 
 MEDIAN_PICTURES = 9
 """The median of a shot is computed from at most this many of its frames."""
@@ -119,7 +119,7 @@ MATCH_SCALE = 8.0
 
 
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
-    """Return `reference` (h, w) with the light of `picture` (h, w), by a gain and an offset.
+    """Return `reference` (h, w), multiplied by a gain and moved by an offset to the light of `picture` (h, w).
 
     Iterated weighted least squares finds the gain and the offset. Cells that fit badly, for example because an
     object is in only one of the two frames, get a low weight.
@@ -140,7 +140,7 @@ def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
 
 
 def median_of(values: NDArray[Any]) -> Any:
-    """Return the median of (n,) values, n > 0. This is faster than np.median, which spends most of its time on checks."""
+    """Return the median of (n,) values, n > 0. This is faster than np.median, which makes many checks."""
     half = len(values) // 2
     if len(values) % 2:
         return np.partition(values, half)[half]
@@ -151,8 +151,8 @@ def median_of(values: NDArray[Any]) -> Any:
 def likeness(background: FloatArray, picture: FloatArray) -> float:
     """Return how similar a background and a frame (h, w) are.
 
-    The result is at most 1. It is below 0 if the frame shows another scene. The background and the frame show the same scene if
-    most cells are equal after the light is matched, and if light and dark cells are in the same places.
+    The result is at most 1. It is negative if the frame shows another scene. The frame shows the same scene if most cells are
+    equal after the light is matched, and if light and dark cells are in the same places.
     """
     differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
     if differ > MOST_OF_PICTURE:
@@ -167,8 +167,8 @@ def likeness(background: FloatArray, picture: FloatArray) -> float:
 def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
     """Return at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
 
-    A shot consists of pooled frames (T, h, w). Shots that differ from all scenes found so far become the next scene, for
-    example if the camera was turned or if it is night.
+    A shot consists of pooled frames (T, h, w). Shots that differ from all scenes found so far become the next scene. They are,
+    for example, shots at night or after the camera was turned.
     """
     medians = [shot_median(shot) for shot in shots]
     groups: list[list[int]] = []
@@ -182,9 +182,9 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
 
 
 def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
-    """Return those shots in `left` that are similar to the median of all shots in `left`.
+    """Return the shots in `left` that are similar to the median of all shots in `left`.
 
-    If no shot is similar to this median, because the shots show different places, returns the shots that are similar to the
+    If no shot is similar to this median, because the shots show different places, return the shots that are similar to the
     first shot.
     """
     for centre in (np.median(np.stack([medians[k] for k in left]), axis=0).astype(np.float32), medians[left[0]]):
@@ -210,7 +210,7 @@ def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[Flo
 
 
 def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return weights (T, h, w) for a shot (T, h, w): from 0 for cells like the background to 1 for foreground."""
+    """Return weights (T, h, w) for a shot (T, h, w): 0 for background, 1 for foreground, or between."""
     distance = shot - background
     light = distance.mean(axis=(1, 2))
     for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
@@ -220,7 +220,7 @@ def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions)
 
 
 def shot_median(shot: FloatArray) -> FloatArray:
-    """Return the median (h, w) of some of the frames of a shot (T, h, w)."""
+    """Return the median (h, w) of at most MEDIAN_PICTURES frames of a shot (T, h, w)."""
     spread = np.linspace(0, len(shot) - 1, min(len(shot), MEDIAN_PICTURES)).round().astype(np.int64)
     return np.asarray(np.median(shot[spread], axis=0), dtype=np.float32)
 
@@ -295,16 +295,19 @@ def _textured(picture: FloatArray) -> BoolArray:
 
 @lru_cache(maxsize=32)
 def _where(h: int, w: int) -> TimeArray:
-    """Return the terms (h, w, 3) of an affine field: 1, x and y of each cell, in frame widths from the middle of the frame."""
+    """Return (1, x, y) of each cell (h, w, 3), the terms of an affine field.
+
+    x and y are measured from the middle of the frame, in frame widths.
+    """
     y, x = np.mgrid[:h, :w].astype(np.float64)
     return np.stack([np.ones((h, w)), (x - (w - 1) / 2) / w, (y - (h - 1) / 2) / w], axis=-1)
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """Return the affine field (3, 2) that fits best to the flow `seen` (n, 2) of n cells.
+    """Return the coefficients (3, 2) of the affine field that fits best to the flow `seen` (n, 2) of n cells.
 
-    The rows of `basis` (n, 3) come from `_where`. This is a weighted least-squares fit: cells that do not move with the rest of
-    the frame get a low weight.
+    The rows of `basis` (n, 3) come from `_where`. This is a weighted least-squares fit: cells that do not move with most other
+    cells get a low weight.
     """
     middle = np.array([median_of(seen[:, 0]), median_of(seen[:, 1])])
     away = np.hypot(*(seen - middle).T)

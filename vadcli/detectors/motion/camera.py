@@ -1,7 +1,7 @@
 """The camera model of the motion detector, and how rare a moving cell is for a camera.
 
-Rarity is the distance in feature space from a cell to the most similar stored moving cells of the camera.
-`to_model` and `from_model` convert between a FittedCamera and a CameraModel.
+A camera model contains samples: features of some moving cells. The rarity of a cell is its distance, in feature space, to the
+most similar samples. `to_model` and `from_model` convert between a FittedCamera and a CameraModel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vadcli.detectors.motion.features import ClipMaps
 from vadcli.types import BoolArray, CameraModel, FloatArray, IndexArray, TimeArray
 
 SMALLEST_UNIT_PX = 0.2
-"""Velocities are divided by the unit of their scene. No unit is smaller than this."""
+"""Velocities are divided by the unit of their scene, which is at least this."""
 
 FEWEST_SAMPLES = 20
-"""With fewer samples than this, rarity is unknown, and 0 is used."""
+"""With fewer samples than this, rarity is unknown, and 0 is used instead."""
 
 QUERIES = 64
 """The distances of this many cells are computed together."""
@@ -57,7 +57,7 @@ class RaritySamples:
         return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
 
     def near(self, video: int, time_s: float, exclude_s: float) -> BoolArray:
-        """Return flags (M,), True for the samples of this video that are at most `exclude_s` seconds from this time."""
+        """Return flags (M,), True for the samples of this video within `exclude_s` seconds of this time."""
         return np.asarray((self.video == video) & (np.abs(self.time_s - time_s) <= exclude_s))
 
 
@@ -85,7 +85,10 @@ def coarse(moving: BoolArray) -> BoolArray:
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Fill in `thin` (T, h, w): copy each value from a `coarse` cell to the cells and frames before the next `coarse` cell."""
+    """Copy each value of a `coarse` cell to the STRIDE x STRIDE cells and STRIDE frames that start at this cell.
+
+    `thin` (T, h, w) contains values only in the `coarse` cells.
+    """
     frames, h, w = thin.shape
     wide = thin[::STRIDE, ::STRIDE, ::STRIDE]
     for axis in range(3):
@@ -104,15 +107,14 @@ def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> Fl
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
     """Return the distance (Q,) float32 from each cell to its k-th nearest sample.
 
-    `query` (Q, 4) contains the scaled features of the cells. All values are 0 if there are too few samples. Samples of the same
-    video that are at most `exclude_s` from `time_s` do not count. Otherwise an object would look usual because of its own
-    samples.
+    `query` (Q, 4) contains the scaled features of the cells. All distances are 0 if there are too few samples. Samples of the
+    same video within `exclude_s` of `time_s` do not count. Otherwise an object would look usual because of its own samples.
     """
     return kth_distance(query, samples.features[~samples.near(video, time_s, options.exclude_s)], options)
 
 
 def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return the distance (Q,) from each cell to its k-th nearest sample. No sample in `known` (M, 4) is left out."""
+    """Return the distance (Q,) from each cell to its k-th nearest sample; all samples in `known` (M, 4) count."""
     found = np.zeros(len(query), dtype=np.float32)
     if len(known) < FEWEST_SAMPLES:
         return found
@@ -133,8 +135,8 @@ DISORDER_REFERENCE = 1.2
 """The usual speed and disorder of moving things on other cameras, in pixels per step.
 
 If a camera has only seconds of footage, these references count more than the values of the camera. The reason: if an incident
-fills the whole clip, the clip does not show usual motion. The speed is that of a car on a road, because a high speed means
-little if the camera is not known.
+fills the whole clip, the clip does not show usual motion. SPEED_REFERENCE is the speed of a car on a road, so that a high speed
+alone does not raise an alarm on an unknown camera.
 """
 
 SPEED_FLOOR = 0.42
@@ -145,7 +147,7 @@ LEVEL_PRIOR = 10.0
 """SPEED_REFERENCE and DISORDER_REFERENCE have the same weight as this many moments of the camera (20 seconds)."""
 
 RARITY_REFERENCE = 1.0
-"""The usual rarity of moving things, each compared with its own camera's samples, in the units of `scaled` features."""
+"""The usual rarity of moving things on other cameras: the distance to the samples of their camera, in `scaled` features."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Levels:
     """The usual values of one scene.
 
     Attributes:
-        speed, disorder, rarity: how high the highest cell of a frame usually is if something moves in the frame.
+        speed, disorder, rarity: the usual value of the highest cell of a frame, in frames with motion.
         unit: usual difference between the velocities of moving cells, in pixels per step.
     """
 
@@ -178,7 +180,7 @@ class Scene:
 
     Attributes:
         height_px, width_px: frame size.
-        background: (h, w) float32, the gray level of each cell.
+        background: (h, w) float32, the gray level of each cell without moving things.
         levels: the usual values of this scene.
     """
 
@@ -197,8 +199,8 @@ class FittedCamera:
         elsewhere: the usual values of a view that matches none of the scenes.
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
-        tail: how rare high values of a frame are, after smoothing.
-        still: how rare high contrasts of things that stand still are; None if the camera was fitted without --still.
+        tail: how rare the smoothed value of a frame is.
+        still: how rare the contrast of a thing that stands still is; None if the camera was fitted without --still.
     """
 
     scenes: tuple[Scene, ...] = ()
@@ -243,10 +245,10 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
 
 
 def from_model(model: CameraModel | None) -> FittedCamera:
-    """Return the camera that `to_model` stored. For None, return the camera with the reference values.
+    """Return the camera that `to_model` stored. For None, return a camera with the reference values.
 
     Raises:
-        KeyError: the model lacks a field that this version of vadcli stores.
+        KeyError: the model has no field of a name that this version of vadcli stores.
     """
     if model is None:
         return FittedCamera()

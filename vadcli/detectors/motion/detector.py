@@ -44,7 +44,7 @@ MOST_THREADS = 8
 
 
 class _OneBlasThread:
-    """A context in which BLAS uses one thread per matrix product. The limit holds for the whole process.
+    """A context in which BLAS uses one thread per matrix product, in the whole process.
 
     The matrices here are small. Several BLAS threads would compete with the decoders for cores, and
     matrix products would take a hundred times longer.
@@ -74,7 +74,10 @@ class _OneBlasThread:
                     self._take_control()
 
     def _take_control(self) -> None:
-        """Let every thread set a limit. In threadpoolctl 3.8, only the first thread that sets a limit may set one again."""
+        """Let any thread set the next limit.
+
+        In threadpoolctl 3.8, the first thread that sets a limit is otherwise the only thread that may set limits.
+        """
         for library in self._blas.lib_controllers:
             clear = getattr(library, "clear_controlling_thread", None)
             if clear is not None:
@@ -131,7 +134,7 @@ class MotionDetector:
         """Do nothing, because this detector has no weights."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Make the measurements of a clip that do not depend on its camera, and keep them for `fit` and `score`."""
+        """Measure what does not depend on the camera of a clip, and keep the results for `fit` and `score`."""
         key = _key_of(clip)
         if key not in self._steps:
             with one_blas_thread():
@@ -141,7 +144,7 @@ class MotionDetector:
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a camera model with the backgrounds, the usual motion and the tail of a camera.
 
-        Returns None if no clip has two frames.
+        Return None if no clip has two frames.
         """
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
@@ -162,7 +165,7 @@ class MotionDetector:
         return model
 
     def accepts(self, model: CameraModel) -> bool:
-        """Return False if a camera model was fitted with other options of the user."""
+        """Return True if a camera model was fitted with the same USER_OPTIONS as this detector's."""
         return {name: model.values[name] for name in USER_OPTIONS if name in model.values} == self._chosen
 
     def score(self, batch: ClipBatch) -> ClipScores:
@@ -173,7 +176,7 @@ class MotionDetector:
         return ClipScores(raw, mask)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of a video, and whether its camera moves: True, False, or None if this is unknown."""
+        """Return the logits of a video, and True if its camera moves, False if not, None if this is unknown."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, dtype=np.float32), None)
         fitted = from_model(track.model)
@@ -206,7 +209,7 @@ class MotionDetector:
 
     @property
     def _chosen(self) -> dict[str, float]:
-        """The user's options that are not the defaults. Without any, models and fingerprints are as in older versions."""
+        """USER_OPTIONS that differ from the defaults. Defaults are not stored, as in versions without these options."""
         default = MotionOptions()
         values = {name: getattr(self.options, name) for name in USER_OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(default, name)}
@@ -226,7 +229,7 @@ class MotionDetector:
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
 
     def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
-        """Return the maps and the rarity (T, h, w) of a clip, from `fit` if they were kept. Otherwise measure them now."""
+        """Return the maps and the rarity (T, h, w) of a clip. If `fit` kept them, they are not measured again."""
         frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
         steps, video = None, batch.videos[row]
         if len(self._maps) or len(self._steps):

@@ -2,7 +2,7 @@
 
 Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera delivers 4 frames per second
 and the file has 30 frames per second. Then a change is visible only at the first frame of each group of equal frames. The
-motion of this change is spread over the sampled frames in which it really happened.
+measured motion is spread over the sampled frames during which it really happened.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ save as much time.
 
 
 class DenseFlow:
-    """OpenCV's DIS flow (Kroeger et al. 2016), in one thread. Each pair of frames is independent of the others."""
+    """OpenCV's DIS flow (Kroeger et al. 2016), in one thread. The flow depends on two frames only."""
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)
@@ -49,7 +49,7 @@ class DenseFlow:
         self._flow.setVariationalRefinementIterations(0)
 
     def between(self, before: ByteArray, after: ByteArray) -> FloatArray:
-        """Return how far each pixel of `before` has moved in `after`, (H, W, 2) float32: x and y, in pixels.
+        """Return how far each pixel moves from `before` to `after`, (H, W, 2) float32: x and y, in pixels.
 
         Both frames are (H, W) uint8.
         """
@@ -63,7 +63,7 @@ class DenseFlow:
 
 
 LONGEST_STEPS = 4
-"""A change is spread over at most this many sampled frames. During a longer pause, the scene really stood still."""
+"""A change is spread over at most this many sampled frames. If more frames are equal, the scene really did not move."""
 
 HELD_SHARE = 0.1
 """A frame counts as a repetition if its change is less than this share of the change at the next new frame."""
@@ -71,7 +71,7 @@ HELD_SHARE = 0.1
 
 @dataclass(frozen=True)
 class RepeatedRows:
-    """The sampled frames from `start` to `end` - 1 of a clip, over which the change at frame `source` is spread."""
+    """The sampled frames `start` to `end` - 1 of a clip. The change at frame `source` is spread over them."""
 
     start: int
     end: int
@@ -84,15 +84,14 @@ class RepeatedRows:
 
 
 def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Return the places in a clip where frames are repeated.
+    """Return each group of frames over which one change must be spread, because frames were repeated.
+
+    The still frames right before a motion begins look like repeated frames too. So the first change of the motion is also
+    spread over these frames.
 
     Args:
         activity: (T,) how much each sampled frame changes.
         usable: (T,) True for frames that could be measured. The result contains only such frames.
-
-    Returns:
-        One entry per place with more than one frame. The still frames right before a motion begins look like repeated frames
-        too, so the first change of the motion is also spread over these frames.
     """
     found: list[RepeatedRows] = []
     row = len(activity) - 1
@@ -166,9 +165,9 @@ class ClipMaps:
         grid: the grid of cells.
         timestamp: (T,) float64 seconds.
         velocity: (T, h, w, 2) float32, how far a cell moves on average, x and y in pixels per step.
-        speed: (T, h, w) float32, power mean of the lengths of the moves, with the power SPEED_POWER, in pixels per step.
-        disorder: (T, h, w) float32, mean length of the moves minus the length of `velocity`, minus noise. The disorder is 0 if
-            everything near a cell moves in one direction, like a car. It is high if things near the cell move in many
+        speed: (T, h, w) float32, how fast a cell moves in pixels per step: a power mean of lengths, with the power SPEED_POWER.
+        disorder: (T, h, w) float32, mean speed minus the length of `velocity`, minus noise, in pixels per step. The disorder is
+            0 if everything near a cell moves in one direction, like a car. It is high if things near the cell move in many
             directions, like people who fight.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
         usable: (T,) bool, False for the first frame, for the first frame after a cut, and for frames that were not measured.
@@ -236,7 +235,7 @@ class ClipSteps:
 def clip_steps(
     frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, grid: CellGrid, options: MotionOptions
 ) -> ClipSteps:
-    """Return the steps of a clip. They need most of the computing time, and do not depend on the camera.
+    """Return the measurements of a clip for which no camera model is needed. This takes most of the computing time.
 
     Args:
         frames: (T, H, W) uint8.
@@ -261,7 +260,7 @@ def clip_steps(
 def map_clip(
     steps: ClipSteps, *, timestamp: TimeArray, scenes: Mapping[int, FloatArray], grid: CellGrid, options: MotionOptions
 ) -> ClipMaps:
-    """Return the measurements of a clip.
+    """Return the measurements of a clip, with the backgrounds of its camera.
 
     Args:
         steps: the result of `clip_steps`.
@@ -311,7 +310,7 @@ def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigm
     distance = timestamp[:, None] - timestamp[None, :]
     near = usable[None, :] & (shot[:, None] == shot[None, :])
     exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
-    # Weights are divided by the weight of the nearest frame. Otherwise all weights would be 0 if the frames are seconds apart.
+    # Weights are divided by the weight of the nearest frame. Otherwise they would all be 0 if the frames are seconds apart.
     highest = exponent.max(axis=1, keepdims=True)
     weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
     total = weight.sum(axis=1, keepdims=True)
@@ -326,14 +325,14 @@ class _Stepper:
         self._flow = DenseFlow()
 
     def measure(self, before: int, after: int, *, step: float) -> None:
-        """Fill entry `after`. `step` is the time between the two frames, as a multiple of the usual step."""
+        """Measure the step from frame `before` to frame `after`. `step` is its length, as a multiple of the usual step."""
         steps, pooled = self._steps, self._steps.pooled
         steps.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
         unit = scale / self._options.detail
         light = _light(pooled[before], pooled[after])
-        # An object that moves twice as far changes a larger part of the frame, but not a part that is twice as large: the
-        # object leaves its old place only once.
+        # The change is scaled with a square root. An object that moves twice as far changes a larger part of the frame, but not
+        # a part that is twice as large.
         steps.change[after] = self._changed(self._padded[before], self._padded[after], light) * np.sqrt(scale)
         if not steps.change[after].any():
             return
@@ -345,8 +344,8 @@ class _Stepper:
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
             steps.camera_px[after] = moves * float(shake.mean()) * unit
-            # The subtraction of the camera's motion is not exact: the faster the camera moves, the more of this motion remains
-            # in the flow.
+            # The subtraction of the camera's motion is not exact. If the camera moves faster, more of its motion remains in the
+            # flow. So the floor is higher.
             floor = floor + np.float32(LEFTOVER_SHARE) * shake
         length = np.hypot(flow[..., 0], flow[..., 1])
         speed = np.clip((length - floor) * unit, 0.0, self._options.speed_cap_px)
@@ -366,9 +365,9 @@ class _Stepper:
 
 
 def _spread_repeats(steps: ClipSteps) -> None:
-    """If frames were repeated, divide the change at the next new frame equally among these frames.
+    """Spread the change at a new frame over the repeated frames before it (see `RepeatedRows`).
 
-    See `RepeatedRows`. For n frames, motion is divided by n, and a difference in gray levels by sqrt(n).
+    For n frames, each frame gets 1/n of the motion, and 1/sqrt(n) of the difference in gray levels.
     """
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
@@ -378,7 +377,7 @@ def _spread_repeats(steps: ClipSteps) -> None:
 
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Return True if two pooled frames (h, w) in sequence differ by more than a change of light can explain."""
+    """Return True if two consecutive pooled frames (h, w) differ by more than a change of light can explain."""
     most = CUT_SHARE * before.size
     if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:
         return False
@@ -398,6 +397,6 @@ def _median(values: FloatArray) -> float:
 
 
 def shots(cut: BoolArray) -> list[tuple[int, int]]:
-    """Return the (start, end) of each shot; `cut` (T,) is True for the frames with which a new shot begins."""
+    """Return (start, end) of each shot; `cut` (T,) is True for the first frame of each later shot."""
     starts = [0, *np.flatnonzero(cut).tolist()]
     return list(zip(starts, [*starts[1:], len(cut)], strict=True))

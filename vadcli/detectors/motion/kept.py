@@ -1,4 +1,4 @@
-"""Keeps the measurements of the clips to which a camera was fitted, because the same clips are scored next."""
+"""Keeps the measurements of clips that were used to fit a camera, because the same clips are scored next."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ Found = TypeVar("Found")
 class KeptClips(Generic[Found]):
     """A store of the measurements of clips. Threads may share a store.
 
-    The measurements are found by a hash of the clip. The measurements of a clip can be taken once. If the store is full, it
-    drops the oldest measurements. The detector then measures those clips again, so the store and its size do not change any
-    score.
+    The key of the measurements is a hash of the clip. `take` removes the measurements. A full store drops the oldest
+    measurements. The detector then measures these clips again, so the store does not change any score.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
@@ -42,7 +41,7 @@ class KeptClips(Generic[Found]):
                 del self._found[next(iter(self._found))]
 
     def take(self, key: bytes) -> Found | None:
-        """Return the measurements of a clip and forget them; None if there are none."""
+        """Remove and return the measurements of a clip; None if the store does not have them."""
         with self._lock:
             return self._found.pop(key, (0, None))[1]
 
@@ -50,7 +49,7 @@ class KeptClips(Generic[Found]):
 def clip_key(frames: ByteArray, timestamp: TimeArray, valid: BoolArray, *, video: str) -> bytes:
     """Return a hash of the video, the times and every fourth row of pixels of a clip (T, H, W).
 
-    The other rows are left out to save time. Different clips of a video differ in their times anyway.
+    The other rows are left out to save time. This is enough, because the clips of a video have different times.
     """
     digest = hashlib.blake2b(f"{frames.shape} ".encode() + video.encode("utf-8", "surrogateescape"), digest_size=16)
     for part in (frames[:, ::4], timestamp, valid):

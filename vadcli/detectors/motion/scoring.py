@@ -41,7 +41,7 @@ from vadcli.detectors.motion.sizes import without_small
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, TimeArray
 
 MOVING_PX = 0.15
-"""A cell that is faster than this moves; only moving cells have a rarity."""
+"""A cell that is faster than this, in pixels per step, counts as moving. Only moving cells have a rarity."""
 
 RARITY_POWER = 0.5
 """Motion that is four times as rare as usual counts twice as much, if there is enough footage to know what is rare."""
@@ -49,8 +49,8 @@ RARITY_POWER = 0.5
 RARITY_PRIOR = 100.0
 """With this many moments of footage (200 seconds), the power of rarity is half of RARITY_POWER.
 
-In a few seconds of footage, chance decides what is rare. With a value lower than 100, rarity made every measured result on real
-clips worse.
+In a few seconds of footage, chance decides what is rare. With values below 100, every measured result on real clips was worse
+than without rarity.
 """
 
 
@@ -85,7 +85,7 @@ def measure(
 ) -> ClipMaps:
     """Return the measurements of a clip (T, H, W), made with the backgrounds of the fitted camera.
 
-    `steps` are the steps of the clip. None means that they are computed now.
+    `steps` is the result of `clip_steps` for this clip; None means that it is computed now.
     """
     if steps is None:
         steps = clip_steps(frames, timestamp=timestamp, seen=seen, grid=grid, options=options)
@@ -97,8 +97,8 @@ def measure(
 def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> FloatArray:
     """Return the distance (T, h, w) float32 from each cell to the usual moving cells of the scene.
 
-    The unit is that of `scaled` features. The distance depends on the backgrounds, units and samples of the camera, but not on
-    the usual speed, disorder or rarity.
+    The distance is measured in `scaled` features. It depends on the backgrounds, units and samples of the camera. It does not
+    depend on the usual speed, disorder or rarity.
     """
     rare = np.zeros_like(maps.speed)
     if fitted.samples is None:
@@ -120,14 +120,17 @@ def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Chann
 
 
 def peaks(cells: FloatArray) -> FloatArray:
-    """Return the highest cell (T,) of each frame of `cells` (T, h, w)."""
+    """Return the highest value (T,) in each frame of `cells` (T, h, w)."""
     return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
 
 
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
-    """Return the rarity (R, h, w) float32 of the R frames that are True in `rows` (T,). They show the samples' scene."""
+    """Return the rarity (R, h, w) float32 of R frames, which show the scene of `samples`.
+
+    `rows` (T,) is True for these R frames.
+    """
     moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
@@ -147,7 +150,7 @@ def _rarity(
 
 @dataclass(frozen=True)
 class Measured:
-    """A clip of the sample, and its measurements, which are kept because scoring needs them too.
+    """A clip of the sample, and its measurements. They are kept, because scoring needs them too.
 
     Attributes:
         clip: the clip.
@@ -175,14 +178,14 @@ def fit_camera(
 ) -> tuple[FittedCamera, list[Measured]]:
     """Return the camera fitted to a sample of its clips, and the measurements of these clips.
 
-    First the scenes are fitted, then the units of the velocities, the samples of moving cells, the usual values and the tail.
-    Each of these uses the results of the ones before.
+    These are fitted one after the other: the scenes, the units of the velocities, the samples of moving cells, the usual
+    values, and the tail. Each fit uses the results of the fits before.
 
     Args:
         sample: the clips.
         options: the detector's options.
         steps_of: returns the steps of a clip, as `clip_steps` does.
-        threads: how many threads measure clips; it does not change the result.
+        threads: the number of threads that measure clips. It does not change the result.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
     if not clips:
@@ -199,8 +202,8 @@ def fit_camera(
     measured = _in_threads(with_rarity, measured, threads=threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
-    # Bursts are too short to show which contrasts last. So the tail is fitted to all contrasts, including short ones. This
-    # makes alarms rarer.
+    # A burst is too short to show whether a contrast stays for `still_s`. So the tail is fitted to all contrasts, including
+    # short ones. This makes alarms rarer.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured
@@ -225,7 +228,7 @@ def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
 
 
 def seen_in(valid: BoolArray) -> BoolArray:
-    """Return flags (T,), True for the frames to measure. The first frame is measured, although the previous clip scores it."""
+    """Return `valid` (T,), but with True for the first frame, because the first step starts at this frame."""
     seen = valid.copy()
     seen[:1] = True
     return seen
@@ -258,7 +261,7 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
-    """Return copies of the scenes with their units. The velocities in a scene are divided by its unit."""
+    """Return copies of the scenes with units. The velocities in a scene are divided by the scene's unit."""
     made = []
     for number, scene in enumerate(scenes):
         speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
@@ -269,7 +272,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Sc
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draw moving cells at random. The same limit holds for each burst, so that a busy burst does not dominate."""
+    """Draw moving cells at random. All bursts have the same limit, so that a busy burst does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
@@ -291,10 +294,10 @@ def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: 
 
 
 def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: FittedTime) -> FittedCamera:
-    """Return the camera with the usual levels of each scene. An unknown view gets the levels of all scenes together."""
+    """Return the camera with the usual levels of each scene. Unknown views get the levels of all frames."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
-    # The usual rarity is not fitted yet and is 1, so this is the rarity in scaled units.
+    # The usual rarity in `fitted` is still 1, so this is the rarity before the division by the usual rarity.
     highest = [[peaks(each) for each in (b.maps.speed, b.maps.disorder, b.channels(fitted).rarity)] for b in bursts]
     speed, disorder, rare = (np.concatenate(values)[usable] for values in zip(*highest, strict=True))
 

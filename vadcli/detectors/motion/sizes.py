@@ -33,8 +33,8 @@ repeat frames.
 def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_size: float) -> ClipMaps:
     """Return the measurements of a clip, without the motion of small things.
 
-    A thing is a group of moving cells that touch one another. If only a part of a thing is visible, for example because the
-    thing enters the frame, the height of this part counts.
+    A thing is a group of moving cells that touch one another. If a thing is only partly visible, for example at the edge of the
+    frame, the height of the visible part counts.
 
     Args:
         maps: the measurements.
@@ -60,7 +60,7 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
 
 
 def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
-    """Return flags (T, h, w), True for the cells that changed since the previous frame that is True in `seen`."""
+    """Return flags (T, h, w), True for cells that changed since the previous frame that was seen."""
     padded = grid.pad(frames)
     found = np.zeros((len(frames), *grid.shape), np.bool_)
     rows = np.flatnonzero(seen).tolist()
@@ -71,9 +71,9 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
 
 
 def _tallest(rows: BoolArray) -> int:
-    """Return the largest distance from the first to the last True in any row of `rows` (T, h).
+    """Return the height of the tallest part, in cells: from the first to the last True of a row of `rows` (T, h).
 
-    The distance is a number of cells, including the first and the last True. It is 0 if no cell is True.
+    The height is 0 if no cell is True.
     """
     first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))

@@ -5,8 +5,8 @@ Examples are an abandoned bag, a person who lies on the ground, and a vehicle th
 The background of a camera shows the usual scene. The median of a clip of about three seconds shows the present scene.
 If the two differ in a cell in which nothing moves, something was put down or taken away. Porikli et al. (2008, "Robust
 abandoned object detection using dual foregrounds") find stationary objects in this way, with a slow and a fast background.
-Their fast background follows each frame. Here the fast background is the median of a clip, because each clip must be scored
-independently of other clips.
+Their fast background is updated at each frame. Here the fast background is the median of a clip, because the scores of a clip
+must not depend on other clips.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vadcli.detectors.motion.background import shot_median
 from vadcli.types import FloatArray, TimeArray
 
 CONTRAST_CAP = 4.0
-"""The highest contrast. Above it, contrast means nothing: a dark coat is not more unusual than a gray coat."""
+"""The highest contrast. A higher contrast is not more unusual: a black coat is not more unusual than a gray coat."""
 
 SAME_TIME_S = 1e-6
 """Two times are equal if they differ by less than this, because sums of decimal fractions are not exact."""
 
 
 def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return the contrast (h, w) float32 of each cell: how much the shot differs from the background.
+    """Return the contrast (h, w) float32 of each cell: how much a still cell differs from the background.
 
     Args:
         shot: (T, h, w) pooled frames.
@@ -34,9 +34,10 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
         options: the detector's options.
 
     Returns:
-        0 if the shot's median differs by `foreground_low` or less, 1 at `foreground_high`, at most CONTRAST_CAP. This number is
-        multiplied by the share of frames in which the cell does not move. If the cell looks like a neighbouring cell of the
-        background, the difference does not count, because the camera may have shaken.
+        The contrast from 0 to CONTRAST_CAP. It is 0 if the shot's median differs from the background by `foreground_low` gray
+        levels or less, and 1 if it differs by `foreground_high`. The contrast is multiplied by the share of frames in which the
+        cell does not move. A cell that looks like a neighbouring cell of the background has the contrast 0, because the camera
+        may have shaken.
     """
     median = shot_median(shot)
     differs = _least_difference(median, background)
@@ -46,7 +47,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
 
 def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
-    """Return how far the median of each cell (h, w) is outside the range of the background in this cell and its neighbours."""
+    """Return how far each cell (h, w) is outside the range of the background in this cell and its neighbours."""
     h, w = background.shape
     around = np.pad(background, 1, mode="edge")
     shifted = [around[y : y + h, x : x + w] for y in range(3) for x in range(3)]
@@ -55,11 +56,11 @@ def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
 
 
 def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: float) -> FloatArray:
-    """Return for each frame (S,) the highest level that all values reach for `still_s` seconds.
+    """Return the values (S,) without peaks that last less than `still_s` seconds.
 
-    The `still_s` seconds include the frame. This is a morphological opening over time: a high value that holds for less than
-    `still_s` seconds disappears, and a high value that holds longer is kept in all its frames. After a gap in time (see
-    `segments`), the count of seconds starts again.
+    The result for a frame is the highest level that all values reach in some span of `still_s` seconds around this frame (a
+    morphological opening over time). A high value that lasts longer is kept in all its frames. A span must not contain a gap in
+    time (see `segments`).
     """
     result = np.zeros_like(values)
     part = segments(timestamp, gap_s)
