@@ -221,7 +221,7 @@ class HeatLayer:
     Args:
         width, height: size of the pictures in pixels.
         line_px: thickness of the outline.
-        level: the outline is drawn around pixel scores (0-255) of at least this.
+        level: the outline is drawn around the pixels with at least this score (0-255).
     """
 
     def __init__(self, width: int, height: int, *, line_px: int, level: int) -> None:

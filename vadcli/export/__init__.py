@@ -140,7 +140,7 @@ def one_line(text: str) -> str:
 def recorded_at(document: EventsDocument, event: Event) -> str:
     """Return the wall-clock time at which the event starts, such as 2026-11-29 14:03:22.
 
-    Returns "" if the time is unknown, or if the only source is the time of the file's last change.
+    Return "" if the time is unknown, or is known only from the time of the file's last change.
     """
     start = document.start
     return f"{start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if start and start.is_recorded else ""
@@ -150,7 +150,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Return the text with U+FFFD in place of characters that XML does not allow even in escaped form."""
+    """Return the text with U+FFFD in place of characters that XML forbids."""
     return _NOT_XML.sub("\ufffd", text)
 
 

@@ -126,7 +126,7 @@ def _label(event: Event) -> str:
 
 
 def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
-    """Return the event's box, in percent of the picture's size, for all frames of the event."""
+    """Return the event's box for Label Studio, in percent of the picture, for all frames of the event."""
     video = document.video
     across, down = 100 / video["width"], 100 / video["height"]
     place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}

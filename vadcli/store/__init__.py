@@ -175,7 +175,10 @@ class OutputLayout:
         return self._of("rendered", video, ".mp4")
 
     def camera(self, camera: str) -> Path:
-        """Return the path of the camera model of a camera. The file of the root camera "." is %2E.json."""
+        """Return the path of the camera model of a camera.
+
+        The camera "." has the videos directly in the scanned folder; its file is %2E.json.
+        """
         return self._of("cameras", camera, ".json")
 
     def evaluation(self, dataset: str) -> Path:

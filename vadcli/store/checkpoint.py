@@ -115,10 +115,10 @@ class CheckpointBlock(RowTable):
 
 
 class CheckpointWriter:
-    """Appends blocks of rows to a claimed checkpoint.
+    """Appends blocks of rows to a checkpoint.
 
     Args:
-        claim: the claim on the video. Do not release it while the writer is in use.
+        claim: the lock on the checkpoint file. Do not release this lock while the writer is in use.
         header: describes this scan.
         resume: the checkpoint to continue, after its last whole block. None starts an empty checkpoint.
         fsync_every_s: `flush` without `force` calls fsync at most once per this many seconds.
@@ -220,8 +220,8 @@ class Checkpoint:
         """Yield the stored blocks in order. One block is in memory at a time.
 
         Args:
-            masks: also read the masks.
-            embeddings: also read the embeddings.
+            masks: True also reads the masks.
+            embeddings: True also reads the embeddings.
 
         Raises:
             DocumentError: the file changed after `read_checkpoint` read it.

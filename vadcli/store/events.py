@@ -410,7 +410,7 @@ class FootageFolders:
 
     Args:
         layout: the output folder.
-        moved_to: the folder that contains the footage now; None if the footage is still in the roots of the scans.
+        moved_to: the folder that contains the footage now; None if the footage is still in the folders that were scanned.
     """
 
     def __init__(self, layout: OutputLayout, moved_to: Path | None = None) -> None:
@@ -422,7 +422,10 @@ class FootageFolders:
         return [str(root) for root in stored_roots(self._layout)]
 
     def roots(self, document: EventsDocument | None = None) -> list[str]:
-        """Return the folders to look in: the root of this video's scan, then other roots from new to old."""
+        """Return the folders to look in.
+
+        The first is the folder of this video's scan; then come the folders of other scans, newest first.
+        """
         if self._moved_to is not None:
             return [str(self._moved_to)]
         own = str(document.scan.source.get("root") or "") if document and document.scan else ""
@@ -433,7 +436,7 @@ class FootageFolders:
         return find_below(self.roots(document), str(document.video["path"]))
 
     def existing_root(self, document: EventsDocument | None = None) -> str | None:
-        """Return the first root that exists, or None.
+        """Return the first folder of `roots` that exists, or None.
 
         `presence` looks there to decide whether a missing video is gone.
         """
@@ -477,7 +480,7 @@ def find_below(roots: Iterable[str | Path], name: str) -> Path | None:
 
 
 def _below(roots: Iterable[str | Path], name: str) -> Iterator[Path]:
-    """Yield the paths that a stored name may mean. A name that leads out of the root gives no path."""
+    """Yield the paths that a stored name may mean; none for a name like `../x`, which leads out of a root."""
     for root in roots:
         for text in possible_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:

@@ -236,7 +236,9 @@ class _Totals:
 
 
 class RunRecord:
-    """Writes runs/<start>[-shard].json and its copy run.json; also the live file if progress is counted.
+    """Writes the run record, runs/<start>[-shard].json, and its copy run.json.
+
+    If progress is counted, it also writes the live file, which `vadcli status` reads.
 
     Use it as a context manager. If an error ends the `with` block, the record gets the error's exit code, or 1 if the error has
     no exit code. The results are kept in a temporary file, so memory hardly grows with the number of videos. The record is
@@ -491,7 +493,7 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
 
 
 def _head(path: Path) -> bytes:
-    """Return the text of a record with an empty list of files."""
+    """Return the text of a record without the results of the videos: an empty list replaces them."""
     text = b""
     with path.open("rb") as file:
         while (place := text.find(_FILES_BEGIN)) < 0:

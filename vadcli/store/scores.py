@@ -224,7 +224,7 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
 
 
 def has_fingerprint(path: Path, fingerprint: str) -> bool:
-    """True if a scores file is complete and its last 64 kB contain this fingerprint.
+    """True if a scores file is complete and its last 64 kB contain this fingerprint (a hash).
 
     This takes a tenth of the time of `read_metadata`. If the result is False, the fingerprint may still be
     in the file, before its last 64 kB.

@@ -53,7 +53,7 @@ class ReadRequest:
         sampled: (N,) bool, True for the rows that get an image; if given, it replaces `interval`.
         needed: (N,) bool, True for the rows that must be decoded; None if all rows must be decoded. The decoder may leave out
             the other rows. A row that is left out has no image and counts as undamaged.
-        only_keys: True if the needed rows are the keyframes, False if they are the reference frames.
+        only_keys: True if the needed rows are the keyframes; False if they are all frames to which other frames refer.
     """
 
     start: int

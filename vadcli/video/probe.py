@@ -540,7 +540,7 @@ def _increasing_times(
 ) -> tuple[IndexArray, int, bool]:
     """Return strictly increasing times, the number of new ticks per old tick, and a flag.
 
-    The flag is True if odd times were replaced.
+    The flag is True if times that did not fit were replaced.
     """
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
@@ -563,7 +563,10 @@ def _increasing_times(
 def _never_falling(
     shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]
 ) -> tuple[list[int], bool]:
-    """Return times that never fall, even where the clock restarts, and True if odd times were replaced."""
+    """Return times that never fall, even where the clock restarts; and True if times were replaced.
+
+    Times are replaced if they do not fit between the times around them.
+    """
     result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # ticks that are added to times; the last time that is not odd, without `moved`
     while i < len(shown):

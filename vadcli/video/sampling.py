@@ -10,8 +10,8 @@ frames, the samples are not evenly spaced, and a plan lists them (`SamplingPlan.
     clip 0    [0   1   2   3]                T = 4, overlap 1, stride 3: clip c starts at sample 3c
     clip 1                [3   4 ...         sample 3 is in both clips, but only clip 0 scores it
 
-The last clip of a video is moved back, so that it ends on the last sample. If a video is shorter than a clip, its last sample
-is repeated. Each sampled frame that was decoded is `valid` in exactly one clip: the clip that scores it.
+The last clip of a video may start earlier than usual, so that it ends on the last sample. If a video is shorter than a clip,
+its last sample is repeated. Each sampled frame that was decoded is `valid` in exactly one clip: the clip that scores it.
 
 A `Selection` has one rule in two forms: as an expression for ffmpeg's `select` filter, and in Python (`takes`). The caller uses
 the Python form to know which frames get an image.
@@ -108,7 +108,7 @@ class SamplingPlan:
     def read_from(self, clip: int) -> int:
         """Return the first row to decode for this clip.
 
-        The row is before the clip's usual start, because the clip starts earlier if it is the last clip and is moved back.
+        The row is before the clip's usual start. The last clip of a video may start there, so that it ends on the last sample.
         """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
@@ -120,7 +120,7 @@ class SamplingPlan:
     def whole_clips_of(self, samples: int) -> int:
         """Return how many clips are complete after `samples` samples.
 
-        A last clip that must be moved back or padded is not counted.
+        If the last clip has too few samples of its own, it is not counted.
         """
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
@@ -132,7 +132,8 @@ class SamplingPlan:
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
         """Return the samples (T,) of a clip in a video with `rows` rows.
 
-        If the last clip has too few samples, it is moved back; in a video that is shorter than a clip, it is padded.
+        The last clip may start earlier than usual, so that it ends on the last sample. If the video is shorter than a clip, its
+        last sample is repeated.
         """
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
@@ -141,7 +142,7 @@ class SamplingPlan:
     def burst_row(self, position: float, rows: int) -> int:
         """Return the first row of a clip at `position`, a fraction of the video (0 to 1).
 
-        If the clip would end after the end of the video, the clip is moved back.
+        If the clip would end after the end of the video, the clip starts earlier.
         """
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
@@ -222,7 +223,7 @@ def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
 class TimeGrid:
     """Selects frames of a video with a constant frame rate, by their pts.
 
-    So a lost frame does not change which frames are selected.
+    No frames are counted, so a lost frame does not change which other frames are selected.
 
     Attributes:
         origin: pts of row 0.

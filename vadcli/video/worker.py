@@ -72,7 +72,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """A burst or span of a request: the index in the request, and the row after the last row."""
+    """A burst or span to read: its index in the request, and the row after its last row."""
 
     number: int
     stop: int
@@ -80,6 +80,8 @@ class _Part:
 
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Return the sampled row at which each burst starts.
+
+    A burst is a single clip at some place in the video.
 
     Args:
         info: the probe's description of the video.
