@@ -118,13 +118,13 @@ def test_fields_that_touch_need_all_their_digits(pattern: str, path: str) -> Non
 @pytest.mark.parametrize(
     ("pattern", "what"),
     [
-        ("%Y-%m-%d", "it has no hour"),
-        ("%H%M%S", "it has no year"),
-        ("%Y%m%d%H%M-%Y%m%d%H%M", "it has %Y twice"),
+        ("%Y-%m-%d", "the pattern has no hour"),
+        ("%H%M%S", "the pattern has no year"),
+        ("%Y%m%d%H%M-%Y%m%d%H%M", "the pattern has %Y twice"),
         ("%Y%m%d%Q", "%Q is not a field"),
         ("%Y%m%d%I%M", "no %p for AM or PM"),
         ("(?P<year>", "not a regular expression"),
-        ("gate", "it has no year"),
+        ("gate", "the pattern has no year"),
     ],
 )
 def test_a_pattern_that_cannot_work_is_refused(pattern: str, what: str) -> None:

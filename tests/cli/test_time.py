@@ -170,7 +170,7 @@ def test_wrong_options_are_refused_before_anything_is_scanned(tmp_path: Path) ->
     make_video(tmp_path / "a.mp4", frames=5)
     for option, value, said in (
         ("--time-zone", "Mars/Olympus", "is not a time zone"),
-        ("--time-from", "%Y", "it has no month"),
+        ("--time-from", "%Y", "the pattern has no month"),
     ):
         refused = vadcli("scan", tmp_path, "-o", tmp_path / "out", option, value, code=2)
         assert said in refused.stderr

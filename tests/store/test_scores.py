@@ -70,7 +70,7 @@ def test_each_category_has_a_column(tmp_path, n):
     assert stored.category_names == table.category_names
     np.testing.assert_array_equal(stored.category_scores, own)
     assert pq.read_schema(path).names[8:] == ["score:fight", 'score:a person: "falls"']
-    with pytest.raises(ValueError, match="2 columns of scores for 1 categories"):
+    with pytest.raises(ValueError, match="category_scores has 2 columns, but there are 1 categories"):
         replace(table, category_names=("fight",))
 
 

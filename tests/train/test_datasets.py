@@ -362,15 +362,15 @@ def test_masks_that_do_not_fit_the_expressions_are_named(change: str, value: obj
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ({"size": [3, 3], "counts": "04"}, "its size is [3, 3]"),
-        ({"size": [HEIGHT, WIDTH], "counts": "04"}, "its runs do not fill the image"),
+        ({"size": [3, 3], "counts": "04"}, "the mask's size is [3, 3]"),
+        ({"size": [HEIGHT, WIDTH], "counts": "04"}, "the run lengths do not add up to the number of pixels"),
         ({"size": [HEIGHT, WIDTH], "counts": "o" * 50}, "'o' is not a character"),
         ({"size": [HEIGHT, WIDTH], "counts": "0é"}, "'é' is not a character"),
-        ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "its runs do not fill the image"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "the run lengths do not add up to the number of pixels"),
         ({"size": [HEIGHT, WIDTH]}, "'counts'"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "a polygon needs three corners or more near the image"),
         ([[0, 0, 5, 5]], "a polygon needs three corners or more"),
-        ("mask", "its size is None"),
+        ("mask", "the mask's size is None"),
     ],
 )
 def test_a_damaged_mask_is_named(code: object, said: str, tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_maps_without_their_image_and_images_without_their_map(tmp_path: Path) -
     ):
         root = MINIATURES[name](tmp_path / name)
         (root / label).unlink()
-        assert fails(name, root).startswith(f"{root / label}: is missing; it is the map of")
+        assert fails(name, root).startswith(f"{root / label}: the label map of")
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:

@@ -189,9 +189,9 @@ def test_held_out_names_are_nowhere_and_samples_of_nothing_else_are_skipped() ->
         for index in sampler.plan(epoch):
             listing = sampler.listing(int(index), epoch)
             assert "red ball" not in {same_name(name) for name in listing.categories + listing.true}
-    with pytest.raises(LookupError, match="words: sample 0"):
+    with pytest.raises(LookupError, match="words: clip 0"):
         sampler.listing(0, 0)
-    with pytest.raises(UsageError, match="words: no sample"):
+    with pytest.raises(UsageError, match="words: no clip"):
         AnomalyExposureSampler(data, replace(options, held_out=frozenset({"red ball", "cube", "cone", "ring"})), 1)
 
 
@@ -253,7 +253,7 @@ def test_options_check_themselves(wrong: dict[str, float], said: str) -> None:
 
 
 def test_a_list_needs_room_for_a_true_name_and_an_irrelevant_one() -> None:
-    with pytest.raises(UsageError, match="max_categories 1 leaves no room"):
+    with pytest.raises(UsageError, match="max_categories 1 is too small"):
         AnomalyExposureSampler(letters(), ExposureOptions(), 1, max_categories=1)
 
 
@@ -368,7 +368,7 @@ def test_mixtures_that_cannot_be_are_refused() -> None:
         Mixture([(sampler, 0.0)], 10, 1)
     with pytest.raises(ValueError, match="positive"):
         Mixture([], 10, 1)
-    with pytest.raises(ValueError, match="other: its weight is too small for one of 10"):
+    with pytest.raises(ValueError, match="other: the weight gives less than 1 of 10 samples"):
         Mixture([(sampler, 1.0), (other, 0.001)], 10, 1)
     with pytest.raises(ValueError, match="twice"):
         Mixture([(sampler, 1.0), (sampler, 1.0)], 10, 1)

@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_a_number_ends_training(start: Path, tmp_path: Path) 
     trainer = tiny_trainer(recipe_of(start, steps=2), tmp_path, device="cpu")
     with torch.no_grad():
         trainer.parameters[0].fill_(float("nan"))
-    with pytest.raises(VadcliError, match="step 1: the loss is not a number"):
+    with pytest.raises(VadcliError, match="step 1: a loss is not a finite number"):
         trainer.run()
 
 

@@ -7,8 +7,9 @@
     training   provides the starting model, the samples and the validation; writes the trained model
     trainer    runs the training loop with its log; plans a training
 
-A recipe names the model, the data, the options and the length. A file has one stage or several. Unknown keys and values of a
-wrong type are errors. Importing this package does not load torch.
+A recipe names the starting model, the data sets, the options and the number of steps. A recipe file describes one training, or
+several trainings (stages) that run one after the other. Unknown keys and values of a wrong type are errors. Importing this
+package does not load torch.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ class ModelChoice:
     Attributes:
         preset: name of a preset; training starts from random weights with its sizes.
         folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
-        train: names of the parts to train: keys of `vadcli.train.state.PARTS`, and `lora` for adapters. By
-            default the parts that the paper trains.
+        train: names of the parts to train. The names are the keys of `vadcli.train.state.PARTS`, and `lora` for
+            low-rank adapters. The default is the parts that the paper trains.
         freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as in the paper. 1 trains only the decoder's single mask; use
-            1 for a decoder with random weights.
-        compression: compression ratio of the training, which the model stores. The authors use 0.5.
-        method: compression method: the paper's, or another one to compare with; see `CompressionOptions`.
-        projector: kind of a new projector with random weights; empty keeps the starting model's kind.
-        queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
-        train_px: smallest and largest frame area for Qwen2-VL, in pixels; empty keeps the areas of the
+        masks: number of masks per prompt that the decoder learns, 3 (as in the paper) or 1. A decoder with
+            random weights needs 1.
+        compression: ratio of token compression during training, above 0 and at most 1. It is written to the
+            trained model's config. The authors use 0.5.
+        method: method of token compression; see `CompressionOptions`. The default is the paper's method.
+        projector: kind of a new projector with random weights; "" keeps the kind of the starting model.
+        queries: number of learnable queries of a new projector; 0 keeps the number of the starting model.
+        train_px: smallest and largest frame area for Qwen2-VL, in pixels; () keeps the areas of the
             starting model.
     """
 
@@ -77,8 +79,8 @@ class DataChoice:
         name: one of `vadcli.train.datasets.DATA_SETS`.
         root: folder of the data set.
         split: split to train on.
-        weight: share in the mixture, relative to the weights of the other data sets.
-        max_categories: N, the length of the longest list of categories; 0 means the paper's N.
+        weight: the data set's share of all samples is this weight divided by the sum of all weights.
+        max_categories: N, the largest number of categories in a prompt; 0 means the paper's N.
     """
 
     name: str
@@ -100,16 +102,18 @@ class DataChoice:
 class ExposureOptions:
     """How clips become pseudo-anomalies.
 
+    Each sample has a list of categories. A category is true if the clip shows it, otherwise irrelevant.
+
     Attributes:
-        probability: probability that a sample is an anomaly.
-        max_true: largest number of true names in the list of an anomaly. The number is drawn
-            uniformly from 1 to max_true, but is limited by the clip's names and the list's length.
-        min_irrelevant: smallest number of irrelevant names in the list of an anomaly.
-        hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
-            the clip's names), if such names exist.
-        held_out: names that are never listed. Spelling variants count as the same name; see `samples.same_name`.
-        without_seg: share of the samples that are trained without the output of the language model at the
-            token `<SEG>`; see `step.ExposureStep`.
+        probability: probability that a sample is an anomaly, 0 to 1. Its list then has a true category.
+        max_true: largest number of true categories per list. The number is drawn uniformly from 1 to
+            max_true; a clip with few names, or a short list, gets fewer.
+        min_irrelevant: smallest number of irrelevant categories in the list of an anomaly.
+        hard_share: probability that an irrelevant category is a hard negative, 0 to 1. A hard negative is
+            similar to one of the clip's names.
+        held_out: categories that no list has. The comparison ignores case and spaces; see `samples.same_name`.
+        without_seg: share of the samples for which zeros replace the language model's output at the token
+            `<SEG>`, 0 to 1.
     """
 
     probability: float = 0.5
@@ -136,11 +140,10 @@ class ScheduleChoice:
         batch: samples per batch and process.
         accumulation: batches per step.
         rate: AdamW's learning rate after the warm-up.
-        betas, decay: AdamW's betas and weight decay. The defaults are the values in the authors' code,
-            which ignores the 0.9/0.95 and 1e-5 of their settings file.
-        warm_up_steps: number of first steps, in which the rate rises from 0. In all later steps, the rate falls
-            linearly to 0.
-        clip: largest norm of a step's gradient; a longer gradient is scaled down to it.
+        betas, decay: AdamW's betas and weight decay. The defaults are the values that the authors' code uses.
+            Their settings file has 0.9/0.95 and 1e-5, but their code does not read these values.
+        warm_up_steps: the rate rises linearly during this number of steps, then falls linearly to 0.
+        clip: largest norm of a step's gradient; a gradient with a larger norm is scaled down to this norm.
     """
 
     epochs: int = 8
@@ -177,7 +180,8 @@ class LossWeights:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: weight of `step.names_loss`, for models with name pooling; not in the paper.
+        names: weight of `step.names_loss`. This loss is not in the paper; it needs a model that gives one
+            logit per category name.
     """
 
     focal: float = 20.0
@@ -190,13 +194,13 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """How the best weights are chosen: by the frame AUC on a split that is not for training or tests.
+    """How the best weights are chosen: by the frame AUC on a validation split.
 
     Attributes:
-        name, root, split: a data set, as in `DataChoice`.
+        name, root, split: a data set, as in `DataChoice`. Neither the training split nor a test split is allowed.
         clips: number of samples; every validation uses the same samples.
-        every: steps between validations; 0 never validates and keeps the last weights.
-        patience: number of validations without improvement after which training ends; 0 for no such limit.
+        every: number of steps between validations. 0 means no validation; the last weights are then the result.
+        patience: training ends after this number of validations without a better frame AUC; 0 for no limit.
         batch: samples per batch.
     """
 
@@ -225,11 +229,13 @@ class RunningChoice:
 
     Attributes:
         precision: precision of the computation and of frozen weights; trained weights are fp32.
-        gradient_checkpointing: whether the language model's activations are computed twice to save memory.
+        gradient_checkpointing: True saves memory: the language model's activations are not stored, but
+            computed again in the backward pass.
         checkpoint_every: steps between checkpoints.
-        keep: number of newest checkpoints that are kept.
+        keep: number of checkpoints to keep; older ones are removed.
         workers: reader processes per training process; 0 reads samples in the training process.
-        remember: whether the features of a frozen image encoder are kept for each clip, in half precision.
+        remember: True stores the image encoder's features of each clip in memory, in half precision. The image
+            encoder must be frozen.
     """
 
     precision: Precision = "fp32"
@@ -250,9 +256,9 @@ class Recipe:
 
     Attributes:
         name: name of the trained model.
-        task: `exposure` for the paper's training.
-        seed: seed for the random weights, for the samples, and for the order of the samples.
-        model, lora, data, exposure, schedule, loss, validation, running: see their classes.
+        task: kind of training. `exposure`, the paper's anomaly exposure, is the only kind in this class.
+        seed: seed of the random weights, the samples, and the order of the samples.
+        model, lora, data, exposure, schedule, loss, validation, running: one table of the recipe file each.
     """
 
     name: str
@@ -277,7 +283,7 @@ class Recipe:
             check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole recipe as a JSON document; `parse_recipe` turns the document into the recipe again."""
+        """Return the recipe as a JSON document that `parse_recipe` can read."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
@@ -306,11 +312,11 @@ R = TypeVar("R", bound=Recipe)
 
 
 def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
-    """Return the stages of a training from its file; a file without [[stage]] has one stage.
+    """Return the recipes in a file, one per stage; a file without [[stage]] has one stage.
 
     Args:
         path: a TOML file.
-        kind: class of the recipe; its fields are the tables and keys of the file.
+        kind: class of the recipes; the class's fields are the tables and keys of the file.
 
     Raises:
         UsageError: the file cannot be read, or a key or value is not valid.
@@ -323,10 +329,9 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """Return one recipe per [[stage]]. The values of a stage replace the values of the whole document.
+    """Return one recipe per [[stage]] table of a recipe file.
 
-    Only the first stage starts from its preset or folder. Each other stage starts from the result of
-    the stage before it.
+    A stage takes all values outside [[stage]], and replaces those that it sets itself.
 
     Raises:
         UsageError: a key or value is not valid.
@@ -347,7 +352,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
-    """Return the recipe of a document whose tables and keys are the fields of `kind`.
+    """Return a recipe of the class `kind` from a document with this class's fields as tables and keys.
 
     Raises:
         UsageError: a key or value is not valid.

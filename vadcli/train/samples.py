@@ -1,12 +1,12 @@
-"""The samples of a training: clips, the Anomaly Exposure Sampler (paper 3.3), and the mixture.
+"""The samples of a training: the Anomaly Exposure Sampler (paper 3.3), and the mixture of several data sets.
 
     clip ─┬─ probability ½ ─> list: 1 or 2 names of its objects and irrelevant names, shuffled;
           │                   masks of the listed objects
           └─ otherwise ─────> list: irrelevant names only; empty masks
 
 The sampler turns a clip with segmented objects (`Segmentation`) into a pseudo-anomaly or a normal sample (`ExposureSample`). An
-irrelevant name is a name that no object of the clip has. The length of the list does not show whether a sample is an anomaly,
-because it is drawn in the same way for both kinds. A sample depends only on (seed, data set, epoch, index), so workers may take
+irrelevant name is a name that no object of the clip has. Anomalies and normal samples have lists of the same lengths, so that
+the model cannot guess the answer from the length. A sample depends only on (seed, data set, epoch, index), so workers may take
 samples in any order. `Mixture` plans the samples of an epoch and their order.
 """
 
@@ -57,7 +57,7 @@ class Segmentation:
     """One clip of a segmentation data set with its objects. An image is a clip with T = 1.
 
     Attributes:
-        key: unique in its data set and the same in every run.
+        key: unique name of the clip in its data set; the same in every run.
         frames: (T, H, W, 3) uint8 RGB.
         objects: the named objects; other objects may be visible too.
     """
@@ -110,9 +110,9 @@ class ExposureSample:
         key: the clip's key in its data set.
         frames: (T, H, W, 3) uint8 RGB.
         categories: the list for the prompt, shuffled, without repetition.
-        masks: (T, H, W) bool, union of the masks of the listed objects; all False in a normal sample.
+        masks: (T, H, W) bool, True where the frame shows an object of `true`; all False in a normal sample.
         labels: (T,) bool, True if the mask of the frame has at least one True pixel.
-        anomalous: True if the clip shows a category of the list. Some frames of an anomalous clip may be normal.
+        anomalous: True if `true` is not empty. Some frames of an anomalous clip may be normal.
         true: the categories that the clip shows; empty in a normal sample.
     """
 
@@ -129,9 +129,9 @@ class ExposureSample:
         if self.masks.dtype != np.bool_ or self.masks.shape != self.frames.shape[:3]:
             raise ValueError(f"{self.key}: masks are {self.masks.dtype} {self.masks.shape}, frames are {self.frames.shape}")
         if self.labels.dtype != np.bool_ or not np.array_equal(self.labels, self.masks.any(axis=(1, 2))):
-            raise ValueError(f"{self.key}: a label must be True if the mask of its frame has a pixel, else False")
+            raise ValueError(f"{self.key}: a frame's label must be True if the frame's mask has a True pixel, else False")
         if self.masks.any() and not self.anomalous:
-            raise ValueError(f"{self.key}: a normal sample has a mask")
+            raise ValueError(f"{self.key}: the masks of a normal sample must not have a True pixel")
         if not self.categories or len(set(self.categories)) != len(self.categories):
             raise ValueError(f"{self.key}: categories must not be empty or repeat a name: {self.categories}")
 
@@ -158,17 +158,17 @@ _COMMON_WORDS = frozenset(
 
 
 def same_name(name: str) -> str:
-    """Return a name for comparisons: in lower case, without extra spaces, without a full stop at the end."""
+    """Return a name in the form for comparisons: lower case, single spaces, no full stop at the end."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The names in the list of one sample; they are drawn without reading pixels.
+    """The list of categories of one sample.
 
     Attributes:
         categories: the list for the prompt, shuffled.
-        true: the listed names of objects in the clip; empty in a normal sample.
+        true: the categories that the clip shows; empty in a normal sample.
     """
 
     categories: tuple[str, ...]
@@ -178,20 +178,19 @@ class Listing:
 class AnomalyExposureSampler:
     """Makes training samples from one data set.
 
-    To draw an irrelevant name, the sampler draws a clip and then one of its names. So names that are
-    frequent in the data set are frequent among the irrelevant names. A clip is not usable if all its
-    names are held out, or if too few names of other clips are left. `plan` skips clips that are not usable.
+    To draw an irrelevant name, the sampler draws a clip at random, and then one of that clip's names. So names
+    that are frequent in the data set are frequent among the irrelevant names. A clip is usable if at least one of
+    its names is allowed (not held out), and if the data set has enough other names. `plan` skips all other clips.
 
     Args:
-        data: the data set; its names are read once, when the sampler is created.
+        data: the data set. The names of all clips are read once, when the sampler is created.
         options: how clips become pseudo-anomalies.
-        seed: 0 or more.
-        max_categories: N, the length of the longest list; 0 means the paper's N for this data set.
-        hard: source of hard negatives; if None, they are the names of the data set that share a
-            word with one of the clip's names.
+        seed: seed of all random choices, 0 or more.
+        max_categories: N, the largest number of categories in a list; 0 means the paper's N for this data set.
+        hard: returns the hard negatives (similar names) of a name; `shared_words` of all names by default.
 
     Raises:
-        UsageError: no clip is usable, or N is too small.
+        UsageError: no clip is usable, or N is smaller than 1 + `options.min_irrelevant`.
     """
 
     def __init__(
@@ -208,11 +207,11 @@ class AnomalyExposureSampler:
         if self.max_categories < 1 + options.min_irrelevant:
             others = options.min_irrelevant
             raise UsageError(
-                f"{data.name}: max_categories {self.max_categories} leaves no room for 1 true and {others} irrelevant names",
+                f"{data.name}: max_categories {self.max_categories} is too small for 1 true and {others} irrelevant names",
                 hint="raise max_categories of the data set, or lower min_irrelevant of [exposure]",
             )
         self._held_out = frozenset(map(same_name, options.held_out))
-        # The keys of the dictionaries are `same_name(name)`; the values have the first spelling of each name.
+        # The keys of these dictionaries are `same_name(name)`. The values have the spelling that came first.
         self._names: list[dict[str, str]] = []  # the allowed names of each clip
         self._vocabulary: dict[str, tuple[str, float]] = {}  # spelling and weight
         for index in range(len(data)):
@@ -230,7 +229,7 @@ class AnomalyExposureSampler:
             index for index, names in enumerate(self._names) if names and len(self._vocabulary) - len(names) >= least
         )
         if not self.usable:
-            raise UsageError(f"{data.name}: no sample has an allowed name and enough irrelevant names")
+            raise UsageError(f"{data.name}: no clip has an allowed name and enough irrelevant names")
         self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else None)
 
     def __len__(self) -> int:
@@ -239,7 +238,7 @@ class AnomalyExposureSampler:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """All names that may be listed, in the order of the data set."""
+        """All names of the data set that are not held out, each once, in the order of the clips."""
         return tuple(spelling for spelling, _ in self._vocabulary.values())
 
     def plan(self, epoch: int) -> IndexArray:
@@ -248,7 +247,7 @@ class AnomalyExposureSampler:
         return np.asarray(self.usable, np.int64)[shuffled]
 
     def listing(self, index: int, epoch: int) -> Listing:
-        """Return the names of a sample without reading pixels.
+        """Return the list of categories for clip `index` in an epoch, without reading pixels.
 
         Raises:
             LookupError: the clip is not usable.
@@ -256,10 +255,10 @@ class AnomalyExposureSampler:
         options, own = self.options, self._names[index]
         spare = len(self._vocabulary) - len(own)
         if not own or spare < max(1, options.min_irrelevant):
-            raise LookupError(f"{self.data.name}: sample {index} has no allowed name or too few irrelevant names")
+            raise LookupError(f"{self.data.name}: clip {index} has no allowed name or too few irrelevant names")
         rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
         anomalous = rng.random() < options.probability
-        # A normal sample draws a number of true names too, so that each length is equally probable for both kinds.
+        # The number of true names is drawn for normal samples too, so that their lists have the same lengths.
         longest = min(self.max_categories, spare)  # the list of a normal sample cannot be longer
         room = max(1, longest - options.min_irrelevant)
         shown = min(int(rng.integers(1, options.max_true + 1)), len(own), room)
@@ -290,14 +289,14 @@ class AnomalyExposureSampler:
         return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, bool(listing.true), listing.true)
 
     def fingerprint(self) -> str:
-        """Return a hash that changes with the data, the options and the seed, but not with `hard`."""
+        """Return a hash of all values that affect the samples, except `hard`."""
         options = self.options
         held_out = sorted(self._held_out)
         numbers = (options.probability, self.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
         return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
 
     def _irrelevant(self, rng: np.random.Generator, own: Mapping[str, str], count: int) -> list[str]:
-        """Draw `count` names that no object of the clip has; hard negatives come first."""
+        """Draw `count` names that are not in `own`, the names of the clip. Hard negatives come first."""
         taken, chosen = set(own), list[str]()
         hard = int(rng.binomial(count, self.options.hard_share))
         if hard and self._hard is not None:
@@ -316,7 +315,8 @@ class AnomalyExposureSampler:
             if key not in taken:
                 taken.add(key)
                 chosen.append(name)
-        # All remaining names are candidates for the missing ones. Frequent names are more probable, as above.
+        # Too few names were found in the tries above. The missing names are drawn from all names that are left;
+        # as above, frequent names are more probable.
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         missing = min(count - len(chosen), len(left))
         if not missing:
@@ -327,9 +327,9 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Return a function from a name to its hard negatives: all `names` that share a word with it.
+    """Return a function that takes a name and returns all `names` with at least one word in common.
 
-    A name is one of its own hard negatives. Articles and other common words do not count.
+    The result includes the name itself. Articles and other common words do not count.
     """
     by_word: dict[str, list[str]] = {}
     for name in names:
@@ -339,7 +339,7 @@ def shared_words(names: Iterable[str]) -> HardNegatives:
 
 
 class _Joined(Sequence[str]):
-    """Joins sequences without copying them, because tens of thousands of names may share a word."""
+    """Several sequences as one, without a copy: tens of thousands of names may have a word in common."""
 
     def __init__(self, parts: Iterable[Sequence[str]]) -> None:
         self._parts = [part for part in parts if len(part)]
@@ -373,9 +373,9 @@ class Draw:
 
     Attributes:
         part: index of the data set in the mixture.
-        index: index of the sample in the data set.
-        reading: number of complete passes over the data set before this sample. The sampler uses this number
-            as the epoch, so that every pass differs.
+        index: index of the clip in the data set.
+        reading: number of complete passes over the data set before this sample. The data set's sampler gets
+            this number as `epoch`, so the same clip has other categories in every pass.
     """
 
     part: int
@@ -386,9 +386,9 @@ class Draw:
 class Mixture:
     """Data sets mixed by weight.
 
-    The number of samples from a data set is the same in every epoch. The shares of the data sets are as close to
-    their weights as whole numbers allow. In the next epoch, a data set continues after its last sample. So
-    each sample is used once before any sample is used again.
+    Each epoch has the same number of samples from a data set. These numbers are proportional to the weights, but
+    rounded. In the next epoch, each data set continues after the last sample that was used. So every clip of a
+    data set is used once before one is used again.
 
     Args:
         parts: (sampler, weight) pairs; the weights need not add up to 1.
@@ -396,7 +396,8 @@ class Mixture:
         seed: seed of the order, 0 or more.
 
     Raises:
-        ValueError: a weight is not positive, or is too small for a single sample per epoch.
+        ValueError: two parts have the same data set, a weight is not positive, or a weight gives less than one
+            sample per epoch.
     """
 
     def __init__(self, parts: Sequence[tuple[AnomalyExposureSampler, float]], draws: int, seed: int) -> None:
@@ -404,12 +405,12 @@ class Mixture:
         self.draws, self.seed = draws, seed
         names = [sampler.data.name for sampler in self.samplers]
         if len(set(names)) != len(names):
-            raise ValueError(f"the mixture has a data set twice: {', '.join(names)}")
+            raise ValueError(f"a data set occurs twice in the mixture: {', '.join(names)}")
         weights = np.array([weight for _, weight in parts], np.float64)
         if not len(weights) or not (np.isfinite(weights) & (weights > 0)).all():
             raise ValueError(f"mixture weights must be positive numbers, not {weights.tolist()}")
-        # All shares are rounded down. Then the shares with the largest remainders get the samples that are
-        # left, one each. Of equal remainders, the first one comes first.
+        # Largest remainder method: all shares are rounded down, and the samples that are left go to the shares
+        # that lost most by rounding. If two shares lost the same, the first of them gets the sample.
         shares = weights / weights.sum() * draws
         quotas = np.floor(shares + 1e-9).astype(np.int64)
         quotas[np.argsort(-(shares - quotas), kind="stable")[: draws - int(quotas.sum())]] += 1
@@ -417,7 +418,7 @@ class Mixture:
         for name, quota in zip(names, self.quotas, strict=True):
             if not quota:
                 raise ValueError(
-                    f"{name}: its weight is too small for one of {draws} samples; raise the weight or remove {name}"
+                    f"{name}: the weight gives less than 1 of {draws} samples per epoch; raise the weight or remove {name}"
                 )
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
@@ -433,7 +434,7 @@ class Mixture:
         return tuple(drawn[place] for place in order)
 
     def sample(self, draw: Draw) -> ExposureSample:
-        """Return one sample of a plan.
+        """Return the sample that a draw of the plan describes.
 
         Raises:
             DocumentError: the data set cannot read the sample.
@@ -447,7 +448,7 @@ class Mixture:
 
 
 class ValidationSet(Sequence[ExposureSample]):
-    """The first samples of a sampler, to validate on. A sample is read when it is accessed."""
+    """The validation samples: the first `count` samples of a sampler. A sample is read when it is accessed."""
 
     def __init__(self, sampler: AnomalyExposureSampler, *, count: int) -> None:
         self._sampler = sampler
@@ -461,7 +462,7 @@ class ValidationSet(Sequence[ExposureSample]):
 
 
 class PlannedSamples(Sequence[ExposureSample]):
-    """All samples of a training in their order: sample n belongs to epoch n // draws.
+    """All samples of a training, in the order of their use.
 
     A sample depends only on its number, so reader processes may take samples in any order.
     """
@@ -471,7 +472,7 @@ class PlannedSamples(Sequence[ExposureSample]):
         self._plan = lru_cache(maxsize=2)(mixture.plan)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle without the cached plans; each worker process makes them again."""
+        """Pickle without the cached plans; each reader process makes its own plans."""
         return (PlannedSamples, (self.mixture, self.epochs))
 
     def __len__(self) -> int:
@@ -483,9 +484,9 @@ class PlannedSamples(Sequence[ExposureSample]):
 
 
 class StepOrder:
-    """The sample numbers of one process for each step, from step `first` on.
+    """For each step from `first` to `total` - 1, the numbers of the samples that process `rank` uses.
 
-    The samples of a step are consecutive, and each process takes its share of them.
+    Each process uses `per_process` consecutive samples per step: first those of rank 0, then those of rank 1, ...
     """
 
     def __init__(self, *, first: int, total: int, per_process: int, processes: int, rank: int) -> None:

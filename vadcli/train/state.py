@@ -2,12 +2,12 @@
 
     OUT/checkpoints/step-00000100/
       lavida.safetensors, lora/   trained weights, as in a LAVIDA folder
-      optimizer.safetensors       AdamW's moments by parameter name
+      optimizer.safetensors       AdamW's moments for each parameter
       random.safetensors          states of the random generators, one row per process
-      state.json                  progress of the training; fingerprints of its recipe and data
+      state.json                  progress of the training; fingerprints of the recipe and the data
 
 A training that continues from a checkpoint gives the same result as a training without interruption.
-A checkpoint has a temporary name until it is complete. No file is a pickle.
+A checkpoint has a temporary name until it is complete. No file is a pickle, so loading a file runs no code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "text": ("text.clip.",),
         "image_encoder": ("masks.sam2.vision_encoder.", "masks.sam2.no_memory_embedding"),
         "mask_decoder": ("masks.sam2.mask_decoder.",),
-        # LAVIDA's prompt is not a point, box or mask, so only these two parameters of the prompt encoder are used.
+        # LAVIDA gives SAM2 no point, box or mask as prompt, so it uses only these two parameters.
         "prompt_encoder": (
             "masks.sam2.prompt_encoder.not_a_point_embed.",
             "masks.sam2.prompt_encoder.no_mask_embed.",
@@ -61,7 +61,7 @@ REST = "rest"
 
 
 def part_of(name: str) -> str:
-    """Return the part that a parameter of Lavida belongs to."""
+    """Return the name of the part that a parameter belongs to: a key of `PARTS`, `LORA` or `REST`."""
     if ".lora_" in name:
         return LORA
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), REST)
@@ -71,15 +71,15 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
     """Prepare a model for training: add adapters, and freeze all parameters that are not trained.
 
     Args:
-        model: changed in place; weights of new adapters are drawn from torch's current generator.
+        model: changed in place. The weights of new adapters are random, from torch's current generator.
         trained: names of the parts to train.
-        masks: 3 trains the decoder's three masks, as in the paper. In this case, the decoder's single mask must
-            be trained already. 1 trains the single mask, and makes the decoder always use the single mask.
-        freeze: dotted names of modules that stay frozen although their part is trained.
+        masks: number of masks per prompt that the decoder learns. 3 is as in the paper, and needs a decoder with
+            trained weights. 1 makes the decoder always answer with its single mask.
+        freeze: dotted names of modules in trained parts; these modules stay frozen.
 
     Raises:
-        UsageError: a part or module does not exist, both `lora` and `language_model` are given, or
-            peft is not installed.
+        UsageError: a part or module does not exist, `trained` has both `lora` and `language_model`, or peft is
+            not installed.
     """
     unknown = sorted(set(trained) - {*PARTS, LORA})
     if unknown:
@@ -113,14 +113,17 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and frozen ones to `dtype`, except frozen parameters of `REST`."""
+    """Convert trained parameters to fp32, and frozen parameters to `dtype`; frozen `REST` stays as it is."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
 
 
 def checkpoint_activations(model: Lavida) -> None:
-    """Make the language model compute activations again in the backward pass, to save memory."""
+    """Turn on gradient checkpointing in the language model.
+
+    It saves memory: activations are not stored, but computed again in the backward pass.
+    """
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
     if hasattr(qwen, "activation_checkpointing_enable"):  # the method has this name since transformers 5.23
         qwen.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
@@ -147,7 +150,7 @@ class TrainerState:
         step: number of completed steps.
         best: highest frame AUC of all validations; None before the first validation.
         best_step: `step` at the validation with the highest AUC.
-        waited: number of validations after the validation with the highest AUC.
+        waited: number of validations since the one with the highest AUC.
     """
 
     step: int = 0
@@ -159,7 +162,7 @@ class TrainerState:
 def save_trained(model: Lavida, folder: Path) -> None:
     """Write `lavida.safetensors` with the trained weights, and lora/ if the model has adapters.
 
-    `OWN_PARTS` are written even if they are not trained, because a LAVIDA folder needs them.
+    The parts in `OWN_PARTS` are always written, because a LAVIDA folder needs them.
     """
     own, adapters = _trained(model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +183,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Load the weights that `save_trained` wrote into a model that is prepared for the same training.
+    """Put the weights from a folder of `save_trained` into a model that `set_up` prepared in the same way.
 
     Raises:
         DocumentError: the files are damaged or belong to another training.
@@ -199,9 +202,9 @@ def load_trained(model: Lavida, folder: Path) -> None:
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` to fill a new folder. The folder has a temporary name until all its files are on disk.
+    """Call `write(temporary folder)`, then rename the temporary folder to `folder`.
 
-    An existing folder with the same name is replaced.
+    So `folder` never has only a part of its files. An existing `folder` is replaced.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -227,12 +230,12 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one training. Only the newest few are kept.
+    """The checkpoints of one training. Old checkpoints are removed.
 
     Args:
         folder: folder of all checkpoints.
         keep: number of checkpoints to keep.
-        identity: fingerprints of recipe and data; `load` checks that the checkpoint has the same fingerprints.
+        identity: fingerprints of recipe and data. `load` refuses a checkpoint with other fingerprints.
     """
 
     def __init__(self, folder: Path, *, keep: int, identity: Mapping[str, str]) -> None:
@@ -246,11 +249,11 @@ class Checkpoints:
         """Write a checkpoint, and remove old ones.
 
         Args:
-            model: its trained parameters are written.
-            optimizer: a torch AdamW whose parameters are `trained_parameters`, in the same order.
+            model: the model. Only trained parameters are written.
+            optimizer: a torch AdamW with all `trained_parameters` of the model, in the same order.
             progress: progress of the training.
             random: (processes, N) uint8 from `random_state`, one row per process.
-            scaler: state of the fp16 loss scaler; empty in other precisions.
+            scaler: state of the loss scaler, which only fp16 uses; empty for another precision.
         """
 
         def write(folder: Path) -> None:
@@ -270,10 +273,10 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, model: Lavida, optimizer: Any) -> tuple[TrainerState, Tensor, dict[str, Any]] | None:
-        """Load the newest checkpoint into model and optimizer; return None if no checkpoint exists.
+        """Load the newest checkpoint into model and optimizer.
 
         Returns:
-            The progress, the states of the generators, and the state of the loss scaler.
+            The last three arguments of `save`: progress, random and scaler. None if no checkpoint exists.
 
         Raises:
             DocumentError: the checkpoint is damaged, or belongs to another recipe or other data.
@@ -299,7 +302,7 @@ class Checkpoints:
             if name not in places:
                 raise DocumentError(
                     f"the checkpoint has an optimizer state for {name!r}, which is not trained",
-                    hint="was the checkpoint made with another recipe?",
+                    hint="was the checkpoint written with another recipe?",
                 )
             state.setdefault(places[name], {})[kind] = moment
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -307,7 +310,7 @@ class Checkpoints:
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Return the states of torch's generators (CPU, and GPU if used) in this process as (N,) uint8."""
+    """Return the state of torch's CPU generator, and of the GPU's if `device` is a GPU, as (N,) uint8."""
     parts = [torch.get_rng_state()]
     if device.type == "cuda":
         parts.append(torch.cuda.get_rng_state(device))
@@ -315,7 +318,7 @@ def random_state(device: torch.device) -> Tensor:
 
 
 def set_random_state(state: Tensor, device: torch.device) -> None:
-    """Set the generators to a state from `random_state`."""
+    """Set torch's generators to a state that `random_state` returned."""
     own = len(torch.get_rng_state())
     torch.set_rng_state(state[:own].clone())
     if device.type == "cuda":
@@ -323,7 +326,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return two tables of tensors to store: parameters by name, and adapters by the names that peft uses."""
+    """Return the tensors to store: a table of parameters, and a table of adapters with the names of peft."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

@@ -10,14 +10,13 @@ output at `<SEG>`. Every sample has its own prompt and list of categories. The m
 inference, so it is not used here. `FeatureMemory` keeps the features of a frozen image encoder
 between epochs.
 
-The parts of the loss are pure functions. The mask, IoU and score terms follow SAM2's training loss. Letters in shapes: B clips,
-N frames, M masks per frame, P frames that show an object, (h, w) the output size of the mask decoder. Two rules are true for
-every part of the loss:
+The mask, IoU and score losses follow SAM2's training loss. Letters in shapes: B clips, N frames, M masks per frame, P frames
+that show an object, (h, w) the output size of the mask decoder. Two rules apply to every part of the loss:
 
-- The part is computed in float32, or in float64 if its inputs are float64, also under autocast.
-- The loss of a batch is the mean over its frames, or over its clips for the language model. A frame without an object adds 0 to
-  the mask terms, but the mean counts the frame. So the weight of a frame does not depend on the other frames of the batch, and
-  the loss of a batch is the mean of the losses of its micro-batches if they have equal sizes.
+- The part is computed in float32 even if autocast is on, or in float64 if its inputs are float64.
+- The part is a mean: over the frames of the batch, or over the clips for the loss of the language model. A frame without an
+  object counts in this mean, with a mask loss of 0. So every frame has the same weight in every batch, and a batch can be split
+  into micro-batches of equal size: its loss is the mean of their losses.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a batch as scalars. The parts are not yet multiplied by their weights.
+    """The losses of a batch as scalars.
 
     Attributes:
-        focal, dice, iou, score, lm: the parts in the paper.
+        focal, dice, iou, score, lm: the parts in the paper, before they are multiplied by their weights.
         names: the result of `names_loss`, which is not in the paper; 0 if `names_loss` is not used.
-        total: sum of the parts weighted by `LossWeights`; training minimises the total.
+        total: sum of the parts, each multiplied by its weight in `LossWeights`. Training minimises the total.
     """
 
     focal: Tensor
@@ -69,11 +68,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class MaskLosses:
-    """The mask terms of the P frames that show an object.
+    """The mask losses of the P frames that show an object.
 
     Attributes:
-        focal, dice: (P,) losses of the best mask only.
-        iou: (P,) mean loss of the IoU heads of all M masks.
+        focal, dice: (P,) losses of the best of the M masks.
+        iou: (P,) mean over all M masks of the loss of the estimated IoU.
         best: (P,) int64, index of the best mask.
     """
 
@@ -90,7 +89,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
         logits: (…, h, w).
         targets: (…, h, w) 0 to 1 or bool.
         alpha: weight of a positive pixel; a negative pixel has the weight 1 − alpha.
-        gamma: with a higher `gamma`, pixels that are already right have less weight.
+        gamma: 0 or more; a higher value gives less weight to pixels that are predicted correctly.
 
     Returns:
         (…,), one value per mask.
@@ -120,10 +119,10 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the IoU of the prediction (logit > 0) and the target (value > 0), without a gradient.
+    """Return the IoU of each predicted mask (logit > 0) and its target (value > 0), without a gradient.
 
     Returns:
-        (…,) float32, 0 if both are empty.
+        (…,) float32, 0 if the predicted mask and the target have no pixel.
     """
     predicted, true = logits.detach() > 0, targets > 0
     common = (predicted & true).sum(dim=(-2, -1))
@@ -132,7 +131,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the IoU loss: |predicted − actual IoU|. It trains only the IoU head, not the mask.
+    """Return the IoU loss: |predicted IoU − actual IoU|. Its gradient reaches only the IoU head, not the mask.
 
     Args:
         predicted: (…,) the IoU head's estimate, 0 to 1.
@@ -145,7 +144,7 @@ def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def score_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Return the binary cross-entropy of the object score of each frame.
+    """Return the binary cross-entropy of each frame's object score.
 
     Args:
         logits: (N,) object-score logits.
@@ -158,9 +157,9 @@ def score_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of the language model, the mean over the answer tokens of each clip.
+    """Return the cross-entropy of the language model for each clip, as the mean over the answer tokens.
 
-    Only the logits of the answer are converted to float32, because the logits of a whole prompt would
+    Only the logits of the answer are converted to float32, because float32 logits of a whole prompt would
     not fit into memory.
 
     Args:
@@ -189,16 +188,16 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 
 
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
-    """Return the mask terms of frames that all show an object.
+    """Return the mask losses of frames that all show an object.
 
-    Only one of the M masks is trained: the one with the lowest weighted sum of focal and Dice loss (the first, if several are
-    equal). All IoU heads are trained.
+    Only the best of the M masks is trained: the first with the lowest weighted sum of focal loss and Dice loss.
+    The estimated IoU of every mask is trained.
 
     Args:
         logits: (P, M, h, w).
         iou: (P, M) estimated IoU of each mask.
         targets: (P, h, w).
-        weights: weights of the focal and Dice loss in this sum; None takes the paper's weights.
+        weights: the weights `focal` and `dice` of the sum; None takes the paper's weights.
     """
     weights = weights or LossWeights()
     wanted = targets.unsqueeze(1).expand_as(logits)  # (P, M, h, w)
@@ -224,8 +223,8 @@ def anomaly_loss(
         mask_logits: (N, M, h, w), without the mask gate.
         iou: (N, M) estimated IoU of each mask.
         score_logits: (N,) object-score logits.
-        masks: (N, h, w) target masks at the decoder's size; read only where `present` is True.
-        present: (N,) bool, the labels of the frames.
+        masks: (N, h, w) target masks at the decoder's size; masks of frames without an anomaly are not used.
+        present: (N,) bool, True for frames that show an anomaly.
         answer: (B,) from `answer_loss`; if None, this part of the loss is 0.
         weights: weight of each part; None takes the paper's weights.
 
@@ -258,16 +257,15 @@ PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv
 
 
 class FeatureMemory:
-    """Keeps the features of a frozen image encoder by clip key, so that each clip is encoded once.
+    """Stores the features of a frozen image encoder for each clip, so that each clip is encoded once.
 
-    The features are kept in half precision. Each clip is encoded by itself, and its features are
-    rounded before their first use. So the features of a clip depend neither on its batch nor on
-    whether the clip was encoded before.
+    The features are stored in half precision. A clip always has the same features: it is encoded alone, not
+    in a batch, and the features are rounded before their first use too.
 
     Args:
-        model: the model with the image encoder. The projections of the encoder's high-resolution features
-            become frozen, because the memory keeps the output of these projections.
-        most_bytes: largest total size. Clips that do not fit are encoded every time.
+        model: the model with the image encoder. Its modules `conv_s0` and `conv_s1` become frozen, because the
+            stored features are their output.
+        most_bytes: largest total size of the features. Clips that do not fit are encoded every time.
 
     Raises:
         UsageError: the image encoder is trained.
@@ -275,7 +273,7 @@ class FeatureMemory:
 
     def __init__(self, model: Lavida, *, most_bytes: int = 8 << 30) -> None:
         if any(value.requires_grad and part_of(name) == "image_encoder" for name, value in model.named_parameters()):
-            raise UsageError("features of a trained image encoder cannot be kept", hint="leave image_encoder out of `train`")
+            raise UsageError("remember needs a frozen image encoder", hint="leave image_encoder out of `train`")
         for name, value in model.named_parameters():
             if name.startswith(PROJECTIONS):
                 value.requires_grad_(False)
@@ -310,10 +308,15 @@ class FeatureMemory:
         return ImageFeatures(embedding, self._position, (fine, middle))
 
     def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Return the compressed visual tokens of clips of T frames, from the result of `recall`.
+        """Return the compressed visual tokens of each clip.
 
-        The module `sight` makes visual tokens from SAM2's image features. If it is frozen, the tokens
-        of each clip are computed once and kept.
+        The model's module `sight` makes the tokens from SAM2's image features. If `sight` is frozen, the
+        tokens of each clip are computed once and stored.
+
+        Args:
+            keys: key of each clip.
+            image: result of `recall` for these clips.
+            frames: frames per clip.
         """
         sight = self.model.mllm.sight
         assert sight is not None
@@ -334,11 +337,11 @@ class ExposureStep(nn.Module):
     Args:
         model: prepared for training by `state.set_up`.
         weights: weights of the losses; None takes the paper's weights.
-        masks: 3 or 1, the number of masks per prompt that are trained.
-        memory: keeps features between epochs; only for a model whose visual tokens are made from SAM2's
-            features (`SharedSight`). If None, each clip is encoded every time.
-        without_seg: share of the samples in which zeros replace h_seg. So the model also learns to find a
-            name from the frame alone. Not in the paper.
+        masks: number of masks per prompt that the decoder learns, 3 or 1.
+        memory: stores features between epochs; only for a model with `SharedSight`, which makes visual tokens
+            from SAM2's features. If None, each clip is encoded every time.
+        without_seg: share of the samples for which zeros replace h_seg, 0 to 1. From these samples, the model
+            learns to find a category without the language model. Not in the paper.
     """
 
     def __init__(
@@ -352,7 +355,7 @@ class ExposureStep(nn.Module):
     ) -> None:
         super().__init__()
         if masks not in (1, 3):
-            raise ValueError(f"masks is {masks}; the decoder has 3 masks per prompt or 1")
+            raise ValueError(f"masks is {masks}; the decoder has 1 or 3 masks per prompt")
         self.model = model
         self.weights = weights or LossWeights()
         self.masks = masks
@@ -360,10 +363,10 @@ class ExposureStep(nn.Module):
         self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
-        """Return the losses of a batch: each part and `total`, with the names of `Losses`.
+        """Return the losses of a batch by name; the names are the attributes of `Losses`.
 
         Args:
-            samples: all with the same number of frames; the frame sizes may differ.
+            samples: the batch. All samples have the same number of frames; the frame sizes may differ.
         """
         losses = self.losses(samples)
         return {name: getattr(losses, name) for name in LOSS_NAMES}
@@ -389,15 +392,14 @@ class ExposureStep(nn.Module):
 
     @torch.no_grad()
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
-        """Return the scores and masks of each sample with its own list of categories, without the mask gate.
+        """Return the scores and masks of each sample. The mask gate is not applied.
 
         As in a scan, frames are resized to the size for inference, and each frame gets a single mask.
 
         Args:
-            samples: all with the same number of frames.
+            samples: the batch. All samples have the same number of frames.
             seg: `own` is the normal use. The other values are for measuring the effect of h_seg:
-                `next` gives each sample the h_seg of the next sample in the batch, and `none`
-                gives all samples zeros.
+                `next` uses the h_seg of the next sample in the batch, `none` uses zeros as h_seg.
         """
         encoded = self._encode(samples, training=False)
         prompts, *_ = self._read(encoded, samples, seg=seg)
@@ -421,7 +423,7 @@ class ExposureStep(nn.Module):
         """Return the encoded clips; clips whose frames have the same size are encoded in one batch."""
         counts = {len(sample.frames) for sample in samples}
         if len(counts) != 1:
-            raise ValueError(f"samples of {sorted(counts)} frames cannot share a batch")
+            raise ValueError(f"all samples of a batch must have the same number of frames, not {sorted(counts)}")
         if self.memory is not None:
             keys, frames = [sample.key for sample in samples], len(samples[0].frames)
             image = self.memory.recall([(sample.key, sample.frames) for sample in samples])
@@ -448,10 +450,10 @@ class ExposureStep(nn.Module):
     def _read(
         self, encoded: EncodedClips, samples: Sequence[ExposureSample], *, seg: Seg = "own"
     ) -> tuple[Prompts, Tensor, Tensor]:
-        """Return the mask decoder's prompts, the loss (B,) of the answer, and the loss of the names."""
+        """Return the prompts for the mask decoder, the answer loss (B,), and the names loss."""
         prompts = [build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt) for sample in samples]
         if any(tokens.after[-len(self.answer) :] != self.answer for tokens in prompts):
-            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has other tokens at the end of the prompt")
+            raise ValueError(f"the prompt does not end with the tokens of the answer {self.model.config.prompt.answer!r}")
         read = self.model.mllm.answers(encoded.visual, prompts, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
         text, counts = texts_of(self.model.text, [sample.categories for sample in samples])
@@ -467,7 +469,7 @@ class ExposureStep(nn.Module):
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
     """Return the text features (B, C, D) of B lists of names, and a mask (B, C).
 
-    C is the length of the longest list. After the end of a shorter list, features are 0 and the mask is False.
+    C is the length of the longest list. Shorter lists are padded: features 0, mask False.
     """
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
@@ -477,8 +479,8 @@ def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tens
     index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=features.device)
     lengths = torch.tensor([len(row) for row in rows], device=features.device)
     counts = torch.arange(longest, device=features.device) < lengths[:, None]
-    # A product with a one-hot matrix is used instead of indexing, because on a GPU the gradient of
-    # the product is summed in the same order in every run.
+    # Indexing would sum the gradient in a random order on a GPU. The product with a one-hot matrix sums it in
+    # the same order in every run.
     chosen = F.one_hot(index, len(names)).to(features.dtype) * counts[..., None]
     return chosen @ features, counts
 
@@ -489,8 +491,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks at the size of the mask decoder.
 
-    A pixel is True if the mask covers at least half of it. If a mask covers no pixel by half, the pixels that
-    it covers most are True, so that every frame with an object has a target.
+    An output pixel is True if the mask covers at least half of it. An object may be so small that no output pixel is
+    half covered. Then the pixels with the largest covered share are True, so that no object is lost.
 
     Args:
         masks: (N, H, W) bool.

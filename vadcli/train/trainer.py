@@ -2,18 +2,17 @@
 
     OUT/log.csv          one row per step: losses, rate, seconds
     OUT/validation.csv   one row per validation
-    OUT/checkpoints/     the newest few checkpoints; see `state`
+    OUT/checkpoints/     the newest checkpoints; see `state`
     OUT/best/            the trained weights at the best validation
-    OUT/model/           the LAVIDA folder; appears when the training is done
+    OUT/model/           the LAVIDA folder; written when the training is done
 
-If a recipe has several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and
-starts from the model of the stage before it. A killed training continues from its newest checkpoint and
-gives the same bytes as without interruption: a step depends only on the recipe, the number of the step and
-the checkpoint.
+If a recipe has several stages, each stage has its own folder with these files (OUT/1-pictures/, OUT/2-questions/, ...). A stage
+starts from the model of the stage before it. If a training is killed, it can continue from its newest checkpoint. The resulting
+model has the same bytes as without the interruption.
 
-The plan (`plan_of`, `plan_text`, `time_text`) shows the sizes of parts, the memory and the time before a training starts. The
-memory for weights is exact; the memory for activations is an estimate. The time of a small model is measured with a few real
-steps. The time of a larger model is estimated from the number of operations.
+Before a training starts, the plan shows the sizes of the parts, the memory and the time (`plan_of`, `plan_text`, `time_text`).
+The memory for weights is exact; the memory for activations is an estimate. The time of a small model is measured with a few
+real steps. The time of a larger model is estimated from the number of operations.
 """
 
 from __future__ import annotations
@@ -74,12 +73,12 @@ class Trainer:
     Args:
         recipe: recipe of the training.
         out: output folder; if it has checkpoints of the same recipe and data, training continues.
-        device: `cpu`, or None to let accelerate choose.
+        device: `cpu`, or None for the GPUs that accelerate finds.
         training: provides the model, the losses and the samples; the paper's training by default.
 
     Raises:
         UsageError: accelerate or peft is not installed, or a folder or preset of the recipe is missing.
-        DocumentError: the output folder has another training, or a file is damaged.
+        DocumentError: a file of a data set or of the starting model is damaged.
     """
 
     def __init__(self, recipe: Recipe, out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> None:
@@ -107,11 +106,15 @@ class Trainer:
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
-        """Train to the end, or until validation stops the training; return the LAVIDA folder.
+        """Train to the last step, or until `patience` validations brought no better result.
+
+        Returns:
+            The LAVIDA folder with the trained model.
 
         Raises:
             VadcliError: the loss is not a finite number.
-            DocumentError: a sample cannot be read.
+            UsageError: the checkpoint was written with another number of processes.
+            DocumentError: a sample cannot be read, or the checkpoint is damaged or belongs to another training.
             OutputError: the folder cannot be written.
         """
         model = self.out / "model"
@@ -120,7 +123,9 @@ class Trainer:
             self.progress, random, scaler = stored
             if len(random) != self.processes:
                 started = len(random)
-                raise UsageError(f"{self.out}: was started with {started} processes, not {self.processes}; use {started}")
+                raise UsageError(
+                    f"{self.out}: the training started with {started} processes, not {self.processes}; use {started}"
+                )
             set_random_state(random[self.process], self.accelerator.device)
             if scaler:
                 self.accelerator.scaler.load_state_dict(scaler)
@@ -160,7 +165,7 @@ class Trainer:
         return bool(patience) and self.progress.waited >= patience
 
     def _train(self, samples: Sequence[Any], rate: float) -> dict[str, float]:
-        """Run one optimiser step; return the losses as means over the samples."""
+        """Run one optimiser step with this learning rate; return the mean losses of the samples by name."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch, parts = self.recipe.schedule.batch, list[list[Any]]()
@@ -180,8 +185,8 @@ class Trainer:
         means = dict(zip(names, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
         if not all(-torch.inf < value < torch.inf for value in means.values()):
             values = ", ".join(f"{name} {value}" for name, value in means.items())
-            hint = "lower the rate, or use bf16 or fp32, and train into another folder"
-            raise VadcliError(f"step {self.progress.step + 1}: the loss is not a number: {values}", hint=hint)
+            hint = "use a lower rate, or the precision bf16 or fp32, and another output folder"
+            raise VadcliError(f"step {self.progress.step + 1}: a loss is not a finite number: {values}", hint=hint)
         self.accelerator.clip_grad_norm_(self.parameters, self.recipe.schedule.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -199,8 +204,8 @@ class Trainer:
         )
         if self._stopped:
             return
-        # The loader needs its own generator. Otherwise it would draw a seed from torch's generator and
-        # change the random numbers of a training that continues from a checkpoint.
+        # The loader gets its own random generator. With torch's global generator, a training that continues from
+        # a checkpoint would get other random numbers, because each new loader draws a seed.
         yield from DataLoader(
             self.work.samples,  # type: ignore[arg-type]
             batch_sampler=order,
@@ -217,7 +222,7 @@ class Trainer:
         from accelerate.utils import broadcast_object_list
 
         with self.accelerator.autocast():
-            # All processes use the results of the main process, so that they stop at the same step.
+            # All processes use the results of the main process, so that all stop at the same step.
             (validated,) = broadcast_object_list([self.work.validate()])
         self.work.module.train()
         log.validation(progress.step, validated)
@@ -248,8 +253,7 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
     AcceleratorState._reset_state()  # otherwise accelerate keeps the precision of an earlier training in this process
-    # Several CPU processes train together only if accelerate gets cpu=True; otherwise each process
-    # would train alone.
+    # Without cpu=True, accelerate does not connect CPU processes: each of them would train a model of its own.
     cpu = device == "cpu" or not torch.cuda.is_available()
     try:
         return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
@@ -258,7 +262,7 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
 
 
 def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> Path:
-    """Train all stages; return the LAVIDA folder.
+    """Train all stages one after the other; return the LAVIDA folder of the last stage.
 
     Complete stages are skipped, so an interrupted training continues where it stopped.
 
@@ -301,16 +305,15 @@ VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 class TrainingLog:
     """The log of one training: two CSV files, a progress bar, and TensorBoard if it is installed.
 
-    Rows of steps after `start` are removed, because these steps are computed again. A run that was killed
-    leaves such rows. Numbers are written in full, so that two logs of the same training differ only in
-    the seconds.
+    If a training was killed, its log has rows of steps after the last checkpoint. These steps are computed again,
+    so their rows are removed. Numbers are not rounded: two logs of the same training differ only in the seconds.
 
     Args:
         out: folder of the CSV files.
         names: names of the losses.
         total: steps of the whole training.
-        start: number of steps that are done already.
-        main: True in the main process; all other processes log nothing.
+        start: number of steps that are done already; rows of later steps are removed.
+        main: True in the main process. All other processes write no log.
     """
 
     def __init__(self, out: Path, *, names: Sequence[str], total: int, start: int, main: bool) -> None:
@@ -343,7 +346,7 @@ class TrainingLog:
         self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
     def validation(self, step: int, validated: Validated) -> None:
-        """Log one validation. A cell stays empty if its measure is None."""
+        """Log one validation. A measure that is None leaves its cell empty."""
         if not self.main:
             return
         figures = {"frame_auc": validated.frame_auc, "mask_iou": validated.mask_iou}
@@ -360,7 +363,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Write a CSV file again with the header and its rows up to step `start`."""
+    """Write the CSV file's header, and keep only its rows up to step `start`."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
@@ -399,7 +402,7 @@ ADAM_BYTES = 16
 
 @dataclass(frozen=True)
 class PartSize:
-    """The number of all parameters of one part, and the number of its trained parameters."""
+    """The size of one part of the model: the number of all parameters, and of trained parameters."""
 
     name: str
     total: int
@@ -414,8 +417,8 @@ class TrainingPlan:
         recipe: recipe of the training.
         sizes: sizes of the parts, in the model's order.
         weights_bytes: memory for weights, gradients and AdamW's moments; exact.
-        activations_bytes: estimated memory for the language model's activations of one batch. The
-            encoders, the decoder and the libraries need more memory, which is not estimated.
+        activations_bytes: estimated memory for the language model's activations of one batch. The memory for
+            the encoders, the decoder and the libraries is not included.
     """
 
     recipe: Recipe
@@ -427,7 +430,7 @@ class TrainingPlan:
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
     """Return the sizes of a recipe's training, and the memory that it needs.
 
-    A model with the sizes of a preset is not loaded. Any other model is read from disk.
+    If the starting model has the sizes of a preset, no weights are read. Any other model is read from disk.
 
     Raises:
         UsageError: the preset or a part does not exist.
@@ -446,8 +449,8 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
     config = model.mllm.qwen.config.text_config
     visual = (model.config.sampling.frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
     tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
-    # Per layer, each token needs about 16 vectors of the model's width and 3 vectors of its inner width. With
-    # gradient checkpointing, these vectors are kept for one layer only, together with the input of every layer.
+    # Per token, a layer stores about 16 vectors of the hidden size and 3 vectors of the intermediate size. With
+    # gradient checkpointing, only one layer at a time stores these vectors, and every layer stores its input.
     layer, layers = 16 * config.hidden_size + 3 * config.intermediate_size, int(config.num_hidden_layers)
     kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
     return TrainingPlan(recipe, sizes, weights, int(tokens * kept * narrow))
@@ -474,7 +477,7 @@ def plan_text(plan: TrainingPlan) -> str:
 
 
 def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
-    """Return the time that all steps will take, as text for a person."""
+    """Return the time that the training will take, measured or estimated, as text for a person."""
     recipe = plan.recipe
     steps, samples = recipe.schedule.total_steps, recipe.schedule.batch * recipe.schedule.accumulation
     training = training or PaperTraining()
@@ -496,10 +499,10 @@ def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
 
 
 def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
-    """Return an estimate of the floating-point operations of one optimiser step of one process.
+    """Return about how many floating-point operations one process needs for one optimiser step.
 
-    The operations of the image encoder are counted. A forward pass of the language model or the
-    vision tower is estimated as two operations per weight and token.
+    For the image encoder, the operations are counted. For the language model and the vision tower, a forward
+    pass is estimated as two operations per weight and token.
     """
     model = _model_for_sizes(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
@@ -512,8 +515,8 @@ def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
 
     tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual
     tokens = PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio)
-    # The gradients of activations need as many operations as a forward pass. So do the gradients of trained
-    # weights, and the second forward pass of gradient checkpointing.
+    # Counted in forward passes of the language model: one forward pass, one for the gradients of activations,
+    # one for the gradients of trained weights, one for the second forward pass of gradient checkpointing.
     passes = 2 + ("language_model" in recipe.model.train) + recipe.running.gradient_checkpointing
     language = 2 * passes * weights("mllm.qwen.model.language_model.layers.") * tokens
     encoder = counter.get_total_flops() * (3 if "image_encoder" in recipe.model.train else 1)
@@ -528,9 +531,9 @@ def _long(seconds: float) -> str:
 
 
 def _model_for_sizes(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """Return a model with the sizes of a recipe's model.
+    """Return a model with the same sizes as the recipe's starting model.
 
-    If they are the sizes of a preset, the model is on the meta device, without values.
+    If the sizes are those of a preset, the model's tensors are on the meta device, without values.
     """
     name = recipe.model.preset
     if recipe.model.folder:

@@ -1,4 +1,4 @@
-"""The starting model, the samples and the validation of a training, and the folder that it writes.
+"""The starting model, the samples and the validation of a training, and the folder of the trained model.
 
 `PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
 starting model or another task, as `tools/tiny_world` does. `write_model` stores the trained model.
@@ -47,11 +47,12 @@ class Work:
     """The module, the samples and the validation of one training run.
 
     Attributes:
-        module: takes a batch of samples of the same kind, and returns losses by name; one of them is `total`.
+        module: takes a batch of samples of the same kind, and returns losses by name. The loss to minimise has
+            the name `total`.
         samples: all samples, in the order of their use.
         names: names of the losses in the log.
         fingerprint: fingerprint of the samples.
-        kind: returns the kind of a sample; samples of different kinds are never in one batch.
+        kind: returns the kind of a sample, such as its number of frames; all samples of a batch have the same kind.
         validation_set: the samples to validate on; None without validation.
         validate: measures the model on `validation_set`; None without validation.
     """
@@ -69,26 +70,38 @@ class PaperTraining:
     """The paper's training: anomaly exposure on segmentation data sets (paper 3.3)."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Return the model to train, on the CPU in fp32, configured by the recipe; raises as `first_model`."""
+        """Return the model to train, on the CPU in fp32, with the recipe's values in its config.
+
+        Raises:
+            UsageError, WeightsError: as in `first_model`.
+        """
         model = first_model(recipe)
         model = with_projector(model, recipe, projector_options(model, recipe))
         return configured(model, recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
-        """Open one data set of a recipe, with `frames` frames per clip; raises as `datasets.open_data`."""
+        """Open one data set of a recipe, with `frames` frames per clip.
+
+        Raises:
+            UsageError, DocumentError: as in `datasets.open_data`.
+        """
         root, cache = Path(item.root).expanduser(), cache_folder() / "training"
         return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache)
 
     def sampler(self, recipe: Recipe, item: DataChoice, frames: int) -> AnomalyExposureSampler:
-        """Return the sampler of one data set; raises as `open_data`."""
+        """Return the sampler of one data set, with `frames` frames per clip.
+
+        Raises:
+            UsageError, DocumentError: as in `datasets.open_data` and `AnomalyExposureSampler`.
+        """
         data = self.open_data(recipe, item, frames)
         return AnomalyExposureSampler(data, recipe.exposure, recipe.seed, max_categories=item.max_categories)
 
     def mixture(self, recipe: Recipe, *, frames: int, processes: int = 1) -> Mixture:
-        """Return the training mixture; an epoch has as many samples as its steps need.
+        """Return the mixture of the recipe's data sets, with the number of samples that the steps of an epoch need.
 
         Args:
-            recipe: names the data sets and the options of exposure.
+            recipe: recipe with the data sets and the exposure options.
             frames: T, frames per clip of a video.
             processes: number of processes that train together, each with its own batches.
         """
@@ -97,16 +110,21 @@ class PaperTraining:
         return Mixture(parts, schedule.steps * schedule.batch * schedule.accumulation * processes, recipe.seed)
 
     def validation_data(self, recipe: Recipe) -> DataChoice:
-        """Return the data set to validate on."""
+        """Return the data set to validate on, with the `max_categories` of its training split."""
         chosen = recipe.validation
         most = next((item.max_categories for item in recipe.data if item.name == chosen.name), 0)
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return the work of a training with this recipe, for a model that `state.set_up` has prepared.
+        """Return the `Work` of a training: its module, samples and validation.
+
+        Args:
+            recipe: recipe of the training.
+            model: the model that `state.set_up` has prepared.
+            processes: number of processes that train together.
 
         Raises:
-            UsageError: a folder does not have its data set, or the model lacks a part to train.
+            UsageError: a data set is missing in its folder, or `remember` is used with a trained image encoder.
             DocumentError: a file is damaged.
         """
         frames, chosen = model.config.sampling.frames, recipe.validation
@@ -127,7 +145,7 @@ class PaperTraining:
         return replace(work, validation_set=validation_set, validate=measure)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return a recipe with little data for timing a step; None if opening the data takes long."""
+        """Return a recipe with little data, to measure the time of a step. None if the time must be estimated."""
         return None
 
 
@@ -150,7 +168,7 @@ class Validated:
 def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: int) -> Validated:
     """Return the frame AUC and the mask IoU of samples that are scored as in a scan.
 
-    Leaves the model in evaluation mode. Draws no random numbers, so that the training stays the same.
+    The model stays in evaluation mode. No random numbers are drawn, so the training is the same as without validation.
 
     Args:
         step: the model with its losses.
@@ -173,7 +191,7 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
 
 
 def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
-    """Return the IoU of each frame whose label is True, after resizing the mask logits (T, h, w)."""
+    """Return the IoU of each frame whose label is True. `mask` has the mask logits (T, h, w) of the clip."""
     size = sample.masks.shape[1:]
     wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
     predicted, true = (wide > 0).cpu().numpy(), sample.masks
@@ -187,7 +205,7 @@ def first_model(recipe: Recipe) -> Lavida:
     The model is on the CPU in fp32. Random weights are drawn from the recipe's seed.
 
     Raises:
-        UsageError: the preset does not exist.
+        UsageError: the preset does not exist, or both the folder and `train` have adapters.
         WeightsError: the folder cannot be used.
     """
     chosen = recipe.model
@@ -202,22 +220,22 @@ def first_model(recipe: Recipe) -> Lavida:
         # Training needs the usual initialisation of each part, not the large random weights of a demo model.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
-        # SAM2's video memory has random weights and is not trained, so it must not be stored.
+        # SAM2's video memory has random weights that are not trained. A scan must not use them, so none are stored.
         model.masks.has_memory = False  # type: ignore[attr-defined]
     return model
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the model's projector options, changed by the recipe's kind and number of queries."""
+    """Return the model's projector options, with the kind and the number of queries from the recipe if it sets them."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 
 
 def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
-    """Return the model with a projector of these options.
+    """Return the model with a projector that has the options `wanted`.
 
-    If the recipe sets a kind or a number of queries, the projector's weights are drawn from the recipe's seed.
-    Otherwise the new projector gets the weights of the old projector for all tensors that both have.
+    If the recipe sets a kind or a number of queries, the projector gets random weights from the recipe's seed.
+    Otherwise all tensors of the old projector that also exist in the new one are copied.
     """
     drawn = bool(recipe.model.projector or recipe.model.queries)
     if wanted == model.config.projector and not drawn:
@@ -253,15 +271,16 @@ def write_model(
 ) -> None:
     """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
 
-    If the model has adapters, the base models of the starting model are copied, and the trained weights
-    are added. A model without adapters is written as a whole.
+    If the recipe trains adapters, the base models come from the starting model, and only the trained weights are
+    written. Otherwise all weights of the model are written.
 
     Args:
         model: the model after training, with its adapters.
         recipe: the recipe of the training.
         folder: the folder to write.
-        sources: facts about this stage of the training. config.json lists them after the facts about earlier stages.
-        start: makes the model from which the training started.
+        sources: facts about this stage for config.json, such as the number of steps. Facts about earlier stages are
+            kept.
+        start: makes the starting model again, from the recipe.
     """
     before = model.config.sources
     stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.without_paths(), **sources}]

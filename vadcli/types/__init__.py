@@ -1,4 +1,4 @@
-"""The values that vadcli's packages give to each other: frozen dataclasses that check their fields."""
+"""The data types that all packages of vadcli share: frozen dataclasses that check their fields."""
 
 from vadcli.types.detection import (
     MASK_LOGIT_LIMIT,

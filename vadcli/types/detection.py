@@ -1,7 +1,7 @@
 """The values that go into a detector and come out of it.
 
-In shapes, B is the number of clips per batch, T the number of frames per clip, K the number of raw channels, and S the number
-of sampled frames of a video. (H, W) is the size of the delivered frames, and (h, w) is the size of the detector's masks.
+Letters in shapes: B clips per batch, T frames per clip, K raw scores per frame, S sampled frames per video, (H, W) the size of
+the frames that the detector gets, (h, w) the size of the detector's masks.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ MASK_LOGIT_LIMIT = 8.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """Translates a score to r events per hour and back: logit = ln(r0 / r) / temperature.
+    """The relation between a score and r, the alarms per hour on normal video: logit(score) = ln(r0 / r) / temperature.
 
     Attributes:
-        r0_per_hour: r0, the events per hour at a score of 0.5.
-        temperature: if the logit rises by 1, there are exp(temperature) times fewer events.
+        r0_per_hour: r0, the alarms per hour at a score of 0.5.
+        temperature: if the logit of the score rises by 1, r is divided by exp(temperature).
     """
 
     r0_per_hour: float
     temperature: float
 
     def score_at(self, alarms_per_hour: float) -> float:
-        """Return the score that normal video of this camera reaches `alarms_per_hour` times per hour."""
+        """Return the score that normal video reaches `alarms_per_hour` times per hour; `alarms_per_hour` > 0."""
         logit = math.log(self.r0_per_hour / alarms_per_hour) / self.temperature
         return 1.0 / (1.0 + math.exp(-logit))
 
     def rate_at(self, score: float) -> float:
-        """Return how many times per hour normal video of this camera reaches a score. The score is in [0, 1]."""
+        """Return how many times per hour normal video reaches a score in [0, 1]: infinity for 0, and 0 for 1."""
         if not 0.0 < score < 1.0:
             return math.inf if score <= 0.0 else 0.0
         return self.r0_per_hour * math.exp(-self.temperature * math.log(score / (1.0 - score)))
@@ -56,13 +56,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Footage:
-    """The footage of a camera from which the sample for its model was drawn.
+    """The amount of footage that a camera had when its camera model was fitted.
 
     Attributes:
         videos: number of videos that could be read.
-        seconds: total length of these videos; an estimate if not all of the footage was read.
-        bytes: total size of the camera's videos at that time. Damaged videos are included, but not videos that could not be
-            read because the machine failed.
+        seconds: total length of these videos; an estimate if only a part of them was read.
+        bytes: total size of all videos of the camera, including damaged videos. Videos that could not be read because of an
+            error of the machine are left out.
     """
 
     videos: int
@@ -75,22 +75,27 @@ class Footage:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Footage:
-        """Return the footage that `to_json` stored; raise KeyError, TypeError or ValueError if it is damaged."""
+        """Return the footage from the JSON of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the document is damaged.
+        """
         return cls(int(document["videos"]), float(document["seconds"]), int(document["bytes"]))
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """The knowledge of a detector about one camera: arrays and values that only this detector uses.
+    """What a detector has learnt about one camera. Other detectors cannot use it.
 
     Attributes:
-        camera: the camera's name. This is the relative path of a folder; "." is the root.
+        camera: the camera's name: the path of its folder relative to the archive; "." is the archive itself.
         detector: name of the detector that fitted the model.
         version: the detector's model version; a model of another version is fitted again.
-        arrays: name -> array.
-        values: name -> JSON value.
-        footage: the footage on which the model was fitted, set by the engine; None in models of older versions.
-        regions: hash of the regions that were hidden in the sample, set by the engine; "" if no region was hidden.
+        arrays: name -> array; the detector chooses the names.
+        values: name -> JSON value; the detector chooses the names.
+        footage: the camera's footage when the model was fitted; None in models from older versions of vadcli. The engine
+            sets it.
+        regions: hash of the regions that were hidden during the fit; "" if no region was hidden. The engine sets it.
     """
 
     camera: str
@@ -102,13 +107,13 @@ class CameraModel:
     regions: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that is stored in OUT/cameras."""
+        """Return the model as the JSON that is stored in OUT/cameras."""
         footage = {"footage": self.footage.to_json()} if self.footage else {}
         regions = {"regions": self.regions} if self.regions else {}
         return {**self._scoring_json(), **footage, **regions}
 
     def _scoring_json(self) -> dict[str, Any]:
-        """Return the fields of `to_json` on which the scores depend."""
+        """Return only those fields of `to_json` that change the scores."""
         arrays = {}
         for name, array in sorted(self.arrays.items()):
             little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -125,7 +130,7 @@ class CameraModel:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CameraModel:
-        """Return the camera model that `to_json` stored.
+        """Return the camera model from the JSON of `to_json`.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a camera model.
@@ -140,19 +145,19 @@ class CameraModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all parts of the model that change scores."""
+        """Hash of the fields that change the scores, so not of `footage` and `regions`."""
         text = json.dumps(self._scoring_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class CameraSample:
-    """The clips that a camera model is fitted on. They are spread over the camera's videos.
+    """The clips to fit a camera model on, spread over the camera's videos.
 
     Attributes:
         camera: the camera's name.
-        clips: the clips, ordered by video and time. Their sizes may differ between videos.
-        seed: the seed for random choices that the fit itself makes.
+        clips: the clips, ordered by video and time. Clips of different videos may have different frame sizes.
+        seed: seed for the random choices that the detector makes during the fit.
     """
 
     camera: str
@@ -162,14 +167,14 @@ class CameraSample:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """B clips of one delivered size, from one or several videos.
+    """B clips with the same frame size, from one or several videos.
 
     Attributes:
         frames: (B, T, H, W, C) uint8.
-        timestamp: (B, T) float64, seconds from each video's first pts.
-        valid: (B, T) bool, True if the score of the frame is needed.
-        videos: B relative paths.
-        models: B camera models; each is None if the detector does not fit cameras.
+        timestamp: (B, T) float64, seconds from the first pts of the clip's video.
+        valid: (B, T) bool, False if the score of the frame will not be used.
+        videos: for each clip, the relative path of its video.
+        models: for each clip, the model of its camera; None if the detector does not fit cameras.
         interval: (B,) int64, frames from one sampled frame to the next.
     """
 
@@ -185,21 +190,21 @@ class ClipBatch:
             raise ValueError(f"batch frames must be (B, T, H, W, C) uint8, not {self.frames.shape} {self.frames.dtype}")
         b, t = self.frames.shape[:2]
         if self.timestamp.shape != (b, t) or self.valid.shape != (b, t):
-            raise ValueError(f"a batch of {b} x {t} frames needs {b} x {t} times and flags")
+            raise ValueError(f"a batch of {b} x {t} frames needs {b} x {t} values in timestamp and valid")
         if not len(self.videos) == len(self.models) == len(self.interval) == b:
-            raise ValueError(f"a batch of {b} clips needs {b} videos, models and intervals")
+            raise ValueError(f"a batch of {b} clips needs {b} values each in videos, models and interval")
 
     @classmethod
     def of(
         cls, clips: Sequence[Clip], models: Sequence[CameraModel | None] | None = None, *, frames: ByteArray | None = None
     ) -> ClipBatch:
-        """Return clips of one size as a batch.
+        """Return clips with the same frame size as a batch.
 
         Args:
             clips: B clips.
-            models: B camera models; None if no camera has one.
-            frames: (B, T, H, W, C) uint8, the pixels of the clips if they already are in one array. If None, the pixels are
-                copied from the clips.
+            models: for each clip, the model of its camera. None if the detector does not fit cameras.
+            frames: (B, T, H, W, C) uint8, an array that already has the pixels of all clips. If None, the pixels are copied
+                from the clips.
         """
         return cls(
             frames=np.stack([clip.frames for clip in clips]) if frames is None else frames,
@@ -212,17 +217,17 @@ class ClipBatch:
 
 
 class MaskScale(StrEnum):
-    """The scale of a detector's stored mask values: pixel scores or pixel logits.
+    """What a detector's masks store: pixel scores or pixel logits.
 
-    Masks are enlarged to the frame's size before they are converted to scores. Enlarged logits keep an edge sharp; enlarged
-    scores blur it.
+    To draw a mask, vadcli first enlarges it to the size of the frame, then converts it to scores. Enlarged logits have sharp
+    edges. Enlarged scores have blurred edges.
     """
 
     SCORE = "score"
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Return the pixel score (0-255) of each stored byte, (256,) uint8. The middle byte means 0.5."""
+        """Return a table (256,) uint8: stored byte -> pixel score, where 255 means a score of 1."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -230,7 +235,7 @@ class MaskScale(StrEnum):
         return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
 
     def lowest(self, level: int) -> int:
-        """Return the lowest stored byte on this scale whose pixel score (0-255) is at least `level`."""
+        """Return the lowest stored byte that means a pixel score of at least `level` (0-255)."""
         return int(np.searchsorted(self.pixel_scores(), level))
 
 
@@ -240,9 +245,9 @@ EXACT_FLOAT32 = 2**24
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Unit vectors, stored as whole numbers with one scale per vector: vector = values · scale.
+    """Unit vectors in 8-bit form: vector = values · scale.
 
-    A scan scores vectors in this form, too. So stored vectors give exactly the scores of the scan.
+    A scan computes its scores from this rounded form, so stored vectors give exactly the same scores later.
 
     Attributes:
         values: (..., D) int8.
@@ -258,8 +263,8 @@ class Embeddings:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Embeddings:
-        """Return vectors (..., D) float32 as whole numbers with scales; zeros stay zeros."""
-        # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
+        """Return the 8-bit form of vectors (..., D) float32. A vector of zeros stays a vector of zeros."""
+        # The dot product of two vectors of `values` must be exact in float32, so its terms must stay small.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)
         smallest = levels * np.finfo(np.float32).tiny  # a scale below `tiny` has too few digits; such values become zeros
@@ -268,17 +273,17 @@ class Embeddings:
 
     @classmethod
     def unpack(cls, packed: ByteArray) -> Embeddings:
-        """Return the vectors of the bytes that `pack` returned."""
+        """Return the vectors from the bytes of `pack`."""
         scale = np.ascontiguousarray(packed[..., :4]).view("<f4")[..., 0]
         return cls(np.ascontiguousarray(packed[..., 4:]).view(np.int8), scale.astype(np.float32))
 
     def pack(self) -> ByteArray:
-        """Return the scale (little-endian) and the values of each vector as bytes, (..., 4 + D) uint8."""
+        """Return each vector as bytes, (..., 4 + D) uint8: first the scale (little-endian), then the values."""
         scale = np.ascontiguousarray(self.scale, "<f4")[..., None].view(np.uint8)
         return np.concatenate([scale, self.values.view(np.uint8)], axis=-1)
 
     def vectors(self) -> FloatArray:
-        """Return the vectors (..., D) float32; their length is 1 up to rounding."""
+        """Return the vectors (..., D) float32. Their length is about 1, because the values are rounded."""
         return np.asarray(self.values * self.scale[..., None], dtype=np.float32)
 
     def __len__(self) -> int:
@@ -293,10 +298,11 @@ class ClipScores:
     """The result of a detector for a batch.
 
     Attributes:
-        raw: (B, T, K) float32, the detector's own channels; finite.
-        mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, where 0.5 means a pixel score of 0.5; None if
-            the detector makes no masks. On the logit scale, a value is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
-        embedding: (B, T) vectors from which `raw` can be computed again; None if the detector makes no vectors.
+        raw: (B, T, K) float32, finite. The detector defines the meaning of the K raw scores.
+        mask: (B, T, h, w) float32 in [0, 1], where 0.5 means a pixel score of 0.5; None if the detector makes no masks.
+            With `MaskScale.SCORE`, a value is the pixel score. With `MaskScale.LOGIT`, a value is
+            logit / (2 · MASK_LOGIT_LIMIT) + 0.5, clipped to [0, 1].
+        embedding: (B, T) vectors from which the detector can compute `raw` again; None if it has no such vectors.
     """
 
     raw: FloatArray
@@ -316,13 +322,13 @@ class ClipScores:
 
 @dataclass(frozen=True)
 class RawTrack:
-    """The raw scores of a whole video, for smoothing and calibration.
+    """The raw scores of a whole video, before smoothing and calibration.
 
     Attributes:
         info: the video.
-        timestamp: (S,) float64 seconds of the sampled frames.
-        raw: (S, K) float32.
-        model: the camera model or None.
+        timestamp: (S,) float64, seconds from the first pts to each sampled frame.
+        raw: (S, K) float32, as in `ClipScores`.
+        model: the camera's model; None if the detector does not fit cameras.
     """
 
     info: VideoInfo
@@ -332,7 +338,7 @@ class RawTrack:
 
 
 def sigmoid(logit: FloatArray) -> FloatArray:
-    """Return the scores of logits, float32 in [0, 1]."""
+    """Return the score of each logit, float32 in [0, 1]."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
 
 
@@ -342,7 +348,7 @@ class FrameScores:
 
     Attributes:
         logit: (S,) float32; score = sigmoid(logit).
-        moving_camera: True if the camera itself moved for much of the video; None if the detector can't detect this.
+        moving_camera: True if the camera moved during much of the video; None if the detector can't detect this.
         by_category: (S, C) float32, one column of logits per category of the detector; None if it has no categories.
     """
 

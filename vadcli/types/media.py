@@ -1,10 +1,10 @@
-"""Videos and their clips, from the probe to the pixels that a detector gets.
+"""Videos, their clips, and the regions of the picture that a detector must not see.
 
-`VideoInfo` is a probed video. `ClipNeeds` has the needs of a detector. A `Clip` has frames with their times. `Regions` are the
-parts of a camera's picture that are hidden from the detector: polygons and mask images. Their coordinates are shares of the
-display width and height, so regions fit frames of any size. (0, 0) is the top left corner.
+`VideoInfo` is what is known about a video before decoding. `ClipNeeds` says what clips a detector needs. A `Clip` has frames
+with their times. `Regions` are polygons and mask images. Their coordinates are fractions of the frame's width and height, so
+regions fit frames of any size. (0, 0) is the top left corner.
 
-In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
+Letters in shapes: N frames per video, T frames per clip, (H, W) the size of the frames that the detector gets.
 """
 
 from __future__ import annotations
@@ -68,28 +68,29 @@ class VideoInfo:
         path: the file, or the folder of numbered images.
         demuxer: ffmpeg's name of the container format; "images" for a folder.
         codec: ffmpeg's decoder name, e.g. "h264".
-        stream_index: the number of the video stream that is read. ffmpeg would choose the same stream.
-        width, height: size of a frame as a player shows it: in square pixels, after rotation.
-        rotation: the clockwise angle in degrees (0, 90, 180, 270) by which a player turns the stored frame.
+        stream_index: number of the video stream that is read; the same stream that ffmpeg would choose.
+        width, height: size of a frame as a player shows it, in pixels: after rotation, and with square pixels.
+        rotation: clockwise angle by which a player turns the stored frame: 0, 90, 180 or 270 degrees.
         time_base: seconds per unit of pts.
-        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. If the container does
-            not store them, they are an estimate until the video is decoded.
+        pts: (N,) int64, presentation timestamps of the frames that a player shows, strictly increasing. If the container has
+            no timestamps, these are estimates, which the decoder corrects.
         fps: average frames per second, > 0.
         duration_s: seconds from the first pts to the end of the last frame.
         vfr: True if the frame rate varies: the time between frames changes by more than rounding errors.
-        edit_list: True if an edit list hides packets of the stream.
-        images: file names of a frame folder in order; empty for a file.
-        shown_pts: (N,) int64, the times that a decoder reports. They may repeat or decrease. Empty if they equal `pts`.
-        keyframes: (K,) int64 rows at which decoding can begin, according to the container.
-        created: when the recording was made according to the container, in ISO 8601; "" if it is not stored.
-        guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
-        probe_options: options with which ffmpeg reads more of the file to find its streams; empty if they are not needed.
-        missing: the number of frames that the file should have but does not have. For example, the file ends too early.
-        missing_reason: a text that says why frames are missing; empty if `missing` is 0.
-        note: a text that says which other video streams of the file are not scanned; empty if there are none.
+        edit_list: True if the container's edit list hides packets of the stream.
+        images: names of the image files in a folder, in order; empty for a video file.
+        shown_pts: (N,) int64, the times that a decoder reports, which may repeat or decrease. Empty if they are equal to `pts`.
+        keyframes: (K,) int64, numbers of the frames at which decoding can begin, according to the container.
+        created: time of the recording according to the container, in ISO 8601; "" if the container does not store it.
+        guessed_times: True if the container stores no time, or a wrong time, for some frames. A decoder may then report other
+            times than `pts`.
+        probe_options: extra ffmpeg options that are needed to find the streams of this file; usually empty.
+        missing: number of frames that the file should have but does not have, for example because it ends too early.
+        missing_reason: the reason why frames are missing, as a text for the user; "" if `missing` is 0.
+        note: a text for the user about the file's other video streams, which are not scanned; "" if there are none.
         one_frame_per_packet: False if a packet may contain two frames, half a frame, or only a command to repeat a frame.
-        reference: (N,) bool, False if no other frame needs the frame, so that a decoder can skip it. Empty if this is
-            not known, or if it is not safe to skip frames of this file.
+        reference: (N,) bool, False if no other frame is decoded from this frame. A decoder can skip such frames. Empty if
+            this is not known, or if skipping is not safe in this file.
     """
 
     path: Path
@@ -119,9 +120,9 @@ class VideoInfo:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
-            raise ValueError(f"{self.path}: frame size {self.width}x{self.height} is empty")
+            raise ValueError(f"{self.path}: frame size {self.width}x{self.height} must be at least 1x1")
         if self.rotation not in (0, 90, 180, 270):
-            raise ValueError(f"{self.path}: rotation {self.rotation} is not a quarter turn")
+            raise ValueError(f"{self.path}: rotation {self.rotation} is not 0, 90, 180 or 270")
         if self.pts.ndim != 1 or (len(self.pts) > 1 and np.any(np.diff(self.pts) <= 0)):
             raise ValueError(f"{self.path}: pts must be one-dimensional and strictly increasing")
         if not self.fps > 0:
@@ -133,23 +134,21 @@ class VideoInfo:
         return len(self.pts)
 
     def timestamps(self, pts: IndexArray) -> TimeArray:
-        """Return seconds from the video's first pts as float64, with the same shape as `pts`."""
+        """Return the seconds from the video's first pts to each of `pts`, float64 in the same shape."""
         first = int(self.pts[0]) if len(self.pts) else 0
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that is stored with the scores, without the pts, which are a column of the scores."""
+        """Return the JSON that is stored with the scores. It has no pts, because the scores have a column of pts."""
         names = (*_STREAM_FIELDS, "time_base", "fps", "duration_s", "frames", "vfr", "edit_list")
         return {name: getattr(self, name) for name in names} | {"time_base": str(self.time_base)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
-        """Return the video that `to_json` described.
-
-        The document has no `path` and no `pts`, so the caller gives them.
+        """Return the video from the JSON of `to_json`, which has no path and no pts.
 
         Raises:
-            KeyError, TypeError, ValueError: the document is not a probe.
+            KeyError, TypeError, ValueError: the document is damaged.
         """
         values = {name: document[name] for name in (*_STREAM_FIELDS, "fps", "duration_s", "vfr", "edit_list")}
         return cls(path=path, time_base=Fraction(document["time_base"]), pts=pts, **values)
@@ -157,18 +156,18 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class SizeRule:
-    """The size at which frames are delivered.
+    """The size to which the frames of a video are resized for a detector.
 
-    Frames are never enlarged and keep their aspect ratio. Sides over 2 px are made even.
+    Frames are never enlarged, and keep their aspect ratio. A side of more than 2 pixels is rounded down to an even number.
 
     Attributes:
-        max_area_px: the largest width × height; larger frames are shrunk to this area.
+        max_area_px: largest width × height in pixels; larger frames are reduced to this area.
     """
 
     max_area_px: int
 
     def apply(self, width: int, height: int) -> tuple[int, int]:
-        """Return the delivered (width, height) in pixels of a frame with this display size."""
+        """Return the new (width, height) of a frame with this width and height; all in pixels."""
         scale = min(1.0, math.sqrt(self.max_area_px / (width * height)))
         return _even(width * scale), _even(height * scale)
 
@@ -180,18 +179,18 @@ def _even(side: float) -> int:
 
 @dataclass(frozen=True)
 class ClipNeeds:
-    """The clips that a detector needs; the loader delivers exactly these.
+    """The form of the clips that a detector needs.
 
     Attributes:
         frames: T, the number of sampled frames per clip.
-        overlap: number of sampled frames that a clip repeats from the end of the clip before it.
-        rate_hz: sampled frames per second; the interval is round(fps / rate_hz), at least 1.
-        size: the delivered size.
+        overlap: number of sampled frames that a clip has in common with the clip before it, less than T.
+        rate_hz: sampled frames per second. Every n-th frame is sampled, with n = round(fps / rate_hz), at least 1.
+        size: the size to which frames are resized.
         pixel_format: gray (one channel) or rgb.
-        interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
-        decode: which frames are decoded: "all", "reference" (only the frames that other frames need, if a video has enough of
-            them) or "key" (only keyframes). Only decoded frames can be sampled.
-        whole_bursts: True if a camera must be fitted on clips of T frames; False if shorter clips are good enough.
+        interval: n, if the detector sets it directly; then rate_hz is ignored.
+        decode: the frames to decode; only decoded frames can be sampled. "all", "key" (only keyframes) or "reference" (only
+            frames that other frames are decoded from; in a video with too few of them, all frames).
+        whole_bursts: True if the clips for the fit of a camera must have T frames; False if shorter clips are good enough.
     """
 
     frames: int
@@ -205,14 +204,14 @@ class ClipNeeds:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 <= self.overlap < self.frames:
-            raise ValueError(f"a clip of {self.frames} frames can't overlap by {self.overlap}")
+            raise ValueError(f"an overlap of {self.overlap} frames is not possible in clips of {self.frames} frames")
         if self.interval is not None and self.interval < 1:
             raise ValueError(f"interval {self.interval} must be at least 1 frame")
         if not self.rate_hz > 0:
             raise ValueError(f"rate {self.rate_hz} must be positive")
 
     def interval_for(self, fps: float) -> int:
-        """Return the number of frames from one sampled frame to the next in a video of this frame rate."""
+        """Return n for a video with this frame rate: every n-th frame is sampled."""
         return self.interval or max(1, round(fps / self.rate_hz))
 
     @property
@@ -227,11 +226,12 @@ class Clip:
 
     Attributes:
         video: the video's relative path.
-        index: 0-based number of the clip in its video.
-        frames: (T, H, W, C) uint8, C = 1 (gray) or 3 (rgb), display orientation.
-        frame_index: (T,) int64, 0-based row of each frame in the video.
+        index: number of the clip in its video, from 0.
+        frames: (T, H, W, C) uint8, C = 1 (gray) or 3 (rgb), rotated as a player shows them.
+        frame_index: (T,) int64, number of each frame in the video, from 0.
         timestamp: (T,) float64, seconds from the video's first pts.
-        valid: (T,) bool, True if this clip scores the frame; False for repeated, padded or lost frames.
+        valid: (T,) bool, False if the frame's score will not be used: the frame was in the clip before, fills up the last
+            clip, or could not be decoded.
         interval: number of frames from one sampled frame to the next; the mean if this number varies.
     """
 
@@ -250,10 +250,10 @@ class Clip:
             )
         t = len(self.frames)
         if not len(self.frame_index) == len(self.timestamp) == len(self.valid) == t:
-            raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
+            raise ValueError(f"{self.video}: a clip of {t} frames needs {t} values each in frame_index, timestamp and valid")
 
     def owned(self) -> Clip:
-        """Return a clip with its own copy of the pixels, because the loader reuses the memory of the original."""
+        """Return a clip with a copy of the pixels. Without a copy, the loader overwrites the pixels later."""
         return replace(self, frames=self.frames.copy())
 
 
@@ -265,15 +265,15 @@ _SHOWN_SAMPLES = 4096  # the median brightness is computed from about this many 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A polygon.
+    """A region with the shape of a polygon.
 
-    A point is inside if a line from the point to the border of the picture crosses an odd number of edges.
+    If edges cross each other, the even-odd rule says what is inside.
 
     Attributes:
-        points: at least three points (x, y), each coordinate in [0, 1].
+        points: at least three points (x, y), as fractions of the frame's width and height in [0, 1].
 
     Raises:
-        ValueError: there are too few points, or a point is outside the picture.
+        ValueError: there are too few points, or a coordinate is outside [0, 1].
     """
 
     points: tuple[tuple[float, float], ...]
@@ -286,7 +286,7 @@ class Polygon:
                 raise ValueError(f"point [{x:g}, {y:g}] is outside 0-1")
 
     def inside(self, width: int, height: int) -> BoolArray:
-        """Return which pixels have their centre inside the polygon, (height, width) bool."""
+        """Return (height, width) bool: True for pixels whose centre is inside the polygon."""
         x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
         inside = np.zeros((height, width), np.bool_)
         for (x0, y0), (x1, y1) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
@@ -303,11 +303,11 @@ class Polygon:
 
 @dataclass(frozen=True)
 class MaskImage:
-    """A region that was given as an image.
+    """A region that the user gave as an image.
 
     Attributes:
-        width, height: size of the image.
-        bits: eight pixels per byte, row by row, as `numpy.packbits` packs them. A pixel is inside the region if its bit is 1.
+        width, height: size of the image in pixels.
+        bits: one bit per pixel, row by row, packed by `numpy.packbits`. A pixel is inside the region if its bit is 1.
 
     Raises:
         ValueError: the number of bytes is wrong.
@@ -319,7 +319,7 @@ class MaskImage:
 
     def __post_init__(self) -> None:
         if min(self.width, self.height) < 1 or len(self.bits) != -(-self.width * self.height // 8):
-            raise ValueError(f"a mask of {self.width} x {self.height} pixels can't have {len(self.bits)} bytes")
+            raise ValueError(f"{len(self.bits)} bytes do not fit a mask of {self.width} x {self.height} pixels")
 
     @classmethod
     def of(cls, pixels: BoolArray) -> MaskImage:
@@ -327,7 +327,7 @@ class MaskImage:
         return cls(pixels.shape[1], pixels.shape[0], np.packbits(pixels).tobytes())
 
     def inside(self, width: int, height: int) -> BoolArray:
-        """Return which pixels are inside, (height, width) bool; the nearest pixel of the mask image counts."""
+        """Return (height, width) bool: True for pixels whose nearest pixel in the image is inside the region."""
         pixels = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.width * self.height).astype(np.bool_)
         rows = (np.arange(height) * 2 + 1) * self.height // (2 * height)
         columns = (np.arange(width) * 2 + 1) * self.width // (2 * width)
@@ -343,7 +343,7 @@ Region = Polygon | MaskImage
 
 
 def region_from_json(value: Any) -> Region:
-    """Return the region of a JSON value: a list of points is a polygon, and an object is a mask image.
+    """Return the region in a JSON value: a polygon from a list of points, a mask image from an object.
 
     Raises:
         ValueError: the value is neither a polygon nor a mask image.
@@ -370,8 +370,8 @@ class Regions:
     """The regions of one camera. `bool(regions)` is False if there is no region.
 
     Attributes:
-        ignore: these parts of the picture are hidden.
-        only: if this is not empty, everything outside of these parts is hidden.
+        ignore: regions to hide from the detector.
+        only: regions to show to the detector; everything outside them is hidden. If empty, only `ignore` is hidden.
     """
 
     ignore: tuple[Region, ...] = ()
@@ -381,11 +381,11 @@ class Regions:
         return bool(self.ignore or self.only)
 
     def __or__(self, other: Regions) -> Regions:
-        """Return the regions of both objects, without duplicates."""
+        """Return all regions of both objects, without duplicates."""
         return Regions(tuple(dict.fromkeys(self.ignore + other.ignore)), tuple(dict.fromkeys(self.only + other.only)))
 
     def hidden(self, width: int, height: int) -> BoolArray:
-        """Return which pixels are hidden, completely or in part, (height, width) bool."""
+        """Return (height, width) bool: True for pixels that are hidden completely or partly."""
         fine = max(1, min(_SAMPLES_PER_SIDE, _FINE_PX // max(width, height)))
         wide, tall = width * fine, height * fine
         hidden = np.full((tall, wide), bool(self.only))
@@ -397,7 +397,7 @@ class Regions:
 
     @property
     def sha256(self) -> str:
-        """Hash of the regions; "" if there are no regions. Their order does not matter."""
+        """Hash of the regions, which does not depend on their order; "" if there are no regions."""
         if not self:
             return ""
         parts = [sorted(json.dumps(region.to_json(), sort_keys=True) for region in part) for part in (self.ignore, self.only)]
@@ -411,7 +411,7 @@ class Regions:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any] | None) -> Regions:
-        """Return the regions that `to_json` stored; raise ValueError if the document is damaged."""
+        """Return the regions from the JSON of `to_json`; raise ValueError if the document is damaged."""
         if document is None:
             return NO_REGIONS
         ignore, only = (tuple(map(region_from_json, document.get(name, ()))) for name in ("ignore", "only"))
@@ -426,18 +426,18 @@ class CameraRegions:
     """The regions of every camera of a scan.
 
     Attributes:
-        by_name: name of a camera, or glob like `gate*` -> regions. `*` means every camera.
+        by_name: camera name or glob -> regions. `gate*` means all cameras whose names begin with `gate`.
     """
 
     by_name: Mapping[str, Regions] = field(default_factory=dict)
 
     def __or__(self, other: CameraRegions) -> CameraRegions:
-        """Return the regions of both objects, camera by camera."""
+        """Return all regions of both objects, for each camera name or glob."""
         names = dict.fromkeys([*self.by_name, *other.by_name])
         return CameraRegions({name: self.by_name.get(name, NO_REGIONS) | other.by_name.get(name, NO_REGIONS) for name in names})
 
     def of(self, camera: str) -> Regions:
-        """Return the regions of all names and globs that match the camera."""
+        """Return the regions of a camera: those of all names and globs in `by_name` that match it."""
         matching = NO_REGIONS
         for name, regions in self.by_name.items():
             if _fits(name, camera):
@@ -455,14 +455,14 @@ def _fits(name: str, camera: str) -> bool:
 
 
 class Blanker:
-    """Hides regions in clips of one size.
+    """Hides regions in clips that have the same frame size.
 
-    Hidden pixels get the median brightness of the visible pixels of the same frame. So hidden pixels change with the light like
-    the rest of the frame.
+    Hidden pixels get the median value of the visible pixels in the same frame. So a change of the light changes them like the
+    rest of the frame.
 
     Args:
-        regions: the regions to hide.
-        width, height: size of the frames.
+        regions: the regions.
+        width, height: size of the frames in pixels.
     """
 
     def __init__(self, regions: Regions, width: int, height: int) -> None:

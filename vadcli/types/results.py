@@ -22,13 +22,13 @@ Box = tuple[int, int, int, int]
 
 
 class RowTable:
-    """A base for frozen dataclasses whose arrays have one entry per row.
+    """Base class of tables: frozen dataclasses whose arrays have one entry per row.
 
     `table[rows]` is a table with only these rows.
     """
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the columns by name; fields that are not arrays are left out."""
+        """Return name -> array of all fields that are arrays."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
@@ -40,7 +40,7 @@ class RowTable:
 
 
 class Status(StrEnum):
-    """The result of a video in a run."""
+    """The status of a video in a run record."""
 
     DONE = "done"
     PARTIAL = "partial"
@@ -56,15 +56,15 @@ class ScoreTable(RowTable):
 
     Attributes:
         video: relative path.
-        frame_index: (N,) int64 without gaps, from 0.
+        frame_index: (N,) int64, number of the frame: 0, 1, 2, ...
         pts: (N,) int64 in the stream's time base.
-        timestamp: (N,) float64 seconds from the first pts.
+        timestamp: (N,) float64, seconds from the first pts.
         score: (N,) float32 in [0, 1].
         logit: (N,) float32.
         sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last sampled frame.
         decode_ok: (N,) bool, False if the decoder skipped the frame or concealed damage in it.
-        category_names: the C categories that have their own score; empty if the detector does not score categories.
-        category_scores: (N, C) float32 in [0, 1], one column per category; None if there are no such categories.
+        category_names: names of the C categories; empty if the detector gives no score per category.
+        category_scores: (N, C) float32 in [0, 1], one column per category; None if `category_names` is empty.
     """
 
     video: str
@@ -89,7 +89,9 @@ class ScoreTable(RowTable):
             raise ValueError(f"{self.video}: scores must lie in [0, 1]")
         categories = 0 if self.category_scores is None else self.category_scores.shape[1]
         if categories != len(self.category_names):
-            raise ValueError(f"{self.video}: {categories} columns of scores for {len(self.category_names)} categories")
+            raise ValueError(
+                f"{self.video}: category_scores has {categories} columns, but there are {len(self.category_names)} categories"
+            )
 
 
 class MaskRows(StrEnum):
@@ -99,22 +101,17 @@ class MaskRows(StrEnum):
     EVERY = "every row"
 
     def of(self, sampled: BoolArray) -> IndexArray:
-        """Return the rows that have a stored mask, in order.
-
-        The k-th stored mask belongs to the k-th of these rows.
+        """Return the rows that have a stored mask. The k-th stored mask belongs to the k-th of these rows.
 
         Args:
-            sampled: (N,) bool, True in the sampled rows of the video.
+            sampled: (N,) bool, True for sampled frames; the column of `ScoreTable`.
         """
         return np.arange(len(sampled), dtype=np.int64) if self is MaskRows.EVERY else np.flatnonzero(sampled).astype(np.int64)
 
 
 def mask_level(score: float) -> int:
-    """Return the value of a pixel score in stored masks, 1-255.
-
-    In a stored mask, a pixel that reaches the score has at least this value.
-    """
-    # Computed in float32, like the stored masks: another rounding would leave out pixels that reach the score.
+    """Return the byte (1-255) that stored masks have for a pixel score; higher scores have higher bytes."""
+    # Stored masks are rounded in float32. Rounding in float64 could give a higher byte, and miss some pixels.
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 
 
@@ -124,10 +121,10 @@ class Thresholds:
 
     Attributes:
         high: an event opens when the score reaches this value, in [0, 1].
-        low: the event closes when the score falls below this value; low <= high.
-        min_duration_s: shorter events are dropped.
-        merge_gap_s: two events are merged if the gap between them is not longer than this.
-        pad_s: events are extended by this time at both ends, but not beyond the video.
+        low: the event closes when the score falls below this value, in [0, high].
+        min_duration_s: shortest event in seconds; shorter ones are dropped.
+        merge_gap_s: longest gap in seconds; two events with this gap or a shorter gap become one event.
+        pad_s: seconds that are added before and after each event, but not beyond the ends of the video.
     """
 
     high: float = 0.5
@@ -138,16 +135,13 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.low <= self.high <= 1.0:
-            raise ValueError(f"thresholds need 0 <= low ({self.low:g}) <= high ({self.high:g}) <= 1")
+            raise ValueError(f"low {self.low:g} and high {self.high:g} must be in 0-1, and low must not be above high")
         if min(self.min_duration_s, self.merge_gap_s, self.pad_s) < 0:
             raise ValueError("durations, gaps and padding can't be negative")
 
     @property
     def mask_level(self) -> int:
-        """The lowest value (0-255) in stored masks that reaches `high`.
-
-        Outlines and boxes are drawn around such pixels.
-        """
+        """The lowest byte (1-255) in stored masks that reaches `high`. Outlines and boxes enclose such pixels."""
         return mask_level(self.high)
 
     def to_json(self) -> dict[str, float]:
@@ -200,15 +194,16 @@ class Event:
     """A span of a video whose scores passed the thresholds.
 
     Attributes:
-        id: number in its video, from 1.
-        start_frame, end_frame: first row, and the row after the last row.
+        id: number of the event in its video, from 1.
+        start_frame, end_frame: the first row of the event, and the row after its last row.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
         peak_frame, peak_s, peak_score: row, time and score of the first frame with the highest score.
         mean_score: the mean score of the event's rows.
-        category, category_scores: the category with the highest score, and all scores; None and empty if there are none.
+        category: the category with the highest score; None if the detector has no categories.
+        category_scores: category -> score in [0, 1]; empty if the detector has no categories.
         bbox: the box around all mask pixels of the event that reach the threshold `high`; None if there are no such pixels.
-        head_score: the score that a head gave the event; None if no head judged it.
-        verification: the answer of a second model about the event; None if the video was not verified.
+        head_score: the score of the event from a head, in [0, 1]; None if no head scored the event.
+        verification: the answer of a second model about the event; None if no second model was used.
         description: a model's sentence about the event; None if no model wrote one.
     """
 
@@ -256,7 +251,7 @@ class Event:
 
     @property
     def verified(self) -> str:
-        """The second model's answer, such as `confirmed by qwen2-vl-2b`; "" if the video was not verified."""
+        """The second model's answer, such as `confirmed by qwen2-vl-2b`; "" if no second model was used."""
         return self.verification.text if self.verification else ""
 
     @property
@@ -278,7 +273,7 @@ class Event:
 
 @dataclass(frozen=True)
 class HeadMark:
-    """The head that judged the events of a video.
+    """The head that scored the events of a video.
 
     Attributes:
         name: the name of the head's folder.
@@ -292,7 +287,7 @@ class HeadMark:
 
 
 class Verdict(StrEnum):
-    """The judgement of a reviewer about an event."""
+    """A person's answer to the question: is this event a real anomaly?"""
 
     TRUE = "true"
     FALSE = "false"
@@ -301,13 +296,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ReviewedEvent:
-    """An event that a reviewer has judged.
+    """An event with the answer of the person who reviewed it.
 
     Attributes:
         video: relative path.
-        start_s, end_s: the event's span when it was reviewed.
+        start_s, end_s: span of the event at the time of the review, in seconds.
         peak_score: the highest score of the event.
-        verdict: true, false or unsure.
+        verdict: true (a real anomaly), false (a false alarm) or unsure.
         note: the reviewer's own words.
     """
 
@@ -320,9 +315,9 @@ class ReviewedEvent:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start_s <= self.end_s:
-            raise ValueError(f"{self.video}: {self.start_s} to {self.end_s} s is not a span of time")
+            raise ValueError(f"{self.video}: an event cannot last from {self.start_s} to {self.end_s} s")
         if not 0.0 <= self.peak_score <= 1.0:
-            raise ValueError(f"{self.video}: {self.peak_score} is not a score")
+            raise ValueError(f"{self.video}: the score {self.peak_score} is outside 0-1")
 
 
 @dataclass(frozen=True)
@@ -330,13 +325,14 @@ class VideoResult:
     """The result of scanning one video: one line of `--json`, and one entry of the run record.
 
     Attributes:
-        stage, reason: the step at which the video failed or lost frames, and the reason; empty if the status is done.
-        seconds: wall time spent on the video.
-        events: number of events found.
-        new_events: number of these events that no earlier scan reported.
-        note: other facts for the user, such as other video streams, or a decoder that crashed and was replaced.
-        caveats: sentences that say why the scores deserve less trust than usual.
-        node: the machine of a cluster that worked on the video; empty without a cluster.
+        stage: the step of the scan at which the video failed or lost frames; "" if the status is done.
+        reason: why the video failed, lost frames or was skipped, as a text for the user; "" if the status is done.
+        seconds: time spent on the video, in seconds.
+        events: number of events.
+        new_events: number of events that no earlier scan reported.
+        note: more facts for the user, for example that the decoder crashed and another one was used.
+        caveats: sentences for the user, each with a reason why the scores are less reliable than usual.
+        node: the machine in the cluster that scanned the video; "" without a cluster.
     """
 
     video: str
@@ -357,11 +353,11 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if the video failed or lost frames. For a skipped video, the result of the earlier run counts."""
+        """True if the video failed or lost frames, in this run or, if it was skipped, in an earlier run."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the documented fields in the documented order."""
+        """Return the JSON of the video in a run record. The order of the fields is documented."""
         return {
             "video": self.video,
             "status": str(self.status),

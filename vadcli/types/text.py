@@ -1,13 +1,13 @@
-"""Values as text for messages, and values from the text of files.
+"""Text for messages, the text of files, and dataclasses from JSON and TOML.
 
-The first part writes times, sizes, numbers and paths. All commands print times with `clock` and `clock_ms`, so an event has the
-same start time everywhere. The path of a video in an object store, `s3://bucket/a.mp4`, is `Path("s3:/bucket/a.mp4")`, because
-pathlib drops a slash.
+The first part formats times, sizes, numbers and paths for messages. All commands print times with `clock` and `clock_ms`, so an
+event has the same start time everywhere. pathlib changes the URL `s3://bucket/a.mp4` to `Path("s3:/bucket/a.mp4")`; `shown`
+changes it back.
 
-The second part decodes the text files of users: UTF-8, or UTF-8 with a byte order mark or UTF-16, which Windows programs write.
+The second part decodes the text files of users. Many Windows programs write UTF-16, or UTF-8 with a byte order mark.
 
-The third part makes dataclasses from the values of JSON and TOML files. `structure` is the inverse of `dataclasses.asdict`. Its
-errors name the wrong field. `read_document` reads the files that vadcli writes, and refuses a file of another format version.
+The third part makes dataclasses from the values in JSON and TOML files. `structure` is the inverse of `dataclasses.asdict`; its
+error messages name the wrong field. `read_document` reads the JSON files that vadcli writes, and checks their format version.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ def counted(number: int, noun: str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of an error in one line: `no KEY` for a KeyError; its type if the error has no text."""
+    """Return an error as one line of text. A KeyError becomes `no KEY`, an error without text the name of its type."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 def unreadable(path: object, error: OSError) -> str:
-    """Return the message about a file that can't be read: its name and the system's reason."""
+    """Return the message about a file that can't be read: the path, and the reason from the operating system."""
     return f"{path}: can't be read: {error.strerror or error}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint with the known name that is most similar to a wrong name; "" if no name is similar."""
+    """Return the hint `did you mean ...?` with the known name most similar to `name`; "" if no name is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else ""
 
 
 def without_name(reason: str, video: str) -> str:
-    """Return the reason without the path of the video, for a line that already names the video."""
+    """Return the reason of a failure without the path of the video, for a line that already shows the path."""
     at = reason.find(f"{video}: ")
     start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
     folder = reason[start : max(0, at)]
@@ -79,20 +79,17 @@ def without_name(reason: str, video: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as h:mm:ss, like a video player.
-
-    The text is the beginning of the text that `clock_ms` returns.
-    """
+    """Return seconds as h:mm:ss, like a video player: the text of `clock_ms` without the milliseconds."""
     return clock_ms(seconds).partition(".")[0]
 
 
 def length_text(seconds: float) -> str:
-    """Return a duration like `12.5 s` if it is less than a minute, otherwise like `0:03:20`."""
+    """Return a duration as text: `12.5 s` below one minute, otherwise `0:03:20`."""
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
 
 
 def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
-    """Return seconds as h:mm:ss.mmm, rounded; the hours have at least `hour_digits` digits."""
+    """Return seconds as h:mm:ss.mmm, rounded to milliseconds. The hours have at least `hour_digits` digits."""
     whole_s, ms = divmod(round(seconds * 1000), 1000)
     return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"
 
@@ -108,15 +105,12 @@ def is_remote(path: Path | str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """Return a path as messages and run records show it: the URL of an object, or the path itself."""
+    """Return a path in the form for messages and run records: `s3://...` for an object store, otherwise unchanged."""
     return _REMOTE.sub(r"\1://", str(path), count=1)
 
 
 def may_exist(path: Path) -> bool:
-    """True if a file exists.
-
-    It is also True for every file in an object store, because the store is not asked.
-    """
+    """True if a file exists, or if its path is in an object store. No request is sent to the store."""
     return is_remote(path) or os.path.exists(path)
 
 
@@ -138,19 +132,14 @@ _SAMPLE_BYTES = 1 << 16
 
 
 class NotText(ValueError):
-    """The bytes are not text in an encoding that vadcli reads.
-
-    The message names the encoding that was tried.
-    """
+    """A file is not text in UTF-8, UTF-16 or UTF-32. The message names the encoding that was tried."""
 
 
 def text_encoding(data: bytes) -> str:
-    """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32.
+    """Return the probable encoding: `utf-8`, `utf-8-sig` (with a byte order mark), or a form of UTF-16 or UTF-32.
 
-    Anything else counts as UTF-8.
-
-    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are at odd offsets, or nearly all at
-    even offsets. A list of paths with NUL between them is not UTF-16: it has zero bytes at odd and at even offsets.
+    A byte order mark shows the encoding. Without one, the text is UTF-16 if nearly all zero bytes are at odd offsets, or nearly
+    all at even offsets. A list of paths with NUL between them has zero bytes at both, so it is UTF-8, like everything else.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -214,10 +203,7 @@ _type_hints = cache(typing.get_type_hints)
 
 
 class FieldError(ValueError):
-    """A field is missing, unknown, or has a value of the wrong type.
-
-    `hint` says how to fix the field; the hint may be empty.
-    """
+    """A field is missing, unknown, or has a wrong value. `hint` says how to fix it; "" for no hint."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -225,19 +211,19 @@ class FieldError(ValueError):
 
 
 def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = False) -> T:
-    """Return a dataclass made from the values of a JSON or TOML object; missing fields get defaults.
+    """Return a dataclass with the values of a JSON or TOML object; missing fields get their defaults.
 
-    Values take the type of their field: a list becomes a tuple, a text an enum, and a whole number a float.
+    Values are converted to the type of their field: a list to a tuple, a text to an enum, a whole number to a float.
 
     Args:
         kind: a dataclass; its fields may be dataclasses, tuples, mappings, literals, enums and optional values.
         values: field -> value.
-        where: the key of the object in its file, with dots between the parts; empty for the whole file.
+        where: the place of the object in its file for error messages, such as `model.lora`; "" for the whole file.
         extra: True ignores fields that `kind` does not have, such as fields of a newer version.
 
     Raises:
         FieldError: a field is missing, unknown, or has a value of the wrong type.
-        ValueError: the dataclass refuses a value.
+        ValueError: the `__post_init__` of a dataclass raised it.
     """
     label = where or "the file"
     if not isinstance(values, Mapping):
@@ -254,7 +240,7 @@ def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = Fals
 
 
 def value_of(hint: Any, value: Any, where: str) -> Any:
-    """Convert a plain value to the type of an annotation; raise FieldError if the value has another type."""
+    """Return a plain value converted to the type `hint`; raise FieldError if this is not possible."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -301,10 +287,10 @@ def read_document(
 
     Args:
         path: the file.
-        version: the only format version that is accepted.
-        what: the kind of file, as messages name it, such as "a run record".
+        version: the format version that the file must have.
+        what: the kind of file for error messages, such as "a run record".
         hint: how to fix a damaged file.
-        read: returns the bytes of the file, or of the part that is needed.
+        read: returns the bytes to parse; by default, all bytes of the file.
 
     Raises:
         DocumentError: the file can't be read, is not JSON, or has another version.
@@ -322,7 +308,7 @@ def read_document(
 
 @contextmanager
 def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
-    """Turn an error in the `with` block about a damaged document into a DocumentError."""
+    """Context manager for reading a document: an error about a wrong value becomes a DocumentError."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:

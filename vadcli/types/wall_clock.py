@@ -1,12 +1,13 @@
 """The time when a video started, and the choice of events by wall-clock time.
 
 The first part finds a time in a path. A table lists how recorders, cameras and phones name their files; docs/time.md shows this
-table. `time_in_path` tries the rows of the table from top to bottom. `compile_time_pattern` reads the user's own pattern
+table. `time_in_path` tries the rows of the table from top to bottom. `compile_time_pattern` compiles the user's own pattern
 (`--time-from`).
 
-In the second part, `TimeRules` chooses between the time in the path and other sources, and `When` chooses events. All
-arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that the clock
-skips in spring counts as the time one hour later. Of a time that comes twice in autumn, the first counts.
+In the second part, `TimeRules` chooses between the time in the path and other sources, and `When` chooses events. Times are
+added and compared in UTC, so a video is not an hour too long or too short when daylight saving time begins or ends. A local
+time that does not exist, because the clock skips it in spring, means the time one hour later. A local time that exists twice,
+in autumn, means the first one.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ _REST = "[^/]*$"  # the match is in the last part of the path
 
 @dataclass(frozen=True)
 class NamePattern:
-    """One row of the table: a regular expression, and names that it fits.
+    """One row of the table: a regular expression for a time in a path, with examples.
 
     Attributes:
-        examples: maker -> the path of a recording that started on 29 November 2026, 14:23:45 in Berlin (13:23:45 UTC).
-        regex: finds the time in a path that begins with `/` and has no suffix. The named groups are the parts of the time.
-        utc: True if these names are in UTC; otherwise they are in the time zone of the camera.
+        examples: maker -> path of a recording that started on 29 November 2026 at 14:23:45 in Berlin (13:23:45 UTC).
+        regex: finds the time. It expects a path with `/` at the beginning and without the file name's suffix. Its named
+            groups are the parts of the time.
+        utc: True if times in these paths are in UTC; False if they are in the time zone of the camera.
     """
 
     examples: dict[str, str]
@@ -137,10 +139,10 @@ _compiled = functools.cache(re.compile)  # compiled at the first use, because mo
 def time_in_path(path: str) -> datetime | None:
     """Return the time in the path of a recording; None if the path has no time.
 
-    The time has a time zone only if the path has one, or if this kind of name is always in UTC.
+    The time has a time zone only if the path has one, or if the recorder always writes UTC.
 
     Args:
-        path: the path. Its folders are searched, too, because some recorders put the date there.
+        path: the path with its folders, because some recorders name folders after the date.
     """
     stem = "/" + re.sub(r"\.[A-Za-z0-9]{0,4}[A-Za-z][A-Za-z0-9]{0,4}$", "", path.replace("\\", "/")).lstrip("/")
     for row in PATTERNS:
@@ -151,7 +153,7 @@ def time_in_path(path: str) -> datetime | None:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it finds no time."""
+    """Return the time that a pattern from `compile_time_pattern` finds in a path; None if it finds no time."""
     moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in moments if moment is not None), None)
 
@@ -216,11 +218,11 @@ _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour1
 def compile_time_pattern(text: str) -> re.Pattern[str]:
     """Return the regular expression of the pattern in `--time-from`.
 
-    The pattern has fields like `%Y-%m-%d/%H.%M.%S`, or is a regular expression with named groups. In a pattern of fields, `*`
-    means any characters except `/`. The pattern may match anywhere in the path.
+    The pattern is a regular expression with named groups, or has fields, as in `%Y-%m-%d/%H.%M.%S`. Between fields, `*` means
+    any characters except `/`. The pattern may match anywhere in the path.
 
     Raises:
-        ValueError: the pattern can't be read, or a part of the date or time is missing; the message says which.
+        ValueError: the pattern is not valid, or it has no year, month, day, hour or minute.
     """
     try:
         pattern = re.compile(text if "(?P<" in text else _regex_of(text))
@@ -231,14 +233,14 @@ def compile_time_pattern(text: str) -> re.Pattern[str]:
         return pattern
     for names in _NEEDED:
         if not groups & set(names):
-            raise ValueError(f"it has no {names[0]}")
+            raise ValueError(f"the pattern has no {names[0]}")
     if "hour12" in groups and "half" not in groups:
-        raise ValueError("it has an hour of 1 to 12 but no %p for AM or PM")
+        raise ValueError("the pattern has an hour from 1 to 12, but no %p for AM or PM")
     return pattern
 
 
 def _regex_of(text: str) -> str:
-    """Return the regular expression of a pattern of fields.
+    """Return the regular expression for a pattern with fields such as %Y.
 
     Raises:
         ValueError: the pattern has an unknown field, or the same field twice.
@@ -253,7 +255,7 @@ def _regex_of(text: str) -> str:
         elif part[1:] not in FIELDS:
             raise ValueError(f"{part} is not a field; the fields are {', '.join('%' + name for name in FIELDS)}")
         elif part in used:
-            raise ValueError(f"it has {part} twice")
+            raise ValueError(f"the pattern has {part} twice")
         else:
             used.add(part if part != "%%" else "")
             touches = _is_digit(after, after[:1]) or (part != "%f" and _is_digit(before, before[-1:]))
@@ -262,7 +264,7 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or if its outer character `end` is a digit."""
+    """True if a part of a pattern is a field that matches digits, or a text whose character `end` is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
@@ -287,12 +289,12 @@ class TimeSource(StrEnum):
 
 @dataclass(frozen=True)
 class StartTime:
-    """When a video started.
+    """The time at which a video started, and where this time was found.
 
     Attributes:
-        moment: the start, with its time zone.
-        source: the source of this time.
-        zone: name of the time zone, like `Europe/Berlin` or `+01:00`; "" if only the offset at the start is known.
+        moment: the time, with a time zone.
+        source: where the time was found.
+        zone: name of the time zone, like `Europe/Berlin` or `+01:00`; "" if only the offset from UTC is known.
     """
 
     moment: datetime
@@ -301,24 +303,24 @@ class StartTime:
 
     @property
     def is_recorded(self) -> bool:
-        """False if the start comes from the time of the file's last change, which copying the file may change."""
+        """False if the start was computed from the file's modification time, which is wrong if the file was copied."""
         return self.source is not TimeSource.MODIFIED
 
     def at(self, seconds: float) -> datetime:
-        """Return the time this many seconds after the start."""
+        """Return the time `seconds` after the start."""
         return (self.moment.astimezone(UTC) + timedelta(seconds=seconds)).astimezone(self.moment.tzinfo)
 
     def text_at(self, seconds: float) -> str:
-        """Return the time this many seconds after the start, as ISO 8601 with its offset from UTC; see `iso`."""
+        """Return the time `seconds` after the start as text, like `2026-11-29T14:23:45+01:00`; see `iso`."""
         return iso(self.at(seconds))
 
     def to_json(self) -> dict[str, str | None]:
-        """Return the start as the fields that an events document stores in `video`."""
+        """Return the fields for the object `video` of an events document."""
         return {"start_time": iso(self.moment), "time_source": str(self.source), "time_zone": self.zone or None}
 
     @classmethod
     def from_json(cls, video: Mapping[str, Any]) -> StartTime | None:
-        """Return the start that `to_json` stored; None if the start is unknown.
+        """Return the start from the object `video` of an events document; None if the start is unknown.
 
         Raises:
             ValueError: the time or the source is not valid.
@@ -336,17 +338,15 @@ class StartTime:
 
 
 def iso(moment: datetime) -> str:
-    """Return a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
+    """Return a time in ISO 8601, rounded to milliseconds. The milliseconds are left out if they are 0."""
     to_whole_ms = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
-    # The sum is made in UTC: in local time, 02:30 comes twice in autumn, and the sum would always give the first one.
+    # The sum is made in UTC. In local time, 02:30 exists twice on a day in autumn, and the sum would always be the first.
     rounded = (moment.astimezone(UTC) + to_whole_ms).astimezone(moment.tzinfo)
     return rounded.isoformat(timespec="milliseconds" if rounded.microsecond else "seconds")
 
 
 def zone_named(name: str) -> tzinfo | None:
-    """Return the time zone of a name like `Europe/Berlin`, `UTC` or `+01:00`.
-
-    None for "", which means this machine's zone.
+    """Return the time zone for a name like `Europe/Berlin`, `UTC` or `+01:00`; None for "", this machine's zone.
 
     Raises:
         ValueError: the name is not a time zone.
@@ -367,10 +367,7 @@ def zone_named(name: str) -> tzinfo | None:
 
 
 def local_zone_name() -> str:
-    """Return the name of this machine's time zone, from TZ or /etc/localtime.
-
-    Return "" if zoneinfo has no such zone.
-    """
+    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo does not know it."""
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
@@ -385,10 +382,10 @@ class TimeRules:
 
     Attributes:
         zone: name of the time zone of the cameras; "" for the local zone of this machine.
-        first: the source that is tried before the others.
+        first: the source that is tried before all others.
         local_container: True if containers store local time instead of UTC.
-        pattern: finds a time in a path, see `compile_time_pattern`; None if only the table of known names is used.
-        given: True if the user gave any of these values; then stored times are computed again.
+        pattern: the user's pattern for times in paths, from `compile_time_pattern`; None for the built-in patterns.
+        given: True if the user set one of these values. Start times that an earlier run stored are then found again.
     """
 
     zone: str = ""
@@ -400,19 +397,19 @@ class TimeRules:
     def start_of(
         self, path: str, *, created: str = "", modified_s: float | None = None, duration_s: float | None = None
     ) -> StartTime | None:
-        """Return the start from the first source that has a plausible time; None if no source has such a time.
+        """Return the start of a video from the first source with a plausible time; None if no source has one.
 
         Args:
-            path: the path of the video, with its folders.
+            path: path of the video, with its folders.
             created: creation time according to the container, in ISO 8601; "" if the container stores no time.
-            modified_s: time of the file's last change in seconds since 1970; taken as the end of the recording.
-            duration_s: the video's length; needed with `modified_s`.
+            modified_s: modification time of the file in seconds since 1970. It counts as the end of the recording.
+            duration_s: length of the video in seconds; needed to compute the start from `modified_s`.
         """
         container = parse_created(created)
         if container is not None and self.local_container:
             container = container.replace(tzinfo=None)
         modified = None
-        # The upper limit, in the year 6325, keeps damaged file times within the range of datetime.
+        # Damaged file systems report times that datetime can't represent. The upper limit is in the year 6325.
         if modified_s is not None and duration_s is not None and 0 <= modified_s - duration_s < 2**37:
             modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=modified_s - duration_s)
         times = {TimeSource.CONTAINER: container, TimeSource.NAME: time_in_path(path), TimeSource.MODIFIED: modified}
@@ -432,15 +429,15 @@ DEFAULT_RULES = TimeRules()
 
 
 def in_zone(start: StartTime, zone: str) -> StartTime:
-    """Return the same moment in another time zone; "" means this machine's zone."""
+    """Return a start with the same moment in another time zone; "" means this machine's zone."""
     name = zone or local_zone_name()
     return StartTime(start.moment.astimezone(zone_named(name)), start.source, name)
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Return a moment in a time zone; None if it is out of the range of datetime.
+    """Return a moment converted to a time zone; None if datetime can't represent the result.
 
-    If `zone` is None, it is this machine's zone. A moment without a zone is a time in the target zone.
+    The zone None is this machine's zone. A moment without a time zone is already in `zone`.
     """
     try:
         if moment.tzinfo is None and zone is not None:
@@ -453,7 +450,7 @@ def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
 
 
 def parse_created(text: str) -> datetime | None:
-    """Return a container's creation time, with a zone if the text has one; None if the text is not a time."""
+    """Return the creation time in a container's text; None if the text is not a time. It may have no time zone."""
     fixed = re.sub(r"^(\d{4})[:/](\d\d)[:/](\d\d)", r"\1-\2-\3", text.strip())
     try:
         return datetime.fromisoformat(fixed) if len(fixed) > 10 else None
@@ -463,20 +460,17 @@ def parse_created(text: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A part of every day, from `begin` to just before `end`.
-
-    If `end` is earlier than `begin`, the part contains midnight.
-    """
+    """A part of the day, from `begin` (included) to `end` (excluded). It contains midnight if `end` < `begin`."""
 
     begin: time
     end: time
 
     @classmethod
     def parse(cls, text: str) -> DayWindow:
-        """Return the window of a text like `22:00-06:00` or `22-6`.
+        """Return the window from a text like `22:00-06:00` or `22-6`.
 
         Raises:
-            ValueError: the text is not a part of a day.
+            ValueError: the text does not have this form.
         """
         match = re.fullmatch(r"\s*(\d{1,2}(?::\d\d){0,2})\s*[-–]\s*(\d{1,2}(?::\d\d){0,2})\s*", text)
         if match is None:
@@ -492,11 +486,11 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Return the seconds from the last beginning of the window to `moment`, in [0, 86400)."""
+        """Return the seconds since the window last began, at the time `moment`; in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
-        """True if the time from `begin` to `end` touches the window on at least one day.
+        """True if the span from `begin` to `end` overlaps the window on at least one day.
 
         Both arguments must be in the time zone of the window.
         """
@@ -519,11 +513,11 @@ def _time_of_day(text: str) -> time:
 
 @dataclass(frozen=True)
 class When:
-    """A choice of events by wall-clock time.
+    """A filter for events by wall-clock time.
 
     Attributes:
-        since: only events that end at this time or later; None for all.
-        between: only events that touch this part of a day; None for all.
+        since: accepts events that end at this time or later; None accepts all.
+        between: accepts events that overlap this part of the day; None accepts all.
     """
 
     since: datetime | None = None
@@ -533,12 +527,13 @@ class When:
         return self.since is not None or self.between is not None
 
     def takes(self, start: StartTime | None, start_s: float, end_s: float) -> bool:
-        """True if the choice includes an event. `start` is the start of its video; None if this is unknown."""
+        """True if the filter accepts an event. `start` is the start of the event's video; None if it is unknown."""
         if not self:
             return True
         if start is None:
             return False
         begin, end = start.at(start_s), start.at(end_s)
-        # Python compares times of one zone by their clock time, but one hour comes twice in autumn. UTC has no such hour.
+        # Python compares two times in the same zone by their local time. In autumn, one hour of local time exists twice,
+        # so the times are compared in UTC.
         recent = self.since is None or end.astimezone(UTC) >= self.since.astimezone(UTC)
         return recent and (self.between is None or self.between.overlaps(begin, end))

@@ -4,8 +4,8 @@
 masks and cuts videos into clips. `images` and `video` have one class per data set.
 
 Files are not trusted. Annotation files have a size limit, names in them cannot lead outside the data set's folder, pickles can
-only build plain values, and masks are checked before they are decoded. The functions that read or check a file raise
-DocumentError, with one line that names the file.
+only build plain values, and masks are checked before they are decoded. If a file is missing or damaged, the error is a
+DocumentError with a one-line message that starts with the file's path.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ def open_data(
         name: one of `DATA_SETS`.
         root: folder of the data set, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
-        rule: the length of clips and the largest size of images.
-        cache: folder for a file with the numbers in each label map; only data sets with one map per image use it.
+        rule: how videos are cut into clips, and the largest size of images.
+        cache: folder for an index of the label maps, which makes the next opening faster. Only data sets of still
+            images with label maps use it; None for no index.
 
     Raises:
-        UsageError: the name is unknown, or the folder has another layout.
+        UsageError: the name is unknown, or a file or folder of the official layout is missing.
         DocumentError: a file is damaged.
     """
     if name not in DATA_SETS:
@@ -93,7 +94,7 @@ def required_path(root: Path, relative: str, *, name: str) -> Path:
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
-    """Return the sorted names, without suffix, of the files in a folder that have this suffix."""
+    """Return the sorted names of all files with a suffix in a folder; the names come without the suffix."""
     try:
         return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as error:
@@ -113,7 +114,7 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
     """Yield the number (from 1) and the text of every line that is not blank.
 
     Args:
-        path: the file. If an editor saved it again, it may also be in UTF-8, UTF-16 or UTF-32.
+        path: a text file. Text in UTF-16 or UTF-32, or with a byte order mark, is recognised in any case.
         encoding: the encoding of the official file.
     """
     data = _read(path)
@@ -138,7 +139,7 @@ def read_pickle(path: Path) -> object:
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """Return `value` after checking its type; `where` is its place in the file, for the error message."""
+    """Return `value` after checking its type; `where` is the value's place in the file, for the error message."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
             f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
@@ -203,12 +204,13 @@ _FARTHEST = 10**5
 
 
 def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
-    """Return the mask (height, width) bool of a run length code or a list of polygons.
+    """Return the mask (height, width) bool from a COCO run length code or from a list of polygons.
 
     Args:
-        path: the document, for the error message.
-        where: the place in the document, for the error message.
-        code: {"size", "counts"} with counts as COCO's text or a list, or [[x, y, x, y, …], …].
+        path: the annotation file, for the error message.
+        where: the place of `code` in the file, for the error message.
+        code: a run length code {"size", "counts"}, with "counts" as text or as a list of numbers; or a list of
+            polygons [[x, y, x, y, …], …].
         shape: the image's height and width.
     """
     height, width = shape
@@ -222,11 +224,11 @@ def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> B
                 return np.zeros((height, width), np.bool_)
             return np.asarray(coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))), np.bool_)
         if not isinstance(code, dict) or list(code.get("size", [])) != [height, width]:
-            raise ValueError(f"its size is {code.get('size') if isinstance(code, dict) else None}")
+            raise ValueError(f"the mask's size is {code.get('size') if isinstance(code, dict) else None}")
         counts = code["counts"]
         runs = [int(run) for run in counts] if isinstance(counts, list) else _runs(counts)
         if any(run < 0 for run in runs) or sum(runs) != height * width:
-            raise ValueError("its runs do not fill the image")
+            raise ValueError("the run lengths do not add up to the number of pixels")
         shown = np.arange(len(runs)) % 2 == 1  # the runs are False and True in turn, column by column
         return np.repeat(shown, runs).reshape(width, height).T
     except (ValueError, TypeError, KeyError, OverflowError) as error:
@@ -235,13 +237,13 @@ def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> B
 
 
 def _runs(text: str) -> list[int]:
-    """Return the lengths of the runs in COCO's text form.
+    """Return the run lengths that COCO's compressed text encodes.
 
-    The code of a character minus 48 has five bits of a number; the first character has the lowest bits. Bit 32
-    is set if the number continues in the next character. Numbers are in two's complement. The first three
-    numbers are the lengths of runs. Each later number is the difference from the run two places before.
+    - Subtract 48 from the code of each character. Bits 1 to 16 belong to a number, lowest bits first.
+    - Bit 32 says that the next character belongs to the same number. A number is in two's complement.
+    - The first three numbers are run lengths. Each later number must be added to the run length two places before.
     """
-    # pycocotools can read this form too, but it leaves pixels unset if the runs are too short.
+    # pycocotools decodes this text too. But it does not report runs that are too short for the image.
     runs: list[int] = []
     value = shift = 0
     for sign in text:
@@ -265,7 +267,7 @@ MAX_PIXELS = 80 * 10**6
 
 @dataclass(frozen=True)
 class Reduction:
-    """How an image is reduced from its size on disk to the size for training, which is never larger.
+    """How an image is reduced from its size on disk to the size for training; images are never enlarged.
 
     Attributes:
         height, width: size on disk in pixels.
@@ -401,9 +403,10 @@ class ClipEntry:
     Attributes:
         key: unique in the data set.
         frames: T image files, relative to the root.
-        objects: (name, mark) of each object that the clip shows; several objects may have the same name or mark.
+        objects: (name, mark) of each object that the clip shows. The mark says which pixels are the object's:
+            a number in the label maps, or annotation ids. Several objects may have the same name or mark.
         maps: T label maps, relative to the root; empty if the data set has none.
-        places: T frame numbers in the video; (0,) for an image.
+        places: T frame numbers in the video, from 0; (0,) for an image.
     """
 
     key: str
@@ -420,7 +423,7 @@ class DiskData(ABC):
         name: name of the data set.
         root: folder of the data set.
         entries: clips of the data set; clips without an object are left out.
-        rule: its `max_side` is the longest side of the images.
+        rule: only `max_side`, the largest side of the images, is used.
 
     Raises:
         UsageError: no clip has an object.
@@ -441,7 +444,7 @@ class DiskData(ABC):
         return tuple(dict.fromkeys(name for name, _ in self.entries[index].objects))
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Return a clip with its frames and masks; all files must have the same size."""
+        """Return a clip with its frames and masks; all image files of a clip must have the same size."""
         item = self.entries[index]
         frames: dict[str, ByteArray] = {}
         first: Reduction | None = None
@@ -459,7 +462,7 @@ class DiskData(ABC):
         return Segmentation(item.key, np.stack([frames[name] for name in item.frames]), objects)
 
     def fingerprint(self) -> str:
-        """Return a hash of the clips' file names, objects and size, but not of the pixels."""
+        """Return a hash of the clips' file names and objects and of `max_side`. Pixels are not read."""
         digest = hashlib.sha256(repr((self.name, self.rule.max_side)).encode())
         for item in self.entries:
             digest.update(repr((item.key, item.frames, item.objects)).encode())
@@ -467,14 +470,14 @@ class DiskData(ABC):
 
     @abstractmethod
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the masks (T, H, W) of each mark in `item.objects`, at the reduced size."""
+        """Return one mask (T, H, W) bool per mark in `item.objects`, at the reduced size."""
 
 
 class LabelMapData(DiskData):
-    """A data set with label maps; a mark is a number in the map."""
+    """A data set with label maps. The mark of an object is the object's number in the map."""
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask per mark: True where the label map has this number."""
+        """Return one mask (T, H, W) bool per mark: True where the label map has this number."""
         maps: dict[str, ByteArray] = {}
         for name in item.maps:
             if name not in maps:
@@ -487,7 +490,7 @@ class LabelMapData(DiskData):
 
 
 def wrong_size(path: Path, size: Sequence[int], wanted: Reduction) -> DocumentError:
-    """Return the error for a file whose size (height, width) differs from its clip's."""
+    """Return the error for a file whose size (height, width) differs from the size of its clip."""
     return DocumentError(
         f"{path}: {size[1]} x {size[0]} pixels, but the clip has {wanted.width} x {wanted.height}",
         hint=UNPACK_AGAIN,

@@ -1,7 +1,8 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
-The first three data sets have one label map per image. Reading all maps takes minutes, so a file can cache the
-numbers in each map. RefCOCO has expressions for single objects. The docstring of each class shows the files of the data set.
+The first three data sets have one label map per image. To list the categories that an image shows, its map must be read.
+Reading all maps takes minutes, so the result can be cached in a file. RefCOCO describes single objects with expressions. The
+docstring of each class shows the files of the data set.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class SemanticData(LabelMapData):
     Args:
         name: name of the data set.
         root: folder of the data set.
-        pairs: (image, map), both relative to the root; an image's path is its key.
-        labels: category of each number; other numbers are ignored.
-        rule: its `max_side` is the longest side of the images.
-        cache: folder for the file with the numbers of each map; None for no file.
+        pairs: paths of each image and its map, relative to the root.
+        labels: number in a map -> category; all other numbers are ignored.
+        rule: only `max_side`, the largest side of the images, is used.
+        cache: folder for a file that lists the numbers of each map; None for no file.
 
     Raises:
         UsageError: no image shows a category.
@@ -87,12 +88,12 @@ class SemanticData(LabelMapData):
 
 
 def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) -> list[tuple[int, ...]]:
-    """Return the numbers in each label map, ascending.
+    """Return the numbers that occur in each label map, in ascending order.
 
     Args:
         root: the data set's folder.
         maps: paths of the label maps, relative to `root`.
-        file: cache of the numbers; a map is read again if its size or time changed.
+        file: cache of the numbers. A map is read again if its file size or modification time has changed.
     """
     known: Known = {}
     if file:
@@ -119,13 +120,13 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suffix: str = ".png") -> list[tuple[str, str]]:
-    """Return the pairs (image, label map) of two folders by file name without suffix, sorted by name."""
+    """Return the pairs (image, label map) of two folders, sorted. A pair has the same name except the suffix."""
     pairs = []
     map_names = set(names_in(root / maps, map_suffix))
     for name in names_in(root / images, suffix):
         image, label_map = f"{images}/{name}{suffix}", f"{maps}/{name}{map_suffix}"
         if name not in map_names:
-            raise DocumentError(f"{root / label_map}: is missing; it is the map of {Path(image).name}", hint=UNPACK_AGAIN)
+            raise DocumentError(f"{root / label_map}: the label map of {Path(image).name} is missing", hint=UNPACK_AGAIN)
         pairs.append((image, label_map))
     return pairs
 
@@ -159,9 +160,9 @@ class Ade20k(SemanticData):
 
 
 def read_ade20k_categories(path: Path) -> dict[int, str]:
-    """Return the category of each number in `objectInfo150.txt`.
+    """Return the table number -> category in `objectInfo150.txt`.
 
-    A line has a number, statistics and names, separated by tabs. If a line has several names, the first is used.
+    A line has a number, statistics and names, separated by tabs. The first name is the category.
     """
     categories: dict[int, str] = {}
     for number, line in read_lines(path):
@@ -251,10 +252,10 @@ class Mapillary(SemanticData):
 
 
 def read_mapillary_categories(path: Path) -> dict[int, str]:
-    """Return the category of each number, in lower case.
+    """Return the table number -> category, with categories in lower case.
 
-    The configuration lists the categories in the order of the numbers. Categories that are not
-    evaluated (unlabeled, ego vehicle, car mount, …) are left out.
+    The configuration file lists the categories in the order of their numbers, from 0. Categories that are
+    not evaluated (unlabeled, ego vehicle, car mount, …) are left out.
     """
     categories: dict[int, str] = {}
     for number, value in enumerate(entry(path, "the file", read_json(path), "labels", list)):
@@ -276,13 +277,13 @@ class RefCoco(DiskData):
         ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
         (or ROOT/images/train2014, or ROOT/train2014)
 
-    This is the layout of the `refer` repository. A ref is one object with several sentences, in one
-    split. A clip is an image with all its sentences of the split.
+    This is the layout of the `refer` repository. Its refs files give each object several sentences and one
+    split. A clip is one image with all sentences that belong to the split.
 
     Args:
         root: the folder that contains `refcoco`, `refcoco+`, `refcocog` and the images.
-        split: `train`, `val`, `testA`, `testB` or `test`, if the refs have this split.
-        sets: the data sets to use; an image of several sets gives one clip per set.
+        split: `train`, `val`, `testA`, `testB` or `test`. Not every set has all of these splits.
+        sets: which of `refcoco`, `refcoco+` and `refcocog` to use. An image gives one clip per set that has it.
     """
 
     def __init__(
@@ -298,7 +299,7 @@ class RefCoco(DiskData):
         super().__init__("refcoco", root, clips, rule or ClipRule())
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the mask (1, H, W) of each annotation; a mark is the pair (set, annotation id)."""
+        """Return one mask (1, H, W) bool per mark; a mark is a pair (set, annotation id)."""
         masks: dict[Mark, BoolArray] = {}
         for _, mark in item.objects:
             if mark not in masks:
@@ -323,16 +324,14 @@ class RefCoco(DiskData):
             file = expect(instances, f"the file of image {image}", files.get(image), str)
             for number in {number for _, number in objects}:
                 if codes.get(number) is None:
-                    raise DocumentError(
-                        f"{instances}: annotation {number}, used in {refs.name}, has no mask", hint=UNPACK_AGAIN
-                    )
+                    raise DocumentError(f"{instances}: annotation {number} of {refs.name} has no mask", hint=UNPACK_AGAIN)
                 self._codes[name, number] = (instances, codes[number])
             named = tuple((text, (name, number)) for text, number in objects)
             yield ClipEntry(f"{name}/{file}", (f"{folder}/{file}",), named)
 
 
 def _grouped(path: Path, split: str) -> dict[int, list[tuple[str, int]]]:
-    """Return the (expression, annotation id) pairs of each image of the split."""
+    """Return the table image id -> (expression, annotation id) pairs, for the images of a split."""
     grouped: dict[int, list[tuple[str, int]]] = {}
     for place, value in enumerate(expect(path, "the file", read_pickle(path), list)):
         where = f"ref {place}"

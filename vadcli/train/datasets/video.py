@@ -43,8 +43,8 @@ class Video:
     Attributes:
         name: name of its folder.
         frames: names of its images without suffix, in order.
-        objects: name and id of each object; an object with several names occurs several times.
-        shown: id of an object -> the frames that show the object. Objects whose frames are unknown are missing.
+        objects: (name, id) pairs; an object with several names has several pairs.
+        shown: object id -> names of the frames that show the object. Objects without such a list are left out.
     """
 
     name: str
@@ -53,7 +53,10 @@ class Video:
     shown: dict[int, frozenset[str]]
 
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
-        """Yield the clips of the video. A clip has the objects that one of its frames shows or may show."""
+        """Yield the clips of the video.
+
+        A clip has the objects that at least one of its frames shows, and all objects that are not in `shown`.
+        """
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
             visible = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
@@ -122,7 +125,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the name of each video with frames, its place for messages ("video NAME"), its JSON entry."""
+    """Yield (name, "video NAME" for error messages, JSON entry) of each video; videos without frames are skipped."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         content = expect(path, where, value, dict)
@@ -131,14 +134,14 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place of each expression ("expression NUMBER of video NAME"), and its JSON entry."""
+    """Yield ("expression NUMBER of video NAME" for error messages, JSON entry) of each expression."""
     for number, value in entry(path, where, content, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
 
 
 def object_id(path: Path, where: str, value: object) -> int:
-    """Return an object's id, 1 to 255. It may be text or a number in the file."""
+    """Return an object's id, 1 to 255. The file may store the id as text or as a number."""
     if not str(value).isdecimal() or not 1 <= int(str(value)) <= 255:
         raise DocumentError(f"{path}: {where} should have an object id of 1 to 255, not {value!r}", hint=UNPACK_AGAIN)
     return int(str(value))
@@ -157,7 +160,7 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
 
 
 def _shown(meta: Path, where: str, content: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Return the frames that show each object; objects without a list of frames are left out."""
+    """Return the table object id -> frames that show the object; objects without such a list are left out."""
     objects = expect(meta, f"'objects' of {where}", content.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
@@ -180,15 +183,15 @@ _MAPS = "DAVIS/Annotations_unsupervised/480p"
 
 
 class RefDavis(LabelMapData):
-    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; by default every third frame (8/s).
+    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions. Clips have every third frame by default, 8 per second.
 
         ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg    ROOT/DAVIS/ImageSets/2017/train.txt
         ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png
         ROOT/davis_text_annotations/Davis17_annot1.txt, …
 
-    A line of the text files is: VIDEO ID "EXPRESSION". Two annotators each wrote one file for the
-    first frame and one for the whole video. ReferFormer's data page describes this layout. The layout of
-    Ref-YouTube-VOS can also be read, because ReferFormer's conversion writes it.
+    A line of the text files is: VIDEO ID "EXPRESSION". There are two annotators. Each of them wrote one file after
+    seeing only the first frame, and one file after seeing the whole video. ReferFormer's data page describes this
+    layout. ReferFormer can convert it to the layout of Ref-YouTube-VOS, which can be read too.
 
     Args:
         root: the folder that contains `DAVIS` and `davis_text_annotations`, or `train` and
@@ -227,7 +230,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
 
 
 def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
-    """Return the (expression, id) pairs of each video, in the order of the text files."""
+    """Return the table video -> (expression, object id) pairs, in the order of the text files."""
     expressions_of: dict[str, list[tuple[str, int]]] = {}
     present = [folder / name for name in TEXTS if (folder / name).exists()]
     if not present:
@@ -255,9 +258,8 @@ class MeVis(DiskData):
         ROOT/train/mask_dict.json
 
     `meta_expressions.json` has the frames of each video and the annotation ids of each expression.
-    `mask_dict.json` has one COCO run length code per id and frame, or null if the object is not
-    visible. The codes stay in memory and take some hundred MB for the official data. The loader in the
-    MeViS repository reads the same layout.
+    `mask_dict.json` has a list per annotation id, with one mask per frame: a COCO run length code, or null
+    if the object is not visible. All masks stay in memory; the official data needs some hundred MB.
 
     Args:
         root: the folder that contains `train`.
@@ -272,7 +274,7 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(meta, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the union (T, H, W) of the annotations of each mark; a mark is a tuple of annotation ids."""
+        """Return one mask (T, H, W) bool per mark. A mark is a tuple of annotation ids; their masks are united."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         masks_of: dict[Mark, BoolArray] = {}
         for ids in marks:
