@@ -31,7 +31,7 @@ def test_json_and_csv_hold_the_same(tmp_path: Path) -> None:
     [
         ({"verdict": "maybe"}, "entry 2.*maybe"),
         ({"start_s": 3.0}, "entry 2.*cannot last"),
-        ({"peak_score": 7}, "entry 2.*not a score"),
+        ({"peak_score": 7}, "entry 2.*outside 0-1"),
         ({"end_s": "x"}, "entry 2"),
     ],
 )
