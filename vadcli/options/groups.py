@@ -323,7 +323,7 @@ class DetectorOptions:
     )
     detector: str = option(
         "auto",
-        "Detector to use; auto is the best one whose weights are installed. motion needs no weights.",
+        "Detector to use; auto is the best detector whose weights are installed. motion needs no weights.",
         panel=HOW,
         short="-d",
         choices=DETECTOR_CHOICES,
@@ -409,7 +409,7 @@ class TimeOptions:
         "Time zone of the cameras' clocks and of the times you give, like Europe/Berlin or +01:00.",
         panel=EVENTS,
         metavar="ZONE",
-        default_text="that of this machine",
+        default_text="this machine's time zone",
     )
     time_from: str = option(
         "",
@@ -508,7 +508,10 @@ class HeadOptions:
         None, "With --head: keep an event if the head's score reaches this value, 0-1.", panel=EVENTS, default_text="0.5"
     )
     embeddings: tuple[str, ...] = option(
-        (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=EVENTS, metavar="DIR"
+        (),
+        "Also read vectors from this output folder, for a head that needs two encoders; repeatable.",
+        panel=EVENTS,
+        metavar="DIR",
     )
 
     def __post_init__(self) -> None:

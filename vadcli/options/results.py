@@ -165,7 +165,10 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     )
     clips: bool = option(False, "Also include a video clip of each event with pictures.", panel=OUTPUT, own_variable=True)
     clip_length: str = option(
-        "60s", "Maximum length of a clip; it is cut around the highest score.", panel=OUTPUT, metavar="TIME"
+        "60s",
+        "Maximum length of a clip. From a longer event, only the part around the highest score is cut.",
+        panel=OUTPUT,
+        metavar="TIME",
     )
     max_mb: float = option(
         5.0, "Without --assets: stop adding pictures and clips when the page reaches this size.", panel=OUTPUT, metavar="MB"
@@ -200,7 +203,9 @@ class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
     pad: str = option(
         "2s", "With --events-only: time to include before and after an event.", panel=OUTPUT, metavar="TIME", own_variable=True
     )
-    side_by_side: bool = option(False, "Show the original frame on the left and the annotated one on the right.", panel=OUTPUT)
+    side_by_side: bool = option(
+        False, "Show the original frame on the left and the annotated frame on the right.", panel=OUTPUT
+    )
     max_height: int | None = option(None, "Scale taller videos down to this height in pixels.", panel=OUTPUT, metavar="PX")
     force: bool = option(False, "Render videos again that are already rendered.", panel=RUNNING)
 
@@ -253,7 +258,9 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     include: tuple[str, ...] = same(EventsOptions, "include")
     since: str | None = same(ReportOptions, "since")
     footage: Path | None = same(ReportOptions, "footage")
-    encoder: str = option("", "Encoder of the stored vectors.", panel=HOW, metavar="NAME|DIR", default_text="that of the scan")
+    encoder: str = option(
+        "", "Encoder of the stored vectors.", panel=HOW, metavar="NAME|DIR", default_text="the scan's encoder"
+    )
     device: str = same(DetectorOptions, "device")
     format: str = option(
         "table", "Format of the result; html is a page with pictures.", panel=OUTPUT, choices=SEARCH_FORMATS, own_variable=True
@@ -296,7 +303,7 @@ class StatusOptions(TalkOptions):
     """The options of `vadcli status`."""
 
     watch: bool = option(False, "Repeat until no scan is running.", panel=RUNNING)
-    every: str = option("1s", "With --watch: time between two readings.", panel=RUNNING, metavar="TIME")
+    every: str = option("1s", "With --watch: time between two reports.", panel=RUNNING, metavar="TIME")
 
     def __post_init__(self) -> None:
         check_durations(self, "every", above_zero=True)
@@ -346,7 +353,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     )
     audit: str = option(
         "1%",
-        "Also ask about this share of the rest, drawn at random, to estimate how much is missed.",
+        "Also ask about this share of all other clips, drawn at random, to estimate how much the scan misses.",
         panel=HOW,
         metavar="SHARE",
     )
@@ -374,7 +381,12 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         None, "Ask about at most this many clips; the next run continues.", panel=RUNNING, metavar="N", default_text="no limit"
     )
     max_runtime: str | None = same(ScanOptions, "max_runtime")
-    checkpoint_every: str = option("30s", "At most this much work is lost if a run is killed.", panel=RUNNING, metavar="TIME")
+    checkpoint_every: str = option(
+        "30s",
+        "Time between two checkpoints. If the run is killed, at most this much work is lost.",
+        panel=RUNNING,
+        metavar="TIME",
+    )
     runner: str = same(ScanOptions, "runner")
     ray_address: str = same(ScanOptions, "ray_address")
     ray_cpus: int | None = same(ScanOptions, "ray_cpus")
@@ -418,7 +430,10 @@ class LearnOptions(TalkOptions):
         own_variable=True,
     )
     embeddings: tuple[str, ...] = option(
-        (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
+        (),
+        "Also read vectors from this output folder, for a head that needs two encoders; repeatable.",
+        panel=HOW,
+        metavar="DIR",
     )
     recall: float = option(
         0.95, "Share of the true events that the head must keep. The false alarms are counted at this share.", panel=HOW
@@ -489,7 +504,10 @@ class EvalOptions(TalkOptions):
         panel=HOW,
     )
     pixel_size: str = option(
-        "full", "Resize masks and ground truth to HEIGHTxWIDTH first; papers on Ped2 use 158x238.", panel=HOW, metavar="HxW"
+        "full",
+        "Resize masks and ground truth to HEIGHTxWIDTH first; full keeps their size. Papers on Ped2 use 158x238.",
+        panel=HOW,
+        metavar="HxW",
     )
     bootstrap: int = option(
         1000, "Number of resamples of the videos for confidence intervals, at least 100; 0 for none.", panel=HOW

@@ -111,7 +111,12 @@ class ScanOptions(
     max_runtime: str | None = option(
         None, "Stop after this time; the next run continues from there.", panel=RUNNING, metavar="TIME", default_text="no limit"
     )
-    checkpoint_every: str = option("30s", "At most this much work is lost if a scan is killed.", panel=RUNNING, metavar="TIME")
+    checkpoint_every: str = option(
+        "30s",
+        "Time between two checkpoints. If the scan is killed, at most this much work is lost.",
+        panel=RUNNING,
+        metavar="TIME",
+    )
     runner: str = option(
         "local", "Where the work is done: on this machine, or on a Ray cluster.", panel=RUNNING, choices=tuple(RUNNERS)
     )
@@ -327,18 +332,18 @@ class WeightsImportOptions(TalkOptions):
     """The options of `vadcli weights import`."""
 
     qwen: Path | None = option(
-        None, "Folder of Qwen2-VL in the layout of transformers.", panel=HOW, metavar="DIR", default_text="what was pulled"
+        None, "Folder of Qwen2-VL in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the pulled model"
     )
     sam2: Path | None = option(
         None,
         "Folder of SAM2.1 in the layout of transformers, or Meta's .pt file.",
         panel=HOW,
         metavar="PATH",
-        default_text="what was pulled",
+        default_text="the pulled model",
         own_variable=True,
     )
     clip: Path | None = option(
-        None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="what was pulled"
+        None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the pulled model"
     )
     own: Path | None = option(None, "Trained weights of LAVIDA's own part: a .safetensors file.", panel=HOW, metavar="FILE")
     lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
