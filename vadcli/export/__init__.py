@@ -188,7 +188,7 @@ def to_json(documents: Iterable[EventsDocument]) -> str:
 def to_csv(documents: Iterable[EventsDocument]) -> str:
     """Return a header row and one row per event of all videos; a cell without a value is empty.
 
-    The last column is the score of the trained head. It exists only if a head judged the events of a video.
+    If a trained head judged the events of a video, the last column is the score of this head.
     """
     documents = list(documents)
     columns = (*CSV_COLUMNS, "head_score") if any(document.head for document in documents) else CSV_COLUMNS

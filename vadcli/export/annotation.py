@@ -121,7 +121,7 @@ def label_studio_config(documents: Iterable[EventsDocument]) -> str:
 
 
 def _label(event: Event) -> str:
-    """Return the event's label in a form that XML allows, because the configuration is an XML file."""
+    """Return the event's label in a form that XML allows: Label Studio's labelling configuration is XML."""
     return legal_in_xml(label(event))
 
 

@@ -151,11 +151,11 @@ class OutputLayout:
         return self._of("scores", video, CHECKPOINT_SUFFIX, hidden=True)
 
     def embeddings(self, video: str) -> Path:
-        """Return the path of the vectors of a video's sampled frames."""
+        """Return the path of the file with a video's vectors, one vector per sampled frame."""
         return self._of("embeddings", video, ".parquet")
 
     def answers(self, video: str) -> Path:
-        """Return the path of the answers of a second model about clips of a video."""
+        """Return the path of the file with a second model's answers about clips of a video."""
         return self._of("verify", video, ".parquet")
 
     def events(self, video: str) -> Path:
@@ -163,11 +163,11 @@ class OutputLayout:
         return self._of("events", video, ".json")
 
     def mask_video(self, video: str) -> Path:
-        """Return the path of the masks of a video, stored as a gray video."""
+        """Return the path of the gray video that stores a video's masks."""
         return self._of("masks", video, ".mkv")
 
     def mask_rle(self, video: str) -> Path:
-        """Return the path of the masks of a video, stored as run lengths."""
+        """Return the path of the file that stores a video's masks as run lengths."""
         return self._of("masks", video, ".parquet")
 
     def rendered(self, video: str) -> Path:
@@ -182,7 +182,7 @@ class OutputLayout:
         return self._of("cameras", camera, ".json")
 
     def evaluation(self, dataset: str) -> Path:
-        """Return the path of the results of the newest evaluation on a data set."""
+        """Return the path of the file with the results of the newest evaluation on a data set."""
         return self.out / "eval" / f"{_file_name(dataset)}.json"
 
     @property

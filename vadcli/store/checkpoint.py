@@ -85,10 +85,10 @@ class CheckpointBlock(RowTable):
     """R consecutive rows of a video that is being scanned, one row per frame.
 
     Attributes:
-        frame_index: (R,) int64.
-        pts: (R,) int64.
-        decode_ok: (R,) bool.
-        sampled: (R,) bool.
+        frame_index: (R,) int64, number of the frame in the video, from 0.
+        pts: (R,) int64, time of the frame in the stream's time base.
+        decode_ok: (R,) bool, False if the frame is lost or the decoder concealed damage in it.
+        sampled: (R,) bool, True if the detector sees the frame.
         raw: (R, K) float32; NaN in rows that are not sampled.
         bbox: (R, 4) int32 x, y, width, height in display pixels; the width is 0 if a row has no box.
         mask: (R, h, w) uint8, round(255 × mask) on the detector's mask scale; 0 in rows that are not sampled. None if no masks

@@ -163,12 +163,12 @@ class RunProgress:
         self.done += self._sizes.get(video, 0) - counted
 
     def leave(self, video: str) -> None:
-        """Remove a video from the videos in progress, because the run was stopped before the video was finished."""
+        """Remove an unfinished video from the videos in progress, because the run was stopped."""
         self._running.pop(video, None)
 
     @property
     def fitting(self) -> Mapping[str, Any] | None:
-        """The camera that is being fitted, and the number of frames read for this; None if there is no fit."""
+        """The camera that is being fitted, and how many frames were read for it; None if there is no fit."""
         return self._fitting
 
     def eta_s(self) -> float | None:
@@ -279,7 +279,7 @@ class RunRecord:
         self._write(end=None, exit_code=None)
 
     def add(self, result: VideoResult) -> None:
-        """Add the result of a video, which replaces its earlier result. Rewrite the record if it is due.
+        """Add the result of a video in place of its earlier result, if any. Rewrite the record if that is due.
 
         Raises:
             OutputError: the record can't be written.

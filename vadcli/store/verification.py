@@ -107,7 +107,7 @@ class VerificationRun:
 
 
 def write_verification(layout: OutputLayout, scratch: Scratch, run: VerificationRun) -> None:
-    """Write the record.
+    """Write the record of a run of `vadcli verify`.
 
     Raises:
         OutputError: the record can't be written.
@@ -117,7 +117,7 @@ def write_verification(layout: OutputLayout, scratch: Scratch, run: Verification
 
 
 def read_verification(layout: OutputLayout) -> VerificationRun | None:
-    """Return the record; None if no record is stored.
+    """Return the record of the newest run of `vadcli verify`; None if no record is stored.
 
     Raises:
         DocumentError: the file is damaged, or has another version.

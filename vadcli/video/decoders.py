@@ -68,7 +68,7 @@ class ReadRequest:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.interval < 1 or min(self.width, self.height) < 1:
-            raise ValueError(f"can't read from row {self.start} every {self.interval} rows at {self.width}x{self.height}")
+            raise ValueError(f"too small: start row {self.start}, interval {self.interval} or size {self.width}x{self.height}")
 
     def samples(self, index: int) -> bool:
         """Return True if this row gets an image."""

@@ -305,7 +305,7 @@ class FrameReader:
         The rows of the frames that are left out count as undamaged.
 
         At the first sign of damage, stop with the outcome UNSAFE. A decoder with several threads raises `DamageFound` before
-        it yields such a row, so the outcome does not depend on the number of threads.
+        the first damaged frame, and is replaced by a decoder with one thread. So the number of threads does not matter.
         """
         request, info = self._request, self._info
         assert request.needed is not None
