@@ -129,12 +129,14 @@ def test_a_list_never_walks_everything(site: Path, tmp_path: Path) -> None:
 def test_streams_are_not_read(site: Path, tmp_path: Path) -> None:
     for url in ("rtsp://camera.lan/1", "https://example.org/a.mp4"):
         done = vadcli("scan", url, "--out", tmp_path / "out")
-        assert (done.returncode, "streams are not read" in done.stderr) == (2, True)
+        assert (done.returncode, f"error: {url}: this is a URL, and streams are not read\n" in done.stderr) == (2, True)
+        assert "record the stream into files, and scan their folder" in done.stderr
     done = vadcli("scan", f"file://{site}", "--out", tmp_path / "out")
-    assert (done.returncode, "give the path without file://" in done.stderr) == (2, True)
+    assert (done.returncode, f"error: file://{site}: this is a URL" in done.stderr) == (2, True)
+    assert "give the path without file://" in done.stderr
     listed = f"rtsp://camera.lan/1\n{site}/gate/a.mp4\n".encode()
     done = vadcli("scan", "--files-from", "-", "--out", tmp_path / "out", stdin=listed)
-    assert (done.returncode, "streams are not read" in done.stderr) == (3, True)
+    assert (done.returncode, "\nrtsp://camera.lan/1: failed: this is a URL" in done.stderr) == (3, True)
     assert cameras(tmp_path / "out") == ["."]
 
 

@@ -60,7 +60,7 @@ NO_VIDEO_SUFFIXES = frozenset(f".{name}" for name in _NO_VIDEO.split())
 MOST_SUFFIXES_NAMED = 5
 """The note about files with unknown suffixes names this many suffixes."""
 
-_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash only, because pathlib has removed the second slash
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash only, because pathlib has removed the second slash
 NO_URL = "this is a URL, and streams are not read"
 
 
@@ -335,7 +335,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
     """Return the plan for the videos of a walk: gives them names and cameras, and leaves some out."""
     age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
-    unusable = [Unusable(_name_or_path(path, root), reason) for path, reason in walk.trouble]
+    unusable = [Unusable(_as_url(path) or _name_or_path(path, root), reason) for path, reason in walk.trouble]
     names: dict[str, Path] = {}
     future: list[str] = []  # videos with a date in the future
     for found in walk.found:
@@ -411,8 +411,8 @@ def check_exists(path: Path) -> None:
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if _URL.search(str(path)):
-            raise UsageError(f"{path}: {NO_URL}", hint=_instead_of(path)) from error
+        if url := _as_url(path):
+            raise UsageError(f"{url}: {NO_URL}", hint=_instead_of(url)) from error
         raise UsageError(f"{path}: the file or folder does not exist") from error
     except OSError:
         return
@@ -420,13 +420,21 @@ def check_exists(path: Path) -> None:
 
 def why_unreadable(path: Path, error: OSError) -> str:
     """Return why a path can't be read, as a text for the user."""
-    if isinstance(error, FileNotFoundError) and _URL.search(str(path)):
-        return f"{NO_URL} ({_instead_of(path)})"
+    if isinstance(error, FileNotFoundError) and (url := _as_url(path)):
+        return f"{NO_URL} ({_instead_of(url)})"
     return f"can't be read: {error.strerror}"
 
 
-def _instead_of(url: Path) -> str:
-    if "file:/" in str(url):
+def _as_url(path: Path) -> str:
+    """Return the URL that the user gave as this path; "" if the path exists or does not look like a URL."""
+    text = str(path).removeprefix(f"{os.getcwd()}/")
+    if not _URL.match(text) or os.path.lexists(path):
+        return ""
+    return _URL.sub(r"\1:///" if text.startswith("file:") else r"\1://", text, count=1)
+
+
+def _instead_of(url: str) -> str:
+    if url.startswith("file:"):
         return "give the path without file://"
     return "record the stream into files, and scan their folder"
 
