@@ -1,7 +1,7 @@
 """The detector `ask`: a multimodal language model answers one yes-or-no question per category.
 
-This file has the questions, the class `QwenAsker`, which answers the questions, and the detector. The network is in `reader`.
-Only `prepare` loads the network.
+This file has the questions, the class `QwenAsker` that answers them, and the detector. The network is in `reader`, and is
+loaded by `prepare`.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ log = logging.getLogger("vadcli")
 CLIP_FRAMES, CLIP_S = 8, 8.0
 """A clip has 8 frames, one per second. Published results are better with 8 to 10 frames per clip than with one frame."""
 MIN_PX, MAX_PX = 128 * 28 * 28, 256 * 28 * 28
-"""Limits of the area of a frame. A square of 28 × 28 px in a pair of frames becomes one visual token: up to 1,024 per clip."""
+"""Limits of the area of a frame. In a pair of frames, 28 × 28 px become one visual token. A clip has up to 1,024 tokens."""
 PROMPT_VERSION = 1
 """Increase this if a change of a prompt or of the frames gives another answer to the same question about the same clip."""
 MOST_SENTENCES = 3
-"""A question quotes at most this many sentences of a category, so that it does not have more tokens than the clip."""
+"""A question quotes at most this many sentences of a category, so that the question has fewer tokens than the clip."""
 CONTROL = "<|"
 """The start of each control token of Qwen-VL."""
 SHOWS = "Does this video clip show {}?"
@@ -66,8 +66,8 @@ HOP_S = 4.0
 SPREAD_FLOOR = 0.25
 """The smallest spread of a camera's log-odds.
 
-Without this limit, a camera whose frames never change would give alarms for tiny changes: in half precision, even the log-odds
-of equal frames differ by a few hundredths.
+Without this limit, tiny changes would be alarms for a camera whose frames are always equal. In half precision, even the
+log-odds of equal frames differ by a few hundredths.
 """
 SAME_CLIP_S = 1e-3
 """Two sampled frames belong to the same clip if the middles of their clips differ by less than this, in seconds."""
@@ -79,8 +79,8 @@ class Question:
 
     Attributes:
         category: the name of the category.
-        text: asks whether the clip shows the category.
-        look_alike: asks whether the clip shows similar but harmless things; "" if no such things are known.
+        text: the question whether the clip shows the category.
+        look_alike: the question whether the clip shows similar but harmless things; "" if no such things are known.
     """
 
     category: str
@@ -99,10 +99,10 @@ SEVERITY = (
 
 
 def questions_for(categories: str) -> tuple[Question, ...]:
-    """Return the questions for the text of `--categories`, or SEVERITY if the text is empty.
+    """Return the questions for the text of `--categories`; the default questions SEVERITY if the text is empty.
 
     Raises:
-        UsageError: a list or file of categories does not exist or is damaged, or a sentence contains a control token.
+        UsageError: the categories can't be read, or a sentence contains a control token such as <|im_end|>.
     """
     return questions_about(read_categories(categories).categories) if categories else SEVERITY
 
@@ -111,7 +111,7 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
     """Return one question per category.
 
     Raises:
-        UsageError: a sentence contains a control token.
+        UsageError: a sentence contains a control token such as <|im_end|>.
     """
     questions = []
     for category in categories:
@@ -120,7 +120,7 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
                 raise UsageError(
                     f"--categories: {text!r} contains {CONTROL!r}, which starts a control token", hint="use plain words"
                 )
-        # If the user gave only a word, `means` has this word in sentences that were made for image-text encoders.
+        # If the user gave only a word, `means` has template sentences for image-text encoders. A question needs only the word.
         means = () if category.means == template_sentences(category.name) else category.means[:MOST_SENTENCES]
         shown = f"{category.name}, such as: {'; '.join(means)}" if means else category.name
         harmless = " or ".join(category.looks_like[:MOST_SENTENCES])
@@ -129,9 +129,9 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
 
 
 class Asker(ClipModel, Protocol):
-    """A model that answers questions about clips. Several threads may call the model.
+    """A model that answers questions about clips. Several threads may call it at the same time.
 
-    The answer to a question about a clip depends neither on the other clips nor on the other questions of a call.
+    An answer depends only on one clip and one question. The other clips and questions of the call do not change it.
     """
 
     @property
@@ -144,7 +144,7 @@ class Asker(ClipModel, Protocol):
 
     @property
     def clip_s(self) -> float:
-        """Length of a clip in seconds. From one frame to the next, there are clip_s / T seconds."""
+        """Length of a clip in seconds. Two consecutive frames of a clip are clip_s / T seconds apart."""
 
     @property
     def max_area_px(self) -> int:
@@ -153,7 +153,7 @@ class Asker(ClipModel, Protocol):
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return the log-odds of yes (N, Q) float32, for Q questions about N clips of one size.
 
-        If a question has a `look_alike`, the log-odds of `look_alike` are subtracted when they are above 0.
+        The log-odds of a question's `look_alike` are subtracted if they are above 0.
 
         Args:
             frames: (N, T, H, W, 3) uint8.
@@ -206,9 +206,9 @@ class QwenAsker:
 
     @property
     def parallel(self) -> int:
-        """The number of threads that should call at the same time: one on a CPU, two per GPU.
+        """The number of threads that should call the model at the same time: one on a CPU, two per GPU.
 
-        On a GPU, one thread copies its frames while the other thread computes.
+        With a GPU, one thread copies frames while the other thread computes.
         """
         return self._workers.parallel
 
@@ -229,7 +229,7 @@ class QwenAsker:
             return
         first, side = self._workers.all[0], int(MAX_PX**0.5)
         clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
-        # The memory is measured with a long question, so that all usual questions fit too.
+        # The memory use is measured with a long question, so that usual questions need less memory.
         typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
         self.batch_size = first.runner.find_batch_size(lambda clips: (first.reader.log_odds(clips, typical),), clip)
 
@@ -250,7 +250,7 @@ class QwenAsker:
             return worker.reader.describe(torch.from_numpy(_paired(frames[None])).to(worker.runner.device))
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the files, the precision and everything else that changes the answers."""
+        """Return the hashes of the model's files, and all settings that change the answers."""
         return {
             "asker": self.family,
             "prompt": PROMPT_VERSION,
@@ -315,8 +315,8 @@ def _paired(frames: ByteArray) -> ByteArray:
 class AskDetector:
     """Asks a multimodal language model about each clip. `Detector` describes the attributes.
 
-    The score of a category is high if the log-odds of yes are higher than usual for this camera. From the middle of one clip to
-    the middle of the next clip, the log-odds change linearly with time. This detector makes no masks.
+    The score of a category is high if the log-odds of yes are higher than usual for this camera. Each clip gets one answer per
+    category. Between the middles of two clips, the log-odds are interpolated. This detector makes no masks.
 
     Args:
         options: the options.
@@ -356,8 +356,8 @@ class AskDetector:
             frames=frames,
             overlap=frames - round(HOP_S * rate_hz),
             rate_hz=rate_hz,
-            # Frames have twice the useful area. The model rounds the sides to multiples of 28 px, and should never enlarge a
-            # frame.
+            # Frames have twice the useful area. The model then resizes each frame to multiples of 28 px, and should never have
+            # to enlarge a frame.
             size=SizeRule(2 * self.asker.max_area_px),
             pixel_format=PixelFormat.RGB,
             whole_bursts=True,
@@ -391,8 +391,7 @@ class AskDetector:
         clips = [clip for clip in sample.clips if clip.valid.any()]
         if not clips:
             return None
-        # Each call gets one clip, because clips may have different sizes, and the camera model must not depend on the batch
-        # size.
+        # Each call gets one clip: clips may have different sizes, and the camera model must not depend on the batch size.
         values = np.concatenate([self.asker.ask(clip.frames[None], self.questions) for clip in clips])
         seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip in clips)
         arrays = {"values": values.astype(np.float32)}
@@ -414,7 +413,7 @@ class AskDetector:
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the model, the questions and the version."""
+        """Return hashes of the model and of the questions, and the version."""
         return {
             "detector": self.name,
             "version": VERSION,
@@ -425,14 +424,14 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Return how rare log-odds are for one camera. `model` is its model from `AskDetector.fit`."""
+    """Return how rare log-odds are for one camera. `model` is the camera's model from `AskDetector.fit`."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
 
 
 def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
-    """Return log-odds (S, C) that change linearly with time between the middles of clips.
+    """Return log-odds (S, C) of frames, interpolated between the middles of clips.
 
     Before the middle of the first clip and after the middle of the last clip, the log-odds are constant.
 

@@ -1,8 +1,8 @@
 """Qwen2-VL and Qwen3-VL read a clip once and answer any number of questions about it.
 
-The answer to a question is not a text. It is the logit of "yes" as the next token, minus the logit of "no". The first part of
-the prompt, the prefix, contains the clip and is read only once. For each question, the model then reads only the few tokens
-after the prefix:
+The answer to a question is a number: the logit of "yes" as the next token, minus the logit of "no". The first part of the
+prompt is called prefix. It contains the clip, and the model reads it only once. For each question, the model then reads only
+the few tokens after the prefix:
 
     system turn, <|vision_start|>, M visual tokens ─┬─ <|vision_end|>, question 1, start of the answer ─ logits of yes and no
                                                     ├─ <|vision_end|>, question 2, start of the answer ─ logits of yes and no
@@ -34,7 +34,7 @@ MOST_TOKENS = 48
 """The largest number of tokens in a description of a clip."""
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 HALF = (0.5, 0.5, 0.5)
-"""The mean of the RGB channels for Qwen3-VL, and also their standard deviation. Pixel values are 0 to 1."""
+"""Mean and standard deviation of the RGB channels for Qwen3-VL, for pixel values from 0 to 1."""
 FRAME_S = CLIP_S / CLIP_FRAMES
 """Seconds from one frame of a clip to the next frame."""
 
@@ -48,7 +48,7 @@ class Reader(nn.Module):
         compression: how the visual tokens are compressed before the language model reads them.
 
     Raises:
-        ValueError: "yes" or "no" is not one token of this tokenizer, or the chat template can't contain a video.
+        ValueError: "yes" or "no" is not one token of this tokenizer, or the chat template has no place for a video.
     """
 
     def __init__(self, qwen: Any, tokenizer: Any, *, compression: CompressionOptions) -> None:
@@ -61,13 +61,13 @@ class Reader(nn.Module):
         self.prompt(DESCRIBE)  # raises ValueError now if the chat template is unsuitable
 
     def prompt(self, text: str) -> PromptTokens:
-        """Return the token ids of a question. The ids are stored, so a second call is fast."""
+        """Return the token ids of a question. The ids are kept, so a second call for the same question is fast."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question. Every question has the same ids before the video.
+        """Compute the token ids of a question. The ids before the video are the same for all questions.
 
         Raises:
             ValueError: the chat template does not contain the video exactly once.
@@ -115,7 +115,7 @@ class Reader(nn.Module):
         return torch.stack(columns, dim=1)
 
     def describe(self, frames: Tensor) -> str:
-        """Return one sentence about a clip (1, T, H, W, 3). The model chooses the most probable token at each step."""
+        """Return one sentence about a clip (1, T, H, W, 3), made of the most probable token at each step."""
         prompt = self.prompt(DESCRIBE)
         (prefix,) = self.prefixes(frames)
         stop = {self.tokenizer.convert_tokens_to_ids(TURN_END), self.tokenizer.eos_token_id}
@@ -126,11 +126,11 @@ class Reader(nn.Module):
 class Qwen3Reader(Reader):
     """One Qwen3-VL with its tokenizer; see `Reader`.
 
-    Three things differ from Qwen2-VL. Before each pair of frames, a text says at which time the pair was filmed. The output of
-    the vision tower also goes into the first layers of the language model. A patch has 16 × 16 px.
+    Three things differ from Qwen2-VL. Before each pair of frames, the prompt contains the time of the pair, in seconds.
+    Features from the vision tower are also added in the first layers of the language model. A patch has 16 × 16 px.
 
     transformers' own code computes the prefix. The questions use the cached keys and values of the prefix. Visual tokens cannot
-    be compressed, because the first layers of the model expect every token.
+    be compressed, because the first layers of the language model need every token.
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
@@ -169,7 +169,7 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question. <|vision_end|> is left out, because it is a part of the prefix here."""
+        """Compute the token ids of a question, without <|vision_end|>, which is a part of the prefix here."""
         prompt = super().branch(text)
         return PromptTokens(prompt.before, prompt.after[1:], prompt.seg - 1)
 

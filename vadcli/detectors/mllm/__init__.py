@@ -17,7 +17,7 @@ from vadcli.weights.files import read_json
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b", "qwen3-vl-2b")
 """Names of public models in the weights manifest."""
 FAMILIES = ("qwen2_vl", "qwen3_vl")
-"""The values of `model_type` in config.json that a model may have here."""
+"""The values of `model_type` in config.json of the models that can be used."""
 CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-VL or Qwen3-VL"
 
 

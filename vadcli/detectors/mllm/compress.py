@@ -3,9 +3,10 @@
 The method is reverse attention (section 3.4 of the LAVIDA paper). A token is dense if many tokens are similar to it. The
 densest tokens, which show the background, become references. Each token is assigned to its nearest reference. Each reference
 becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least similar to the reference have the largest
-weights. No trained weights are used. Gradients pass through the sums, but not through the choice of the references. Everything
-is computed in float64, and the result is cast to the dtype of the tokens. So the result doesn't depend on the order in which a
-GPU adds numbers, on autocast or on TF32.
+weights. No trained weights are used. Gradients pass through the sums, but not through the choice of the references.
+
+Everything is computed in float64, and the result is cast to the dtype of the tokens. So autocast, TF32 and the order in which a
+GPU adds numbers do not change the result.
 
 `moving_groups` makes another reduction possible, before the vision tower: it finds the patches that change during a clip.
 
@@ -38,13 +39,13 @@ class CompressionOptions:
 
     Args:
         ratio: share of the tokens to keep, in (0, 1]; 1 keeps all tokens unchanged.
-        method: `reverse_attention` is the paper's method. The other methods are for comparison: `mean` averages the tokens of
-            each reference. `densest`, `least_dense` and `random` choose some of the tokens and do not change them; `random`
-            chooses the same positions in all clips.
+        method: `reverse_attention` is the paper's method. The other methods are for comparison. `mean` averages the tokens of
+            each reference. `densest`, `least_dense` and `random` keep some tokens unchanged and drop all others. `random` keeps
+            the same positions in all clips.
         neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
-        positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
-            `sequential` numbers them in one dimension. Only `MultimodalLM.compressed` uses this option.
-        chunk: rows of the distance matrix that are computed per step, ≥ 1. It changes memory and time, but not the result.
+        positions: rotary positions of the kept tokens. `mrope` keeps their 3-D positions (time, row, column). `sequential`
+            numbers the tokens 0, 1, 2 and so on. Only `MultimodalLM.compressed` uses this option.
+        chunk: rows of the distance matrix that are computed at a time, ≥ 1. It changes memory and time, but not the result.
     """
 
     ratio: float = 0.2
@@ -73,7 +74,7 @@ class Compressed:
     Args:
         tokens: (M, D), in the dtype of the input tokens.
         kept: (M,) int64, ascending: for each reference, its index among the L input tokens.
-        owner: (L,) int64: for each input token, the index in `tokens` of the reference to which it is assigned.
+        owner: (L,) int64: for each input token, the index in `tokens` of its reference.
     """
 
     tokens: Tensor
@@ -139,9 +140,8 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     """
     if tokens.shape[0] == 1:
         return torch.ones(1, dtype=torch.float64, device=tokens.device)
-    # Equal tokens are at distance 0 and have the same density. A token has only k neighbours, so k + 1
-    # copies of each token are enough, and all further copies are left out. Otherwise a clip of black frames would be slow: each
-    # token would be compared with all other tokens.
+    # A clip of black frames has many equal tokens. Equal tokens have the same density, and a token has only k neighbours, so
+    # k + 1 copies of a token are enough. All further copies are left out, because they would make `_nearest` slow.
     kept, position = _without_surplus_copies(tokens, neighbours + 1)
     tokens = tokens[kept]
     k = min(neighbours, tokens.shape[0] - 1)
@@ -154,7 +154,7 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
 
 
 def references(density: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` densest tokens, ascending. Of equally dense tokens, the lower index comes first."""
+    """Return the indices of the `count` densest tokens, ascending. Of equally dense tokens, the first is used."""
     return torch.sort(density, descending=True, stable=True).indices[:count].sort().values
 
 
@@ -179,8 +179,8 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
 def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Tensor:
     """Merge tokens by reverse attention: Σ softmax(-⟨reference, token⟩ / √D) · token.
 
-    The sum of a reference contains only the tokens that are assigned to it, so the cost is O(L · D) and no (M, L) matrix is
-    needed. The result is exact and differentiable in the tokens.
+    The sum for a reference contains only the tokens that are assigned to the reference. So the cost is O(L · D), and no (M, L)
+    matrix is needed. The result is exact and differentiable in the tokens.
 
     Args:
         tokens: (L, D).
@@ -211,8 +211,8 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Keep the first `most` copies of each token.
 
     Returns:
-        (L',) the indices of the kept tokens, and (L,) the position of each token among the kept tokens. If a token is not kept,
-        the position of its last kept copy is returned.
+        (L',) the indices of the kept tokens, and (L,) for each token its position among the kept tokens. A token that is not
+        kept gets the position of its last kept copy.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
@@ -231,9 +231,9 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
 
     Of equally near columns, the lower index comes first.
 
-    Exact distances are computed from differences of coordinates, which is slow. So a matrix product gives a lower bound of each
-    squared distance, and only the columns with the lowest bounds are measured exactly. If a column that was not measured could
-    be nearer than one of the measured columns, all columns are measured for this row.
+    It is slow to compute exact distances from differences of coordinates. So a fast matrix product gives a lower bound of each
+    squared distance, and only the columns with the lowest bounds are measured exactly. If the bounds cannot prove that these
+    include the nearest columns of a row, all columns are measured for this row.
 
     Args:
         rows: (R, D).
@@ -278,8 +278,8 @@ def _squared_sizes(tokens: Tensor, centre: Tensor, chunk: int) -> Tensor:
 
 def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Tensor) -> Tensor:
     """Return lower bounds of the squared distances between rows and columns, (R, C) float64."""
-    # Let u be half the distance from 1 to the next float. Then a sum of D products is wrong by at most
-    # D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
+    # Let u be half the distance from 1 to the next float. Then the rounding error of a sum of D products is at most
+    # D·u·|a|·|b|, in any order of addition. So the computed |a|² + |b|² - 2ab differs from |a - b|² by at most
     # (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice this limit is subtracted.
     slack = 4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps / 2
     row_size = _squared_sizes(rows, centre, len(rows))
@@ -307,11 +307,11 @@ STATIC_DISTANCE = 0.01
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Return which merge groups to keep: all of the first time step, and the moving ones of later steps.
+    """Return which merge groups to keep: all groups of the first time step, and moving groups of later steps.
 
     A merge group consists of the four patches that become one visual token. At each later step, the patches are compared with
-    the same patches in the first step. A group moves if the mean cosine distance of its patches over all later steps is at
-    least the threshold. The caller drops the patches of all groups that are not kept, and the positions of these patches.
+    the patches at the same place in the first step. A group moves if the mean cosine distance of its patches over all later
+    steps is at least the threshold. The caller drops the patches of all other groups, and the positions of these patches.
 
     Args:
         patches: (T, G, P, D) patch embeddings of one clip: T time steps, G merge groups, P = 4 patches per group, D numbers.
@@ -350,8 +350,8 @@ WAVES = 4
 class SharedSight(nn.Module):
     """Makes visual tokens from SAM2's embedding F: one token per frame and grid cell.
 
-    A token says what its grid cell looks like, how the cell changes over time, and where the cell is. Changes and position are
-    added before compression, so that they are not lost when tokens are merged.
+    A token describes the look of its grid cell, how the cell changes over time, and where the cell is. Changes and positions
+    are added before compression, because they can't be computed from merged tokens.
 
     Args:
         image_width: channels of F.
@@ -375,7 +375,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Return for normalised F (B, T, h, w, C_img) how each cell changes, (B, T, h, w, motion_width)."""
+        """Return features (B, T, h, w, motion_width) of how each cell of the normalised F (B, T, h, w, C_img) changes."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))
@@ -398,7 +398,7 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `seg` (B, D) plus the weighted states `names` (B, C, D). Also return the logits of the weights, (B, C)."""
+        """Return `seg` (B, D) plus the weighted sum of `names` (B, C, D), and the logits (B, C) of the weights."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 

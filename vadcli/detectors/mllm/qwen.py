@@ -1,10 +1,7 @@
 """Qwen2-VL for LAVIDA (section 3.5 of the paper) and `ask`: from frames to a hidden state.
 
-Frames become patches, patches become visual tokens, and the language model turns a prompt with these tokens into a hidden
-state.
-
-The hidden state comes from one prefill, which is one pass through the language model over a whole sequence of tokens. LAVIDA
-takes the hidden state at `<SEG>`, and `ask` takes the hidden state at the last token.
+Frames become patches, and patches become visual tokens. In one pass (a prefill), the language model reads a whole prompt with
+the visual tokens. LAVIDA uses the hidden state at `<SEG>`, and `ask` uses the hidden state at the last token.
 
 Letters in shapes: B clips, T frames per clip, (H, W) frame size, (h, w) frame size in patches, p = 14 px per patch, P patches
 per clip, L visual tokens, M visual tokens after compression, S tokens in the sequence, D model width.
@@ -29,7 +26,7 @@ from vadcli.detectors.mllm.compress import CompressionOptions, NamePooling, Shar
 CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
 """The name of the argument for cached keys and values. It depends on the version of transformers."""
 VIDEO = "<|video_pad|>"
-"""The token that stands for a video in a prompt."""
+"""The token that marks the place of a video in a prompt."""
 Channels = tuple[float, float, float]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -41,9 +38,9 @@ QWEN_PX = 28
 class ExactBuffers(nn.Module):
     """A module whose buffers keep their dtype and their values when the module is cast.
 
-    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. The frequencies are multiplied by positions,
-    and the products are the arguments of sines. A cast to half precision would therefore shift the arguments of the sines: in
-    bfloat16, by tenths of a radian.
+    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. A position encoding is the sine of frequency
+    times position. With frequencies in half precision, the argument of the sine would be wrong: in bfloat16, by tenths of a
+    radian.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -63,7 +60,7 @@ class PatchGrid:
     Attributes:
         pairs: T / 2, the number of pairs of frames.
         rows, columns: h and w, the size of a frame in patches; multiples of `merge`.
-        merge: the vision tower merges a square of merge × merge patches into one token.
+        merge: the vision tower merges squares of merge × merge patches into one token each.
     """
 
     pairs: int
@@ -93,7 +90,7 @@ def qwen_patches(
     std: Channels = CLIP_STD,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, PatchGrid]:
-    """Return the same patches as Qwen2-VL's image processor: resize, normalise, pair frames, cut.
+    """Resize and normalise frames, and cut pairs of frames into patches, as Qwen2-VL's image processor does.
 
     Patches are in the order in which the vision tower merges them: the four patches of a 2 × 2
     group are adjacent.
@@ -101,7 +98,8 @@ def qwen_patches(
     Args:
         frames: (B, T, H, W, 3) uint8, T even.
         min_px, max_px: limits of the area of a resized frame, in pixels.
-        patch_px, merge: side of a patch in pixels, and side in patches of a square that the vision tower merges.
+        patch_px: side of a patch in pixels.
+        merge: the vision tower merges squares of merge × merge patches.
         mean, std: mean and standard deviation of each channel, for pixel values of 0 to 1.
         dtype: dtype of the result.
 
@@ -147,7 +145,7 @@ class PromptTokens:
         before: ids up to and including <|vision_start|>.
         after: ids from <|vision_end|> to the end of the prompt. A prompt for LAVIDA ends with the forced answer.
         seg: index in `after` of the token whose hidden state is used: `<SEG>` for LAVIDA, the last token for `ask`.
-        names: index in `after` of the last token of each category; only LAVIDA uses it.
+        names: for each category, the index in `after` of its last token; only LAVIDA uses this.
     """
 
     before: tuple[int, ...]
@@ -198,7 +196,7 @@ class Answers:
 
     Attributes:
         seg: (B, D), the same as the result of `hidden_at_seg`.
-        logits: (B, A + 1, V), at the token before the answer and at each of the A tokens of the answer.
+        logits: (B, A + 1, V) for a vocabulary of V tokens, at the token before the answer and at its A tokens.
         names: B tensors (C,), one logit per category of the prompt; empty if the model has no `pooling`.
     """
 
@@ -213,7 +211,7 @@ class MultimodalLM(ExactBuffers):
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
         sight: makes the visual tokens from SAM2's features; None if the vision tower makes them.
-        pooling: adds the hidden states of the categories to the hidden state at `<SEG>`; None for models that don't do this.
+        pooling: adds the hidden states of the categories to the hidden state at `<SEG>`; None to add nothing.
     """
 
     def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
@@ -260,7 +258,7 @@ class MultimodalLM(ExactBuffers):
         return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
     def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode those patches (pairs, G, 4, E) of one clip whose group is True in `moving` (pairs, G)."""
+        """Encode the patches (pairs, G, 4, E) of one clip whose group is True in `moving` (pairs, G)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
         for step, kept in zip(embedded, moving, strict=True):
@@ -270,7 +268,7 @@ class MultimodalLM(ExactBuffers):
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
     def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
-        """Return the compressed tokens of one clip (section 3.4 of the paper), with the time, row and column of each token."""
+        """Return the compressed tokens of one clip and their positions (section 3.4 of the paper)."""
         tokens, index = clip
         compressed = compress(tokens, options)
         rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
@@ -300,7 +298,7 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Return the states after the video. All prompts with the same text before the video can use them."""
+        """Return the states after the video, for all prompts that have the same text before the video."""
         prefixes = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -311,7 +309,7 @@ class MultimodalLM(ExactBuffers):
         return prefixes
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """Return the same as `hidden_at_seg` for the clips of the prefixes. The prefixes can be used again afterwards."""
+        """Return the same as `hidden_at_seg`, for the clips of the prefixes. Prefixes can be used several times."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
@@ -326,7 +324,7 @@ class MultimodalLM(ExactBuffers):
         """Return the tokens of an answer. Each token is the most probable token after all earlier tokens.
 
         Args:
-            prefix: the prefix of one clip. It can be used again afterwards.
+            prefix: the prefix of one clip. It can be used several times.
             prompt: the prompt; only its text after the video is used.
             most: the largest number of tokens.
             stop: ids of tokens that end the answer. Such a token is not returned.
@@ -346,7 +344,7 @@ class MultimodalLM(ExactBuffers):
         return answer
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """Run the whole sequences of all clips in one call, with one prompt per clip, for training.
+        """Read the whole prompts of all clips in one pass, with one prompt per clip. For training.
 
         Shorter sequences are padded at their end. Attention is causal, so the padding changes nothing.
 
@@ -391,7 +389,7 @@ class MultimodalLM(ExactBuffers):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Return rotary cosines and sines (n, head width) for the patches of a pair of frames, in the order of the merger."""
+        """Return rotary cosines and sines (n, head width) for the n patches of a pair of frames, in their order."""
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)
@@ -403,9 +401,9 @@ class MultimodalLM(ExactBuffers):
         return cos, sin
 
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the visual tokens (N, n / 4, D) that the vision tower makes from patches (N, n, E).
+        """Return the visual tokens (N, n / 4, D) that the vision tower makes from embedded patches (N, n, E).
 
-        This runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another.
+        This method runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another.
         transformers processes one pair after another; the result is the same.
         """
         visual = self.qwen.model.visual
@@ -460,7 +458,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yield groups of clips with the same number of tokens, which need no padding: the indices and clips of each group."""
+    """Yield indices and clips of groups that need no padding, because all clips have the same number of tokens."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)
@@ -470,7 +468,7 @@ def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[
 
 @contextmanager
 def _growing(prefix: Prefix) -> Iterator[None]:
-    """Let the cache of a prefix grow inside a `with` block. Restore the length of the cache afterwards."""
+    """Let the cache of a prefix grow inside a `with` block. Then cut the cache to its old length."""
     try:
         yield
     finally:
