@@ -21,10 +21,10 @@ over {count} clips.
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
 Table 1 of the paper has frame figures on other data sets, over all frames of the test set together. The authors sampled
-every 4th frame of UBnormal, every 2nd frame of ShanghaiTech, and every 128th frame of UCF-Crime and XD-Violence. A
-score is carried forward to the next sampled frame. The published evaluator appends artificial end points (0, 0) and (1,
-1) to labels and scores; `vadcli eval` does this only with `--endpoints`. On XD-Violence, the published evaluator
-computes ROC-AUC, but the paper's table has the heading AP.
+every 4th frame of UBnormal, every 2nd frame of ShanghaiTech, and every 128th frame of UCF-Crime and XD-Violence. The
+frames between two sampled frames get the score of the sampled frame before them. The published evaluator appends
+artificial end points (0, 0) and (1, 1) to labels and scores; `vadcli eval` does this only with `--endpoints`. On
+XD-Violence, the published evaluator computes ROC-AUC, but the paper's table has the heading AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|
@@ -78,9 +78,9 @@ box of 5×5 pixels, the frame difference is the usual "plain frame difference". 
 wide. Most anomalies of Ped2 are fast, so methods that give fast things a high score do well. Expect lower figures on
 other footage.
 
-ROC-AUC does not show these weaknesses of optical flow and frame difference: a threshold for one camera does not fit
-another camera, a value does not show how often it occurs, and both methods fail after cuts and changes of light, or
-if the camera moves.
+ROC-AUC does not show all weaknesses of optical flow and frame difference. A threshold for one camera does not fit
+another camera. A value does not show how often it occurs. Both methods fail after cuts and changes of light, and if
+the camera moves.
 
 ## How each row was measured
 

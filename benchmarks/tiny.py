@@ -44,7 +44,7 @@ ABOUT = (
     "Each clip is scored with two lists of category names. In one list, one name is true: the clip shows this category.",
     "In the other list, all names are false. 30 % of the false names differ from a true name in only one word. In the rows",
     '"motion of one of two similar objects", two objects have the same colour and shape. The true name is the motion of',
-    "one of them, and no false name is a motion of either.",
+    "one object. The false names are motions that neither object makes.",
     "",
     "The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames that show the true",
     'category, even if their score is low. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
