@@ -221,7 +221,7 @@ class Choices:
     Attributes:
         thresholds: the entries; if several entries fit a video, the last one counts.
         reviews: verdicts on events.
-        head: folder of the head that judges events; "" for no head.
+        head: folder of the trained head that judges events; "" for no head.
         head_threshold: an event is kept if the head gives it at least this score.
         embeddings: further folders with vectors that the head reads.
     """

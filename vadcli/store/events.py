@@ -123,7 +123,7 @@ class EventsDocument:
         created: creation time according to the video's container; "" if the container does not store it.
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: the parts of the picture that were hidden.
-        head: the head that judged the events; None if no head judged them.
+        head: the trained head that judged the events; None if no head judged them.
         own_categories: the categories that the user described with sentences.
         scan_events: the events as they were before the video was verified; None if it was not verified.
     """

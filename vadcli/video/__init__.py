@@ -70,8 +70,8 @@ def early_worker() -> Iterator[None]:
 
     If no loader has taken the process when the `with` block ends, the process is killed.
 
-    Use it in the main thread: on Linux, a decoder process dies with the thread that started it. An error at the start of the
-    process is ignored here: the loader later starts a process itself, and reports the error if this fails too.
+    Use it in the main thread: on Linux, a decoder process dies with the thread that started it. If the process can't be started
+    here, no error is raised: the loader tries again later, and reports the error if there is one.
     """
     with suppress(OSError):
         _early.append(start_worker())

@@ -94,7 +94,7 @@ def has_times(demuxer: str) -> bool:
 def has_exact_pts(demuxer: str, codec: str) -> bool:
     """Return True if packets have presentation times.
 
-    If not, a decoder may report other times than the probe.
+    If not, a decoder may report other times than the probe finds.
     """
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 

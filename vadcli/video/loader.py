@@ -19,14 +19,14 @@ The contract:
   different videos are mixed. The content of a clip depends on the file, the needs and the options. It does not depend on the
   number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
-  memory than `memory_limit_mib`. Waiting for a video, for a free slot or for the loader counts as progress. So a slow caller
-  never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the kernel's
-  parent-death signal, on other systems because their standard input ends. Ctrl-C and signals to this process's group do not
-  reach the decoder processes.
+  memory than `memory_limit_mib`. If a decoder process waits for a video, for a free slot or for the loader, this counts as
+  progress. So a slow caller never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux
+  by the kernel's parent-death signal, on other systems because their standard input ends. Ctrl-C and signals to this process's
+  group do not reach the decoder processes.
 - A second decoder. If `auto` chose decord, and the decoder process dies or is killed, ffmpeg reads the video from the
   beginning. The caller does not get a clip twice. `note` of Finished gives the reason.
 - Errors. If a decoder raises an error or its process dies, Finished has the `error`, and other videos continue. `run` raises
-  only the errors of `requests`, and VadcliError if no decoder process can be started.
+  only the errors that `requests` raises, and VadcliError if no decoder process can be started.
 - Ends. If a run ends early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are killed,
   and the next run starts new processes. `close` may be called at any time and more than once. After `close`, the loader has no
   process and no thread; only the shared memory of clips that are still in use remains.

@@ -1,14 +1,16 @@
 """Describes a video without decoding it: the times of its frames, size, rotation and frame rate.
 
 The probe reads the packets of the video stream once, in file order. It drops packets that show no frame (`headers`), and sorts
-the other packets by the times of their frames (`build_timeline`). It must find exactly the frames that
+the other packets by the times of their frames (`build_timeline`). The probe must find exactly the frames that
 `ffmpeg -i X -fps_mode passthrough` shows. A row is the index of a frame in this order.
 
 Times in files are often wrong: they are missing, repeat, jump or go back. The rules, in this order:
 
-- The row of a frame gets the time that the file states. If the time of a single frame is odd, the next rows keep their times.
+- The row of a frame gets the time that the file states. A single frame with a wrong time does not change the times of the next
+  rows.
 - If two frames have the same time, the row of the second frame gets the next tick. To make room, the time base becomes finer.
-- If the times of a few frames do not fit between the times of the frames around them, these frames are spread evenly there.
+- If the times of a few frames do not fit between the times of the frames around them, these few frames get new times that are
+  evenly spaced.
 - If the clock restarts, or jumps forward by more than a day, the times of the rows continue where the clock stopped. So they
   are times since the start of the recording, and not times on the camera's clock. A shorter jump forward is a gap in the
   recording, and the times of the rows keep this gap.

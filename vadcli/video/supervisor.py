@@ -83,7 +83,7 @@ class ClipRequest:
         video: relative path of the video. Each item about this video has the same path.
         path: the file, or the folder of images.
         fps: frame rate of a folder of images.
-        start_clip: the first clip to read. Its rows start after the last row of the previous clip, at `SamplingPlan.first_row`.
+        start_clip: number of the first clip to read. The rows are reported from `SamplingPlan.first_row(start_clip)` on.
         bursts: positions in [0, 1), as fractions of the video's frames. If given, only one clip is read at each position. The
             index of a clip is the index of its burst, and `ClipReady.rows` is empty. If no frame of a burst can be decoded, the
             burst has no clip.

@@ -313,7 +313,7 @@ def check_machine(path: Path, messages: str) -> None:
     Faults of the machine are temporary: for example, a network share is lost, or memory runs out. Then nothing is stored for
     the video, so the next run tries again. But a damaged file can cause the same messages: ffmpeg's libraries report
     "Input/output error" if a file is cut short, and "Cannot allocate memory" if a header asks for too much. So these two
-    errors count as faults of the machine only if they also appear here, without ffmpeg.
+    errors count as faults of the machine only if this function finds them too, without ffmpeg.
 
     Args:
         path: the file, or the folder of images.
