@@ -183,7 +183,7 @@ def check_weights(*, names: Testable, options: TalkOptions) -> None:
     """Test weights on this machine with drawn pictures. Exits with 4 if a test fails.
 
     The pictures show coloured shapes, discs, stripes, words, day and night. An encoder gets several sentences, and must choose
-    the one that describes the picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.
+    the sentence that describes the picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.
 
     \b
     Examples:

@@ -205,7 +205,7 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
 
 
 def _summary(document: EventsDocument, result: VideoResult | None) -> VideoSummary:
-    """Return the summary of a video with all events. `result` is its entry in a run record; None if it is not partial."""
+    """Return the summary of a video with all events. `result` is None if the video is not partial."""
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0

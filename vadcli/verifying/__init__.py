@@ -82,7 +82,7 @@ class VerifyResult:
     Attributes:
         videos: one entry per video that can be verified, and per video whose results cannot be read.
         model: the model that was asked.
-        audit: how much the first stage (the scan) misses; None if no clip was audited.
+        audit: how much the scan misses; None if no clip was audited.
         asked: number of clips that this run asked about.
         left: number of chosen clips that have no answer yet.
         seconds: the time that the model took for the clips of `asked`; after a dry run, the time that it would take for the

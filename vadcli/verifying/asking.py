@@ -60,7 +60,7 @@ class VideoJob:
         path, fps: the path of the video, and its frame rate if the video is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
-        audited: (C,) bool, True for clips that the first stage does not propose.
+        audited: (C,) bool, True for clips that are not proposed: their scores are not among the highest of the camera.
         stored: the answers so far.
         claim: the lock of the video; None if the video is not being read.
         regions: the hidden parts of the picture.

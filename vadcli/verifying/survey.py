@@ -1,8 +1,8 @@
 """The start and the end of a verification: chooses the clips, and makes events from the answers.
 
-`Survey` finds the videos and the questions, and chooses clips. The first stage (the scan) proposes the clips around its highest
-scores. The audit draws clips at random from all other clips, so that it shows how much the first stage misses. Equal scores,
-videos and seeds give equal choices.
+`Survey` finds the videos and the questions, and chooses clips. The clips with the highest scores of the scan are proposed. The
+audit draws clips at random from all other clips, to estimate how much the scan misses. Equal scores, videos and seeds give
+equal choices.
 
 `settle` calibrates the model for each camera, makes the events of each video, and counts the audit.
 
@@ -62,7 +62,7 @@ class Candidates:
     """The clips of one video about which the model can be asked.
 
     Attributes:
-        score: (C,) float32, the first stage's highest logit within GROW_S seconds of each clip's middle, and in its cell.
+        score: (C,) float32, the scan's highest logit within GROW_S seconds of each clip's middle, and in its cell.
         start, end: (C,) float64 seconds, the span that each clip shows.
         length_s: (C,) float64 seconds, the length of each clip's cell: all times that are closest to the middle of this clip.
         draw: (C,) float64 in [0, 1), a random number per clip; clips with the lowest numbers are drawn first.
@@ -102,7 +102,7 @@ class Choice:
     """The clips of one video to ask about; each attribute is (C,) bool.
 
     Attributes:
-        proposed: the first stage proposes the clip.
+        proposed: the clip has one of the highest scores of its camera.
         audited: the clip is not proposed, and was drawn at random from all such clips of all cameras.
         sampled: the clip is not proposed, and was drawn at random from all such clips of its camera. All audited clips are
             sampled, too.
@@ -374,7 +374,7 @@ def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray,
 
     Args:
         log_odds: (A, C), the answers about A clips, for C categories.
-        proposed: (A,) bool, True if the first stage proposes the clip.
+        proposed: (A,) bool, True for clips with the highest scores.
         sampled: (A,) bool, True for random clips.
         rest: number of clips of the camera that are not proposed.
     """
