@@ -318,7 +318,10 @@ def test_a_file_that_is_no_text(here: Path, suffix: str, content: bytes, words: 
         (f'{HEAD}{FIGHT}looks_lik = ["x"]\n', "own.toml: category fight has no key 'looks_lik' (did you mean looks_like?)"),
         (f'{HEAD}[[category]]\nname = "fire"\n', "own.toml: category fire has no means"),
         (f'{HEAD}[[category]]\nmeans = ["x"]\n', "own.toml: category 1 has no name"),
-        (f'{HEAD}{FIGHT}[[category]]\nname = "fire"\nmeans = []\n', "own.toml: the category 'fire' has no sentence (write one"),
+        (
+            f'{HEAD}{FIGHT}[[category]]\nname = "fire"\nmeans = []\n',
+            "own.toml: the category 'fire' has no sentence (write a sentence",
+        ),
         (f'{HEAD}[[category]]\nname = "fire"\nmeans = [" "]\n', "own.toml: the category 'fire' has no sentence"),
         (f'{HEAD}[[category]]\nname = "fire"\nmeans = "x"\n', 'own.toml: category fire.means is "x", not a list'),
         (f'{HEAD}[[category]]\nname = "fire"\nmeans = [1]\n', "own.toml: category fire.means is 1, not a text"),

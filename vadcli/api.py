@@ -68,14 +68,14 @@ def scan(
 
 
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
-    """Ask a multimodal model about the highest scores, and make the events again with its answers.
+    """Ask a multimodal model about the clips with the highest scores. Use the answers to make events again.
 
     Args:
         out: a scan's output folder.
         **options: the options of `vadcli verify`, such as `model`, `share`, `categories`.
 
     Returns:
-        `videos`, with their numbers of events; `audit`, an estimate of how much the scan misses; and `problems`, one line
+        `videos`, with the number of events of each; `audit`, an estimate of how much the scan misses; and `problems`, one line
         per failed video.
 
     Raises:
@@ -108,7 +108,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
-    """Train a head on your own labels and test it on other videos. If `to` is given, write the head to this folder.
+    """Train a head on your own labels and test it on other videos. Write it to the folder `to`, if given.
 
     Args:
         out: a scan's output folder with stored vectors.
@@ -148,7 +148,7 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
-    """Cut events out of their footage without encoding. Yields one result per event, or per video that can't be cut.
+    """Cut events out of their footage without encoding. Yields one result per event or uncuttable video.
 
     Args:
         out: a scan's output folder.
@@ -199,14 +199,15 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 
 def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
-    """Write a page or a digest of the results to `to`: the events, and the videos that could not be read.
+    """Report the events, and the videos that could not be read, as a page or a summary in the file `to`.
 
     Args:
         out: a scan's output folder.
         **options: the options of `vadcli report`, such as `to`, `format`, `since`, `clips`, `title`.
 
     Returns:
-        `archive` (videos, events, failures), `text`, and `file`, the path of the written file.
+        `archive` (videos, events, failures), `text` (the page or summary), and `file`, the path of the written file; None if
+        no file was written.
 
     Raises:
         UsageError: the folder does not exist.
@@ -239,7 +240,7 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
     """Compare stored scores with ground truth. Returns one result per folder.
 
     Args:
-        outs: output folders of scans. The others are compared with the first.
+        outs: output folders of scans. All other folders are compared with the first folder.
         **options: the options of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`.
 
     Raises:

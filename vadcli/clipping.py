@@ -165,7 +165,7 @@ class _Cutter:
             yield ClipResult(video, problem=without_name(str(error), video))
 
     def _cut(self, document: EventsDocument, info: VideoInfo, event: Event) -> ClipResult:
-        """Cut one event. If this fails, try again as Matroska, and then as Matroska without sound."""
+        """Cut one event. If this fails, try again as Matroska with sound, and then as Matroska without sound."""
         part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]

@@ -87,12 +87,12 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories, from the table or, if the table has none, from the `old` events."""
+    """Return the `new` events with categories from the table or, if it has none, from the `old` events."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events, each with the category of the `old` event that shares the most frames with it.
+    """Return the `new` events with categories: that of the `old` event which shares the most frames.
 
     If two old events share equally many frames with a new event, the earlier old event is used. Both lists must be in order and
     without overlap, as `cut_events` returns them.

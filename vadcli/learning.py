@@ -69,8 +69,8 @@ class _Collected:
         examples: the labelled samples.
         centres: for each video, one mean vector per encoder.
         cameras: the cameras of the videos, in order.
-        encoders: one entry per combination of encoders that made the vectors of a video: the keys of the encoders, and the
-            vectors of one such video.
+        encoders: the vectors of one video, by the keys of the encoders that made them. There are several entries if the vectors
+            of the videos come from different encoders.
         without_vectors: the number of labels for videos that have no stored vectors.
     """
 
@@ -448,7 +448,7 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
     """Return the number of false alarms (R,) in each resample.
 
-    The threshold in a resample is the highest one that keeps the share `recall` of its true examples.
+    Each resample has its own threshold: the highest one that keeps the share `recall` of the true examples in the resample.
 
     Args:
         scores: (N,) scores of the examples.
@@ -465,14 +465,17 @@ def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, rec
 
 
 def auc(scores: TimeArray, positive: BoolArray) -> float:
-    """Return the AUC: in pairs of a true and a false example, how often the true one scores higher. Equal scores count half."""
+    """Return the AUC: in what share of the pairs of a true and a false example the true one scores higher.
+
+    A pair with equal scores counts half.
+    """
     true, false = scores[positive], np.sort(scores[~positive])
     below = np.searchsorted(false, true, "left") + np.searchsorted(false, true, "right")
     return float(below.sum() / (2.0 * len(true) * len(false)))
 
 
 def write(learned: Learned, options: LearnOptions) -> Path | None:
-    """Write the head to the folder `options.to`, and return the folder. Do nothing if it is None.
+    """Write the head to the folder `options.to`, and return the folder. If `to` is None, do nothing.
 
     Raises:
         NotBetter: the head is not better than the detector alone, or could not be tested, and `anyway` is not set.

@@ -275,7 +275,7 @@ def _checkpoint(layout: OutputLayout, key: str) -> Path:
 
 
 def _is_whole_name(key: str) -> bool:
-    """True if `key` shows the name of the video or camera. False if the file name may be shortened, because it is very long."""
+    """True if `key` has the whole name of a video or camera. Very long names are shortened in file names."""
     return key != "%2E" and all(len(os.fsencode(part)) < _LONGEST_WHOLE_BYTES for part in key.split("/"))
 
 

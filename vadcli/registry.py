@@ -1,14 +1,14 @@
 """The lists of detectors, runners, exporters, data sets, encoders, heads and second models.
 
-An entry is a name and the place of its code, which is imported at its first use. Another package can add an entry to each list,
-with an entry point in its pyproject.toml:
+An entry is a name and the place of its code. The code is imported when the name is first used. Another package can add an entry
+to a list, with an entry point in its pyproject.toml:
 
     [project.entry-points."vadcli.detectors"]
     still = "their_package:make_detector"
     [project.entry-points."vadcli.detector_options"]
     still = "their_package.options:StillOptions"
 
-The command line's choices, its help, `--detector auto` and the contract tests read these lists.
+The choices and the help of the command line, `--detector auto` and the contract tests use these lists.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False. `what` says what is wrong with the object that another package provides."""
+        """Raise UsageError if `ok` is False. `what` says what is wrong with the object of a package."""
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 

@@ -51,7 +51,7 @@ class RenderSettings:
         side_by_side: True to show the original frame on the left and the annotated frame on the right.
         max_height_px: taller frames are scaled down to this height.
         fps: frame rate of folders of images; None uses the rate of the scan.
-        preset: x264's preset.
+        preset: preset of the encoder x264. It sets the speed.
         decode: how the video is read.
     """
 
@@ -119,7 +119,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
 
 def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
-    """Return a message that the first of these videos was not scanned, and how many more were not scanned."""
+    """Return a message for the first of these videos: it was not scanned, and neither were N other videos."""
     return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
 
 

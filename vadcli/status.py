@@ -111,7 +111,9 @@ class RunStatus:
 
 
 def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[RunStatus]:
-    """Return the recent runs that are still running, the oldest first. The last item is the newest run, running or not.
+    """Return the recent runs that are still running, the oldest first, followed by the newest run.
+
+    The newest run is returned even if it has ended.
 
     Raises:
         UsageError: the folder does not exist, or has no run record.
@@ -170,7 +172,7 @@ def _is_alive(run: StoredRun, now: datetime, updated: datetime) -> bool:
     if progress is None or progress["host"] != socket.gethostname():
         return (now - updated).total_seconds() < SILENT_S
     try:
-        # If the process with this id started after the run, it is another process, to which the system gave the same id.
+        # The system may give the id of a dead process to a new process. The new process started later than the run.
         return bool(psutil.Process(progress["pid"]).create_time() <= run.start.timestamp() + 1)
     except psutil.NoSuchProcess:
         return False

@@ -196,7 +196,10 @@ class _Embedding:
         return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, size, PixelFormat.RGB)
 
     def _store(self, scratch: Scratch, video: str, read: _VectorsSoFar, problem: str) -> EmbedResult:
-        """Write the vectors of a video. `problem` says why the video was not read completely; "" if it was."""
+        """Write the vectors of a video.
+
+        `problem` says why the video was not read to its end; "" if there was no problem.
+        """
         if not read.vectors:
             return EmbedResult(video, problem=problem or "no frame could be decoded")
         vectors = Embeddings(
@@ -390,12 +393,12 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
 
 
 def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
-    """Return flags (S,) bool of the frames that `when` includes; None if it includes all frames.
+    """Return which frames `when` includes, (S,) bool; None if it includes all frames.
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started; None if this is unknown. Without it, no frame is included if `when` has `between`;
-            otherwise all frames are.
+        start: when the video started; None if this is unknown. Then no frame is included if `when.between` is set; otherwise,
+            all frames are included.
         when: the choice by wall-clock time.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):
@@ -429,7 +432,7 @@ def _moments(
         high = cosines >= cosines[peak] - EDGE * usual.spread
         low = np.flatnonzero(~high)
         place = int(np.searchsorted(low, peak))
-        # The moment is the unbroken series of high values around the peak.
+        # The moment is the unbroken series of high cosines around the peak.
         first = int(low[place - 1]) + 1 if place > 0 else 0
         last = int(low[place]) - 1 if place < len(low) else len(high) - 1
         yield Moment(

@@ -1,10 +1,10 @@
 """Self-tests of weights that are on this machine: `vadcli weights check`.
 
-Files with the right hash can still give wrong results, for example with a wrong tokenizer. So the
-model gets pictures that this file draws:
+Files with the right hash can still give wrong results, for example with a wrong tokenizer. So the model gets pictures that this
+file draws:
 
-- An image-text encoder must give the right sentence for a picture a higher cosine than the sentences
-  for the other pictures (`check_encoder`).
+- An image-text encoder compares each picture with several sentences. The right sentence must have the highest cosine
+  (`check_encoder`).
 - A language model answers yes/no questions about the pictures (`check_asker`).
 - A mask decoder must find the disc around a point (`check_masks`).
 
@@ -12,7 +12,7 @@ A test can pass although some answers are wrong, because public encoders are wea
 stripes. But damaged weights can't pass: random weights, swapped colour channels or wrong rules of the tokenizer give too few
 right answers.
 
-`CHECKS` lists the tests by the `model_type` in a transformers config. The network is never used.
+`CHECKS` has the tests for each `model_type` in a config of transformers. The network is never used.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Return one result per question, and the results of two more tests: capital letters, and vectors of length 1.
+    """Return one result per question, and one each for capital letters and for the length of vectors.
 
     Args:
         encoder: any image-text encoder. About fifty pictures and a hundred sentences are encoded.
@@ -174,7 +174,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
 
 
 def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
-    """Return the result of a question with N pictures and K answers, from cosines or log-odds (N, K)."""
+    """Return the result of a question. `cosines` may be cosines or log-odds (N pictures, K answers)."""
     rows = np.arange(len(question.answers))
     right = cosines[rows, question.answers]
     wrong = cosines.copy()
@@ -193,7 +193,7 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Return the results of two tests of a mask decoder. It gets a point and must find the disc around this point.
+    """Return the results of two tests. The mask decoder gets a point and must find the disc around it.
 
     The pictures of the first test have one disc. The pictures of the second test have two discs.
     """

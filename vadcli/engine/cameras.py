@@ -42,15 +42,15 @@ log = logging.getLogger("vadcli")
 # A model that was fitted on this much footage (one hour) is fitted again only with --refit. One hour is needed, because a score
 # is a number of events per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less footage is fitted again when the footage has grown by this factor. A camera whose first video
-# has ten seconds is fitted again at most nine times before it has an hour of footage.
+# A model that was fitted on less than ENOUGH_S is fitted again when the footage has grown by this factor. A camera whose first
+# video has ten seconds is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
 # and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.
 CLIPS_IN_MEMORY = 40
 # The fit uses at most this many of the clips in memory, evenly spread over the footage.
 SAMPLE_CLIPS = 12
-# From footage of more than CLIPS_IN_MEMORY clips, this many bursts are read.
+# If the footage has more than CLIPS_IN_MEMORY clips, this many bursts are read instead.
 BURSTS = 20
 # A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
@@ -168,7 +168,7 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model, or the earlier model `before` if `before` was fitted on more footage than can be read now."""
+        """Return a new model. Return the earlier model `before` if it used more footage than can be read now."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
@@ -226,7 +226,7 @@ class CameraFit:
             yield item
 
     def again(self, *, scored: int) -> None:
-        """Fit the camera again, because it has much more footage now. Log whether the model changed.
+        """Fit the camera again, because it has much more footage now. If the model changes, log this.
 
         Must be called before any video of the camera is scored. `scored` is the number of videos that have scores from the
         earlier model.
@@ -351,11 +351,10 @@ class _ItemsInMemory:
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on less than ENOUGH_S, and the camera's footage has grown by the factor GROWTH since.
+    """True if a model was fitted on less than ENOUGH_S, and the footage has grown by the factor GROWTH.
 
-    `size` is the number of bytes of the present footage.
-
-    False for a model of an older version, which does not store the size of its footage.
+    `size` is the number of bytes of the present footage. A model of an older version does not store the size of its footage;
+    for such a model, the result is False.
     """
     footage = model.footage
     return footage is not None and footage.seconds < ENOUGH_S and size >= GROWTH * max(1, footage.bytes)
@@ -385,7 +384,7 @@ def estimated_footage(
     lengths_s: Mapping[str, float],
     clips: Sequence[Clip],
 ) -> Footage:
-    """Return an estimate of the length and size of a camera's footage, after bursts of this footage were read.
+    """Return an estimate of the length and size of a camera's footage, of which only bursts were read.
 
     The length that a file declares may be wrong. So if only half of a video's bursts could be read, only half of the declared
     length counts.

@@ -127,12 +127,12 @@ class Judge:
         return None if vectors is None else self.head.judge(vectors.of_span(start_s, end_s, peak_score))
 
     def mark_of(self, video: str) -> HeadMark | None:
-        """Return the head's mark for the events document; None if the head has not judged the video."""
+        """Return the facts about the head for the events document; None if the head has not judged the video."""
         return self.mark if video in self._judged else None
 
     @property
     def refusal(self) -> str:
-        """The most common reason, if no video could be judged; "" if a video was judged, or if there were no videos."""
+        """The most common reason why videos could not be judged; "" if a video was judged."""
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
     def log_refused(self) -> None:
@@ -167,8 +167,8 @@ class Judge:
         strangeness = self.head.strangeness(vectors.centre())
         if strangeness > 1.0:
             log.warning(
-                "head %s: %s looks unlike the videos that it was trained on (%.1f times the expected distance), "
-                "so it may judge wrongly: review events of the camera %s and learn again",
+                "head %s: %s looks unlike the training videos of the head (%.1f times the expected distance), "
+                "so the head may judge wrongly: review events of the camera %s and learn again",
                 self.head.name,
                 video,
                 strangeness,
@@ -203,7 +203,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
         names, given = ", ".join(encoder.name for encoder in head.card.encoders), how_many(len(others) + 1, "folder")
         raise UsageError(
             f"--head {folder}: the head reads the vectors of {names}, but {given} with vectors is given",
-            hint="name one folder with --embeddings for each of these encoders except the first",
+            hint="give --embeddings FOLDER once for each of these encoders, except for the first",
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
         log.warning(
@@ -338,10 +338,10 @@ def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> st
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video about which the second model can be asked: the clips that a scan with `--detector ask` scores.
+    """All clips of a video about which the second model can be asked.
 
-    Clips overlap. So each clip also has a cell: all frames that are closer to the middle of this clip than to the middle of any
-    other clip. Cells do not overlap.
+    These are the clips that a scan with `--detector ask` scores. Clips overlap. So each clip also has a cell: all frames that
+    are closer to the middle of this clip than to the middle of any other clip. Cells do not overlap.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip
@@ -385,7 +385,7 @@ class ClipGrid:
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
         """Return the time (C,) in the middle between the first and last frame of each clip, in seconds.
 
-        The detector `ask` computes these times with float32 offsets, so the times are rounded to float32 offsets here, too.
+        The times are rounded in the same way as in the detector `ask`.
         """
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
@@ -475,7 +475,7 @@ class VerifiedScores:
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
 
     def confirmed(self, event: Event) -> Event:
-        """Return an event that was made from the joint scores, with the model's answer, category and description."""
+        """Return an event that the joint scores gave, with the model's answer, category and description."""
         places, metadata = self.clips_of(event), self.stored.metadata
         event = replace(event, verification=self._verification(Answer.CONFIRMED, places))
         if not len(places):
@@ -508,7 +508,10 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer with its log-odds: those of the clip and category with the highest logit. `places` index `rows`."""
+        """Return the answer, with the log-odds of the clip and category that have the highest logit.
+
+        `places` are the indices into `rows` of the event's clips.
+        """
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)

@@ -1,4 +1,4 @@
-"""Decides by fingerprints whether a video needs scanning, and where an interrupted scan continues.
+"""Decides whether a video needs scanning, and where an interrupted scan continues.
 
 Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
 is a hash of the content and of these options. The size of a video and three samples of 64 KiB identify its content. If the size

@@ -280,7 +280,9 @@ class _Work:
 
 
 class ClaimQueue:
-    """Claims videos, that is, locks their files. Makes a task for each video that needs a scan, and a result for any other.
+    """Claims videos, that is, locks their files. Decides which of these videos need a scan.
+
+    A video that needs a scan becomes a `Task`. A video that needs no scan becomes a result.
 
     Args:
         job: the settings of the scan.
@@ -359,7 +361,7 @@ class ClaimQueue:
             yield claim if isinstance(claim, VideoResult) else self.task(unit, claim, model, resume=True)
 
     def request_of(self, task: Task) -> ClipRequest:
-        """Return a request that asks the loader to read the task's video from the first clip that is not scored yet."""
+        """Return a request to read the task's video from the first clip that is not scored yet."""
         return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:

@@ -332,7 +332,7 @@ def no_video_text(plan: Plan, options: FindOptions) -> str:
 
 
 def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *, now_ns: int) -> Plan:
-    """Return the plan for the videos of a walk: gives them names and cameras, and leaves some out."""
+    """Return the plan for the videos of a walk: with names and cameras, and without unusable videos."""
     age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
     unusable = [Unusable(_as_url(path) or _name_or_path(path, root), reason) for path, reason in walk.trouble]
@@ -440,7 +440,7 @@ def _instead_of(url: str) -> str:
 
 
 def read_list(source: Path) -> list[Path]:
-    """Return the paths in a list of paths: a file, or stdin if `source` is `-`.
+    """Return the paths in a list. `source` is the list's file, or `-` for stdin.
 
     The list has one path per line, or NUL bytes between the paths.
 
@@ -542,9 +542,10 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
 
 
 def _below_root(given: Sequence[Path], root: Path) -> tuple[list[Path], Path | None]:
-    """Return the paths as paths below the root, and the first path that is not below the root (None if all paths are).
+    """Return the paths as paths below the root, and the first path that is not below the root.
 
-    A path that is below the root only after links are resolved counts as below the root, too.
+    The second value is None if there is no such path. A path that is below the root only after links are resolved counts as
+    below the root, too.
     """
     below: list[Path] = []
     for path in given:

@@ -95,7 +95,7 @@ class Fitted:
 
 @dataclass
 class ScanWork:
-    """Scans chunks. The order for a chunk is a `ScanSettings` that scans only the videos of the chunk."""
+    """Scans chunks. The order for a chunk is a `ScanSettings` with only the videos of the chunk."""
 
     options: ScanOptions  # with the number of `workers`
     _detector: Detector | None = None
@@ -150,8 +150,8 @@ class ChunkWorker:
     def run(self, order: Any) -> Iterator[list[object]]:
         """Do the work for a chunk. Yield lists of updates and log records.
 
-        The first list is empty and comes at once. After that, a list comes every SEND_EVERY_S seconds if there are new items.
-        If a `VadcliError` ends the work, the error is the last item.
+        The first list is empty. It comes at once, and shows the driver that the work has begun. After that, a list comes every
+        SEND_EVERY_S seconds if there are new items. If a `VadcliError` ends the work, the error is the last item.
         """
         yield []
         sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -483,7 +483,7 @@ class Workers:
     def give_up(self, worker: Worker, error: VadcliError) -> None:
         """Give no more work to the node of a worker that can't work.
 
-        `error` says why the worker can't work. It is raised if no node is left.
+        `error` says why the worker can't work. This error is raised if no node is left.
         """
         log.warning("node %s takes no more videos: %s", worker.node.name, error)
         self.drop(worker.node)
@@ -499,7 +499,7 @@ class Workers:
             self._ray.kill(worker.actor)
 
     def stop(self, reason: str, signal: int | None) -> None:
-        """Ask all workers to end at their checkpoints."""
+        """Ask all workers to save their checkpoints and to end."""
         if not self._stopped:
             self._stopped = True
             for worker in self._running.values():

@@ -312,8 +312,8 @@ def preview(out: Path, options: EventsOptions) -> Preview:
     """Return how many events several thresholds would give. Nothing is written.
 
     The rows are for ROUND_THRESHOLDS, for the present thresholds, and for the threshold of `options`. Each row has the number
-    of events that `vadcli events --threshold` would make if the other options stay the same, without a head and without the
-    answers of a second model.
+    of events that `vadcli events --threshold` would make if the other options stay the same. A head and the answers of a second
+    model are not used.
 
     Raises:
         UsageError: the folder does not exist, or the thresholds in `options` are wrong for a video.

@@ -218,10 +218,10 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Store that the scan of a video failed, and release the lock of the video. Return a result with the failure.
+    """Store that the scan of a video failed, and return a result with the failure.
 
-    Older results of the video are removed. But if the machine caused the error and not the video (`NotFinished`), nothing is
-    stored and all results in OUT stay, so that the next run tries again.
+    Older results of the video are removed, and its lock is released. But if the machine caused the error and not the video
+    (`NotFinished`), nothing is stored and all results in OUT stay, so that the next run tries again.
 
     Args:
         job, task: the scan and the video.
@@ -256,7 +256,10 @@ def write_failure(
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
-    """Write the vectors of the sampled frames. If the scan makes no vectors, remove outdated vectors of the video.
+    """Write the vectors of the sampled frames.
+
+    If the scan makes no vectors, the stored vectors of the video are removed. They are kept if the video has not changed and
+    the detector can't have made them. Then they come from `vadcli embed`, or from a scan with another detector.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -264,7 +267,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
-        # Vectors from `vadcli embed` are kept, if the video has not changed since they were made.
+        # Keep the vectors of an unchanged video if they can't come from this detector.
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
             remove(path)
         return
@@ -286,7 +289,10 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob, unit: WorkUnit) -> str:
-    """Return a hash of all settings that change the vectors of a video. It does not depend on the video's content."""
+    """Return a hash of all settings that change the vectors of a video.
+
+    The content of the video is not part of the hash.
+    """
     assert job.embedder is not None
     regions = job.regions.of(unit.camera)
     hidden = [regions.sha256] if regions else []
@@ -415,7 +421,10 @@ def _remove_earlier(job: ScanJob, video: str) -> None:
 
 
 def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
-    """True if a video can be scored from its stored vectors. False if masks are asked for: they can't be made from vectors."""
+    """True if a video can be scored from its stored vectors.
+
+    False if the options ask for masks, because masks can't be made from vectors.
+    """
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
@@ -504,7 +513,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
 
 
 def _earlier_result(unit: WorkUnit, stored: _StoredScan) -> VideoResult:
-    """Return the result of the earlier scan that decoded the video: its status, and the facts about the frames."""
+    """Return the result of the earlier scan: the status of the video, and facts about its frames."""
     extra, partial = stored.metadata.extra, stored.state.status is Status.PARTIAL
     return VideoResult(
         video=unit.video,

@@ -146,7 +146,7 @@ class Totals:
 
 
 class Scan:
-    """One run of `vadcli scan`: drives the runner, counts the results, finds new events, and writes the run record.
+    """One run of `vadcli scan`: drives the runner, counts results, finds new events, writes a run record.
 
     `stop` must be the object with which the runner was made.
     """
@@ -327,7 +327,7 @@ def choose_detector(options: ScanOptions) -> Detector:
 
 
 def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
-    """Return the detector's needs, changed by --interval, --sample-fps and --decode."""
+    """Return which frames the detector needs, changed by --interval, --sample-fps and --decode."""
     needs = detector.needs
     decode = options.decode
     if decode == "auto":  # with --interval N, all frames are decoded and every Nth is sampled
@@ -502,7 +502,7 @@ class NewEvents:
 
     Args:
         layout: the output folder.
-        paths: the file or folder of each video, by video.
+        paths: the file or folder of each video, by the name of the video.
         command: the command of --on-event; "" to run no command.
         timeout_s: a command is killed after this many seconds.
         alone: True if no other scan runs in the output folder. Then the stored events of skipped videos count as new, too, if
@@ -513,8 +513,8 @@ class NewEvents:
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
         self._layout, self._paths, self._alone = layout, paths, alone
         self._reported = ReportedEvents(layout)
-        # The new events of this run, by video. An event is listed as reported only when its command starts. Until then, this
-        # list prevents that the same event counts as new twice.
+        # The new events of this run, by video. An event is stored as reported only when its command starts. Until then, this
+        # dict shows that the event is not new.
         self._events: dict[str, list[Event]] = {}
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 

@@ -9,7 +9,7 @@ frame of an event, but the first pass reads only the sampled frames.
 Refinement (`--refine-masks`) replaces each blob (connected area) of a mask by the outline that SAM2 finds. Only one frame and
 its mask are in memory at a time.
 
-All passes read their frames again after the whole video is scored, and propagation reads the masks of the sampled frames from
+All passes read their frames again after the whole video is scored. Propagation also reads the masks of the sampled frames from
 the checkpoint. So the scan keeps no frames in memory for these passes, and a resumed scan gives the same result. A long event
 does not need more memory than a short event.
 """
@@ -107,7 +107,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with a score per category: the mean over the clips in `peaks` that have frames of the event."""
+        """Return the event with a score per category: the mean over `peaks` that have frames of the event."""
         by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not by_clip:
             log.warning(
@@ -151,7 +151,7 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the PEAK_CLIPS clips in which an event scores highest, the highest score first.
+    """Return the numbers of the PEAK_CLIPS clips in which an event scores highest, the highest first.
 
     Clips with equal scores are in order of time.
     """
@@ -215,7 +215,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class _LastFrame:
-    """The last frame of a call of the detector, and the mask of this frame. The next call starts from them."""
+    """The last frame of a call of the detector, with its mask. The next call starts from this frame."""
 
     frame: ByteArray
     mask: ByteArray
@@ -265,7 +265,10 @@ class Propagation:
                 yield from self._propagate(group, reader)
 
     def _propagate(self, group: list[_Span], reader: _FrameReader) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the numbers and masks of the frames of adjacent spans. Long spans need several calls."""
+        """Yield the numbers and masks of the frames of adjacent spans.
+
+        For long spans, the detector is called several times.
+        """
         stored = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, last = group[0].mask, None
@@ -279,9 +282,9 @@ class Propagation:
     def _masks(
         self, rows: range, readable: dict[int, ByteArray], stored: dict[int, ByteArray], last: _LastFrame | None
     ) -> tuple[dict[int, ByteArray], _LastFrame | None]:
-        """Call the detector once. Return the masks of the frames that could be read, and the frame that starts the next call.
+        """Call the detector once. Return the masks of the frames, and the frame that starts the next call.
 
-        If a sampled frame can't be read, its whole mask span gets no masks.
+        A frame that can't be read gets no mask. If a sampled frame can't be read, its whole mask span gets no masks.
 
         Args:
             rows: the rows of this call.
@@ -316,7 +319,7 @@ class Propagation:
 class _FrameReader:
     """Reads the frames of a video, range by range in ascending order. A context manager.
 
-    The ranges are in the spans of the request. If the request has no spans, the video is not opened.
+    Each range must be inside a span of the request. If the request has no spans, the video is not opened.
     """
 
     def __init__(self, loader: ClipLoader, request: ClipRequest, stopped: Callable[[], bool]) -> None:
@@ -371,7 +374,7 @@ class _FrameReader:
 
 
 def refiner_of(options: ScanOptions | VerifyOptions) -> Refiner | None:
-    """Return the model that refines masks; None if the options do not ask for it.
+    """Return the model that refines masks; None if the options do not ask for refined masks.
 
     Raises:
         WeightsError: the model is not on this machine.
@@ -435,7 +438,7 @@ class Refinement:
     def _frames(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each row that can be decoded, with its frame (H, W, 3) uint8.
 
-        The frame is valid until the next row.
+        The frame may be used only until the next row is requested.
         """
         if not rows:
             return

@@ -93,9 +93,9 @@ class ScanStream:
         self._results: deque[VideoResult] = deque()  # results of videos that need no scan
 
     def expect(self, task: Task | VideoResult) -> None:
-        """Announce a task before its items come.
+        """Announce a task. Must be called before `run` gets the first item of this task.
 
-        For a video that needs no scan, pass its result in place of a task; `run` then yields this result.
+        For a video that needs no scan, pass the result of the video in place of a task. Then `run` yields this result.
         """
         if isinstance(task, Task):
             self._tasks[task.unit.video] = task
@@ -103,7 +103,9 @@ class ScanStream:
             self._results.append(task)
 
     def run(self, items: Iterable[Item]) -> Iterator[Update]:
-        """Score the clips of all items. At the end, suspend every announced video that is not complete.
+        """Score the clips of all items.
+
+        At the end, save the checkpoint of every announced video that is not complete.
 
         Yields:
             ClipsScored, and one result per video that ended.
@@ -183,7 +185,7 @@ class ScanStream:
             yield from self._end_what_is_scored()
 
     def _end_what_is_scored(self) -> Iterator[Update]:
-        """Finish each ended video whose clips are all scored."""
+        """Finish each video that was read to its end and whose clips are all scored."""
         for video in [video for video in self._ended if not self._unscored[video]]:
             item, task, writer = self._ended.pop(video), self._tasks[video], self._writers.get(video)
             if writer is not None and len(item.rows):
@@ -202,7 +204,7 @@ class ScanStream:
             yield result
 
     def _progress(self, writer: VideoWriter, rows: Rows) -> ClipsScored:
-        """Return an update for some rows of a video."""
+        """Return a progress update for rows of a video that were just scored."""
         share = len(rows) / max(1, writer.info.frames)
         unit = writer.task.unit
         return ClipsScored(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
@@ -282,7 +284,7 @@ class VideoWriter:
         """Store a scored clip.
 
         Args:
-            clip: T frames. Only frames that are valid, and that no earlier clip has stored, are stored.
+            clip: T frames. A frame is stored if it is valid and no earlier clip has stored it.
             rows: the rows after the previous clip, up to the end of this clip.
             raw: (T, K) raw scores.
             mask: (T, h, w) pixel scores; None if the detector makes no masks.
@@ -315,7 +317,10 @@ class VideoWriter:
         self._append(block)
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append those rows that are not in the checkpoint yet. A resumed scan may read rows that are already stored."""
+        """Append those rows that are not in the checkpoint yet.
+
+        A resumed scan may read rows that are already stored.
+        """
         checkpoint = self._checkpoint
         if checkpoint is None:
             header = CheckpointHeader(

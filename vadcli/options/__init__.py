@@ -286,7 +286,7 @@ def _layer(path: str, tables: Mapping[str, Any], section: str, known: Mapping[st
 
 
 def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
-    """Convert an option's value, from the command line, a TOML file or the environment, to the type of the option."""
+    """Convert a value (of the command line, a TOML file or the environment) to the type of its option."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     try:

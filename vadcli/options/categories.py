@@ -136,7 +136,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Return one category per name, without repeats: the category in `own`, or else one that is made from the name."""
+    """Return one category per name, without repeats: from `own`, or else made from the name."""
     by_name = {category.name: category for category in reversed(tuple(own))}
     return tuple(by_name.get(name) or _described(name) for name in dict.fromkeys(names))
 
@@ -159,7 +159,7 @@ def read_list(name: str) -> CategoryFile:
         name: the name of a list that comes with vadcli, or the path of a user's file.
 
     Raises:
-        UsageError: neither exists, or the file is damaged.
+        UsageError: there is no such list or file, or the file is damaged.
     """
     lists = category_list_names()
     if name in lists:
@@ -279,7 +279,9 @@ def _parse_toml(text: str, where: str) -> CategoryFile:
                 hint="a name is not empty, contains no comma, colon, @ or line end, and has no space around it",
             )
         if not any(sentence.strip() for sentence in category.means):
-            raise UsageError(f"{where}: the category {_short(name)!r} has no sentence", hint="write one in means = [...]")
+            raise UsageError(
+                f"{where}: the category {_short(name)!r} has no sentence", hint="write a sentence in means = [...]"
+            )
     return file
 
 
@@ -328,7 +330,7 @@ def _short(text: str) -> str:
 
 @cache
 def _known() -> dict[str, Category]:
-    """Return the categories of all lists, by lower-case name. If two lists have a name, the general list wins."""
+    """Return the categories of all lists, by lower-case name. The general list wins over the other lists."""
     by_name: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")

@@ -91,7 +91,7 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise UsageError(f"{flag_of(name)} {text!r} is not a list of numbers", hint="separate them by commas")
+        raise UsageError(f"{flag_of(name)} {text!r} is not a list of numbers", hint="separate the numbers by commas")
     return numbers
 
 
@@ -413,7 +413,7 @@ class TimeOptions:
     )
     time_from: str = option(
         "",
-        "How to find when a video started: a pattern of its path like %Y-%m-%d/%H.%M.%S, or the source to try first: "
+        "How to find when a video started: a pattern for its path, like %Y-%m-%d/%H.%M.%S, or the source to try first: "
         "container, container-local, name or modified.",
         panel=EVENTS,
         metavar="PATTERN",

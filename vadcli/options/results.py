@@ -89,12 +89,12 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     )
     calibrate: Path | None = option(
         None,
-        "Only print the thresholds that this review suggests, with the precision and the alarms per hour of each.",
+        "Only print the thresholds that this review suggests, with the precision and the alarms per hour at each threshold.",
         panel=OUTPUT,
         metavar="FILE",
     )
     preview: bool = option(
-        False, "Only print a table of thresholds, with the number of events and the alarms per hour of each.", panel=OUTPUT
+        False, "Only print a table: the number of events and the alarms per hour at several thresholds.", panel=OUTPUT
     )
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
@@ -163,7 +163,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     pictured: int = option(
         200, "Show pictures of at most this many events, the highest scores first.", panel=OUTPUT, metavar="N"
     )
-    clips: bool = option(False, "Also include a video clip of each event with pictures.", panel=OUTPUT, own_variable=True)
+    clips: bool = option(False, "Also include a video clip of each event that has pictures.", panel=OUTPUT, own_variable=True)
     clip_length: str = option(
         "60s",
         "Maximum length of a clip. From a longer event, only the part around the highest score is cut.",
@@ -234,7 +234,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
         "mp4",
-        "Container of the clips; same means the footage's container. If it can't store a clip, the clip becomes mkv.",
+        "Container of the clips; same means the footage's container. If the container can't store a clip, mkv is used.",
         panel=OUTPUT,
         choices=CONTAINERS,
     )
@@ -438,7 +438,7 @@ class LearnOptions(TalkOptions):
     recall: float = option(
         0.95, "Share of the true events that the head must keep. The false alarms are counted at this share.", panel=HOW
     )
-    seed: int = option(0, "Seed of the folds and of the training.", panel=HOW)
+    seed: int = option(0, "Seed of the cross-validation and of the training.", panel=HOW)
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     to: Path | None = option(
         None,
@@ -510,7 +510,7 @@ class EvalOptions(TalkOptions):
         metavar="HxW",
     )
     bootstrap: int = option(
-        1000, "Number of resamples of the videos for confidence intervals, at least 100; 0 for none.", panel=HOW
+        1000, "Number of random resamples of the videos, for confidence intervals: at least 100, or 0 for none.", panel=HOW
     )
     confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
@@ -520,7 +520,9 @@ class EvalOptions(TalkOptions):
     init: bool = option(
         False, "Print the events as CSV instead of figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS
     )
-    from_frames: bool = option(False, "Print the ground truth of --dataset as CSV in seconds instead of figures.", panel=EVENTS)
+    from_frames: bool = option(
+        False, "Print the ground truth of --dataset as CSV with times in seconds, instead of figures.", panel=EVENTS
+    )
     format: str = option(
         "table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"), own_variable=True
     )

@@ -1,4 +1,4 @@
-"""The options of `scan`, `embed` and `bench`, which run a model on videos, and of `weights`."""
+"""The options of `scan`, `embed`, `bench` and `weights`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ScanOptions(
 
     root: Path | None = option(
         None,
-        "Folder that the names of videos and cameras are relative to. The first scan stores it in OUT; later scans keep it.",
+        "Names of videos and cameras are relative to this folder. The first scan stores it in OUT; later scans use it again.",
         panel=FIND,
         metavar="DIR",
         default_text="the root in OUT; in the first scan, the folder that contains all PATHS",
@@ -82,9 +82,9 @@ class ScanOptions(
         panel=HOW,
         default_text="fit a camera again if it was fitted on little footage, and there is now twice as much",
     )
-    seed: int = option(0, "Seed of the sample that a camera is fitted on.", panel=HOW)
+    seed: int = option(0, "Seed of the random sample of footage on which a camera is fitted.", panel=HOW)
     out: Path = option(
-        DEFAULT_OUT, "Folder for the results; it is never scanned itself.", panel=OUTPUT, short="-o", metavar="DIR"
+        DEFAULT_OUT, "Folder for the results. This folder is never scanned.", panel=OUTPUT, short="-o", metavar="DIR"
     )
     masks: str = option(
         "none", "Also write pixel scores: as a video, as run lengths, or both.", panel=OUTPUT, choices=MASK_CHOICES
@@ -107,9 +107,15 @@ class ScanOptions(
         True, "Skip videos that are done with the same options; --no-skip-existing is the same as --force.", panel=RUNNING
     )
     retry_failed: bool = option(False, "Scan failed and partial videos again.", panel=RUNNING)
-    shard: str | None = option(None, "Scan only part I of N of the videos, e.g. 2/8.", panel=RUNNING, metavar="I/N")
+    shard: str | None = option(
+        None, "Divide the videos into N parts, and scan only part I, e.g. 2/8.", panel=RUNNING, metavar="I/N"
+    )
     max_runtime: str | None = option(
-        None, "Stop after this time; the next run continues from there.", panel=RUNNING, metavar="TIME", default_text="no limit"
+        None,
+        "Stop after this time. The next run continues where this run stopped.",
+        panel=RUNNING,
+        metavar="TIME",
+        default_text="no limit",
     )
     checkpoint_every: str = option(
         "30s",
@@ -237,7 +243,7 @@ class BenchOptions(TalkOptions):
         "Use random weights if --model is a name. Speed and memory are those of the real weights, but the scores are useless.",
         panel=HOW,
     )
-    ratios: str = option("1,0.5,0.2", "Compression ratios to measure.", panel=HOW, metavar="LIST")
+    ratios: str = option("1,0.5,0.2", "Compression ratios (shares of the visual tokens) to measure.", panel=HOW, metavar="LIST")
     batch_sizes: str = option("1,4,8", "Batch sizes to measure, in clips.", panel=HOW, metavar="LIST")
     frame_px: int | None = option(
         None,
@@ -253,7 +259,7 @@ class BenchOptions(TalkOptions):
         metavar="N",
         own_variable=True,
     )
-    seconds: float = option(5.0, "Length of a round in seconds.", panel=RUNNING)
+    seconds: float = option(5.0, "Length of a round (one measurement) in seconds.", panel=RUNNING)
     rounds: int = option(3, "Number of times that each setting is measured.", panel=RUNNING)
     workers: int | None = option(None, "Number of decoder processes.", panel=RUNNING, default_text="one per core")
 
@@ -349,7 +355,7 @@ class WeightsImportOptions(TalkOptions):
     lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
     random_weights: bool = option(
         False,
-        "Use random weights of the preset's sizes for base models that are not found; such a model detects nothing.",
+        "If a base model is not found, use random weights in its place. The LAVIDA folder then detects nothing.",
         panel=HOW,
         own_variable=True,
     )
