@@ -362,7 +362,7 @@ class Overlay:
         return lettering.fit(begin + dot + end, room_px)
 
     def _draw_plate(self, text: str, ground: Colour, ink: Colour) -> Image.Image:
-        """Return a picture of text on a background with round corners."""
+        """Return a picture of text on a background with rounded corners."""
         em, lettering = self.geometry.type_px, self._type
         inset = round(0.5 * em) if ground != PANEL else 0
         size = (lettering.width_px(text) + 2 * inset, round(_LINE_EM * em))

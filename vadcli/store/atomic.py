@@ -102,7 +102,7 @@ def _close_in_child() -> None:
         lock._close()
 
 
-# A forked child process closes its copies of the descriptors. Otherwise it would keep the locks after its parent has ended.
+# A forked child closes its copies of the descriptors. Otherwise the child would keep the locks after its parent has ended.
 os.register_at_fork(after_in_child=_close_in_child)
 
 
@@ -157,7 +157,7 @@ class Scratch:
     On entry, it removes the folders of processes that have ended. On exit, it removes its own folder.
 
     Args:
-        root: OUT/.tmp. It is removed on exit if it is empty.
+        root: OUT/.tmp. This folder is removed on exit if it is empty.
     """
 
     def __init__(self, root: Path) -> None:

@@ -324,7 +324,7 @@ def _checksum(columns: list[pa.Array]) -> int:
 
 
 def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool, embeddings: bool) -> CheckpointBlock:
-    """Return a stored block, with masks and embeddings only if these arguments are true."""
+    """Return a stored block; leave out masks or embeddings if the argument of this name is False."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     sampled = columns["sampled"].to_numpy(zero_copy_only=False)
     raw = np.full((len(batch), header.channels), np.nan, np.float32)

@@ -124,7 +124,7 @@ def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str])
 
 
 def _image(path: Path) -> MaskImage:
-    """Return the white pixels of an image; raise ValueError if it has none or can't be read."""
+    """Return the white pixels of an image; raise ValueError if there are none, or it can't be read."""
     from PIL import Image, ImageOps  # here, because every scan imports this module, but few scans have a mask image
 
     try:
@@ -311,9 +311,9 @@ class ReportedEvents:
 
     An event is new if no reported event of the same video overlaps it.
 
-    The list has one JSON object per line. The first line has the format version. Every other line is an event: its video, a
-    hash of the video's content, and its span. Lines are only added. Scans that run at the same time share the list, and a
-    process locks the list while it reads or adds lines.
+    The list has one JSON object per line. The first line has the format version. Every other line is an event: the video, a
+    hash of the video's content, and the span of the event. Lines are only added. Scans that run at the same time share the
+    list, and a process locks the list while it reads or adds lines.
 
     If the content of a video has changed, all its events are new. If OUT has no list yet, the events that are stored in OUT now
     count as reported.

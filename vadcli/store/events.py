@@ -116,7 +116,7 @@ class EventsDocument:
         categories: the categories, as the user gave them.
         thresholds: the thresholds that opened and closed the events.
         events: the events in order of time.
-        failure: why the video has no scores; None if it has scores.
+        failure: why the video has no scores; None if there are scores.
         scan: the state after the last scan; the next scan reads it.
         generator: the program that wrote the document.
         start: when the video started; None if this is unknown.
@@ -125,7 +125,7 @@ class EventsDocument:
         regions: the parts of the picture that were hidden.
         head: the trained head that judged the events; None if no head judged them.
         own_categories: the categories that the user described with sentences.
-        scan_events: the events as they were before the video was verified; None if it was not verified.
+        scan_events: the events as they were before `vadcli verify` changed them; None if the video was not verified.
     """
 
     video: Mapping[str, Any]

@@ -568,8 +568,8 @@ class MaskTrack:
             stored = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
         else:
             return
-        # The k-th mask belongs to the k-th row that should have a mask. If the number of masks or a row differs, the masks are
-        # from another scan.
+        # The k-th mask belongs to the k-th row that should have a mask. If there are more or fewer masks, or if a mask has
+        # another row number, the masks are from another scan.
         count = 0
         for stored_row, mask in stored:
             fits = count < len(rows) and stored_row in (None, int(rows[count]))

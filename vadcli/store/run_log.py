@@ -2,7 +2,8 @@
 
 The run record, `runs/<start>.json`, has the result of each video; `run.json` is a copy of the newest record. A record may have
 a million results, so there is a function that reads them one at a time (`result_lines`). A long record is not written often.
-So a running scan also writes a short live file every second, in its folder for temporary files. `vadcli status` reads it.
+So a running scan also writes a short live file every second, in its folder for temporary files. `vadcli status` reads the live
+file.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class RunInfo:
         root: the folder that contains all `roots`. Relative paths start there.
         shard: the shard, such as "1/4"; None if the run is not sharded.
         passed_over: unknown suffix -> number of files that were not scanned because they have this suffix.
-        looked_for: the categories that the detector looks for; empty if it reads no categories, None in older records.
+        looked_for: the categories that the detector looks for; empty if the detector uses no categories, None in older records.
         caveats: the detector's sentences that say why its scores deserve less trust than usual.
     """
 
@@ -453,7 +454,7 @@ class StoredRun:
         path: the file.
         info: the facts that were known at the start.
         start: when the run started.
-        end: when the run ended; None if it is still running or was killed.
+        end: when the run ended; None if the run has not ended or was killed.
         exit_code: the exit code; None if `end` is None.
         totals: number of videos by status; sums of frames, seconds and events.
         files: the result of each video; empty if `read_run` left them out.

@@ -282,7 +282,7 @@ def recording_start(container: Any, stream: Any, duration_s: float) -> str:
 
 
 def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
-    """Return the stream's clockwise rotation in degrees; None if it has no display matrix."""
+    """Return the stream's clockwise rotation in degrees; None if the stream has no display matrix."""
     with listening(av.logging.INFO):
         described = container.dumps_format()  # PyAV gives no direct access to the matrix
     section = re.search(rf"Stream #0:{stream_index}\b(.*?)(?=\n  Stream #|\Z)", described, re.DOTALL)
@@ -520,7 +520,7 @@ _ENDS: Mapping[str, Callable[[BinaryIO, int], str]] = {"gif": _gif_end, "apng": 
 
 
 def _matroska_bytes(file: BinaryIO, size: int) -> int:
-    """Return the position of the segment's end in bytes; 0 if its size is unknown, as in a live recording."""
+    """Return where the segment ends, in bytes; 0 if its size is unknown, as in a live recording."""
     position = 0
     for _ in range(4):  # the EBML header, perhaps padding, then the segment
         file.seek(position)

@@ -59,7 +59,7 @@ _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI
 def ffmpeg_path() -> str:
     """Return the path of the ffmpeg program.
 
-    This is VADCLI_FFMPEG, or the system's ffmpeg, or the ffmpeg of imageio-ffmpeg.
+    This is VADCLI_FFMPEG if it is set, otherwise the system's ffmpeg, otherwise the ffmpeg of imageio-ffmpeg.
 
     Raises:
         ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.

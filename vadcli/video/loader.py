@@ -11,10 +11,10 @@ The contract:
 - Processes. A loader has up to `workers` decoder processes. A process is started when it is first needed; a command may start
   the first process earlier (`vadcli.video.early_worker`). A process reads one video after another, also in later runs, and is
   replaced if it dies. No process is forked, so this process may have threads and use devices.
-- Memory. Each decoder process shares a ring of SLOTS slots with this process and writes clips there. It has one more clip in
-  its own memory. A slot is free again when the caller requests the next item. If no slot is free, the decoder process waits.
-  The loader takes a request only when a decoder process is idle. So memory does not grow with the length or the number of
-  videos.
+- Memory. Each decoder process shares SLOTS slots of memory with this process, and writes clips into these slots. Each decoder
+  process has one more clip in its own memory. A slot is free again when the caller requests the next item. If no slot is free,
+  the decoder process waits. The loader takes a request only when a decoder process is idle. So memory does not grow with the
+  length or the number of videos.
 - Order. The items of a video come in order. The last item of every video is a Finished, and no other item is. Items of
   different videos are mixed. The content of a clip depends on the file, the needs and the options. It does not depend on the
   number of processes.

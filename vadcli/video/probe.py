@@ -429,7 +429,7 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
 
 def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Replace each missing time by the end of the previous frame: its time plus its duration."""
+    """Replace each missing time by the time plus the duration of the previous frame."""
     times = stated.copy()
     missing = np.flatnonzero(stated == NO_TIME)
     for i in missing.tolist():

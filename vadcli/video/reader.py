@@ -159,7 +159,7 @@ class FrameReader:
     """Iterates over the rows of a video from `request.start` on, in order and without gaps.
 
     The rows end where the file ends, so there may be fewer rows than `info.frames`. Do not share a reader between threads.
-    Close the reader, or use it in a `with` statement, because it may have started an ffmpeg process.
+    Close the reader, or use it in a `with` statement, because the reader may have started ffmpeg.
 
     Attributes:
         decoder: the decoder that delivered the last frame.

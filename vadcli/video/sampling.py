@@ -81,7 +81,7 @@ class SamplingPlan:
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """Return the row of a sample. If the video does not have so many samples, return a row after its end."""
+        """Return the row of a sample; a row after the end of the video if there are not so many samples."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
@@ -120,7 +120,7 @@ class SamplingPlan:
     def whole_clips_of(self, samples: int) -> int:
         """Return how many clips are complete after `samples` samples.
 
-        If the last clip has too few samples of its own, it is not counted.
+        The last clip is not counted if the end of the video leaves it too few samples.
         """
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
@@ -342,7 +342,7 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def can_seek(info: VideoInfo) -> bool:
-    """Return True if decoding can begin at a keyframe: the file has an index, and its times are exact."""
+    """Return True if decoding can begin at a keyframe: the file has an index and exact times."""
     is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
     return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
 
@@ -441,7 +441,7 @@ class ClipAssembler:
         return not self._lost.all()
 
     def add(self, pts: int, ok: bool, image: ByteArray | None) -> bool:
-        """Add the next row; return True if it completes a clip.
+        """Add the next row; return True if this row completes a clip.
 
         Args:
             pts: time of the row.

@@ -87,7 +87,7 @@ class ClipRequest:
         bursts: positions in [0, 1), as fractions of the video's frames. If given, only one clip is read at each position. The
             index of a clip is the index of its burst, and `ClipReady.rows` is empty. If no frame of a burst can be decoded, the
             burst has no clip.
-        exact: True if each burst starts exactly at its position; False if it may start nearby, where decoding is cheapest.
+        exact: True if each burst starts exactly at its position; False if a burst may start nearby, where decoding is cheapest.
         spans: ranges of rows [first, last). If given, only these rows are read. The ranges must be ordered and must not
             overlap, and each `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a
             clip is the index of its range, and `ClipReady.rows` is empty.
@@ -300,9 +300,10 @@ class Ring:
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
-    The function can be a `preexec_fn`, because it takes no lock and imports nothing. On other systems than Linux it does
-    nothing, and a child ends when its pipe breaks. The kernel kills the child as soon as the thread that started it ends, even
-    if other threads of the parent still run. So start children from a thread that lives as long as the children are needed.
+    The function can be a `preexec_fn`, because it takes no lock and imports nothing. On other systems than Linux, this
+    function does nothing, and a child ends when its pipe breaks. The kernel kills the child as soon as the thread that started
+    it ends, even if other threads of the parent still run. So start children from a thread that lives as long as the children
+    are needed.
 
     Args:
         parent: process id of the parent. If the parent died before this call, this process ends at once.

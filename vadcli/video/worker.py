@@ -7,7 +7,7 @@ The process leads its own session. So Ctrl-C and signals to the loader's process
 together with its children. Its standard input is a pipe. When the loader's process ends, the pipe closes, and the decoder
 process ends too.
 
-If a video cannot be read, its error is sent to the loader and not raised.
+If a video cannot be read, the error is sent to the loader and not raised.
 """
 
 from __future__ import annotations
