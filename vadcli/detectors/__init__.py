@@ -197,8 +197,9 @@ class Traits:
         caveats: reasons to trust the scores less than usual, such as untrained weights; one sentence per reason. Known before
             `prepare`.
         makes_masks: False if the detector never makes masks.
-        uses_min_size, uses_motion_detail, uses_still: True if the detector uses the option --min-size, --motion-detail or
-            --still.
+        uses_min_size: True if the detector uses --min-size.
+        uses_motion_detail: True if the detector uses --motion-detail.
+        uses_still: True if the detector uses --still.
     """
 
     caveats: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ class GatheredBatch(Generic[Ticket]):
     Attributes:
         pixels: (N, T, H, W, C) uint8; clip i is stored in `pixels[i]`.
         clips: the clips that were added, at most N. The frames of clip i are a view of `pixels[i]`.
-        tickets: one object per clip, which the caller chose to recognise the clip.
+        tickets: one object per clip. The caller chooses this object, to recognise the clip later.
     """
 
     pixels: ByteArray
@@ -213,8 +213,8 @@ class _Pool:
 class ScoringPool(_Pool, Generic[Ticket]):
     """Scores batches in threads, and returns the scores in the order of the batches. A context manager.
 
-    The pool scores `detector.parallel` batches at the same time. As many batches more may wait in the pool, so that each device
-    can start its next batch without a pause.
+    The pool scores `detector.parallel` batches at the same time. The same number of further batches can wait in the pool, so
+    that each device starts its next batch without a pause.
     """
 
     def __init__(self, detector: Detector) -> None:

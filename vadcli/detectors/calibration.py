@@ -179,9 +179,9 @@ def _between(reference: float, own: float, trust: float) -> float:
 class BellTail:
     """Like `Tail`, for values that lie on both sides of a median.
 
-    Up to a value of median + BEND · spread, the share is that of a normal distribution. Very high values are more frequent than
-    in a normal distribution, so above this value the share falls more slowly: by a factor of e if the value rises by
-    spread / hazard.
+    Up to the value median + BEND · spread, the share of moments that reach a value is that of a normal distribution. Higher
+    values are more frequent than in a normal distribution, so the share falls more slowly: by a factor of e if the value rises
+    by spread / hazard.
 
     Attributes:
         median: median of the values.
@@ -201,7 +201,7 @@ class BellTail:
         """Return the log rarity of each value, in the shape of `value`."""
         from scipy.special import log_ndtr  # imported here, because it takes a fifth of a second and `motion` does not need it
 
-        spreads = (np.asarray(value, dtype=np.float64) - self.median) / self.spread  # how far above the median
+        spreads = (np.asarray(value, dtype=np.float64) - self.median) / self.spread  # distance to the median
         inner = -log_ndtr(-np.minimum(spreads, self.BEND))
         return np.asarray(inner + self.hazard * np.maximum(spreads - self.BEND, 0.0), dtype=np.float32)
 

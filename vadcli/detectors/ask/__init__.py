@@ -319,7 +319,7 @@ class AskDetector:
     category. Between the middles of two clips, the log-odds are interpolated. This detector makes no masks.
 
     Args:
-        options: the options.
+        options: the user's options.
         asker: the model that answers; None means the model in `options`.
 
     Raises:

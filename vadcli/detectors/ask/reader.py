@@ -134,7 +134,7 @@ class Qwen3Reader(Reader):
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Return one batched prefix for all clips (B, T, H, W, 3) uint8; see `Reader.prefixes`."""
+        """Return a list with one prefix for all clips (B, T, H, W, 3) uint8; see `Reader.prefixes`."""
         model, dtype = self.lm.qwen.model, next(self.lm.parameters()).dtype
         size = {"min_px": MIN_PX, "max_px": MAX_PX, "patch_px": self.lm.patch_px, "merge": self.lm.merge}
         patches, grid = qwen_patches(frames, **size, mean=HALF, std=HALF, dtype=dtype)

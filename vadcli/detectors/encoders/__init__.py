@@ -156,7 +156,7 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_area_px(name: str) -> int:
-    """Return the largest area of a frame, in pixels, that improves the vectors of an encoder."""
+    """Return the area of a frame, in pixels, above which the vectors of an encoder do not get better."""
     return encoder_size_px(name) ** 2 * 16 // 9  # a 16:9 frame with this area is as high as the encoder's square picture
 
 

@@ -400,7 +400,7 @@ class SiglipVisionEmbeddings(nn.Module):
         self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the patches (N, P, D) of pixels (N, 3, S, S)."""
+        """Return one token per patch (N, P, D) of pixels (N, 3, S, S)."""
         patches: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding.weight
         return patches
 

@@ -196,7 +196,7 @@ class LavidaDetector:
         }
 
     def load(self, device: torch.device) -> Lavida:
-        """Load the model onto a device."""
+        """Return the model, loaded onto a device."""
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
             # TF32, torch's default for convolutions, would make the results depend on the batch size.

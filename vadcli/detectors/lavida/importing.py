@@ -43,7 +43,7 @@ META_SUFFIXES = (".pt", ".pth")
 class Sources:
     """The files that the user names for the parts of a model.
 
-    If a base model is None, its files are taken from the cache of the Hugging Face hub.
+    If qwen, sam2 or clip is None, the files of this base model are taken from the cache of the Hugging Face hub.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
@@ -99,7 +99,7 @@ def import_lavida(
     force: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Imported:
-    """Build a LAVIDA folder, and return how it was built.
+    """Build a LAVIDA folder. Return how its files were made.
 
     Args:
         preset: the name of a preset, which contains the sizes, the prompt and the sampling of the model.
@@ -194,7 +194,7 @@ def _build(
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
-    """Write the text model from a CLIP folder. If the folder has only the text model, copy its files."""
+    """Write the text model from a CLIP folder. If the folder has only a text model, link or copy its files."""
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
@@ -240,7 +240,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
-    """Turn an error of the disk while files are written into a VadcliError of one line, with a hint."""
+    """If files can't be written, raise a VadcliError of one line, with a hint."""
     try:
         yield
     except OutputError as error:

@@ -45,7 +45,7 @@ class ImageFeatures:
         embedding: F, (N, 256, h, w), without SAM2's embedding for "no memory". The projector needs F in this form; `decode`
             adds the embedding.
         position: sine position encoding of F, (1, 256, h, w).
-        high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), which are projected for the mask decoder.
+        high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), finer features for the mask decoder.
     """
 
     embedding: Tensor
@@ -158,7 +158,7 @@ class TransformersMasks(ExactBuffers):
     def train(self, mode: bool = True) -> TransformersMasks:
         """Set the mode as usual, but keep the mask decoder in evaluation mode.
 
-        In training mode, the decoder would not replace unstable masks (see `decode`). Nothing else in it depends on the mode.
+        In training mode, the decoder would not replace unstable masks (see `decode`). Otherwise it is the same in both modes.
         """
         super().train(mode)
         self.sam2.mask_decoder.training = False
@@ -246,8 +246,8 @@ class SinePosition(nn.Module):
 
     Args:
         width: channels of the encoding.
-        finest: height of the largest grid whose encoding is used. For larger grids, all values of the result are 0, because
-            computing them would only cost memory.
+        finest: height of the largest grid whose encoding is used. The result for larger grids is not used, so all its values
+            are 0, which saves memory.
     """
 
     def __init__(self, width: int, *, finest: int) -> None:
@@ -325,8 +325,8 @@ class MemoryBank:
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is at the end. The length is the number of frames whose object pointers SAM2 uses. SAM2 uses the
-        # features of fewer frames.
+        # The latest memory is at the end. With the known frame, SAM2 uses at most `pointers` object pointers, and the features
+        # of fewer frames.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -449,7 +449,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
         current_vision_features=_tokens(features.embedding),
         current_vision_position_embeddings=_tokens(features.position),
         memory=torch.cat([*(memory.features for memory, _ in spatial), vectors]),  # (L, B, C_mem)
-        # transformers spells the name of this argument like this
+        # transformers spells "position" like this
         memory_posision_embeddings=torch.cat([*(memory.position + when for memory, when in spatial), vector_position]),
         num_object_pointer_tokens=len(vectors),
     )  # (1, B, h·w, 256)

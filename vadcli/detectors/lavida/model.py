@@ -171,7 +171,7 @@ class LavidaConfig:
             raise ValueError("the file is not a JSON object")
         version = document.get("format_version")
         if version != FORMAT_VERSION:
-            raise ValueError(f"format_version {version!r} is not {FORMAT_VERSION}")
+            raise ValueError(f"format_version {version!r} can't be read; this version of vadcli reads {FORMAT_VERSION}")
         return structure(cls, {key: value for key, value in document.items() if key != "format_version"})
 
 
@@ -254,7 +254,7 @@ class Lavida(nn.Module):
         return next(self.mllm.parameters()).dtype
 
     def compile_parts(self) -> None:
-        """Compile the slow parts: the layers of both encoders and of the language model."""
+        """Compile the slow parts: layers of the vision tower, of SAM2's image encoder and of the language model."""
         qwen = self.mllm.qwen.model
         for layer in (*qwen.language_model.layers, *(block.mlp for block in qwen.visual.blocks)):
             layer.compile(dynamic=True)

@@ -119,7 +119,8 @@ class Sam2Sizes:
 
     Attributes:
         image_size: side of the square image in pixels.
-        trunk: `hiera` is SAM2's own trunk; `conv` is ConvTrunk, which uses only embed_dim and blocks of the next six sizes.
+        trunk: `hiera` is SAM2's own trunk. `conv` is ConvTrunk, for which num_heads, windows, global_blocks and background have
+            no effect.
         embed_dim: channels of the first stage. Each of the three later stages doubles the number.
         num_heads: attention heads of the first stage. Each later stage doubles the number.
         blocks: transformer blocks per stage.

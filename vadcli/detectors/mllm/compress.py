@@ -185,7 +185,7 @@ def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Ten
     Args:
         tokens: (L, D).
         kept: (M,) the indices of the references.
-        owner: (L,) for each token, the index in `kept` of its reference. A reference is its own reference.
+        owner: (L,) for each token, the index in `kept` of its reference. The reference of a reference is itself.
         chunk: number of tokens that are converted to float64 at a time.
 
     Returns:
@@ -290,7 +290,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the `count` nearest of each row's candidates (R, N), and their exact squared distances."""
+    """Return for each row the `count` nearest of its candidates (R, N), and their exact squared distances."""
     candidates = candidates.sort(dim=1).values  # so that, of equally near candidates, the lower index is chosen below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
@@ -375,7 +375,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Return features (B, T, h, w, motion_width) of how each cell of the normalised F (B, T, h, w, C_img) changes."""
+        """Return features (B, T, h, w, motion_width) of the changes in the normalised F (B, T, h, w, C_img)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))

@@ -344,7 +344,7 @@ class MultimodalLM(ExactBuffers):
         return answer
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """Read the whole prompts of all clips in one pass, with one prompt per clip. For training.
+        """Return the outputs of one pass over the prompts of all clips, for training. Each clip has one prompt.
 
         Shorter sequences are padded at their end. Attention is causal, so the padding changes nothing.
 
@@ -374,9 +374,9 @@ class MultimodalLM(ExactBuffers):
         return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
 
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden state at `<SEG>` (B, D) and the logits of the categories (B, C).
+        """Return the hidden state at `<SEG>` (B, D), and the logits (B, C) from `pooling`; None if there is no `pooling`.
 
-        `states` (B, S, D) start with the first token after the video. The logits are None if the model has no `pooling`.
+        `states` (B, S, D) start with the first token after the video.
         """
         seg = states[:, prompt.seg]
         if self.pooling is None:
@@ -389,7 +389,7 @@ class MultimodalLM(ExactBuffers):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Return rotary cosines and sines (n, head width) for the n patches of a pair of frames, in their order."""
+        """Return rotary cosines and sines (n, head width), one row per patch of a pair of frames."""
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)

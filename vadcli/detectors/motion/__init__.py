@@ -26,7 +26,7 @@ class MotionOptions:
             are divided by `detail`, because the noise of the flow is smaller by the same factor.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
-        steadying_s: standard deviation, in seconds, of the Gaussian that smooths each cell over time, and so also the masks.
+        steadying_s: standard deviation, in seconds, of the Gaussian that smooths each cell over time. This smooths masks too.
             The value of a frame is then the value of its highest cell. Without this smoothing, the highest cell would often be
             noise.
         smoothing_s: standard deviation, in seconds, of the Gaussian that smooths the values of frames over time.
@@ -42,7 +42,7 @@ class MotionOptions:
         samples: M, the number of moving cells that are stored per camera as samples for rarity.
         neighbour_share: rarity is the distance from a moving cell to its k-th nearest sample. k is this share of the number of
             samples.
-        exclude_s: a sample from the same video is ignored if its time differs from the cell's time by at most this.
+        exclude_s: a sample from the same video is ignored if it is at most this many seconds before or after the cell.
         position_weight: the distance, in feature space, of two cells that are one frame width apart.
         moving_px: the camera counts as moving in a sampled frame if the whole picture moved by more than this many pixels since
             the previous sampled frame.

@@ -40,7 +40,7 @@ class RaritySamples:
     """M stored moving cells of one camera.
 
     Attributes:
-        features: (M, 4) float32, the features after `scaled`.
+        features: (M, 4) float32, features from `scaled`.
         scene: (M,) int64, number of the scene that each sample comes from.
         video: (M,) int64, hash of the video that each sample comes from.
         time_s: (M,) float64, time of each sample in its video.
@@ -248,7 +248,7 @@ def from_model(model: CameraModel | None) -> FittedCamera:
     """Return the camera that `to_model` stored. For None, return a camera with the reference values.
 
     Raises:
-        KeyError: the model has no field of a name that this version of vadcli stores.
+        KeyError: the model lacks a field, because another version of vadcli stored it.
     """
     if model is None:
         return FittedCamera()

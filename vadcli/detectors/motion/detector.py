@@ -165,7 +165,7 @@ class MotionDetector:
         return model
 
     def accepts(self, model: CameraModel) -> bool:
-        """Return True if a camera model was fitted with the same USER_OPTIONS as this detector's."""
+        """Return True if a camera model was fitted with the USER_OPTIONS of this detector."""
         return {name: model.values[name] for name in USER_OPTIONS if name in model.values} == self._chosen
 
     def score(self, batch: ClipBatch) -> ClipScores:
@@ -209,7 +209,10 @@ class MotionDetector:
 
     @property
     def _chosen(self) -> dict[str, float]:
-        """USER_OPTIONS that differ from the defaults. Defaults are not stored, as in versions without these options."""
+        """The USER_OPTIONS that differ from the defaults.
+
+        Default values are left out, so that camera models of versions without these options can still be used.
+        """
         default = MotionOptions()
         values = {name: getattr(self.options, name) for name in USER_OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(default, name)}

@@ -71,7 +71,7 @@ HELD_SHARE = 0.1
 
 @dataclass(frozen=True)
 class RepeatedRows:
-    """The sampled frames `start` to `end` - 1 of a clip. The change at frame `source` is spread over them."""
+    """The sampled frames `start` to `end` - 1 of a clip, which share the change at frame `source`."""
 
     start: int
     end: int
@@ -220,7 +220,7 @@ class ClipSteps:
 
     @classmethod
     def empty(cls, pooled: FloatArray) -> ClipSteps:
-        """Return steps that are not measured yet."""
+        """Return steps in which nothing is measured yet."""
         frames = len(pooled)
         velocity = np.zeros((2, *pooled.shape), dtype=np.float32)
         camera_px, usable, cut = np.zeros(frames, np.float32), np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)

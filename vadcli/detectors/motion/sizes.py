@@ -71,9 +71,9 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
 
 
 def _tallest(rows: BoolArray) -> int:
-    """Return the height of the tallest part, in cells: from the first to the last True of a row of `rows` (T, h).
+    """Return the largest number of cells from the first to the last True in a row of `rows` (T, h).
 
-    The height is 0 if no cell is True.
+    The number is 0 if no cell is True.
     """
     first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))

@@ -3,7 +3,7 @@
 Examples are an abandoned bag, a person who lies on the ground, and a vehicle that stopped.
 
 The background of a camera shows the usual scene. The median of a clip of about three seconds shows the present scene.
-If the two differ in a cell in which nothing moves, something was put down or taken away. Porikli et al. (2008, "Robust
+If scene and background differ in a cell without motion, something was put down or taken away. Porikli et al. (2008, "Robust
 abandoned object detection using dual foregrounds") find stationary objects in this way, with a slow and a fast background.
 Their fast background is updated at each frame. Here the fast background is the median of a clip, because the scores of a clip
 must not depend on other clips.
@@ -47,7 +47,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
 
 def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
-    """Return how far each cell (h, w) is outside the range of the background in this cell and its neighbours."""
+    """Return for each cell (h, w) how many gray levels it is outside the background's range around this cell."""
     h, w = background.shape
     around = np.pad(background, 1, mode="edge")
     shifted = [around[y : y + h, x : x + w] for y in range(3) for x in range(3)]
