@@ -73,7 +73,7 @@ def test_errors_of_ucsd_ranges_name_the_line(tmp_path, ranges, says):
 
 
 def test_ucsd_ranges_masks_and_clips_must_fit_the_frames(tmp_path):
-    with pytest.raises(DocumentError, match="Test001 is abnormal up to frame 7, but has 6 frames"):
+    with pytest.raises(DocumentError, match="Test001 is abnormal up to frame 7, but has only 6 frames"):
         open_ground_truth("ped2", ucsd(tmp_path / "a", 2, ranges="[5:7]")).videos()
     with pytest.raises(DocumentError, match="has 5 masks for the 6 frames of Test001"):
         open_ground_truth("ped2", ucsd(tmp_path / "b", 2, masks=5)).videos()
@@ -97,9 +97,9 @@ def test_a_damaged_or_huge_mask_is_an_error_of_one_line(tmp_path):
         with pytest.raises(DocumentError, match="not a readable image") as caught:
             truth.mask(row)
         assert f"00{row + 1}.bmp" in caught.value.message
-    with pytest.raises(DocumentError, match="frame 6 does not exist: there are only 6 frames"):
+    with pytest.raises(DocumentError, match="there is no frame 6: there are 6 frames"):
         truth.mask(6)
-    with pytest.raises(DocumentError, match="frame -1 does not exist"):
+    with pytest.raises(DocumentError, match="there is no frame -1"):
         truth.mask(-1)
 
 
@@ -121,12 +121,12 @@ def test_ped2_label_table_counts_from_zero(tmp_path):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("01,1,0\n", "line 2: clip '01' continues with frame 1 instead of 0"),
+        ("01,1,0\n", "line 2: frame 1 of clip '01' comes where frame 0 should be"),
         ("01,0,0\n01,2,0\n", "line 3"),
         ("01,0,2\n", "line 2: the label is 2"),
         ("01,x,0\n", "line 2"),
         ("01\n", "line 2"),
-        ("../../etc,0,0\n", "not a clip's name"),
+        ("../../etc,0,0\n", "not the name of a clip"),
     ],
 )
 def test_errors_of_the_ped2_label_table_name_the_line(tmp_path, body, says):
@@ -332,7 +332,7 @@ def test_ubnormal_tracks_after_the_end_of_the_video_are_errors(tmp_path):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path, "3.0,1.0,999999999\n")).videos()[f"Scene1/{ABNORMAL}.mp4"]
     with pytest.raises(DocumentError, match=r"ends at frame 1000000000 .*5 frames"):
         truth.labels(table("x", 5))
-    with pytest.raises(DocumentError, match=r"frame 7 does not exist: there are only 5 frames"):
+    with pytest.raises(DocumentError, match=r"there is no frame 7: there are 5 frames"):
         truth.mask(7)
     with pytest.raises(DocumentError, match=r"_0005_gt.png: is missing, although frame 5 is abnormal"):
         _ = truth.regions

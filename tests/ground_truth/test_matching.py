@@ -92,7 +92,7 @@ def test_a_truth_without_scores_is_an_error_unless_allowed():
 
 def test_a_scored_video_without_truth_is_an_error_unless_allowed():
     truth = truth_of("a.mp4")
-    with pytest.raises(UsageError, match=r"1 of 2 scored videos are not in the truth of named: 'train/z.mp4'"):
+    with pytest.raises(UsageError, match=r"1 of 2 scored videos are not in the ground truth of named: 'train/z.mp4'"):
         truth.match(["a.mp4", "train/z.mp4"])
     assert truth.match(["a.mp4", "train/z.mp4"], allow_missing=True).unknown == ("train/z.mp4",)
 

@@ -61,7 +61,7 @@ def test_only_the_end_of_a_path_may_differ(read):
         ("a.mp4", "line 3: has 1 columns instead of 4"),
         ("a.mp4,1,2,x,y", "line 3: has 5 columns"),
         (",1,2,", "line 3: the video is empty"),
-        ("ok.mp4,,,", "line 3: 'ok.mp4' has several rows, but one with empty times"),
+        ("ok.mp4,,,", "line 3: 'ok.mp4' has several rows, and one of them has empty times"),
         ('a.mp4,1,2,"x', "line 3: not CSV"),
         ("a.mp4,1,2," + "x" * 200_000, "line 3: not CSV"),
     ],
@@ -127,5 +127,5 @@ def test_a_template_from_labels_gives_the_same_labels(tmp_path_factory, rows):
 
 
 def test_labels_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="3 labels for 2 rows"):
+    with pytest.raises(ValueError, match="there are 3 labels, but 2 rows"):
         template_from_labels([(table("a", 2), np.zeros(3, bool))])

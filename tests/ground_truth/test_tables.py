@@ -107,7 +107,7 @@ def test_cuva_has_minutes_and_seconds(tmp_path: Path, lines: bool) -> None:
     [
         (item("a.mp4", "Timestamp", "from 12 s to 30 s"), r"line 7: .*is not \[mmss, mmss\]"),
         (item("a.mp4", "Timestamp", "[0075, 0090]"), r"line 7: .*is not \[mmss, mmss\]"),
-        (item("a.mp4", "Timestamp", "[0020, 0010]"), "line 7: an interval needs"),
+        (item("a.mp4", "Timestamp", "[0020, 0010]"), "line 7: the interval from"),
         (item("a.mp4", "Cause", "A storm."), "'a.mp4' has no item of the task Timestamp"),
         ({"task": "Timestamp"}, "line 7: visual_input is empty"),
         (3, "line 7: is not an object"),
@@ -165,9 +165,9 @@ def test_the_json_file_of_prevad_gives_the_same_truth(tmp_path: Path) -> None:
     [
         (PREVAD, "line 3: a video of class 'Fire' has 0 intervals"),
         (PREVAD.replace("Normal,Normal,,", 'Normal,Normal,,"[0, 1]"'), "has"),
-        (PREVAD.replace('"[0.5, 0.5]"', '"[12, 40]"'), "line 3: .*shares of the video"),
-        (PREVAD.replace('"[0.5, 0.5]"', '"[NaN, 0.4]"'), "line 3: .*shares of the video"),
-        (PREVAD.replace('"[0.5, 0.5]"', "start"), "line 3: .*shares of the video"),
+        (PREVAD.replace('"[0.5, 0.5]"', '"[12, 40]"'), "line 3: .*fractions of the video"),
+        (PREVAD.replace('"[0.5, 0.5]"', '"[NaN, 0.4]"'), "line 3: .*fractions of the video"),
+        (PREVAD.replace('"[0.5, 0.5]"', "start"), "line 3: .*fractions of the video"),
     ],
 )
 def test_errors_of_prevad_name_the_line(tmp_path: Path, text: str, said: str) -> None:
@@ -203,9 +203,9 @@ def test_vau_bench_has_seconds_and_zeros_for_normal_videos(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("a.mp4,?,A,,Fire,4,3\n", "line 2: an interval needs"),
+        ("a.mp4,?,A,,Fire,4,3\n", "line 2: the interval from"),
         ("a.mp4,?,A,,Fire,x,3\n", "line 2: Start Time is 'x'"),
-        ("a.mp4,?,A,,Fire,nan,3\n", "line 2: an interval needs"),
+        ("a.mp4,?,A,,Fire,nan,3\n", "line 2: the interval from"),
         ("a.mp4,?,A,,,1,3\n", "line 2: Anomaly Class is empty"),
         ("a.mp4,?,A\n", "line 2: Start Time is ''"),
     ],

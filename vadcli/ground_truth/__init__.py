@@ -5,8 +5,8 @@
         labels = video_truth.labels(table)
 
 To add a data set, write a subclass of `GroundTruth` with one method, `read`, and add a line to `vadcli.registry`. The method
-yields one `VideoTruth` per video. Scored videos are paired with these truths by path. Folders and suffixes may differ, but an
-ambiguous pair is an error, never a guess.
+yields one `VideoTruth` per video. Each scored video is paired with the `VideoTruth` that has the same path. Folders and
+suffixes may differ. If two pairs are possible, the result is an error.
 """
 
 from __future__ import annotations
@@ -49,26 +49,31 @@ _SHOWN = 5  # largest number of names in an error message
 
 
 def stem(name: str) -> str:
-    """Return the last part of a path, without the suffix if this is a suffix of video files."""
+    """Return the file name of a video, without its suffix if that is a suffix of video files."""
     return _parts(name, suffix=False)[-1]
 
 
 def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
-    """Return the truth of each scored video that can be paired. No video and no truth occurs twice.
+    """Return the pairs of a scored video and a video of the data set that are the same video; no video is in two pairs.
 
-    The first rule that fits decides:
+    Videos are paired by these rules, in this order:
 
     1. The paths are the same.
     2. The paths are the same without their suffixes.
-    3. One path is the end of the other: "a.mp4" and "cam1/a.mp4".
-    4. Without their suffixes, one path is the end of the other.
-    5. With `stem_alone`: the names are the same in any folder, and no other video has this name.
+    3. One path ends with the other path, as in "cam1/a.mp4" and "a.mp4".
+    4. One path ends with the other path, both without their suffixes.
+    5. Only with `stem_alone`: the file names are the same without suffixes, and no other video has this name.
 
     Args:
-        stem_alone: True if the names of the data set's videos differ even without their folders.
+        scored: paths of the scored videos.
+        truths: paths of the videos in the data set.
+        stem_alone: True if no two videos of the data set have the same file name.
+
+    Returns:
+        Path of a scored video -> path in the data set, for all videos that have a pair.
 
     Raises:
-        UsageError: a rule fits two videos equally.
+        UsageError: a rule pairs one video with two others.
     """
     groups: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, names in enumerate((scored, truths)):
@@ -90,7 +95,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield pairs (scored, truth) with the same path; with `tails`, one path may be the end of the other."""
+    """Yield the pairs (scored, truth) with the same path; `tails` also allows a path that ends with the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -103,7 +108,7 @@ def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, 
 
 
 def _one_to_one(edges: Iterable[tuple[str, str]]) -> Mapping[str, str]:
-    """Return the pairs as a mapping; a video in two pairs is an error."""
+    """Return the pairs as a mapping; raise UsageError if a video is in two pairs."""
     by_scored: dict[str, str] = {}
     by_truth: dict[str, str] = {}
     for name, truth in edges:
@@ -113,7 +118,7 @@ def _one_to_one(edges: Iterable[tuple[str, str]]) -> Mapping[str, str]:
         ):
             if key in seen:
                 raise UsageError(
-                    f"{key!r} could be either of two {what}, {seen[key]!r} and {value!r}",
+                    f"{key!r} fits two {what}: {seen[key]!r} and {value!r}",
                     hint="scan the data set's test folder alone, or write paths in the ground truth that fit only one video",
                 )
             seen[key] = value
@@ -133,7 +138,7 @@ class Masks(Protocol):
     """The masks of one video, read one frame at a time."""
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a frame, counted from 0; None if a normal frame has no mask.
+        """Return the mask (H, W) bool of a frame, or None for a normal frame; frame numbers start at 0.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -145,7 +150,7 @@ class Region:
     """An abnormal object in one frame.
 
     Attributes:
-        track: number of the object, the same for all its regions in the video.
+        track: number of the object in the video; the object keeps its number from frame to frame.
         frame: number of the frame, from 0.
         box: x, y, width, height in pixels.
     """
@@ -160,12 +165,13 @@ class VideoTruth:
     """The ground truth of one video. Large files are read only when they are needed.
 
     Attributes:
-        video: the data set's name for the video, a relative path without "..".
+        video: path of the video in the data set: relative, without "..".
         source: the file with the annotation, for error messages.
-        read: function that returns the annotation; callers use `annotation`, which caches the result.
-        categories: all kinds of anomalies in the video; empty if the video is normal or the data set has no categories.
+        read: function that reads the annotation. Callers use the property `annotation`, which calls it once.
+        categories: the categories of all anomalies in the video; empty for a normal video or a data set without categories.
         masks: the masks; None if the data set has no masks for this video.
-        read_regions: function that returns the tracked regions; None if the data set has no regions for this video.
+        read_regions: function that reads the tracked regions; None if the data set has no regions for this video. Callers use
+            the property `regions`.
     """
 
     video: str
@@ -177,7 +183,11 @@ class VideoTruth:
 
     @cached_property
     def annotation(self) -> Annotation:
-        """The times of the anomalies; raises DocumentError if the file has another form than expected."""
+        """The times of the anomalies.
+
+        Raises:
+            DocumentError: the file is damaged or does not have the expected form.
+        """
         return self.read()
 
     @property
@@ -201,7 +211,7 @@ class VideoTruth:
         return self.read_regions is not None
 
     def labels(self, table: ScoreTable) -> BoolArray:
-        """Return one label per frame of the table (N,) bool, True if the frame is abnormal.
+        """Return one label per row of the score table, (N,) bool: True if the frame is abnormal.
 
         Raises:
             DocumentError: the annotation was made for another version of the video.
@@ -209,7 +219,7 @@ class VideoTruth:
         return fill(self.spans(table), len(table))
 
     def spans(self, table: ScoreTable) -> tuple[Span, ...]:
-        """Return the spans of frames with anomalies, ordered by start, with categories; spans may overlap.
+        """Return the spans of the anomalies in the scored video, ordered by start; spans may overlap.
 
         Raises:
             DocumentError: the annotation was made for another version of the video.
@@ -217,11 +227,11 @@ class VideoTruth:
         return self.annotation.spans(table, self._where)
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return the number of annotated frames after the end of the video, which are ignored."""
+        """Return how many frames after the end of the scored video are annotated; these frames are ignored."""
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a frame, counted from 0; None if the frame has no mask.
+        """Return the mask (H, W) bool of a frame, or None if it has no mask; frame numbers start at 0.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -229,7 +239,9 @@ class VideoTruth:
         if self.masks is None:
             return None
         if frame_index < 0 or (self.frames is not None and frame_index >= self.frames):
-            raise DocumentError(f"{self._where}: frame {frame_index} does not exist: there are only {self.frames} frames")
+            raise DocumentError(
+                f"{self._where}: there is no frame {frame_index}: there are {self.frames} frames, numbered from 0"
+            )
         return self.masks.mask(frame_index)
 
     @cached_property
@@ -237,7 +249,7 @@ class VideoTruth:
         """The tracked regions, ordered by track and frame; empty if there are none.
 
         Raises:
-            DocumentError: the file of the regions has another form than expected.
+            DocumentError: the file of the regions is damaged or does not have the expected form.
         """
         return self.read_regions() if self.read_regions is not None else ()
 
@@ -250,18 +262,18 @@ class VideoTruth:
 def video_truth(
     video: str, source: Path, annotation: Annotation, *, categories: Iterable[str] = (), masks: Masks | None = None
 ) -> VideoTruth:
-    """Return the truth of a video from an annotation that has been read."""
+    """Return the `VideoTruth` of a video whose annotation is already read."""
     return VideoTruth(video, source, lambda: annotation, tuple(categories), masks)
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Scored videos paired with their truth.
+    """The scored videos, each with its ground truth.
 
     Attributes:
-        pairs: relative path of the scored video -> its truth, in the order of the truth.
-        unscored: videos of the truth without scores.
-        unknown: scored videos without a truth.
+        pairs: path of a scored video -> its ground truth, in the order of the data set.
+        unscored: videos of the data set that have no scores.
+        unknown: scored videos that are not in the data set.
     """
 
     pairs: Mapping[str, VideoTruth]
@@ -273,15 +285,15 @@ class GroundTruth(ABC):
     """The ground truth of a data set. A subclass only implements `read`.
 
     Attributes:
-        name: the value of `--dataset`.
-        stem_alone: True if the names of the videos differ even without their folders.
+        name: name of the data set for the option `--dataset`.
+        stem_alone: True if no two videos of the data set have the same file name.
     """
 
     name: ClassVar[str]
     stem_alone: ClassVar[bool] = True
 
     def __init__(self, root: Path) -> None:
-        """Set the folder or file of the annotations; nothing is read yet.
+        """Use the annotations in the folder or file `root`, which is read later.
 
         Raises:
             UsageError: `root` does not exist.
@@ -295,18 +307,20 @@ class GroundTruth(ABC):
 
     @abstractmethod
     def read(self) -> Iterable[VideoTruth]:
-        """Return every video of the data set, including normal ones.
+        """Return the ground truth of every video in the data set, including normal videos.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
-            DocumentError: a file has another form than expected.
+            DocumentError: a file is damaged or does not have the expected form.
         """
 
     def annotation_file(self, candidates: Sequence[str], *, wanted: str = "", hint: str = UNPACKED) -> Path:
         """Return `root` if it is a file, otherwise the first of `candidates` under `root` that exists.
 
         Args:
-            wanted: name of the missing file for the error message; if empty, the message names the first of `candidates`.
+            candidates: possible paths of the file, relative to `root`.
+            wanted: the file that the error message asks for; the first of `candidates` if empty.
+            hint: hint of the error; "" for the usual hint.
 
         Raises:
             UsageError: none of the files exists.
@@ -319,15 +333,15 @@ class GroundTruth(ABC):
         return path
 
     def missing(self, wanted: str, *, hint: str = UNPACKED) -> UsageError:
-        """Return the error for a `root` that lacks a file."""
+        """Return the error that says that the file `wanted` is missing in `root`."""
         return UsageError(f"{self.root}: not a folder of {self.name}: {wanted} is missing", hint=hint)
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """Return {name of a video in the data set: its truth}, in order. Files are read once.
+        """Return video -> ground truth, in the order of the data set. Files are read only at the first call.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
-            DocumentError: a file has another form than expected.
+            DocumentError: a file is damaged or does not have the expected form.
         """
         if self._videos:
             return self._videos
@@ -342,19 +356,22 @@ class GroundTruth(ABC):
         return videos
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a video that no file lists, if its name shows that it is normal."""
+        """Return the ground truth of a video that no file of the data set lists; None if it is unknown.
+
+        Some data sets do not list their normal videos, but name them so that a reader can recognise them.
+        """
         return None
 
     def match(self, scored: Iterable[str], *, allow_missing: bool = False) -> Matching:
-        """Pair scored videos with their truth.
+        """Pair each scored video with its ground truth; see `pair` for the rules.
 
         Args:
-            scored: relative paths as a scan wrote them.
-            allow_missing: True leaves out truths without scores and scored videos without a truth. False makes both an error.
+            scored: relative paths of the scored videos.
+            allow_missing: False raises UsageError if a video of the data set has no scores, or a scored video is not in the
+                data set. True leaves such videos out.
 
         Raises:
-            UsageError: a scored video fits two truths, a truth fits two scored videos, or no video can be paired. If
-                `allow_missing` is False, also: scores or a truth are missing.
+            UsageError: a video fits two others, no video can be paired, or a video has no pair (see `allow_missing`).
         """
         names, truths = list(scored), self.videos()
         paired = pair(names, truths, stem_alone=self.stem_alone)
@@ -376,13 +393,13 @@ class GroundTruth(ABC):
             problem = f"{len(matching.unscored)} of {len(truths)} videos of {self.name} have no scores"
             raise UsageError(f"{problem}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
         if matching.unknown and not allow_missing:
-            problem = f"{len(matching.unknown)} of {len(names)} scored videos are not in the truth of {self.name}"
+            problem = f"{len(matching.unknown)} of {len(names)} scored videos are not in the ground truth of {self.name}"
             raise UsageError(f"{problem}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
         return matching
 
 
 def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
-    """Return the first of `candidates` under `root` that exists, or None."""
+    """Return the first of `candidates` under `root` that exists; None if none of them exists."""
     return next((root / name for name in candidates if (root / name).exists()), None)
 
 
@@ -393,11 +410,11 @@ def _list(names: Iterable[str]) -> str:
 
 
 def open_ground_truth(name: str, root: Path) -> GroundTruth:
-    """Return the ground truth of a data set; its files are read when its videos are requested.
+    """Return the ground truth of a data set. Its files are not read yet.
 
     Args:
         name: a name in `registry.DATA_SETS`.
-        root: the folder or file of the annotations; the docstring of each reader says which.
+        root: the folder or file of the annotations. The docstring of the data set's class says which.
 
     Raises:
         UsageError: no data set has this name, or `root` does not exist.

@@ -1,8 +1,8 @@
 """Turns the annotations of one video into spans of frames. Reads no file.
 
-Data sets annotate in four ways: one label per frame, intervals of frames, of seconds, or of shares of the video. Frames are
-numbered from 0, like the rows of the video's score table. If the annotation and the scored video have different lengths, an
-error names both lengths. Only a small overhang at the end is cut; see `ROUNDING_S` and `OVERHANG_FRAMES`.
+Data sets annotate in four ways: one label per frame, or intervals in frames, in seconds, or in fractions of the video's length.
+Frames are numbered from 0, like the rows of the video's score table. It is an error if the annotation and the scored video have
+different lengths. But an annotation may end a little later than the video; see `ROUNDING_S` and `OVERHANG_FRAMES`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _SAME_VIDEO = "scan the file that the annotation was made for, or correct the an
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive frames of a scored video in which an anomaly happens.
+    """Consecutive frames of a scored video that show an anomaly.
 
     Attributes:
-        start_frame, end_frame: the first frame, and the frame after the last one.
-        category: the kind of anomaly, if the data set states it for the span.
-        severity: how bad the anomaly is, if the data set states it; higher is worse.
+        start_frame, end_frame: the first frame of the anomaly, and the frame after its last frame.
+        category: the kind of anomaly; None if the data set does not state it for each span.
+        severity: how bad the anomaly is, a higher number for a worse anomaly; None if the data set does not state it.
     """
 
     start_frame: int
@@ -49,14 +49,14 @@ class Span:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame < self.end_frame:
-            raise ValueError(f"a span needs 0 <= start < end, not frames {self.start_frame} to {self.end_frame}")
+            raise ValueError(f"the span from frame {self.start_frame} to {self.end_frame} does not fulfil 0 <= start < end")
 
 
 @dataclass(frozen=True)
 class TimeInterval:
-    """A time in which an anomaly happens: start_s <= t < end_s, in seconds from the first frame.
+    """The time of an anomaly: start_s <= t < end_s, in seconds from the first frame.
 
-    `category` and `severity` are as in `Span`.
+    `category` and `severity` have the same meaning as in `Span`.
     """
 
     start_s: float
@@ -66,7 +66,7 @@ class TimeInterval:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start_s < self.end_s < float("inf"):
-            raise ValueError(f"an interval needs 0 <= start < end, not {self.start_s:g} to {self.end_s:g} s")
+            raise ValueError(f"the interval from {self.start_s:g} to {self.end_s:g} s does not fulfil 0 <= start < end")
 
 
 class Annotation(ABC):
@@ -84,17 +84,18 @@ class Annotation(ABC):
 
     @abstractmethod
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the spans of frames with anomalies, ordered by start; spans may overlap.
+        """Return the spans of the anomalies in a scored video, ordered by start; spans may overlap.
 
         Args:
-            where: the annotated video and its file, for the error message.
+            table: the scores of the video.
+            where: names the annotated video and the annotation file in error messages.
 
         Raises:
             DocumentError: the annotation was made for another version of the video.
         """
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return the number of annotated frames after the end of the video; `spans` leaves them out."""
+        """Return how many frames after the end of the scored video are annotated; `spans` leaves them out."""
         return 0
 
 
@@ -141,9 +142,9 @@ class FrameIntervals(_Intervals):
     """An annotation as intervals of frames.
 
     Attributes:
-        intervals: the spans of abnormal frames, counted from 0; empty if the video is normal.
+        intervals: the spans of abnormal frames; empty if the video is normal.
         frames: the number of frames that the annotation was made for; None if the annotation does not state it.
-        slack_frames: an interval may end this many frames after the end of the video; see `overhang_frames`.
+        slack_frames: the largest number of frames that an interval may continue after the end of the scored video.
     """
 
     intervals: tuple[Span, ...]
@@ -151,7 +152,7 @@ class FrameIntervals(_Intervals):
     slack_frames: int = 0
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals; if an interval ends up to `slack_frames` after the video, it is cut."""
+        """Return the intervals. An interval that ends up to `slack_frames` after the video is cut at the video's end."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)
@@ -175,13 +176,13 @@ class TimeIntervals(_Intervals):
     """An annotation as intervals of seconds, for videos of any frame rate.
 
     Attributes:
-        intervals: seconds from the first frame, like the timestamps of the scores.
+        intervals: intervals in seconds from the first frame, like the timestamps of the scores.
     """
 
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval: the frames inside the interval. Every interval must contain a frame."""
+        """Return one span per interval: the frames inside the interval. An interval without a frame is an error."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         spans = []
         for interval in self.intervals:
@@ -195,7 +196,7 @@ class TimeIntervals(_Intervals):
             if start >= end:
                 raise DocumentError(
                     f"{where}: {table.video} has no frame between {interval.start_s:g} and {interval.end_s:g} s",
-                    hint="correct the interval: a frame is inside if start_s <= its time < end_s",
+                    hint="correct the interval: it contains a frame at the time t if start_s <= t < end_s",
                 )
             spans.append(Span(start, end, interval.category, interval.severity))
         return tuple(sorted(spans, key=lambda span: (span.start_frame, span.end_frame)))
@@ -203,22 +204,21 @@ class TimeIntervals(_Intervals):
 
 @dataclass(frozen=True)
 class ShareIntervals(_Intervals):
-    """An annotation as intervals of shares of the video: 0 is the start of the video, 1 its end.
+    """An annotation as intervals in fractions of the video's length: 0 is the start of the video, 1 its end.
 
-    The share s is at the frame round(s x number of frames). The end frame of an interval is outside. As in the code of PreVAD's
-    authors, an interval that ends after 1 is cut at the end of the video, and an interval that ends before it starts has no
-    frame.
+    The fraction f means the frame round(f x number of frames). An interval does not contain its end frame. As in the code of
+    PreVAD's authors, an end after 1 means the end of the video, and an interval with end <= start has no frame.
 
     Attributes:
-        intervals: (start, end) of each interval, finite.
-        category: the category of all intervals, if the data set states it.
+        intervals: (start, end) of each interval, finite numbers.
+        category: the category of all intervals; None if the data set does not state it.
     """
 
     intervals: tuple[tuple[float, float], ...]
     category: str | None = None
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span of frames per interval; intervals without a frame are left out."""
+        """Return one span per interval; intervals without a frame are left out."""
         rows = len(table)
         cut = (tuple(min(max(edge, 0), rows) for edge in edges) for edges in self._edges(rows))
         return tuple(Span(start, end, self.category) for start, end in sorted(cut) if start < end)
@@ -232,7 +232,7 @@ class ShareIntervals(_Intervals):
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return the runs of True, (E, 2) int64: index of the first True, index after the last True."""
+    """Return the start and end of each run of True, (E, 2) int64; the end is the index after the last True."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 
@@ -248,7 +248,7 @@ def fill(spans: Sequence[Span], rows: int) -> BoolArray:
 def video_end_s(times: TimeArray) -> float:
     """Return the end of the last frame in seconds; 0 without frames.
 
-    The table does not state the length of the last frame. The median length of the frames is used.
+    The length of the last frame is unknown, so the median length of all other frames is used.
     """
     if not len(times):
         return 0.0

@@ -1,7 +1,7 @@
 """Reads the file formats of annotations safely: text lines, .npy, .mat, images, JSON labels.
 
-A damaged file raises a DocumentError. No path is taken from inside a file, nothing is unpickled, and no number in a file
-determines the size of an array.
+Files are not trusted. The content of a file cannot name other files to read, run code (nothing is unpickled), or ask for an
+array of any size. A damaged file raises a DocumentError.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ _MAX_FRAME = 2**40
 
 
 def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> DocumentError:
-    """Return the error for a line with another form than expected.
+    """Return the error about a line that does not have the expected form.
 
     Args:
-        own: True if the user wrote the file; then the hint does not mention an official file.
+        path: the file.
+        line: number of the line, from 1.
+        what: what is wrong with the line.
+        own: True if the user wrote the file, False if it is an official file of a data set; the hints differ.
     """
     hint = "correct the line" if own else "correct the line, or unpack the official file again"
     return DocumentError(f"{path}, line {line}: {what}", hint=hint)
@@ -42,7 +45,7 @@ def read_text(path: Path, *, hint: str = UNPACK) -> str:
     """Return the text of a file in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
 
     Raises:
-        DocumentError: the file cannot be read, is not text, or is too large for an annotation.
+        DocumentError: the file cannot be read, is not text, or has more than 256 MiB.
     """
     try:
         if path.exists() and not path.is_file():
@@ -66,7 +69,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def whole_number(text: str) -> int:
-    """Return a whole number such as a frame number, even if it was saved as a float ("12.0000e+00").
+    """Return the whole number in a text, such as a frame number; the form "12.0000e+00" is allowed too.
 
     Raises:
         ValueError: the text is not a whole number, or the number is too large for a frame number.
@@ -78,10 +81,10 @@ def whole_number(text: str) -> int:
 
 
 def numbered_images(folder: Path) -> list[Path]:
-    """Return the images with numbers as names, in order; empty if the folder does not exist.
+    """Return the images whose file names are numbers, in order; empty if the folder does not exist.
 
     Raises:
-        DocumentError: the folder cannot be read, or a number is missing or occurs twice.
+        DocumentError: the folder cannot be read, or a number between the first and the last is missing or occurs twice.
     """
     if not folder.is_dir():
         return []
@@ -113,10 +116,10 @@ def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return an array of numbers that is mapped into memory; pickled objects are refused.
+    """Return the array of numbers in a .npy file, mapped into memory.
 
     Raises:
-        DocumentError: the file is missing or damaged, or the array has another number of dimensions.
+        DocumentError: the file is missing or damaged, has pickled objects, or another number of dimensions.
     """
     try:
         array: np.ndarray[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -133,21 +136,21 @@ def read_label_array(path: Path) -> BoolArray:
     """Return the labels of a one-dimensional .npy file as bool.
 
     Raises:
-        DocumentError: as in `read_npy`, or a value is neither 0 nor 1; the message names the first such value and its index.
+        DocumentError: as in `read_npy`, or a value is not 0 or 1.
     """
     values = read_npy(path, dimensions=1)
     wrong = np.flatnonzero(~np.isin(values, (0, 1)))
     if len(wrong):
         value = values.reshape(-1)[wrong[0]]
-        raise DocumentError(f"{path}: label {wrong[0]} is {value}, neither 0 nor 1", hint=UNPACK)
+        raise DocumentError(f"{path}: label {wrong[0]} is {value}; it must be 0 or 1", hint=UNPACK)
     return np.asarray(values, np.bool_)
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """Return one variable of a MATLAB file up to version 7.
+    """Return one variable of a MATLAB file; the format version must be 7 or lower.
 
     Raises:
-        DocumentError: the file is missing, damaged or of version 7.3, or does not have the variable.
+        DocumentError: the file is missing or damaged, has the version 7.3, or does not have the variable.
     """
     from scipy.io import loadmat
 
@@ -160,30 +163,30 @@ def read_mat(path: Path, variable: str) -> Any:
 
 
 def read_json_labels(path: Path) -> dict[str, BoolArray]:
-    """Return the labels of each clip from a JSON file such as {"clip": [0, 0, 1, …], …}.
+    """Return clip -> labels (N,) bool from a JSON file such as {"clip": [0, 0, 1, …], …}.
 
     Raises:
-        DocumentError: the document has another form.
+        DocumentError: the file cannot be read or does not have this form.
     """
     try:
         document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {text.error_text(error)[:200]}", hint=UNPACK) from error
     if not isinstance(document, dict) or not document:
-        raise DocumentError(f"{path}: must be an object with one list of labels per clip", hint=UNPACK)
+        raise DocumentError(f"{path}: not a JSON object with one list of labels per clip", hint=UNPACK)
     labels = {}
     for clip, values in document.items():
         if not isinstance(values, list) or not all(isinstance(value, int | float) and value in (0, 1) for value in values):
-            raise DocumentError(f"{path}: clip {clip!r} is not a list of labels 0 and 1", hint=UNPACK)
+            raise DocumentError(f"{path}: the labels of clip {clip!r} are not a list of 0 and 1", hint=UNPACK)
         labels[clip] = np.array(values, np.bool_)
     return labels
 
 
 def read_clip_list(path: Path) -> dict[int, BoolArray]:
-    """Return the labels of each clip from a JSON file with the keys "0", "1" … for the clips.
+    """Return clip number -> labels (N,) bool from a JSON file such as {"0": [0, 0, 1, …], "1": …}.
 
     Raises:
-        DocumentError: the document has another form, or a clip is missing.
+        DocumentError: the file cannot be read or does not have this form, or a number is missing.
     """
     labels = read_json_labels(path)
     if set(labels) != {str(clip) for clip in range(len(labels))}:
@@ -195,12 +198,14 @@ def read_clip_list(path: Path) -> dict[int, BoolArray]:
 def read_tracks(path: Path) -> tuple[Region, ...]:
     """Return the tracked boxes of a text file; a line is track, frame, x_min, y_min, x_max, y_max.
 
-    The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech). Its file
-    evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: the first box in 01_0014.txt is in frame
-    154, and frame 154, counted from 0, is also the first frame of this clip that is labelled abnormal.
+    The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech).
+
+    - A box includes both corners, as in their file evaluation/compute_tbdc_rbdc.py.
+    - Frames are counted from 0. The clip 01_0014 shows this: its first box and its first abnormal label are in frame 154 only
+      if both are counted from 0.
 
     Raises:
-        DocumentError: a line has another form.
+        DocumentError: a line does not have this form.
     """
     regions = []
     for number, line in numbered_lines(path):
@@ -209,7 +214,7 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
         except ValueError:
             raise bad_line(path, number, f"{line[:80]!r} is not track,frame,x_min,y_min,x_max,y_max") from None
         if min(track, frame, right - left, bottom - top) < 0:
-            raise bad_line(path, number, f"{line[:80]!r} has a negative number, or its corners are swapped")
+            raise bad_line(path, number, f"{line[:80]!r} has a negative number, or x_min > x_max, or y_min > y_max")
         regions.append(Region(track, frame, (left, top, right - left + 1, bottom - top + 1)))
     return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
 
@@ -221,9 +226,11 @@ class ImageMasks:
     images: tuple[Path, ...]
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask of a frame: True for the pixels whose gray value is above 127."""
+        """Return the mask (H, W) bool of a frame: True for pixels with a gray value above 127."""
         if not 0 <= frame_index < len(self.images):
-            raise DocumentError(f"frame {frame_index} has no mask: there are only {len(self.images)} masks")
+            raise DocumentError(
+                f"there is no mask for frame {frame_index}: there are {len(self.images)} masks, numbered from 0"
+            )
         return read_image(self.images[frame_index]) > 127
 
 
@@ -234,13 +241,13 @@ class ArrayMasks:
     path: Path
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask of a frame: True for the pixels that are not 0."""
+        """Return the mask (H, W) bool of a frame: True for pixels that are not 0."""
         array = read_npy(self.path, dimensions=3)
         if not 0 <= frame_index < len(array):
-            raise DocumentError(f"{self.path}: has no mask for frame {frame_index}, only {len(array)} masks")
+            raise DocumentError(f"{self.path}: has no mask for frame {frame_index}: it has {len(array)} masks, numbered from 0")
         return np.asarray(array[frame_index] != 0)
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return the .npy files of a folder by their names without suffix, in order, without hidden files."""
+    """Return name without suffix -> path of the .npy files in a folder, sorted; hidden files are left out."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

@@ -1,7 +1,8 @@
 """Data sets with intervals: a user's own CSV table, and the lists and tables of six benchmarks.
 
-The repositories of MSAD, CUVA, PreVAD and VAU-Bench describe few of their files. The docstring of each reader says where the
-layout comes from, and what is not documented. In tables, columns are found by their names, and other columns are ignored.
+The repositories of MSAD, CUVA, PreVAD and VAU-Bench do not describe all of their files. The docstring of each class says where
+its knowledge of the layout comes from, and what the authors do not document. The order of a table's columns does not matter,
+and unknown columns are ignored.
 """
 
 from __future__ import annotations
@@ -41,23 +42,23 @@ class CsvTruth(GroundTruth):
 
     `root` is the table, or a folder with ground_truth.csv.
 
-    `template_from_events` and `template_from_labels` write such a table:
+    `template_from_events` and `template_from_labels` write a table like this one:
 
         video,start_s,end_s,category
         cam1/a.mp4,12.4,15,fighting
         cam1/b.mp4,,,
 
-    A frame belongs to an interval if start_s <= its timestamp < end_s; differences of a microsecond do not count. A video with
-    several intervals has several rows. A normal video has one row with empty times. The columns category and severity (a
-    number, or empty) are optional. Paths are written as in a scan's output; leading folders and the suffix may differ if only
-    one video fits.
+    - A video has one row per interval. A normal video has one row with empty times.
+    - A frame with the timestamp t belongs to an interval if start_s <= t < end_s. Differences of a microsecond are ignored.
+    - The columns category and severity (a number) are optional. Their cells may be empty.
+    - Paths are written as in a scan's output. Folders at the beginning, and the suffix, may differ if only one video fits.
     """
 
     name = "csv"
     stem_alone = False
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the videos of the table, in its order."""
+        """Yield the videos in the order of the table."""
         path = self.annotation_file(["ground_truth.csv"], hint="set --root to your table, or to the folder with this table")
         videos: dict[str, list[TimeInterval]] = {}
         normal: set[str] = set()
@@ -65,7 +66,7 @@ class CsvTruth(GroundTruth):
             known = video in videos
             intervals = videos.setdefault(video, [])
             if video in normal or (interval is None and known):
-                what = f"{video!r} has several rows, but one with empty times; a normal video has one row"
+                what = f"{video!r} has several rows, and one of them has empty times; a normal video has only one row"
                 raise bad_line(path, line, what, own=True)
             if interval is None:
                 normal.add(video)
@@ -77,18 +78,18 @@ class CsvTruth(GroundTruth):
 
 
 def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
-    """Return a CSV table of the events of a scan, which the user corrects by hand.
+    """Return a CSV table with the events of a scan, for a user who then corrects it by hand.
 
-    `CsvTruth` reads exactly the frames of these events from the table if timestamps are at least two microseconds apart.
+    `CsvTruth` gives the same frames for this table if all timestamps of a video differ by two microseconds or more.
 
     Args:
-        events: scored videos, each with the list of its events; the list may be empty.
+        events: (scores, events) of each video; a video may have no events.
     """
     rows: list[tuple[str, ...]] = []
     for table, video_events in events:
         for event in video_events:
-            # The score table does not have the length of the last frame. If this frame is long, the event may end later than
-            # an interval is allowed to.
+            # Without this limit, `TimeIntervals` could refuse the event: it estimates the length of the last frame, and the
+            # real length may be larger.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
         if not video_events:
@@ -97,20 +98,20 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
 
 
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
-    """Return a CSV table with frame labels as intervals in seconds.
+    """Return a CSV table in which the labels of frames are written as intervals in seconds.
 
-    `CsvTruth` reads exactly these labels from the table if timestamps are at least two microseconds apart.
+    `CsvTruth` gives the same labels for this table if all timestamps of a video differ by two microseconds or more.
 
     Args:
-        labels: scored videos, each with its labels (N,) bool.
+        labels: (scores, labels (N,) bool) of each video.
 
     Raises:
-        ValueError: the numbers of labels and rows of a video differ.
+        ValueError: a video has another number of labels than rows.
     """
     rows: list[tuple[str, ...]] = []
     for table, flags in labels:
         if len(flags) != len(table):
-            raise ValueError(f"{table.video}: {len(flags)} labels for {len(table)} rows")
+            raise ValueError(f"{table.video}: there are {len(flags)} labels, but {len(table)} rows")
         times = [*table.timestamp.tolist(), _last_end_s(table)] if len(table) else []
         spans = runs(flags)
         rows.extend((table.video, _seconds_text(times[start]), _seconds_text(times[end]), "") for start, end in spans)
@@ -124,7 +125,7 @@ def _last_end_s(table: ScoreTable) -> float:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
-    """Yield each row: the line, the video, and the interval or None for a normal video."""
+    """Yield (line number, video, interval) of each row; the interval is None for a normal video."""
     reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -211,9 +212,10 @@ class UCFCrime(GroundTruth):
     `root` is the annotation file, or a folder with this file.
 
     Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last first last` per test video; -1 -1
-    means that there is no interval. The official Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets
-    GT(max(first, 1) : min(last, frames)) = 1 in MATLAB. So frames count from 1 and both ends are inside. A few intervals end
-    one or two frames after the video (Arson011, Fighting003 and Shooting015, by the frame counts of ekosman's port).
+    means that there is no interval. Frames are counted from 1, and `last` is abnormal too: in MATLAB, the official
+    Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets GT(max(first, 1) : min(last, frames)) = 1.
+    Three intervals end one or two frames after the video (in Arson011, Fighting003 and Shooting015), if ekosman's port of the
+    code has the right numbers of frames.
     """
 
     name = "ucf-crime"
@@ -245,30 +247,30 @@ class XDViolence(GroundTruth):
 
     `root` is annotations.txt, or a folder with this file.
 
-    annotations.txt has one line `video start end start end …` per violent test video. The official list/make_gt.py
-    (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python. So frames count from 0 and the end is outside. The name of a violent
-    video ends in one to three labels of `XD_CATEGORIES`.
+    annotations.txt has one line `video start end start end …` per violent test video. Frames are counted from 0, and the frame
+    `end` is normal: the official list/make_gt.py (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python. The name of a violent
+    video ends with one to three labels of `XD_CATEGORIES`.
 
-    No file lists the normal test videos. Their names end in the label A. They are found in the folder of annotations.txt, in
-    its folders "videos" and "test…", and among the scored videos.
+    No file lists the normal test videos. Their names end with the label A. They are searched in the folder of annotations.txt,
+    in its folders "videos" and "test…", and among the scored videos.
     """
 
     name = "xd-violence"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the violent videos of the file, then the normal videos that are found."""
+        """Yield the violent videos of the file, then the normal videos in the folders."""
         path = self.annotation_file(["annotations.txt"])
         for number, line in numbered_lines(path):
             video, *numbers = line.split()
             labels = _XD_LABEL.fullmatch(stem(video))
             codes = [code for code in labels[1].split("-") if code != "0"] if labels else []
             if not codes or any(code not in XD_CATEGORIES for code in codes):
-                what = f"{video[-60:]!r} does not end in the labels of a violent video, such as _label_B1-0-0"
+                what = f"{video[-60:]!r} does not end with the labels of a violent video, such as _label_B1-0-0"
                 raise bad_line(path, number, what)
             categories = tuple(XD_CATEGORIES[code] for code in codes)
             pairs = _pairs(path, number, numbers)
             if not pairs or any(not 0 <= start < end for start, end in pairs):
-                raise bad_line(path, number, f"{' '.join(numbers)[:80]!r} are not intervals: they need 0 <= start < end")
+                raise bad_line(path, number, f"{' '.join(numbers)[:80]!r} are not intervals with 0 <= start < end")
             category = categories[0] if len(categories) == 1 else None
             spans = tuple(Span(start, end, category) for start, end in pairs)
             annotation = FrameIntervals(spans, slack_frames=OVERHANG_FRAMES)
@@ -279,7 +281,7 @@ class XDViolence(GroundTruth):
                 yield video_truth(file.relative_to(folder).as_posix(), folder, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a normal video if its name ends in the label A; otherwise None."""
+        """Return the ground truth of a video whose name ends with the label A (normal); None for other names."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).endswith("_label_A") else None
 
 
@@ -289,7 +291,7 @@ def _pairs(path: Path, number: int, texts: Sequence[str]) -> list[tuple[int, int
     except ValueError as error:
         raise bad_line(path, number, str(error)[:120]) from None
     if len(values) % 2:
-        raise bad_line(path, number, f"has {len(values)} frame numbers, but they must come in pairs")
+        raise bad_line(path, number, f"has {len(values)} frame numbers; the number must be even, two per interval")
     return list(zip(values[::2], values[1::2], strict=True))
 
 
@@ -326,19 +328,19 @@ class Msad(GroundTruth):
     `root` is anomaly_annotation.csv, or a folder with this file.
 
     The table comes with the videos. It has one row per abnormal video: `name,scenario,total frames,starting frame of
-    anomaly,ending frame of anomaly`. The repository's list of test videos (RTFM/list/msad-i3d-test.list) has one line
-    `…/NAME_i3d.npy` per video; normal videos are named MSAD_normal_…. If the folder of the table has this list, the videos of
-    the list are the test set. Otherwise, all abnormal videos of the table are the test set.
+    anomaly,ending frame of anomaly`. The repository also has a list of test videos (RTFM/list/msad-i3d-test.list), with one
+    line `…/NAME_i3d.npy` per video. The names of normal videos begin with MSAD_normal. If this list is in the folder of the
+    table, the test set is the videos of the list. Otherwise, it is all abnormal videos of the table.
 
-    The authors do not document how frames are counted. This reader counts from 1 with both ends inside, for two reasons: some
-    anomalies end at the total number of frames, and in VAU-Bench, an anomaly that starts at the first frame starts at 0.03 s
-    (1/30 s).
+    The authors do not say how they count frames. Here, frames are counted from 1, and the ending frame is abnormal too. Two
+    facts suggest this: some ending frames are equal to the total number of frames, and VAU-Bench gives the time 0.03 s (1/30 s)
+    for an anomaly that starts at frame 1.
     """
 
     name = "msad"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the abnormal videos of the table, then the normal videos of the list."""
+        """Yield the abnormal videos of the test set, then its normal videos."""
         path = self.annotation_file(["anomaly_annotation.csv"])
         listed = find_existing(path.parent, MSAD_LISTS)
         lines = None if listed is None else [line.rpartition("/")[2] for _, line in numbered_lines(listed)]
@@ -364,7 +366,7 @@ class Msad(GroundTruth):
             yield video_truth(f"{video}.mp4", path, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a video if the name shows that the video is normal; otherwise None."""
+        """Return the ground truth of a video whose name begins with MSAD_normal; None for other names."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).startswith(MSAD_NORMAL) else None
 
 
@@ -373,16 +375,15 @@ class Cuva(GroundTruth):
 
     `root` is the JSON file, or a folder with this file and no other JSON file.
 
-    The file is a list, or has one object per line, as `load_dataset("fesvhtr/CUVA", split="test").to_json(FILE)` writes it. The
-    repository's evaluation (CUVA/mmaEval.py) reads the keys `ID`, `visual_input` (the video), `task` and `output` of each
-    object. The output depends on the task:
+    The file is a JSON list, or has one JSON object per line, as `load_dataset("fesvhtr/CUVA", split="test").to_json(FILE)`
+    writes it. The repository's evaluation (CUVA/mmaEval.py) reads the keys `ID`, `visual_input` (the video), `task` and
+    `output` of each object. The output depends on the task:
 
     - Timestamp: `[mmss, mmss]`, start and end in minutes and seconds without a colon
-    - Classification: a number of the repository's Category.txt
+    - Classification: a number from the repository's Category.txt
     - Detection: 1 if there is an anomaly, otherwise 0
 
-    The authors do not document whether the second at which an anomaly ends belongs to the anomaly. This reader leaves this
-    second out.
+    The authors do not say whether an anomaly that ends at 0130 includes the second from 1:30 to 1:31. Here, it does not.
     """
 
     name = "cuva"
@@ -401,7 +402,7 @@ class Cuva(GroundTruth):
             categories = [name for name in known if name]
             category = categories[0] if len(categories) == 1 else None
             stamps = tasks.get("timestamp", ())
-            # A dictionary drops repetitions: several questions about one video have the same intervals.
+            # Several items about one video repeat the same intervals. The dictionary keeps each interval once.
             intervals = dict.fromkeys(interval for stamp in stamps for interval in _clock_intervals(path, *stamp, category))
             if not intervals and not any(output.strip() == "0" for _, output in tasks.get("detection", ())):
                 raise DocumentError(f"{path}: {video!r} has no item of the task Timestamp", hint=UNPACK)
@@ -425,9 +426,10 @@ class PreVad(GroundTruth):
 
     `root` is test.csv, the JSON file, or a folder with one of them.
 
-    Both files have the same keys: `video_path`, `class_name` and `anomaly_span`, a list of [start, end] as shares of the video.
-    The README does not describe these files. The keys and the arithmetic (`ShareIntervals`) are from the authors' data loader.
-    The loader applies the arithmetic to the features of every eighth frame; this reader applies it to frames.
+    Both files have the same keys: `video_path`, `class_name` and `anomaly_span`. The last one is a list of [start, end] in
+    fractions of the video's length. The README does not describe these files. The keys, and the way to compute frames from
+    fractions (`ShareIntervals`), are from the authors' data loader. But the loader computes positions among the features of
+    every eighth frame, and this class computes frames.
     """
 
     name = "prevad"
@@ -446,10 +448,11 @@ class PreVad(GroundTruth):
 
 
 def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float], ...]:
-    """Return the intervals in the cell `anomaly_span`, without empty intervals.
+    """Return the intervals in the cell `anomaly_span`; intervals with start = end are left out.
 
     Args:
-        value: a list of intervals, one interval, the JSON text of one of these, or None.
+        path, place: the file, and the line of the cell, for error messages.
+        value: a list of intervals, a single interval, a JSON text with one of these, or None.
     """
     try:
         intervals: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
@@ -459,24 +462,24 @@ def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float],
         if not all(0.0 <= share < MOST_SHARE for pair in shares for share in pair):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
-        raise bad_line(path, place, f"{str(value)[:60]!r} is not a list of [start, end], shares of the video") from None
+        raise bad_line(path, place, f"{str(value)[:60]!r} is not a list of [start, end] in fractions of the video") from None
     return shares
 
 
 class VauBench(GroundTruth):
     """VAU-Bench (Zhu et al., 2025, GVCLab/VAU-R1).
 
-    `root` is one of the tables, the folder `annotations` with all tables, or the folder above it.
+    `root` is one of the tables, the folder `annotations` with all tables, or the folder that contains `annotations`.
 
-    The tables are test_msad.csv, test_ucf_crime.csv and test_ecva.csv, with the columns `Video Name`, `Anomaly Class`, `Start
-    Time` and `End Time` in seconds. In src/evaluation/evaluation_tag.py, a normal video has the times 0 and 0. The time -1
-    means that the time is not known; such a row is left out. A video with several questions has several rows.
+    The tables are test_msad.csv, test_ucf_crime.csv and test_ecva.csv. Their columns are `Video Name`, `Anomaly Class`, `Start
+    Time` and `End Time` (in seconds). The times of a normal video are 0 and 0, as in src/evaluation/evaluation_tag.py. The time
+    -1 means an unknown time; such a row is left out. A video has one row per question, so it may have several rows.
     """
 
     name = "vau-bench"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the videos with known times, from all tables."""
+        """Yield the videos of all tables, without the rows whose times are unknown."""
         paths = [self.root]
         if not self.root.is_file():
             paths = [path for place in (".", "annotations") for path in sorted((self.root / place).glob("test_*.csv"))]
@@ -503,10 +506,10 @@ class VauBench(GroundTruth):
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Items:
-    """Yield the rows of a CSV table: the line number, and {name of a column: cell}.
+    """Yield (line number, column name -> cell) of each row of a CSV table.
 
     Raises:
-        DocumentError: the file cannot be read, is not CSV, or lacks a needed column.
+        DocumentError: the file cannot be read, is not CSV, or does not have all columns in `needed`.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, restval="")
     try:
@@ -521,7 +524,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def _json_items(path: Path) -> Items:
-    """Yield the objects of a JSON list or of JSON lines, each with its position from 1."""
+    """Yield (position from 1, object) of each object in a JSON list, or in a file with one object per line."""
     text = read_text(path)
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
@@ -536,7 +539,7 @@ def _json_items(path: Path) -> Items:
 def _text(path: Path, place: int, item: Item, key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise bad_line(path, place, f"{key} is empty or not a text")
+        raise bad_line(path, place, f"{key} is empty, or is not a text")
     return value.strip()
 
 

@@ -48,25 +48,25 @@ class Avenue(GroundTruth):
 
     `root` is one of these:
 
-    - the folder of the official download; a frame is abnormal if its mask has a pixel
-    - a folder with test_frame_mask/NN.npy, one label per frame
-    - a JSON file of frame labels, or a folder with this file
+    - the folder of the official download; a frame is abnormal if its mask has at least one abnormal pixel
+    - a folder with files test_frame_mask/NN.npy, which have one label per frame
+    - a JSON file with frame labels, or a folder with this file
 
     The official download has testing_videos/NN.avi and ground_truth_demo/testing_label_mask/N_label.mat. The cell array
-    volLabel of this file has one mask per frame. As in the download's ground_truth_show.m, the k-th mask belongs to the k-th
-    frame. Only the masks of one video are in memory, with one bit per pixel.
+    volLabel in a .mat file has one mask per frame, in the order of the frames, as the download's ground_truth_show.m shows.
+    Only the masks of one video are in memory, with one bit per pixel.
 
-    Most papers use other frame labels: the file gt_label.json of LiUzHiAn/hf2vad, with one list per clip (the key "0" is clip
-    01). In these labels, 3,712 of 15,324 frames are abnormal. They differ from the masks in a few clips.
+    Most papers use the frame labels in the file gt_label.json of LiUzHiAn/hf2vad, which has one list per clip (the key "0" is
+    clip 01). These labels differ from the masks in a few clips; 3,712 of 15,324 frames are abnormal.
     """
 
     name = "avenue"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the clips of the layout found under `root`."""
+        """Yield the clips, in the first of the layouts above that `root` has."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
-            # Keep the masks of one video: reading them takes seconds, and the masks of all videos do not fit in memory.
+            # Only the masks of one video are cached: reading them takes seconds, but those of all videos do not fit in memory.
             read = lru_cache(maxsize=1)(_read_volume)
             for clip, path in sorted((int(match[1]), path) for match, path in named if match):
                 masks = _VolumeMasks(path, read)
@@ -88,27 +88,29 @@ class _VolumeMasks:
     read: Callable[[Path], tuple[ByteArray, int]]
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask of a frame: True for the pixels whose label is not 0."""
+        """Return the mask (H, W) bool of a frame: True for pixels that are not 0 in the file."""
         packed, width = self.read(self.path)
         if not 0 <= frame_index < len(packed):
-            raise DocumentError(f"{self.path}: has no mask for frame {frame_index}, only {len(packed)} masks")
+            raise DocumentError(
+                f"{self.path}: has no mask for frame {frame_index}: it has {len(packed)} masks, numbered from 0"
+            )
         return np.unpackbits(packed[frame_index], axis=1, count=width).astype(np.bool_)
 
     def frame_labels(self) -> FrameLabels:
-        """Return one label per frame, True if the frame's mask has a pixel."""
+        """Return one label per frame: True if the frame's mask has at least one abnormal pixel."""
         packed, _ = self.read(self.path)
         return FrameLabels(np.asarray(packed.any(axis=(1, 2)), np.bool_))
 
 
 def _read_volume(path: Path) -> tuple[ByteArray, int]:
-    """Return the masks in an N_label.mat as bits, (N, H, ceil(W / 8)) uint8, and the width W."""
+    """Return the masks in an N_label.mat, one bit per pixel, (N, H, ceil(W / 8)) uint8, and their width W."""
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
     shape, packed = np.shape(cells[0]), []
     for number, cell in enumerate(cells, start=1):
         if not isinstance(cell, np.ndarray) or cell.shape != shape or cell.ndim != 2 or cell.dtype.kind not in "buif":
-            raise DocumentError(f"{path}: mask {number} of {len(cells)} is not an image of the size of mask 1", hint=UNPACK)
+            raise DocumentError(f"{path}: mask {number} of {len(cells)} is not an image with the size of mask 1", hint=UNPACK)
         packed.append(np.packbits(cell != 0, axis=1))
     return np.stack(packed), int(shape[1])
 
@@ -119,21 +121,25 @@ class ShanghaiTech(GroundTruth):
     `root` is one of these:
 
     - the folder of the official archive, or its testing folder
-    - a JSON file that has one list of labels per clip, with the key "SS_CCCC.npy", or a folder with this file
+    - a JSON file with one list of labels per clip (its keys are "SS_CCCC.npy"), or a folder with this file
 
-    The official archive has testing/frames/SS_CCCC/NNN.jpg (numbered from 000), testing/test_frame_mask/SS_CCCC.npy with one
-    label per frame, and testing/test_pixel_mask/SS_CCCC.npy with one mask per frame, (N, H, W). The k-th label and the k-th
-    mask belong to the k-th frame, as in the readers of anomalib, aimagelab/novelty-detection and
-    StevenLiuWen/ano_pred_cvpr2018. 17,326 of 40,791 frames are abnormal.
+    The official archive has three kinds of files; SS is the scene, CCCC the clip. 17,326 of 40,791 frames are abnormal.
 
-    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). If `root` contains a folder
-    annotations/ShanghaiTech, testing/tracks or tracks, the boxes are read from SS_CCCC.txt in this folder.
+    - testing/frames/SS_CCCC/NNN.jpg: the frames, numbered from 000
+    - testing/test_frame_mask/SS_CCCC.npy: one label per frame
+    - testing/test_pixel_mask/SS_CCCC.npy: one mask per frame, (N, H, W)
+
+    Labels and masks are in the order of the frames; anomalib, aimagelab/novelty-detection and
+    StevenLiuWen/ano_pred_cvpr2018 read them in this way.
+
+    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). They are read from SS_CCCC.txt in the
+    folder annotations/ShanghaiTech, testing/tracks or tracks of `root`, if it exists.
     """
 
     name = "shanghaitech"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Return the clips of the layout found under `root`."""
+        """Return the clips, in the first of the layouts above that `root` has."""
         if (folder := find_existing(self.root, _SHANGHAITECH_LABELS)) is not None:
             tracks = find_existing(self.root, _SHANGHAITECH_TRACKS)
             return [self._clip(clip, path, tracks) for clip, path in npy_files(folder).items()]
@@ -166,18 +172,21 @@ class Ped1(GroundTruth):
 
     `root` is the archive's folder, or one of these inside it: UCSDped1, UCSDped1/Test, UCSDped1/Test/UCSDped1.m.
 
-    In the official archive UCSD_Anomaly_Dataset.v1p2, each of the folders UCSDped1 and UCSDped2 has the frames
-    Test/TestNNN/NNN.tif (numbered from 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and for 10 of Ped1), and
-    Test/UCSDpedN.m. The k-th line of this file, `TestVideoFile{end+1}.gt_frame = [61:180];`, belongs to the k-th clip. The
-    archive's README explains: "gt_frame indicates frames that contain abnormal events". MATLAB ranges count from 1 and include
-    both ends: [61:180] are the frames 60 to 179, counted from 0.
+    The official archive UCSD_Anomaly_Dataset.v1p2 has the folders UCSDped1 and UCSDped2. Each folder has these files:
+
+    - Test/TestNNN/NNN.tif: the frames, numbered from 001
+    - Test/TestNNN_gt/NNN.bmp: the masks, for all clips of Ped2 and for 10 clips of Ped1
+    - Test/UCSDpedN.m: one line per clip, in the order of the clips, such as `TestVideoFile{end+1}.gt_frame = [61:180];`
+
+    The archive's README explains: "gt_frame indicates frames that contain abnormal events". MATLAB ranges are counted from 1
+    and include both ends, so [61:180] means the frames 60 to 179 when counted from 0.
     """
 
     name = "ped1"
     folder = "UCSDped1"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the clips of the .m file."""
+        """Yield the clips in the order of the .m file."""
         wanted = f"Test/{self.folder}.m"
         if self.root.is_file() and self.root.suffix != ".m":
             raise self.missing(wanted)
@@ -201,7 +210,7 @@ class Ped1(GroundTruth):
         frames = frames or len(images) or None
         last = max((span.end_frame for span in intervals), default=0)
         if frames is not None and last > frames:
-            raise DocumentError(f"{script}: {clip} is abnormal up to frame {last}, but has {frames} frames", hint=UNPACK)
+            raise DocumentError(f"{script}: {clip} is abnormal up to frame {last}, but has only {frames} frames", hint=UNPACK)
         masks = ImageMasks(tuple(images)) if images else None
         return video_truth(f"Test/{clip}", script, FrameIntervals(intervals, frames), masks=masks)
 
@@ -212,15 +221,16 @@ class Ped2(Ped1):
     `root` is one of these:
 
     - the archive's folder, or one of these inside it: UCSDped2, UCSDped2/Test, UCSDped2/Test/UCSDped2.m
-    - a folder with frames in test/NN, frame_labels.csv (clip, frame counted from 0, label) and test_masks/NN/NNN.png
-    - the file gt_label.json of LiUzHiAn/hf2vad, with one list of labels per clip; the key "0" is testing/frames/01
+    - a folder with frames in test/NN, masks test_masks/NN/NNN.png, and the table frame_labels.csv. The table's columns are the
+      clip, the number of the frame (from 0), and the label.
+    - the file gt_label.json of LiUzHiAn/hf2vad, with one list of labels per clip; the key "0" is the clip testing/frames/01
     """
 
     name = "ped2"
     folder = "UCSDped2"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the clips of the layout found under `root`."""
+        """Yield the clips in the layout that `root` has."""
         if self.root.is_file() and self.root.suffix != ".m":
             for number, labels in read_clip_list(self.root).items():
                 yield video_truth(f"testing/frames/{number + 1:02d}", self.root, FrameLabels(labels))
@@ -228,7 +238,7 @@ class Ped2(Ped1):
             for clip, frame_labels in _read_label_table(table).items():
                 if not re.fullmatch(r"[\w-]+", clip):
                     hint = "clips have the names of their folders: 01, 02 …"
-                    raise DocumentError(f"{table}: {clip!r} is not a clip's name", hint=hint)
+                    raise DocumentError(f"{table}: {clip!r} is not the name of a clip", hint=hint)
                 folder = table.parent / "test_masks" / clip
                 images = numbered_images(folder)
                 if images and len(images) != frame_labels.frames:
@@ -242,7 +252,7 @@ class Ped2(Ped1):
 
 
 def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
-    """Return the intervals of each clip in a UCSDpedN.m file."""
+    """Return the abnormal spans of each clip in a UCSDpedN.m file, in the order of the file."""
     clips = []
     for number, line in numbered_lines(script):
         if line.startswith("%") or "gt_frame" not in line:
@@ -262,7 +272,7 @@ def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
 
 
 def _read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """Return the labels of each clip from a table with one row per frame."""
+    """Return clip -> labels from a table with one row per frame."""
     rows = csv.reader(io.StringIO(read_text(path)))
     if next(rows, []) != ["clip", "frame_index0", "label"]:
         raise bad_line(path, 1, "the header is not clip,frame_index0,label")
@@ -276,9 +286,9 @@ def _read_label_table(path: Path) -> dict[str, FrameLabels]:
             raise bad_line(path, rows.line_num, f"{','.join(row)[:80]!r} is not clip,frame,label") from None
         labels = clips.setdefault(clip, [])
         if frame != len(labels):
-            raise bad_line(path, rows.line_num, f"clip {clip!r} continues with frame {frame} instead of {len(labels)}")
+            raise bad_line(path, rows.line_num, f"frame {frame} of clip {clip!r} comes where frame {len(labels)} should be")
         if label not in (0, 1):
-            raise bad_line(path, rows.line_num, f"the label is {label}, neither 0 nor 1")
+            raise bad_line(path, rows.line_num, f"the label is {label}; it must be 0 or 1")
         labels.append(bool(label))
     return {clip: FrameLabels(np.array(labels, np.bool_)) for clip, labels in clips.items()}
 
@@ -289,7 +299,7 @@ _UBNORMAL_SPLIT = ("{}_test_video_names.txt", "scripts/{}_test_video_names.txt")
 
 @dataclass(frozen=True)
 class _Track:
-    """An abnormal object: its number in the images, and its frames. `end_frame` is not one of its frames."""
+    """An abnormal object, from `start_frame` to `end_frame` (excluded). `number` is its pixel value in the images."""
 
     number: int
     start_frame: int
@@ -299,26 +309,26 @@ class _Track:
 class UBnormal(GroundTruth):
     """UBnormal (Acsintoae et al., CVPR 2022): rendered videos with tracks and object numbers.
 
-    `root` has the SceneN folders, either all or those of one split. If the official files abnormal_test_video_names.txt and
-    normal_test_video_names.txt are in `root` or in its folder scripts, only the videos in these files are used.
+    `root` has the folders SceneN: all of them, or those of one split. The official files abnormal_test_video_names.txt and
+    normal_test_video_names.txt may be in `root` or in `root`/scripts. Then only the videos in these files are used.
 
     The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. A video is normal if its name starts with
     "normal"; such a video has no annotation. Each abnormal video has a folder <video>_annotations with two kinds of files:
 
-    - <video>_tracks.txt has one line `object,first frame,last frame` per track. Frames count from 0, and the last frame is
-      abnormal too: the official scripts/write_frame_level_ground_truth.py (lilygeorgescu/UBnormal) sets
+    - <video>_tracks.txt has one line `object,first frame,last frame` per track. Frames are counted from 0, and the last frame
+      is abnormal too: the official scripts/write_frame_level_ground_truth.py (lilygeorgescu/UBnormal) sets
       ground_truth[first : last + 1].
-    - <video>_%04d_gt.png has the number of a frame in its name. The pixel values of this image are object numbers.
+    - <video>_0007_gt.png is the image of frame 7. The pixel values of these images are object numbers.
 
-    Regions are found as in the official scripts/create_tracks_for_tbdc_rbdc.py. The script takes the tracks from
-    <video>_new_tracks.txt if it exists. For each frame of a track, it opens the image of this frame, takes the pixels of the
-    track's object, and uses the connected part with the largest box.
+    Regions are found as in the official scripts/create_tracks_for_tbdc_rbdc.py. If <video>_new_tracks.txt exists, it replaces
+    <video>_tracks.txt. The region in a frame is a box around the pixels of the track's object. If these
+    pixels are not connected, it is the largest box around one connected part.
     """
 
     name = "ubnormal"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the videos and annotations in the folders of the scenes."""
+        """Yield the videos in the folders of the scenes."""
         lists = [find_existing(self.root, [name.format(kind) for name in _UBNORMAL_SPLIT]) for kind in ("abnormal", "normal")]
         split = {line for path in lists if path is not None for _, line in numbered_lines(path)}
         scenes: dict[str, Path] = {}
@@ -348,8 +358,7 @@ class UBnormal(GroundTruth):
 class _ObjectMasks:
     """The masks of a video.
 
-    They are made from images whose pixel values are object numbers, and from the tracks, which say which objects are abnormal
-    and when.
+    The pixel values of an image are object numbers. The tracks say which objects are abnormal, and in which frames.
     """
 
     folder: Path
@@ -362,12 +371,12 @@ class _ObjectMasks:
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the pixels of the objects that are abnormal in this frame; None if no object is abnormal."""
+        """Return the mask (H, W) bool of the objects that are abnormal in a frame; None if no object is abnormal."""
         numbers = [track.number for track in self.tracks if track.start_frame <= frame_index < track.end_frame]
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the boxes of the abnormal objects in all frames; tracks are numbered by line, from 0."""
+        """Return the boxes of the abnormal objects in all frames. A track's number is its line in the file, from 0."""
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"
@@ -422,7 +431,7 @@ def _read_tracks(path: Path) -> tuple[_Track, ...]:
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """Return the largest box (x, y, width, height) of a connected part; None if the mask has no pixel."""
+    """Return the largest box (x, y, width, height) around a connected part; None if no pixel of the mask is True."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])
