@@ -56,7 +56,7 @@ EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
     "This model lacks the [additions of lavida-tiny](../docs/training.md#what-the-small-model-adds), except two: the",
     "convolutional trunk, and visual tokens from SAM2's features. The loss for single names is also left out. The",
-    "training starts from the ninth stage of lavida-tiny, and has 1,500 steps of exposure",
+    "training starts from the ninth stage of lavida-tiny, and has 1,500 steps of the paper's training",
     "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained.",
 )
 
