@@ -108,7 +108,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
-    """Train a head on your own labels and test it on other videos. Write it to the folder `to`, if given.
+    """Train a head on your own labels and test it on other videos. Write the head to `to`, if given.
 
     Args:
         out: a scan's output folder with stored vectors.
@@ -172,7 +172,7 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
 
     Returns:
         `removed`, one entry per video or file; `size`, the freed bytes; and `problems`, one line per file that could not
-        be read or removed, and one line per video whose results were kept because it may still exist.
+        be read or removed, and one line per video whose results were kept because the video may still exist.
 
     Raises:
         UsageError: the folder does not exist, or its footage can't be reached.
@@ -229,7 +229,7 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
     Raises:
         UsageError: no vectors are stored, or text and image are both given or both missing.
-        WeightsError: the encoder that made the vectors is not installed, or its weights have changed.
+        WeightsError: the encoder that made the vectors is not installed, or the encoder's weights have changed.
     """
     from vadcli.reporting import search_all
 

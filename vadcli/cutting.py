@@ -159,7 +159,7 @@ def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
 
 
 def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBoxes | None) -> list[Event]:
-    """Return one event per span, with its times, peak, mean score and box. `edges` are as in `cut_events`."""
+    """Return one event per span, with its times, peak, mean score and box. `edges` are the N + 1 edges of the frames."""
     if not len(spans):
         return []
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])

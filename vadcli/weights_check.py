@@ -193,7 +193,7 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Return the results of two tests. The mask decoder gets a point and must find the disc around it.
+    """Return the results of two tests: a mask decoder gets a point and must find the disc at this point.
 
     The pictures of the first test have one disc. The pictures of the second test have two discs.
     """

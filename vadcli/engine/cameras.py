@@ -1,4 +1,4 @@
-"""Fits the model of each camera on a sample of its footage, and stores it in cameras/ as JSON.
+"""Fits a model of each camera on a sample of the camera's footage. Stores the models in cameras/ as JSON.
 
 The sample depends only on a seed and on the camera's videos. All videos count: the videos of every shard, and the videos that
 earlier runs have scanned. So every process that works on the camera fits the same model.
@@ -95,7 +95,7 @@ class Cameras:
     # more footage now (`is_outgrown`).
     refit: bool | None
     stopped: Callable[[], bool]  # returns True when the run must end
-    # Called with a camera and the number of frames that were just read for its fit.
+    # Called with the name of a camera, and the number of frames that were just read to fit this camera.
     fitting: Callable[[str, int], None] = lambda camera, frames: None
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)  # the models that this run has fitted, by camera
@@ -168,7 +168,7 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model. Return the earlier model `before` if it used more footage than can be read now."""
+        """Return a new model, or the earlier model `before` if that model was fitted on more footage."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
@@ -203,7 +203,7 @@ class CameraFit:
     request: Callable[[WorkUnit], ClipRequest]  # makes the loader's request for a video
 
     def on_the_way(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Fit the camera on the first items of its scan. Then yield all items of the scan, in order.
+        """Fit the camera on the first items. Then yield all items, in order.
 
         The first items are kept in memory, so that they are not read again. When the scan is stopped, the iterator ends.
 

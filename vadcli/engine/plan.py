@@ -44,7 +44,7 @@ _VIDEO = (
     "h261 h263 h264 264 h26l 26l avc h265 265 hevc h266 266 vvc evc av1 obu ivf vc1 rcv drc cavs avs2 avs3 mjpeg mjpg y4m gif "
     "apng"
 )
-# Images, sound, texts, subtitles, playlists, indexes, data, programs and archives. WebP is left out, because it can be a video.
+# Images, sound, texts, subtitles, playlists, indexes, data, programs and archives. WebP is not here: it can be a video.
 _NO_VIDEO = (
     "bmp jpeg jpg pgm png ppm tif tiff heic heif avif ico svg thm mp3 aac m4a m4b wav flac opus oga wma ac3 eac3 dts mka aif "
     "aiff amr mp2 srt vtt ass ssa sub idx lrc nfo m3u m3u8 mpd pls sdp ffconcat txt log md pdf csv tsv json jsonl xml html htm "
@@ -181,7 +181,7 @@ class _Walk:
     def add(self, path: Path, *, listed: bool = False) -> None:
         """Add a path that the user gave: a file, a folder, or a path in an object store.
 
-        If a path in a store can't be read, this is an error. But if the path was `listed` in a file, it is only left out.
+        If a path in a store can't be read, this is an error. But if the path was `listed` in a file, the path is only left out.
         """
         if is_remote(path):
             try:

@@ -1,7 +1,7 @@
 """The Ray cluster of a run: its nodes, and the workers on them. Only this file imports ray.
 
-A worker is a Ray actor: a `ChunkWorker`, which works on one chunk of videos after the other. A node has one worker per GPU.
-Without GPUs, it has one worker per CORES_PER_WORKER cores. The machines share only OUT and the footage.
+A worker is a Ray actor: a `ChunkWorker`, which works on one chunk of videos after the other. A node has one worker per GPU. A
+node without GPUs has one worker per CORES_PER_WORKER cores. The machines share only OUT and the footage.
 
 The first part of this file is the code that runs on the nodes. The second part is the code with which the driver uses the
 nodes.
@@ -71,7 +71,7 @@ MOST_EARLY_DEATHS = 3
 class Work(Protocol):
     """The work that a worker does for each chunk.
 
-    An object of this type can be pickled, because it loads its models only when it needs them.
+    An object of this type can be pickled, because models are loaded only when `do` needs them.
     """
 
     def do(self, order: Any, stop: Stop, send: Callable[[object], None]) -> None:

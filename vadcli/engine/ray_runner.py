@@ -3,7 +3,7 @@
 The driver is the process that the user started. A worker has its own detector, scans its chunk with a `LocalRunner`, and sends
 the updates to the driver. To hand out a chunk means to give it to a worker.
 
-- A video is in one chunk at a time. The lock of the video in OUT protects it from other runs.
+- A video is in one chunk at a time. A lock in OUT keeps other runs away from the video.
 - If a worker dies, the work since its last checkpoint is lost. The videos of its chunk are handed out again, each in a chunk of
   its own. A video is given up if MOST_DEATHS workers in a row died while they had only this video and made no progress with it.
 - A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and its worker gets the list of
@@ -163,7 +163,7 @@ def started_workers(
         root: the root of the footage. Each node must be able to read this folder; None if no footage is read.
         work: a function that makes the `Work` of a worker.
         wants_gpu: True if the workers use GPUs on nodes that have GPUs.
-        stop: the request to end the run. At the end, the workers get the reason that is stored in it.
+        stop: the request to end the run. Its `reason` is sent to the workers at the end.
 
     Raises:
         UsageError: ray is not installed, no cluster answers, or no node can take part.

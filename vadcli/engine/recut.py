@@ -364,7 +364,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
     """Yield the documents of the chosen videos that have scores.
 
-    An unreadable document adds a line to `problems`, a dict that is used as a set because a dict keeps its order.
+    For each unreadable document, a line is added to `problems`. This dict is used as a set whose items keep their order.
     """
     for path in layout.iter_events():
         try:
