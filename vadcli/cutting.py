@@ -20,7 +20,7 @@ Spans = IndexArray
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """One box per sampled frame, around the mask pixels that reach the threshold of events.
+    """One box per sampled frame, around the mask pixels whose score reaches the threshold.
 
     Attributes:
         rows: (S,) int64, ascending numbers of the frames.
@@ -87,7 +87,7 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories from the table or, if it has none, from the `old` events."""
+    """Return the `new` events with categories: from the table if it has any, else from the `old` events."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 
@@ -159,7 +159,10 @@ def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
 
 
 def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBoxes | None) -> list[Event]:
-    """Return one event per span, with its times, peak, mean score and box. `edges` are the N + 1 edges of the frames."""
+    """Return one event per span, with its times, peak, mean score and box.
+
+    `edges` has the start times of all N frames, and the end of the last frame.
+    """
     if not len(spans):
         return []
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])

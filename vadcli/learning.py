@@ -465,7 +465,7 @@ def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, rec
 
 
 def auc(scores: TimeArray, positive: BoolArray) -> float:
-    """Return the AUC: in what share of the pairs of a true and a false example the true one scores higher.
+    """Return the AUC: how often a true example scores higher than a false example, over all pairs.
 
     A pair with equal scores counts half.
     """

@@ -291,7 +291,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
         WeightsError: as in `load_encoder`, or the encoder has another key.
     """
     with ThreadPoolExecutor(1) as pool:
-        # Hashing takes a second per GB if the hashes of the files are not known. Meanwhile, this thread imports torch.
+        # If the hashes of the files are not stored yet, hashing takes a second per GB. Meanwhile, this thread imports torch.
         fingerprint = pool.submit(encoder_fingerprint, encoder)
         loaded = load_encoder(encoder, device=device)
     if encoder_key(fingerprint.result()) != key:
@@ -308,7 +308,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
         longest = max(loaded.text_tokens(sentence) for sentence in sentences)
         if longest > loaded.max_tokens:
             raise UsageError(
-                f"the search text has {longest} tokens; {loaded.name} reads {loaded.max_tokens}",
+                f"the search text has {longest} tokens; {loaded.name} reads at most {loaded.max_tokens}",
                 hint="write a shorter sentence",
             )
         vector = loaded.encode_text(sentences).mean(axis=0)

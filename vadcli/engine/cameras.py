@@ -39,8 +39,8 @@ from vadcli.video.sampling import SamplingPlan
 
 log = logging.getLogger("vadcli")
 
-# A model that was fitted on this much footage (one hour) is fitted again only with --refit. One hour is needed, because a score
-# is a number of events per hour.
+# A model that was fitted on this much footage (one hour) is fitted again only with --refit. One hour is needed, because scores
+# are calibrated in events per hour.
 ENOUGH_S = 3600.0
 # A model that was fitted on less than ENOUGH_S is fitted again when the footage has grown by this factor. A camera whose first
 # video has ten seconds is fitted again at most nine times before it has an hour of footage.

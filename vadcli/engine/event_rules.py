@@ -5,9 +5,9 @@ model that learned from the user's reviews. A head removes events that look like
 scores. A head reads stored vectors, so no video is decoded.
 
 `vadcli verify` asks a second model about clips, and stores the answers as log-odds. This module converts the log-odds into
-logits on the scale of the scan. On this scale, a value means a number of events per hour of the camera's usual footage. Frames
-about which the model was asked get a joint score: the mean of the model's logit and the scan's logit, as a score. Other frames
-can't open an event.
+logits on the scale of the scan. On this scale, a value means a number of events per hour of the camera's usual footage. If the
+model was asked about a frame, the joint score of the frame is made from the mean of the model's logit and the scan's logit. All
+other frames can't open an event.
 """
 
 from __future__ import annotations
@@ -475,7 +475,10 @@ class VerifiedScores:
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
 
     def confirmed(self, event: Event) -> Event:
-        """Return an event that the joint scores gave, with the model's answer, category and description."""
+        """Return a confirmed event, with the model's answer, category and description.
+
+        `event` must have been made from the joint scores.
+        """
         places, metadata = self.clips_of(event), self.stored.metadata
         event = replace(event, verification=self._verification(Answer.CONFIRMED, places))
         if not len(places):

@@ -226,7 +226,7 @@ def parse_file(text: str, where: str) -> CategoryFile:
 def check_file(text: str, where: str) -> list[str]:
     """Return the problems of a category file, one line per problem.
 
-    The most important rule: no sentence against a category contains a word for the category. In the NOVA paper, this rule
+    The most important rule: no sentence against a category contains one of the category's `verbs`. In the NOVA paper, this rule
     raised the AUC by three points.
     """
     try:

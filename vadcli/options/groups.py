@@ -30,7 +30,7 @@ def flag_of(name: str) -> str:
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Return the seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
+    """Return the number of seconds of a duration, such as `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
 
     Raises:
         UsageError: the text is not a duration.
@@ -182,7 +182,7 @@ class ThresholdOptions:
         None, "Merge events that are closer than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
     )
     pad: str | None = option(
-        None, "Add this much at both ends of an event.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
+        None, "Extend events by this time at both ends.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
     )
 
     def __post_init__(self) -> None:

@@ -158,7 +158,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
         panel=OUTPUT,
         metavar="DIR",
     )
-    title: str = option("", "Heading of the page, or subject of the mail.", panel=OUTPUT, default_text="the folder's name")
+    title: str = option("", "Heading of the page, or subject of the mail.", panel=OUTPUT, default_text="the name of OUT")
     thumbnails: int = option(3, "Number of pictures per event; 0 for none.", panel=OUTPUT, metavar="N")
     pictured: int = option(
         200, "Show pictures of at most this many events, the highest scores first.", panel=OUTPUT, metavar="N"
@@ -500,7 +500,8 @@ class EvalOptions(TalkOptions):
     )
     endpoints: bool = option(
         False,
-        "Append (0, 0) and (1, 1) to labels and scores, as some published evaluators do; this raises the figures.",
+        "Add a frame with label 0 and score 0, and a frame with label 1 and score 1, as some published evaluators do. "
+        "This raises the figures.",
         panel=HOW,
     )
     pixel_size: str = option(

@@ -225,7 +225,7 @@ class BenchOptions(TalkOptions):
 
     detectors: str = option(
         "",
-        "Compare these detectors instead of settings of LAVIDA, e.g. motion,concept,ask=MODEL,lavida=MODEL.",
+        "Compare these detectors, e.g. motion,concept,ask=MODEL,lavida=MODEL. Without it, settings of LAVIDA are compared.",
         panel=HOW,
         metavar="LIST",
     )
