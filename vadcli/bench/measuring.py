@@ -297,7 +297,7 @@ def scan_round(
             running.close()
             for _, scores in pool.drain():
                 _keep(store, scores)
-        seconds = time.perf_counter() - started  # measured before the decoders stop, which does not count
+        seconds = time.perf_counter() - started  # measured before the decoders stop, because that time does not count
     return tally.after(seconds)
 
 
@@ -349,7 +349,7 @@ class StageClock:
     in a scan.
 
     Args:
-        devices: where the stages compute.
+        devices: the devices on which the stages run.
 
     Attributes:
         seconds: stage -> time of all its calls together.

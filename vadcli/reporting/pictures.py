@@ -126,7 +126,8 @@ class InFolder:
             self._lock = FileLock.acquire(self._folder / _LOCK)
         if self._lock is None:
             raise OutputError(
-                f"{self._folder}: another report is being written here", hint="wait for it, or choose another --assets"
+                f"{self._folder}: another report is being written here",
+                hint="wait for it, or choose another folder with --assets",
             )
         try:
             self._pages()

@@ -176,7 +176,7 @@ class Interview:
         questions: the questions, one per category.
         layout, scratch: where the answers are stored.
         checkpoint_s: seconds between two writes of the answers about a video in progress.
-        on_answers: called after each batch.
+        on_answers: called after each batch of answers.
     """
 
     def __init__(

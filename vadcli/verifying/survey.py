@@ -62,7 +62,7 @@ class Candidates:
     """The clips of one video about which the model can be asked.
 
     Attributes:
-        score: (C,) float32, the scan's highest logit within GROW_S seconds of each clip's middle, and in its cell.
+        score: (C,) float32, the scan's highest logit in each clip's cell or within GROW_S seconds of the clip's middle.
         start, end: (C,) float64 seconds, the span that each clip shows.
         length_s: (C,) float64 seconds, the length of each clip's cell: all times that are closest to the middle of this clip.
         draw: (C,) float64 in [0, 1), a random number per clip; clips with the lowest numbers are drawn first.
