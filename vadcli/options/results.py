@@ -158,7 +158,12 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
         panel=OUTPUT,
         metavar="DIR",
     )
-    title: str = option("", "Heading of the page, or subject of the mail.", panel=OUTPUT, default_text="the name of OUT")
+    title: str = option(
+        "",
+        "Heading of the page, or subject of the mail.",
+        panel=OUTPUT,
+        default_text="the name of OUT; in a mail, also the counts",
+    )
     thumbnails: int = option(3, "Number of pictures per event; 0 for none.", panel=OUTPUT, metavar="N")
     pictured: int = option(
         200, "Show pictures of at most this many events, the highest scores first.", panel=OUTPUT, metavar="N"

@@ -299,7 +299,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
 
     Args:
         sender: the sender's address; if it is empty, `vadcli@NAME` with the name of this machine.
-        subject: the subject; if it is empty, the headline.
+        subject: the subject; if it is empty, the name of the output folder and the headline.
     """
     message = EmailMessage()
     domain = socket.getfqdn()
