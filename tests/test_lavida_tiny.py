@@ -62,7 +62,7 @@ def test_a_scan_says_what_the_checkpoint_is_not_for(tmp_path: Path) -> None:
     scan = ("scan", tmp_path / "films", "--out", tmp_path / "out", "--detector", "lavida", "--model", "lavida-tiny")
     done = vadcli(*scan, "--categories", "red star")
     assert done.returncode == 0, done.stderr
-    caveat = "lavida-tiny was only trained on a synthetic world of shapes; it is not a detector for real videos."
+    caveat = "lavida-tiny was trained only on generated videos of shapes; it is not a detector for real videos."
     assert done.stderr.count(caveat) == 1
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["caveats"] == [caveat]

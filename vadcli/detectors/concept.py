@@ -62,11 +62,11 @@ ANCHOR_TEMPERATURE = 0.3
 SMOOTHING_S = 1.7
 """Standard deviation of the smoothing over time, in seconds (NOVA)."""
 GAP_S = 4.0
-"""A gap in time splits the smoothing if it is longer than this, in seconds."""
+"""Frames are not smoothed across a gap in time that is longer than this, in seconds."""
 SIMILAR = 0.70
 """A normal sentence whose cosine with a category is higher than this may describe the category."""
 TEXT_LEVELS = 2**15 - 1
-"""The numbers in vectors of sentences become whole numbers up to this. In float64, their products with int8 are exact."""
+"""Vectors of sentences are rounded to whole numbers up to this. In float64, their products with int8 vectors are exact."""
 SPREAD_FLOOR = 0.15
 """The smallest spread of a camera's evidence. Otherwise, any change would be an alarm if the frames of a camera are equal."""
 
@@ -95,7 +95,7 @@ class ConceptDetector:
         self.options = options
         self.book: CategoryBook = read_categories(options.categories or DEFAULT_CATEGORIES)
         if not self.book.categories:
-            hint = f"omit it to look for {DEFAULT_CATEGORIES}"
+            hint = f"omit --categories to look for {DEFAULT_CATEGORIES}"
             raise UsageError(f"--categories {options.categories!r} contains no category", hint=hint)
         self.categories = tuple(category.name for category in self.book.categories)
         self.channels = (*self.categories, *(f"{name}: fit" for name in self.categories))

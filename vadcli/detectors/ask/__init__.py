@@ -198,7 +198,9 @@ class QwenAsker:
         self.family = mllm_family(self.folder)
         self.compression = 1.0 if compression is None else compression
         if self.compression < 1.0 and self.family != "qwen2_vl":
-            raise UsageError(f"--compression {compression:g}: not possible with {self.family}", hint="omit it, or use Qwen2-VL")
+            raise UsageError(
+                f"--compression {compression:g}: not possible with {self.family}", hint="omit the option, or use Qwen2-VL"
+            )
         self._device, self._precision, self._compile = device, precision, compile
         self._wanted_batch = batch_size
         self.batch_size = 1
@@ -339,7 +341,7 @@ class AskDetector:
         self.options = options
         self.questions = questions_for(options.categories)
         if not self.questions:
-            hint = "omit it to ask about danger, crime, violence, accidents and emergencies"
+            hint = "omit --categories to ask about danger, crime, violence, accidents and emergencies"
             raise UsageError(f"--categories {options.categories!r} contains no category", hint=hint)
         self.asker = asker or QwenAsker(
             options.ask_model,

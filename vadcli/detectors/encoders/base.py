@@ -121,7 +121,7 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
         changes["scale"] = 1.0 if document.get("do_rescale") is False else float(scale)
         return replace(defaults, **changes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        hint = "fetch the folder again; the filters 2 (bilinear) and 3 (bicubic) are known"
+        hint = "fetch the folder again; vadcli has the filters 2 (bilinear) and 3 (bicubic)"
         raise WeightsError(f"{path}: vadcli can't prepare pictures like this: {error!r}", hint=hint) from error
 
 
@@ -182,7 +182,7 @@ class TransformersEncoder(ABC):
             if len(ids) > self.max_tokens:
                 raise UsageError(
                     f"{self.name} reads at most {self.max_tokens} tokens, and a sentence has {len(ids)}: {text[:60]!r}…",
-                    hint="shorten it, or make two sentences of it",
+                    hint="shorten the sentence, or write two sentences",
                 )
             length = (
                 min(-(-len(ids) // self.text_step) * self.text_step, self.max_tokens) if self.text_step else self.max_tokens

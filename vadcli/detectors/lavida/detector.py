@@ -70,7 +70,9 @@ class LavidaDetector:
         self.options = options
         self.categories = parse_categories(options.categories or DEFAULT_CATEGORIES)
         if not self.categories:
-            raise UsageError(f"--categories {options.categories!r} contains no category", hint="omit it to look for @general")
+            raise UsageError(
+                f"--categories {options.categories!r} contains no category", hint="omit --categories to look for @general"
+            )
         self.folder, config = _find(options)
         self.config = _adjusted(config, options)
         if self.folder is None:
@@ -91,7 +93,7 @@ class LavidaDetector:
         if self.folder is None or not self.config.trained:
             self.caveats = (f"{model} was never trained: its scores, masks and categories mean nothing.",)
         elif self.config.data_sets() == {"synthetic"}:
-            caveat = f"{model} was only trained on a synthetic world of shapes; it is not a detector for real videos."
+            caveat = f"{model} was trained only on generated videos of shapes; it is not a detector for real videos."
             self.caveats = (caveat,)
         self._workers: Workers[_Worker] = Workers()
         self.batch_size = 1

@@ -159,9 +159,9 @@ def _build(
     """Write every file of the folder except its checksums."""
     drawn = [part for part, source in paths.items() if source is None]
     if drawn:
-        say(f"drawing {', '.join(drawn)} at random, seed {seed}")
+        say(f"{', '.join(drawn)}: random weights, seed {seed}")
         create(config.name, folder, seed=seed)
-        result.notes.append(f"{', '.join(drawn)} drawn at random (seed {seed}): this model detects nothing until it is trained")
+        result.notes.append(f"{', '.join(drawn)}: random weights (seed {seed}); the model detects nothing until it is trained")
         result.converted += drawn
         if len(drawn) < len(paths):
             (folder / weights.OWN_NAME).unlink(missing_ok=True)
@@ -296,7 +296,7 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
         raise WeightsError(f"{source}: its config.json has the model_type {kind!r}, not {wanted}", hint=f"check {OPTION[part]}")
     files = sorted(source.glob("*.safetensors"))
     if not files:
-        hint = "convert it with transformers' save_pretrained; pickles are not read"
+        hint = "convert the model with transformers' save_pretrained; pickles are not read"
         raise WeightsError(f"{source}: contains no .safetensors file", hint=hint)
     for path in files:
         weights.read_header(path)
@@ -324,7 +324,7 @@ def check_extras(sources: Sources) -> None:
     if sources.lora is not None:
         for name in ADAPTER_FILES:
             if not (sources.lora / name).is_file():
-                hint = "save it with PEFT's save_pretrained as safetensors"
+                hint = "save the adapter with PEFT's save_pretrained as safetensors"
                 raise WeightsError(f"{sources.lora}: not a PEFT adapter: {name} is missing", hint=hint)
         weights.read_header(sources.lora / ADAPTER_FILES[1])
 

@@ -30,7 +30,7 @@ class CompressionOption(DetectorOptions):
         "Share of the visual tokens that the language model reads, 0-1.",
         panel=HOW,
         metavar="R",
-        default_text="the model's value, usually 0.2; 1 for ask",
+        default_text="1 for ask; for lavida the model's value, usually 0.2",
     )
 
     def __post_init__(self) -> None:

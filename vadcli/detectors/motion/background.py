@@ -255,7 +255,7 @@ The limit is necessary because an affine field removes a little of the flow even
 FIT_PASSES = 3
 
 _RIDGE = np.diag([1e-6, 1e-2, 1e-2])
-"""Keeps the slopes of the affine field at 0 if all textured cells are close together."""
+"""Keeps the slopes of the affine field near 0 if all cells with texture are close together."""
 
 
 def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool] | None:

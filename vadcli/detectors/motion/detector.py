@@ -91,7 +91,7 @@ USER_OPTIONS = ("min_size", "detail", "still")
 
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 STILL_CHANNEL = "still"
-"""The last channel; only with --still."""
+"""The name of the last channel, which exists only with --still."""
 
 
 class MotionDetector:
