@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,10 +29,10 @@ from vadcli.errors import DecodeError, ToolError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
 from vadcli.video.decoders import can_read, luma
-from vadcli.video.ffmpeg import FfmpegFrames
+from vadcli.video.ffmpeg import FfmpegFrames, build_command
 from vadcli.video.probe import probe
 from vadcli.video.reader import Frame, FrameReader, ReadRequest, Row, RowMatcher
-from vadcli.video.sampling import CountSince, choose_selection, seek_row
+from vadcli.video.sampling import CountSince, choose_selection, rows_as_flags, seek_row
 
 DECODERS: tuple[DecoderChoice, ...] = ("decord", "ffmpeg", "auto")
 SIZE = (96, 64)
@@ -136,6 +138,40 @@ def test_sampling_over_many_groups_of_pictures_keeps_each_picture_in_its_row(
     for start in (0, 21):
         frames = read(info, start=start, interval=interval, decoder=decoder)
         assert numbers(frames) == [row if row % interval == 0 else None for row in range(start, 64)]
+
+
+@pytest.mark.parametrize("name", ["constant rate", "vfr"])
+def test_listed_rows_keep_each_picture_in_its_row(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "clip.mp4"
+    info = probe(media.make_vfr(path, frames=120) if name == "vfr" else media.make_video(path, frames=120))
+    rows = np.cumsum([0, 2, 3, 1, 5, 40, 2, 4, 4, 30, 5, 2, 20])
+    request = ReadRequest(0, 3, info.width, info.height, PixelFormat.GRAY, sampled=rows_as_flags(rows, 120))
+    for start in (0, 21):
+        with FrameReader(info, replace(request, start=start), decoder="ffmpeg") as reader:
+            assert numbers(list(reader)) == [row if row in rows else None for row in range(start, 120)]
+
+
+def test_ffmpeg_delivers_only_listed_rows(tmp_path: Path) -> None:
+    info = probe(media.make_video(tmp_path / "clip.mp4", frames=120))
+    listed = rows_as_flags(np.array([0, 47, 48, 49, 95, 96, 119]), 120)
+    selection = choose_selection(info, 3, 48, sought=False, every_image=False, sampled=listed)
+    shape = (info.height, info.width, 1)
+    with closing(FfmpegFrames(info, shape, selection)) as frames:
+        images = [media.read_index(frame.image) for frame in frames if frame.image is not None]
+    assert images == [48, 49, 95, 96, 119]
+
+
+def test_the_longest_list_of_rows_fits_in_a_command() -> None:
+    rows = 100_000
+    pts = np.arange(rows, dtype=np.int64) * 512
+    listed = np.random.default_rng(0).random(rows) < 0.5
+    info = fake_info(pts, Fraction(1, 15360))
+    selection = choose_selection(info, 3, 0, sought=False, every_image=False, sampled=listed)
+    assert [row for row in range(rows) if selection.takes(row, int(pts[row]))] == np.flatnonzero(listed).tolist()
+    longest = max(map(len, build_command(info, (48, 64, 1), selection, seek_pts=None, threads=2)))
+    assert 2 * rows // 3 < longest < 128 << 10
+    longer = choose_selection(info, 3, 0, sought=False, every_image=False, sampled=np.append(listed, True))
+    assert all(longer.takes(row, int(pts[row])) for row in range(0, rows, 999))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

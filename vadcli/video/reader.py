@@ -239,12 +239,18 @@ class FrameReader:
         """
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
-        # If samples are unevenly spaced, ffmpeg delivers all images that it decodes, because most of them are samples.
-        may_seek, every_image, skips = True, request.sampled is not None, request.needed is not None
+        may_seek, every_image, skips = True, False, request.needed is not None
         while True:
             row = seek_row(info, self._due) if may_seek else None
             seek_pts = None if row is None else int(info.pts[row])
-            selection = choose_selection(info, request.interval, self._due, sought=row is not None, every_image=every_image)
+            selection = choose_selection(
+                info,
+                request.interval,
+                self._due,
+                sought=row is not None,
+                every_image=every_image,
+                sampled=request.sampled,
+            )
             skip = "" if not skips else "nokey" if request.only_keys else "noref"
             # ffmpeg gives each frame to the next thread, also a frame that is left out. If every second frame is left out, half
             # of the threads would have no work.
@@ -316,6 +322,9 @@ class FrameReader:
                 foreseen = row is not None and row.index < info.frames and row.pts == info.pts[row.index]
                 if row is None or not foreseen or not frame.ok or frame.after_error:
                     return _Outcome.UNSAFE
+                sampled = request.samples(row.index)
+                if sampled and not frame.selected and self._is_wanted(row):
+                    return _Outcome.UNSAFE
                 if any(request.needed[lost_row.index] for lost_row in lost if self._is_wanted(lost_row)):
                     return _Outcome.UNSAFE
                 yield from self._left_out(min(row.index, end))
@@ -323,7 +332,7 @@ class FrameReader:
                     return _Outcome.ENDED
                 if self._is_wanted(row):
                     self._due = row.index + 1
-                    yield Frame(row.index, row.pts, True, frame.image if request.samples(row.index) else None)
+                    yield Frame(row.index, row.pts, True, frame.image if sampled else None)
             if request.needed[self._due : end].any():
                 return _Outcome.UNSAFE
             yield from self._left_out(end)

@@ -33,6 +33,8 @@ _SKIPPED_SHARE = 0.25
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
 _SAFE_ROUNDING = 0.4  # in rows; if a time were about halfway between two rows, two machines could round it to different rows
+_FLAGS = 48  # a double has 53 exact bits
+_MOST_LISTED = 100_000  # rows; Linux allows 128 KiB per argument of a command
 _WIDEST = 2  # references may be at most this many sampling intervals apart
 
 
@@ -240,8 +242,16 @@ class TimeGrid:
     @property
     def expression(self) -> str:
         """The expression for ffmpeg's select filter."""
-        row = f"floor((pts-({self.origin}))*{self.rows_per_tick!r}+0.5)"
-        return f"gte(pts,{self.first_pts})*not(mod({row},{self.interval}))"
+        return f"gte(pts,{self.first_pts})*not(mod({self.row},{self.interval}))"
+
+    @property
+    def row(self) -> str:
+        """The expression for the row of a frame."""
+        return f"floor((pts-({self.origin}))*{self.rows_per_tick!r}+0.5)"
+
+    def row_at(self, pts: int) -> int:
+        """Return the row at this time."""
+        return math.floor((pts - self.origin) * self.rows_per_tick + 0.5)
 
     def takes(self, shown: int, pts: int | None) -> bool:
         """Return True if ffmpeg selects a frame. Call this for each frame, in order.
@@ -252,7 +262,49 @@ class TimeGrid:
         """
         if pts is None or pts < self.first_pts:
             return False
-        return math.floor((pts - self.origin) * self.rows_per_tick + 0.5) % self.interval == 0
+        return self.row_at(pts) % self.interval == 0
+
+
+@dataclass(frozen=True)
+class ListedRows:
+    """Selects listed rows of a video with a constant frame rate, by their pts.
+
+    Use this if the sampled rows are not evenly spaced.
+
+    Attributes:
+        grid: gives the row of each pts. Its interval is 1.
+        listed: (N,) bool, True for the rows that are selected.
+    """
+
+    grid: TimeGrid
+    listed: BoolArray = field(repr=False, compare=False)
+
+    @property
+    def expression(self) -> str:
+        """The expression for ffmpeg's select filter.
+
+        Each number in the expression has the flags of 48 rows as its bits, because ffmpeg computes with doubles. A binary
+        search finds the number of a row.
+        """
+        groups = np.pad(self.listed, (0, -len(self.listed) % _FLAGS)).reshape(-1, _FLAGS)
+        numbers = [str(int(number)) for number in groups @ (1 << np.arange(_FLAGS, dtype=np.int64))]
+
+        def search(first: int, end: int) -> str:
+            if end - first == 1:
+                return numbers[first]
+            middle = (first + end) // 2
+            return f"if(lt(ld(0),{middle * _FLAGS}),{search(first, middle)},{search(middle, end)})"
+
+        flags = f"bitand({search(0, len(numbers))},pow(2,mod(ld(0),{_FLAGS})))"
+        inside = f"gte(pts,{self.grid.first_pts})*lt(ld(0),{len(self.listed)})"
+        return f"st(0,{self.grid.row})*0+{inside}*gt({flags},0)"
+
+    def takes(self, shown: int, pts: int | None) -> bool:
+        """Return True if ffmpeg selects the frame; see `TimeGrid.takes`."""
+        if pts is None or not self.grid.takes(shown, pts):
+            return False
+        row = self.grid.row_at(pts)
+        return row < len(self.listed) and bool(self.listed[row])
 
 
 @dataclass(frozen=True)
@@ -308,10 +360,12 @@ class CountSince:
         return (self.first_row - 1 + self._counted) % self.interval == 0
 
 
-Selection = TimeGrid | Count | CountSince
+Selection = TimeGrid | ListedRows | Count | CountSince
 
 
-def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool) -> Selection:
+def choose_selection(
+    info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool, sampled: BoolArray | None = None
+) -> Selection:
     """Return the selection with which ffmpeg delivers the images of the sampled rows.
 
     Args:
@@ -321,13 +375,17 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
         sought: True if ffmpeg starts at the keyframe that `seek_row` returned, and not at the beginning.
         every_image: True selects all rows from `start` on, and perhaps some earlier rows. Use this after the decoder has lost
             frames or delivered unexpected frames.
+        sampled: (N,) bool, True for the sampled rows; if given, it replaces `interval`.
     """
+    every_image = every_image or (sampled is not None and len(sampled) > _MOST_LISTED)
     pts, first_pts = info.pts, int(info.pts[min(start, info.frames - 1)])
     if not info.guessed_times and not len(info.shown_pts) and not every_image and len(pts) > 1:
         rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))
         rows = (pts - pts[0]) * rows_per_tick
         if float(np.abs(rows - np.arange(len(pts))).max()) <= _SAFE_ROUNDING:  # if not, the frame rate varies
-            return TimeGrid(int(pts[0]), rows_per_tick, interval, first_pts)
+            grid = TimeGrid(int(pts[0]), rows_per_tick, interval if sampled is None else 1, first_pts)
+            return grid if sampled is None else ListedRows(grid, sampled)
+    every_image = every_image or sampled is not None
     if sought:
         return CountSince(first_pts, start, 1 if every_image else interval)
     return Count(0, 1) if every_image else Count(start, interval)
