@@ -3,6 +3,8 @@
 The file is in the folder of the finished scores. The process that scans the video locks the file. Blocks of rows are added at
 the end of the file; each block has a checksum. If a process dies, the last block may be torn (incomplete). The next process
 removes the torn block and continues in the same file. At most one block is in memory.
+
+This module avoids the methods of pyarrow that import pyarrow.compute, because this import delays the end of a short scan.
 """
 
 from __future__ import annotations
@@ -282,7 +284,6 @@ def _schema_of(header: CheckpointHeader) -> pa.Schema:
 
 def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schema) -> pa.RecordBatch:
     """Return a block as it is stored: with compressed masks and a checksum in every row."""
-    missing = ~block.sampled
     masks: list[bytes | None] = [None] * len(block)
     if block.mask is not None:
         codec = pa.Codec(_MASK_CODEC, _MASK_LEVEL)
@@ -290,12 +291,13 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
             masks[row] = codec.compress(np.ascontiguousarray(block.mask[row], np.uint8), asbytes=True)
     raw = np.ascontiguousarray(block.raw, np.float32).ravel()
     bbox = np.ascontiguousarray(block.bbox, np.int32).ravel()
+    valid = pa.py_buffer(np.packbits(block.sampled, bitorder="little"))
     columns = [
         pa.array(block.frame_index, pa.int64()),
         pa.array(block.pts, pa.int64()),
         pa.array(block.decode_ok, pa.bool_()),
         pa.array(block.sampled, pa.bool_()),
-        pa.FixedSizeListArray.from_arrays(pa.array(raw), header.channels, mask=pa.array(missing)),
+        pa.Array.from_buffers(schema.field("raw").type, len(block), [valid], children=[pa.array(raw)]),
         pa.FixedSizeListArray.from_arrays(pa.array(bbox), 4),
         pa.array(masks, pa.binary()),
     ]
@@ -306,18 +308,31 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
     return pa.RecordBatch.from_arrays([*columns, pa.array(checksum)], schema=schema)
 
 
+def _valid(column: pa.Array) -> BoolArray:
+    """Return flags (rows,), False for nulls, as column.is_valid() does."""
+    if not column.null_count:
+        return np.ones(len(column), np.bool_)
+    bits = np.unpackbits(np.frombuffer(column.buffers()[0], np.uint8), bitorder="little")
+    return bits[column.offset : column.offset + len(column)].astype(np.bool_)
+
+
+def _lists(column: pa.Array) -> NDArray[Any]:
+    """Return the lists (rows without nulls, list size), as column.flatten() does."""
+    values = column.values.to_numpy().reshape(-1, column.type.list_size)
+    return np.asarray(values[column.offset : column.offset + len(column)][_valid(column)])
+
+
 def _checksum(columns: list[pa.Array]) -> int:
     """Return one CRC-32 of all columns: the values, the places of nulls, and lengths of binary values."""
     crc = 0
     for column in columns:
-        valid = column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else bytes([1]) * len(column)
-        crc = zlib.crc32(valid, crc)
+        crc = zlib.crc32(_valid(column).tobytes(), crc)
         if pa.types.is_binary(column.type):
-            values = column.drop_null().to_pylist()
+            values = [value for value in column.to_pylist() if value is not None]
             crc = zlib.crc32(np.array([len(value) for value in values], np.int64).tobytes(), crc)
             crc = zlib.crc32(b"".join(values), crc)
         elif pa.types.is_fixed_size_list(column.type):
-            crc = zlib.crc32(column.flatten().to_numpy().tobytes(), crc)
+            crc = zlib.crc32(_lists(column).tobytes(), crc)
         else:
             crc = zlib.crc32(column.to_numpy(zero_copy_only=False).tobytes(), crc)
     return crc
@@ -328,7 +343,7 @@ def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool,
     columns = {name: batch.column(name) for name in batch.schema.names}
     sampled = columns["sampled"].to_numpy(zero_copy_only=False)
     raw = np.full((len(batch), header.channels), np.nan, np.float32)
-    raw[sampled] = columns["raw"].flatten().to_numpy().reshape(-1, header.channels)
+    raw[sampled] = _lists(columns["raw"])
     mask = None
     if masks and header.mask_shape is not None:
         mask = np.zeros((len(batch), *header.mask_shape), np.uint8)
@@ -348,7 +363,7 @@ def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool,
         decode_ok=columns["decode_ok"].to_numpy(zero_copy_only=False),
         sampled=sampled,
         raw=raw,
-        bbox=columns["bbox"].flatten().to_numpy().reshape(-1, 4),
+        bbox=_lists(columns["bbox"]),
         mask=mask,
         embedding=embedding,
     )
