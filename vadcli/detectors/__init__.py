@@ -65,8 +65,8 @@ class ClipModel(Protocol):
 class Detector(ClipModel, Protocol):
     """Turns clips into scores. A detector may also have the attributes of `Traits`.
 
-    The engine calls `prepare` before it calls `score`. The scores of a clip must not depend on the other clips of its batch or
-    on earlier calls, because the engine batches clips of several videos, scores videos in any order and resumes in the middle.
+    The engine calls `prepare` before it calls `score`. It batches clips of several videos, scores videos in any order, and can
+    resume in the middle of a video. So the scores of a clip must not depend on other clips or on earlier calls.
 
     Attributes:
         name: the name of the detector in the registry.

@@ -219,8 +219,8 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
         floor: the smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # Two estimates of a standard deviation: from both middle quarters of the values, and from the lower of the two quarters,
-    # which contains hardly any anomalies. The larger estimate is used, because a small one would make usual values rare.
+    # The spread is estimated twice: from the second and third quarter of the values, and from the second quarter alone, which
+    # contains hardly any anomalies. The larger estimate is used, because a small spread would make usual values rare.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own_hazard = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S

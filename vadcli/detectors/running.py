@@ -62,7 +62,7 @@ def read_whole(
 ) -> tuple[Any, bool]:
     """Return the model in a transformers folder, and True if its optional tensors are missing.
 
-    transformers alone would only warn about a missing tensor, and fill it with random numbers.
+    The library transformers alone would only warn about a missing tensor, and fill it with random numbers.
 
     Args:
         kind: a model class of transformers.
@@ -104,7 +104,7 @@ def read_whole(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Return transformers' name of the fastest attention: FlashAttention if it can run here, else torch's own attention."""
+    """Return the name of the fastest attention for transformers: FlashAttention if possible, else torch's own."""
     from transformers.utils import is_flash_attn_2_available
 
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()

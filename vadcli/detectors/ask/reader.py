@@ -129,8 +129,8 @@ class Qwen3Reader(Reader):
     Three things differ from Qwen2-VL. Before each pair of frames, the prompt contains the time of the pair, in seconds.
     Features from the vision tower are also added in the first layers of the language model. A patch has 16 × 16 px.
 
-    transformers' own code computes the prefix. The questions use the cached keys and values of the prefix. Visual tokens cannot
-    be compressed, because the first layers of the language model need every token.
+    The library transformers computes the prefix. The questions use the cached keys and values of the prefix. Visual tokens
+    cannot be compressed, because the first layers of the language model need every token.
     """
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:

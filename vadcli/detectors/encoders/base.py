@@ -307,7 +307,7 @@ def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: tor
     SigLIP 2 has 786 MB, and a sentence needs only a few rows.
 
     All other tensors are copied. A tensor of a memory-mapped file can begin at any address, and the rounding of a matrix
-    product depends on this address. torch aligns the addresses of copies.
+    product depends on this address. The addresses of copies are aligned.
     """
     tensors = {}
     for path in weight_files(folder):

@@ -132,7 +132,7 @@ class TransformersMasks(ExactBuffers):
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
     in float32 and then cast. This class never switches gradients off. If you freeze the image encoder
-    (`sam2.vision_encoder`), the two layers that `features` applies to its output can still be trained.
+    (`sam2.vision_encoder`), the two layers that `features` applies to the encoder's output can still be trained.
 
     Args:
         sam2: the Sam2VideoModel to wrap. The model is changed in place: it computes position encodings with `SinePosition`,
@@ -242,7 +242,7 @@ class TransformersMasks(ExactBuffers):
 class SinePosition(nn.Module):
     """SAM2's sine position encoding, computed in float32 for one frame and then cast.
 
-    transformers computes the encoding in the model's dtype, and again for every frame and level.
+    The library transformers computes the encoding in the model's dtype, and again for every frame and level.
 
     Args:
         width: channels of the encoding.
@@ -258,7 +258,7 @@ class SinePosition(nn.Module):
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
         """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w).
 
-        transformers also passes `mask`, which is ignored here.
+        The library transformers also passes `mask`, which is ignored here.
         """
         frames, _, height, width = shape
         if height > self.finest:
@@ -358,8 +358,7 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
 
     Raises:
         WeightsError: the checkpoint has no video memory.
-        ValueError: frame 0 is not known, a frame number is out of range, a mask is not (H, W), the
-            model is in training mode, or its memories do not have 64 channels.
+        ValueError: `known` can't be used, or the model is in training mode or does not have 64 memory channels.
     """
     if not model.has_memory:
         hint = "scan without --propagate-masks, or build the folder from a SAM2.1 checkpoint for video"
@@ -401,8 +400,8 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
     no_points = _no_points(model, len(starts))
     _, _, tokens, object_logit = model.heads(features.embedding, features.high, no_points, dense, multimask=False)
     present = prompts.flatten(1).any(dim=1)
-    # The decoder has a token for its single mask and tokens for its three masks. As in Meta's code, the object pointer comes
-    # from the first of these tokens. transformers uses the token of the best of the three masks.
+    # The decoder has one token for its single mask, and three tokens for its three masks. As in Meta's code, the object pointer
+    # comes from the token of the single mask. The library transformers uses the token of the best of the three masks.
     pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
     memory = _remember(model, features, binary, present, pointer)
     bank = MemoryBank(memory, pointers=int(model.sam2.config.max_object_pointers_in_encoder))

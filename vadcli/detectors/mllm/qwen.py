@@ -404,7 +404,7 @@ class MultimodalLM(ExactBuffers):
         """Return the visual tokens (N, n / 4, D) that the vision tower makes from embedded patches (N, n, E).
 
         This method runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another.
-        transformers processes one pair after another; the result is the same.
+        The library transformers processes one pair after another, with the same result.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:

@@ -199,8 +199,8 @@ class FittedCamera:
         elsewhere: the usual values of a view that matches none of the scenes.
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
-        tail: how rare the smoothed value of a frame is.
-        still: how rare the contrast of a thing that stands still is; None if the camera was fitted without --still.
+        tail: how rare each smoothed value of a frame is.
+        still: how rare each contrast of still things is; None if the camera was fitted without --still.
     """
 
     scenes: tuple[Scene, ...] = ()

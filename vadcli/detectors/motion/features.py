@@ -173,8 +173,8 @@ class ClipMaps:
         usable: (T,) bool, False for the first frame, for the first frame after a cut, and for frames that were not measured.
         shot: (T,) int64, number of the shot to which the frame belongs, counted from the start of the clip.
         scene: (T,) int64, number of the scene that the shot shows; -1 if the shot shows no known scene.
-        still: (T, h, w) float32, contrast of things that stand still and are not part of the background, smoothed over space;
-            None if the options do not ask for it.
+        still: (T, h, w) float32, contrast of things that stand still and are not part of the background, smoothed over space.
+            None without the option `still`.
     """
 
     grid: CellGrid

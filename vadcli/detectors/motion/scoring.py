@@ -61,8 +61,8 @@ class Channels:
     Attributes:
         motion: (T, h, w) float32, sqrt(s² + d²): s is the speed of the cell divided by the usual speed in the scene, and d is
             the disorder divided by the usual disorder.
-        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by the usual distance; 0 if the cell
-            does not move or the camera has too few samples.
+        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by the usual distance. The rarity is
+            0 if the cell does not move, or if the camera has too few samples.
     """
 
     motion: FloatArray = field(repr=False)
