@@ -36,6 +36,17 @@ def record(out: Path) -> dict[str, object]:
     return document
 
 
+def failures(out: Path) -> dict[str, str]:
+    """Return the reason of each failed video or folder, of which `vadcli report` and `vadcli events` must have the same."""
+    report = vadcli("report", out, "--json")
+    reasons = {entry["video"]: entry["reason"] for entry in json.loads(report.stdout)["failures"]}
+    events = vadcli("events", out)
+    lines = [line for line in events.stderr.splitlines() if ": failed, so it has no events: " in line]
+    assert sorted(lines) == sorted(f"{video}: failed, so it has no events: {reason}" for video, reason in reasons.items())
+    assert report.returncode == events.returncode == (3 if reasons else 0)
+    return reasons
+
+
 def cameras(out: Path) -> list[str]:
     return sorted({json.loads(path.read_text())["video"]["camera"] for path in (out / "events").rglob("*.json")})
 
@@ -80,6 +91,8 @@ def test_unreadable_files_are_reported_and_the_rest_is_scanned(site: Path, tmp_p
     assert found.returncode == 3, found.stderr
     for name in closed:
         assert f"{name}: failed: the folder can't be read: Permission denied\n" in found.stderr
+    assert failures(tmp_path / "out") == dict.fromkeys(closed, "the folder can't be read: Permission denied")
+    assert failures(tmp_path / "listed") == {"lost+found/b.mp4": "can't be read: Permission denied"}
     for name in ("frames: 3 frames", "gate/a.mp4: 10 frames", "yard/a.mp4: 10 frames"):
         assert f"\n{name}, " in found.stderr
     assert cameras(tmp_path / "out") == [".", "gate", "yard"]
@@ -88,6 +101,8 @@ def test_unreadable_files_are_reported_and_the_rest_is_scanned(site: Path, tmp_p
     assert listed.returncode == 3
     assert "lost+found/b.mp4: failed: can't be read: Permission denied\n" in listed.stderr
     assert cameras(tmp_path / "listed") == ["gate"]
+    assert vadcli("scan", site, "--out", tmp_path / "out").returncode == 0
+    assert failures(tmp_path / "out") == {}  # the folders can be read again
 
 
 def test_suffixes_that_are_not_scanned_are_counted(site: Path, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def add_run(layout: OutputLayout, videos: Sequence[str], *, root: Path | None = 
         for video in videos:
             failed = video == GONE
             reason = "not a readable video file" if failed else ""
-            record.add(VideoResult(video, Status.FAILED if failed else Status.DONE, "open" if failed else "", reason))
+            status, stage = (Status.FAILED, "open") if failed else (Status.DONE, "")
+            record.add(VideoResult(video, status, stage, reason, camera=video.rpartition("/")[0] or "."))
         record.close(3 if GONE in videos else 0)
 
 

@@ -131,6 +131,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     stored = recut_all(out, options)
     _log_problems(stored.problems)
     failed = {str(document.video["path"]): document.failure.error for document in stored.documents if document.failure}
+    failed |= {result.video: result.reason for result in stored.failures}
     _log_problems([f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in failed.items()])
     problems = []
     if options.init_truth:

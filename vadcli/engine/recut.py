@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,9 +34,20 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.choices import Choices, read_choices, read_review, write_choices
 from vadcli.store.events import EventsDocument, choose, load, read_events, timed, validate, write_events
 from vadcli.store.masks import mask_box, masked_rows, read_boxes, read_masks, rle_threshold
+from vadcli.store.run_log import StoredRun, failures_without_events, read_run
 from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.store.verification import answers_or_none, validate_answers
-from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, When, mask_level
+from vadcli.types import (
+    DEFAULT_RULES,
+    Calibration,
+    ReviewedEvent,
+    ScoreTable,
+    Thresholds,
+    TimeRules,
+    VideoResult,
+    When,
+    mask_level,
+)
 
 if TYPE_CHECKING:
     from vadcli.metrics.event import ThresholdChoice
@@ -53,6 +64,7 @@ class StoredEvents:
 
     documents: tuple[EventsDocument, ...]  # one document per video
     problems: tuple[str, ...]  # one line per document that could not be read
+    failures: tuple[VideoResult, ...] = ()  # failed videos and folders that have no document
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
@@ -94,7 +106,15 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
     unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
         log.warning("%d of %d videos have events but no known start time, so they are left out", unknown, len(cut.documents))
-    return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems))
+    failures = [result for result in failures_without_events(layout, _runs(layout)) if matches(result.video, options.include)]
+    return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems), tuple(failures))
+
+
+def _runs(layout: OutputLayout) -> Iterator[StoredRun]:
+    """Yield the runs whose records can be read, the oldest first."""
+    for path in layout.iter_runs():
+        with suppress(DocumentError):
+            yield read_run(path, head=True)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.options.groups import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, possible_paths, printable
 from vadcli.store.events import EventsDocument, find_below, read_events, timed
-from vadcli.store.run_log import StoredRun, read_run, result_lines, result_of
+from vadcli.store.run_log import StoredRun, failures_without_events, read_run, result_lines, result_of
 from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import (
     DEFAULT_RULES,
@@ -152,6 +152,24 @@ class Summaries:
             return replace(summary, events=()) if when.between else summary
         chosen = tuple(event for event in summary.events if when.takes(summary.start, event.start_s, event.end_s))
         return replace(summary, events=chosen)
+
+    def failures(self, layout: OutputLayout) -> Iterator[VideoSummary]:
+        """Yield a summary of each chosen video or folder that failed and has no events document."""
+        for result in failures_without_events(layout, self.runs):
+            if matches(result.video, self._include):
+                reason = without_name(result.reason, result.video)
+                yield VideoSummary(
+                    video=result.video,
+                    camera=result.camera,
+                    status=result.status,
+                    reason=reason,
+                    duration_s=0.0,
+                    frames=0,
+                    lost_frames=0,
+                    detector="",
+                    thresholds=Thresholds(),
+                    events=(),
+                )
 
     def _read_results(self, run: StoredRun) -> None:
         """Remember the partial videos of a run. If the run started at `begin` or later, also remember the scanned videos."""
@@ -438,6 +456,8 @@ def collect(
         summary = summaries.of(document)
         if summary is not None:
             collected.add(summary)
+    for summary in summaries.failures(layout):
+        collected.add(summary)
     if not summaries.has_runs and not has_documents and not problems:
         raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     verification = next(read_all([layout], read_verification, problems), None)

@@ -14,7 +14,7 @@ import shutil
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ from typing import Any
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
-from vadcli.types import Status, VideoResult
+from vadcli.types import NOT_FINISHED, Status, VideoResult
 from vadcli.types.text import document_errors, read_document, structure, unreadable
 
 RUN_FORMAT_VERSION = 1
@@ -530,6 +530,35 @@ def result_lines(path: Path) -> Iterator[bytes]:
         )
     elif last != b"}":
         raise DocumentError(f"{path}: not {_WHAT}: it ends early")
+
+
+def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> list[VideoResult]:
+    """Return the failed results of which a scan stores no events document, such as a folder that can't be read.
+
+    If several runs had the same paths, only the newest of them counts: what it does not name as failed was read or excluded.
+    Damaged run records are left out.
+
+    Args:
+        runs: the runs, the oldest first. Their results are read again from the run records.
+    """
+    newest: dict[object, StoredRun] = {}
+    for run in runs:
+        is_list = run.info.config.get("files_from") is not None  # a list may name other files in every run
+        newest[run.path if is_list else (run.info.root, run.info.roots, run.info.shard)] = run
+    failures: dict[str, VideoResult] = {}
+    for run in newest.values():
+        with suppress(DocumentError), document_errors(run.path, _WHAT):
+            failed = [result_of(line) for line in result_lines(run.path) if b'"status": "failed"' in line]
+            failures |= {result.video: result for result in failed if _is_unstored(result)}
+    return [result for result in failures.values() if not layout.events(result.video).exists()]
+
+
+def _is_unstored(result: VideoResult) -> bool:
+    """True if a scan stores nothing about a failure.
+
+    Then the path is not a readable file, and so has no camera, or the machine or the output folder failed.
+    """
+    return not result.camera or result.stage == "write" or result.reason.startswith(NOT_FINISHED)
 
 
 def result_of(line: bytes) -> VideoResult:
