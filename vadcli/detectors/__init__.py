@@ -59,7 +59,7 @@ class ClipModel(Protocol):
         """
 
     def fingerprint(self) -> dict[str, object]:
-        """Return everything that changes the results, such as options and hashes of weights, as a JSON object."""
+        """Return everything that changes the results, such as options and hashes of weights, as JSON."""
 
 
 class Detector(ClipModel, Protocol):

@@ -157,7 +157,7 @@ class ConceptDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return evidence (B, T, 2C) and one vector per frame. If the scan stores masks, also return masks (B, T, h, w)."""
+        """Return evidence (B, T, 2C), one vector per frame, and masks (B, T, h, w) if the scan stores masks."""
         raw, embeddings, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
             known = self._fitted_clips.pop(_content(frames), None) if self._fitted_clips else None

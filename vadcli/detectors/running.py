@@ -104,7 +104,7 @@ def read_whole(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Return the name of the fastest attention for transformers: FlashAttention if possible, else torch's own."""
+    """Return transformers' name of the fastest usable attention: FlashAttention or torch's own."""
     from transformers.utils import is_flash_attn_2_available
 
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
@@ -229,7 +229,7 @@ class Runner:
         self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
-        """Return how many clips of the size of `clip` (T, H, W, 3) fit into memory. On a CPU, return CPU_CLIPS."""
+        """Return how many clips like `clip` (T, H, W, 3) fit into memory. On a CPU, return CPU_CLIPS."""
         if self.device.type != "cuda":
             return CPU_CLIPS
         needed = []  # the bytes that one clip needs, and the bytes that two clips need
@@ -255,7 +255,7 @@ class Runner:
         return on_device, ready
 
     def _halved(self, count: int, unit: str, error: RuntimeError) -> int:
-        """Return half of `count` if `error` says that the device ran out of memory. Raise any other error again."""
+        """Return half of `count` if `error` means that the device ran out of memory. Raise other errors."""
         # Libraries such as cuBLAS raise a plain RuntimeError when they get no memory.
         if not (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
             raise error

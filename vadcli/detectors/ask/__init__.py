@@ -99,7 +99,7 @@ SEVERITY = (
 
 
 def questions_for(categories: str) -> tuple[Question, ...]:
-    """Return the questions for the text of `--categories`; the default questions SEVERITY if the text is empty.
+    """Return the questions for the text of `--categories`. If the text is empty, return SEVERITY.
 
     Raises:
         UsageError: the categories can't be read, or a sentence contains a control token such as <|im_end|>.
@@ -400,7 +400,7 @@ class AskDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return raw scores (B, T, C + 1): C log-odds, and the seconds from the frame to the middle of its clip."""
+        """Return raw scores (B, T, C + 1): C log-odds, and the seconds from a frame to its clip's middle."""
         log_odds = self.asker.ask(batch.frames, self.questions)  # (B, C)
         frames = batch.frames.shape[1]
         middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)

@@ -61,7 +61,7 @@ class Reader(nn.Module):
         self.prompt(DESCRIBE)  # raises ValueError now if the chat template is unsuitable
 
     def prompt(self, text: str) -> PromptTokens:
-        """Return the token ids of a question. The ids are kept, so a second call for the same question is fast."""
+        """Return the token ids of a question. They are kept, so a second call for this question is fast."""
         if text not in self._prompts:
             self._prompts[text] = self.branch(text)
         return self._prompts[text]

@@ -96,7 +96,7 @@ def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
 
 
 def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
-    """Read from a transformers folder how pictures are resized and normalised. `defaults` has the missing values.
+    """Read how pictures are resized and normalised. Missing values are taken from `defaults`.
 
     Raises:
         WeightsError: the file is damaged, or names a filter that vadcli does not have.

@@ -256,7 +256,7 @@ class ClipVision(nn.Module):
 
 
 class ClipVisionModel(nn.Module):
-    """The layers of the image half that compute one vector per token. `ClipEncoder` calls them one by one."""
+    """The layers of the image half that compute one vector per token. `ClipEncoder` calls each layer."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()

@@ -157,7 +157,7 @@ def read_config(folder: Path) -> LavidaConfig:
 
 
 def write_config(config: LavidaConfig, folder: Path) -> None:
-    """Write the config.json of a folder, without the sizes of the base models: each base model has its own config.json."""
+    """Write a folder's config.json, without the sizes of the base models, which have their own files."""
     document = {**config.to_json(), "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
@@ -278,7 +278,7 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Return the ids of special tokens in a small tokenizer. They replace transformers' default ids in a config."""
+    """Return the ids of a small tokenizer's special tokens, to replace default ids in a config."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 

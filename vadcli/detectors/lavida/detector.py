@@ -1,4 +1,4 @@
-"""The LAVIDA detector: loads a model folder onto the devices, and gives the clips of the engine to the model."""
+"""The LAVIDA detector: loads a model folder onto the devices, and lets the model score clips."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class LavidaDetector:
         return self._workers.parallel
 
     def prepare(self) -> None:
-        """Load the model onto each device, and measure how many clips fit into memory. Later calls do nothing."""
+        """Load the model onto each device. Measure how many clips fit into memory. Later calls do nothing."""
         if self._workers.all:
             return
         if not self.options.categories:
@@ -130,7 +130,7 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The number of clips that each device can process at once. It becomes smaller if a device runs out of memory."""
+        """The number of clips that each device can process at once. If memory runs out, it is halved."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
@@ -260,7 +260,7 @@ def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
 
 
 def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
-    """Return the folder and the config of the model. The folder is None if the model is a preset with random weights."""
+    """Return the folder and the config of the model. A preset with random weights has no folder (None)."""
     model = options.lavida_model
     if model.startswith(PRESET_MARK):
         config = load_preset(model.removeprefix(PRESET_MARK))
@@ -294,7 +294,7 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
 
 
 def _use_package(model: Lavida) -> None:
-    """Replace the model's SAM2 from transformers with that of Meta's sam2 package. The weights stay the same."""
+    """Replace the model's SAM2 by the SAM2 of Meta's package. The weights stay the same."""
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type
     if trunk == ConvTrunkConfig.model_type:

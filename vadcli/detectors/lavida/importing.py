@@ -194,7 +194,7 @@ def _build(
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
-    """Write the text model from a CLIP folder. If the folder has only a text model, link or copy its files."""
+    """Write the text model of a CLIP folder. A folder with only a text model is linked or copied."""
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
@@ -216,7 +216,7 @@ def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
 
 
 def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
-    """Add the token `<SEG>` if the tokenizer does not have it. Check that the tokenizer can encode the prompt."""
+    """Add the token `<SEG>` if it is missing. Check that the tokenizer can encode the prompt."""
     with as_weights_error(folder):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if SEG not in tokenizer.get_vocab():
@@ -283,7 +283,7 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raise WeightsError if a base model is damaged or of the wrong kind, or if its width is not the preset's width."""
+    """Raise WeightsError if a base model is damaged, is of the wrong kind, or has the wrong width."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(
@@ -330,7 +330,7 @@ def check_extras(sources: Sources) -> None:
 
 
 def need_room(config: LavidaConfig, paths: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
-    """Raise VadcliError if the disk has too little free space for the files that must be copied or converted."""
+    """Raise VadcliError if the disk has no room for the files that must be copied or converted."""
     parent = next(folder for folder in dest.absolute().parents if folder.exists())
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0
@@ -377,13 +377,13 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return the files of a folder whose names match a pattern, sorted by name. checksums.json is left out."""
+    """Return the files whose names match a pattern, sorted by name, without checksums.json."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """Return True for a safetensors file on the same file system as `folder`, where a hard link should be possible."""
+    """Return True if a hard link should be possible: a safetensors file on the disk of `folder`."""
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 

@@ -128,7 +128,7 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 class TransformersMasks(ExactBuffers):
-    """SAM2 of transformers. The names in the state dict are those of a Sam2VideoModel with the prefix `sam2.`.
+    """SAM2 of transformers. The state dict has the names of a Sam2VideoModel with the prefix `sam2.`.
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
     in float32 and then cast. This class never switches gradients off. If you freeze the image encoder
@@ -414,7 +414,7 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
 
 
 def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> tuple[Tensor, Memory]:
-    """Track the next frame of B spans. Return the mask logits (B, 4h, 4w) float32 and the memory of this frame."""
+    """Track the next frame of B spans. Return its mask logits (B, 4h, 4w) float32 and its memory."""
     mask_logit, iou, tokens, object_logit = model.heads(
         _conditioned(model, features, bank),
         features.high,
@@ -469,7 +469,10 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Return object pointers (B, 256) for mask tokens (B, 256). Without an object, use SAM2's pointer for "no object"."""
+    """Return object pointers (B, 256) for mask tokens (B, 256).
+
+    If no object is present, this is SAM2's pointer for "no object".
+    """
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 

@@ -92,7 +92,7 @@ class PixelOptions:
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """Parts that are not in the paper. They are for small models whose training starts with random weights.
+    """Parts that are not in the paper, for small models whose training starts with random weights.
 
     Attributes:
         sight: True if the visual tokens come from SAM2's image features (`SharedSight`) and not from the vision tower.
@@ -107,7 +107,7 @@ class AdditionOptions:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Sizes of the three base models, as fields of their transformers configs. Only presets have these sizes."""
+    """Sizes of the three base models, as fields of their transformers configs. For presets only."""
 
     mllm: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
@@ -254,7 +254,7 @@ class Lavida(nn.Module):
         return next(self.mllm.parameters()).dtype
 
     def compile_parts(self) -> None:
-        """Compile the slow parts: layers of the vision tower, of SAM2's image encoder and of the language model."""
+        """Compile the slow parts: layers of the vision tower, the image encoder and the language model."""
         qwen = self.mllm.qwen.model
         for layer in (*qwen.language_model.layers, *(block.mlp for block in qwen.visual.blocks)):
             layer.compile(dynamic=True)
@@ -301,7 +301,7 @@ class Lavida(nn.Module):
         return EncodedClips(visual, image, frames.shape[1])
 
     def encode_images(self, frames: Tensor) -> ImageFeatures:
-        """Encode frames (B, T, H, W, 3) uint8 with SAM2's image encoder. Return the features of the B·T frames."""
+        """Return the features of the B·T frames (B, T, H, W, 3) uint8 from SAM2's image encoder."""
         with self.clock("pixels"):
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("sam2 encoder"):
@@ -316,7 +316,7 @@ class Lavida(nn.Module):
         return self.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
 
     def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
-        """Compress the tokens (B, L, D) of each clip. `grid` has the numbers of frames, rows and columns of the tokens."""
+        """Compress the tokens (B, L, D) of each clip. `grid` is the number of frames, rows and columns."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
         placed = PatchGrid(*grid, merge=1)
         with self.clock("compression"):
@@ -351,7 +351,7 @@ class Lavida(nn.Module):
         return outputs
 
     def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
-        """Return scores and masks from the hidden states (B, D_llm) at `<SEG>` (sections 3.7 and 3.8 of the paper)."""
+        """Return scores and masks from the hidden states (B, D_llm) at `<SEG>` (sections 3.7 and 3.8)."""
         output = self.answer(encoded, self.prompts(encoded, hidden, question.features))
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
         b, t = len(encoded.visual), encoded.frames

@@ -170,7 +170,7 @@ class Projector(nn.Module):
 
 
 class MlpProjector(nn.Module):
-    """The projector `mlp`: two layers turn h_seg into one prompt for all frames of a clip, as in the paper LISA."""
+    """The projector `mlp`: two layers turn h_seg into one prompt for all frames of a clip (as in LISA)."""
 
     def __init__(self, *, llm_width: int, image_width: int) -> None:
         super().__init__()
@@ -200,13 +200,13 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return E (N, C, d). The arguments are as in `Projector.forward`, but `text` is always (B, C, D_txt)."""
+        """Return E (N, C, d). Arguments as in `Projector.forward`, but `text` is always (B, C, D_txt)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return the attention logits (N, C, h · w), averaged over the heads. The arguments are as in `forward`.
+        """Return attention logits (N, C, h · w), averaged over the heads. The arguments are as in `forward`.
 
         With `null_key`, the result has one more column at the end: the logit of the key "nowhere".
         """
@@ -267,7 +267,10 @@ class TwoWayBlock(nn.Module):
 
 
 class QFormerBlock(nn.Module):
-    """The block of a Q-Former. Queries attend to queries, then to keys. An MLP follows. Keys do not change."""
+    """The block of a Q-Former. It does not change the keys.
+
+    The queries attend to the queries, then to the keys. Last, an MLP changes the queries.
+    """
 
     def __init__(self, options: ProjectorOptions) -> None:
         super().__init__()
@@ -312,7 +315,7 @@ class Attention(nn.Module):
         return out
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return the logits (N, heads, Q, K) before the softmax, for `queries` (N, Q, d) and `keys` (N, K, d)."""
+        """Return the logits (N, heads, Q, K) before the softmax of `queries` (N, Q, d) and `keys` (N, K, d)."""
         q, k = self._split(self.q(queries)), self._split(self.k(keys))
         logits: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         return logits
@@ -331,7 +334,7 @@ def anywhere(where: Tensor) -> Tensor:
 
 
 def _likeliest(odds: Tensor, unused: Tensor | None) -> Tensor:
-    """Return the highest log odds (N, …) of C categories (N, C, …). Categories in `unused` (N, C) are left out."""
+    """Return the highest log odds (N, …) of C categories (N, C, …), except those in `unused` (N, C)."""
     odds = odds.clamp(-ODDS, ODDS)
     if unused is not None:
         odds = odds.masked_fill(unused.view(*unused.shape, *[1] * (odds.dim() - 2)), -ODDS)

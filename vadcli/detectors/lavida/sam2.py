@@ -58,7 +58,10 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
-    """Four stages of 3 × 3 convolutions. In each stage, all convolutions after the first add their input to their output."""
+    """Four stages of 3 × 3 convolutions.
+
+    In each stage, all convolutions after the first add their input to their output.
+    """
 
     config_class = ConvTrunkConfig
     main_input_name = "pixel_values"
@@ -92,7 +95,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
 
 
 class Convolution(nn.Module):
-    """A convolution, a group norm and a GELU. If input and output have the same shape, the input is added."""
+    """A convolution, a group norm and a GELU. The input is added if it has the shape of the output."""
 
     def __init__(self, before: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -266,7 +269,7 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return the rules for a feed-forward network. Its layers have numbers in the package and names in transformers."""
+    """Return rules for a feed-forward network, whose layers have numbers in Meta's package."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 

@@ -120,7 +120,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split categories into as few lists as possible. A list has at most `limit` categories; lengths differ by at most 1."""
+    """Split categories into the fewest lists of at most `limit`. The lengths differ by at most 1."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]

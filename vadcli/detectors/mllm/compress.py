@@ -154,7 +154,10 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
 
 
 def references(density: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` densest tokens, ascending. Of equally dense tokens, the first is used."""
+    """Return the indices of the `count` densest tokens, ascending.
+
+    If tokens are equally dense, tokens with a lower index are returned.
+    """
     return torch.sort(density, descending=True, stable=True).indices[:count].sort().values
 
 
@@ -290,7 +293,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return for each row the `count` nearest of its candidates (R, N), and their exact squared distances."""
+    """Return the `count` nearest candidates (R, N) of each row, and their exact squared distances."""
     candidates = candidates.sort(dim=1).values  # so that, of equally near candidates, the lower index is chosen below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
@@ -307,7 +310,7 @@ STATIC_DISTANCE = 0.01
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Return which merge groups to keep: all groups of the first time step, and moving groups of later steps.
+    """Return which merge groups to keep: all groups of the first step, and moving groups of later steps.
 
     A merge group consists of the four patches that become one visual token. At each later step, the patches are compared with
     the patches at the same place in the first step. A group moves if the mean cosine distance of its patches over all later
@@ -398,7 +401,7 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `seg` (B, D) plus the weighted sum of `names` (B, C, D), and the logits (B, C) of the weights."""
+        """Return `seg` (B, D) plus the weighted sum of `names` (B, C, D), and the weights' logits (B, C)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 

@@ -90,7 +90,7 @@ def qwen_patches(
     std: Channels = CLIP_STD,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, PatchGrid]:
-    """Resize and normalise frames, and cut pairs of frames into patches, as Qwen2-VL's image processor does.
+    """Resize, normalise and cut pairs of frames into patches, as Qwen2-VL's image processor does.
 
     Patches are in the order in which the vision tower merges them: the four patches of a 2 × 2
     group are adjacent.
@@ -309,7 +309,7 @@ class MultimodalLM(ExactBuffers):
         return prefixes
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """Return the same as `hidden_at_seg`, for the clips of the prefixes. Prefixes can be used several times."""
+        """Return the same as `hidden_at_seg`, for the clips of prefixes, which can be used several times."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
@@ -344,7 +344,7 @@ class MultimodalLM(ExactBuffers):
         return answer
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """Return the outputs of one pass over the prompts of all clips, for training. Each clip has one prompt.
+        """Return the outputs of one pass over the prompts of all clips, one prompt per clip. For training.
 
         Shorter sequences are padded at their end. Attention is causal, so the padding changes nothing.
 
@@ -374,9 +374,9 @@ class MultimodalLM(ExactBuffers):
         return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
 
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden state at `<SEG>` (B, D), and the logits (B, C) from `pooling`; None if there is no `pooling`.
+        """Return the hidden state at `<SEG>` (B, D) and the logits (B, C) from `pooling`.
 
-        `states` (B, S, D) start with the first token after the video.
+        `states` (B, S, D) start with the first token after the video. Without `pooling`, the logits are None.
         """
         seg = states[:, prompt.seg]
         if self.pooling is None:
@@ -439,7 +439,7 @@ class MultimodalLM(ExactBuffers):
 
 
 def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return the output (N, n, E) of an attention layer for N pairs of frames. Patches attend only to their own pair."""
+    """Return the output (N, n, E) of an attention layer. Patches attend only to their pair of frames."""
     n, length, _ = hidden.shape
     # (3, N, heads, n, e)
     qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -458,7 +458,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yield indices and clips of groups that need no padding, because all clips have the same number of tokens."""
+    """Yield the indices and clips of each group of clips with the same number of tokens."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)

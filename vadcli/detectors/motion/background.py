@@ -48,7 +48,7 @@ class CellGrid:
         return np.pad(pictures, [*[(0, 0)] * (pictures.ndim - 2), (0, short[0]), (0, short[1])], mode="edge")
 
     def pool(self, padded: ByteArray) -> FloatArray:
-        """Return the mean (..., h, w) float32 of each cell, from padded pictures (..., h * cell, w * cell) uint8."""
+        """Return the mean (..., h, w) float32 of each cell of `padded` (..., h * cell, w * cell) uint8."""
         h, w = self.shape
         rows = padded.reshape(*padded.shape[:-2], h, self.cell_px, w * self.cell_px).sum(axis=-2, dtype=np.uint16)
         total = rows[..., 0 :: self.cell_px].copy()
@@ -57,7 +57,7 @@ class CellGrid:
         return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
 
     def centres(self, pictures: FloatArray) -> FloatArray:
-        """Return the values (h, w, ...) of `pictures` (H, W, ...) at the middle of each cell, as a view if possible."""
+        """Return the values (h, w, ...) of `pictures` (H, W, ...) at the middle of each cell."""
         h, w = self.shape
         middle = self.cell_px // 2
         if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
@@ -119,7 +119,7 @@ MATCH_SCALE = 8.0
 
 
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
-    """Return `reference` (h, w), multiplied by a gain and moved by an offset to the light of `picture` (h, w).
+    """Return `reference` (h, w), changed by a gain and an offset to the light of `picture` (h, w).
 
     Iterated weighted least squares finds the gain and the offset. Cells that fit badly, for example because an
     object is in only one of the two frames, get a low weight.
@@ -304,7 +304,7 @@ def _where(h: int, w: int) -> TimeArray:
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """Return the coefficients (3, 2) of the affine field that fits best to the flow `seen` (n, 2) of n cells.
+    """Return the coefficients (3, 2) of the affine field that fits the flow `seen` (n, 2) of n cells best.
 
     The rows of `basis` (n, 3) come from `_where`. This is a weighted least-squares fit: cells that do not move with most other
     cells get a low weight.

@@ -85,7 +85,7 @@ def coarse(moving: BoolArray) -> BoolArray:
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Copy each value of a `coarse` cell to the STRIDE x STRIDE cells and STRIDE frames that start at this cell.
+    """Copy each value of a `coarse` cell to the STRIDE x STRIDE x STRIDE block that starts at the cell.
 
     `thin` (T, h, w) contains values only in the `coarse` cells.
     """
@@ -114,7 +114,7 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
 
 
 def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -> FloatArray:
-    """Return the distance (Q,) from each cell to its k-th nearest sample; all samples in `known` (M, 4) count."""
+    """Return the distance (Q,) from each cell to its k-th nearest sample in `known` (M, 4)."""
     found = np.zeros(len(query), dtype=np.float32)
     if len(known) < FEWEST_SAMPLES:
         return found

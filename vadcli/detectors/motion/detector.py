@@ -232,7 +232,7 @@ class MotionDetector:
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
 
     def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
-        """Return the maps and the rarity (T, h, w) of a clip. If `fit` kept them, they are not measured again."""
+        """Return the maps and the rarity (T, h, w) of a clip. What `fit` kept is not measured again."""
         frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
         steps, video = None, batch.videos[row]
         if len(self._maps) or len(self._steps):

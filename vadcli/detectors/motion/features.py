@@ -235,7 +235,7 @@ class ClipSteps:
 def clip_steps(
     frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, grid: CellGrid, options: MotionOptions
 ) -> ClipSteps:
-    """Return the measurements of a clip for which no camera model is needed. This takes most of the computing time.
+    """Return the measurements of a clip that need no camera model. They take most of the time.
 
     Args:
         frames: (T, H, W) uint8.
@@ -325,7 +325,7 @@ class _Stepper:
         self._flow = DenseFlow()
 
     def measure(self, before: int, after: int, *, step: float) -> None:
-        """Measure the step from frame `before` to frame `after`. `step` is its length, as a multiple of the usual step."""
+        """Measure the step from frame `before` to frame `after`. `step` is its length in usual steps."""
         steps, pooled = self._steps, self._steps.pooled
         steps.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
@@ -377,7 +377,7 @@ def _spread_repeats(steps: ClipSteps) -> None:
 
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Return True if two consecutive pooled frames (h, w) differ by more than a change of light can explain."""
+    """Return True if two consecutive pooled frames (h, w) differ by more than their light."""
     most = CUT_SHARE * before.size
     if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:
         return False

@@ -1,4 +1,4 @@
-"""Keeps the measurements of clips that were used to fit a camera, because the same clips are scored next."""
+"""Keeps measurements of clips after a camera was fitted, because the same clips are scored next."""
 
 from __future__ import annotations
 

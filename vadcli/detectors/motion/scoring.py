@@ -69,7 +69,7 @@ class Channels:
     rarity: FloatArray = field(repr=False)
 
     def together(self, fitted: FittedCamera) -> FloatArray:
-        """Return the motion (T, h, w) float32, raised in cells where the motion is rare. Other cells do not change."""
+        """Return the motion (T, h, w) float32, made larger in cells where the motion is rare."""
         return np.asarray(self.motion * np.maximum(self.rarity, 1.0) ** np.float32(fitted.rarity_power), dtype=np.float32)
 
 
@@ -228,7 +228,7 @@ def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
 
 
 def seen_in(valid: BoolArray) -> BoolArray:
-    """Return `valid` (T,), but with True for the first frame, because the first step starts at this frame."""
+    """Return `valid` (T,), but True for the first frame, because the first step starts at this frame."""
     seen = valid.copy()
     seen[:1] = True
     return seen
@@ -272,7 +272,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Sc
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draw moving cells at random. All bursts have the same limit, so that a busy burst does not dominate."""
+    """Draw moving cells at random, equally many per burst if possible, so that no burst dominates."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []

@@ -47,7 +47,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
 
 def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
-    """Return how far (in gray levels) each cell (h, w) is outside the range of the nearby background cells."""
+    """Return by how many gray levels each cell (h, w) is outside the range of nearby background cells."""
     h, w = background.shape
     around = np.pad(background, 1, mode="edge")
     shifted = [around[y : y + h, x : x + w] for y in range(3) for x in range(3)]
