@@ -127,7 +127,7 @@ class Preparer(Protocol):
 
 @runtime_checkable
 class Attributor(Protocol):
-    """A detector that can say which of its categories a clip shows."""
+    """A detector that can determine which of its categories a clip shows."""
 
     @property
     def batch_size(self) -> int:

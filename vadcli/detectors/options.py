@@ -24,7 +24,7 @@ class ConceptOptions(DetectorOptions):
     )
     keep_embeddings: bool = option(
         True,
-        "With the concept detector, store a vector per sampled frame: other categories and searches then need no decoding.",
+        "With the concept detector, store a vector per sampled frame, so that new categories and searches need no decoding.",
         panel=OUTPUT,
     )
 

@@ -209,8 +209,8 @@ class ClipEncoder(TransformersEncoder):
         """Return the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # In the configs of the first CLIP folders, the id of the end token is wrong: 2. In their tokenizers, the end token has
-        # the highest id.
+        # In the configs of the first CLIP folders, the end token has the wrong id 2. In the tokenizers of these folders, the
+        # end token has the highest id.
         positions = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
         vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), positions])
         return vectors

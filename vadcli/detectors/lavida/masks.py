@@ -325,8 +325,8 @@ class MemoryBank:
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is at the end. With the known frame, SAM2 uses at most `pointers` object pointers, and the features
-        # of fewer frames.
+        # The latest memory is at the end. SAM2 uses the object pointers of at most `pointers` frames, including the known
+        # frame, and the features of fewer frames.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -471,7 +471,7 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
     """Return object pointers (B, 256) for mask tokens (B, 256).
 
-    If no object is present, this is SAM2's pointer for "no object".
+    If no object is present, the result is SAM2's pointer for "no object".
     """
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer

@@ -116,7 +116,7 @@ class PartSizes:
 
 @dataclass(frozen=True)
 class LavidaConfig:
-    """The settings of one LAVIDA model that its weights do not contain.
+    """The settings of one LAVIDA model, which are stored beside its weights.
 
     Attributes:
         name: the preset from which the model was made.
@@ -224,7 +224,7 @@ class Lavida(nn.Module):
     """The whole network as one module.
 
     Args:
-        config: the settings that the weights do not contain.
+        config: the settings of the model.
         mllm, text, masks, projector: the parts in the figure at the top of this file.
         tokenizer: the tokenizer of the language model, with `<SEG>`.
     """

@@ -23,7 +23,7 @@ CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-
 
 @dataclass(frozen=True)
 class CompressionOption(DetectorOptions):
-    """The option that says how much of a clip the language model reads."""
+    """The option for the share of a clip's visual tokens that the language model reads."""
 
     compression: float | None = option(
         None,

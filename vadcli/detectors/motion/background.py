@@ -304,7 +304,7 @@ def _where(h: int, w: int) -> TimeArray:
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """Return the coefficients (3, 2) of the affine field that fits the flow `seen` (n, 2) of n cells best.
+    """Return the coefficients (3, 2) of the affine field that best fits the flow `seen` (n, 2) of cells.
 
     The rows of `basis` (n, 3) come from `_where`. This is a weighted least-squares fit: cells that do not move with most other
     cells get a low weight.

@@ -41,8 +41,8 @@ class RaritySamples:
 
     Attributes:
         features: (M, 4) float32, features from `scaled`.
-        scene: (M,) int64, number of the scene that each sample comes from.
-        video: (M,) int64, hash of the video that each sample comes from.
+        scene: (M,) int64, number of the scene of each sample.
+        video: (M,) int64, hash of the video of each sample.
         time_s: (M,) float64, time of each sample in its video.
     """
 

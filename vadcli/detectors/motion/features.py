@@ -111,7 +111,7 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
 
 
 def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Add the repeated frames at the end of the clip.
+    """Return `found` with the repeated frames at the end of the clip.
 
     The change that belongs to these frames is visible only in the next clip. So the last change in this clip is used instead.
     """
