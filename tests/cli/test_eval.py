@@ -173,7 +173,7 @@ def test_no_save_writes_nothing_and_plots_writes_pictures(tmp_path: Path, out: P
     assert written(tmp_path) - before == {"pictures/curves.png", "pictures/timelines-1.png"}
     for path in plots.iterdir():
         assert min(Image.open(path).size) > 200
-    assert "the videos are no longer where they were scanned" in done.stderr
+    assert "the videos can no longer be read at their old paths" in done.stderr
 
 
 MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"

@@ -158,7 +158,7 @@ def test_masks_of_another_size_are_refused_unless_resized(tmp_path: Path) -> Non
     stored = np.zeros((6, *SIZE), np.uint8)
     out = write_scan(tmp_path / "out", {"Test001": [0.1] * 6}, masks={"Test001": stored})
     truth = open_ground_truth("ped2", ped2_like(tmp_path / "UCSDped2", wanted))
-    with pytest.raises(DocumentError, match="16x12, but the video is 32x24"):
+    with pytest.raises(DocumentError, match="16x12 pixels, but the video has 32x24"):
         collect(out, truth)
     assert collect(out, truth, pixel_size=(12, 16)).pixels is not None
 
@@ -275,7 +275,7 @@ def test_a_group_chosen_by_name_needs_its_data(tmp_path: Path, truth: Path) -> N
     wanted[2:4] = True
     out = write_scan(tmp_path / "out", {"01": [0.1] * 6})
     ped2 = collect(out, open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted})))
-    with pytest.raises(UsageError, match="has no masks for pixel figures"):
+    with pytest.raises(UsageError, match="has no masks for pixel metrics"):
         measure(ped2, Protocol(groups=("pixel",)))
     with pytest.raises(UsageError, match="--metrics category"):
         measure(ped2, Protocol(groups=("category",)))

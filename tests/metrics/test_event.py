@@ -164,7 +164,7 @@ def test_the_interval_contains_the_figure():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="1, 2 and 1 videos"):
+    with pytest.raises(ValueError, match="1, 2 and 1"):
         EventSet.of([[]], [[], []], [1])
     with pytest.raises(ValueError, match="video 1: an event ends before"):
         EventSet.of([[], []], [[], [(2, 1)]], [1, 1])

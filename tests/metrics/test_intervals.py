@@ -135,7 +135,7 @@ def test_macro_intervals_use_the_videos_with_a_defined_figure():
     [
         ({"value": None}, "note"),
         ({"value": float("nan")}, "finite"),
-        ({"value": 1.0, "ci_low": 0.5}, "both ends"),
+        ({"value": 1.0, "ci_low": 0.5}, "two ends"),
         ({"value": 1.0, "ci_low": 0.6, "ci_high": 0.5}, "above"),
     ],
 )

@@ -251,5 +251,5 @@ def test_aupimo_worked_by_hand():
     assert shares == pytest.approx([0, 0.25, 0.25, 0.75, 0.75, 1, 1])
     assert aupimo(counted((scores[1:], truth[1:]))).value is None
     assert "frame without one" in aupimo(counted((scores[1:], truth[1:]))).note
-    with pytest.raises(ValueError, match="in order"):
+    with pytest.raises(ValueError, match="0 < low < high"):
         aupimo(counts, limits=(0.1, 0.01))

@@ -32,7 +32,7 @@ def test_by_hand_with_a_tie_and_a_missing_value() -> None:
     assert severity_spearman(found).value == pytest.approx(4.5 / math.sqrt(5 * 4.5))
     assert severity_kendall(found).value == pytest.approx(5 / math.sqrt(6 * 5))
     for figure in FIGURES:
-        assert figure(found).note == "over 4 of 5 true events: those with a severity"
+        assert figure(found).note == "4 of 5 true events have a severity"
         assert figure(found).metric().videos == 4
         assert figure(events([0.1, 0.5, 0.9], [3, 2, 1])).value == pytest.approx(-1.0)
 

@@ -1,8 +1,8 @@
-"""Compares stored scores with a data set's ground truth. Runs no model.
+"""Compares stored scores with a data set's ground truth. No detector is run.
 
-`figures` reads scores and truth and computes the figures. This file has the calls of `vadcli eval`, and the report: a table,
-JSON, Markdown or LaTeX rows, or a stored document. `plots` draws the figures. Only `plots` reads the videos themselves, for
-contact sheets.
+`figures` reads the scores and the ground truth, and computes the metrics. The functions in this file are for `vadcli eval`:
+they compare scans, print the report as a table, JSON, Markdown or LaTeX rows, and store it. `plots` draws curves and contact
+sheets. Only contact sheets need the videos.
 """
 
 from __future__ import annotations
@@ -75,12 +75,14 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one scan on one data set.
+    """The report about one scan of one data set.
 
     Attributes:
-        test: the scores and the truth that were read; the report states only their counts and names.
-        metrics: figures by group and name.
-        against: if runs are compared, the figures of this run minus the figures of the first run, by group and name.
+        dataset: name of the data set.
+        test: the scores and the ground truth that were read.
+        protocol: the settings of the evaluation.
+        metrics: group -> name -> metric.
+        against: group -> name -> this scan's value minus the value of the first scan; None for the first or only scan.
     """
 
     dataset: str
@@ -91,7 +93,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Evaluation:
-        """Return the report with the values of the estimates, and intervals if the protocol has a bootstrap."""
+        """Return the report with the values of the estimates, and with their intervals if the protocol has a bootstrap."""
         metrics = {
             group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
             for group, figures in estimates.items()
@@ -99,7 +101,7 @@ class Evaluation:
         return cls(dataset, test, protocol, metrics)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures in full precision, such as `metrics.frame.auc_micro.value`."""
+        """Return the report as JSON, with unrounded numbers; for example, `metrics.frame.auc_micro.value` is one of them."""
         document: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "generator": f"vadcli {__version__}",
@@ -127,12 +129,10 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports.
-
-    Each report after the first also gets the paired differences between its run and the first run.
+    """Return the reports. All reports after the first one get the differences from the first one (`against`).
 
     Raises:
-        UsageError: the runs have different videos, or masks of different videos.
+        UsageError: two scans have different videos, or masks of different videos.
     """
     first, bootstrap = reports[0].test, reports[0].protocol.bootstrap
     with_differences = [reports[0]]
@@ -165,7 +165,7 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return `theirs` minus `mine` with a note. If the runs have different videos, leave out the interval."""
+    """Return `theirs` minus `mine` with a note; no interval if the estimates are for different numbers of videos."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         metric = difference(theirs, mine, bootstrap)
@@ -177,7 +177,7 @@ def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -
 
 
 def to_table(reports: Sequence[Evaluation]) -> str:
-    """Return aligned columns for a terminal, one column per run."""
+    """Return the reports as a table for the terminal, with one column per scan."""
     test = reports[0].test
     named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
     if len(set(named.values())) == 1:
@@ -197,7 +197,7 @@ def to_table(reports: Sequence[Evaluation]) -> str:
 
 
 def to_markdown(reports: Sequence[Evaluation]) -> str:
-    """Return a Markdown table, followed by the notes."""
+    """Return the reports as a Markdown table with one column per scan, followed by the notes."""
     names = [str(report.test.out) for report in reports] if len(reports) > 1 else ["value"]
     lines = [f"| {reports[0].dataset} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in _cells(reports)]
@@ -205,7 +205,7 @@ def to_markdown(reports: Sequence[Evaluation]) -> str:
 
 
 def to_latex(reports: Sequence[Evaluation]) -> str:
-    """Return the rows of a LaTeX table, but not the `tabular` environment around the rows."""
+    """Return the reports as rows of a LaTeX table, without the `tabular` environment."""
     return "".join(
         f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
         for title, cells in _cells(reports)
@@ -213,7 +213,7 @@ def to_latex(reports: Sequence[Evaluation]) -> str:
 
 
 def _cells(reports: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the title and the cells of each figure that at least one run has, in the order of the groups."""
+    """Yield (title, one cell per report) of each metric that at least one report has, in the order of the groups."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
         for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
@@ -246,7 +246,7 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes of all runs; a note that only some runs have starts with the folders of these runs."""
+    """Return the notes of all reports. If only some reports have a note, it starts with the folders of their scans."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -259,7 +259,7 @@ def _notes(reports: Sequence[Evaluation]) -> list[str]:
 
 
 def _notes_of(report: Evaluation) -> list[str]:
-    """Return notes on the protocol, the data and the figures; figures with the same note share one line."""
+    """Return the notes about the protocol, the data and the metrics; metrics with the same note share one line."""
     protocol, test = report.protocol, report.test
     notes = ["frame and category figures use only sampled frames"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
@@ -300,14 +300,14 @@ SAME = ("format_version", "generator", "dataset", "root", "inputs")
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:
-    """Return a report with its inputs: the truth's path and a digest of the data that was read."""
+    """Return a report as JSON, with the path of the ground truth and a hash of the data that was read."""
     return {**report.to_json(), "root": str(root), "inputs": inputs_of(report.test)}
 
 
 def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
-    """Write a document of `document_of` to OUT/eval/<dataset>.json and return the path.
+    """Write a document from `document_of` to OUT/eval/<dataset>.json, and return the path.
 
-    Figures of other groups stay in the file if they have the same inputs.
+    Metrics of other groups that are already in the file may stay there; see `merged`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -323,7 +323,7 @@ def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document`. If inputs and protocol are the same, add the groups that only `earlier` has."""
+    """Return `document` with the groups that only `earlier` has, if both have the same inputs and the same protocol."""
     needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
     if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
         return document
@@ -344,10 +344,10 @@ def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str
 
 
 def inputs_of(test: TestSet) -> str:
-    """Return a hexadecimal digest of the data that figures are computed from.
+    """Return a hexadecimal hash of the data from which the metrics are computed.
 
-    The digest includes the content of scores, labels and events, and the size and time of the files with stored masks. It does
-    not include the images of a pixel truth.
+    It depends on the content of scores, labels and events, and on the size and time of the files with stored masks. It does not
+    depend on the true masks.
     """
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())
@@ -368,7 +368,7 @@ def inputs_of(test: TestSet) -> str:
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; later reports have their differences from the first.
+    """Return one report per output folder. All reports after the first one have the differences from the first one.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.
@@ -402,16 +402,16 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
 
 
 def keep_figures(reports: Sequence[Evaluation], options: EvalOptions) -> None:
-    """Store each report in its output folder if `options.save` is True; raises OutputError."""
+    """Store each report in the output folder of its scan if `options.save` is True; raise OutputError on failure."""
     for report in reports if options.save else ():
         try:
             store_document(document_of(report, _root(options)), OutputLayout(report.test.out))
         except OutputError as error:
-            raise OutputError(f"cannot store the figures: {error.message}", hint="--no-save only prints them") from error
+            raise OutputError(f"cannot store the metrics: {error.message}", hint="--no-save only prints them") from error
 
 
 def events_as_truth(outs: Sequence[Path]) -> str:
-    """Return the events of one scan as a ground truth in CSV, which the user corrects by hand."""
+    """Return the events of one scan as a CSV table, from which the user makes a ground truth by hand."""
     layout = OutputLayout(_single(outs, "--init"))
     documents = [read_events(path) for path in layout.iter_events()]
     if not documents:
@@ -420,9 +420,9 @@ def events_as_truth(outs: Sequence[Path]) -> str:
 
 
 def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
-    """Return the events of some videos as a ground truth in CSV, which the user corrects by hand.
+    """Return the events of some videos as a CSV table, from which the user makes a ground truth by hand.
 
-    Videos whose scan failed are left out, because they have no scores.
+    Videos that could not be scanned are left out, because they have no scores.
 
     Raises:
         DocumentError: stored scores are missing or damaged.
@@ -435,7 +435,7 @@ def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
-    """Return a data set's frame labels as intervals in seconds (CSV), with the timestamps of one scan."""
+    """Return a data set's frame labels as a CSV table of intervals in seconds; the times are from one scan."""
     truth = open_ground_truth(options.dataset, _root(options))
     layout = OutputLayout(_single(outs, "--from-frames"))
     paths = {read_video(path): path for path in layout.iter_scores()}
@@ -457,5 +457,5 @@ def _root(options: EvalOptions) -> Path:
 
 def _single(outs: Sequence[Path], option: str) -> Path:
     if len(outs) > 1:
-        raise UsageError(f"{option} makes a table from one scan, but {len(outs)} are given", hint="name only one OUT")
+        raise UsageError(f"{option} makes a table from one scan, not from {len(outs)}", hint="name only one OUT")
     return outs[0]

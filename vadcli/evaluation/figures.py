@@ -1,7 +1,7 @@
-"""Reads a scan's output and a data set's truth (`collect`), and computes figures (`measure`).
+"""Reads a scan's output and a data set's ground truth (`collect`), and computes the metrics (`measure`).
 
-Memory: six bytes per frame. Each category adds one byte per frame, or five bytes if the scan stored scores per category. Spans
-and pixel counts also need memory. Masks are read one frame at a time and not kept.
+The data of a frame needs six bytes of memory. Each category adds one byte per frame, or five bytes if the scan stored scores
+per category. Spans and pixel counts need a little more. Masks are read one frame at a time, and are not kept.
 """
 
 from __future__ import annotations
@@ -70,31 +70,32 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class TestSet:
-    """A scanned test set and its truth.
+    """A scanned test set with its ground truth.
 
     Attributes:
-        videos: relative paths of the V videos, in the truth's order.
-        truths: the V names of these videos in the truth.
-        detectors: names of the detectors that made the scores, usually one.
-        frames: scores and labels, one row per frame.
-        categories: category -> (N,) bool, True for the frames of this category; a frame may have several categories or none.
-        category_scores: category -> (N,) float32 in [0, 1], for the categories of the truth that have stored scores in every
-            video. Upper and lower case in names does not matter.
+        out: output folder of the scan.
+        videos: relative paths of the V videos, in the order of the data set.
+        truths: the paths of the same videos in the data set.
+        detectors: names of the detectors that gave the scores; usually one.
+        frames: scores and labels of all N frames.
+        categories: category -> (N,) bool, True for frames that show it. A frame may show several categories or none.
+        category_scores: category -> (N,) float32 in [0, 1]. It has those of `categories` for which every video has stored
+            scores; their names may differ in case.
         events: predicted and true events in seconds.
-        pixels: counts over masks; None if the truth has no masks or no mask is stored.
-        detected, tracks: regions; None if the truth has no tracks or no mask is stored.
+        pixels: counts of mask pixels; None if the data set has no masks or the scan stored none.
+        detected, tracks: detected and true regions; None if the data set has no tracks or the scan stored no masks.
         region_frames: (V,) int64, number of frames of each video; 0 if its regions were not read.
-        unscored: videos of the truth without scores; empty unless `allow_missing`.
-        unknown: scored videos without a truth; empty unless `allow_missing`.
-        unmasked: videos with a truth of pixels or regions, but without stored masks.
+        unscored: videos of the data set that have no scores; empty unless `allow_missing`.
+        unknown: scored videos that are not in the data set; empty unless `allow_missing`.
+        unmasked: videos for which the data set has masks or regions, but the scan stored no masks.
         masked: videos whose masks were read.
-        two_level: videos whose masks are stored only as run lengths: each pixel is below or above one threshold.
-        run_lengths_at: the thresholds of these run lengths, each once, in order.
-        overhang_frames: number of annotated frames after the end of a video; they are ignored.
-        partial: videos with fewer rows than the container announced.
-        damaged: video -> number of rows that were decoded with errors.
+        two_level: videos whose stored masks are run lengths, which only say whether a pixel's score reaches a threshold.
+        run_lengths_at: the thresholds of these run lengths, each once, ascending.
+        overhang_frames: number of annotated frames after the ends of the videos, in total; they are ignored.
+        partial: videos with fewer frames than their container announces.
+        damaged: video -> number of frames that were decoded with errors.
         dataset: the name of the data set.
-        severity: scores and severities of the true events; None if the truth states no severity.
+        severity: scores and severities of the true events; None if the data set states no severity.
     """
 
     __test__ = False  # pytest must not take this for a test class
@@ -126,12 +127,13 @@ class TestSet:
 
 @dataclass
 class _Collected:
-    """The data that has been read so far; most lists have one entry per video.
+    """The data of the videos that `collect` has read so far; most lists have one entry per video.
 
     Attributes:
-        wanted: the truth's categories in lower case.
+        wanted: the data set's categories in lower case.
         severity: (number of the video, peak score, severity) of each true event.
-        boxes, tracks: (number of the video, row, x, y, width, height, score or track) of each region.
+        boxes: (number of the video, row, x, y, width, height, score) of each detected region.
+        tracks: (number of the video, row, x, y, width, height, track) of each true region.
     """
 
     wanted: frozenset[str]
@@ -168,17 +170,20 @@ def collect(
     pixel_size: Size | None = None,
     events: bool = True,
 ) -> TestSet:
-    """Return the scores, events and masks of a scan together with the truth of a data set.
+    """Return the scores, events and masks of a scan together with the ground truth of a data set.
 
     Args:
-        allow_missing: leave out videos without scores or without a truth.
-        pixels: read stored masks if the truth has masks or regions.
-        pixel_size: height and width to resize masks and truth to; None keeps the frame's size.
-        events: read the events documents; if False, no video has predicted events.
+        out: output folder of the scan.
+        truth: ground truth of the data set.
+        allow_missing: True leaves out videos without scores, and scored videos that are not in the data set. False makes both
+            an error.
+        pixels: True reads the stored masks if the data set has masks or regions.
+        pixel_size: height and width to which stored masks and true masks are resized; None keeps the size of the frame.
+        events: True reads the predicted events. If False, all videos have none.
 
     Raises:
-        UsageError: `out` has no scores, videos do not match, or only some videos have masks.
-        DocumentError: a file is damaged, or the truth was made for another version of a video.
+        UsageError: `out` has no scores, the videos are not those of the data set, or only some videos have masks.
+        DocumentError: a file is damaged, or the annotation was made for another version of a video.
     """
     layout = OutputLayout(out)
     stored = {read_video(path): path for path in layout.iter_scores()} if out.is_dir() else {}
@@ -193,7 +198,7 @@ def collect(
         _add_video(data, table, metadata, labels, spans, events=layout.events(table.video) if events else None)
         data.overhang_frames += video_truth.overhang_frames(table)
         masks = pixels and video_truth.has_masks
-        # Read the regions of normal videos too: the truth has no tracks there, so every detected region is a false alarm.
+        # Normal videos have no true regions, but their detected regions count as false alarms, so these are read too.
         regions = regional and (video_truth.has_regions or video_truth.is_normal)
         if masks or regions:
             _add_masks(data, layout, table, video_truth, pixel_size, masks=masks, regions_of=number if regions else None)
@@ -201,7 +206,7 @@ def collect(
         raise UsageError(
             f"{out}: masks are stored for {how_many(len(data.masked), 'video')}, but not for {len(data.unmasked)}, "
             f"for example {data.unmasked[0]!r}",
-            hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
+            hint="scan all videos with --masks and --force, or use only the videos with masks with --allow-missing",
         )
     return _test_set(data, out, truth.name, matching)
 
@@ -237,7 +242,7 @@ def _test_set(data: _Collected, out: Path, dataset: str, matching: Matching) -> 
         partial=tuple(data.partial),
         damaged=data.damaged,
         dataset=dataset,
-        # A category is left out if a video has no score for it.
+        # A category is left out if one of the videos has no scores for it.
         category_scores={
             name: np.concatenate(scores) for name, scores in category_scores.items() if len(scores) == len(data.scores)
         },
@@ -250,7 +255,7 @@ def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`; the error gives the reason if a scan has failed."""
+    """Return the result of `truth.match`. If a video is missing because its scan failed, the error gives the reason."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -277,7 +282,7 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video. If `events` is None, no predicted events are added."""
+    """Add the scores and events of a video. `events` is the path of its events document; None adds no predicted events."""
     data.scores.append(table.score)
     data.labels.append(labels)
     data.sampled.append(table.sampled)
@@ -290,7 +295,7 @@ def _add_video(
             data.categories.setdefault(span.category, []).append((data.rows + span.start_frame, data.rows + span.end_frame))
     for number, name in enumerate(table.category_names):
         if table.category_scores is not None and (key := name.casefold()) in data.wanted:
-            # Copy the column. Otherwise, the scores of the categories that the truth does not have would stay in memory.
+            # Without a copy, the whole table would stay in memory, with the scores of all other categories.
             data.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
     data.rows += len(table)
     predicted_events = read_events(events).events if events is not None else ()
@@ -307,10 +312,7 @@ def _add_video(
 
 
 def _true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans ordered by start; overlapping spans of one category become one span.
-
-    The new span has the highest severity of the spans that it replaces.
-    """
+    """Return the spans ordered by start. Overlapping spans of one category become one span, with their highest severity."""
     events: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
@@ -335,11 +337,16 @@ def _add_masks(
     masks: bool,
     regions_of: int | None,
 ) -> None:
-    """Add the masks of one video frame by frame, including masks that are carried forward.
+    """Add the masks of one video. A frame without its own stored mask gets the mask of the last sampled frame.
 
     Args:
-        masks: True counts the pixels of the masks and of the true masks.
-        regions_of: the number of the video; None leaves out its regions.
+        data: where the counts and regions are added.
+        layout: the output folder of the scan.
+        table: the scores of the video.
+        truth: the ground truth of the video.
+        size: height and width to which masks are resized; None keeps the size of the frame.
+        masks: True counts the pixels of the stored masks and of the true masks.
+        regions_of: the number of the video, to add its regions under this number; None adds no regions.
     """
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:
@@ -355,7 +362,7 @@ def _add_masks(
             if size is None and true.shape != mask.shape:
                 theirs, ours = (f"{shape[1]}x{shape[0]}" for shape in (true.shape, mask.shape))
                 raise DocumentError(
-                    f"{table.video}: the truth's masks are {theirs}, but the video is {ours}",
+                    f"{table.video}: the true masks have {theirs} pixels, but the video has {ours}",
                     hint="scan the original videos, or give --pixel-size to resize both",
                 )
             resized = _resized(mask, size, Image.Resampling.BILINEAR), _resized(true, size, Image.Resampling.NEAREST)
@@ -387,14 +394,15 @@ Estimates = dict[str, dict[str, Estimate]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings that change figures.
+    """The settings of an evaluation that change the values of metrics.
 
     Attributes:
-        endpoints: append (0, 0) and (1, 1) to labels and scores, as some published evaluators do.
-        only_sampled: leave out frames whose score is carried forward.
+        endpoints: True adds a normal frame with score 0 and an abnormal frame with score 1, as some published evaluation code
+            does.
+        only_sampled: True leaves out frames that only repeat the score of the last sampled frame.
         pixel_size: height and width to which masks are resized; None for the size of the frames.
-        groups: the groups of metrics to compute; empty for all.
-        bootstrap: how intervals are computed; None for no intervals.
+        groups: the groups of metrics to compute; empty for all groups.
+        bootstrap: settings of the confidence intervals; None for no intervals.
     """
 
     endpoints: bool = False
@@ -404,21 +412,21 @@ class Protocol:
     bootstrap: Bootstrap | None = None
 
     def wants(self, *groups: str) -> bool:
-        """Return True if at least one of `groups` is computed."""
+        """Return True if at least one of the groups in the arguments is computed."""
         return not self.groups or not set(groups).isdisjoint(self.groups)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the protocol as it is stored with the figures."""
+        """Return the protocol as JSON for the report."""
         size = None if self.pixel_size is None else f"{self.pixel_size[0]}x{self.pixel_size[1]}"
         drawn = asdict(self.bootstrap) if self.bootstrap else None
         return {**vars(self), "pixel_size": size, "groups": list(self.groups), "bootstrap": drawn}
 
 
 def measure(test: TestSet, protocol: Protocol) -> Estimates:
-    """Return every figure of the chosen groups that can be computed from this truth and these masks.
+    """Return all metrics of the chosen groups for which the test set has the data.
 
     Raises:
-        UsageError: a group was chosen by name, but the data for it is missing.
+        UsageError: the user named a group, but the test set has no data for it.
     """
     estimates: Estimates = {}
     for group in protocol.groups or tuple(GROUPS):
@@ -426,9 +434,9 @@ def measure(test: TestSet, protocol: Protocol) -> Estimates:
         if figures:
             estimates[group] = figures
         elif protocol.groups and test.unmasked and group in NEEDS_MASKS:
-            raise UsageError(f"{test.out}: has no masks for {group} figures", hint="scan again with --masks video --force")
+            raise UsageError(f"{test.out}: has no masks for {group} metrics", hint="scan again with --masks video --force")
         elif protocol.groups:
-            text = f"--metrics {group}: the truth of {test.dataset or test.out} has no data for it"
+            text = f"--metrics {group}: the ground truth of {test.dataset or test.out} has no data for this group"
             raise UsageError(text, hint="leave it out of --metrics")
     return estimates
 
@@ -443,7 +451,7 @@ def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.pixels is not None:
         for name, figure in PIXEL.items():
             estimate = figure(test.pixels)
-            # The IoU needs only masks at the threshold 0.5. So it is exact if the run lengths were made at this threshold.
+            # The IoU only needs to know which pixels reach 0.5. Run lengths with the threshold 0.5 are enough for that.
             exact = name == "mask_iou" and set(test.run_lengths_at) <= {0.5}
             yield name, estimate if exact else _of_levels(estimate, test)
 
@@ -455,7 +463,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate, with a note if masks are run lengths, because these cannot rank pixels."""
+    """Return the estimate. If masks are stored as run lengths, add a note: they have only two different scores."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
@@ -487,7 +495,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             variants[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             variants[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # A truth may have a category with the name "fight, within videos". Then the figure of this category gets the name.
+        # A variant's name, such as "fight, within videos", may also be the name of a category. Then the variant is left out.
         yield from (
             (name + ending, estimate)
             for ending, estimate in variants.items()

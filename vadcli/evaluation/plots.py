@@ -1,7 +1,7 @@
 """Draws an evaluation as PNG files: ROC, PR and PIMO curves, score timelines, and contact sheets.
 
-The first sheet shows frames of the normal spans that have the highest scores. The second sheet shows frames of the true events
-that have the lowest scores.
+There are two contact sheets. The first sheet has a frame of each of the normal spans with the highest scores (false alarms).
+The second sheet has a frame of each of the true events with the lowest scores (missed events).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ TRUTH, SCORE, SECOND = "#e8590c", "#1864ab", "#868e96"
 
 
 def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
-    """Draw all figures of an evaluation into a folder, one PNG per figure.
+    """Draw the plots and contact sheets of an evaluation, one PNG file each.
 
     Args:
-        reports: one or more runs on the same videos; timelines and sheets show only the first run.
-        folder: the folder; it is created if it is missing.
+        reports: one report, or several about scans of the same videos. Timelines and sheets show only the first scan.
+        folder: folder for the files; it is created if it does not exist.
 
     Yields:
         The path of each file.
@@ -69,9 +69,10 @@ def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
 
 
 def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the false-positive rates, the true-positive rates and the precisions, by falling score.
+    """Return the false-positive rates, true-positive rates and precisions at each distinct score, from high to low.
 
-    At most `CURVE_POINTS` of the distinct scores are kept. The arrays are empty if all frames are of one class.
+    If there are more than `CURVE_POINTS` distinct scores, only some of them are used. The arrays are empty if all frames are of
+    one class.
     """
     order = np.argsort(-frames.scores, kind="stable")
     scores, labels = frames.scores[order], frames.labels[order]
@@ -102,7 +103,7 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
 
 
 def _pimo(reports: Sequence[Evaluation]) -> Iterator[Figure]:
-    """Yield a figure with the mean PIMO curves, if a report has a curve. The range of AUPIMO is shaded."""
+    """Yield a plot of the mean PIMO curves if at least one report has one. The range of AUPIMO is shaded."""
     metrics = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
     curves = {name: metric for name, metric in metrics.items() if metric is not None and metric.curve}
     if not curves:
@@ -162,7 +163,7 @@ class _SheetFrame:
 
 
 def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
-    """Yield contact sheets, if the videos are still where they were scanned."""
+    """Yield the contact sheets, without frames of videos that can no longer be read."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
         "highest-normal-spans": frames_for_sheet(test, abnormal=False)[:wanted],
@@ -172,7 +173,7 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
     for name, kind in chosen.items():
         shown = [(frame, pictures[frame]) for frame in kind if frame in pictures]
         if kind and not shown:
-            log.warning("%s.png: left out, because the videos are no longer where they were scanned", name)
+            log.warning("%s.png: not drawn, because the videos can no longer be read at their old paths", name)
         if not shown:
             continue
         rows = -(-len(shown) // SHEET_COLUMNS)
@@ -187,9 +188,9 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
 
 
 def frames_for_sheet(test: TestSet, *, abnormal: bool) -> list[_SheetFrame]:
-    """Return the frame with the highest score of each run of normal (or of abnormal) frames.
+    """Return one frame per run of normal frames, or per run of abnormal frames: the frame with the highest score.
 
-    Normal frames are sorted from the highest score down, abnormal frames from the lowest score up.
+    The worst errors come first: normal frames from high to low scores, abnormal frames from low to high scores.
     """
     frames: list[_SheetFrame] = []
     for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
@@ -203,7 +204,7 @@ def frames_for_sheet(test: TestSet, *, abnormal: bool) -> list[_SheetFrame]:
 
 
 def _pictures(test: TestSet, wanted: Sequence[_SheetFrame]) -> dict[_SheetFrame, ByteArray]:
-    """Return the pixels of each wanted frame; a frame that cannot be read is left out."""
+    """Return frame -> pixels for the wanted frames; frames that cannot be read are left out."""
     by_video: dict[int, list[_SheetFrame]] = {}
     for frame in wanted:
         by_video.setdefault(frame.number, []).append(frame)

@@ -1,12 +1,12 @@
 """Metrics as pure functions over arrays.
 
 This file has the common parts: values, bootstrap intervals and areas under curves. The metrics themselves are in `frame`,
-`event` and `localization`. They read no file and know no data set and no detector. Each metric returns an `Estimate`; its
-method `metric` returns the value with an interval. A value that cannot be computed is None with a note, never NaN.
+`event` and `localization`. A metric is a function that returns an `Estimate`. `Estimate.metric` returns the value with its
+confidence interval. A value that cannot be computed is None with a note, never NaN.
 
-The bootstrap draws videos with replacement. It does not draw single frames, because the frames of one video depend on one
-another. The `statistic` of an estimate computes the metric from how often each video was drawn, so that a resample does not
-have to sort the scores again.
+The bootstrap draws whole videos with replacement. Single frames are not drawn, because the frames of a video depend on one
+another. `Estimate.statistic` gets only the number of times that each video was drawn, so that the scores are not sorted again
+for every resample.
 
 `roc_auc` and `average_precision` take counts (..., K) and return areas (...). Column k of the counts is the number of frames or
 pixels that have the k-th lowest score, or a score in the k-th bin.
@@ -27,13 +27,13 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's value as it is reported. An undefined value is None with a note, never NaN.
+    """A metric's value for the report.
 
     Attributes:
-        value: None if the metric is undefined.
-        ci_low, ci_high: the ends of the interval; both None if there is no interval.
-        videos: how many videos the value is computed from.
-        note: a remark for the reader; never empty if the value is None.
+        value: the value, a finite number; None if the metric is undefined.
+        ci_low, ci_high: the ends of the confidence interval; both None if there is no interval.
+        videos: number of videos from which the value is computed.
+        note: a remark for the reader of the report. If the value is None, it says why.
         curve: (x, y) points of the curve whose area is the value; empty for most metrics.
     """
 
@@ -48,14 +48,16 @@ class Metric:
         if self.value is None and not self.note:
             raise ValueError("an undefined metric needs a note that says why")
         if any(number is not None and not math.isfinite(number) for number in (self.value, self.ci_low, self.ci_high)):
-            raise ValueError(f"a metric's numbers must be finite, not {self.value}, {self.ci_low}, {self.ci_high}")
+            raise ValueError(
+                f"the value {self.value} and the interval {self.ci_low} to {self.ci_high} of a metric must be finite"
+            )
         if (self.ci_low is None) != (self.ci_high is None):
-            raise ValueError(f"an interval has both ends or none, not {self.ci_low} and {self.ci_high}")
+            raise ValueError(f"an interval needs two ends, not {self.ci_low} and {self.ci_high}")
         if self.ci_low is not None and self.ci_high is not None and self.ci_low > self.ci_high:
-            raise ValueError(f"an interval's low end {self.ci_low} is above its high end {self.ci_high}")
+            raise ValueError(f"the low end {self.ci_low} of an interval is above the high end {self.ci_high}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields in full precision, as printed by `--json`; `curve` only if the metric has a curve."""
+        """Return the fields for `--json`, with unrounded numbers. `curve` is left out if it is empty."""
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
         return {**fields, "curve": [list(point) for point in self.curve]} if self.curve else fields
 
@@ -73,12 +75,12 @@ NEED_TWO = "an interval needs two videos or more"
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Settings of percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+    """Settings of bootstrap percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
     Attributes:
-        replicates: number of resamples.
-        confidence: share of resamples inside the interval.
-        seed: the same seed, videos and replicates give the same interval.
+        replicates: number of resamples, 1 or more.
+        confidence: confidence level of the interval, between 0 and 1.
+        seed: seed for drawing the videos.
     """
 
     replicates: int = 1000
@@ -92,7 +94,7 @@ class Bootstrap:
             raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence:g}")
 
     def weights(self, videos: int) -> Iterator[Numbers]:
-        """Yield how often each video was drawn, in arrays (B, V) float64 of at most CHUNK resamples."""
+        """Yield arrays (B, V) float64: how often each of V videos was drawn in each of B resamples; B <= CHUNK."""
         generator = np.random.default_rng(self.seed)
         shares = np.full(videos, 1.0 / videos)
         for start in range(0, self.replicates, CHUNK):
@@ -105,13 +107,13 @@ class Estimate:
     """A metric's value together with the function that computes it for resamples.
 
     Attributes:
-        value: the exact value over all videos; None if undefined.
-        drawn: V, the number of videos that a resample draws from.
-        statistic: computes the values of resamples (see `Statistic`); called only if an interval is requested.
-        note: why the value is undefined, or a remark for the reader.
-        used: how many videos the value is computed from; None means V.
-        interval: False if there is no interval because the value is computed from fewer than two videos.
-        curve: see `Metric`.
+        value: the exact value over all videos; None if the metric is undefined.
+        drawn: V, the number of videos in the test set. A resample draws V of them.
+        statistic: computes the values of resamples (see `Statistic`). It is called only for an interval.
+        note: a remark for the reader of the report. If the value is None, it says why.
+        used: number of videos from which the value is computed; None means V.
+        interval: False if no interval is possible, because the value is computed from fewer than two videos.
+        curve: as in `Metric`.
     """
 
     value: float | None
@@ -123,11 +125,11 @@ class Estimate:
     curve: Curve = ()
 
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
-        """Return the value, with its percentile interval over videos if `bootstrap` is given.
+        """Return the value, with its percentile interval if `bootstrap` is given.
 
-        There is a note instead of an interval if the value is undefined, if it is computed from fewer than two videos, or if it
-        is undefined in every resample. Resamples in which the value is undefined (for example with one class only) are left out
-        and counted in the note.
+        If a resample has no value, for example because all its frames are normal, it is left out, and the note says how many
+        are left out. There is no interval if no resample has a value, or if the value itself is computed from fewer than two
+        videos.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
@@ -139,16 +141,18 @@ class Estimate:
 
 
 def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metric:
-    """Return `first` minus `second` with an interval from paired resamples.
+    """Return `first` minus `second`, with an interval from paired resamples.
 
-    In each resample, both values are computed from the same drawn videos. So both must have the same videos in the same order.
-    Undefined if either value is undefined.
+    In each resample, both values are computed from the same drawn videos. So both estimates must be for the same videos in the
+    same order. The difference is undefined if one of the values is undefined.
 
     Raises:
         ValueError: the numbers of videos differ.
     """
     if first.drawn != second.drawn:
-        raise ValueError(f"paired runs need the same videos, not {first.drawn} and {second.drawn} videos")
+        raise ValueError(
+            f"two runs can be paired only if they have the same videos, not {first.drawn} and {second.drawn} videos"
+        )
     videos = min(first.drawn if first.used is None else first.used, second.drawn if second.used is None else second.used)
     if first.value is None or second.value is None:
         return Metric(None, videos=videos, note=first.note if first.value is None else second.note)
@@ -160,9 +164,9 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """Return the sum of the numerators (V,) divided by the sum of the denominators (V,).
+    """Return the estimate whose value is the sum of the numerators (V,) divided by the sum of the denominators (V,).
 
-    If the sum of the denominators is 0, the value is None, and the note is `undefined`.
+    If the sum of the denominators is 0, the value is None, and the note is the text `undefined`.
     """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
@@ -176,12 +180,12 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return the estimate with resamples that draw from all videos, not only from the chosen videos.
+    """Return an estimate over some videos as an estimate whose resamples are drawn from all V videos.
 
-    So the estimates of two runs can be paired even if the runs use different videos. Fewer than two videos give no interval.
+    The value stays the same. Now `difference` can pair it with an estimate over other videos of the same test set.
 
     Args:
-        estimate: an estimate over the chosen videos only, in the order of all videos.
+        estimate: an estimate over the chosen videos, in the order of all videos.
         chosen: (V,) bool, True for the videos of `estimate`.
     """
     used = estimate.drawn if estimate.used is None else estimate.used
@@ -194,13 +198,13 @@ def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
 
 
 def check_share(name: str, share: float) -> None:
-    """Raise ValueError if a share is not in (0, 1]."""
+    """Raise ValueError if a number is not in (0, 1]; `name` is the subject of the message."""
     if not 0.0 < share <= 1.0:
-        raise ValueError(f"{name} must lie in (0, 1], not {share:g}")
+        raise ValueError(f"{name} must be above 0 and at most 1, not {share:g}")
 
 
 def divide(numerator: Numbers, denominator: Numbers) -> Numbers:
-    """Return the elementwise quotient; NaN where the denominator is 0."""
+    """Return numerator / denominator for each element; NaN where the denominator is 0."""
     quotient = np.full(np.shape(denominator), np.nan)
     np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) != 0)
     return quotient
@@ -225,10 +229,10 @@ Counts = NDArray[np.int64] | Numbers
 
 
 def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
-    """Return the area under the ROC curve: the probability that a positive scores above a negative.
+    """Return the area under the ROC curve: the probability that a positive has a higher score than a negative.
 
-    A tie counts one half. Equals `sklearn.metrics.roc_auc_score` (Mann and Whitney, 1947). NaN without positives or without
-    negatives.
+    A pair with equal scores counts one half. The result is the same as that of `sklearn.metrics.roc_auc_score` (Mann and
+    Whitney, 1947). It is NaN without positives or without negatives.
     """
     total = positives.sum(axis=-1, keepdims=True)
     above = total - np.cumsum(positives, axis=-1)
@@ -237,9 +241,10 @@ def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def average_precision(positives: Counts, negatives: Counts) -> Numbers:
-    """Return the average precision: the precision at each score, weighted by the recall that it adds.
+    """Return the average precision: the mean of the precision at each threshold, weighted by the increase of the recall.
 
-    Equals `sklearn.metrics.average_precision_score`, without interpolation. NaN without positives; 1 without negatives.
+    The result is the same as that of `sklearn.metrics.average_precision_score`. It is NaN without positives, and 1 without
+    negatives.
     """
     true, false = from_top(positives), from_top(negatives)
     alarms = true + false
@@ -248,7 +253,7 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return running sums (..., K): entry k is the sum of column k and all later columns."""
+    """Return sums (..., K): entry k is the sum of column k and all columns after it."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 
@@ -257,10 +262,10 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
     """Return the areas (...) under piecewise linear curves, from x = 0 to `limit`.
 
     Args:
-        x, y: the points (..., K) of the curves in order; x starts at 0 and never falls.
-        limit: where the area ends.
-        flat: if True, the curve continues horizontally from the last point within the limit. If False, the line that crosses
-            the limit is cut there. A curve that ends before the limit always continues horizontally.
+        x, y: the points (..., K) of the curves; x starts at 0 and does not decrease.
+        limit: the x at which the area ends.
+        flat: how a curve reaches the limit after its last point with x <= limit. True: on a horizontal line. False: on the line
+            to its next point. After the last point of a curve, the line is always horizontal.
     """
     steps = np.diff(x, axis=-1)
     within = np.clip(limit - x[..., :-1], 0.0, steps)
@@ -277,13 +282,13 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
 
 
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
-    """Return ascending values that divide each group into about `bins / len(groups)` equal shares.
+    """Return the edges of score bins, ascending, so that all bins of a group have about the same number of scores.
 
-    If a group has few distinct values, all of them are edges, and nothing is lost. The values of bin k are at least edge k - 1
-    and below edge k: `numpy.searchsorted(edges, values, "right")` returns k.
+    A value v belongs to bin k if edge k - 1 <= v < edge k: `numpy.searchsorted(edges, v, "right")` returns k. If a group has
+    few distinct values, each of them gets its own bin.
 
     Args:
-        groups: ascending scores, in one group for positives and one for negatives, so that both classes get equally many bins.
+        groups: ascending scores of the positives and of the negatives. Each group gets half of the bins.
         bins: approximate maximum number of bins.
     """
     edges = []
@@ -297,13 +302,19 @@ def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
 def histograms(
     rows: NDArray[np.int64], bins: NDArray[np.int64], shape: tuple[int, int], weights: Numbers | None = None
 ) -> Numbers:
-    """Return the number (or total weight) of the entries per row and bin, (V, K) float64."""
+    """Return the number of entries per row and bin, (V, K) float64; with `weights`, the sum of their weights.
+
+    Args:
+        rows, bins: the row and the bin of each entry.
+        shape: (V, K).
+        weights: weight of each entry.
+    """
     flat = np.bincount(rows * shape[1] + bins, weights, minlength=shape[0] * shape[1])
     return flat.reshape(shape).astype(np.float64, copy=False)
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers of R ranges, one range after another, and the index of the range of each number.
+    """Return the whole numbers in several ranges, and for each number the index of its range.
 
     For example, starts [5, 20] and lengths [2, 1] give the numbers [5, 6, 20] and the indices [0, 0, 1].
     """
@@ -312,9 +323,9 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArr
 
 
 def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share of hits in random draws (Clopper and Pearson, 1934).
+    """Return the exact confidence interval of the probability of a hit, from `hits` in `draws` (Clopper and Pearson, 1934).
 
-    For draws without replacement, the interval is wider than it needs to be.
+    The interval is exact for draws with replacement. Without replacement, a narrower interval would be enough.
     """
     from scipy.special import betaincinv
 

@@ -1,8 +1,8 @@
-"""Event metrics: matches, false alarms, thresholds from reviewed events, and severities.
+"""Event metrics: matched events, false alarms, thresholds from reviewed events, and severities.
 
-`threshold_choices` uses reviewed events instead of a ground truth. The rank correlations between the scores and the severities
-of true events measure whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark
-for Multilevel Anomaly Detection (MAD-Bench, 2024), use such correlations for images and table rows.
+`threshold_choices` uses reviewed events instead of a ground truth. Two rank correlations say whether more severe true events
+have higher scores. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly Detection
+(MAD-Bench, 2024), use such correlations for images and table rows.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class EventSet:
     """The predicted and the true events of each of the V videos of a test set.
 
     Attributes:
-        predicted, true: one array (E, 2) float64 per video: start and end in seconds from the start of
-            the video, end >= start. The events may be in any order.
-        duration_s: (V,) float64, duration of each video.
+        predicted, true: one array (E, 2) float64 per video, with start and end of E events in any order. The times are in
+            seconds from the start of the video; end >= start.
+        duration_s: (V,) float64, duration of each video in seconds.
     """
 
     predicted: tuple[TimeArray, ...]
@@ -51,7 +51,7 @@ class EventSet:
     def __post_init__(self) -> None:
         if not len(self.predicted) == len(self.true) == len(self.duration_s):
             counts = f"{len(self.predicted)}, {len(self.true)} and {len(self.duration_s)}"
-            raise ValueError(f"predicted events, true events and durations must be of the same videos, not of {counts} videos")
+            raise ValueError(f"predicted events, true events and durations must have the same number of videos, not {counts}")
         for number, spans in enumerate((*self.predicted, *self.true)):
             video = number % len(self.predicted)
             if spans.ndim != 2 or spans.shape[1] != 2:
@@ -61,20 +61,23 @@ class EventSet:
 
     @classmethod
     def of(cls, predicted: Sequence[ArrayLike], true: Sequence[ArrayLike], duration_s: ArrayLike) -> EventSet:
-        """Build the set from one list of (start, end) per video; an empty list is a video without events."""
+        """Return the set for lists of (start, end), one list per video; a video without events has an empty list."""
         return cls(tuple(map(_spans, predicted)), tuple(map(_spans, true)), np.asarray(duration_s, np.float64))
 
 
 def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArray:
-    """Return the matched events of one video as pairs of indices (M, 2): predicted event, true event.
+    """Return the matched events of one video as pairs of indices (M, 2): (predicted event, true event).
 
-    Each event is in one pair at most. Paired events overlap, and their temporal IoU is at least `iou`. There are as many pairs
-    as possible; among matchings with equally many pairs, the sum of IoUs is the highest. This is the optimal matching of
-    sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval. It does not depend on scores or
-    on the order of events.
+    - The events of a pair overlap, and their temporal IoU is at least `iou`. No event is in two pairs.
+    - The number of pairs is as high as possible. If several choices have this number, the one with the highest sum of IoUs is
+      used.
 
-    ActivityNet matches greedily by score. Both matchings give the same pairs if no event has two candidates. This is always so
-    if `iou` is above 0.5, predicted events do not overlap one another, and true events do not overlap one another.
+    sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval use the same optimal matching. It
+    does not depend on scores or on the order of events.
+
+    ActivityNet goes through the predicted events by falling score, and pairs each with the best true event that is left. The
+    result is the same if every event fits only one other event. This is always the case for `iou` > 0.5, if neither two
+    predicted events nor two true events overlap.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -84,10 +87,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
 
 
 def segment_f1(events: EventSet, *, iou: float) -> Estimate:
-    """Return the F1 of events matched by `match_events`, over all videos together.
+    """Return the F1 score of the predicted events of all videos: 2 · pairs / (predicted events + true events).
 
-    F1 is 2 TP / (predicted + true), as in the segmental F1 of Lea et al. (Temporal Convolutional Networks, CVPR 2017) and the
-    event F1 of sed_eval. It is 0 if there are only predicted or only true events, and undefined if there are no events.
+    `match_events` finds the pairs. Lea et al. (Temporal Convolutional Networks, CVPR 2017) call this the segmental F1; sed_eval
+    calls it the event-based F1. It is 0 if there are only predicted or only true events, and undefined without events.
     """
     check_share("the IoU", iou)
     matched = [len(match_events(*pair, iou)) for pair in zip(events.predicted, events.true, strict=True)]
@@ -96,15 +99,15 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 
 
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
-    """Return the mean difference in seconds between the start of a true event and the start of its match.
+    """Return the mean absolute difference in seconds between the starts of a true event and its predicted event.
 
-    The definition is this project's own, because papers on video anomaly detection use different definitions. `match_events`
-    pairs the events. Events that are in no pair do not count, so read the error together with the recall. Undefined if there
-    are no pairs.
+    Papers on video anomaly detection have no common definition, so this one is vadcli's own. `match_events` pairs the events.
+    Events without a pair are ignored, so read the error together with the recall. The error is undefined without pairs.
 
     Args:
+        events: the predicted and true events.
         iou: lowest temporal IoU of a pair.
-        signed: True returns the mean of predicted minus true start; a value below 0 means that predictions start early.
+        signed: True returns the mean of (predicted start - true start) instead; it is negative if predictions start too early.
     """
     check_share("the IoU", iou)
     sums, counts = np.zeros(len(events.true)), np.zeros(len(events.true))
@@ -120,9 +123,8 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
 def false_alarms_per_hour(events: EventSet) -> Estimate:
     """Return the number of predicted events that overlap no true event, per hour of video.
 
-    The hours include the abnormal parts of the videos. This is the false-alarm rate of surveillance evaluations (TRECVID event
-    detection, NIST 2010) with the most lenient match: any overlap with a true event is enough. Undefined if the videos have no
-    duration.
+    The hours include the abnormal parts of the videos. Surveillance evaluations (TRECVID event detection, NIST 2010) also count
+    false alarms per hour, but ask for a closer match; here, any overlap is enough. Undefined if the videos have no duration.
     """
     alarms = [
         len(predicted) - len(np.unique(_overlaps(predicted, true)[0]))
@@ -133,9 +135,9 @@ def false_alarms_per_hour(events: EventSet) -> Estimate:
 
 
 def detection_recall(events: EventSet) -> Estimate:
-    """Return the share of true events that overlap a predicted event; the smallest overlap is enough.
+    """Return the fraction of true events that overlap a predicted event; any overlap is enough.
 
-    The share is the existence term of range-based recall (Tatbul et al., Precision and Recall for Time Series, NeurIPS 2018,
+    This is the "existence" part of the range-based recall of Tatbul et al. (Precision and Recall for Time Series, NeurIPS 2018,
     section 4.1). Undefined without true events.
     """
     hits = [
@@ -155,9 +157,9 @@ def _lengths(events: Sequence[TimeArray]) -> list[int]:
 
 
 def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexArray, Numbers]:
-    """Return the indices of overlapping pairs (predicted, true), and their overlaps in seconds.
+    """Return the indices of all pairs (predicted, true) that overlap, and their overlaps in seconds.
 
-    An event of duration 0 overlaps nothing.
+    An event of duration 0 has no overlap with any event.
     """
     order = np.argsort(predicted[:, 0], kind="stable")
     starts = predicted[order, 0]
@@ -172,9 +174,9 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
 
 
 def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int, true: int) -> IndexArray:
-    """Return the pairs (M, 2) that `match_events` chooses from candidate pairs.
+    """Return the pairs (M, 2) that `match_events` chooses from the candidate pairs (`first`, `second`).
 
-    Groups of candidates that have no event in common are solved separately, so that the matrix of an assignment stays small.
+    The candidates are split into groups without a common event. Each group is one small assignment problem.
     """
     graph = coo_array((np.ones(len(first)), (first, predicted + second)), shape=(predicted + true,) * 2)
     components = connected_components(graph, directed=False)[1][first] if len(first) else first
@@ -195,15 +197,15 @@ def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """The events that remain at a higher threshold, and how many of them reviewers called true.
+    """A threshold that the user may choose, and what happens to the reviewed events at this threshold.
 
     Attributes:
-        threshold: an event opens at this score.
-        true, false: how many reviewed true and false events remain.
-        precision: share of true events among these reviewed events.
+        threshold: an event opens when the score reaches this value. Events with lower peak scores disappear.
+        true, false: number of remaining events that reviewers called true, and false.
+        precision: true / (true + false).
         low, high: 95 % interval of the precision (Jeffreys).
-        kept: share of all reviewed true events that remain.
-        alarms_per_hour: remaining events, reviewed or not, per hour of video.
+        kept: fraction of all reviewed true events that remain.
+        alarms_per_hour: number of remaining events, reviewed or not, per hour of video.
     """
 
     threshold: float
@@ -219,13 +221,12 @@ class ThresholdChoice:
 def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float], hours: float) -> list[ThresholdChoice]:
     """Return the useful thresholds, ascending; each has a higher precision than all lower thresholds.
 
-    A higher threshold removes exactly the events whose peak is below it. A threshold below the scan's is not offered, because
-    nobody has reviewed the events that it would add.
+    All thresholds are peak scores of reviewed events. Lower thresholds would add events that nobody has reviewed.
 
     Args:
-        reviewed: events with a verdict; events with an unsure verdict do not count.
+        reviewed: events with a verdict; `unsure` events are ignored.
         peaks: the peak scores of all events, reviewed or not.
-        hours: total duration of the videos with these events.
+        hours: total duration of the scanned videos, in hours.
 
     Raises:
         ValueError: `hours` is not positive.
@@ -258,11 +259,10 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
 
 
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
-    """Return the indices of the events of one video that no review calls false.
+    """Return the indices of the events of a video, without the events that a reviewer called false.
 
-    A review applies to an event if the temporal IoU of the event and the reviewed event is above one half. So a review still
-    applies after other thresholds have changed the start and end of its event. If several reviews apply, the one with the
-    highest IoU counts.
+    The verdict on a reviewed event applies to an event if their temporal IoU is above 0.5. So a verdict stays valid if other
+    thresholds change the start and end of an event a little. Of several verdicts, the one with the highest IoU applies.
 
     Args:
         events: (start_s, end_s) of each event.
@@ -287,9 +287,9 @@ class SeveritySet:
     """The scores and severities of the E true events of V videos.
 
     Attributes:
-        video: (E,) int64, number of the event's video.
+        video: (E,) int64, number of the event's video, 0 to V - 1.
         score: (E,) float64, the event's score.
-        severity: (E,) float64, higher is worse; NaN if the ground truth does not state it.
+        severity: (E,) float64, a higher number for a worse event; NaN if the ground truth does not state it.
         videos: V, the number of videos.
     """
 
@@ -302,8 +302,8 @@ class SeveritySet:
 def severity_spearman(events: SeveritySet) -> Estimate:
     """Return Spearman's rank correlation between the scores and the severities of true events.
 
-    Equal values have the mean of their ranks, as in `scipy.stats.spearmanr`. Events without a severity do not count. Undefined
-    if all severities or all scores are equal.
+    Equal values get the mean of their ranks, as in `scipy.stats.spearmanr`. Events without a severity are ignored. Undefined if
+    all severities or all scores are equal.
     """
     stated = _stated(events)
     order = [np.unique(values, return_inverse=True)[1] for values in (stated.score, stated.severity)]
@@ -321,8 +321,8 @@ def severity_spearman(events: SeveritySet) -> Estimate:
 def severity_kendall(events: SeveritySet) -> Estimate:
     """Return Kendall's tau-b between the scores and the severities of true events.
 
-    Tau-b corrects for equal values, as in `scipy.stats.kendalltau`. Events without a severity do not count. Undefined if all
-    severities or all scores are equal.
+    Tau-b has a correction for equal values, as in `scipy.stats.kendalltau`. Events without a severity are ignored. Undefined if
+    all severities or all scores are equal.
     """
     stated = _stated(events)
     videos, pairs = np.unique(stated.video), _pairs(stated)
@@ -347,7 +347,7 @@ def _estimate(
     statistic: Callable[[Numbers], Numbers],
 ) -> Estimate:
     used = len(np.unique(stated.video))
-    note = f"over {len(stated.score)} of {len(events.score)} true events: those with a severity"
+    note = f"{len(stated.score)} of {len(events.score)} true events have a severity"
     if min(len(np.unique(stated.score)), len(np.unique(stated.severity))) < 2:
         why = "a rank correlation needs true events with different severities and scores"
         return Estimate(None, events.videos, statistic, why, used)
@@ -357,12 +357,11 @@ def _estimate(
 def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
     """Return the ranks (B, E) of the events in each resample.
 
-    A resample has each event as often as its video was drawn. Equal values have the mean of their ranks. All returned ranks are
-    0.5 too low, which changes no correlation.
+    Equal values get the mean of their ranks. All ranks are 0.5 too low; correlations are the same.
 
     Args:
-        drawn: (B, E) how often each event was drawn.
-        places: (E,) the place of each event's value among the distinct values, ascending.
+        drawn: (B, E) how often each event, with its video, was drawn in each resample.
+        places: (E,) for each event, the index of its value in the sorted list of distinct values.
     """
     counts = drawn @ csr_array((np.ones(len(places)), (np.arange(len(places)), places)))
     ranks = np.cumsum(counts, axis=1) - counts / 2.0
@@ -370,10 +369,13 @@ def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
 
 
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
-    """Return three tables (U, U) that count pairs of events by their videos; U videos have events.
+    """Return three tables (U, U). Cell (u, v) of each table counts pairs of an event in video u and an event in video v.
 
-    The first table counts the pairs with the same order by score and by severity, minus the pairs with opposite orders. The
-    second counts the pairs whose scores differ, the third the pairs whose severities differ.
+    Only the U videos with events have a row. The tables have these counts:
+
+    1. pairs in which the event with the higher score is also more severe, minus pairs in which it is less severe
+    2. pairs with different scores
+    3. pairs with different severities
     """
     count, places = len(events.video), np.unique(events.video, return_inverse=True)[1]
     of_video = csr_array((np.ones(count), (np.arange(count), places)))

@@ -1,6 +1,7 @@
 """Frame metrics: ROC-AUC, average precision and PATE.
 
-ROC-AUC and average precision are computed over all frames, within videos, and per category.
+ROC-AUC and average precision are computed over all frames together, and as a mean over videos. ROC-AUC is also computed per
+category.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class FrameSet:
 
     Attributes:
         scores: (N,) floats, higher is more anomalous; no NaN.
-        labels: (N,) bool, True in an anomaly.
-        offsets: (V + 1,) int64, video v has the frames scores[offsets[v] : offsets[v + 1]].
-        sampled: (N,) bool, True if the detector scored this frame, False if its score is carried forward; None if not known.
+        labels: (N,) bool, True if the frame is abnormal.
+        offsets: (V + 1,) int64; the scores of video v are scores[offsets[v] : offsets[v + 1]].
+        sampled: (N,) bool, True if the detector scored the frame, False if the frame repeats the last score; None if unknown.
     """
 
     scores: NDArray[np.floating[Any]]
@@ -71,13 +72,17 @@ class FrameSet:
         if np.isnan(self.scores).any():
             raise ValueError(f"the score of frame {int(np.isnan(self.scores).argmax())} is not a number")
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != n or np.any(np.diff(self.offsets) < 0):
-            raise ValueError(f"offsets must ascend from 0 to {n}")
+            raise ValueError(f"offsets must begin with 0, end with {n}, and never decrease")
 
     @classmethod
     def of(
         cls, scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], sampled: Sequence[ArrayLike] | None = None
     ) -> FrameSet:
-        """Build the set from one array per video; raises ValueError if arrays of a video differ in length."""
+        """Return the set for lists with one array per video.
+
+        Raises:
+            ValueError: the arrays of a video have different lengths.
+        """
         videos = [np.asarray(part) for part in scores]
         truth = [np.asarray(part, np.bool_) for part in labels]
         lengths = [len(part) for part in videos]
@@ -89,39 +94,39 @@ class FrameSet:
 
     @property
     def videos(self) -> int:
-        """The number of videos, including empty ones."""
+        """V, the number of videos, including videos without frames."""
         return len(self.offsets) - 1
 
     @property
     def video(self) -> IndexArray:
-        """The number of each frame's video, (N,) int64."""
+        """For each frame, the number of its video from 0, (N,) int64."""
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
-        """Return the set of the frames for which `rows` (N,) is True; videos without frames stay."""
+        """Return a set with only the frames for which `rows` (N,) is True. V stays, even if a video has no frames left."""
         offsets = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
         return FrameSet(self.scores[rows], self.labels[rows], offsets, None if self.sampled is None else self.sampled[rows])
 
     def only_sampled(self) -> FrameSet:
-        """Return the set of the sampled frames; raises ValueError if `sampled` is None."""
+        """Return a set with only the sampled frames; raise ValueError if `sampled` is None."""
         if self.sampled is None:
             raise ValueError("it is not known which of these frames were sampled")
         return self.keep(self.sampled)
 
     @cached_property
     def counts(self) -> tuple[IndexArray, IndexArray]:
-        """The numbers of positives (K,) and negatives (K,) at each distinct score, ascending; cached."""
+        """The numbers of abnormal (K,) and normal (K,) frames at each of the K distinct scores, from low to high."""
         return _counts(self.scores, self.labels)
 
     @cached_property
     def counts_by_video(self) -> tuple[tuple[IndexArray, IndexArray], ...]:
-        """The `counts` of each single video; cached."""
+        """For each video, the same as `counts`, but only for the frames of this video."""
         edges = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         return tuple(_counts(self.scores[start:end], self.labels[start:end]) for start, end in edges)
 
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
-        """The numbers of positives and negatives per video and score bin, (V, K) each, for resamples."""
+        """The numbers of abnormal and of normal frames per video and score bin, (V, K) each. Resamples use them."""
         bins = max(256, min(RESAMPLE_BINS, RESAMPLE_CELLS // max(self.videos, 1)))
         labels, video = self.labels, self.video
         edges = bin_edges([np.sort(self.scores[labels]), np.sort(self.scores[~labels])], bins)
@@ -130,7 +135,7 @@ class FrameSet:
         return histograms(video[labels], column[labels], shape), histograms(video[~labels], column[~labels], shape)
 
     def with_endpoints(self) -> FrameSet:
-        """Return the set with one more video of two frames: score 0 with label 0, and score 1 with label 1.
+        """Return the set with one more video, which has two frames: score 0 with label 0, and score 1 with label 1.
 
         Raises:
             ValueError: a score is outside [0, 1].
@@ -139,7 +144,7 @@ class FrameSet:
         return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
 
     def each_with_endpoints(self) -> FrameSet:
-        """Return the set with the two frames of `with_endpoints` at the end of each video."""
+        """Return the set with the two extra frames of `with_endpoints` in each video."""
         spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         parts = [_appended(self.scores[start:end], self.labels[start:end]) for start, end in spans]
         return FrameSet.of([scores for scores, _ in parts], [labels for _, labels in parts])
@@ -153,15 +158,16 @@ class FrameSet:
 def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC over all frames together.
 
-    The value is exact: it equals `sklearn.metrics.roc_auc_score` of all frames. The interval is exact if positives and
-    negatives each have at most half of RESAMPLE_BINS distinct scores. Otherwise, resamples treat the scores within a bin as
-    ties, which changes the area by less than about 2 / RESAMPLE_BINS. Undefined without abnormal or without normal frames,
-    unless `endpoints` adds one of each.
+    The value is the same as that of `sklearn.metrics.roc_auc_score`. For the interval, scores are put into at most
+    RESAMPLE_BINS bins, and scores in one bin count as equal. With n bins, this changes the areas of resamples by less than
+    about 2 / n; with few distinct scores, it changes nothing. The ROC-AUC is undefined if all frames are of one class and
+    `endpoints` is False.
 
     Args:
-        frames: the frames of all videos; call `only_sampled()` first to evaluate only sampled frames.
-        endpoints: append label 0 with score 0 and label 1 with score 1, as the published evaluators of Georgescu et al. (A
-            Background-Agnostic Framework, TPAMI 2021) and others do. This raises the value; scores must lie in [0, 1].
+        frames: the frames of all videos; use `only_sampled()` to evaluate only sampled frames.
+        endpoints: True adds two frames: score 0 with label 0, and score 1 with label 1. The published evaluation code of
+            Georgescu et al. (A Background-Agnostic Framework, TPAMI 2021) and of others does so. It makes the value higher.
+            Scores must be in [0, 1].
     """
     return _micro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -169,25 +175,25 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the average precision over all frames together.
 
-    It equals `sklearn.metrics.average_precision_score` of all frames; see `frame_auc` for intervals. Undefined without abnormal
-    frames, unless `endpoints` adds one.
+    The value is the same as that of `sklearn.metrics.average_precision_score`. See `frame_auc` for the interval and for
+    `endpoints`. The average precision is undefined if no frame is abnormal and `endpoints` is False.
     """
     return _micro(frames, average_precision, AP_UNDEFINED, endpoints=endpoints)
 
 
 def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Return the mean of the ROC-AUCs of the single videos, all with the same weight.
+    """Return the mean over videos of the ROC-AUC of each video (macro-averaged AUC).
 
-    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. This
-    is the macro-averaged AUC of Georgescu et al. (TPAMI 2021, section 4.2). A video with only one class has no ROC-AUC: it is
-    left out and counted in the note. With `endpoints`, as in the code of these authors, every video has a ROC-AUC; the ROC-AUC
-    of a normal video is 1. Undefined if no video has a ROC-AUC. The interval is exact.
+    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. The
+    definition is from Georgescu et al. (TPAMI 2021, section 4.2). Videos in which all frames are of one class have no ROC-AUC.
+    They are left out, and the note says how many. The code of these authors adds two frames to each video (`endpoints`): then a
+    normal video has the ROC-AUC 1. The mean is undefined if no video has a ROC-AUC.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
 
 def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Return the mean of the average precisions of the single videos; see `frame_auc_macro`.
+    """Return the mean over videos of the average precision of each video; see `frame_auc_macro`.
 
     Videos without abnormal frames are left out.
     """
@@ -195,15 +201,16 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return the frames for evaluating one category: its own abnormal frames and the normal frames.
+    """Return only the frames that are needed to evaluate one category: its abnormal frames, and all normal frames.
 
     Args:
-        codes: (N,) integers, the category of each abnormal frame; NORMAL for abnormal frames without a category.
-        code: the category to evaluate.
-        own_videos: True keeps only videos that contain the category.
+        frames: the frames of all videos.
+        codes: (N,) int, the category of each abnormal frame as a number; NORMAL for abnormal frames without a category.
+        code: the number of the category to evaluate.
+        own_videos: True keeps only the videos that show the category.
     """
     if len(codes) != len(frames.labels):
-        raise ValueError(f"{len(frames.labels)} frames need one category code each, not {len(codes)} codes")
+        raise ValueError(f"{len(frames.labels)} frames need {len(frames.labels)} category codes, not {len(codes)}")
     of_category = frames.labels & (codes == code)
     rows = of_category | ~frames.labels
     if own_videos:
@@ -212,18 +219,17 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
 
 
 def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
-    """Return the ROC-AUC of one category's frames against normal frames.
+    """Return the ROC-AUC of a category: its abnormal frames are the positives, and all normal frames are the negatives.
 
-    Resamples draw from all videos of `frames`, so that two runs can be compared even if frames are missing in different videos.
-    Undefined without a frame of the category or without a normal frame. With `within`, undefined if no video has frames of both
-    kinds.
+    Resamples are drawn from all videos of `frames`, so that two runs can be compared (see `over_all`). The ROC-AUC is undefined
+    without positives or without negatives.
 
     Args:
         frames: the frames of all videos. The scores may be frame scores, or scores of this category.
-        codes: (N,) integers, as in `frames_of_category`.
-        code: the category to evaluate.
-        within: True returns the mean of the ROC-AUCs of the single videos that contain the category (see `frame_auc_macro`);
-            False compares with the normal frames of all videos.
+        codes: (N,) int, as in `frames_of_category`.
+        code: the number of the category to evaluate.
+        within: True returns the mean over the videos that show the category, as in `frame_auc_macro`. So frames are compared
+            only with frames of the same video.
         endpoints: see `frame_auc`.
     """
     compared = frames_of_category(frames, codes, code, own_videos=within)
@@ -266,12 +272,12 @@ def _macro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> 
 
 def _appended(scores: NDArray[Any], labels: BoolArray) -> tuple[NDArray[Any], BoolArray]:
     if len(scores) and not (scores.min() >= 0.0 and scores.max() <= 1.0):
-        raise ValueError(f"artificial end points need scores in [0, 1], not {scores.min():g} to {scores.max():g}")
+        raise ValueError(f"endpoints need scores in [0, 1], not {scores.min():g} to {scores.max():g}")
     return np.append(scores, np.array([0, 1], scores.dtype)), np.append(labels, [False, True])
 
 
 def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexArray]:
-    """Return the numbers of positives (K,) and negatives (K,) at each distinct score, ascending."""
+    """Return the numbers of abnormal (K,) and normal (K,) frames at each of the K distinct scores, from low to high."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
     classes = [
@@ -286,7 +292,7 @@ def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexA
 
 
 def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
-    """Return the distinct values of an ascending array, and how often each occurs."""
+    """Return the distinct values of an ascending array, and the number of times that each value occurs."""
     if not len(ranked):
         return ranked, np.empty(0, np.int64)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
@@ -301,10 +307,7 @@ PATE_CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pair
 
 @dataclass(frozen=True)
 class _Runs:
-    """For each of A anomalies: its video, its first frame and its last frame.
-
-    Frames are numbered through all videos.
-    """
+    """A anomalies: the video, first frame and last frame of each. Frames are numbered as in `FrameSet.scores`."""
 
     video: IndexArray
     first: IndexArray
@@ -318,33 +321,34 @@ def pate(
     late_frames: Sequence[int] = PATE_BUFFERS,
     max_thresholds: int | None = PATE_THRESHOLDS,
 ) -> Estimate:
-    """Return PATE: the mean over buffer sizes of a weighted area under the precision-recall curve.
+    """Return PATE, a weighted area under the precision-recall curve, as a mean over several buffer sizes.
 
-    Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). At each
-    threshold, every frame with an alarm counts as follows:
+    Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). There is a
+    buffer before each anomaly (early) and after it (late). An anomaly is hit if at least one of its frames has an alarm.
 
-    - inside an anomaly: true with weight 1;
-    - in the late buffer after an anomaly, or in the early buffer before an anomaly that is hit (has an alarm inside): true with
-      weight w and false with weight 1 - w; w falls linearly from the middle of the anomaly to 0 at the end of the buffer;
-    - anywhere else: false with weight 1.
+    At each threshold, a frame with an alarm gets a weight as true alarm. The rest, 1 - weight, counts as false alarm:
 
-    Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 if
-    its distance from the start of the anomaly is at most the length of the first run of hits. Later frames have less weight.
-    A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
+    - in an anomaly: 1
+    - in the late buffer, or in the early buffer of an anomaly that is hit: less than 1. The weight falls linearly from 1 in the
+      middle of the anomaly to 0 at the far end of the buffer.
+    - everywhere else: 0
 
-    If the paper leaves a choice open, this function follows the defaults of the authors' package PATE 0.1.1, so that this
-    function and the package give the same value for one video. The counts of several videos are added, and buffers end with the
-    video. Undefined without abnormal frames.
+    A frame of an anomaly without an alarm gets a weight as missed frame: 1 if the anomaly is not hit. If it is hit, the weight
+    is 1 near the start of the anomaly (up to the length of the first run of alarms), and less than 1 later.
+
+    A point of the curve is ignored if its recall is lower than that of a point with a higher threshold. Where the paper leaves
+    a choice open, this function does the same as the authors' package PATE 0.1.1, and gives the same value for one video. The
+    weights of several videos are added. Buffers end with the video. PATE is undefined without abnormal frames.
 
     Args:
-        early_frames, late_frames: sizes of the early and the late buffers; the mean is over all pairs of an early and a late
-            size.
-        max_thresholds: use at most this many thresholds, at evenly spaced quantiles of those distinct scores at which the
-            number of hits changes. None uses every distinct score: this is the exact definition, but it is slow for many
-            scores.
+        frames: the frames of all videos.
+        early_frames, late_frames: sizes of the early and late buffers, in frames. Each early size is combined with each late
+            size, and the result is the mean over all combinations.
+        max_thresholds: largest number of thresholds. They are evenly spaced quantiles of the distinct scores at which the
+            number of true alarms changes. None uses every distinct score; this is exact, but slow.
     """
     if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
-        raise ValueError(f"buffers need sizes of 0 or more, not {list(early_frames)} and {list(late_frames)}")
+        raise ValueError(f"buffer sizes must be 0 or more, not {list(early_frames)} and {list(late_frames)}")
     if max_thresholds is not None and max_thresholds < 1:
         raise ValueError(f"max_thresholds must be 1 or more, not {max_thresholds}")
     before, after = np.append(False, frames.labels[:-1]), np.append(frames.labels[1:], False)
@@ -372,7 +376,7 @@ def pate(
 
 
 def _pate_thresholds(frames: FrameSet, limit: int | None) -> Numbers:
-    """Return the thresholds (T,) float64, ascending."""
+    """Return at most `limit` thresholds (T,) float64, ascending; see `max_thresholds` of `pate`."""
     scores = frames.scores
     if limit is None:
         return np.unique(scores).astype(np.float64)
@@ -382,20 +386,20 @@ def _pate_thresholds(frames: FrameSet, limit: int | None) -> Numbers:
     if len(ends) > 2:
         turns = (np.diff(true[:-1]) != 0) | (np.diff(true[1:]) != 0)
         ends = ends[np.concatenate([[True], turns, [True]])]
-    # In descending order, because quantiles are then rounded as in the authors' package.
+    # Scores and quantiles are in descending order here, so that rounding gives the same values as in the authors' package.
     sampled = np.percentile(scores[order][ends], np.linspace(100, 0, limit))
     return np.sort(sampled.astype(np.float64))
 
 
 def _reaching(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """Return the number (or total weight) of each video's frames that reach each threshold, (V, T)."""
+    """Return the number of frames of each video that reach each threshold, (V, T); with `weights`, their total weight."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
 def _true_weights(
     frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]
 ) -> Numbers:
-    """Return the total weight of true alarms per video and threshold, (V, T), for two buffer sizes."""
+    """Return the total weight of true alarms per video and threshold, (V, T). `buffers` is (early, late) in frames."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
     alone = np.append(True, runs.video[1:] != runs.video[:-1])
@@ -417,7 +421,7 @@ def _true_weights(
 
 
 def _missed_weights(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int, int]) -> Numbers:
-    """Return the total weight of missed frames per video and threshold (V, T)."""
+    """Return the total weight of missed frames per video and threshold, (V, T)."""
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
         length = last - first + 1
@@ -438,9 +442,12 @@ def _missed_weights(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tu
 
 
 def _pate_area(true: Numbers, alarms: Numbers, missed: Numbers) -> Numbers:
-    """Return the areas (B,) under B precision-recall curves, from weights (B, T) by ascending threshold.
+    """Return the areas (B,) under B precision-recall curves.
 
     A curve starts at recall 0 and precision 1. Straight lines join its points.
+
+    Args:
+        true, alarms, missed: total weights (B, T) of true alarms, all alarms and missed frames; thresholds ascend.
     """
 
     def from_highest(values: Numbers) -> Numbers:

@@ -1,6 +1,6 @@
-"""Localization metrics: whether anomalies are found in the right place.
+"""Localization metrics: do the masks show the right place in the frame?
 
-Pixel metrics compare masks. RBDC and TBDC compare boxes of regions.
+Pixel metrics compare masks. RBDC and TBDC compare the boxes around regions.
 """
 
 from __future__ import annotations
@@ -43,19 +43,24 @@ TOUCHING = np.ones((3, 3), np.int8)  # pixels that touch at a corner belong to o
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixel counts with one row per video.
+    """Numbers of pixels, one row per video (V videos), one column per score bin (K bins, ascending).
+
+    A true pixel is an abnormal pixel in the ground truth. A true region is a connected group of them in one frame.
 
     Attributes:
-        names: (V,) the videos, in the order in which they were added.
-        positives, negatives: (V, K) int64 pixels by bins of ascending score.
-        overlap: (V, K) float64, the share of a true region's pixels in each bin, summed over the true regions.
-        regions: (V,) int64 true regions, counted in each frame separately.
-        frame_overlap: (V, K) float64, the share of a frame's true pixels in each bin, summed over frames with a true pixel.
-        normal_share: (V, K) float64, the share of a frame's pixels in each bin, summed over frames without a true pixel.
-        normal_frames: (V,) int64 frames without a true pixel.
+        names: the V videos, in the order in which they were added.
+        positives, negatives: (V, K) int64, numbers of abnormal and of normal pixels.
+        overlap: (V, K) float64. For each true region: the number of its pixels in the bin / the number of its pixels. The sum
+            over all true regions.
+        regions: (V,) int64, number of true regions in all frames.
+        frame_overlap: (V, K) float64. For each frame with a true pixel: the number of its true pixels in the bin / the number
+            of its true pixels. The sum over these frames.
+        normal_share: (V, K) float64. For each frame without a true pixel: the number of its pixels in the bin / the number of
+            its pixels. The sum over these frames.
+        normal_frames: (V,) int64, number of frames without a true pixel.
         iou_sum: (V,) float64, the sum of IoUs over frames with a true pixel.
-        positive_frames: (V,) int64 frames with a true pixel.
-        exact: True if the scores were bytes, so that bins lose nothing.
+        positive_frames: (V,) int64, number of frames with a true pixel.
+        exact: True if the scores were bytes: each value has its own bin.
     """
 
     names: tuple[str, ...]
@@ -72,22 +77,19 @@ class PixelCounts:
 
     @property
     def note(self) -> str:
-        """The note for metrics that are computed from these counts: the number of bins.
-
-        The note is empty if the bins lose nothing.
-        """
+        """The note for metrics from these counts: the number of bins; "" if `exact`."""
         return "" if self.exact else f"by {self.positives.shape[-1]} bins"
 
 
 class PixelAccumulator:
-    """Counts the pixels of masks that are added frame by frame. It does not keep the masks.
+    """Counts the pixels of masks that are added frame by frame, without keeping the masks.
 
-    uint8 masks (0 to 255) have one bin per value, so their metrics are exact. Float maps in [0, 1] are divided into `bins`
-    equal bins, and the note of every metric has the number of bins. All masks of one accumulator have the same type.
+    uint8 masks (0 to 255) have one bin per value, so their metrics are exact. The scores of float masks in [0, 1] are put into
+    `bins` bins of equal width. All masks must have the same type.
 
     Args:
-        bins: number of bins for float maps, at least 256; uint8 masks always have 256.
-        mask_at: lowest score in [0, 1] of a pixel of the predicted mask; only used for the IoU.
+        bins: number of bins for float masks, at least 256.
+        mask_at: score in [0, 1] from which a pixel belongs to the predicted mask. Only the IoU needs it.
     """
 
     def __init__(self, *, bins: int = BYTE_BINS, mask_at: float = 0.5) -> None:
@@ -101,13 +103,12 @@ class PixelAccumulator:
         self._videos: dict[str, _Video] = {}
 
     def add(self, video: str, scores: NDArray[Any], truth: NDArray[Any]) -> None:
-        """Count a frame or a stack of frames of one video.
+        """Count the pixels of one frame or of F frames of a video.
 
         Args:
             video: name of the video.
             scores: (H, W) or (F, H, W) uint8, or floats in [0, 1].
-            truth: the same shape; every value except 0 is abnormal. To compute at a smaller size, resize both first (scores
-                with interpolation, truth with the nearest pixel).
+            truth: the true masks, in the same shape; a pixel is abnormal if its value is not 0.
 
         Raises:
             ValueError: shapes differ, floats are outside [0, 1], or bytes and floats are mixed.
@@ -182,29 +183,27 @@ class _Video:
 
 
 def pixel_auc(counts: PixelCounts) -> Estimate:
-    """Return the ROC-AUC over all pixels of all frames: the value of `sklearn.metrics.roc_auc_score`.
+    """Return the ROC-AUC over all pixels of all frames, as `sklearn.metrics.roc_auc_score` would.
 
-    It is the pixel-level AUC of recent papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
-    bytes; for floats, scores in one bin count as ties. Undefined without abnormal or without normal pixels.
+    Recent papers on Ped2 report this as pixel-level AUC. Mahadevan et al. (CVPR 2010) use another criterion, in which 40 % of
+    the pixels must be found. Float scores in one bin count as equal. Undefined without abnormal or without normal pixels.
     """
     return _by_curve(counts, roc_auc, "pixel ROC-AUC needs pixels of both classes")
 
 
 def pixel_ap(counts: PixelCounts) -> Estimate:
-    """Return the average precision over all pixels of all frames.
+    """Return the average precision over all pixels of all frames, as `sklearn.metrics.average_precision_score` would.
 
-    It equals `sklearn.metrics.average_precision_score` of all pixels. Exact for bytes; for floats, scores in one bin count as
-    ties. Undefined without abnormal pixels.
+    Float scores in one bin count as equal. Undefined without abnormal pixels.
     """
     return _by_curve(counts, average_precision, "pixel average precision needs an abnormal pixel")
 
 
 def mask_iou(counts: PixelCounts) -> Estimate:
-    """Return the mean IoU of the predicted and the true mask, over the frames with a true pixel.
+    """Return the IoU of the predicted mask and the true mask, as a mean over the frames with a true pixel.
 
-    The IoU of a frame is its `sklearn.metrics.jaccard_score`. The predicted mask has the pixels whose score is at least
-    `mask_at` of `PixelAccumulator`. Frames without a true pixel are left out, even if their predicted mask has pixels.
-    Undefined if no frame has a true pixel.
+    A pixel belongs to the predicted mask if its score is at least `mask_at` (see `PixelAccumulator`). Frames without a true
+    pixel are left out, even if their predicted mask has pixels. Undefined if no frame has a true pixel.
     """
     return ratio(counts.iou_sum, counts.positive_frames.astype(np.float64), undefined="mask IoU needs a frame with a true mask")
 
@@ -212,10 +211,14 @@ def mask_iou(counts: PixelCounts) -> Estimate:
 def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
     """Return AUPRO: the area under the per-region overlap curve up to `limit`, divided by `limit`.
 
-    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. A pixel is found if its score reaches the threshold. The
-    curve has one point per threshold. x is the share of normal pixels that are found. y is the share of a true region's pixels
-    that are found, as a mean over all true regions (8-connected, within one frame). The curve ends at x = `limit`, if necessary
-    between two points. 1 is perfect. Undefined without a true region or without normal pixels.
+    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. The curve has one point per threshold. A pixel is found if
+    its score reaches the threshold.
+
+    - x: the fraction of all normal pixels that is found (the false-positive rate)
+    - y: the fraction of a true region's pixels that is found, as a mean over all true regions. A region is 8-connected and in
+      one frame.
+
+    The best value is 1. Undefined without a true region or without normal pixels.
     """
     check_share("the limit", limit)
     regions = counts.regions.astype(np.float64)
@@ -237,22 +240,23 @@ def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
 def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) -> Estimate:
     """Return AUPIMO: the area under a frame's PIMO curve, as a mean over the frames with a true pixel.
 
-    Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. A pixel is
-    found if its score reaches the threshold. A frame's PIMO curve has one point per threshold. y is the share of the frame's
-    true pixels that are found. x is the logarithm of the false-positive rate: the share of pixels that are found in a frame
-    without a true pixel, as a mean over these frames. The area between the two rates in `limits` is divided by the largest
-    possible area, so 1 is perfect.
+    Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. A PIMO
+    curve has one point per threshold. A pixel is found if its score reaches the threshold.
 
-    The estimate's `curve` is the mean of all PIMO curves: one (rate, share) per threshold, from the highest threshold to the
-    lowest. If several thresholds give the same point, it is listed once.
+    - x: the logarithm of the false-positive rate. The rate is the fraction of a normal frame's pixels that is found, as a mean
+      over all frames without a true pixel.
+    - y: the fraction of the frame's true pixels that is found
 
-    The curve is a staircase here: at a false-positive rate f, it has the y of the lowest threshold whose rate is at most f.
-    Masks with 256 levels often have no threshold between the limits, and a straight line would then show shares that no
-    threshold reaches. Undefined if no frame has a true pixel, or if all frames have one.
+    The area between the two rates in `limits` is divided by the largest possible area, so the best value is 1. Here, the points
+    of a curve are joined by steps: at a rate f, y is that of the lowest threshold whose rate is at most f. Masks with 256
+    levels often have no threshold between the limits. A straight line would then have values of y that no threshold reaches.
+
+    `Estimate.curve` is the mean of all PIMO curves: different points (rate, y) from the highest threshold to the lowest.
+    Undefined if no frame has a true pixel, or if all frames have one.
     """
     low, high = limits
     if not 0.0 < low < high <= 1.0:
-        raise ValueError(f"the limits must lie in (0, 1] in order, not {low:g} and {high:g}")
+        raise ValueError(f"the limits must be 0 < low < high <= 1, not {low:g} and {high:g}")
 
     def statistic(weights: Numbers) -> Numbers:
         x, y = _pimo(counts, weights)
@@ -268,9 +272,9 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
 
 
 def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
-    """Return x and y of the mean PIMO curves, (B, K) by falling threshold; NaN if undefined.
+    """Return the false-positive rates and the y of the mean PIMO curves, (B, K) each; NaN if undefined.
 
-    x are false-positive rates, not their logarithms. y are shares of true pixels.
+    The first column is for the highest threshold.
     """
     abnormal, normal = (weights @ frames.astype(np.float64) for frames in (counts.positive_frames, counts.normal_frames))
     defined = (abnormal > 0) & (normal > 0)
@@ -305,13 +309,12 @@ RESAMPLE_BINS = 2048  # largest number of score bins in a resample
 
 @dataclass(frozen=True)
 class Regions:
-    """Detected regions.
+    """D detected regions.
 
     Attributes:
         video: (D,) int64, number of the video, 0 to V - 1.
         frame: (D,) int64, number of the frame in its video, from 0.
-        box: (D, 4) x, y, width, height in pixels. If a box is given by its first and last pixel, as in the tracks that
-            Georgescu et al. publish, its width is x_max - x_min + 1.
+        box: (D, 4) x, y, width, height in pixels. A box from the column 3 to the column 5 has the width 3.
         score: (D,) float64, higher is more anomalous.
     """
 
@@ -323,16 +326,16 @@ class Regions:
     def __post_init__(self) -> None:
         _check_boxes(self.video, self.frame, self.box)
         if len(self.score) != len(self.video) or np.isnan(self.score).any():
-            raise ValueError(f"{len(self.video)} regions need one score each and no NaN, not {len(self.score)} scores")
+            raise ValueError(f"{len(self.video)} regions need {len(self.video)} scores without NaN, not {len(self.score)}")
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """True regions; the regions of one object in one video are a track.
+    """G true regions. A track is all regions of one object in one video.
 
     Attributes:
         video, frame, box: (G,), (G,), (G, 4) as in `Regions`.
-        track: (G,) int64, the same for all regions of one track; another video may use the same number for another track.
+        track: (G,) int64, number of the region's track in its video.
     """
 
     video: IndexArray
@@ -343,22 +346,28 @@ class Tracks:
     def __post_init__(self) -> None:
         _check_boxes(self.video, self.frame, self.box)
         if len(self.track) != len(self.video):
-            raise ValueError(f"{len(self.video)} regions need one track number each, not {len(self.track)} track numbers")
+            raise ValueError(f"{len(self.video)} regions need {len(self.video)} track numbers, not {len(self.track)}")
 
 
 def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
     """Return the region-based detection criterion (RBDC): an area under a curve.
 
     Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. The curve
-    has one point per threshold. x is the number of false regions per frame; the area ends at x = 1. y is the share of true
-    regions that are found. A true region is found if a detected region of its frame has an IoU of at least `beta` with it. A
-    detected region is false if its IoU with every true region of its frame is lower than `beta`. As in the evaluator of
-    UBnormal and Georgescu et al. (TPAMI 2021), the curve starts at (0, 0) and continues horizontally from its last point with
-    at most 1 false region per frame. Unlike in that evaluator, regions of equal score are added together, so that their order
-    does not matter. Undefined without true regions or without frames.
+    has one point per threshold. The detected regions with at least this score count.
+
+    - x: the number of false regions per frame, from 0 to 1. A detected region is false if its IoU with every true region in the
+      frame is below `beta`.
+    - y: the fraction of true regions that is found. A true region is found if its IoU with a detected region in the frame is at
+      least `beta`.
+
+    As in the evaluation code of UBnormal and Georgescu et al. (TPAMI 2021), the curve starts at (0, 0). After its last point
+    with x <= 1, it is horizontal. In their code, the order of regions with the same score matters. Here, all regions with the
+    same score are one point of the curve. Undefined without true regions or without frames.
 
     Args:
-        frames: (V,) int64, the number of frames of each video, including frames without any region.
+        detected: the detected regions.
+        tracks: the true regions.
+        frames: (V,) int64, the number of frames of each video, including frames without regions.
         beta: lowest IoU at which a region is found.
     """
     check_share("beta", beta)
@@ -367,10 +376,10 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
 
 
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
-    """Return the track-based detection criterion (TBDC): `rbdc` with the share of found tracks as y.
+    """Return the track-based detection criterion (TBDC): as `rbdc`, but y is the fraction of tracks that is found.
 
-    The paper cited in `rbdc` also defines TBDC. A track is found if at least the share `alpha` of its regions is found.
-    Undefined without true tracks or without frames.
+    TBDC is from the same paper as RBDC. A track is found if at least the fraction `alpha` of its regions is found. Undefined
+    without true tracks or without frames.
     """
     check_share("alpha", alpha)
     check_share("beta", beta)
@@ -380,19 +389,19 @@ def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float 
     starts = np.flatnonzero(np.append(len(order) > 0, (video[1:] != video[:-1]) | (track[1:] != track[:-1])))
     lengths = np.diff(np.append(starts, len(order)))
     needed = np.maximum(np.ceil(alpha * lengths - 1e-9).astype(np.int64), 1)  # - 1e-9 because 0.1 * 30 is slightly above 3
-    # The video of each track (T,), and the highest threshold (T,) at which the share `alpha` of its regions is found.
+    # For each of T tracks: its video, and the highest threshold at which the fraction `alpha` of its regions is found.
     video, found_at = video[starts], best[starts + needed - 1]
     return _criterion(detected, video, found_at, false, frames=frames, undefined="TBDC needs a true track and a frame")
 
 
 def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64], Numbers]:
-    """Return the boxes (R, 4) and the highest scores (R,) of the 8-connected regions of a mask.
+    """Return the box and the highest score of each of the R regions in a mask, (R, 4) and (R,).
 
-    A box is x, y, width and height in pixels.
+    A region is an 8-connected group of pixels. A box is x, y, width and height in pixels.
 
     Args:
-        mask: (H, W) uint8.
-        at: lowest score in [0, 1] of a pixel of a region; pixels of value 0 never belong to a region.
+        mask: (H, W) uint8, where 255 means a score of 1.
+        at: score in [0, 1] from which a pixel belongs to a region; a pixel with the score 0 never does.
     """
     labelled, count = ndimage.label((mask >= at * 255.0) & (mask > 0), TOUCHING)
     boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in ndimage.find_objects(labelled)]
@@ -402,15 +411,16 @@ def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64]
 
 def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
     if len(frame) != len(video) or box.shape != (len(video), 4):
-        raise ValueError(f"{len(video)} regions need one frame and box each, not {len(frame)} frames and boxes {box.shape}")
+        raise ValueError(f"{len(video)} regions need as many frames and boxes, not {len(frame)} frames and boxes {box.shape}")
     if len(video) and (box[:, 2:].min() <= 0 or video.min() < 0 or frame.min() < 0):
-        raise ValueError("a region needs a width and a height above 0, and a video and a frame of at least 0")
+        raise ValueError("the width and height of a region must be above 0, and the numbers of its video and frame 0 or more")
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the highest score (G,) that finds each true region, and flags (D,) of false detections.
+    """Return for each true region the highest score of a detected region that finds it, and which detections are false.
 
-    The score is -inf if no detection finds the region.
+    Returns:
+        (G,) float64, -inf if no detected region finds the true region; (D,) bool, True if the detected region is false.
     """
     first, second = _same_frame(detected, tracks)
     box, true_box = detected.box[first], tracks.box[second]
@@ -426,7 +436,7 @@ def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDA
 
 
 def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArray]:
-    """Return the indices of all pairs (detected, true) of regions in the same frame."""
+    """Return the indices of all pairs of a detected and a true region that are in the same frame."""
     span = 1 + max(detected.frame.max(initial=0), tracks.frame.max(initial=0))
     keys = tracks.video * span + tracks.frame
     order = np.argsort(keys, kind="stable")
@@ -445,19 +455,20 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """Return RBDC from true regions, or TBDC from true tracks.
+    """Return RBDC if the targets are true regions, or TBDC if the targets are true tracks.
 
     Args:
-        video: the video of each true region or track.
-        found_at: the highest threshold at which each true region or track is found; -inf if no detection finds it.
-        false: which detected regions are false.
-        frames: the number of frames of each video.
-        undefined: the text that explains why there is no value, if the result is undefined.
+        detected: the D detected regions.
+        video: for each target, the number of its video.
+        found_at: for each target, the highest threshold at which it is found; -inf if it is never found.
+        false: (D,) bool, True if the detected region is false.
+        frames: (V,) the number of frames of each video.
+        undefined: the note for a result that is undefined.
     """
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:
-        raise ValueError(f"a region is in video {beyond}, but frames are given for {videos} videos")
+        raise ValueError(f"a region is in video {beyond}, but there are only {videos} videos, numbered from 0")
     totals = np.bincount(video, minlength=videos).astype(np.float64)
     length = np.asarray(frames, np.float64)
     found = found_at > -np.inf
@@ -488,7 +499,12 @@ def _criterion(
 
 
 def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
-    """Return areas (B,) from counts (B, K) by ascending score; NaN without true regions or frames."""
+    """Return the areas (B,) under B curves from counts (B, K) by ascending score; NaN without targets or frames.
+
+    Args:
+        hits, alarms: (B, K), numbers of found targets and of false regions.
+        totals, frames: (B,), numbers of all targets and of all frames.
+    """
     start = np.zeros((len(hits), 1))
     rate = divide(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
     false = divide(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))
