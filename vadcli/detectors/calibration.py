@@ -247,7 +247,7 @@ class CategoryTails:
     Attributes:
         tails: K tails, one per column of the evidence. The first C columns are the first kind of evidence for each category,
             the next C columns are the second kind, and so on.
-        categories: C.
+        categories: C, the number of categories.
         level: the 90 % quantile, over the frames, of the log rarity of the rarest category.
         rate: how fast the corrected log rarity rises.
     """
@@ -269,7 +269,7 @@ class CategoryTails:
 
         Args:
             evidence: (n, K) evidence of the sample, n >= 1.
-            categories: C; K is a multiple of C.
+            categories: C, the number of categories. K is a multiple of C.
             seconds: length of the video from which the sample comes.
             floor: the smallest spread that a tail can have.
         """

@@ -247,7 +247,7 @@ class Sentences:
 
     Attributes:
         values: (M, D) float64, whole numbers.
-        scale: (M,) float64.
+        scale: (M,) float64, one factor per sentence.
     """
 
     values: TimeArray = field(repr=False)
@@ -293,7 +293,7 @@ class Bank:
         and also a rare fit. If the category is absent, its fit is not rare.
 
         Args:
-            embeddings: S vectors.
+            embeddings: the vectors of S frames.
             anchor: used as one more sentence against every category; None for no anchor.
         """
         cosines = self.sentences.cosines(embeddings)
@@ -345,7 +345,7 @@ class Burst:
     """Vectors of consecutive sampled frames of one video.
 
     Attributes:
-        embeddings: S vectors.
+        embeddings: the vectors of S frames.
         timestamp: (S,) float64 seconds.
     """
 
@@ -370,7 +370,7 @@ class ConceptCamera:
         """Return the anchor and the tails of a camera.
 
         Args:
-            bank: the sentences.
+            bank: the sentences of all categories.
             bursts: a sample of the camera's videos; empty if the camera is unknown.
             seconds: total length of the sample.
         """

@@ -48,7 +48,7 @@ DEFAULT_CATEGORIES = "@general"
 class LavidaDetector:
     """Scores how well each frame shows the user's categories, and marks the pixels that show a category.
 
-    The constructor reads only the config.json of the model's folder. `prepare` loads the weights.
+    The constructor reads only configs in the model's folder. `prepare` loads the weights.
 
     Args:
         options: the user's options, such as the model, the categories and the device.

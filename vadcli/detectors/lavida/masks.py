@@ -208,7 +208,7 @@ class TransformersMasks(ExactBuffers):
         Args:
             embedding: F (N, 256, h, w), to which the caller has added the embedding for "no memory" or applied the attention
                 to memories.
-            high: F_s0 and F_s1.
+            high: the finer features F_s0 and F_s1.
             sparse: (N, P, 256), P prompt tokens per frame.
             dense: (N or 1, 256, h or 1, w or 1), the mask prompt.
             multimask: True for three masks per frame instead of one.

@@ -199,7 +199,7 @@ class EncodedClips:
     Attributes:
         visual: compressed visual tokens of B clips.
         image: SAM2's features of B·T frames.
-        frames: T.
+        frames: T, the number of frames per clip.
     """
 
     visual: list[VisualTokens]

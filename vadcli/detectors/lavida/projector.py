@@ -98,9 +98,9 @@ def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: in
     """Return the projector of `options.kind` with random weights; see `Projector.forward`.
 
     Args:
-        options: kind and sizes.
-        llm_width: D_llm of h_seg.
-        text_width: D_txt of the category features.
+        options: the kind and the sizes of the projector.
+        llm_width: D_llm, the width of h_seg.
+        text_width: D_txt, the width of the category features.
         image_width: C_img, the width of the image embedding and of the prompt.
     """
     if options.kind == "mlp":
@@ -250,10 +250,10 @@ class TwoWayBlock(nn.Module):
         """Return the updated queries and keys.
 
         Args:
-            queries: (N, Q, d).
-            keys: (N, K, d).
-            query_position: (N, Q, d).
-            key_position: (N, K, d).
+            queries: (N, Q, d), the queries of N frames.
+            keys: (N, K, d), the keys of N frames.
+            query_position: (N, Q, d), numbers to add to the queries before attention.
+            key_position: (N, K, d), numbers to add to the keys before attention.
             key_mask: (N, 1, 1, K) bool, True for keys that count; None if all keys count.
         """
         placed = queries + query_position

@@ -131,7 +131,7 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     k-distance of a token is the distance to its k-th nearest neighbour.
 
     Args:
-        tokens: (L, D), L ≥ 1.
+        tokens: (L, D), the visual tokens of a clip, L ≥ 1.
         neighbours: k; at most L - 1 are used. If two tokens are equally near, the lower index is used.
         chunk: rows of the distance matrix per step.
 
@@ -168,7 +168,7 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
     If two references are equally near, the lower index is returned. The nearest reference of a reference is itself.
 
     Args:
-        tokens: (L, D).
+        tokens: (L, D), the visual tokens of a clip.
         kept: (M,) the indices of the references, ascending.
         chunk: rows of the distance matrix per step.
     """
@@ -186,7 +186,7 @@ def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Ten
     matrix is needed. The result is exact and differentiable in the tokens.
 
     Args:
-        tokens: (L, D).
+        tokens: (L, D), the visual tokens of a clip.
         kept: (M,) the indices of the references.
         owner: (L,) for each token, the index in `kept` of its reference. The reference of a reference is itself.
         chunk: number of tokens that are converted to float64 at a time.
@@ -239,8 +239,8 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
     include the nearest columns of a row, all columns are measured for this row.
 
     Args:
-        rows: (R, D).
-        columns: (C, D).
+        rows: (R, D), R tokens.
+        columns: (C, D), C tokens.
         count: at most C, or at most C - 1 if `but_self` is True.
         chunk: number of rows per step. The memory use is O(chunk · (C + D)).
         but_self: True if rows and columns are the same tokens. Then the result of a token does not contain the token itself.

@@ -159,7 +159,7 @@ class VisualTokens:
     """The compressed visual tokens of one clip, ready for the language model.
 
     Attributes:
-        tokens: (M, D).
+        tokens: (M, D), the tokens after compression.
         positions: (3, M) int64: time, row and column of each token, counted from the start of the video.
         extent: the number of positions that the video needs. The text after the video starts at this position.
         length: L, the number of visual tokens before compression.
@@ -180,7 +180,7 @@ class Prefix:
     Attributes:
         rows: indices of these clips in the batch.
         cache: keys and values of the S tokens up to the end of the video.
-        length: S.
+        length: S, the number of these tokens.
         next_position: position of the first token of the text after the video.
     """
 
@@ -241,7 +241,7 @@ class MultimodalLM(ExactBuffers):
         """Run the vision tower. Return for each clip its visual tokens and their indices in the grid.
 
         Args:
-            patches: (B, P, 3·2·p·p).
+            patches: (B, P, 3·2·p·p), the result of `qwen_patches`.
             grid: the number of patches in each direction.
             static_threshold: the threshold for `moving_groups`, which chooses the groups of patches to keep; None keeps all
                 groups.
@@ -349,7 +349,7 @@ class MultimodalLM(ExactBuffers):
         Shorter sequences are padded at their end. Attention is causal, so the padding changes nothing.
 
         Args:
-            clips: B clips.
+            clips: the visual tokens of B clips.
             prompts: B prompts, one per clip; all end with the same forced answer.
             length: A, the number of tokens of the forced answer.
         """

@@ -262,7 +262,7 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool
     """Return the part of the flow that the whole frame shares, and whether the camera moves.
 
     Args:
-        flow: (h, w, 2) pixels.
+        flow: (h, w, 2), the optical flow of each cell in pixels.
         picture: (h, w) gray levels; only the flow of cells with texture counts.
 
     Returns:

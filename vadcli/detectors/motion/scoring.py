@@ -182,7 +182,7 @@ def fit_camera(
     values, and the tail. Each fit uses the results of the fits before.
 
     Args:
-        sample: the clips.
+        sample: clips from the videos of the camera.
         options: the detector's options.
         steps_of: returns the steps of a clip, as `clip_steps` does.
         threads: the number of threads that measure clips. It does not change the result.

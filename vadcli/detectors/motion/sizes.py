@@ -37,7 +37,7 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
     frame, the height of the visible part counts.
 
     Args:
-        maps: the measurements.
+        maps: the measurements of the clip.
         frames: (T, H, W) uint8.
         seen: (T,) bool, False for frames that are repeated, padded or lost.
         min_size: the lowest height of a thing that counts, in percent of the frame's height.
