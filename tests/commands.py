@@ -162,7 +162,7 @@ def vadcli(
     """
     given, place, words = {**os.environ, **environment}, cwd or Path.cwd(), list(map(str, arguments))
     if forks.fits(given):
-        return forks.start("vadcli.cli:entry", ["vadcli", *words], cwd=place, environment=given, stdin=stdin).wait()
+        return forks.start("vadcli.__main__:entry", ["vadcli", *words], cwd=place, environment=given, stdin=stdin).wait()
     command = [sys.executable, "-m", "vadcli", *words]
     return subprocess.run(
         command,

@@ -18,7 +18,8 @@ from tests.cli.test_process import wait_until
 from tests.commands import WITH_TORCH, vadcli
 from tests.media import make_video
 from vadcli import bench
-from vadcli.cli import app, entry
+from vadcli.__main__ import entry
+from vadcli.cli import app
 from vadcli.errors import DeviceError
 
 RANDOM = ("--model", "lavida-tiny", "--random-weights")

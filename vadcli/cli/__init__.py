@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import sys
 import typing
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from copy import copy
 from dataclasses import Field, fields
 from functools import wraps
@@ -19,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from vadcli import __version__
-from vadcli.cli._talk import log, put, say_error, set_up_streams, set_up_talk, use_utf8_names
+from vadcli.cli._talk import log, put, say_error, set_up_streams, set_up_talk
 from vadcli.errors import VadcliError
 from vadcli.options import DEFAULT_OUT, PANELS, default_of, out_folder, resolve
 
@@ -111,25 +109,6 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         say_error(VadcliError(f"{where}{error.strerror or error}"))
         sys.exit(1)
-
-
-def entry() -> None:
-    """Run `main`, then end the process at once with the exit code.
-
-    Python's shutdown is skipped: a thread of a third-party library could abort the process in the shutdown, and change the exit
-    code. At this point all results are written and all files are closed.
-    """
-    use_utf8_names()
-    code: object = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code
-    logging.shutdown()
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]

@@ -59,17 +59,6 @@ def set_up_streams() -> None:
             stream.reconfigure(errors=ESCAPE)
 
 
-def use_utf8_names() -> None:
-    """Start this process again in Python's UTF-8 mode if file names have another encoding, like ASCII.
-
-    File names in an output folder are UTF-8. In another encoding, Python could not open the files. stdout keeps its encoding.
-    """
-    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1" or sys.stdout is None:
-        return
-    changed = {"PYTHONUTF8": "1", "PYTHONIOENCODING": sys.stdout.encoding}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})  # noqa: S606
-
-
 def put(text: object, *, nl: bool = True) -> None:
     """Write text to stdout. `typer.echo` would write UTF-8 even if the encoding of stdout is ASCII."""
     sys.stdout.write(f"{text}\n" if nl else str(text))

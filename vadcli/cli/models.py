@@ -33,7 +33,6 @@ from vadcli.options import (
 )
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, counted, how_many
-from vadcli.video import early_worker
 
 if TYPE_CHECKING:
     from vadcli.engine.runner import Scan, Stop
@@ -47,7 +46,6 @@ Paths = Annotated[
 
 
 @with_options(ScanOptions, section="scan")
-@early_worker()
 def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     """Score every frame of the videos in PATHS, and make events from the scores.
 
