@@ -26,7 +26,7 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
-from vadcli.types.text import NotText, decode_text, is_remote, shown, text_encoding
+from vadcli.types.text import NotText, decode_text, is_remote, may_exist, shown, text_encoding
 from vadcli.video.objects import list_objects
 
 MIN_FRAMES = 2
@@ -426,9 +426,9 @@ def why_unreadable(path: Path, error: OSError) -> str:
 
 
 def _as_url(path: Path) -> str:
-    """Return the URL that the user gave as this path; "" if the path exists or does not look like a URL."""
+    """Return the URL that the user gave as this path; "" if the path exists or can be scanned, or does not look like a URL."""
     text = str(path).removeprefix(f"{os.getcwd()}/")
-    if not _URL.match(text) or os.path.lexists(path):
+    if not _URL.match(text) or may_exist(path):
         return ""
     return _URL.sub(r"\1:///" if text.startswith("file:") else r"\1://", text, count=1)
 
