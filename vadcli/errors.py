@@ -160,4 +160,4 @@ class FileChanged(NotFinished):
     """The file grew, shrank or vanished while it was read."""
 
     stage = "open"
-    default_hint = "use --min-age for files that are still being recorded"
+    default_hint = "`vadcli scan --min-age 5m` leaves out files that are still being recorded"

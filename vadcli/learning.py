@@ -132,7 +132,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
         DocumentError: a file of labels or of vectors can't be read.
     """
     if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the output folder of a scan")
     stored = filter(None, map(read_unchecked, OutputLayout(out).iter_events()))
     documents = {str(document.video["path"]): document for document in stored if document.failure is None}
     documents = {video: document for video, document in documents.items() if matches(video, options.include)}

@@ -120,10 +120,10 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
         DocumentError: the newest record can't be read.
     """
     if not layout.out.is_dir():
-        raise UsageError(f"{layout.out}: the folder does not exist", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: the folder does not exist", hint="name the output folder of a scan")
     paths = sorted(layout.iter_runs())[-RECENT_RUNS:]
     if not paths:
-        raise UsageError(f"{layout.out}: has no run record, so no scan has run here", hint="give the --out folder of a scan")
+        raise UsageError(f"{layout.out}: has no run record, so no scan has run here", hint="name the output folder of a scan")
     moment = now or datetime.now(UTC)
     live = read_live(layout)
     newest = RunStatus.of(_head(paths[-1]), moment, live.get(paths[-1].name))

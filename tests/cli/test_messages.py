@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from tests.commands import vadcli
 from tests.media import make_video, truncate
+from vadcli.cli import make_app
 from vadcli.errors import DecodeError, UsageError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options import ScanOptions, from_keywords
@@ -22,6 +24,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("messages")
     (folder / "footage" / "cam").mkdir(parents=True)
     (folder / "neither").mkdir()
+    (folder / "odd").mkdir()
+    (folder / "odd" / "a.xyz").touch()
     make_video(folder / "footage" / "cam" / "good.mp4", frames=40, fps=10)
     make_video(folder / "footage" / "cam" / "one.mp4", frames=1, fps=10)
     truncate(folder / "footage" / "cam" / "good.mp4", folder / "footage" / "cam" / "cut.mp4", 0.5)
@@ -62,6 +66,26 @@ def test_a_folder_that_is_no_output_is_refused(here: Path) -> None:
         done = vadcli(*command, "neither", cwd=here)
         assert (done.returncode, done.stdout) == (2, ""), command
         assert re.search("neither: .*(no results|no run record)", done.stderr), done.stderr
+
+
+WRONG = """
+scan PLACE, embed PLACE, render PLACE, status PLACE, events PLACE, report PLACE, prune PLACE, verify PLACE,
+search PLACE text, clips PLACE --to cut, learn PLACE --labels PLACE, eval PLACE --root PLACE, scan footage --out PLACE,
+render footage --out PLACE, report out --to PLACE/page.html, events out --to PLACE/events.json, clips out --to PLACE,
+learn out --labels PLACE --to PLACE, eval out --root PLACE, search out text
+"""
+
+
+@pytest.mark.parametrize("command", [part.strip() for part in WRONG.split(",")])
+def test_hints_name_only_options_that_the_command_has(here: Path, command: str) -> None:
+    name, *arguments = command.split()
+    own = get_command(make_app([name])).commands[name]  # type: ignore[attr-defined]
+    options = {name for parameter in own.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for place in ("missing", "neither", "odd", "scan.log", "s3://"):
+        done = vadcli(name, *(argument.replace("PLACE", place) for argument in arguments), cwd=here)
+        for line in done.stderr.splitlines():
+            said = re.sub(r"`vadcli [^`]*`|\bscan with .*", "", line)  # the options of another command
+            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", said)) <= options, line
 
 
 def test_footage_that_is_not_there(here: Path) -> None:

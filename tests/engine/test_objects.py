@@ -281,7 +281,7 @@ def test_denied_access_is_one_line(server: S3Server) -> None:
 
 
 def test_what_does_not_go_together_is_refused(folder: Path, scanned: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="results can't be written to an object store"):
+    with pytest.raises(UsageError, match="results can't be in an object store"):
         list(vadcli.scan(str(folder), out="s3://archive/out", detector="motion"))
     with pytest.raises(UsageError, match="other footage is on this machine"):
         list(vadcli.scan([SITE, str(folder)], out=tmp_path / "out", detector="motion"))

@@ -404,6 +404,7 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
 
     plan = make_plan(paths, FindOptions(), out=DEFAULT_OUT) if paths else None
     if plan is not None and not plan.units:
+        plan = replace(plan, passed_over={})  # `vadcli bench` has no --include
         raise NoVideoFound(no_video_text(plan, FindOptions()), hint="without PATHS, a synthetic video is made")
     check_device(options.device)
     videos = [(unit.video, unit.path) for unit in plan.units] if plan else []

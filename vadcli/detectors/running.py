@@ -262,7 +262,7 @@ class Runner:
         if count == 1:
             raise DeviceError(
                 f"{self.device}: one {unit} does not fit into memory",
-                hint="lower --compression, use --precision fp16 or a smaller --model, or free device memory",
+                hint="use a smaller model, more compression or the precision fp16, or free device memory",
             ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

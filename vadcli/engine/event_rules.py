@@ -202,7 +202,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     if len(others) + 1 != len(head.card.encoders):
         names, given = ", ".join(encoder.name for encoder in head.card.encoders), how_many(len(others) + 1, "folder")
         raise UsageError(
-            f"--head {folder}: the head reads the vectors of {names}, but {given} with vectors is given",
+            f"{folder}: the head reads the vectors of {names}, but {given} with vectors is given",
             hint="give --embeddings FOLDER once for each of these encoders, except for the first",
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:

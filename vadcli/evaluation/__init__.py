@@ -375,7 +375,7 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
         DocumentError: an annotation or stored file is damaged.
     """
     if options.compare and len(outs) < 2:
-        raise UsageError("--compare needs two OUT or more", hint="give the --out folders of the scans to compare")
+        raise UsageError("--compare needs two OUT or more", hint="give the output folders of the scans to compare")
     truth = open_ground_truth(options.dataset, _root(options))
     bootstrap = Bootstrap(options.bootstrap, options.confidence, options.seed) if options.bootstrap else None
     protocol = Protocol(
@@ -415,7 +415,7 @@ def events_as_truth(outs: Sequence[Path]) -> str:
     layout = OutputLayout(_single(outs, "--init"))
     documents = [read_events(path) for path in layout.iter_events()]
     if not documents:
-        raise UsageError(f"{layout.out}: has no events", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: has no events", hint="name the output folder of a scan")
     return truth_of(layout, documents)
 
 
@@ -440,7 +440,7 @@ def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
     layout = OutputLayout(_single(outs, "--from-frames"))
     paths = {read_video(path): path for path in layout.iter_scores()}
     if not paths:
-        raise UsageError(f"{layout.out}: has no scores", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: has no scores", hint="name the output folder of a scan")
     matching = truth.match(paths, allow_missing=options.allow_missing)
     tables = ((read_scores(paths[video])[0], truth) for video, truth in matching.pairs.items())  # one at a time
     return template_from_labels((table, truth.labels(table)) for table, truth in tables)

@@ -188,7 +188,7 @@ def collect(
     layout = OutputLayout(out)
     stored = {read_video(path): path for path in layout.iter_scores()} if out.is_dir() else {}
     if not stored:
-        raise UsageError(f"{out}: has no scores", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: has no scores", hint="name the output folder of a scan")
     matching = _matched(truth, stored, layout, allow_missing=allow_missing)
     regional = pixels and any(video_truth.has_regions for video_truth in matching.pairs.values())
     data = _Collected(frozenset(name.casefold() for video_truth in matching.pairs.values() for name in video_truth.categories))

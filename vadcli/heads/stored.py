@@ -189,7 +189,8 @@ def read_head(folder: Path) -> StoredHead:
     from safetensors.numpy import load
 
     if not folder.is_dir():
-        raise UsageError(f"--head {folder}: the folder does not exist", hint="name a folder that `vadcli learn --to` wrote")
+        hint = "name a folder that `vadcli learn --to` wrote"
+        raise UsageError(f"{folder}: the folder of the head does not exist", hint=hint)
     path, arrays_path = folder / "card.json", folder / "head.safetensors"
     document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
     if document.get("heads_version") != HEADS_VERSION:

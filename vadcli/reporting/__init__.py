@@ -79,7 +79,7 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
         UsageError: the folder does not exist, or has no results.
     """
     if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the output folder of a scan")
     when, rules = options.when(), options.time_rules()
     return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
 

@@ -459,7 +459,7 @@ def collect(
     for summary in summaries.failures(layout):
         collected.add(summary)
     if not summaries.has_runs and not has_documents and not problems:
-        raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the output folder of a scan")
     verification = next(read_all([layout], read_verification, problems), None)
     if verification and summaries.begin and datetime.fromisoformat(verification.start) < summaries.begin:
         verification = None

@@ -139,7 +139,7 @@ class OutputLayout:
 
     def __post_init__(self) -> None:
         if is_remote(self.out):
-            raise UsageError(f"{shown(self.out)}: results can't be written to an object store", hint="give a folder with --out")
+            raise UsageError(f"{shown(self.out)}: results can't be in an object store", hint="give a folder on this machine")
 
     def scores(self, video: str) -> Path:
         """Return the path of the scores of a finished video."""
@@ -316,11 +316,11 @@ def event_clips(rendered: Path) -> list[Path]:
     return sorted(path for path in clips if rendered_video(path) == rendered)
 
 
-def stored_layout(out: Path, *, hint: str = "name the --out folder of a scan") -> OutputLayout:
+def stored_layout(out: Path, *, hint: str = "name the output folder of a scan") -> OutputLayout:
     """Return the layout of a scan's output folder; raise UsageError if the folder has no results."""
+    layout = OutputLayout(out)
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint=hint)
-    layout = OutputLayout(out)
     if not layout.has_results:
         raise UsageError(f"{out}: contains no results of a scan", hint=hint)
     return layout

@@ -91,7 +91,7 @@ def _lock(fd: int, path: Path) -> bool:
         return False
     except OSError as error:
         if error.errno in _NO_LOCKS_HERE:
-            hint = "choose a folder on a local disk with --out"
+            hint = "choose a folder on a local disk"
             raise OutputError(f"{path}: the file system does not support file locks", hint=hint) from None
         raise
     return True
@@ -114,8 +114,8 @@ _OUTPUT_ERRORS = {
     errno.EROFS: "the file system is read-only",
 }
 _OUTPUT_HINTS = {
-    errno.EACCES: "make the folder writable or choose another with --out",
-    errno.EPERM: "make the folder writable or choose another with --out",
+    errno.EACCES: "make the folder writable, or choose another folder",
+    errno.EPERM: "make the folder writable, or choose another folder",
     errno.EEXIST: "a file has the name of a folder that is needed: choose another place",
     errno.ENOTDIR: "a file has the name of a folder that is needed: choose another place",
     errno.EXDEV: "the output folder must be on one file system",

@@ -80,7 +80,7 @@ PARTS = ("mllm", "text", "sam2")
 OWN_NAME = "lavida.safetensors"
 MAKE_ONE = (
     "no public LAVIDA checkpoint exists yet: build one with `vadcli weights import` and train it with `vadcli train`, "
-    "or use --detector motion"
+    "or use the detector motion"
 )
 
 
@@ -199,7 +199,7 @@ def find(name: str) -> Path:
     if folder is not None:
         return folder
     if item is not None:
-        raise WeightsError(f"{name}: not on this machine; {item.note}", hint="or use --detector motion, which needs no weights")
+        raise WeightsError(f"{name}: not on this machine; {item.note}", hint="or use the detector motion: it needs no weights")
     names = [*(item.name for item in manifest().values() if item.kind == "lavida"), *_own_names()]
     hint = did_you_mean(name, all_names()) or MAKE_ONE
     raise WeightsError(f"no LAVIDA weights are called {name!r}; known: {', '.join(names)}", hint=hint)

@@ -80,7 +80,7 @@ QWEN_IDS = {
 ENDS = {"bos_token_id": QWEN_SPECIALS[0], "eos_token_id": TURN_END}
 CLIP_IDS = {"bos_token_id": CLIP_SPECIALS[0], "eos_token_id": CLIP_SPECIALS[1], "pad_token_id": CLIP_SPECIALS[1]}
 UNTRAINED_HINT = (
-    "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, use --detector motion, "
+    "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, or scan with --detector motion, "
     "or scan with random weights (--allow-untrained)"
 )
 _PRESETS = resources.files("vadcli.detectors.lavida").joinpath("presets")

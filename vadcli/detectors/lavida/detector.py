@@ -267,7 +267,7 @@ def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
         if not options.allow_untrained:
             raise WeightsError(
                 f"{model}: a preset has no trained weights",
-                hint="name a trained model, or add --allow-untrained",
+                hint="name a trained model, or scan with --allow-untrained",
             )
         return None, config
     try:
