@@ -1,10 +1,10 @@
 """Heads: small models on top of stored embeddings, trained with the user's own labels.
 
-There are two kinds of heads. A head that learns from verdicts on events gives a new score to each event of the detector. These
-heads are at the end of this file. A head that learns from one label per video scores every sampled frame, and vadcli makes
-events from these scores; see `video_heads`. `vadcli.registry.HEADS` lists all heads.
+There are two kinds of heads. Some learn from verdicts on events (true or false). They give a new score to each event that the
+detector found; they are at the end of this file. The others learn from one label per video. They score every sampled frame, and
+vadcli makes events from these scores; see `video_heads`. `vadcli.registry.HEADS` lists all heads.
 
-Letters in shapes: S sampled frames, N examples, D width of a vector, C categories.
+Letters in shapes: S sampled frames, N examples, D numbers per vector, C categories.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """The kinds of labels: a verdict per event, normal or abnormal per video, or a category per video."""
+    """The labels that a head learns from: a verdict per event, normal or abnormal per video, or a category per video."""
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -36,12 +36,12 @@ class Labels(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """What a head reads: the vectors and logits of a whole video, or of the span of one event.
+    """The input of a head: the stored vectors and the detector's logits of an event or of a whole video.
 
     Attributes:
-        vectors: for each encoder, an array (S, D) float32 of unit vectors; S >= 1.
-        logit: (S,) float32, the detector's logits. In the sample of an event, all S logits are the highest logit of the event.
-        timestamp: (S,) float64 seconds.
+        vectors: one array (S, D) float32 of unit vectors per encoder; S >= 1.
+        logit: (S,) float32, the detector's logits. In the sample of an event, all S values are the event's highest logit.
+        timestamp: (S,) float64, time of each frame in seconds.
     """
 
     vectors: tuple[FloatArray, ...] = field(repr=False)
@@ -51,7 +51,7 @@ class Sample:
     def __post_init__(self) -> None:
         rows = {len(self.logit), len(self.timestamp), *map(len, self.vectors)}
         if len(rows) != 1 or 0 in rows:
-            raise ValueError(f"each array of a sample needs the same number of rows, at least one, not {sorted(rows)}")
+            raise ValueError(f"all arrays of a sample must have the same number of rows, 1 or more, not {sorted(rows)}")
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Examples:
 
     Attributes:
         samples: N samples.
-        positive: (N,) bool, True if something happens in the sample.
-        mean: for each encoder, the mean (D,) of all vectors of the training footage.
-        category: (N,) the number of the category of each sample, or -1 if nothing happens in the sample. The array is empty if
-            the head does not learn from categories.
-        texts: (C, D) unit vectors of the names of the categories; (0, 0) if the head does not learn from categories.
+        positive: (N,) bool, True if the sample is abnormal.
+        mean: one vector (D,) per encoder, the mean of all its vectors in the training footage.
+        category: (N,) int64, the number of each sample's category; -1 for a normal sample. Empty if the head does not learn
+            from categories.
+        texts: (C, D), the unit vectors of the category names; (0, 0) if the head does not learn from categories.
     """
 
     samples: Sequence[Sample] = field(repr=False)
@@ -77,7 +77,7 @@ class Examples:
         return len(self.samples)
 
     def pick(self, rows: IndexArray) -> Examples:
-        """Return only the examples with the indices `rows`."""
+        """Return the examples with the indices `rows`."""
         category = self.category[rows] if len(self.category) else self.category
         return Examples([self.samples[row] for row in rows], self.positive[rows], self.mean, category, self.texts)
 
@@ -87,8 +87,8 @@ class Head(Protocol):
     """A trained head. The same examples and the same seed give the same head.
 
     Attributes:
-        labels: the kind of labels from which the head learns.
-        encoders: the number of encoders whose vectors the head reads.
+        labels: the kind of labels that the head learns from.
+        encoders: number of encoders; a sample has an array of vectors from each of them.
     """
 
     labels: ClassVar[Labels]
@@ -96,32 +96,38 @@ class Head(Protocol):
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """Return a head that is trained on the examples. Most heads need positive and negative examples."""
+        """Return a head trained on the examples. Most kinds of heads need positive and negative examples."""
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return the logits (S,) float32 of the frames; a higher logit means that an anomaly is more likely."""
+        """Return a logit per frame, (S,) float32; a higher logit means that an anomaly is more probable."""
 
     def state(self) -> dict[str, FloatArray]:
-        """Return the arrays of the head, for storage."""
+        """Return name -> array: all that `of` needs to make the head again."""
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """Return the head that has this `state`. Raises KeyError or ValueError if the arrays are not those of such a head."""
+        """Return the head from the arrays of `state`.
+
+        Raises:
+            KeyError, ValueError: the arrays belong to another kind of head.
+        """
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit for a sample: the mean over the frames of an event, or the maximum over the frames of a video."""
+    """Return one logit for a sample: the mean over frames if it is an event, the maximum if it is a whole video."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear scale for logits, so that heads from two trainings can have the same threshold.
+    """A linear scale: scaled logit = (logit - centre) / unit.
+
+    With scaled logits, the same threshold is suitable for heads from different trainings.
 
     Attributes:
         centre: the logit that becomes 0.
-        unit: two logits that differ by this much differ by 1 after scaling.
+        unit: the difference of two logits that becomes 1; above 0.
     """
 
     centre: float = 0.0
@@ -129,10 +135,10 @@ class Scale:
 
     @classmethod
     def of(cls, head: Head, examples: Examples) -> Scale:
-        """Return the scale for the logits of a head.
+        """Return the scale for a head that learns from videos, or a scale that changes nothing for a head for events.
 
-        The median normal video gets the scaled logit -STRETCH, and the median abnormal video gets STRETCH. If the head learns
-        from events, the scale does not change its logits, because each training gives the same head.
+        The median of the normal videos becomes -STRETCH, and the median of the abnormal videos STRETCH. A head for events needs
+        no scale, because its training has no random numbers.
         """
         if head.labels is Labels.EVENTS:
             return cls()
@@ -146,10 +152,10 @@ class Scale:
 
 
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
-    """Subtract a mean from vectors (S, D). Return the differences as unit vectors, (S, D) float32.
+    """Return the vectors (S, D) minus the mean, as unit vectors (S, D) float32.
 
-    All vectors of an image-text encoder have roughly the same direction. After the mean is subtracted, their directions differ
-    more.
+    All vectors of an image-text encoder have nearly the same direction. Without the mean, the directions of similar and of
+    different images are easier to tell apart.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)
@@ -164,22 +170,22 @@ LOGIT_SPREAD = 4.0
 
 @dataclass(frozen=True)
 class LogisticHead:
-    """Logistic regression on the vectors of events and the detector's own logit.
+    """Logistic regression on the vectors of events and on the detector's logit.
 
     HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
     HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
-    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Two steps of
-    these papers are left out here: the choice of layers and attention heads, because an image-text encoder gives only one
-    vector per frame; and the temporal localisation, because the detector has already found the events.
+    2026) train a logistic regression on the hidden states of a language model, with few labels. Two steps of these papers are
+    not needed here. They choose layers and attention heads; but an image-text encoder gives only one vector per frame. They
+    find the time of an anomaly; but the detector has already found the events.
 
-    The regression is L2-regularised. True and false events have the same total weight, even if there are more false events. The
-    head learns from the mean vector of each event, but scores single frames. This is consistent, because the model is linear:
-    the mean of the logits of the frames equals the logit of the mean vector.
+    The regression has an L2 penalty. True and false events have the same total weight, even if there are more false events. The
+    head learns from the mean vector of each event, but scores single frames. Both give the same result, because the model is
+    linear: the mean of the frames' logits is the logit of the mean vector.
 
     Attributes:
-        weights: (D + 1,): one weight for each of the D numbers of a vector, and one weight for the detector's logit.
+        weights: (D + 1,), one weight per number of a vector, and a last weight for the detector's logit.
         bias: the intercept.
-        mean: (D,) vector that is subtracted first.
+        mean: (D,) vector that is subtracted from every vector.
     """
 
     weights: FloatArray = field(repr=False)
@@ -191,7 +197,7 @@ class LogisticHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. The loss has only one minimum, so `seed` has no effect."""
+        """See `Head`. `seed` is not used, because the loss has only one minimum."""
         mean = examples.mean[0]
         features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
         weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
@@ -220,12 +226,12 @@ def _features(sample: Sample, mean: FloatArray) -> FloatArray:
 
 
 def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
-    """Return the weights and the intercept of scikit-learn's balanced `LogisticRegression(C=strength)`.
+    """Return the weights (F,) and the intercept, as scikit-learn's `LogisticRegression` with balanced classes would.
 
     Args:
         features: (N, F) float64.
-        positive: (N,) float64, 1 or 0; both must occur.
-        strength: the weight of the examples.
+        positive: (N,) float64, 1 or 0; both values must occur.
+        strength: C in scikit-learn: the weight of the examples, while the L2 penalty has the weight 1.
     """
     from scipy.optimize import minimize  # imported here, because it takes a third of a second, and a scan does not need it
 
@@ -252,22 +258,20 @@ SHARE = 4.0
 
 @dataclass(frozen=True)
 class RetrievalHead:
-    """Corrects the detector's logit by the similarity to confirmed and to rejected events.
+    """Adds to the detector's logit how similar an event is to confirmed events, and subtracts the similarity to rejected ones.
 
-    The similarity to confirmed events is added, and the similarity to rejected events is subtracted.
+    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) adds the similarity to
+    labelled vectors to CLIP's own score. NAGL (Wang et al., "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS
+    2025) compares with normal and with abnormal references. Some steps of these papers are left out: Tip-Adapter also
+    fine-tunes the labelled vectors, and searches for its two constants on labelled data. NAGL also learns attention, and
+    compares patches of the image.
 
-    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) starts with the score
-    that CLIP gives without labels, and adds the similarity to labelled vectors in a cache. NAGL (Wang et al., "Normal-Abnormal
-    Guided Generalist Anomaly Detection", NeurIPS 2025) compares with normal and with abnormal references. Some steps of these
-    papers are left out. In Tip-Adapter, the cache is fine-tuned, and the two constants are searched for on labelled data. In
-    NAGL, attention is learned, and patches are compared; here a frame has only one vector.
-
-    One verdict is enough: the head does not need both confirmed and rejected events. It compares the mean vector of an event's
-    frames, so all frames of an event get the same logit.
+    A single verdict is enough to train this head. It compares the mean vector of an event, so all frames of the event get the
+    same logit.
 
     Attributes:
-        confirmed, rejected: (N, D) unit vectors of events.
-        mean: (D,) vector that is subtracted first.
+        confirmed, rejected: (N, D), one unit vector per event.
+        mean: (D,) vector that is subtracted from every vector.
     """
 
     confirmed: FloatArray = field(repr=False)
@@ -279,7 +283,7 @@ class RetrievalHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. Nothing is random, so `seed` has no effect."""
+        """See `Head`. `seed` is not used, because the training has no random numbers."""
         mean = examples.mean[0]
         keys = np.stack([_key(sample, mean) for sample in examples.samples])
         return cls(keys[examples.positive], keys[~examples.positive], mean)
@@ -299,19 +303,19 @@ class RetrievalHead:
         """See `Head`."""
         confirmed, rejected, mean = (state[name] for name in ("confirmed", "rejected", "mean"))
         if not confirmed.shape[1] == rejected.shape[1] == len(mean):
-            raise ValueError(f"keys {confirmed.shape} and {rejected.shape} do not fit a mean {mean.shape}")
+            raise ValueError(f"events {confirmed.shape} and {rejected.shape} do not fit a mean {mean.shape}")
         return cls(confirmed, rejected, mean)
 
 
 def _key(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return the mean of a sample's centred vectors as a unit vector, (D,) float32."""
+    """Return one unit vector (D,) float32 for a sample: the mean of its vectors after `centred`."""
     key = centred(sample.vectors[0], mean).mean(axis=0)
     return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6), np.float32)
 
 
 def _similarity(key: FloatArray, keys: FloatArray) -> float:
-    """Return the mean influence of the three keys that are nearest to `key`, in [0, 1]; 0 if there are no keys."""
-    # Tip-Adapter sums the influences of all keys of a class. But reviews contain far more false events than true events, so a
-    # sum would be too large for the false events.
+    """Return how similar `key` is to the three nearest of `keys`, in [0, 1]; 0 if there are no keys."""
+    # Tip-Adapter takes the sum over all labelled vectors of a class. But reviews contain far more false events than true
+    # events, so a sum over the false events would be too large.
     influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
     return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

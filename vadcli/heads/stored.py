@@ -1,7 +1,7 @@
-"""Writes heads to folders, reads heads, and reads the stored vectors that a head scores.
+"""Writes and reads the folders of heads, and reads the stored vectors that a head scores.
 
-The folder of a head has two files. `head.safetensors` has the arrays. `card.json` says how the head was trained and how good
-the head is.
+The folder of a head has two files. `head.safetensors` has the arrays. `card.json` says how the head was trained, and how well
+it did in a test.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class CardEncoder:
     """An encoder whose vectors a head reads.
 
     Attributes:
-        name: the name or folder by which the user chose the encoder.
-        key: hash by which files of vectors name the encoder.
-        width: the length of a vector of the encoder.
+        name: the encoder's name or folder, as the user gave it.
+        key: hash of the encoder; files with stored vectors have the same hash.
+        width: number of values per vector.
     """
 
     name: str
@@ -50,13 +50,12 @@ class Comparison:
     """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
-        recall: the head and the detector keep at least this share of the true examples.
-        detector_per_hour, head_per_hour: false alarms per hour of the detector and of the head, at this recall.
-        change_per_hour: the false alarms per hour of the head, minus those of the detector.
+        recall: fraction of the true examples that detector and head must find. The thresholds of both are chosen so.
+        detector_per_hour, head_per_hour: false alarms per hour of the detector and of the head at these thresholds.
+        change_per_hour: head_per_hour - detector_per_hour.
         low, high: 95 % confidence interval of `change_per_hour`.
-        detector_auc, head_auc: AUC of the detector and of the head: in pairs of a true and a false example, the share in which
-            the true example has the higher score.
-        threshold: the scaled logit of the head that keeps the share `recall` of the true examples.
+        detector_auc, head_auc: ROC-AUC of the detector and of the head.
+        threshold: the threshold of the head, a scaled logit.
     """
 
     recall: float
@@ -71,31 +70,32 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """True if the whole confidence interval is below 0, so that the head gives fewer false alarms."""
+        """True if the head surely gives fewer false alarms: the whole confidence interval is below 0."""
         return self.high < 0.0
 
 
 @dataclass(frozen=True)
 class Card:
-    """Says how a head was trained and how good the head is.
+    """The content of `card.json`: how a head was trained, and how well it did in a test.
 
     Attributes:
-        kind: name of this kind of head in `vadcli.registry.HEADS`.
+        kind: kind of the head, a name in `vadcli.registry.HEADS`.
         heads_version: the value of `HEADS_VERSION` when the head was trained.
-        seed: seed of the training and of the folds.
-        labels: the kind of labels from which the head learned.
-        detector: the detector whose events the head judges.
-        encoders: the encoders whose vectors the head reads, in the order in which it reads them.
+        seed: seed of the training and of the cross-validation.
+        labels: the kind of labels that the head learned from.
+        detector: name of the detector that scored the training videos.
+        encoders: the encoders whose vectors the head needs, in this order.
         cameras: the cameras of the training videos.
         videos: number of training videos.
         true, false: number of true and of false training examples.
-        hours: length of the footage in hours, from which false alarms per hour are computed.
+        hours: length of the footage in hours; false alarms per hour are computed with it.
         figures: the cross-validated comparison with the detector; None if the head could not be tested.
-        scale: turns the head's logits into scaled logits.
+        scale: the scale for the head's logits.
         threshold: the scaled logit that becomes the score 0.5.
         categories: names of the categories; empty if the head did not learn from categories.
-        reach: each training video has a distance to the nearest other training video; this is the largest of these distances.
-        generator: the program that wrote the folder.
+        reach: largest distance from a training video to its nearest other training video (see `reach_of`). A new video at
+            a much larger distance from all training videos is unlike them.
+        generator: program and version that wrote the folder.
     """
 
     kind: str
@@ -123,9 +123,9 @@ class StoredHead:
 
     Attributes:
         name: the name of the head's folder.
-        card: says how the head was trained and how good it is.
+        card: how the head was trained, and how well it did in a test.
         head: the head itself.
-        centres: (V, D), one mean vector per training video, made by the first encoder.
+        centres: (V, D), for each training video the mean of its vectors from the first encoder.
         key: hash of the card and of the head's arrays.
     """
 
@@ -136,25 +136,25 @@ class StoredHead:
     key: str = ""
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return the scores (S,) float32 of the frames in [0, 1]. The threshold of the card gets the score 0.5."""
+        """Return the score of each frame in [0, 1], (S,) float32. A logit at the card's threshold becomes 0.5."""
         return sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
-        """Return one score in [0, 1] for the whole sample."""
+        """Return one score in [0, 1] for a whole sample; see `pooled`."""
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return how different a video is from the training videos. Above 1, the video looks new.
+        """Return how different a video is from the training videos, 0 or more; above 1, it is unlike all of them.
 
         Args:
-            centre: (D,) mean vector of the video, made by the first encoder.
+            centre: (D,) mean of the video's vectors from the first encoder.
         """
         distance = float(np.linalg.norm(self.centres - centre, axis=1).min())
         return distance / (ROOM * self.card.reach) if self.card.reach > 0 else 0.0
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return the largest of the V distances from a mean vector in `centres` (V, D) to its nearest neighbour."""
+    """Return the largest distance from a vector in `centres` (V, D) to its nearest neighbour; 0 if V < 2."""
     if len(centres) < 2:
         return 0.0
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -181,9 +181,9 @@ def read_head(folder: Path) -> StoredHead:
     """Read a head from its folder.
 
     Raises:
-        UsageError: the folder does not exist, or no class for this kind of head is installed.
+        UsageError: the folder does not exist, or this kind of head is not installed.
         DocumentError: a file is missing or damaged.
-        WeightsError: the head was made by another version of vadcli, which computes scores differently.
+        WeightsError: the head is from a version of vadcli that computes scores in another way.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -216,14 +216,14 @@ def read_head(folder: Path) -> StoredHead:
 
 
 def head_kind(name: str) -> type[Head]:
-    """Return the class for heads of this kind. Raises UsageError if no class for this kind is installed."""
+    """Return the class of a kind of head; raise UsageError if this kind is not installed."""
     kind: type[Head] = HEADS.load(name)
     HEADS.check(name, ok=isinstance(kind, type) and isinstance(kind, Head), what="is not a head (see vadcli.heads.Head)")
     return kind
 
 
 def matching(card: Card, stored: Sequence[CardEncoder]) -> str:
-    """Return one line that says why a head can't read the vectors of these encoders; "" if the head can read them."""
+    """Return why a head can't use the stored vectors of these encoders, as one line; "" if the head can use them."""
     for wanted, encoder in zip(card.encoders, stored, strict=False):
         if wanted.key != encoder.key:
             other = " with other weights" if wanted.name == encoder.name else ""
@@ -243,11 +243,10 @@ class VideoVectors:
 
     Attributes:
         camera: the camera's name.
-        encoders: the encoders of the vectors.
-        frame_index: (S,) int64, the numbers of the frames for which there is a vector of the first encoder.
-        timestamp: (S,) float64, the times of these frames in seconds.
-        vectors: S vectors per encoder. If another encoder has no vector at one of these times, its vector that is nearest in
-            time is used.
+        encoders: the encoders that made the vectors.
+        frame_index: (S,) int64, numbers of the frames that have a vector from the first encoder.
+        timestamp: (S,) float64, times of these frames in seconds.
+        vectors: S vectors per encoder. The other encoders may have vectors at other times; then the nearest one is used.
     """
 
     camera: str
@@ -257,17 +256,17 @@ class VideoVectors:
     vectors: tuple[Embeddings, ...] = field(repr=False)
 
     def centre(self, encoder: int = 0) -> FloatArray:
-        """Return the mean (D,) float32 of the vectors that one encoder made of the video."""
+        """Return the mean (D,) float32 of the video's vectors from one encoder."""
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames in its span that have vectors.
+        """Return the sample of an event: all frames with vectors in the span of the event, but at most MOST_ROWS.
 
-        If no frame in the span has a vector, the frame that is nearest to the start of the span is used.
+        If the span has no such frame, the sample is the frame with a vector that is nearest to the start of the span.
 
         Args:
-            start_s, end_s: the span of the event.
-            peak_score: the highest score of the event, in [0, 1]. Every frame of the sample gets the logit of this score.
+            start_s, end_s: the span of the event in seconds.
+            peak_score: the highest score of the event, in [0, 1]. All frames of the sample get the logit of this score.
         """
         rows = np.flatnonzero((self.timestamp >= start_s) & (self.timestamp < end_s))
         if not len(rows):
@@ -277,7 +276,7 @@ class VideoVectors:
         return self._sample(rows, np.full(len(rows), logit_of_score(peak_score), np.float32))
 
     def whole(self, table: ScoreTable) -> Sample:
-        """Return the sample of the whole video, with the detector's logits of the frames that have a vector."""
+        """Return the sample of the whole video: all frames with vectors, and the detector's logits in `table`."""
         return self._sample(np.arange(len(self.timestamp)), table.logit[np.minimum(self.frame_index, len(table) - 1)])
 
     def _sample(self, rows: IndexArray, logit: FloatArray) -> Sample:
@@ -291,12 +290,10 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Return the vectors of a video from several folders, one folder per encoder.
-
-    The result is None if a folder has no vectors of the video.
+    """Return the vectors of a video from several folders, one folder per encoder; None if a folder has none.
 
     Raises:
-        DocumentError: a file is damaged.
+        DocumentError: a file is damaged, or the folders have vectors of different files with the same name.
     """
     paths = [OutputLayout(folder).embeddings(video) for folder in folders]
     if not all(path.exists() for path in paths):
@@ -307,11 +304,14 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
         return None
     for path, table in zip(paths, tables, strict=True):
         if table.metadata.content != first.metadata.content:
-            raise DocumentError(f"{path}: not of the same video file as {paths[0]}", hint="embed the same footage again")
+            raise DocumentError(
+                f"{path}: these vectors and those in {paths[0]} are from different video files",
+                hint="embed the same footage again",
+            )
     encoders, vectors = [], []
     for table in tables:
         encoders.append(CardEncoder(table.metadata.encoder, table.metadata.encoder_key, table.embeddings.values.shape[1]))
-        # For each time of the first encoder, take the vector that is nearest in time.
+        # For each vector of the first encoder, take the vector of this encoder that is nearest in time.
         last = len(table.timestamp) - 1
         after = np.searchsorted(table.timestamp, first.timestamp).clip(1, max(last, 1))
         before, after = after - 1, np.minimum(after, last)

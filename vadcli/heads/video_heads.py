@@ -1,10 +1,10 @@
-"""The heads that learn from one label per video: small networks on segments.
+"""The heads that learn from one label per video: small neural networks.
 
 A network gets an array (B, N, D): B videos, N segments per video, D numbers per segment. A segment is the mean of the vectors
 of about two seconds. The papers cut every video into 32 segments. But an archive can have videos of ten seconds and videos of
-an hour, and then the segments would have very different lengths.
+an hour: with 32 segments per video, the lengths of segments would be too different.
 
-The base class `NetworkHead` trains a network. Below this class are the parts that several heads use, and then the heads.
+`NetworkHead` is the base class, which trains a network. After it come the parts that several heads use, then the heads.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ TOP_SHARE = 8
 
 @dataclass(frozen=True)
 class Bags:
-    """The videos of a training step. In the papers, the segments of a video are called a bag.
+    """The videos of one training step. The papers call the segments of a video a bag.
 
     Attributes:
-        x: (B, N, D) segments. If a video has fewer than N segments, its other rows are 0.
-        real: (B, N) bool, True for the segments that the video has.
-        positive: (B,) float, 1 if something happens in the video, else 0.
-        category: (B,) int64, the number of the video's category; -1 if the video has no category.
+        x: (B, N, D) segments. N is the length of the longest video; shorter videos are padded with zeros.
+        real: (B, N) bool, False for padding.
+        positive: (B,) float, 1 for an abnormal video, 0 for a normal video.
+        category: (B,) int64, number of the video's category; -1 for a normal video, or if the head uses no categories.
     """
 
     x: Tensor
@@ -54,11 +54,11 @@ class Bags:
 
 
 class NetworkHead(ABC):
-    """The base class of heads that are networks. A subclass defines the network and the loss.
+    """Base class of heads that are neural networks. A subclass defines the network and the loss.
 
     Args:
-        network: gets the segments (B, N, D) and flags (B, N), which are True for real segments. Returns logits (B, N).
-        mean: for each encoder, the vector (D,) that is subtracted first.
+        network: takes `Bags.x` and `Bags.real`, and returns logits (B, N).
+        mean: one vector (D,) per encoder, which is subtracted from all its vectors.
     """
 
     labels: ClassVar[Labels] = Labels.VIDEOS
@@ -70,17 +70,17 @@ class NetworkHead(ABC):
     @classmethod
     @abstractmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """Return a network that is not trained yet.
+        """Return an untrained network.
 
         Args:
-            widths: the width of each encoder's vectors.
-            texts: (C, D) vectors of the names of the categories; (0, 0) if the head does not learn from categories.
+            widths: numbers per vector, for each encoder.
+            texts: (C, D) vectors of the category names; (0, 0) if the head does not learn from categories.
         """
 
     @classmethod
     @abstractmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """Return the loss for the videos of one training step. The first step has the number 0."""
+        """Return the loss of the videos in one training step; `step` counts from 0."""
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
@@ -132,9 +132,9 @@ class NetworkHead(ABC):
 
 
 def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArray, IndexArray]:
-    """Return the segments (N, D) of a sample, and for each frame the number (S,) of its segment.
+    """Return the segments (N, D) float32 of a sample, and for each of its S frames the number of its segment, (S,).
 
-    The vectors of several encoders are joined: D is the sum of the widths of the encoders.
+    The vectors of several encoders are concatenated, so D is the sum of their widths.
     """
     vectors = np.concatenate([centred(*pair) for pair in zip(sample.vectors, mean, strict=True)], axis=1)
     position = (sample.timestamp - sample.timestamp[0]) / SEGMENT_S
@@ -146,19 +146,19 @@ def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArra
 
 
 def perceptron(width: int) -> nn.Sequential:
-    """Return the scorer of Sultani et al., but with fewer units: D -> 128 -> 32 -> 1, with dropout."""
+    """Return a network D -> 128 -> 32 -> 1 with dropout: the one of Sultani et al., but with fewer units."""
     return nn.Sequential(
         nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.6), nn.Linear(128, 32), nn.Dropout(0.6), nn.Linear(32, 1)
     )
 
 
 def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
-    """Return for each video the mean value (B,) of its top segments.
+    """Return the mean value (B,) of the top segments of each video: one of TOP_SHARE segments is a top segment.
 
     Args:
         values: (B, N), one value per segment.
-        real: (B, N) bool, True for the segments that the video has.
-        by: (B, N). The top segments of a video are those with the highest numbers in `by`. None means `values`.
+        real: (B, N) bool, False for padding.
+        by: (B, N), the numbers by which the top segments are chosen (the highest numbers); `values` if None.
     """
     count = (real.sum(dim=1) / TOP_SHARE).ceil().long()
     by = (values if by is None else by).masked_fill(~real, float("-inf"))
@@ -168,9 +168,9 @@ def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
 
 
 def smooth_and_sparse(score: Tensor, bags: Bags) -> Tensor:
-    """Return a loss for the abnormal videos, as in Sultani et al.
+    """Return a loss on the scores (B, N) of abnormal videos, as in Sultani et al.
 
-    The loss is small if few segments have high scores, and if neighbouring segments have similar scores.
+    It is small if only a few segments have high scores, and if neighbouring segments have similar scores.
     """
     both = bags.real[:, 1:] & bags.real[:, :-1]
     steps = ((score[:, 1:] - score[:, :-1]).square() * both).sum(dim=1)
@@ -182,7 +182,7 @@ MIL_REGULARISATION = 8e-5
 
 
 class Scorer(nn.Module):
-    """Scores each segment by itself."""
+    """A network that scores each segment without the other segments."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -195,11 +195,13 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Deep multiple-instance learning (MIL): abnormal videos must have higher maxima than normal videos.
+    """Multiple-instance learning (MIL): the highest score of an abnormal video must be above that of a normal video.
 
-    Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features,
-    because stored embeddings take their place. Changed: the length of a segment (SEGMENT_S); the first layer has 128 units and
-    not 512.
+    Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Differences from the paper:
+
+    - stored embeddings instead of C3D features
+    - segments of SEGMENT_S seconds instead of 32 segments per video
+    - 128 units in the first layer instead of 512
     """
 
     @classmethod
@@ -226,7 +228,7 @@ RTFM_REGULARISATION = 8e-4
 
 
 class TemporalNetwork(nn.Module):
-    """The multi-scale temporal network, and the scorer on top of it."""
+    """The network of `RtfmHead`: the multi-scale temporal network, and a perceptron that scores its features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -251,13 +253,17 @@ class TemporalNetwork(nn.Module):
 
 
 class RtfmHead(NetworkHead):
-    """RTFM: top segments must have longer vectors in abnormal videos than in normal videos.
+    """RTFM: the longest feature vectors of an abnormal video must be longer than those of a normal video.
 
     Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
-    multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out:
-    the I3D features, which the paper computes from ten crops per frame. Changed: the length of a segment (SEGMENT_S); the
-    widths are 128 and not 2,048 and 512; an eighth of the segments are top segments and not 3 of 32; the margin for long
-    vectors is 10 and not 100.
+    multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention.
+    Differences from the paper:
+
+    - stored embeddings instead of I3D features from ten crops per frame
+    - segments of SEGMENT_S seconds instead of 32 segments per video
+    - feature vectors with 128 numbers instead of 2,048 and 512
+    - an eighth of the segments are top segments, instead of 3 of 32
+    - the margin for the length of vectors is 10 instead of 100
     """
 
     @classmethod
@@ -283,7 +289,7 @@ TOPK_WIDTH = 64
 
 
 class TwoEncoders(nn.Module):
-    """Projects the vectors of two encoders to the same width, and scores the two vectors of a segment together."""
+    """A network that projects the vectors of two encoders to the same width, and scores both together."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -292,7 +298,7 @@ class TwoEncoders(nn.Module):
         self.scorer = perceptron(TOPK_WIDTH * len(widths))
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Return the logits (B, N) of segments (B, N, D + D'), which contain the vectors of both encoders."""
+        """Return the logits (B, N) of segments (B, N, D), where D is the sum of the widths of both encoders."""
         parts = torch.split(x, list(self.widths), dim=-1)
         joined = torch.cat([project(part) for project, part in zip(self.project, parts, strict=True)], dim=-1)
         logit: Tensor = self.scorer(joined)[..., 0]
@@ -300,13 +306,13 @@ class TwoEncoders(nn.Module):
 
 
 class TopkHead(NetworkHead):
-    """Scores the vectors of two encoders together.
+    """Scores the vectors of two encoders together. The score of a video is the mean score of its top segments.
 
-    The score of a video is the mean score of its top segments.
+    Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025).
+    Differences from the paper:
 
-    Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025),
-    combine a convolutional and a transformer backbone (I3D and TimeSformer). Left out: these two backbones, because any two
-    encoders with stored embeddings take their place. Changed: the length of a segment (SEGMENT_S).
+    - stored embeddings of any two encoders instead of I3D (convolutional) and TimeSformer (a transformer)
+    - segments of SEGMENT_S seconds
     """
 
     encoders: ClassVar[int] = 2
@@ -329,12 +335,14 @@ LOWEST_WIDTH = 0.5
 
 
 class GaussianHead(NetworkHead):
-    """Multiple-instance learning (MIL) with pseudo labels: Gaussian kernels around the peaks of the score.
+    """Multiple-instance learning (MIL) with pseudo labels for segments: Gaussian kernels around the peaks of the score.
 
-    With pseudo labels, the head learns from more than one segment per video. The loss is the temporal Gaussian loss of GS-MoE
-    (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video
-    Anomaly Detection", ICCV 2025). The network scores each segment by itself. Left out: the mixture of experts (one expert per
-    category) and the gate of the mixture; the UR-DMU encoder on I3D features.
+    With pseudo labels, the head learns from more segments than only the top segments of a video. The loss is the temporal
+    Gaussian loss of GS-MoE (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to
+    Weakly-Supervised Video Anomaly Detection", ICCV 2025). Differences from the paper:
+
+    - a single small network (`Scorer`) instead of a mixture of experts with one expert per category
+    - stored embeddings instead of the UR-DMU encoder on I3D features
     """
 
     @classmethod
@@ -359,16 +367,14 @@ class GaussianHead(NetworkHead):
 
 
 def splat(score: Tensor) -> Tensor:
-    """Return pseudo labels (N,) in [0, 1]: Gaussian kernels around the peaks of a score.
+    """Return pseudo labels (N,) in [0, 1]: Gaussian kernels with the height 1 around the peaks of the score.
 
-    Where kernels overlap, the highest one counts.
-
-    A peak is a local maximum that is at least halfway from the mean score of the video to the highest score of the video. The
-    kernel of a peak has the height 1. The width of a kernel is the number of segments around the peak that have at least half
-    of the peak's score.
+    - A peak is a local maximum that is at least as high as the middle between the video's mean score and its highest score.
+    - A kernel is as wide as the run of segments around the peak whose scores are at least half of the peak's score.
+    - Where kernels overlap, the label is the highest of their values.
 
     Args:
-        score: (N,) the scores of the segments, in [0, 1].
+        score: (N,), the scores of a video's segments, in [0, 1].
     """
     padded = F.pad(score, (1, 1), value=-1.0)
     is_peak = (score >= padded[:-2]) & (score > padded[2:]) & (score >= 0.5 * (score.mean() + score.max())) & (score > 0)
@@ -391,11 +397,11 @@ HIGH, LOW = 0.7, 0.3
 
 
 class TwoBranches(nn.Module):
-    """A binary branch and a category branch on a shared encoder.
+    """The network of `DualHead`: an encoder with a binary branch and a category branch.
 
     Args:
-        width: D, the width of a segment.
-        texts: (C, D) vectors of the names of the categories.
+        width: D, numbers per segment.
+        texts: (C, D) vectors of the category names.
     """
 
     texts: Tensor
@@ -409,36 +415,35 @@ class TwoBranches(nn.Module):
         self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
 
     def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (B, N) of "abnormal", and the logits (B, N, 1 + C) of "normal" and of the C categories."""
+        """Return the logits of both branches: (B, N) for "abnormal", and (B, N, 1 + C) for "normal" and the categories."""
         encoded = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
         vectors = F.normalize(x + self.project(encoded), dim=-1)
         classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
         return self.binary(encoded)[..., 0], vectors @ classes.T / TEMPERATURE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Return logits (B, N) of "abnormal" for segments (B, N, D): the mean of the logits of both branches."""
+        """Return the logits (B, N) of segments (B, N, D) for "abnormal": the mean of both branches."""
         binary, categories = self.branches(x, real)
         return 0.5 * (binary + not_normal(categories))
 
 
 def not_normal(categories: Tensor) -> Tensor:
-    """Return the logits (…) of "any category" from the logits (…, 1 + C) of the category branch."""
+    """Return the logits (…) for "any category" from the category branch's logits (…, 1 + C)."""
     return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
 
 
 class DualHead(NetworkHead):
-    """A binary branch and a category branch that teach each other with pseudo labels of segments.
+    """Learns when something happens (binary branch) and what happens (category branch).
 
-    The method is CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026). The binary
-    branch learns when something happens. The category branch learns what happens. The category branch compares segments with
-    the vectors of the names of the categories.
+    The method is CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026). The
+    category branch compares segments with the vectors of the category names.
 
-    After a warm-up, each branch labels segments of abnormal videos, and the other branch learns from these labels. The binary
-    branch says which segments show the category of the video and which are normal. The category branch says which segments are
-    abnormal and which are normal.
+    After a warm-up, each branch gives pseudo labels to segments of abnormal videos, and the other branch learns from them.
+    Segments with a high score of the binary branch get the category of the video; those with a low score are normal. In the
+    same way, the category branch says which segments are abnormal or normal. Differences from the paper:
 
-    Left out: the ActionFormer encoder (here a convolution over time), and the consistency-aware refinement of the pseudo labels
-    (here a mean over three segments).
+    - a convolution over time instead of the ActionFormer encoder
+    - pseudo labels from the mean score of three segments, instead of the consistency-aware refinement
     """
 
     labels: ClassVar[Labels] = Labels.CATEGORIES
@@ -463,14 +468,13 @@ class DualHead(NetworkHead):
 
     @classmethod
     def _exchange(cls, network: TwoBranches, bags: Bags, binary: Tensor, categories: Tensor, wanted: Tensor) -> Tensor:
-        """Return the sum of two losses: for each branch, the loss on the pseudo labels of the other branch."""
+        """Return the sum of two losses: the loss of each branch on the pseudo labels from the other branch."""
         network.eval()
         with torch.no_grad():
             by_binary, by_categories = network.branches(bags.x, bags.real)
             real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
             scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # 2 of (B, N)
-            # The mean score over each segment and its two neighbours: `when` is from the binary branch, `what` from the
-            # category branch.
+            # Mean scores over a segment and its two neighbours: `when` from the binary branch, `what` from the category branch.
             when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()
         abnormal = (bags.positive > 0)[:, None] & bags.real
