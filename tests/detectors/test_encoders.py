@@ -413,7 +413,7 @@ def change_config(folder: Path, **changes: object) -> None:
         ),
         (
             lambda folder: (folder / "preprocessor_config.json").write_text('{"resample": 1}'),
-            "can't prepare pictures like this",
+            "can't prepare pictures as in this file",
         ),
     ],
 )

@@ -122,7 +122,7 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
         return replace(defaults, **changes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         hint = "fetch the folder again; vadcli has the filters 2 (bilinear) and 3 (bicubic)"
-        raise WeightsError(f"{path}: vadcli can't prepare pictures like this: {error!r}", hint=hint) from error
+        raise WeightsError(f"{path}: vadcli can't prepare pictures as in this file: {error!r}", hint=hint) from error
 
 
 class TransformersEncoder(ABC):

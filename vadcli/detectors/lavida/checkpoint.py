@@ -328,17 +328,17 @@ def _load_own(model: Lavida, path: Path) -> None:
     expected = model.state_dict()
     strange = sorted(set(stored) - set(expected))
     if strange:
-        raise WeightsError(f"{path}: {strange[0]!r} is not part of this model", hint="was it trained with another preset?")
+        raise WeightsError(f"{path}: {strange[0]!r} is not part of this model", hint="is the file from another preset?")
     wrong = [name for name in stored if stored[name].shape != expected[name].shape]
     if wrong:
         name = sorted(wrong)[0]
         raise WeightsError(
             f"{path}: {name} has shape {tuple(stored[name].shape)}, not {tuple(expected[name].shape)}",
-            hint="was it trained with another preset?",
+            hint="is the file from another preset?",
         )
     lacking = [name for name in expected if name.startswith(OWN_PARTS) and name not in stored]
     if lacking:
-        raise WeightsError(f"{path}: {lacking[0]} is missing", hint="the file is incomplete: fetch or train it again")
+        raise WeightsError(f"{path}: {lacking[0]} is missing", hint="the file is incomplete: fetch or train the model again")
     model.load_state_dict(stored, strict=False)
 
 

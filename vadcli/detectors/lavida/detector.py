@@ -130,7 +130,7 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The number of clips that each device can process at once. If memory runs out, it is halved."""
+        """The number of clips that each device can process at once; halved if a device runs out of memory."""
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:

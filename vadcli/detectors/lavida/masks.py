@@ -158,7 +158,8 @@ class TransformersMasks(ExactBuffers):
     def train(self, mode: bool = True) -> TransformersMasks:
         """Set the mode as usual, but keep the mask decoder in evaluation mode.
 
-        In training mode, the decoder would not replace unstable masks (see `decode`). Otherwise it is the same in both modes.
+        In training mode, the decoder would not replace unstable masks (see `decode`). This is the only difference between the
+        modes.
         """
         super().train(mode)
         self.sam2.mask_decoder.training = False

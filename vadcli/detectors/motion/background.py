@@ -109,7 +109,7 @@ FLAT_LEVELS = 4.0
 """If the standard deviation of a frame's cells is less than this many gray levels, the frame has no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""If the mean of a frame and the mean of its shot differ by more gray levels than this, the frame gets its own light match."""
+"""If the means of a frame and of its shot differ by more gray levels than this, the frame's light is matched separately."""
 
 MEDIAN_PICTURES = 9
 """The median of a shot is computed from at most this many of its frames."""
