@@ -121,7 +121,9 @@ def import_lavida(
             raise UsageError(f"{dest}: already exists", hint="choose another folder with --to, or replace it with --force")
         real = dest.is_dir() and not dest.is_symlink()
         if not (real and (not any(dest.iterdir()) or "format_version" in read_config(dest))):
-            raise UsageError(f"{dest}: not a LAVIDA folder, so --force does not replace it", hint="remove it yourself")
+            raise UsageError(
+                f"{dest}: not a LAVIDA folder, so --force does not replace it", hint="choose another folder with --to"
+            )
     paths = find_parts(config, sources, random_weights=random_weights)
     check_extras(sources)
     need_room(config, paths, sources, dest)

@@ -161,7 +161,8 @@ class VisualTokens:
     Attributes:
         tokens: (M, D), the tokens after compression.
         positions: (3, M) int64: time, row and column of each token, counted from the start of the video.
-        extent: the number of positions that the video needs. The text after the video starts at this position.
+        extent: the number of positions that the video needs. The text after the video starts this many positions after the
+            start of the video.
         length: L, the number of visual tokens before compression.
     """
 
@@ -309,7 +310,7 @@ class MultimodalLM(ExactBuffers):
         return prefixes
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """Return the same as `hidden_at_seg`, for the clips of prefixes, which can be used several times."""
+        """Return the same as `hidden_at_seg`, from prefixes. A prefix can be used several times."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))

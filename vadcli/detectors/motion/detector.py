@@ -97,8 +97,8 @@ STILL_CHANNEL = "still"
 class MotionDetector:
     """Finds motion that is rare for the camera. It needs no weights.
 
-    It cannot notice slow events or how things look, and it does not use categories. It notices things that stand still only
-    with --still. `Detector` describes the attributes.
+    It cannot notice slow events or how things look, and it does not use categories. With --still, it also notices things that
+    stand still. `Detector` describes the attributes.
     """
 
     name = "motion"

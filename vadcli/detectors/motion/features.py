@@ -165,7 +165,7 @@ class ClipMaps:
         grid: the grid of cells.
         timestamp: (T,) float64 seconds.
         velocity: (T, h, w, 2) float32, how far a cell moves on average, x and y in pixels per step.
-        speed: (T, h, w) float32, how fast a cell moves in pixels per step: a power mean of lengths, with the power SPEED_POWER.
+        speed: (T, h, w) float32, how fast a cell moves, in pixels per step. It is a power mean with the power SPEED_POWER.
         disorder: (T, h, w) float32, mean speed minus the length of `velocity`, minus noise, in pixels per step. The disorder is
             0 if everything near a cell moves in one direction, like a car. It is high if things near the cell move in many
             directions, like people who fight.
@@ -260,7 +260,7 @@ def clip_steps(
 def map_clip(
     steps: ClipSteps, *, timestamp: TimeArray, scenes: Mapping[int, FloatArray], grid: CellGrid, options: MotionOptions
 ) -> ClipMaps:
-    """Return the measurements of a clip, with the backgrounds of its camera.
+    """Return the measurements of a clip, made with the backgrounds of its camera.
 
     Args:
         steps: the result of `clip_steps`.
