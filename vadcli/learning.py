@@ -23,7 +23,7 @@ from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, c
 from vadcli.heads.stored import Card, Comparison, VideoVectors, head_kind, logit_of_score, reach_of, read_vectors, write_head
 from vadcli.options import LearnOptions
 from vadcli.store import OutputLayout, matches
-from vadcli.store.atomic import writing
+from vadcli.store.atomic import check_folder, writing
 from vadcli.store.choices import read_review
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.scores import read_scores
@@ -128,11 +128,15 @@ def train(out: Path, options: LearnOptions) -> Learned:
         options: the options of `vadcli learn`.
 
     Raises:
-        UsageError: the folder does not exist, no vectors are stored, or there are too few labels.
+        UsageError: the folder does not exist, no vectors are stored, there are too few labels, or the folder for the head is
+            not empty.
         DocumentError: a file of labels or of vectors can't be read.
+        OutputError: the folder for the head can't be written.
     """
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the output folder of a scan")
+    if options.to is not None:
+        _check_target(options.to, force=options.force)
     stored = filter(None, map(read_unchecked, OutputLayout(out).iter_events()))
     documents = {str(document.video["path"]): document for document in stored if document.failure is None}
     documents = {video: document for video, document in documents.items() if matches(video, options.include)}
@@ -474,6 +478,18 @@ def auc(scores: TimeArray, positive: BoolArray) -> float:
     return float(below.sum() / (2.0 * len(true) * len(false)))
 
 
+def _check_target(to: Path, *, force: bool) -> None:
+    """Check that a head can be written to a folder.
+
+    Raises:
+        UsageError: the folder is not empty.
+        OutputError: the folder can't be written.
+    """
+    if to.exists() and not (force and (to / "card.json").exists()) and (not to.is_dir() or any(to.iterdir())):
+        raise UsageError(f"--to {to}: exists already", hint="name a new folder, or replace a head with --force")
+    check_folder(to.absolute().parent)
+
+
 def write(learned: Learned, options: LearnOptions) -> Path | None:
     """Write the head to the folder `options.to`, and return the folder. If `to` is None, do nothing.
 
@@ -489,9 +505,7 @@ def write(learned: Learned, options: LearnOptions) -> Path | None:
     if not options.anyway and (figures is None or not figures.is_better):
         why = learned.untested or "it may not be better than the detector alone: the interval of the change reaches 0"
         raise NotBetter(f"the head is not written: {why}", hint="review more events, or write the head with --anyway")
-    old = to / "card.json"
-    if to.exists() and not (options.force and old.exists()) and (not to.is_dir() or any(to.iterdir())):
-        raise UsageError(f"--to {to}: exists already", hint="name a new folder, or replace a head with --force")
+    _check_target(to, force=options.force)  # again, because the training took time
     part = to.with_name(f".{to.name}.part")
     with writing(to):
         shutil.rmtree(part, ignore_errors=True)

@@ -29,7 +29,7 @@ from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError, WeightsError
 from vadcli.options import EmbedOptions
 from vadcli.store import OutputLayout
-from vadcli.store.atomic import Scratch, writing
+from vadcli.store.atomic import Scratch, check_folder, writing
 from vadcli.store.events import stored_roots
 from vadcli.store.scores import (
     EmbeddingsMetadata,
@@ -110,6 +110,8 @@ def embed_all(paths: Sequence[Path], options: EmbedOptions) -> Iterator[EmbedRes
     plan = make_plan(paths, options, out=options.out, camera_from=options.camera_from, root=options.root, stored=stored)
     if not plan.units and not plan.unusable and not options.allow_empty:
         raise NoVideoFound(no_video_text(plan, options))
+    if options.npy is not None:
+        check_folder(options.npy)
     fingerprint = encoder_fingerprint(options.encoder, precision=options.precision)
     encoder = load_encoder(options.encoder, device=options.device, precision=options.precision)
     return _Embedding(options, layout, encoder, fingerprint).run(plan)

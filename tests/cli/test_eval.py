@@ -171,6 +171,10 @@ def test_no_save_writes_nothing_and_plots_writes_pictures(tmp_path: Path, out: P
     done = vadcli("eval", out, "--root", truth, *options)
     assert done.returncode == 0, done.stderr
     assert written(tmp_path) - before == {"pictures/curves.png", "pictures/timelines-1.png"}
+    refused = vadcli("eval", out, "--root", truth, "--metrics", "frame", "--plots", truth)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"{truth}: is a file, but must be a folder" in refused.stderr
+    assert written(tmp_path) - before == {"pictures/curves.png", "pictures/timelines-1.png"}
     for path in plots.iterdir():
         assert min(Image.open(path).size) > 200
     assert "the videos can no longer be read at their old paths" in done.stderr

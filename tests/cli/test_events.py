@@ -44,6 +44,24 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_nothing_is_stored_if_the_files_can_not_be_written(tmp_path: Path) -> None:
+    out, file = write_scan(tmp_path / "out", {"a": waves(0.25, 0.95)}), tmp_path / "file"
+    file.touch()
+
+    def stored() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    before = stored()
+    done = vadcli("events", out, "--threshold", "0.2", "--write", "--to", file)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"vadcli: error: {file}: is a file, but must be a folder\n  choose another place\n"
+    assert stored() == before
+    assert vadcli("events", out, "--threshold", "0.2", "--write").returncode == 0
+    before = stored()
+    wrong = vadcli("events", out, "--forget", "--threshold", "0.2", "--low", "0.3")
+    assert (wrong.returncode, stored() == before) == (2, True)
+
+
 def test_preview_counts_the_events_of_each_threshold(out: Path) -> None:
     done = vadcli("events", out, "--preview")
     assert (done.returncode, done.stderr.strip()) == (0, "2 videos, 0.2 hours of footage")

@@ -80,6 +80,7 @@ def test_bad_searches_are_one_line(out: Path, tmp_path: Path) -> None:
     for arguments, code, words in (
         (("search", out, "x", "--top", "0"), 2, "--top 0"),
         (("search", out, "x", "--encoder", "siglip-b32"), 2, "siglip2-b32"),
+        (("search", out, "x", "--to", tmp_path), 1, "is a directory"),
     ):
         done = vadcli(*arguments)
         assert done.returncode == code, done.stderr

@@ -64,6 +64,8 @@ def test_without_signal_nothing_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     truth = make_site(out, 5, Site(signal=0.0))
     review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    with pytest.raises(UsageError, match=r"review\.json: exists already"):
+        vadcli.learn(out, review=review, to=review)
     with pytest.raises(NotBetter, match="interval of the change reaches 0"):
         vadcli.learn(out, review=review, to=tmp_path / "my-head")
     assert not (tmp_path / "my-head").exists()

@@ -336,6 +336,13 @@ class TestPage:
         assert "Traceback" not in done.stderr
         assert "o%FF" in done.stdout
 
+    def test_no_pictures_are_made_if_the_page_can_not_be_written(self, layout: OutputLayout, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        done = report(layout.out, "--assets", tmp_path / "pictures", "--to", tmp_path / "file" / "page.html")
+        assert done.returncode == 1
+        assert f"{tmp_path / 'file'}: is a file, but must be a folder" in done.stderr
+        assert not (tmp_path / "pictures").exists()
+
     def test_a_pipe_is_written_into_and_a_folder_refused(self, layout: OutputLayout, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
@@ -345,7 +352,7 @@ class TestPage:
         assert pipe.is_fifo()
         done = report(layout.out, "--to", tmp_path)
         assert done.returncode == 1
-        assert f"{tmp_path}: is a directory" in done.stderr
+        assert f"{tmp_path}: is a directory\n  add the name of a file\n" in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_one_line_of_json_is_the_digest(self, layout: OutputLayout) -> None:

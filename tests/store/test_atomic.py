@@ -9,7 +9,7 @@ import pytest
 
 from tests.store.processes import finished, running, side_by_side
 from vadcli.errors import OutputError
-from vadcli.store.atomic import FileLock, Scratch, output_error
+from vadcli.store.atomic import FileLock, Scratch, check_folder, output_error
 
 
 def files_under(folder):
@@ -89,6 +89,14 @@ def test_each_reason_is_named(number, words):
     assert words in str(error)
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for folder, words in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "out", f"{tmp_path / 'file'} is a file")):
+        with pytest.raises(OutputError) as caught:
+            check_folder(folder)
+        assert caught.value.message == f"{folder}: {words}, but must be a folder"
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
@@ -144,6 +152,14 @@ def test_opening_removes_what_a_killed_process_left_and_not_what_a_living_one_us
     with Scratch(root):
         assert len(list(root.iterdir())) == 1
     assert not root.exists()
+
+
+def test_a_temporary_folder_of_another_program_stays(tmp_path):
+    (tmp_path / ".tmp" / "precious").mkdir(parents=True)
+    (tmp_path / ".tmp" / "precious" / "file").touch()
+    with Scratch(tmp_path / ".tmp"):
+        pass
+    assert files_under(tmp_path) == [".tmp/precious/file"]
 
 
 FORKS = """

@@ -649,7 +649,7 @@ def test_a_video_of_an_hour_has_numbers_everywhere() -> None:
 
 def test_videos_that_can_not_be_written_are_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "films").write_text("a file")
-    with pytest.raises(OutputError, match="films: file exists"):
+    with pytest.raises(OutputError, match="films: is a file, but must be a folder"):
         write_videos(tmp_path / "films", train(), [0], categories=["red star"], options=SHORT)
 
 

@@ -116,6 +116,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     from vadcli.engine.recut import recut_all, thresholds_from_review, validate_all
     from vadcli.export import export
     from vadcli.store import OutputLayout
+    from vadcli.store.atomic import check_folder
 
     if options.validate:
         wrong = [_log_problems(errors) for errors in validate_all(out)]
@@ -128,6 +129,8 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         raise typer.Exit(_log_problems(problems))
     if options.preview:
         raise typer.Exit(_preview(out, options))
+    if options.to is not None:
+        check_folder(options.to)  # before --write changes the stored events
     stored = recut_all(out, options)
     _log_problems(stored.problems)
     failed = {str(document.video["path"]): document.failure.error for document in stored.documents if document.failure}

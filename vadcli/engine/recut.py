@@ -83,9 +83,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
     )
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(layout.scratch)) if options.write or options.forget else None
-        if options.forget and scratch:
-            write_choices(layout, scratch, Choices())
-        choices = read_choices(layout).with_reviews(entries)
+        choices = (Choices() if options.forget else read_choices(layout)).with_reviews(entries)
         judge = judge_of(options, choices, out=out)
         cut = _Cut(layout, options, () if options.keep_false else choices.reviews, scratch if options.write else None, judge)
         for path in layout.iter_events():
@@ -100,6 +98,8 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
                 high = HIGH if options.head_threshold is None else options.head_threshold
                 choices = replace(choices, head=str(options.head.resolve()), head_threshold=high, embeddings=others)
             write_choices(layout, scratch, cut.changed(choices))
+        elif scratch:
+            write_choices(layout, scratch, Choices())
     if judge:
         judge.log_refused()
     when = options.when()

@@ -22,7 +22,7 @@ from vadcli.ground_truth.interval_sets import template_from_events, template_fro
 from vadcli.metrics import Bootstrap, Estimate, Metric, difference
 from vadcli.options import EvalOptions
 from vadcli.store import OutputLayout
-from vadcli.store.atomic import Scratch
+from vadcli.store.atomic import Scratch, check_folder
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.scores import read_scores, read_video
 from vadcli.types.text import how_many
@@ -373,10 +373,13 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
     Raises:
         UsageError: an option, folder or data set cannot be used.
         DocumentError: an annotation or stored file is damaged.
+        OutputError: the folder of --plots can't be written.
     """
     if options.compare and len(outs) < 2:
         raise UsageError("--compare needs two OUT or more", hint="give the output folders of the scans to compare")
     truth = open_ground_truth(options.dataset, _root(options))
+    if options.plots is not None:
+        check_folder(options.plots)
     bootstrap = Bootstrap(options.bootstrap, options.confidence, options.seed) if options.bootstrap else None
     protocol = Protocol(
         endpoints=options.endpoints,

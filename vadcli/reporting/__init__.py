@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import io
 import logging
-from contextlib import ExitStack, suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +41,7 @@ from vadcli.reporting.pictures import (
     strips,
 )
 from vadcli.store import OutputLayout, event_clip, json_text, matches, printable, stored_layout
-from vadcli.store.atomic import Scratch, writing
+from vadcli.store.atomic import Scratch, output_error, writing
 from vadcli.store.events import read_events
 from vadcli.types import BoolArray, Event, TimeArray
 from vadcli.types.text import clock, how_many
@@ -94,6 +97,7 @@ def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
     """
     to = options.to or (archive.layout.out / "report.html" if options.format == "html" else STDOUT)
     with ExitStack() as stack:
+        write = None if to == STDOUT else stack.enter_context(_file(to))
         scratch = stack.enter_context(Scratch(archive.layout.scratch))
         folder = None if options.assets is None else stack.enter_context(InFolder(options.assets, to))
         if options.format == "html":
@@ -105,22 +109,32 @@ def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
             text = to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=subject)
         else:
             text = to_markdown(archive)
-        if to != STDOUT:
-            _write(text, to, archive, scratch)
+        if write is not None:
+            write(text)
         if folder is not None:
             folder.settle()
     return WrittenReport(archive, text, None if to == STDOUT else to)
 
 
-def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
+@contextmanager
+def _file(to: Path) -> Iterator[Callable[[str], None]]:
+    """Check that a file can be written, before much work is done. Yield a function that writes the text of the file.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
     if to.exists() and not to.is_file():  # a pipe or a device must not be replaced by a file
-        with writing(to):
-            to.write_text(text, encoding="utf-8")
-    elif to.absolute().is_relative_to(archive.layout.out.absolute()):
-        scratch.write_text(to, text)
-    else:
-        with Scratch(to.absolute().parent / f".{to.name}.tmp") as beside:
-            beside.write_text(to, text)
+
+        def write(text: str) -> None:
+            with writing(to):
+                to.write_text(text, encoding="utf-8")
+
+        if to.is_dir():
+            raise output_error(to, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+        yield write
+        return
+    with Scratch(to.absolute().parent / f".{to.name}.tmp") as beside:
+        yield partial(beside.write_text, to)
 
 
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
@@ -234,6 +248,9 @@ def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
     if bool(text) == (options.image is not None):
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
     layout = stored_layout(out)
+    if options.to is not None:
+        with _file(options.to):  # to fail before the encoder is loaded
+            pass
     problems: list[str] = []
     encoders = encoders_in(layout)
     first = next(encoders, None)
@@ -286,8 +303,8 @@ def write_search(result: SearchResult, options: SearchOptions) -> WrittenReport:
         text = _search_csv(result) if options.format == "csv" else _search_table(result)
     to = options.to or (result.archive.layout.out / "search.html" if options.format == "html" else None)
     if to is not None:
-        with Scratch(result.archive.layout.scratch) as scratch:
-            _write(text, to, result.archive, scratch)
+        with _file(to) as write:
+            write(text)
     return WrittenReport(result.archive, text, to)
 
 

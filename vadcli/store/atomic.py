@@ -10,6 +10,7 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import secrets
 import shutil
 import weakref
@@ -107,6 +108,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 _LOCK_NAME = "lock"
+_SCRATCH_NAME = re.compile(r"\d+-[0-9a-f]+")  # the id of the process, and random digits
 _OUTPUT_ERRORS = {
     errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
@@ -116,6 +118,7 @@ _OUTPUT_ERRORS = {
 _OUTPUT_HINTS = {
     errno.EACCES: "make the folder writable, or choose another folder",
     errno.EPERM: "make the folder writable, or choose another folder",
+    errno.EISDIR: "add the name of a file",
     errno.EEXIST: "a file has the name of a folder that is needed: choose another place",
     errno.ENOTDIR: "a file has the name of a folder that is needed: choose another place",
     errno.EXDEV: "the output folder must be on one file system",
@@ -125,6 +128,12 @@ _FSYNC_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error that says in one line why `path` can't be written."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        for place in (path, *path.parents):
+            if place.is_file():
+                words = "is a file, but must be a folder"
+                reason = words if place == path else f"{place} {words}"
+                return OutputError(f"{path}: {reason}", hint="choose another place")
     reason = _OUTPUT_ERRORS.get(error.errno or 0) or (error.strerror or str(error)).lower()
     return OutputError(f"{path}: {reason}", hint=_OUTPUT_HINTS.get(error.errno or 0, ""))
 
@@ -139,6 +148,16 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Create a folder if it is missing, and check that a file can be written to it.
+
+    Raises:
+        OutputError: the folder can't be created, or no file can be written to it.
+    """
+    with Scratch(folder / ".tmp"):
+        pass
 
 
 def remove(path: Path) -> None:
@@ -174,7 +193,7 @@ class Scratch:
         return self._folder
 
     def __enter__(self) -> Scratch:
-        with writing(self.root):
+        with writing(self.root.parent):
             _remove_abandoned(self.root)
             while self._lock is None:  # another process may remove a new folder before it is locked
                 self.root.parent.mkdir(parents=True, exist_ok=True)
@@ -245,9 +264,12 @@ def _fsync(path: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of processes that have ended, except those of other users."""
+    """Remove the folders of processes that have ended, except those of other users.
+
+    The user may have chosen a folder that already has a `.tmp`. So folders with other names than those of `Scratch` stay.
+    """
     try:
-        folders = [entry for entry in root.iterdir() if entry.is_dir()]
+        folders = [entry for entry in root.iterdir() if _SCRATCH_NAME.fullmatch(entry.name) and entry.is_dir()]
     except FileNotFoundError:
         return
     for folder in folders:

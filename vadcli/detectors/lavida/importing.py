@@ -246,9 +246,8 @@ def _disk_errors(dest: Path) -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        reason = error.message.rpartition(": ")[2]
         hint = "choose a writable folder with --to; no incomplete folder is left"
-        raise OutputError(f"{dest}: can't be created: {reason}", hint=hint) from error
+        raise OutputError(f"{dest}: can't be created: {error.message}", hint=hint) from error
     except VadcliError:
         raise
     except Exception as error:
