@@ -89,7 +89,7 @@ class BenchPlan:
     Attributes:
         ratios: compression ratios; each is the kept share of the visual tokens.
         batch_sizes: numbers of clips per batch.
-        bound: when a round ends: after how much time or how many clips.
+        bound: the time or the number of clips after which a round ends.
         rounds: number of rounds per setting.
         frame_px: area of a frame for the language model, in pixels; None keeps the area of the model's configuration.
         workers: decoder processes; None means one per core.
@@ -221,7 +221,7 @@ class Bench:
             return 1000 * (time.perf_counter() - started) / clips
 
     def _sample(self, loader: ClipLoader) -> tuple[list[Clip], str]:
-        """Return clips of the same frame size, at least one, and a description of the sampling."""
+        """Return at least one clip, all clips with the same frame size, and a description of the sampling."""
         wanted = max(self.plan.batch_sizes)
         clips: list[Clip] = []
         once = islice(self.footage.requests(), len(self.footage.videos))
@@ -346,7 +346,7 @@ def compare(
     Args:
         candidates: the detectors, measured in this order.
         footage: the videos to read.
-        bound: when a round ends: after how much time or how many clips.
+        bound: the time or the number of clips after which a round ends.
         rounds: number of rounds per detector.
         workers: decoder processes; None means one per core.
     """

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from vadcli.detectors.lavida.detector import LavidaDetector
     from vadcli.detectors.lavida.model import LavidaConfig
 
-# the generated test videos
+# Number, length, frame rate and size of the generated test videos.
 MADE_FILES = 4
 MADE_S = 10
 MADE_FPS = 30
@@ -156,7 +156,7 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """When a round ends. After a time or a number of clips, the round takes no more clips.
+    """The limit of a round. After this time or this number of clips, the round takes no more clips.
 
     Attributes:
         seconds: time since the start of the round.
@@ -275,10 +275,10 @@ def scan_round(
         loader: reads the clips.
         footage: the videos to read.
         batch_size: clips per batch.
-        bound: the end of the round.
+        bound: the limit of the round.
         store: stores the scores.
         steady: a context manager, for measuring the round without its slow start and end. It is entered when the first scores
-            arrive, and left at the bound.
+            arrive, and left when `bound` is reached.
 
     Raises:
         VideoError: a video cannot be read.
@@ -316,7 +316,7 @@ def baseline_round(detector: Detector, footage: BenchVideos, *, bound: Bound, st
 def _batches(
     items: Iterable[Item], tally: _Tally, batcher: ClipBatcher[None], *, is_over: Callable[[], bool]
 ) -> Iterator[GatheredBatch[None]]:
-    """Yield batches of clips that have the same frame size. The last batches may not be full."""
+    """Yield batches of clips that have the same frame size. The last batches may have fewer clips."""
     fps: dict[str, float] = {}
     for item in items:
         if isinstance(item, Opened):
@@ -487,7 +487,7 @@ def forget_peak(devices: Sequence[torch.device]) -> None:
 
 
 def peak_over(held: dict[torch.device, int]) -> int | None:
-    """Return the peak of device memory since `forget_peak`, minus `held`; None without a CUDA device."""
+    """Return the peak of device memory since `forget_peak`, minus the bytes in `held`; None without a CUDA device."""
     return max((torch.cuda.max_memory_allocated(device) - before for device, before in held.items()), default=None)
 
 

@@ -76,7 +76,7 @@ class Throughput:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Throughput:
-        """Return the object from its JSON object, which `to_json` has made."""
+        """Return the rounds from the JSON object that `to_json` returns."""
         return cls(
             Setting(line["ratio"], line["batch_size"], line["baseline"]),
             [Round(**fields) for fields in line["rounds"]],
@@ -127,7 +127,7 @@ class Stages:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Stages:
-        """Return the object from its JSON object, which `to_json` has made."""
+        """Return the details from the JSON object that `to_json` returns."""
         return cls(
             line["ratio"],
             line["batch_size"],
@@ -185,7 +185,7 @@ class BenchReport:
 
     @classmethod
     def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> BenchReport:
-        """Return the report from its JSON objects, which `json_lines` has made."""
+        """Return the report from the JSON objects that `json_lines` yields."""
         *measured, summary = lines
         baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
         return cls(

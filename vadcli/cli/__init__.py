@@ -182,7 +182,7 @@ def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> Non
 
 
 def _without_default(item: inspect.Parameter) -> inspect.Parameter:
-    """Return a copy with the default None ("not given"). The help still shows the original default."""
+    """Return a copy of an option with the default None ("not given"). The help still shows the original default."""
     base, argument = typing.get_args(item.annotation)
     argument = copy(argument)
     argument.show_default = str(item.default)

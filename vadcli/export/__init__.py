@@ -59,12 +59,12 @@ class Exporter:
 
 
 def all_videos(text: Callable[[Sequence[EventsDocument]], str]) -> Write:
-    """Return a function that writes what `text` returns for all videos together."""
+    """Return a function that calls `text` once, with all videos, and writes the result."""
     return lambda documents, masks, file: print(text(documents), end="", file=file)
 
 
 def each_video(text: Callable[[EventsDocument], str]) -> Write:
-    """Return a function that writes what `text` returns for each video, one after the other."""
+    """Return a function that calls `text` once per video, and writes the results one after the other."""
     return lambda documents, masks, file: print(*map(text, documents), sep="", end="", file=file)
 
 

@@ -178,7 +178,7 @@ class Summaries:
             for line in result_lines(run.path):
                 if chosen:
                     entry = json.loads(line)
-                    # A skipped video counts only if it failed or is partial; such an entry has a stage.
+                    # A skipped video counts only if it failed or is partial. In both cases, its entry has a stage.
                     if entry["status"] not in (Status.SKIPPED, Status.UNFINISHED) or entry["stage"]:
                         self._scanned.add(entry["video"])
                 if b'"status": "partial"' in line:
@@ -214,7 +214,7 @@ def _shard_count(run: StoredRun) -> str:
 
 
 def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
-    """Yield `read(source)` for each source. Adds a line to `problems` per source that can't be read."""
+    """Yield `read(source)` for each source that can be read. For every other source, add a line to `problems`."""
     for source in sources:
         try:
             yield read(source)
@@ -281,7 +281,7 @@ class Numbers:
 
 @dataclass
 class Share:
-    """The videos of one caveat: the number of videos, the cameras, and (camera, name) of the first video."""
+    """The videos to which one caveat applies: their number, their cameras, and (camera, name) of the first video."""
 
     videos: int
     cameras: set[str]
@@ -345,7 +345,7 @@ class Archive:
         runs: the runs that started at or after `since` of `collect`, from the oldest to the newest.
         videos: the listed videos with their listed events, sorted by camera and name. All videos and events are listed if
             there are at most `MOST_VIDEOS` videos.
-        counts: numbers of all videos, also of the videos that are not listed.
+        counts: counts over all videos, including the videos that are not listed.
         problems: one line per file of the output folder that can't be read.
         verification: the newest run of `vadcli verify`; None if there was no such run at or after `since`.
     """
@@ -467,7 +467,10 @@ def collect(
 
 
 class _Collected:
-    """Counts all summaries, and keeps only those that the report may list, so that memory does not grow with the videos."""
+    """Counts all summaries, and keeps only those that the report may list.
+
+    So the needed memory does not grow with the number of videos.
+    """
 
     def __init__(self) -> None:
         self.counts = Counts()

@@ -68,7 +68,7 @@ class AssetStore(Protocol):
     """True if assets are files beside the page. Then the page loads the curves from these files."""
 
     def put(self, data: bytes, media_type: str) -> str | None:
-        """Store a file and return its URL; None if no room is left. The media type is a key of `SUFFIXES`.
+        """Store a file and return its URL; None if the page would become too large. The media type is a key of `SUFFIXES`.
 
         Raises:
             OutputError: the file can't be written.
@@ -184,7 +184,10 @@ class InFolder:
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Divide `budget` points among curves, in proportion to their durations. Each gets at least FEWEST_POINTS."""
+    """Divide `budget` points among curves, in proportion to their durations.
+
+    Every curve gets at least FEWEST_POINTS points.
+    """
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]

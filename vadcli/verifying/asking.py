@@ -70,7 +70,7 @@ class VideoJob:
         answered: number of clips that have an answer from this run.
         waiting: number of clips that were read and have no answer yet.
         is_read: True if no more clips will be read.
-        fresh: the answers that are not in `stored` yet, as pairs: the number of a clip, and the answers about this clip.
+        fresh: (number of a clip, answers about this clip) for each clip whose answers are not in `stored` yet.
         written_at: when `stored` was last written, as `time.monotonic()`.
     """
 

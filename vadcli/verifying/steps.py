@@ -313,7 +313,7 @@ class VerifyWork:
         asker, refiner = self._models
         videos, choices = [part.video for part in order.videos], [part.choice for part in order.videos]
         survey = Survey(order.layout, asker, clip_needs(asker), order.questions, videos, choices)
-        # Another worker may have done a part of the chunk before it died.
+        # Another worker may have done some of these videos before it died.
         left = [_left(survey, order.step, part) for part in order.videos]
         with Scratch(order.layout.scratch) as scratch:
             crew = LocalSteps(

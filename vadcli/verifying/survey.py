@@ -1,10 +1,10 @@
 """The start and the end of a verification: chooses the clips, and makes events from the answers.
 
-`Survey` finds the videos and the questions, and chooses clips. The clips with the highest scores of the scan are proposed. The
-audit draws clips at random from all other clips, to estimate how much the scan misses. Equal scores, videos and seeds give
-equal choices.
+`Survey` finds the videos and the questions, and chooses clips. The scan proposes the clips with its highest scores. The audit
+draws clips at random from all other clips, to estimate how much the scan misses. Equal scores, videos and seeds give equal
+choices.
 
-`settle` calibrates the model for each camera, makes the events of each video, and counts the audit.
+`settle` calibrates the model for each camera, makes the events of each video, and sums up the audit.
 
 `Survey` and `settle` need the stored scores and answers of all videos of a camera. They open no video and load no model.
 """
@@ -88,9 +88,9 @@ class Candidates:
         return cls(table.video, camera, score.astype(np.float32), grid.start, grid.end, grid.length_s, draw)
 
     def shown_s(self, clips: BoolArray) -> float:
-        """Return how many seconds of the video the given clips show. Seconds that two clips show count once.
+        """Return how many seconds of the video some clips show. If two clips overlap, the overlap counts once.
 
-        `clips` is (C,), True for these clips.
+        `clips` is (C,) bool, True for these clips.
         """
         start, end = self.start[clips], self.end[clips]
         before = np.append(0.0, end[:-1])
@@ -103,8 +103,8 @@ class Choice:
 
     Attributes:
         proposed: the clip has one of the highest scores of its camera.
-        audited: the clip is not proposed, and was drawn at random from all such clips of all cameras.
-        sampled: the clip is not proposed, and was drawn at random from all such clips of its camera. All audited clips are
+        audited: the clip was drawn at random from the clips of all cameras that are not proposed.
+        sampled: the clip was drawn at random from the clips of its camera that are not proposed. All audited clips are
             sampled, too.
     """
 
@@ -453,10 +453,11 @@ def _usable_answers(survey: Survey, video: Surveyed, choice: Choice) -> _UsableA
 
 
 def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
-    """Return the calibration of the model per camera: the `CategoryTails` of the model's usual answers.
+    """Return, per camera, the calibration of the model's log-odds by its usual answers about the camera.
 
-    A camera with too few random clips gets the calibration of all cameras together. If all cameras together have too few random
-    clips, the usual answers are not known, and the log-odds are not calibrated.
+    What answers are usual is estimated from the answers about randomly chosen clips and proposed clips (`spread_sample`). A
+    camera with too few randomly chosen clips gets the calibration of all cameras together. If all cameras together have too
+    few randomly chosen clips, the log-odds are not calibrated.
     """
     cameras: dict[str, list[_UsableAnswers]] = {}
     for answers in readable:

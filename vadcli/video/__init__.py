@@ -100,8 +100,8 @@ def start_worker() -> StartedWorker:
     # The worker must import the same modules as this process. So it gets this process's sys.path, and -P keeps Python from
     # adding the current folder.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    # A signal to our process group must not end the worker before the worker has its own session. So such signals are
-    # blocked until the worker discards them.
+    # A signal to this process's group must not end the worker before the worker has its own session. So these signals are
+    # blocked in the worker until the worker discards them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         process = subprocess.Popen(

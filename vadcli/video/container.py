@@ -2,12 +2,12 @@
 
 No frame is decoded here.
 
-Opening: some files contain references to other files and to network addresses: concat scripts, HLS and DASH playlists, SDP
+Opening. Some files contain references to other files and to network addresses: concat scripts, HLS and DASH playlists, SDP
 texts. ffmpeg's libraries follow these references, even if the file is named .mp4. Two options prevent this. `format_whitelist`
 is a list of real containers: ffmpeg refuses all other formats before their demuxer reads anything. With `protocol_whitelist`,
 ffmpeg can open only plain files.
 
-Missing ends: a container declares the length of the video in one of three ways: as a number of frames (AVI, IVF), as the
+Missing ends. A container declares the length of the video in one of three ways: as a number of frames (AVI, IVF), as the
 duration of the video stream (the tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and
 FLV without tags). This length is often wrong by a few frames. So a file counts as cut short only if many frames are missing, or
 if the file is smaller than the size that its header declares. An MP4 has an index with the position of every frame. So for an
@@ -271,7 +271,7 @@ def describe(stream: Any) -> str:
 def recording_start(container: Any, stream: Any, duration_s: float) -> str:
     """Return the time at which the recording began; "" if the container does not state it."""
     tags = container.metadata
-    # Apple's own tag has the time zone. An export keeps this tag, but writes a new creation_time.
+    # Apple's own tag has the time zone. A program that exports the video keeps this tag, but writes a new creation_time.
     if apple := tags.get("com.apple.quicktime.creationdate"):
         return str(apple)
     created = str(tags.get("creation_time") or stream.metadata.get("creation_time") or "")
@@ -314,7 +314,8 @@ class Read:
 class OtherStreams:
     """Counts the packets of all video streams except the chosen stream, which the probe reads.
 
-    For each of these streams, it counts the packets before the chosen stream's first packet, and the packets after its last.
+    For each of these streams, it counts the packets before the first packet of the chosen stream, and the packets after the last
+    packet of the chosen stream.
 
     Call `add` and `add_own` in the file order of the packets.
     """
@@ -385,8 +386,8 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     declared, of_this_stream = _declared_s(opened, stream, path, demuxer)
     if not declared:
         return 0
-    # Some muxers count the duration from time 0, others from the first frame. It is not known which, so the later end counts:
-    # a complete file must not seem to be cut short.
+    # Some muxers count the duration from time 0, others from the first frame. The file does not say which. So the later end is
+    # used, so that a complete file never seems to be cut short.
     end_s = max(read.end_s, read.end_s - read.first_s)
     missing = _beyond(declared, end_s, path, demuxer, read)
     if not missing or of_this_stream:
@@ -535,7 +536,7 @@ def _matroska_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _avi_bytes(file: BinaryIO, size: int) -> int:
-    """Return the position of the last RIFF chunk's end in bytes.
+    """Return where the last RIFF chunk ends, in bytes.
 
     Files of more than 1 GB have several chunks.
     """

@@ -322,12 +322,12 @@ class DecordFrames:
         info: the probe's description of the file.
         request: what to read.
         threads: decoder threads; 0 lets decord choose.
-        checked: True reads the whole video before the first frame is yielded, and rejects it if decord's libraries log an
+        checked: True reads the whole video before the first frame is yielded, and raises an error if decord's libraries log an
             error; use it only for short videos. False reads one frame at a time; damage that decord conceals is not noticed.
 
     Raises:
-        DecodeError: decord is not installed, cannot open the file, or finds other frames than the probe. If `checked`, also if
-            decord's libraries log an error.
+        DecodeError: decord is not installed, cannot open the file, or finds other frames than the probe. Or `checked` is True,
+            and decord's libraries log an error.
     """
 
     def __init__(self, info: VideoInfo, request: ReadRequest, *, threads: int = 0, checked: bool = False) -> None:

@@ -311,7 +311,7 @@ def build_command(
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
-    # The selection is in the probe's time base; the decoder may use another one.
+    # The selection is in the probe's time base, but the decoder may use another time base.
     timed = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("settb", str(info.time_base))
     picked = timed.filter("select", selection.expression)
     counted = picked.filter("setpts", "N")  # frame numbers replace times, because the muxer rejects times that jump back
@@ -325,9 +325,9 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Raise ToolError if ffmpeg cannot decode two gray frames.
+    """Raise ToolError if ffmpeg cannot even decode two gray frames.
 
-    Then ffmpeg is the problem, and not the video.
+    This check tells whether ffmpeg or the video is the cause of a failure.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
@@ -347,7 +347,7 @@ def check_ffmpeg() -> None:
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return one number per part of a video: how many seconds its rows are later than in the file.
+    """Return, for each part of a video, by how many seconds the times of its rows exceed the times in the file.
 
     A part ends where the clock restarts or jumps. The result is empty if this never happens. A few frames with odd times do
     not count as a part.
@@ -470,7 +470,7 @@ def add_sound(
 
 
 def source_arguments(info: VideoInfo) -> list[str]:
-    """Return ffmpeg's arguments to read this file: the demuxer, the path, and the limit to plain files."""
+    """Return ffmpeg's arguments for reading this file: the demuxer, the path, and the rule to open only plain files."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 

@@ -190,7 +190,7 @@ class _H264:
             self._pps[bits.ue()] = bits.ue()
 
     def _picture(self, unit: bytes) -> tuple[bool | None, int]:
-        """Return `bottom` and `number` of a slice for `_Fields.begins_frame`."""
+        """Return the arguments `bottom` and `number` of `_Fields.begins_frame` from the header of a slice."""
         bits = _Bits(unit[1:_HEADER_BYTES], escaped=True)
         bits.ue()  # first_mb_in_slice
         bits.ue()  # slice_type
@@ -375,7 +375,10 @@ class _Mpeg4:
 
 
 def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter | None:
-    """Return a new `ReferenceCounter` for one stream; None if frames of this codec are never left out."""
+    """Return a new `ReferenceCounter` for one stream.
+
+    Return None if this file has no rule for the codec. In this case, the decoder must decode all frames.
+    """
     data = extradata or b""
     if codec == "hevc":
         return _HevcReferences(data)
@@ -402,8 +405,9 @@ class _HevcReferences:
 
     The nal_unit_type of such a packet is even and at most 14 (ITU-T H.265, 7.4.2.2).
 
-    This rule is valid only within one sub-layer: pictures of a higher sub-layer may still refer to the packet. So if such a
-    packet is below the highest sub-layer of the stream, the result is None, and no frame is left out.
+    This rule is valid only within one sub-layer: pictures of a higher sub-layer may still refer to the packet. So a call
+    returns None if a packet found in this way is below the highest sub-layer of the stream. In this case, the decoder decodes
+    all frames.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -426,9 +430,6 @@ class _HevcReferences:
 
 
 def _agreed(parts: Iterable[bool]) -> bool | None:
-    """Return the value that all parts of a packet have; None if the values differ.
-
-    The result is True if the packet has no parts.
-    """
+    """Return the common value of all parts of a packet: None if the values differ, True if the packet has no parts."""
     values = set(parts)
     return None if len(values) > 1 else values != {False}

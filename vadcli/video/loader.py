@@ -270,7 +270,7 @@ class ClipLoader:
                 self._reap(process)
 
     def _lose(self, process: DecoderProcess) -> None:
-        """Finish the video of a process that died or was killed, or let the second decoder read it."""
+        """Handle the end of a process that died or was killed: let ffmpeg read its video again, or finish the video."""
         job = self._jobs.pop(process)
         error, stderr = self._reap(process)
         if self._setup.options.decoder == "auto" and job.decoder == DecoderName.DECORD and job.request.decoder is None:
@@ -311,7 +311,7 @@ def core_count() -> int:
 
 
 def loader_options(options: DecodeOptions, *, workers: int = 1) -> LoaderOptions:
-    """Return the loader's options for a command's options."""
+    """Return the `LoaderOptions` with a command's decoding options."""
     return LoaderOptions(
         workers=workers,
         timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),

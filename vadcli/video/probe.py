@@ -138,7 +138,7 @@ class _Packets:
             self.duration[-1] += packet.duration or 0
 
     def note_damage(self, why: str) -> None:
-        """Note that the container cannot be read from this packet on. Only the first note is kept."""
+        """Store the reason why the container cannot be read from this packet on. Later reasons are ignored."""
         self.damage = self.damage or f"the file is damaged after {self.read} packets: {why}"
 
 
@@ -414,7 +414,7 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
     At a constant frame rate, the pts in ascending order are the decoding times plus a constant, even if frames are reordered.
     """
-    # A demuxer may give one decoding time to two packets. Then the file states the time of the second packet only.
+    # A demuxer may give the same decoding time to two packets. If so, the file states the time of the second packet only.
     doubled = np.append(dts[1:] == dts[:-1], False)
     dts = np.where(doubled, NO_TIME, dts)
     known = np.flatnonzero((pts != NO_TIME) & (dts != NO_TIME))
@@ -429,7 +429,7 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
 
 def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Replace each missing time by the time plus the duration of the previous frame."""
+    """Replace each missing time by the end of the previous frame (its time plus its duration)."""
     times = stated.copy()
     missing = np.flatnonzero(stated == NO_TIME)
     for i in missing.tolist():
@@ -440,11 +440,10 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 def _presentation_order(
     times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
-    """Return the indices of the packets in presentation order, and flags (P,) bool.
+    """Return the indices of the packets in presentation order, and flags (P,) bool in the same order.
 
-    A flag is True if the clock restarts at this position.
-
-    The packets before a restart and the packets after it are sorted separately.
+    A flag is True if the clock restarts at this packet. The packets before a restart and the packets after it are sorted
+    separately.
     """
     dts, odd = packets.dts, _odd_packets(times)
     right = np.flatnonzero(~odd)
@@ -492,9 +491,8 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 def _restarts(times: IndexArray) -> list[int]:
     """Return the packets at which the clock has restarted.
 
-    These packets have an earlier time than each of the 16 packets before.
-
-    Packet 1 is such a packet too if the time of packet 0 is far later than the times of the next packets.
+    A packet at which the clock has restarted has an earlier time than each of the 16 packets before it. Packet 1 is also
+    returned if the time of packet 0 is far later than the times of the next packets.
     """
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
@@ -518,7 +516,7 @@ def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
 
 
 def _far_ticks(times: IndexArray) -> int:
-    """Return the limit in ticks: two times that differ by more are far apart."""
+    """Return the difference, in ticks, above which two packet times count as far apart."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
 

@@ -44,9 +44,9 @@ class SeekMissed(Exception):
 class RowMatcher:
     """Finds the row of each shown frame. Call `place` for the frames of one decoder in order.
 
-    A frame belongs to the row with the same time, or with a time that differs by less than half a frame. If the times in the
-    file are guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then
-    frames count as lost only if the decoder reported an error.
+    A frame belongs to the row whose time differs from the frame's time by less than half the duration of a frame. If the times
+    of the rows are guessed, or if they repeat or jump back, frames are matched by order instead, because a decoder may report
+    other times. If frames are matched by order, they count as lost only if the decoder reported an error.
 
     If the probe did not find a frame, the frame gets a new row after the last row that was placed. In damaged files, frames may
     come too late: a frame whose row was already counted as lost gets no row.
@@ -235,7 +235,7 @@ class FrameReader:
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
         """Yield all rows from the next row on.
 
-        Begin with the fastest options; if they prove unsafe, start ffmpeg again.
+        Begin with the fastest options. If these prove unsafe for the file, start ffmpeg again with slower options.
         """
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
@@ -311,7 +311,8 @@ class FrameReader:
         The rows of the frames that are left out count as undamaged.
 
         At the first sign of damage, stop with the outcome UNSAFE. A decoder with several threads raises `DamageFound` before
-        the first damaged frame, and is replaced by a decoder with one thread. So the number of threads does not matter.
+        the first damaged frame, and is replaced by a decoder with one thread. So the number of threads does not change the
+        result.
         """
         request, info = self._request, self._info
         assert request.needed is not None

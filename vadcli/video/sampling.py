@@ -58,7 +58,7 @@ class SamplingPlan:
     def __post_init__(self) -> None:
         if self.interval < 1 or not 0 <= self.overlap < self.frames:
             text = f"{self.frames} frames, overlap {self.overlap}, interval {self.interval}"
-            raise ValueError(f"cannot cut clips with {text}: overlap must be below frames, interval at least 1")
+            raise ValueError(f"cannot cut clips with {text}: the overlap must be shorter than a clip, the interval at least 1")
 
     @classmethod
     def of(cls, needs: ClipNeeds, info: VideoInfo) -> SamplingPlan:
@@ -83,7 +83,7 @@ class SamplingPlan:
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """Return the row of a sample; a row after the end of the video if there are not so many samples."""
+        """Return the row of a sample. The row is after the end of the video if the video has fewer samples."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
@@ -122,7 +122,7 @@ class SamplingPlan:
     def whole_clips_of(self, samples: int) -> int:
         """Return how many clips are complete after `samples` samples.
 
-        The last clip is not counted if the end of the video leaves it too few samples.
+        A last clip with fewer than T samples is not counted.
         """
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
@@ -180,13 +180,11 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return which frames must be decoded to get the images of `rows`: flags (N,) bool, or None for all.
+    """Return which frames must be decoded to get the images of `rows`, and True if these are the keyframes.
 
-    If all of `rows` are keyframes, the flags mark all keyframes. Otherwise, if all of `rows` are references, the flags mark all
-    references. All frames must be decoded if `rows` has other frames, if frames of the file are missing, or if too few frames
-    could be left out.
-
-    The second result is True if the flags mark the keyframes.
+    The frames are flags (N,) bool, or None for all frames. If all of `rows` are keyframes, the flags mark all keyframes.
+    Otherwise, if all of `rows` are references, the flags mark all references. All frames must be decoded if `rows` has other
+    frames, if frames of the file are missing, or if too few frames could be left out.
     """
     keys = rows_as_flags(info.keyframes, info.frames)
     for flags, only_keys in ((keys, True), (info.reference, False)):
@@ -196,7 +194,7 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:
-    """Drop rows that are too close: each kept row is at least `apart` rows after the kept row before it."""
+    """Return rows without close neighbours: each row is at least `apart` after the returned row before it."""
     if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
         return rows
     kept = [int(rows[0])]
@@ -443,12 +441,12 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return, for each frame of a clip, the position (T,) of the frame that provides the image.
+    """Return (T,) positions in a clip: for each frame, the position of the frame whose image it gets.
 
     All positions are -1 if every frame is lost.
 
     A lost frame gets the last image before it. If the first frames are lost, they get the first image of the clip. So nothing
-    seems to move. An image of another clip is never used, so that a resumed scan gives the same scores.
+    seems to move during the loss. An image of another clip is never used, so that a resumed scan gives the same scores.
     """
     own = np.where(lost, -1, np.arange(len(lost)))
     filled = np.maximum.accumulate(own)

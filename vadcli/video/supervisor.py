@@ -70,7 +70,7 @@ class LoaderOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.threads < 0:
-            raise ValueError(f"{self.workers} workers with {self.threads} threads cannot decode")
+            raise ValueError(f"workers={self.workers} must be at least 1, and threads={self.threads} must not be negative")
         if not (self.timeout_s > 0 and self.memory_limit_mib > 0):
             raise ValueError(f"time ({self.timeout_s} s) and memory ({self.memory_limit_mib} MiB) limits must be positive")
 
@@ -486,10 +486,10 @@ def _bytes_read(process: psutil.Process) -> int:
 
 
 def _cause(code: int | None, stderr: str) -> tuple[type[VideoError], str]:
-    """Return the error type and message for a process that the supervisor did not kill.
+    """Return the error type and message for a process that ended by itself, or that cannot be killed.
 
     Args:
-        code: the exit code; None if the process did not end after it was killed.
+        code: the exit code; None if the process cannot be killed.
         stderr: the end of the process's standard error.
     """
     if code is None:
@@ -548,7 +548,7 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # While this process or the machine is suspended, decoders may stand still too. So a very long time between two
+            # While this process or the machine is suspended, decoders may be suspended too. So a very long time between two
             # checks is not counted in full.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:

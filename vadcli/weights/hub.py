@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 CONVERTER = "SFconvertbot"  # an account of the hub that adds safetensors to repositories with pickles
 DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 OWN_FOLDER = "delete the folder yourself if you no longer need it"
-# The tokenizers need tokenizer.json, or vocab.json and merges.txt, but not SigLIP 2's tokenizer.model.
+# The tokenizers need tokenizer.json, or vocab.json and merges.txt. SigLIP 2 also has a tokenizer.model, which is not needed.
 PATTERNS: Mapping[str, Any] = {
     "allow_patterns": ["*.safetensors", "*.json", "*.txt", "LICENSE*"],
     "ignore_patterns": [f"*{suffix}" for suffix in PICKLE_SUFFIXES],
@@ -328,10 +328,11 @@ def _hub_errors(item: Entry) -> Iterator[None]:
 
 
 def _pull_offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Return a model that is in the cache but has no lock file. The model's files are not checked.
+    """Return a model from the cache without a check of its files. This is allowed only if the model has no lock file.
 
     Raises:
-        WeightsError: the model is not in the cache, or its files differ from its lock file.
+        WeightsError: the model is not in the cache, or it has a lock file. In the second case, the caller has found that the
+            model's files differ from the lock file.
     """
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:  # the caller has found that the files differ from the lock file
@@ -370,9 +371,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request that adds safetensors made from the model's pickles.
-
-    The hub's account CONVERTER opened this pull request.
+    """Return the pull request of the hub's account CONVERTER, which adds safetensors made from the model's pickles.
     """
 
     def pickles(info: ModelInfo) -> dict[str, str]:
