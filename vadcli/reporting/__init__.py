@@ -162,7 +162,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
         log.warning("%s", line)
     if folder is not None:
         return make_page(archive, shown, folder, problems=problems, title=title)
-    # Make the page without pictures and clips first. The difference between its size and --max-mb is left for pictures and clips.
+    # Make the page without pictures and clips first. Pictures and clips may add the difference between its size and --max-mb.
     bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
     store = InPage(max(0, room - len(bare.encode())))
     page = make_page(archive, shown, store, problems=problems, title=title)

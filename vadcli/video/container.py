@@ -314,8 +314,8 @@ class Read:
 class OtherStreams:
     """Counts the packets of all video streams except the chosen stream, which the probe reads.
 
-    For each of these streams, it counts the packets before the first packet of the chosen stream, and the packets after the last
-    packet of the chosen stream.
+    For each of these streams, it counts the packets before the first packet of the chosen stream, and the packets after the
+    last packet of the chosen stream.
 
     Call `add` and `add_own` in the file order of the packets.
     """

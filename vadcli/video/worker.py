@@ -369,7 +369,7 @@ def main() -> None:
     threading.Thread(target=_end_with_loader, name="end-with-loader", daemon=True).start()
     for usual in (LoaderOptions.prober, LoaderOptions.reader):  # import both now: the loader may not be ready yet
         pkgutil.resolve_name(usual)
-    with suppress(ToolError):  # ask for the version now for the same reason; the function keeps it
+    with suppress(ToolError):  # ask for the version now for the same reason; the answer is cached
         ffmpeg_version()
     setup: Setup = connection.recv()
     descriptor = recv_handle(connection)

@@ -371,8 +371,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request of the hub's account CONVERTER, which adds safetensors made from the model's pickles.
-    """
+    """Return the pull request of the hub's account CONVERTER, which adds safetensors made from the model's pickles."""
 
     def pickles(info: ModelInfo) -> dict[str, str]:
         return {name: file.lfs.sha256 for name, file in _repository_files(info).items() if name.endswith(".bin") and file.lfs}
@@ -530,7 +529,7 @@ def _delete_revision(repo_id: str, folder: Path, commit: str) -> tuple[int, int]
     freed = sum(size for path, size in own.items() if path.stat().st_nlink == 1)
     if files:
         level = hub_logging.get_verbosity()
-        hub_logging.set_verbosity(logging.ERROR)  # hides the tracebacks that it logs for files that cannot be deleted
+        hub_logging.set_verbosity(logging.ERROR)  # hides the library's tracebacks about files that cannot be deleted
         try:
             cache.delete_revisions(commit).execute()
         finally:
