@@ -79,8 +79,8 @@ wide. Most anomalies of Ped2 are fast, so methods that give fast things a high s
 other footage.
 
 ROC-AUC does not show all weaknesses of optical flow and frame difference. A threshold for one camera does not fit
-another camera. A value does not show how often it occurs. Both methods fail after cuts and changes of light, and if
-the camera moves.
+another camera, because a value of these methods does not show how rare the value is for the camera. Both methods fail
+after cuts and changes of light, and if the camera moves.
 
 ## How each row was measured
 

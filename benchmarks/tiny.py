@@ -46,17 +46,17 @@ ABOUT = (
     '"motion of one of two similar objects", two objects have the same colour and shape. The true name is the motion of',
     "one object. The false names are motions that neither object makes.",
     "",
-    "The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames that show the true",
-    'category, even if their score is low. "lists" is the number of lists, and "target" is the wanted frame AUC. The',
-    "intervals are 95 % intervals from resamples of the clips.",
+    "The frame AUC is computed over all frames, with both lists. The figures of pixels (IoU, AP and AUC) are computed over",
+    'the frames that show the true category, even if these frames have low scores. The column "lists" has the number of',
+    'lists, and the column "target" has the wanted frame AUC. The intervals are 95 % intervals from resamples of the clips.',
 )
 
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "This model lacks the [additions of lavida-tiny](../docs/training.md#what-the-small-model-adds), except two: the",
-    "convolutional trunk, and visual tokens from SAM2's features. The loss for single names is also left out. The",
-    "training starts from the ninth stage of lavida-tiny, and has 1,500 steps of the paper's training",
+    "This model has only two of the [additions of lavida-tiny](../docs/training.md#what-the-small-model-adds): the",
+    "convolutional trunk, and visual tokens from SAM2's features. The training had no loss for single names. It started",
+    "from the result of the ninth stage of lavida-tiny, and had 1,500 steps of the paper's training",
     "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained.",
 )
 
@@ -158,8 +158,8 @@ def _tables(groups: Sequence[Group], found: Mapping[Asked, Marks]) -> list[str]:
         *(line(group, found[group, "own"]) for group in groups),
         "",
         "The model passes what it found to the mask decoder as the embedding of a token, `<SEG>`. The next table shows the",
-        "effect of this embedding: the frame AUC if a list of categories gets its own embedding (own), the embedding of",
-        "another clip and list (another's), or no embedding (none).",
+        "effect of this embedding. Its columns have the frame AUC if the mask decoder gets the embedding of the same clip and",
+        "list (own), the embedding of another clip and another list (another's), or no embedding (none).",
         "",
         "| question | own | another's | none |",
         "|---|---|---|---|",
