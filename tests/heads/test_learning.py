@@ -130,6 +130,9 @@ def test_events_show_both_scores_and_name_the_head(site: tuple[Path, dict[str, l
     assert events
     assert all(event["head_score"] >= 0.5 and event["peak_score"] >= 0.5 for event in events)
     assert {document["head"]["name"] for document in documents} == {"my-head"}
+    for head in (("--head", tmp_path / "my-head"), ()):
+        table = [json.loads(line) for line in cli("events", out, "--preview", "--json", *head).stdout.splitlines()]
+        assert [row["events"] for row in table if row["present"]] == [len(events) if head else sum(map(len, truth.values()))]
 
 
 def test_written_heads_last_until_they_are_forgotten(tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ from vadcli.detectors.calibration import CategoryTails
 from vadcli.detectors.options import AskOptions
 from vadcli.engine.event_rules import ClipGrid, VerifiedScores, judge_of, tails_to_json
 from vadcli.engine.plan import make_plan
-from vadcli.engine.recut import validate_all
+from vadcli.engine.recut import preview, validate_all
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError
-from vadcli.options import ScanOptions, VerifyOptions
+from vadcli.options import EventsOptions, ScanOptions, VerifyOptions
 from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
@@ -114,6 +114,15 @@ def test_other_thresholds_keep_the_answers(out: Path) -> None:
     assert event.verification.answer is Answer.CONFIRMED
     assert document.scan_events is not None
     assert len(document.scan_events) == 1
+
+
+def test_the_preview_counts_what_other_thresholds_would_store(out: Path) -> None:
+    verify(out)
+    for verified in (True, False):
+        options = EventsOptions(verify=verified)
+        for row in preview(out, options).rows:
+            stored = vadcli.events(out, threshold=row.threshold, verify=verified)
+            assert row.events == sum(len(document.events) for document in stored.documents), (row, verified)
 
 
 def test_a_second_run_asks_nothing_and_new_categories_only_themselves(out: Path) -> None:

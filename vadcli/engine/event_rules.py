@@ -13,7 +13,7 @@ other frames can't open an event.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -73,7 +73,7 @@ class Judge:
         # What events documents store about the head.
         self.mark = HeadMark(head.name, head.card.kind, head.key if high == HIGH else f"{head.key}@{high:g}")
         self._judged: set[str] = set()  # the videos that the head has judged
-        self._refused: Counter[str] = Counter()  # number of videos that can't be judged, by reason
+        self._refused: defaultdict[str, set[str]] = defaultdict(set)  # the videos that can't be judged, by reason
         self._warned: set[str] = set()  # the cameras about which a warning is in the log
 
     def events(
@@ -133,12 +133,15 @@ class Judge:
     @property
     def refusal(self) -> str:
         """The most common reason why videos could not be judged; "" if a video was judged."""
-        return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
+        if self._judged or not self._refused:
+            return ""
+        reason, _ = max(self._refused.items(), key=lambda item: len(item[1]))
+        return f"head {self.head.name}: {reason}"
 
     def log_refused(self) -> None:
         """Log how many videos could not be judged, with one line per reason."""
-        for reason, count in self._refused.items():
-            log.warning("head %s: %s could not be judged: %s", self.head.name, how_many(count, "video"), reason)
+        for reason, videos in self._refused.items():
+            log.warning("head %s: %s could not be judged: %s", self.head.name, how_many(len(videos), "video"), reason)
         self._refused.clear()
 
     def _vectors(self, video: str) -> VideoVectors | None:
@@ -146,14 +149,14 @@ class Judge:
         try:
             vectors = read_vectors(self.folders, video)
         except DocumentError as error:
-            self._refused[error.message] += 1
+            self._refused[error.message].add(video)
             return None
         if vectors is None:
-            self._refused["no vectors are stored (vadcli embed stores them)"] += 1
+            self._refused["no vectors are stored (vadcli embed stores them)"].add(video)
             return None
         reason = matching(self.head.card, vectors.encoders)
         if reason:
-            self._refused[reason] += 1
+            self._refused[reason].add(video)
             return None
         return vectors
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, with_categories
+from vadcli.cutting import EventBoxes, inherit_boxes, with_categories
 from vadcli.engine.event_rules import (
     HIGH,
     Judge,
@@ -36,7 +36,7 @@ from vadcli.store.events import EventsDocument, choose, load, read_events, timed
 from vadcli.store.masks import mask_box, masked_rows, read_boxes, read_masks, rle_threshold
 from vadcli.store.run_log import StoredRun, failures_without_events, read_run
 from vadcli.store.scores import read_metadata, read_scores, shown_s
-from vadcli.store.verification import answers_or_none, validate_answers
+from vadcli.store.verification import StoredAnswers, answers_or_none, validate_answers
 from vadcli.types import (
     DEFAULT_RULES,
     Calibration,
@@ -90,8 +90,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
             cut.add(path)
         if cut.usage_errors and all(document.failure for document in cut.documents):
             raise cut.usage_errors[0]
-        if judge and judge.refusal:
-            raise UsageError(judge.refusal, hint="embed the videos with the head's encoder, or train another head")
+        _check_judged(judge)
         if options.write and scratch:
             if options.head:
                 others = tuple(str(Path(folder).resolve()) for folder in options.embeddings)
@@ -100,14 +99,20 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
             write_choices(layout, scratch, cut.changed(choices))
         elif scratch:
             write_choices(layout, scratch, Choices())
-    if judge:
-        judge.log_refused()
     when = options.when()
     unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
         log.warning("%d of %d videos have events but no known start time, so they are left out", unknown, len(cut.documents))
     failures = [result for result in failures_without_events(layout, _runs(layout)) if matches(result.video, options.include)]
     return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems), tuple(failures))
+
+
+def _check_judged(judge: Judge | None) -> None:
+    """Log which videos the head could not judge; raise UsageError if the head could judge no video."""
+    if judge and judge.refusal:
+        raise UsageError(judge.refusal, hint="embed the videos with the head's encoder, or train another head")
+    if judge:
+        judge.log_refused()
 
 
 def _runs(layout: OutputLayout) -> Iterator[StoredRun]:
@@ -267,26 +272,56 @@ def recut(
     old = timed(read_events(layout.events(video)), times)
     if old.failure is not None:
         return replace(old, thresholds=thresholds)
-    table, metadata = read_scores(layout.scores(video))
-    boxes, duration_s = stored_boxes(layout, video, table, thresholds), shown_s(table, metadata.video)
-    old_events = old.events if old.scan_events is None else old.scan_events
-    events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=reviews)
-    events = inherit_boxes(events, old_events) if boxes is None else events
-    events = with_categories(events, table, old_events)
-    mark = judge.mark_of(video) if judge else None
-    document = replace(old, thresholds=thresholds, events=tuple(events), head=mark, scan_events=None)
-    if verify or (verify is None and old.scan_events is not None):
-        answers = answers_or_none(layout.answers(video))
-        if answers is not None and answers.metadata.content == str(metadata.source.get("content")):
-            verified = VerifiedScores.of(table, answers, thresholds, duration_s)
-            if verified is not None:
-                events = verified_events(verified, document.events, thresholds, duration_s=duration_s, boxes=boxes)
-                events = without_false_alarms(video, events, reviews)
-                document = replace(document, events=tuple(events), scan_events=document.events)
+    stored = _Stored.of(layout, old, verify=verify)
+    boxes = stored_boxes(layout, video, stored.table, thresholds)
+    document = stored.events_at(thresholds, boxes=boxes, judge=judge, reviews=reviews)
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
             write_events(path, document)
     return document
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The stored scores, events and answers of one video."""
+
+    old: EventsDocument
+    table: ScoreTable
+    duration_s: float
+    answers: StoredAnswers | None  # the answers of a second model; None if they are not used
+
+    @classmethod
+    def of(cls, layout: OutputLayout, old: EventsDocument, *, verify: bool | None) -> _Stored:
+        """Read the scores and the answers of a video; for `verify`, see `recut`.
+
+        Raises:
+            DocumentError: the scores can't be read.
+        """
+        video = str(old.video["path"])
+        table, metadata = read_scores(layout.scores(video))
+        wanted = old.scan_events is not None if verify is None else verify
+        answers = answers_or_none(layout.answers(video)) if wanted else None
+        if answers is not None and answers.metadata.content != str(metadata.source.get("content")):
+            answers = None  # they are about another video of this name
+        return cls(old, table, shown_s(table, metadata.video), answers)
+
+    def events_at(
+        self, thresholds: Thresholds, *, boxes: EventBoxes | None, judge: Judge | None, reviews: Sequence[ReviewedEvent]
+    ) -> EventsDocument:
+        """Return the document with the events at these thresholds; see `recut`."""
+        old, table, duration_s, video = self.old, self.table, self.duration_s, str(self.old.video["path"])
+        old_events = old.events if old.scan_events is None else old.scan_events
+        events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=reviews)
+        events = inherit_boxes(events, old_events) if boxes is None else events
+        events = with_categories(events, table, old_events)
+        mark = judge.mark_of(video) if judge else None
+        document = replace(old, thresholds=thresholds, events=tuple(events), head=mark, scan_events=None)
+        verified = VerifiedScores.of(table, self.answers, thresholds, duration_s) if self.answers else None
+        if verified is None:
+            return document
+        events = verified_events(verified, document.events, thresholds, duration_s=duration_s, boxes=boxes)
+        events = without_false_alarms(video, events, reviews)
+        return replace(document, events=tuple(events), scan_events=document.events)
 
 
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
@@ -332,14 +367,16 @@ def preview(out: Path, options: EventsOptions) -> Preview:
     """Return how many events several thresholds would give. Nothing is written.
 
     The rows are for ROUND_THRESHOLDS, for the present thresholds, and for the threshold of `options`. Each row has the number
-    of events that `vadcli events --threshold` would make if the other options stay the same. A head and the answers of a second
-    model are not used.
+    of events that `vadcli events --threshold` would make if the other options stay the same.
 
     Raises:
-        UsageError: the folder does not exist, or the thresholds in `options` are wrong for a video.
+        UsageError: the folder does not exist, the head can judge no video, or the thresholds in `options` are wrong for a
+            video.
         DocumentError: the review or the choices of OUT can't be read.
     """
     layout = stored_layout(out)
+    choices = read_choices(layout).with_reviews(read_review(options.review) if options.review else ())
+    reviews, judge = () if options.keep_false else choices.reviews, judge_of(options, choices, out=out)
     problems: dict[str, None] = {}
     present: set[float] = set()
     requested: set[float] = set()
@@ -351,25 +388,18 @@ def preview(out: Path, options: EventsOptions) -> Preview:
         requested.add(options.thresholds(document.thresholds, calibration).high)
     thresholds = sorted(high for high in {*ROUND_THRESHOLDS, *present, *requested} if high >= (options.low or 0.0))
     counts, videos, seconds = Counter(dict.fromkeys(thresholds, 0)), 0, 0.0
-    reviews: Sequence[ReviewedEvent] = ()
-    if not options.keep_false:
-        reviews = read_choices(layout).with_reviews(read_review(options.review) if options.review else ()).reviews
     for document in _scored(layout, options, problems):
-        video = str(document.video["path"])
         try:
-            table, metadata = read_scores(layout.scores(video))
+            stored = _Stored.of(layout, document, verify=None if options.verify else False)
         except DocumentError as error:
             problems[str(error)] = None
             continue
-        duration_s = shown_s(table, metadata.video)
-        videos, seconds = videos + 1, seconds + duration_s
-        of_video = [entry for entry in reviews if entry.video == video]
+        videos, seconds = videos + 1, seconds + stored.duration_s
         for high in thresholds:
             chosen = replace(options, threshold=high, alarms_per_hour=None).thresholds(document.thresholds, None)
-            events = with_categories(cut_events(table, chosen, duration_s=duration_s), table, document.events)
-            events = without_false_alarms(video, events, of_video)
-            documents = choose([replace(document, events=tuple(events))], When(), options.category)
-            counts[high] += sum(len(document.events) for document in documents)
+            made = stored.events_at(chosen, boxes=None, judge=judge, reviews=reviews)
+            counts[high] += sum(len(document.events) for document in choose([made], When(), options.category))
+    _check_judged(judge)
     scale = next(iter(calibrations)) if len(calibrations) == 1 else None
     hours = seconds / 3600
     rows = (

@@ -115,7 +115,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
             raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
         if not self.preview:
             return
-        alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between", "head")
+        alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between")
         if given := [name for name in alone if getattr(self, name)]:
             raise UsageError(f"--preview can't be used with {flag_of(given[0])}", hint="give one of them")
         if self.format not in ("json", "csv"):
