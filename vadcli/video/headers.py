@@ -83,9 +83,8 @@ def _vp9(packet: Any) -> Shows:
         if first >> 6 != 0b10:
             return Shows.FRAME  # not a VP9 frame: it counts as a frame, and the decoder reports the damage
         show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; in profile 3, a reserved bit comes before it
-        if (
-            first >> show_existing & 1 or first >> (show_existing - 2) & 1
-        ):  # show_existing_frame or show_frame; frame_type is between them
+        # The bits are show_existing_frame and show_frame; frame_type is between them.
+        if first >> show_existing & 1 or first >> (show_existing - 2) & 1:
             return Shows.FRAME
     return Shows.NOTHING
 
