@@ -7,7 +7,7 @@ compression. So a change in the machine's speed affects all settings alike. Afte
 time and memory per stage, for each compression ratio.
 
 `compare` scores the same videos with each detector in a separate process, so that the memory of one detector is not counted for
-the next one.
+the next detector.
 """
 
 from __future__ import annotations
@@ -396,7 +396,8 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
         scratch: an empty folder for temporary files.
 
     Raises:
-        UsageError, NoVideoFound, DeviceError, WeightsError: before anything is measured.
+        UsageError, NoVideoFound, DeviceError, WeightsError: the options, paths, devices or weights can't be used. This is
+            found before anything is measured.
         VideoError: a video can't be read.
     """
     from vadcli.detectors.lavida.detector import LavidaDetector

@@ -120,7 +120,7 @@ def baseline_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[C
     """Yield (clip, frame rate of the video) for each clip of a video; clips do not overlap.
 
     The last clip repeats its last frame until the clip is full. The decoding library converts the frames to RGB and resizes
-    them, but only the sampled frames. So the baseline is faster than most such loops.
+    them, but only the sampled frames. So the baseline is faster than a loop that converts every frame.
 
     Raises:
         DecodeError: the video cannot be read.

@@ -129,7 +129,7 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """Print the error on one line and its hint on the next. A log file gets both."""
+    """Print the error on one line and its hint on the next line. A log file gets both lines."""
     hint = f"  {_one_line(error.hint)}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {_one_line(error.message)}\n{hint}")
     for handler in log.handlers:

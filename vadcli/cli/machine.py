@@ -180,7 +180,7 @@ def _for_each(names: Iterable[str], work: Callable[[str], bool]) -> None:
 @weights_app.command("check")
 @with_options(TalkOptions, section="weights-check")
 def check_weights(*, names: Testable, options: TalkOptions) -> None:
-    """Test weights on this machine with drawn pictures. Exits with 4 if a test fails.
+    """Test installed weights with pictures that vadcli draws. Exits with 4 if a test fails.
 
     The pictures show coloured shapes, discs, stripes, words, day and night. An encoder gets several sentences, and must choose
     the sentence that describes the picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.

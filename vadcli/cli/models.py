@@ -349,8 +349,8 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
-            # No exception is raised here, because Python could then wait for a running thread. The decoder processes end with
-            # this process.
+            # An exception could make Python wait for a running thread, so this process ends without one. The decoder processes
+            # end with this process.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 

@@ -43,7 +43,7 @@ _SMOOTH = 3  # the curve is drawn larger by this factor and then reduced, so tha
 class ScoreCurve:
     """The score curve of one video.
 
-    The curve is drawn in tiles, and only when a tile is needed. So a long video needs no more memory than a short one.
+    The curve is drawn in tiles, and only when a tile is needed. So a long video needs no more memory than a short video.
 
     Args:
         table: the scores.

@@ -197,7 +197,7 @@ class Overlay:
     Args:
         table: the video's scores.
         document: the video's events with their thresholds, the hidden parts of the picture, and the start time of the video.
-        geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
+        geometry: the canvas. If it has two pictures, the left picture is the original, and the right picture is annotated.
         end_s: end of the last frame, in seconds.
         mask_level: the outline of a mask is drawn around the pixels with at least this value (0-255). None takes the mask level
             of the document's thresholds.

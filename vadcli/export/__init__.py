@@ -84,8 +84,8 @@ def export(
         file: an open text file. It is used only if `to` is None.
 
     Raises:
-        UsageError: the format does not exist, or can't represent these events. Or `to` is None, there are several videos, and a
-            file in this format can contain only one.
+        UsageError: the format does not exist, or can't represent these events. Also if `to` is None, and there are more videos
+            than a file in this format can contain.
         OutputError: a file can't be written. The files that were written before are kept.
     """
     exporter = EXPORTERS.load(name)

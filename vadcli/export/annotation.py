@@ -1,7 +1,7 @@
 """Writes events for the annotation tools FiftyOne, Label Studio and CVAT.
 
 A FiftyOneTemporalDetectionDataset reads labels.json. Label Studio needs two files: the tasks to import, and the labelling
-configuration that shows them. A CVAT file has the masks of each event, or the box of the event if no masks are stored.
+configuration that shows the tasks. A CVAT file has the masks of each event, or the box of the event if no masks are stored.
 """
 
 from __future__ import annotations

@@ -88,9 +88,9 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
 
 
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
-    """Write the page or digest of an archive to `options.to`, and return it.
+    """Write the page or digest of an archive to `options.to`, and return the report.
 
-    If this fails, an earlier report file stays as it is.
+    If the report can't be written, an earlier file at `options.to` stays as it is.
 
     Raises:
         OutputError: the report can't be written.
@@ -162,7 +162,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
         log.warning("%s", line)
     if folder is not None:
         return make_page(archive, shown, folder, problems=problems, title=title)
-    # Make the page without pictures and clips first. Pictures and clips may add the difference between its size and --max-mb.
+    # Make the page without pictures and clips first. Its size shows how many bytes --max-mb leaves for pictures and clips.
     bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
     store = InPage(max(0, room - len(bare.encode())))
     page = make_page(archive, shown, store, problems=problems, title=title)

@@ -96,9 +96,9 @@ class Summaries:
     """Makes a summary from the events document of each chosen video, one video at a time.
 
     Args:
-        since: a time like 2026-11-27T06:00 or an age like "24h": keep only events since then, and videos that ended since then.
-            Videos that failed, are partial or have an unknown start are kept if a run scanned them since then.
-            "last-run" keeps the videos that the last run scanned. None keeps all videos.
+        since: a time like 2026-11-27T06:00, or an age like "24h". Only events since this time and videos that ended since this
+            time are kept. Videos that failed, are partial or have an unknown start are kept if a run scanned them since this
+            time. "last-run" keeps the videos that the last run scanned. None keeps all videos.
         include: globs of relative paths; empty for all videos.
         between: keep only events in this part of a day; None keeps all events.
         rules: how the start of a video is found.
@@ -223,7 +223,7 @@ def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) 
 
 
 def _summary(document: EventsDocument, result: VideoResult | None) -> VideoSummary:
-    """Return the summary of a video with all events. `result` is None if the video is not partial."""
+    """Return the summary of a video, with all its events. `result` is None if the video is not partial."""
     video = document.video
     status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
     lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
@@ -300,7 +300,7 @@ class Share:
 
 @dataclass
 class Counts:
-    """Numbers of all videos of a report. Needs memory per camera, but not per video.
+    """Counts over all videos of a report. The needed memory grows with the number of cameras, not of videos.
 
     Attributes:
         cameras: camera -> its numbers. The key "" is for failed videos without a camera.
@@ -398,13 +398,13 @@ class Archive:
 
     @property
     def unlisted(self) -> dict[str, int]:
-        """The numbers of events and of failures that are not listed."""
+        """How many events and how many failures are not listed."""
         total = self.counts.total
         return {"events": total.events - self.listed_events, "failures": total.lost - len(self.failures)}
 
     @property
     def busiest(self) -> list[tuple[str, Numbers]]:
-        """(camera, its numbers) of at most `MOST_CAMERAS` cameras, the camera with the most events first."""
+        """(camera, `Numbers` of the camera) for at most `MOST_CAMERAS` cameras, those with the most events first."""
         cameras = sorted(self.counts.cameras.items(), key=lambda item: (-item[1].events, -item[1].highest, item[0]))
         return cameras[:MOST_CAMERAS]
 
@@ -415,7 +415,7 @@ class Archive:
 
     @property
     def caveats(self) -> list[str]:
-        """One line per caveat of the scores and its videos. The caveat with the most videos is first."""
+        """One line per caveat, with a description of its videos. The caveat with the most videos is first."""
         ordered = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
         return [f"{caveat} ({share.text(self.counts.total.scored)})" for caveat, share in ordered]
 

@@ -297,7 +297,7 @@ def _counted(survey: Survey, settled: Settled) -> Iterator[VerifiedVideo]:
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
     """Return the result of a dry run.
 
-    The time is estimated: the model is asked about a few clips of noise.
+    To estimate the time, the model is asked about a few clips of noise.
     """
     asker, left, seconds = survey.asker, sum(map(len, wanted)), 0.0
     if left:

@@ -64,7 +64,7 @@ class VideoJob:
         stored: the answers so far.
         claim: the lock of the video; None if the video is not being read.
         regions: the hidden parts of the picture.
-        may_seek: False if the reader must decode from the start of the file; then all frames from the first to the last clip
+        may_seek: False if the reader must decode from the start of the file. If so, all frames from the first to the last clip
             are read.
         error: why some clips can't be read; "" if all clips can be read.
         answered: number of clips that have an answer from this run.
@@ -121,7 +121,7 @@ def read_clips(
     Args:
         loader: reads single frames.
         jobs: the videos to read; the next job is taken when a decoder process is idle.
-        stopped: returns True when reading must end. Then jobs with unread clips are not yielded.
+        stopped: returns True when reading must end. After it has returned True, jobs with unread clips are not yielded.
     """
     open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
 
@@ -253,7 +253,7 @@ class Interview:
                 self._write(job)
 
     def _store(self, job: VideoJob) -> None:
-        """Add the new answers about a video to its file."""
+        """Add the new answers about a video to the file of the video's answers."""
         if not job.fresh:
             return
         clips = np.array([clip for clip, _ in job.fresh], np.int64)

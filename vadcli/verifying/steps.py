@@ -4,7 +4,8 @@ The steps run on this machine or on a Ray cluster. Each step writes its results 
 is stored in `Surveyed.problem`.
 
 On a cluster (`vadcli verify --runner ray`), a worker gets the survey of a few videos, asks its own model, and writes the
-answers to OUT. Only the driver chooses clips, calibrates the model and makes events, because this needs all videos of a camera.
+answers to OUT. Only the process of the command chooses clips, calibrates the model and makes events, because this needs all
+videos of a camera.
 """
 
 from __future__ import annotations
@@ -301,7 +302,7 @@ class VideoAsked(NamedTuple):
 
 @dataclass
 class VerifyWork:
-    """The work of a worker: does a step of a verification for the videos of a `Part`. See `Work`."""
+    """Does a step of a verification for the videos of a `Part`, in a worker of the cluster. See `Work`."""
 
     options: VerifyOptions
     _models: tuple[Asker, Refiner | None] | None = None

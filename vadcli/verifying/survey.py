@@ -245,7 +245,7 @@ class Survey:
     def missing(self, video: Surveyed, choice: Choice) -> IndexArray:
         """Return the numbers of the chosen clips that have no answer.
 
-        If the options leave out the video, no number is returned.
+        The result is empty if the options leave out the video.
         """
         if not video.is_included:
             return np.zeros(0, np.int64)
@@ -295,7 +295,7 @@ def clip_needs(asker: Asker) -> ClipNeeds:
 def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> list[IndexArray]:
     """Return at most `limit` of the wanted clips: random clips first, then clips by falling score.
 
-    `wanted` has the numbers of the clips per video. If `limit` is None, all wanted clips are returned.
+    `wanted` has one array per video: the numbers of its wanted clips. If `limit` is None, all wanted clips are returned.
     """
     total = sum(map(len, wanted))
     if limit is None or limit >= total:
@@ -455,9 +455,9 @@ def _usable_answers(survey: Survey, video: Surveyed, choice: Choice) -> _UsableA
 def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str, CategoryTails]:
     """Return, per camera, the calibration of the model's log-odds by its usual answers about the camera.
 
-    What answers are usual is estimated from the answers about randomly chosen clips and proposed clips (`spread_sample`). A
-    camera with too few randomly chosen clips gets the calibration of all cameras together. If all cameras together have too
-    few randomly chosen clips, the log-odds are not calibrated.
+    The usual answers are estimated from the answers about randomly chosen clips and proposed clips (`spread_sample`). A camera
+    with too few randomly chosen clips gets the calibration of all cameras together. If all cameras together have too few
+    randomly chosen clips, the log-odds are not calibrated.
     """
     cameras: dict[str, list[_UsableAnswers]] = {}
     for answers in readable:

@@ -1,9 +1,9 @@
-"""Reads videos: `probe` describes a file, `reader` reads its frames, `loader` its clips.
+"""Reads videos: `probe` describes a file, `reader` reads its frames, and `loader` reads its clips.
 
 This package imports only the types, options and errors of vadcli. It scores no frames, writes no outputs and knows no detector.
 
 This file starts decoder processes. It imports little, so a command can start its first decoder process before it imports the
-scan engine (`early_worker`). The process and the command then load their modules at the same time.
+scan engine (`early_worker`). So the process and the command load their modules at the same time.
 """
 
 from __future__ import annotations

@@ -94,13 +94,13 @@ def has_times(demuxer: str) -> bool:
 def has_exact_pts(demuxer: str, codec: str) -> bool:
     """Return True if packets have presentation times.
 
-    If not, a decoder may report other times than the probe finds.
+    Without presentation times, a decoder may report other times than the probe finds.
     """
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
 def can_jump(demuxer: str) -> bool:
-    """Return True if files in this format are often cut and joined: then their clock may restart."""
+    """Return True if files in this format are often cut and joined, so that their clock may restart."""
     return demuxer in _JUMPING
 
 
@@ -339,8 +339,8 @@ class OtherStreams:
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
         """Return how many frames of the video are only in other streams, and a message about these streams.
 
-        If a recorder changes to another stream, that stream has many packets before the first packet of the chosen stream, or
-        after its last packet.
+        A recorder may change to another stream in the middle of a recording. If so, this other stream has many packets before
+        the first packet of the chosen stream, or after the last packet of the chosen stream.
 
         Args:
             read: the packets of the chosen stream.

@@ -108,8 +108,8 @@ class DecodedFrame:
         ok: False if the decoder concealed damage.
         selected: True if the request asks for the image of this frame.
         image: (H, W, C) uint8; None if the frame is not selected or not readable.
-        after_error: True if the decoder reported an error after the previous frame. Then some frames before this frame may be
-            lost.
+        after_error: True if the decoder reported an error after the previous frame. If so, some frames before this frame may
+            be lost.
     """
 
     pts: int | None

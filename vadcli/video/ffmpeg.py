@@ -100,7 +100,7 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# This text marks the line of a decoded frame. Before the first frame, ffmpeg also prints metadata of the file, and these may
+# This text marks the line of a decoded frame. Before the first frame, ffmpeg also prints metadata of the file, which may
 # contain the same text. So until the first frame, the text is accepted only at the start of a line; later, anywhere in a line.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)(?: .*\btime_base:(\d+)/(\d+))?")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
@@ -316,7 +316,7 @@ def build_command(
     picked = timed.filter("select", selection.expression)
     counted = picked.filter("setpts", "N")  # frame numbers replace times, because the muxer rejects times that jump back
     scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
-    # No metadata: otherwise ffmpeg prints texts from the file between the lines that announce frames.
+    # Without map_metadata=-1, ffmpeg prints texts from the file between the lines that announce frames.
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", map_metadata=-1, **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
@@ -327,7 +327,7 @@ def build_command(
 def check_ffmpeg() -> None:
     """Raise ToolError if ffmpeg cannot even decode two gray frames.
 
-    This check tells whether ffmpeg or the video is the cause of a failure.
+    This check shows whether ffmpeg or the video is the cause of a failure.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"

@@ -90,10 +90,7 @@ def _vp9(packet: Any) -> Shows:
 
 
 def _dirac(packet: Any) -> Shows:
-    """Return FRAME if a parse code in a Dirac or VC-2 packet announces a picture.
-
-    In such a parse code, bit 3 is set (SMPTE ST 2042-1, 10.5).
-    """
+    """Return FRAME if a Dirac or VC-2 packet has a picture: a parse code with bit 3 set (SMPTE ST 2042-1, 10.5)."""
     data = bytes(packet)
     at = 0
     while len(data) >= at + 13 and data[at : at + 4] == b"BBCD":
@@ -319,7 +316,7 @@ class _Mpeg4:
 
     If vop_coded is 0, the previous picture stays (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
 
-    DivX packs two pictures into one packet. The next packet then has no coded picture, and counts as the packet of the second
+    DivX packs two pictures into one packet. The packet after it has no coded picture, and counts as the packet of the second
     picture. So the stream has as many packets as pictures.
     """
 

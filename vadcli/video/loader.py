@@ -15,7 +15,7 @@ The contract:
   process has one more clip in its own memory. A slot is free again when the caller requests the next item. If no slot is free,
   the decoder process waits. The loader takes a request only when a decoder process is idle. So memory does not grow with the
   length or the number of videos.
-- Order. The items of a video come in order. The last item of every video is a Finished, and no other item is. Items of
+- Order. The items of a video come in order. Only the last item of a video is a Finished. Items of
   different videos are mixed. The content of a clip depends on the file, the needs and the options. It does not depend on the
   number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
@@ -114,7 +114,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that the caller has not requested yet, and the slot that becomes free after its use."""
+    """An item that the caller has not requested yet, and the slot that becomes free after the item is used."""
 
     item: Item
     process: DecoderProcess
@@ -324,7 +324,7 @@ class FrameFeed:
     """Yields the images of one video by frame number. A `ClipLoader` reads them.
 
     Args:
-        loader: it must deliver every frame, in color.
+        loader: it must deliver every frame, in colour.
         clip_frames: how many frames the loader's clips have.
         source: the video file or folder of images.
         video: relative path of the video.

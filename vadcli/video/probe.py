@@ -14,7 +14,7 @@ Times in files are often wrong: they are missing, repeat, jump or go back. The r
 - If the clock restarts, or jumps forward by more than a day, the times of the rows continue where the clock stopped. So they
   are times since the start of the recording, and not times on the camera's clock. A shorter jump forward is a gap in the
   recording, and the times of the rows keep this gap.
-- If the file does not state the time of every frame, the times are guessed from decoding times and durations. Then the reader
+- If the file does not state the time of every frame, the times are guessed from decoding times and durations. If so, the reader
   ignores times: it matches the first frame of a decoder with the first row, and so on (`Timeline.guessed`).
 """
 
@@ -145,8 +145,8 @@ class _Packets:
 def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
     """Yield the packets of all video streams. Continue after a hole: a part of the file without a packet.
 
-    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. This function then calls the
-    demuxer again, as ffmpeg does.
+    If a demuxer finds no packet for a while (MPEG-TS: in 64 kB), it asks to be called again. This function calls the demuxer
+    again, as ffmpeg does.
     """
     tries = 0
     while tries < _MOST_TRIES:
@@ -302,7 +302,7 @@ class Timeline:
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         last_ticks: duration of the last frame in the same ticks.
         finer: number of parts into which each tick was divided because times repeat; 1 if no time repeats.
-        guessed: True if the container does not state all times or has odd times. Then decoders may report other times.
+        guessed: True if the container does not state all times or has odd times. If so, decoders may report other times.
         order: (N - cut_off,) int64, the index of the packet of each row. The rows of frames that were cut off have no packet.
     """
 
@@ -412,7 +412,8 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
     Return None if these times contradict the known pts.
 
-    At a constant frame rate, the pts in ascending order are the decoding times plus a constant, even if frames are reordered.
+    This works because, at a constant frame rate, the pts in ascending order are the decoding times plus a constant, even if
+    frames are reordered.
     """
     # A demuxer may give the same decoding time to two packets. If so, the file states the time of the second packet only.
     doubled = np.append(dts[1:] == dts[:-1], False)

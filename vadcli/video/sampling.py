@@ -110,7 +110,8 @@ class SamplingPlan:
     def read_from(self, clip: int) -> int:
         """Return the first row to decode for this clip.
 
-        The row is before the clip's usual start. The last clip of a video may start there, so that it ends on the last sample.
+        This row is before the clip's usual start, because the last clip of a video may start earlier than usual: it ends on the
+        last sample.
         """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
@@ -194,7 +195,7 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:
-    """Return rows without close neighbours: each row is at least `apart` after the returned row before it."""
+    """Leave out rows, so that each returned row is at least `apart` rows after the previous returned row."""
     if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
         return rows
     kept = [int(rows[0])]
@@ -207,7 +208,7 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 def can_skip(info: VideoInfo) -> bool:
     """Return True if a decoder may leave out frames.
 
-    The file must have exact times. Only then can the decoded frames be matched with their rows.
+    The file must have exact times. Otherwise, the decoded frames can't be matched with their rows.
     """
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 
@@ -466,7 +467,7 @@ class ClipAssembler:
     Args:
         plan: the video's plan; if only a part of the video is read, the plan's `since(origin)`.
         shape: (H, W, C) of an image.
-        start_clip: first clip to collect. The first row to add is then `plan.read_from(start_clip)`.
+        start_clip: first clip to collect. The first row to add is `plan.read_from(start_clip)`.
         origin: sampled row at which clip 0 starts; 0 unless only a part of the video is read.
     """
 

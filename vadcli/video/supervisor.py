@@ -93,7 +93,7 @@ class ClipRequest:
             clip is the index of its range, and `ClipReady.rows` is empty.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
         regions: the regions of the image to hide in the clips.
-        damaged: True if the video has damage before `start_clip`. Then all frames are decoded, as in a scan that was not
+        damaged: True if the video has damage before `start_clip`. If so, all frames are decoded, as in a scan that was not
             interrupted.
     """
 

@@ -310,10 +310,10 @@ def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) 
 def check_machine(path: Path, messages: str) -> None:
     """Raise NotFinished if the machine is the reason why a video could not be read completely.
 
-    Faults of the machine are temporary: for example, a network share is lost, or memory runs out. Then nothing is stored for
-    the video, so the next run tries again. But a damaged file can cause the same messages: ffmpeg's libraries report
-    "Input/output error" if a file is cut short, and "Cannot allocate memory" if a header asks for too much. So these two
-    errors count as faults of the machine only if this function finds them too, without ffmpeg.
+    Faults of the machine are temporary: for example, a network share is lost, or memory runs out. After a fault of the machine,
+    nothing is stored for the video, so the next run tries again. But a damaged file can cause the same messages: ffmpeg's
+    libraries report "Input/output error" if a file is cut short, and "Cannot allocate memory" if a header asks for too much
+    memory. So these two errors count as faults of the machine only if this function finds them too, without ffmpeg.
 
     Args:
         path: the file, or the folder of images.
@@ -379,7 +379,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # os._exit skips Python's clean-up, because some decoders crash in it. The loader only needs the closed connection.
+    # Some decoders crash in Python's clean-up, so os._exit skips it. The loader only needs the closed connection.
     try:
         main()
     except BaseException:

@@ -2,7 +2,7 @@
 
 A LAVIDA folder (the value of `--model`) contains config.json, the transformers folders mllm/, text/ and
 sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
-This file finds and checks such folders. `files` reads the manifest of known weights and compares files
+This file finds and checks LAVIDA folders. `files` reads the manifest of known weights and compares files
 with their hashes. `hub` fetches, finds and deletes public base models and encoders.
 
 The first pull compares the files with the sizes and hashes on the hub. It writes the commit and the
@@ -112,7 +112,7 @@ class WeightsStatus:
 
     @property
     def state(self) -> str:
-        """One of damaged, absent, here, trained, toy and untrained."""
+        """The status: "damaged", "absent", "trained", "toy", "untrained", or "here" for weights other than LAVIDA's."""
         if self.trouble:
             return "damaged"
         if self.folder is None:

@@ -128,7 +128,8 @@ def read_lock(item: Entry) -> Lock | None:
 def lock_paths(item: Entry) -> list[Path]:
     """Return the possible paths of a model's lock file.
 
-    The first path has the model's main name and is used now. The others have its aliases, which older versions used.
+    The first path has the model's main name and is used now. The other paths have the model's aliases. Older versions used
+    these paths.
     """
     return [home() / ".locks" / f"{name}.json" for name in item.names]
 
@@ -525,7 +526,7 @@ def _delete_revision(repo_id: str, folder: Path, commit: str) -> tuple[int, int]
     kept = {file.blob_path: file.size_on_disk for revision in other_revisions for file in revision.files}
     files = [file for revision in revisions if revision.commit_hash == commit for file in revision.files]
     own = {file.blob_path: file.size_on_disk for file in files if file.blob_path not in kept}
-    # A LAVIDA folder may have a hard link to a file. Then deleting the file in the cache frees no space.
+    # If a LAVIDA folder has a hard link to a file, deleting the file in the cache frees no space.
     freed = sum(size for path, size in own.items() if path.stat().st_nlink == 1)
     if files:
         level = hub_logging.get_verbosity()
