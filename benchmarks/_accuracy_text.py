@@ -7,8 +7,8 @@ These figures are copied from the tables of the LAVIDA paper, in percent. None o
 paper has no intervals.
 
 Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, with masks at 158×238, over the whole test set of 12 clips.
-Every frame was scored (interval 1). To compare, use the column "pixel ROC-AUC at 158×238" of the table above, which is
-over {count} clips.
+Every frame was scored (interval 1). To compare, use the column "pixel ROC-AUC at 158×238" of the table above. That
+column is over {count} clips.
 
 | method | training | pixel ROC-AUC |
 |---|---|---|
@@ -88,7 +88,7 @@ In the commands, PED2 is the folder of the data set.
 
 - **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
   clips.
-- **its speed or disorder alone**: the camera model is the same. *Speed* is how fast the pixels near a cell move.
+- **speed or disorder of `motion` alone**: with the same camera model. *Speed* is how fast the pixels near a cell move.
   *Disorder* is the part of this speed that goes in different directions. Both are means over space and time. For these
   rows, a clip of the data set is measured in one piece (a scan divides it into parts). The score of a frame is the
   highest value of its cells.
