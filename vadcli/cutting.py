@@ -92,7 +92,7 @@ def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories: that of the `old` event which shares the most frames.
+    """Return the `new` events, each with the category of the `old` event that shares the most frames.
 
     If two old events share equally many frames with a new event, the earlier old event is used. Both lists must be in order and
     without overlap, as `cut_events` returns them.

@@ -69,7 +69,7 @@ class _Collected:
         examples: the labelled samples.
         centres: for each video, one mean vector per encoder.
         cameras: the cameras of the videos, in order.
-        encoders: the vectors of one video, by the keys of the encoders that made them. There are several entries if the vectors
+        encoders: keys of the encoders -> the vectors that they made of one video. There are several entries if the vectors
             of the videos come from different encoders.
         without_vectors: the number of labels for videos that have no stored vectors.
     """
@@ -457,7 +457,7 @@ def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, rec
     Args:
         scores: (N,) scores of the examples.
         positive: (N,) bool, the labels.
-        weights: (R, N) how often each example is in each resample.
+        weights: (R, N), how often each example is in each resample.
         recall: the share of the true examples that must be kept, in (0, 1].
     """
     order = np.argsort(-scores, kind="stable")

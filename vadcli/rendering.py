@@ -101,8 +101,8 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
     layout = stored_layout(options.out, hint="scan first, or name the scan's folder with --out")
     roots = list(stored_roots(layout))
-    # If the footage has moved, no stored root exists any more. Then the root is the folder that contains all `paths`, as in a
-    # first scan.
+    # If the footage has moved, no stored root exists any more. In this case, the root is the folder that contains all
+    # `paths`, as in a first scan.
     moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)
     try:
         plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)

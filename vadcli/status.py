@@ -82,7 +82,7 @@ class RunStatus:
 
     @property
     def planned(self) -> int:
-        """Number of videos in the whole run; the number of finished videos if the run record is old."""
+        """Number of videos in the whole run; the number of finished videos if an older version wrote the record."""
         return max(self.finished, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:

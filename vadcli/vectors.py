@@ -242,7 +242,7 @@ class Moment:
         start_s, end_s, peak_s: seconds from the video's first pts.
         peak_frame: the frame that fits best.
         score: how rare this similarity is for the camera, in [0, 1]. The scale is the same as for event scores.
-        similarity: cosine of the vector of the frame and the query.
+        similarity: cosine of the query and the vector of the frame that fits best.
         start_time, end_time: start and end as wall-clock time, ISO 8601; None if they are unknown.
     """
 

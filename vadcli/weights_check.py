@@ -127,7 +127,7 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Return one result per question, and one each for capital letters and for the length of vectors.
+    """Return one result per question, one for capital letters, and one for the length of vectors.
 
     Args:
         encoder: any image-text encoder. About fifty pictures and a hundred sentences are encoded.

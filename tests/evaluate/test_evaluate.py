@@ -266,7 +266,7 @@ def test_a_mask_video_that_ends_early_is_an_error(tmp_path: Path) -> None:
     wanted = np.zeros((6, *SIZE), bool)
     wanted[2:4] = True
     out = write_scan(tmp_path / "out", {"01": [0.1] * 6}, masks={"01": wanted[:4] * np.uint8(200)})
-    with pytest.raises(DocumentError, match="has 4 masks, but 6 frames"):
+    with pytest.raises(DocumentError, match="has 4 masks instead of 6"):
         collect(out, open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted})))
 
 

@@ -293,7 +293,7 @@ def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path, monkeypatch: 
         vadcli.learn(out, labels=labels, head="topk")
     learned = vadcli.learn(out, labels=labels, head="topk", embeddings=[str(second)], to=tmp_path / "my-head", anyway=True)
     assert [one.name for one in learned.card.encoders] == ["planted", "other"]
-    with pytest.raises(UsageError, match="reads the vectors of planted, other, but 1 folder with vectors is given"):
+    with pytest.raises(UsageError, match="reads the vectors of planted, other, but it was given 1 folder of vectors"):
         vadcli.events(out, head=tmp_path / "my-head")
     judged = vadcli.events(out, head=tmp_path / "my-head", embeddings=[str(second)]).documents
     assert all(one.head for one in judged)

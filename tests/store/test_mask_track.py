@@ -127,7 +127,7 @@ def test_missing_masks_of_every_row_are_told(tmp_path: Path) -> None:
     track = MaskTrack(table(), layout)
     assert track.at(11) is not None
     assert len(track.problems) == 1
-    assert "has 4 masks, but 12 frames" in track.problems[0]
+    assert "has 4 masks instead of 12" in track.problems[0]
 
 
 def write_masks(layout: OutputLayout, kind: str, rows: tuple[int, ...]) -> None:
@@ -151,7 +151,7 @@ def test_masks_of_other_scores_are_told_with_both_numbers(tmp_path: Path, kind: 
         for row in range(ROWS):
             track.at(row)
     assert len(track.problems) == 1
-    assert f"has {len(rows)} masks, but {len(SAMPLED)} frames should have one" in track.problems[0]
+    assert f"has {len(rows)} masks instead of {len(SAMPLED)}" in track.problems[0]
 
 
 @pytest.mark.parametrize("kind", ["video", "rle"])
@@ -161,7 +161,7 @@ def test_masks_where_no_row_should_have_one_are_told(tmp_path: Path, kind: str) 
     track = MaskTrack(replace(rows, sampled=np.zeros(ROWS, np.bool_)), layout)
     assert [track.at(row) for row in range(ROWS)] == [None] * ROWS
     [problem] = track.problems
-    assert "has 2 masks, but 0 frames" in problem
+    assert "has 2 masks instead of 0" in problem
 
 
 def test_run_lengths_of_other_rows_are_told(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ Profile = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help="Use the tables [profile.NAME.COMMAND] of the TOML files before the other tables.",
+        help="Use the profile NAME: its tables [profile.NAME.COMMAND] override the tables [COMMAND] of the TOML files.",
         rich_help_panel="Messages and settings",
     ),
 ]

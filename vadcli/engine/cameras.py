@@ -43,7 +43,7 @@ log = logging.getLogger("vadcli")
 # are calibrated in events per hour.
 ENOUGH_S = 3600.0
 # A model that was fitted on less than ENOUGH_S is fitted again when the footage has grown by this factor. A camera whose first
-# video has ten seconds is fitted again at most nine times before it has an hour of footage.
+# video lasts ten seconds is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
 # and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.

@@ -6,8 +6,8 @@ scores. A head reads stored vectors, so no video is decoded.
 
 `vadcli verify` asks a second model about clips, and stores the answers as log-odds. This module converts the log-odds into
 logits on the scale of the scan. On this scale, a value means a number of events per hour of the camera's usual footage. If the
-model was asked about a frame, the joint score of the frame is made from the mean of the model's logit and the scan's logit. All
-other frames can't open an event.
+model was asked about a frame, the joint score of the frame is made from the mean of the model's logit and the scan's logit. No
+other frame can open an event.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Judge:
 
     def __init__(self, head: StoredHead, folders: Sequence[Path], *, high: float = HIGH) -> None:
         self.head, self.folders, self.high = head, tuple(folders), high
-        # What events documents store about the head.
+        # The facts about the head that an events document stores.
         self.mark = HeadMark(head.name, head.card.kind, head.key if high == HIGH else f"{head.key}@{high:g}")
         self._judged: set[str] = set()  # the videos that the head has judged
         self._refused: defaultdict[str, set[str]] = defaultdict(set)  # the videos that can't be judged, by reason
@@ -205,8 +205,8 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     if len(others) + 1 != len(head.card.encoders):
         names, given = ", ".join(encoder.name for encoder in head.card.encoders), how_many(len(others) + 1, "folder")
         raise UsageError(
-            f"{folder}: the head reads the vectors of {names}, but {given} with vectors is given",
-            hint="give --embeddings FOLDER once for each of these encoders, except for the first",
+            f"{folder}: the head reads the vectors of {names}, but it was given {given} of vectors",
+            hint="OUT has the vectors of the first encoder; name the folder of each other encoder with --embeddings",
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
         log.warning(
@@ -318,7 +318,7 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 
 
 def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> str:
-    """Return a line that tells the user which choices in OUT a scan uses; "" if OUT has no choices."""
+    """Return a line that tells the user which of the choices in OUT are used by a scan; "" if OUT has no choices."""
     chosen = [entry for entry in choices.thresholds if entry.detector == detector]
     sentences = []
     if chosen:
@@ -377,16 +377,16 @@ class ClipGrid:
 
     @property
     def length_s(self) -> TimeArray:
-        """The length (C,) float64 of each cell, in seconds."""
+        """The length of each cell in seconds, (C,) float64."""
         return np.diff(self.edges)
 
     @property
     def middle(self) -> TimeArray:
-        """The middle (C,) float64 of the span of each clip, in seconds."""
+        """The middle of the span of each clip in seconds, (C,) float64."""
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Return the time (C,) in the middle between the first and last frame of each clip, in seconds.
+        """Return, for each clip, the time in the middle between its first and last frame in seconds, (C,).
 
         The times are rounded in the same way as in the detector `ask`.
         """
@@ -478,7 +478,7 @@ class VerifiedScores:
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
 
     def confirmed(self, event: Event) -> Event:
-        """Return a confirmed event, with the model's answer, category and description.
+        """Return the event, marked as confirmed, with the model's answer, category and description.
 
         `event` must have been made from the joint scores.
         """
@@ -498,7 +498,7 @@ class VerifiedScores:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Return an event that only the scan has found, marked as rejected or as not asked."""
+        """Return an event of the scan that is not confirmed, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)
@@ -514,7 +514,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer, with the log-odds of the clip and category that have the highest logit.
+        """Return the answer about an event, with the log-odds that belong to the highest logit of its clips.
 
         `places` are the indices into `rows` of the event's clips.
         """

@@ -252,8 +252,8 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     scores = job.layout.scores(unit.video)
     document = read_unchecked(job.layout.events(unit.video))
     state = document.scan if document else None
-    # If a video is done, its events document is enough for the decision. Each run decides about every video of the archive. If
-    # the metadata of all scores were read, this would take most of the time.
+    # If a video is done, its events document is enough for the decision. A run decides about every video of the archive,
+    # and reading the metadata of all scores would take most of its time.
     is_sure = bool(state and state.status is Status.DONE and not job.keeps_masks and has_fingerprint(scores, state.fingerprint))
     metadata = None if is_sure else read_metadata(scores)
     earlier = metadata.source if metadata else state.source if state else None
@@ -326,6 +326,6 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) 
     if has_masks != job.keeps_masks:
         return None
     # With masks, the boxes are made from the masks at the end of the scan. Without masks, the boxes are already in the
-    # checkpoint. Then the checkpoint can be used only if its boxes were made with the present mask threshold.
+    # checkpoint, so the checkpoint can be used only if its boxes were made with the present mask threshold.
     level = job.rules.of_video(video).mask_level
     return checkpoint if has_masks or checkpoint.header.box_level in (0, level) else None

@@ -252,7 +252,7 @@ class _Walk:
         return iter(entries)
 
     def _objects(self, path: Path) -> None:
-        """Add one object of a store, or all objects below a folder of the store."""
+        """Add one object of an object store, or all objects below a folder of this store."""
         objects, is_one = list_objects(path)
         self.bases.append(path.parent if is_one else path)
         for name, item in objects.items():
@@ -332,7 +332,7 @@ def no_video_text(plan: Plan, options: FindOptions) -> str:
 
 
 def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *, now_ns: int) -> Plan:
-    """Return the plan for the videos of a walk: with names and cameras, and without unusable videos."""
+    """Return the plan for the usable videos that a walk has found, with their names and cameras."""
     age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
     unusable = [Unusable(_as_url(path) or _name_or_path(path, root), reason) for path, reason in walk.trouble]
@@ -484,7 +484,7 @@ def choose_root(
 ) -> tuple[Path | None, list[Path]]:
     """Return the root, and the given paths as paths below the root.
 
-    The root is None if no root is stored and --root is not given. Then the paths are returned without a change.
+    The root is None if no root is stored and --root is not given. In this case, the paths are returned without a change.
 
     Args:
         given: absolute paths of files and folders.

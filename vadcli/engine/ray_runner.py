@@ -242,9 +242,9 @@ def drive(
 
 
 def _given_up(chunk: Chunk, deaths: dict[str, int]) -> Iterator[GivenUp]:
-    """Count the death of a chunk's worker for each video of the chunk.
+    """Count the death of the chunk's worker in `deaths`, and yield the videos of the chunk that are given up.
 
-    Remove and yield the videos that are given up.
+    These videos are also removed from the chunk.
     """
     for video, unit in list(chunk.left.items()):
         alone = len(chunk.units) == 1 and chunk.has_begun  # otherwise this video may not be the cause
@@ -325,7 +325,8 @@ class RayRunner:
 
     def _settings_of(self, work: Worklist, chunk: Chunk) -> ScanSettings:
         """Return the settings for the scan of one chunk."""
-        # The first chunk of a camera fits the camera, so its worker gets all videos of the camera. Later chunks never fit it.
+        # The worker of a camera's first chunk also fits the camera, so it gets the list of all videos of the camera. The
+        # workers of later chunks never fit the camera.
         units = work.whole[chunk.camera] if chunk.fits_camera else chunk.units
         refit = self.options.refit if chunk.fits_camera or self.options.refit is None else False
         return replace(

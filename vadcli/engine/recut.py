@@ -169,7 +169,7 @@ class _Cut:
             self.problems.append(f"{video}: {error}")
 
     def changed(self, choices: Choices) -> Choices:
-        """Return the choices, and add the thresholds of this run if the user gave threshold options."""
+        """Return the choices. They include this run's thresholds if the user gave threshold options."""
         if not given_thresholds(self.options):
             return choices
         written: dict[str, Counter[Thresholds]] = {}

@@ -258,8 +258,8 @@ def write_failure(
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
     """Write the vectors of the sampled frames.
 
-    If the scan makes no vectors, the stored vectors of the video are removed. They are kept if the video has not changed and
-    the detector can't have made them. Then they come from `vadcli embed`, or from a scan with another detector.
+    If the scan makes no vectors, the stored vectors of the video are removed. But if the video has not
+    changed and this detector makes no vectors at all, they are kept: `vadcli embed` or another detector made them.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -267,7 +267,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
-        # Keep the vectors of an unchanged video if they can't come from this detector.
+        # Keep the vectors of an unchanged video if this detector can't have made them.
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
             remove(path)
         return

@@ -107,7 +107,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with a score per category: the mean over `peaks` that have frames of the event."""
+        """Return the event with a score per category: the mean over those `peaks` that have frames of it."""
         by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not by_clip:
             log.warning(

@@ -139,7 +139,7 @@ def resolve(
         section: the command's table in a TOML file.
         given: values from the command line; None means "not given".
         config: `--config FILE`, which replaces `./vadcli.toml`.
-        profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
+        profile: the NAME of `--profile`. The tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
         takes_out: True if the command takes the output folder as an argument. Then a key `out` in the command's table is
             ignored here, because `out_folder` reads this key.

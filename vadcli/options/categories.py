@@ -136,7 +136,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Return one category per name, without repeats: from `own`, or else made from the name."""
+    """Return one category per name, without repeats. A name that `own` does not have gets a new category."""
     by_name = {category.name: category for category in reversed(tuple(own))}
     return tuple(by_name.get(name) or _described(name) for name in dict.fromkeys(names))
 

@@ -109,7 +109,7 @@ def option(
     """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
     The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if several commands have an option
-    of this name with different meanings. Then the variable contains the command, as in `VADCLI_EVENTS_FORMAT`.
+    of this name with different meanings. Its variable then contains the command, as in `VADCLI_EVENTS_FORMAT`.
     """
     metadata = {
         "help": text,
@@ -263,7 +263,7 @@ class FindOptions:
     recursive: bool = option(True, "Include sub-folders.", panel=FIND)
     include: tuple[str, ...] = option(
         (),
-        "Only files whose name or relative path matches this glob, with any suffix; repeatable.",
+        "Only files whose name or relative path matches this glob, even if their suffix is not that of a video; repeatable.",
         panel=FIND,
         metavar="GLOB",
     )
@@ -280,7 +280,10 @@ class FindOptions:
     frames_as_video: bool = option(False, "Treat a folder of numbered images as a video.", panel=FIND)
     fps: float | None = option(None, "Frame rate of folders of images.", panel=FIND, default_text="10")
     min_age: str = option(
-        "0s", "Leave out files that changed less than this time ago; they may still be recording.", panel=FIND, metavar="TIME"
+        "0s",
+        "Leave out files that changed within the last TIME, because a camera may still be writing them.",
+        panel=FIND,
+        metavar="TIME",
     )
     allow_empty: bool = option(False, "Exit with code 0 if no video is found.", panel=FIND)
 
@@ -315,7 +318,7 @@ class DetectorOptions:
 
     categories: str = option(
         "",
-        "What to look for, in your own words, separated by commas. @NAME is a list that comes with vadcli, @FILE is your own.",
+        "What to look for, in your own words, separated by commas. @NAME is a list of vadcli; @FILE is your own list.",
         panel=HOW,
         short="-c",
         metavar="LIST",
@@ -335,7 +338,7 @@ class DetectorOptions:
         panel=HOW,
         metavar="MODEL",
     )
-    device: str = option("auto", "auto, cpu, cuda (all GPUs) or cuda:N.", panel=HOW)
+    device: str = option("auto", "Device to use, which is auto, cpu, cuda (all GPUs) or cuda:N.", panel=HOW)
     precision: str = option(
         "auto",
         "Number format; auto is fp16 on a GPU and fp32 on a CPU (encoders: bf16 on a CPU with AMX).",
@@ -346,7 +349,9 @@ class DetectorOptions:
         None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"
     )
     attribute: bool = option(True, "Find the category of each event, with a second pass over the event's peak.", panel=HOW)
-    compile: bool = option(False, "Compile the model first (torch.compile): a slower start, then more speed.", panel=HOW)
+    compile: bool = option(
+        False, "Compile the model first (torch.compile). The command starts later, but scores faster.", panel=HOW
+    )
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size")
@@ -413,7 +418,7 @@ class TimeOptions:
     )
     time_from: str = option(
         "",
-        "How to find when a video started: a pattern for its path, like %Y-%m-%d/%H.%M.%S, or the source to try first: "
+        "Read the start time of a video from its path, with a pattern like %Y-%m-%d/%H.%M.%S. Or name the source to try first: "
         "container, container-local, name or modified.",
         panel=EVENTS,
         metavar="PATTERN",

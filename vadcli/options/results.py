@@ -63,7 +63,9 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         own_variable=True,
     )
     write: bool = option(
-        False, "Also update the events files in OUT. Later scans use the same thresholds and the same review.", panel=OUTPUT
+        False,
+        "Also update the events files in OUT. Later scans use the thresholds and the review of this command.",
+        panel=OUTPUT,
     )
     forget: bool = option(
         False,
@@ -85,7 +87,9 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         own_variable=True,
     )
     init_truth: bool = option(
-        False, "Print the events as ground truth for `vadcli eval --root`. Correct the text by hand.", panel=OUTPUT
+        False,
+        "Print the events in the format of ground truth (`vadcli eval --root`). You can correct them by hand.",
+        panel=OUTPUT,
     )
     calibrate: Path | None = option(
         None,
@@ -96,10 +100,10 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     preview: bool = option(
         False, "Only print a table: the number of events and the alarms per hour at several thresholds.", panel=OUTPUT
     )
-    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    include: tuple[str, ...] = option((), "Only videos that match this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
         (),
-        "Only events of categories matching this glob; repeatable. `anomaly` also matches events without a category.",
+        "Only events whose category matches this glob; repeatable. `anomaly` also matches events without a category.",
         panel=FIND,
         metavar="GLOB",
     )
@@ -154,7 +158,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     )
     assets: Path | None = option(
         None,
-        "Put pictures, clips and curves into this folder instead of the page. The page needs this folder.",
+        "Save pictures, clips and curves as files in this folder, and not inside the page. The page shows these files.",
         panel=OUTPUT,
         metavar="DIR",
     )
@@ -212,7 +216,7 @@ class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
         False, "Show the original frame on the left and the annotated frame on the right.", panel=OUTPUT
     )
     max_height: int | None = option(None, "Scale taller videos down to this height in pixels.", panel=OUTPUT, metavar="PX")
-    force: bool = option(False, "Render videos again that are already rendered.", panel=RUNNING)
+    force: bool = option(False, "Render all videos, even those that were rendered before.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         FindOptions.__post_init__(self)
@@ -243,7 +247,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
         panel=OUTPUT,
         choices=CONTAINERS,
     )
-    force: bool = option(False, "Cut clips again that were already cut.", panel=RUNNING)
+    force: bool = option(False, "Cut all clips, even those that were cut before.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
@@ -347,7 +351,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     )
     categories: str = option(
         "",
-        "What to ask about, in your own words, separated by commas. @NAME is a list that comes with vadcli, @FILE is your own.",
+        "What to ask about, in your own words, separated by commas. @NAME is a list of vadcli; @FILE is your own list.",
         panel=HOW,
         short="-c",
         metavar="LIST",
@@ -441,10 +445,12 @@ class LearnOptions(TalkOptions):
         metavar="DIR",
     )
     recall: float = option(
-        0.95, "Share of the true events that the head must keep. The false alarms are counted at this share.", panel=HOW
+        0.95,
+        "Share of the true events that the head must keep. False alarms are counted at the threshold that keeps this share.",
+        panel=HOW,
     )
     seed: int = option(0, "Seed of the cross-validation and of the training.", panel=HOW)
-    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    include: tuple[str, ...] = option((), "Only videos that match this glob; repeatable.", panel=FIND, metavar="GLOB")
     to: Path | None = option(
         None,
         "Folder to create for the head.",
@@ -521,7 +527,9 @@ class EvalOptions(TalkOptions):
     confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
-        False, "Show several OUT side by side, with their differences from the first. On if you name several OUT.", panel=HOW
+        False,
+        "Show several OUT side by side, with their differences from the first. This is the default if you name several OUT.",
+        panel=HOW,
     )
     init: bool = option(
         False, "Print the events as CSV instead of figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS

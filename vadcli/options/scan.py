@@ -203,7 +203,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
         panel=OUTPUT,
     )
     workers: int = option(1, "Number of decoder processes.", panel=RUNNING)
-    force: bool = option(False, "Embed videos again whose vectors are already stored.", panel=RUNNING)
+    force: bool = option(False, "Embed all videos, even those that have stored vectors.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         FindOptions.__post_init__(self)
@@ -355,7 +355,7 @@ class WeightsImportOptions(TalkOptions):
     lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
     random_weights: bool = option(
         False,
-        "If a base model is not found, use random weights in its place. The LAVIDA folder then detects nothing.",
+        "Use random weights in place of a base model that is not found. LAVIDA detects nothing with random weights.",
         panel=HOW,
         own_variable=True,
     )

@@ -43,7 +43,7 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 # video already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of these characters. Then the files of the video have the same path as the video, in every version of
+# Most paths have none of these characters. The files of such a video have the same path as the video, in every version of
 # vadcli. This quick test saves minutes in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
@@ -248,7 +248,7 @@ class OutputLayout:
         return files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Rename files of these videos and cameras if a file has its name from an earlier version.
+        """Rename those files of these videos and cameras that still have the name of an earlier version.
 
         Several scans may call this method at the same time.
 

@@ -55,7 +55,7 @@ class FileLock:
                     os.close(fd)
                     return None
                 with suppress(FileNotFoundError):
-                    # Another process may have deleted the file before this lock. Then the lock protects nothing: try again.
+                    # Another process may have deleted the file before this lock. If so, the lock protects nothing: try again.
                     if os.path.samestat(os.fstat(fd), os.stat(path)):
                         return cls(path, fd)
             except BaseException:

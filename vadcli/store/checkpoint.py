@@ -309,7 +309,7 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
 
 
 def _valid(column: pa.Array) -> BoolArray:
-    """Return flags (rows,), False for nulls, as column.is_valid() does."""
+    """Return which rows are not null, (rows,) bool, as column.is_valid() does."""
     if not column.null_count:
         return np.ones(len(column), np.bool_)
     bits = np.unpackbits(np.frombuffer(column.buffers()[0], np.uint8), bitorder="little")
@@ -317,7 +317,7 @@ def _valid(column: pa.Array) -> BoolArray:
 
 
 def _lists(column: pa.Array) -> NDArray[Any]:
-    """Return the lists (rows without nulls, list size), as column.flatten() does."""
+    """Return the lists of the rows that are not null, (lists, list size), as column.flatten() does."""
     values = column.values.to_numpy().reshape(-1, column.type.list_size)
     return np.asarray(values[column.offset : column.offset + len(column)][_valid(column)])
 

@@ -124,7 +124,7 @@ def _regions(camera: str, kind: str, values: Any, path: Path, faults: list[str])
 
 
 def _image(path: Path) -> MaskImage:
-    """Return the white pixels of an image; raise ValueError if there are none, or it can't be read."""
+    """Return the white pixels of an image; raise ValueError if it has none, or can't be read."""
     from PIL import Image, ImageOps  # here, because every scan imports this module, but few scans have a mask image
 
     try:
@@ -219,11 +219,11 @@ class Choices:
     """The thresholds and the review of an output folder, as `vadcli events --write` stores them.
 
     Attributes:
-        thresholds: the entries; if several entries fit a video, the last one counts.
+        thresholds: one entry per detector and group of videos. If several entries fit a video, the last of them counts.
         reviews: verdicts on events.
         head: folder of the trained head that judges events; "" for no head.
         head_threshold: an event is kept if the head gives it at least this score.
-        embeddings: further folders with vectors that the head reads.
+        embeddings: further output folders whose vectors the head reads.
     """
 
     thresholds: tuple[ChosenThresholds, ...] = ()
@@ -315,7 +315,7 @@ class ReportedEvents:
     hash of the video's content, and the span of the event. Lines are only added. Scans that run at the same time share the
     list, and a process locks the list while it reads or adds lines.
 
-    If the content of a video has changed, all its events are new. If OUT has no list yet, the events that are stored in OUT now
+    If the content of a video has changed, all its events are new. If OUT has no list yet, the events that OUT already has
     count as reported.
 
     Args:
@@ -388,7 +388,7 @@ class ReportedEvents:
 
 
 def _append(fd: int, lines: str) -> None:
-    """Add all of these lines; after an error, add no line."""
+    """Add all of these lines. If that fails, add none of them."""
     size = os.fstat(fd).st_size
     # If an earlier process did not write its last line completely, the new lines must begin on another line.
     if size and os.pread(fd, 1, size - 1) != b"\n":

@@ -420,7 +420,7 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Writes the mask video of a video, its run lengths, or both.
+    """Writes the masks of a video: as a mask video, as run lengths, or both.
 
     Attributes:
         layout, scratch: the folders for the files and for temporary files.
@@ -583,7 +583,7 @@ class MaskTrack:
                 break
             yield int(rows[count - 1]), mask
         if count != len(rows):
-            raise DocumentError(f"{path}: has {count} masks, but {len(rows)} frames should have one", hint=_RESCAN_ANY)
+            raise DocumentError(f"{path}: has {count} masks instead of {len(rows)}", hint=_RESCAN_ANY)
 
 
 def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:

@@ -533,10 +533,10 @@ def result_lines(path: Path) -> Iterator[bytes]:
 
 
 def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> list[VideoResult]:
-    """Return the failed results of which a scan stores no events document, such as a folder that can't be read.
+    """Return the results of failed paths that have no events document, such as a folder that can't be read.
 
-    If several runs had the same paths, only the newest of them counts: what it does not name as failed was read or excluded.
-    Damaged run records are left out.
+    If several runs had the same paths, only the newest of them counts. If it does not list a path as failed, the path was
+    read or excluded in this run. Damaged run records are left out.
 
     Args:
         runs: the runs, the oldest first. Their results are read again from the run records.
@@ -554,9 +554,9 @@ def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> 
 
 
 def _is_unstored(result: VideoResult) -> bool:
-    """True if a scan stores nothing about a failure.
+    """True if a scan stores no events document about a failure.
 
-    Then the path is not a readable file, and so has no camera, or the machine or the output folder failed.
+    There are two cases: the path is not a readable file (and has no camera), or the machine or the output folder failed.
     """
     return not result.camera or result.stage == "write" or result.reason.startswith(NOT_FINISHED)
 

@@ -141,7 +141,10 @@ class Thresholds:
 
     @property
     def mask_level(self) -> int:
-        """The lowest byte (1-255) in stored masks that reaches `high`. Outlines and boxes enclose such pixels."""
+        """The lowest value of a mask pixel, 1-255, that means a score of at least `high`.
+
+        Outlines and boxes enclose the pixels with this value or a higher value.
+        """
         return mask_level(self.high)
 
     def to_json(self) -> dict[str, float]:
