@@ -68,7 +68,7 @@ class ReadRequest:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.interval < 1 or min(self.width, self.height) < 1:
-            raise ValueError(f"too small: start row {self.start}, interval {self.interval} or size {self.width}x{self.height}")
+            raise ValueError(f"start row {self.start}, interval {self.interval} or size {self.width}x{self.height} is too small")
 
     def samples(self, index: int) -> bool:
         """Return True if this row gets an image."""
@@ -424,7 +424,7 @@ def _libav_messages() -> Iterator[list[str]]:
     try:
         stderr = os.dup(2)
     except OSError as error:
-        raise DecodeError("decord cannot be checked because this process has no stderr") from error
+        raise DecodeError("decord's error messages cannot be read, because this process has no stderr") from error
     with tempfile.TemporaryFile() as text:
         os.dup2(text.fileno(), 2)
         try:

@@ -279,7 +279,7 @@ def _store_errors(path: Path, kind: type[VadcliError]) -> Iterator[None]:
     """Turn every error of a store's package into an error of type `kind`, with a message of one line."""
     url = shown(path)
     if _PASSWORD.match(url):
-        raise UsageError("a URL of footage must not contain a password", hint="the store takes it from the environment")
+        raise UsageError("a URL of footage must not contain a password", hint="the store's package reads it from environment variables")
     protocol = url.partition(":")[0]
     try:
         yield
@@ -292,7 +292,7 @@ def _store_errors(path: Path, kind: type[VadcliError]) -> Iterator[None]:
         missing = FileChanged if issubclass(kind, NotFinished) else kind
         raise missing(f"{url}: the object, folder or bucket does not exist") from error
     except PermissionError as error:
-        raise kind(f"{url}: the store denies access", hint="credentials come from the environment") from error
+        raise kind(f"{url}: the store denies access", hint="set the store's credentials in environment variables") from error
     except Exception as error:  # each store's package has its own errors
         first_line = (str(error).strip().splitlines() or [""])[0][:200]
         raise kind(f"{url}: can't be read: {first_line or type(error).__name__}") from error

@@ -398,7 +398,7 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
         ("repository", [item.repo_id for item in entries.values() if item.on_hub]),
     ):
         if repeated := next((value for value in values if values.count(value) > 1), None):
-            raise ValueError(f"two entries have the {what} {repeated}: make one an alias of the other")
+            raise ValueError(f"two entries have the same {what}, {repeated}: make one entry an alias of the other")
     for item in entries.values():
         for part in item.parts.values():
             if not entries[part].on_hub:
