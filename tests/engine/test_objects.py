@@ -274,7 +274,9 @@ def test_what_cannot_be_listed_is_one_line(
 def test_denied_access_is_one_line(server: S3Server) -> None:
     server.deny = True
     try:
-        with pytest.raises(UsageError, match=r"the store denies access \(set the store's credentials in environment variables\)"):
+        with pytest.raises(
+            UsageError, match=r"the store denies access \(set the store's credentials in environment variables\)"
+        ):
             list_objects(Path(SITE))
     finally:
         server.deny = False

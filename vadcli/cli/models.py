@@ -199,7 +199,9 @@ def _show_verified(result: VerifyResult, options: VerifyOptions) -> None:
         return
     numbers = result.events
     answers = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
-    log.info("%s, %d not asked about; the model was asked about %s", answers, numbers["not_asked"], how_many(result.asked, "clip"))
+    log.info(
+        "%s, %d not asked about; the model was asked about %s", answers, numbers["not_asked"], how_many(result.asked, "clip")
+    )
     if numbers["not_asked"] and not result.left:
         log.info("to ask about all events, raise --share")
     if result.audit is not None:

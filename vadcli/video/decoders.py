@@ -68,7 +68,7 @@ class ReadRequest:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.interval < 1 or min(self.width, self.height) < 1:
-            raise ValueError(f"start row {self.start}, interval {self.interval} or size {self.width}x{self.height} is too small")
+            raise ValueError(f"start row {self.start}, interval {self.interval} or size {self.width}x{self.height}: too small")
 
     def samples(self, index: int) -> bool:
         """Return True if this row gets an image."""

@@ -279,7 +279,9 @@ def _store_errors(path: Path, kind: type[VadcliError]) -> Iterator[None]:
     """Turn every error of a store's package into an error of type `kind`, with a message of one line."""
     url = shown(path)
     if _PASSWORD.match(url):
-        raise UsageError("a URL of footage must not contain a password", hint="the store's package reads it from environment variables")
+        raise UsageError(
+            "a URL of footage must not contain a password", hint="the store's package reads it from environment variables"
+        )
     protocol = url.partition(":")[0]
     try:
         yield
