@@ -60,7 +60,7 @@ def test_only_the_end_of_a_path_may_differ(read):
         ("a.mp4,,1,", "line 3"),
         ("a.mp4", "line 3: has 1 columns instead of 4"),
         ("a.mp4,1,2,x,y", "line 3: has 5 columns"),
-        (",1,2,", "line 3: the video is empty"),
+        (",1,2,", "line 3: the cell of the column video is empty"),
         ("ok.mp4,,,", "line 3: 'ok.mp4' has several rows, and one of them has empty times"),
         ('a.mp4,1,2,"x', "line 3: not CSV"),
         ("a.mp4,1,2," + "x" * 200_000, "line 3: not CSV"),

@@ -93,7 +93,14 @@ class Evaluation:
 
     @classmethod
     def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Evaluation:
-        """Return the report with the values of the estimates, and with their intervals if the protocol has a bootstrap."""
+        """Return the report with the values of the estimates, and their intervals if `protocol` has a bootstrap.
+
+        Args:
+            dataset: name of the data set.
+            test: the scores and the ground truth that were read.
+            protocol: the settings of the evaluation.
+            estimates: group -> name -> estimate.
+        """
         metrics = {
             group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
             for group, figures in estimates.items()
@@ -101,7 +108,7 @@ class Evaluation:
         return cls(dataset, test, protocol, metrics)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON, with unrounded numbers; for example, `metrics.frame.auc_micro.value` is one of them."""
+        """Return the report as JSON with unrounded numbers, such as `metrics.frame.auc_micro.value`."""
         document: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "generator": f"vadcli {__version__}",
@@ -129,7 +136,7 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports. All reports after the first one get the differences from the first one (`against`).
+    """Return the reports; in all except the first one, `against` has the differences from the first one.
 
     Raises:
         UsageError: two scans have different videos, or masks of different videos.
@@ -165,7 +172,7 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return `theirs` minus `mine` with a note; no interval if the estimates are for different numbers of videos."""
+    """Return `theirs` minus `mine` with a note; without an interval if the numbers of videos differ."""
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         metric = difference(theirs, mine, bootstrap)
@@ -213,7 +220,7 @@ def to_latex(reports: Sequence[Evaluation]) -> str:
 
 
 def _cells(reports: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (title, one cell per report) of each metric that at least one report has, in the order of the groups."""
+    """Yield the rows of the report: (title, one cell per report) for each metric of at least one report."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
         for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
@@ -246,7 +253,7 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes of all reports. If only some reports have a note, it starts with the folders of their scans."""
+    """Return the notes of all reports. If only some have a note, it starts with their folders."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -259,7 +266,7 @@ def _notes(reports: Sequence[Evaluation]) -> list[str]:
 
 
 def _notes_of(report: Evaluation) -> list[str]:
-    """Return the notes about the protocol, the data and the metrics; metrics with the same note share one line."""
+    """Return the notes on protocol, data and metrics; metrics with the same note share one line."""
     protocol, test = report.protocol, report.test
     notes = ["frame and category figures use only sampled frames"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
@@ -323,7 +330,10 @@ def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document` with the groups that only `earlier` has, if both have the same inputs and the same protocol."""
+    """Return `document` with the groups that only `earlier` has.
+
+    If the two documents have different inputs or protocols, return `document` unchanged.
+    """
     needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
     if not isinstance(earlier, dict) or not needed <= set(earlier) or any(earlier[key] != document[key] for key in SAME):
         return document
@@ -368,7 +378,7 @@ def inputs_of(test: TestSet) -> str:
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder. All reports after the first one have the differences from the first one.
+    """Return one report per output folder; all except the first have the differences from the first one.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.
@@ -405,7 +415,11 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
 
 
 def keep_figures(reports: Sequence[Evaluation], options: EvalOptions) -> None:
-    """Store each report in the output folder of its scan if `options.save` is True; raise OutputError on failure."""
+    """Store each report in the output folder of its scan if `options.save` is True.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     for report in reports if options.save else ():
         try:
             store_document(document_of(report, _root(options)), OutputLayout(report.test.out))
@@ -438,7 +452,7 @@ def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
-    """Return a data set's frame labels as a CSV table of intervals in seconds; the times are from one scan."""
+    """Return a data set's frame labels as a CSV table in seconds, with the timestamps of one scan."""
     truth = open_ground_truth(options.dataset, _root(options))
     layout = OutputLayout(_single(outs, "--from-frames"))
     paths = {read_video(path): path for path in layout.iter_scores()}

@@ -1,4 +1,4 @@
-"""Reads a scan's output and a data set's ground truth (`collect`), and computes the metrics (`measure`).
+"""Reads a scan's output and a data set's ground truth (`collect`), and computes metrics (`measure`).
 
 The data of a frame needs six bytes of memory. Each category adds one byte per frame, or five bytes if the scan stored scores
 per category. Spans and pixel counts need a little more. Masks are read one frame at a time, and are not kept.
@@ -78,9 +78,9 @@ class TestSet:
         truths: the paths of the same videos in the data set.
         detectors: names of the detectors that gave the scores; usually one.
         frames: scores and labels of all N frames.
-        categories: category -> (N,) bool, True for frames that show it. A frame may show several categories or none.
-        category_scores: category -> (N,) float32 in [0, 1]. It has those of `categories` for which every video has stored
-            scores; their names may differ in case.
+        categories: category -> (N,) bool, True for frames that show the category. A frame may show several categories or none.
+        category_scores: category -> (N,) float32 in [0, 1], its stored scores; only categories for which every video has
+            stored scores. Upper and lower case in names does not matter.
         events: predicted and true events in seconds.
         pixels: counts of mask pixels; None if the data set has no masks or the scan stored none.
         detected, tracks: detected and true regions; None if the data set has no tracks or the scan stored no masks.
@@ -255,7 +255,7 @@ def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`. If a video is missing because its scan failed, the error gives the reason."""
+    """Return the result of `truth.match`; an error about a video whose scan failed gives the reason."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -282,7 +282,7 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video. `events` is the path of its events document; None adds no predicted events."""
+    """Add the scores and events of a video; no predicted events if `events`, their file, is None."""
     data.scores.append(table.score)
     data.labels.append(labels)
     data.sampled.append(table.sampled)
@@ -312,7 +312,10 @@ def _add_video(
 
 
 def _true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans ordered by start. Overlapping spans of one category become one span, with their highest severity."""
+    """Return the spans ordered by start. Overlapping spans of one category become one span.
+
+    The new span has the highest severity of the spans that it replaces.
+    """
     events: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
@@ -337,7 +340,7 @@ def _add_masks(
     masks: bool,
     regions_of: int | None,
 ) -> None:
-    """Add the masks of one video. A frame without its own stored mask gets the mask of the last sampled frame.
+    """Add the masks of one video. A frame without a stored mask gets the mask of the last sampled frame.
 
     Args:
         data: where the counts and regions are added.
@@ -346,7 +349,7 @@ def _add_masks(
         truth: the ground truth of the video.
         size: height and width to which masks are resized; None keeps the size of the frame.
         masks: True counts the pixels of the stored masks and of the true masks.
-        regions_of: the number of the video, to add its regions under this number; None adds no regions.
+        regions_of: the number of the video, which its regions get; None adds no regions.
     """
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:
@@ -463,7 +466,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate. If masks are stored as run lengths, add a note: they have only two different scores."""
+    """Return the estimate, with a note if masks are run lengths, which have only two different scores."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"

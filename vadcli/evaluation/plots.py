@@ -69,10 +69,10 @@ def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
 
 
 def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the false-positive rates, true-positive rates and precisions at each distinct score, from high to low.
+    """Return the false-positive rates, true-positive rates and precisions at falling thresholds.
 
-    If there are more than `CURVE_POINTS` distinct scores, only some of them are used. The arrays are empty if all frames are of
-    one class.
+    The thresholds are the distinct scores, or `CURVE_POINTS` of them if there are more. The arrays are empty if all frames are
+    of one class.
     """
     order = np.argsort(-frames.scores, kind="stable")
     scores, labels = frames.scores[order], frames.labels[order]
@@ -188,7 +188,7 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
 
 
 def frames_for_sheet(test: TestSet, *, abnormal: bool) -> list[_SheetFrame]:
-    """Return one frame per run of normal frames, or per run of abnormal frames: the frame with the highest score.
+    """Return the frame with the highest score of each run of normal (or of abnormal) frames.
 
     The worst errors come first: normal frames from high to low scores, abnormal frames from low to high scores.
     """

@@ -49,12 +49,12 @@ _SHOWN = 5  # largest number of names in an error message
 
 
 def stem(name: str) -> str:
-    """Return the file name of a video, without its suffix if that is a suffix of video files."""
+    """Return the file name of a video without the suffix of a video file; other suffixes stay."""
     return _parts(name, suffix=False)[-1]
 
 
 def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
-    """Return the pairs of a scored video and a video of the data set that are the same video; no video is in two pairs.
+    """Find for each scored video the same video in the data set; no video is in two pairs.
 
     Videos are paired by these rules, in this order:
 
@@ -95,7 +95,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield the pairs (scored, truth) with the same path; `tails` also allows a path that ends with the other."""
+    """Yield the pairs (scored, truth) with the same path; with `tails`, a path may also end with the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -138,7 +138,7 @@ class Masks(Protocol):
     """The masks of one video, read one frame at a time."""
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a frame, or None for a normal frame; frame numbers start at 0.
+        """Return the mask (H, W) bool of a frame, or None for a normal frame; the first frame is 0.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -192,7 +192,7 @@ class VideoTruth:
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that the annotation was made for; None if the annotation does not state it."""
+        """The number of frames of the annotated video; None if the annotation does not state it."""
         return self.annotation.frames
 
     @property
@@ -231,7 +231,7 @@ class VideoTruth:
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of a frame, or None if it has no mask; frame numbers start at 0.
+        """Return the mask (H, W) bool of a frame, or None if the frame has no mask; the first frame is 0.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -293,7 +293,7 @@ class GroundTruth(ABC):
     stem_alone: ClassVar[bool] = True
 
     def __init__(self, root: Path) -> None:
-        """Use the annotations in the folder or file `root`, which is read later.
+        """Use the annotations in `root`, a folder or file. Nothing is read before `videos` or `match`.
 
         Raises:
             UsageError: `root` does not exist.
@@ -356,9 +356,9 @@ class GroundTruth(ABC):
         return videos
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the ground truth of a video that no file of the data set lists; None if it is unknown.
+        """Return the ground truth of a video that the data set does not list; None if it is unknown.
 
-        Some data sets do not list their normal videos, but name them so that a reader can recognise them.
+        Some data sets do not list their normal videos, but the names show that these videos are normal.
         """
         return None
 
@@ -367,11 +367,12 @@ class GroundTruth(ABC):
 
         Args:
             scored: relative paths of the scored videos.
-            allow_missing: False raises UsageError if a video of the data set has no scores, or a scored video is not in the
-                data set. True leaves such videos out.
+            allow_missing: True leaves out videos of the data set that have no scores, and scored videos that are not in the
+                data set. False makes both an error.
 
         Raises:
-            UsageError: a video fits two others, no video can be paired, or a video has no pair (see `allow_missing`).
+            UsageError: a video could be paired with two others, no video can be paired, or a video has no pair and
+                `allow_missing` is False.
         """
         names, truths = list(scored), self.videos()
         paired = pair(names, truths, stem_alone=self.stem_alone)

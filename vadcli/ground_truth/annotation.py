@@ -74,7 +74,7 @@ class Annotation(ABC):
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that the annotation was made for; None if the annotation does not state it."""
+        """The number of frames of the annotated video; None if the annotation does not state it."""
         return None
 
     @property
@@ -143,7 +143,7 @@ class FrameIntervals(_Intervals):
 
     Attributes:
         intervals: the spans of abnormal frames; empty if the video is normal.
-        frames: the number of frames that the annotation was made for; None if the annotation does not state it.
+        frames: the number of frames of the annotated video; None if the annotation does not state it.
         slack_frames: the largest number of frames that an interval may continue after the end of the scored video.
     """
 
@@ -152,7 +152,7 @@ class FrameIntervals(_Intervals):
     slack_frames: int = 0
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals. An interval that ends up to `slack_frames` after the video is cut at the video's end."""
+        """Return the intervals. If an interval ends a little after the video, it is cut (see `slack_frames`)."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)
@@ -182,7 +182,7 @@ class TimeIntervals(_Intervals):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return one span per interval: the frames inside the interval. An interval without a frame is an error."""
+        """Return one span per interval, with the frames inside it. An interval without a frame is an error."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         spans = []
         for interval in self.intervals:
@@ -204,7 +204,7 @@ class TimeIntervals(_Intervals):
 
 @dataclass(frozen=True)
 class ShareIntervals(_Intervals):
-    """An annotation as intervals in fractions of the video's length: 0 is the start of the video, 1 its end.
+    """An annotation as intervals in fractions of the video: 0 is the start of the video, 1 is its end.
 
     The fraction f means the frame round(f x number of frames). An interval does not contain its end frame. As in the code of
     PreVAD's authors, an end after 1 means the end of the video, and an interval with end <= start has no frame.
@@ -232,7 +232,7 @@ class ShareIntervals(_Intervals):
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return the start and end of each run of True, (E, 2) int64; the end is the index after the last True."""
+    """Return the start and the end of each run of True, (E, 2) int64; the end is not part of the run."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 

@@ -1,7 +1,7 @@
 """Reads the file formats of annotations safely: text lines, .npy, .mat, images, JSON labels.
 
-Files are not trusted. The content of a file cannot name other files to read, run code (nothing is unpickled), or ask for an
-array of any size. A damaged file raises a DocumentError.
+Files are not trusted. The content of a file cannot make vadcli read another file, run code (nothing is unpickled), or allocate
+too much memory. A damaged file raises a DocumentError.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
     The format is from the evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech).
 
     - A box includes both corners, as in their file evaluation/compute_tbdc_rbdc.py.
-    - Frames are counted from 0. The clip 01_0014 shows this: its first box and its first abnormal label are in frame 154 only
-      if both are counted from 0.
+    - Frames are counted from 0. The file 01_0014.txt shows this: its first box is in frame 154, and the first abnormal frame of
+      this clip is also frame 154 when counted from 0.
 
     Raises:
         DocumentError: a line does not have this form.
@@ -249,5 +249,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return name without suffix -> path of the .npy files in a folder, sorted; hidden files are left out."""
+    """Return name without suffix -> path for the .npy files in a folder, sorted, without hidden files."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

@@ -78,9 +78,9 @@ class CsvTruth(GroundTruth):
 
 
 def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
-    """Return a CSV table with the events of a scan, for a user who then corrects it by hand.
+    """Return a CSV table with the events of a scan. The user corrects the table by hand.
 
-    `CsvTruth` gives the same frames for this table if all timestamps of a video differ by two microseconds or more.
+    `CsvTruth` reads the same frames from this table if the timestamps of a video differ by two microseconds or more.
 
     Args:
         events: (scores, events) of each video; a video may have no events.
@@ -88,8 +88,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     rows: list[tuple[str, ...]] = []
     for table, video_events in events:
         for event in video_events:
-            # Without this limit, `TimeIntervals` could refuse the event: it estimates the length of the last frame, and the
-            # real length may be larger.
+            # `TimeIntervals` has to estimate the length of the last frame. It would refuse an event that ends later.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
         if not video_events:
@@ -100,7 +99,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
     """Return a CSV table in which the labels of frames are written as intervals in seconds.
 
-    `CsvTruth` gives the same labels for this table if all timestamps of a video differ by two microseconds or more.
+    `CsvTruth` reads the same labels from this table if the timestamps of a video differ by two microseconds or more.
 
     Args:
         labels: (scores, labels (N,) bool) of each video.
@@ -146,7 +145,7 @@ def _row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> tu
     cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
     video, start, end = (cells[name] for name in HEADER[:3])
     if not video:
-        raise bad_line(path, line, "the video is empty", own=True)
+        raise bad_line(path, line, "the cell of the column video is empty", own=True)
     text = cells.get("severity", "")
     try:
         severity = float(text) if text else None
@@ -214,8 +213,8 @@ class UCFCrime(GroundTruth):
     Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last first last` per test video; -1 -1
     means that there is no interval. Frames are counted from 1, and `last` is abnormal too: in MATLAB, the official
     Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets GT(max(first, 1) : min(last, frames)) = 1.
-    Three intervals end one or two frames after the video (in Arson011, Fighting003 and Shooting015), if ekosman's port of the
-    code has the right numbers of frames.
+    Some intervals end one or two frames after the video (Arson011, Fighting003 and Shooting015; the numbers of frames are from
+    ekosman's port of the code).
     """
 
     name = "ucf-crime"
@@ -330,7 +329,7 @@ class Msad(GroundTruth):
     The table comes with the videos. It has one row per abnormal video: `name,scenario,total frames,starting frame of
     anomaly,ending frame of anomaly`. The repository also has a list of test videos (RTFM/list/msad-i3d-test.list), with one
     line `…/NAME_i3d.npy` per video. The names of normal videos begin with MSAD_normal. If this list is in the folder of the
-    table, the test set is the videos of the list. Otherwise, it is all abnormal videos of the table.
+    table, it is the test set. Otherwise, the test set has all abnormal videos of the table.
 
     The authors do not say how they count frames. Here, frames are counted from 1, and the ending frame is abnormal too. Two
     facts suggest this: some ending frames are equal to the total number of frames, and VAU-Bench gives the time 0.03 s (1/30 s)
@@ -524,7 +523,11 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def _json_items(path: Path) -> Items:
-    """Yield (position from 1, object) of each object in a JSON list, or in a file with one object per line."""
+    """Yield (position from 1, object) for each object in a JSON list, or in a file with one object per line.
+
+    Raises:
+        DocumentError: the file is not JSON, or an item is not an object.
+    """
     text = read_text(path)
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]

@@ -63,7 +63,7 @@ class Avenue(GroundTruth):
     name = "avenue"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the clips, in the first of the layouts above that `root` has."""
+        """Yield the clips. If `root` has several of the layouts above, the first one is read."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
             # Only the masks of one video are cached: reading them takes seconds, but those of all videos do not fit in memory.
@@ -103,7 +103,7 @@ class _VolumeMasks:
 
 
 def _read_volume(path: Path) -> tuple[ByteArray, int]:
-    """Return the masks in an N_label.mat, one bit per pixel, (N, H, ceil(W / 8)) uint8, and their width W."""
+    """Return the N masks in a .mat file, one bit per pixel, (N, H, ceil(W / 8)) uint8, and their width W."""
     cells = np.ravel(read_mat(path, "volLabel"))
     if cells.dtype != np.object_ or not len(cells):
         raise DocumentError(f"{path}: volLabel is not a cell array with one mask per frame", hint=UNPACK)
@@ -129,8 +129,8 @@ class ShanghaiTech(GroundTruth):
     - testing/test_frame_mask/SS_CCCC.npy: one label per frame
     - testing/test_pixel_mask/SS_CCCC.npy: one mask per frame, (N, H, W)
 
-    Labels and masks are in the order of the frames; anomalib, aimagelab/novelty-detection and
-    StevenLiuWen/ano_pred_cvpr2018 read them in this way.
+    Labels and masks are in the order of the frames. anomalib, aimagelab/novelty-detection and StevenLiuWen/ano_pred_cvpr2018
+    read them in the same way.
 
     Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). They are read from SS_CCCC.txt in the
     folder annotations/ShanghaiTech, testing/tracks or tracks of `root`, if it exists.
@@ -139,7 +139,7 @@ class ShanghaiTech(GroundTruth):
     name = "shanghaitech"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Return the clips, in the first of the layouts above that `root` has."""
+        """Return the clips. If `root` has several of the layouts above, the first one is read."""
         if (folder := find_existing(self.root, _SHANGHAITECH_LABELS)) is not None:
             tracks = find_existing(self.root, _SHANGHAITECH_TRACKS)
             return [self._clip(clip, path, tracks) for clip, path in npy_files(folder).items()]
@@ -299,7 +299,10 @@ _UBNORMAL_SPLIT = ("{}_test_video_names.txt", "scripts/{}_test_video_names.txt")
 
 @dataclass(frozen=True)
 class _Track:
-    """An abnormal object, from `start_frame` to `end_frame` (excluded). `number` is its pixel value in the images."""
+    """An object that is abnormal from `start_frame` to `end_frame` (excluded).
+
+    `number` is the value of the object's pixels in the images.
+    """
 
     number: int
     start_frame: int
@@ -312,8 +315,8 @@ class UBnormal(GroundTruth):
     `root` has the folders SceneN: all of them, or those of one split. The official files abnormal_test_video_names.txt and
     normal_test_video_names.txt may be in `root` or in `root`/scripts. Then only the videos in these files are used.
 
-    The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. A video is normal if its name starts with
-    "normal"; such a video has no annotation. Each abnormal video has a folder <video>_annotations with two kinds of files:
+    The official archive has SceneN/normal_scene_N_scenario_M.mp4 and SceneN/abnormal_scene_N_scenario_M.mp4. Normal videos have
+    no annotation. Each abnormal video has a folder <video>_annotations with two kinds of files:
 
     - <video>_tracks.txt has one line `object,first frame,last frame` per track. Frames are counted from 0, and the last frame
       is abnormal too: the official scripts/write_frame_level_ground_truth.py (lilygeorgescu/UBnormal) sets
@@ -321,8 +324,8 @@ class UBnormal(GroundTruth):
     - <video>_0007_gt.png is the image of frame 7. The pixel values of these images are object numbers.
 
     Regions are found as in the official scripts/create_tracks_for_tbdc_rbdc.py. If <video>_new_tracks.txt exists, it replaces
-    <video>_tracks.txt. The region in a frame is a box around the pixels of the track's object. If these
-    pixels are not connected, it is the largest box around one connected part.
+    <video>_tracks.txt. A region is the box around the pixels of a track's object in a frame. If these pixels are not connected,
+    the box is around only one connected part: the one with the largest box.
     """
 
     name = "ubnormal"
@@ -371,12 +374,12 @@ class _ObjectMasks:
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the mask (H, W) bool of the objects that are abnormal in a frame; None if no object is abnormal."""
+        """Return the mask (H, W) bool of a frame's abnormal objects; None if no object is abnormal."""
         numbers = [track.number for track in self.tracks if track.start_frame <= frame_index < track.end_frame]
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the boxes of the abnormal objects in all frames. A track's number is its line in the file, from 0."""
+        """Return the boxes of the abnormal objects in all frames; tracks are numbered by line, from 0."""
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"
@@ -431,7 +434,7 @@ def _read_tracks(path: Path) -> tuple[_Track, ...]:
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """Return the largest box (x, y, width, height) around a connected part; None if no pixel of the mask is True."""
+    """Return the largest box (x, y, width, height) around a connected part; None for an empty mask."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])

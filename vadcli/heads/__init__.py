@@ -27,7 +27,7 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """The labels that a head learns from: a verdict per event, normal or abnormal per video, or a category per video."""
+    """What a head learns from: a verdict per event, normal or abnormal per video, or a category per video."""
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -114,7 +114,7 @@ class Head(Protocol):
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit for a sample: the mean over frames if it is an event, the maximum if it is a whole video."""
+    """Return one logit per sample: the mean over the frames of an event, the maximum of a whole video."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 
@@ -135,10 +135,11 @@ class Scale:
 
     @classmethod
     def of(cls, head: Head, examples: Examples) -> Scale:
-        """Return the scale for a head that learns from videos, or a scale that changes nothing for a head for events.
+        """Return the scale of a head.
 
-        The median of the normal videos becomes -STRETCH, and the median of the abnormal videos STRETCH. A head for events needs
-        no scale, because its training has no random numbers.
+        For a head that learns from videos, the median of the normal videos becomes -STRETCH, and the median of the abnormal
+        videos becomes STRETCH. For a head that learns from events, the scale changes nothing: its training has no random
+        numbers, so its logits do not differ between trainings.
         """
         if head.labels is Labels.EVENTS:
             return cls()
@@ -175,8 +176,8 @@ class LogisticHead:
     HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
     HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
     2026) train a logistic regression on the hidden states of a language model, with few labels. Two steps of these papers are
-    not needed here. They choose layers and attention heads; but an image-text encoder gives only one vector per frame. They
-    find the time of an anomaly; but the detector has already found the events.
+    not needed here. They choose layers and attention heads, but an image-text encoder gives only one vector per frame. They
+    find the times of anomalies, but here the detector has already found the events.
 
     The regression has an L2 penalty. True and false events have the same total weight, even if there are more false events. The
     head learns from the mean vector of each event, but scores single frames. Both give the same result, because the model is
@@ -197,41 +198,43 @@ class LogisticHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. `seed` is not used, because the loss has only one minimum."""
+        """Return a head that is trained on the examples. `seed` is not used: the loss has only one minimum."""
         mean = examples.mean[0]
         features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
         weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
         return cls(weights.astype(np.float32), bias, mean)
 
     def score(self, sample: Sample) -> FloatArray:
-        """See `Head`."""
+        """Return a logit per frame, (S,) float32."""
         return np.asarray(_features(sample, self.mean) @ self.weights + np.float32(self.bias), np.float32)
 
     def state(self) -> dict[str, FloatArray]:
-        """See `Head`."""
+        """Return the arrays of the head by name."""
         return {"weights": self.weights, "bias": np.array([self.bias], np.float32), "mean": self.mean}
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """See `Head`."""
+        """Return the head from the arrays of `state`."""
         if state["weights"].shape != (len(state["mean"]) + 1,):
             raise ValueError(f"weights {state['weights'].shape} do not fit a mean {state['mean'].shape}")
         return cls(state["weights"], float(state["bias"][0]), state["mean"])
 
 
 def _features(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return the features (S, D + 1) of the frames: the centred vector, then the detector's logit / LOGIT_SPREAD."""
+    """Return the features of each frame, (S, D + 1): the centred vector, then the scaled logit."""
     logit = np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
     return np.column_stack([centred(sample.vectors[0], mean), logit])
 
 
 def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
-    """Return the weights (F,) and the intercept, as scikit-learn's `LogisticRegression` with balanced classes would.
+    """Return the weights (F,) and the intercept of a logistic regression with balanced classes.
+
+    scikit-learn's `LogisticRegression(C=strength, class_weight="balanced")` gives the same result.
 
     Args:
         features: (N, F) float64.
         positive: (N,) float64, 1 or 0; both values must occur.
-        strength: C in scikit-learn: the weight of the examples, while the L2 penalty has the weight 1.
+        strength: the weight of the examples; the L2 penalty has the weight 1.
     """
     from scipy.optimize import minimize  # imported here, because it takes a third of a second, and a scan does not need it
 
@@ -258,16 +261,16 @@ SHARE = 4.0
 
 @dataclass(frozen=True)
 class RetrievalHead:
-    """Adds to the detector's logit how similar an event is to confirmed events, and subtracts the similarity to rejected ones.
+    """Adds the similarity to confirmed events to the logit, and subtracts that to rejected events.
 
-    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) adds the similarity to
-    labelled vectors to CLIP's own score. NAGL (Wang et al., "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS
-    2025) compares with normal and with abnormal references. Some steps of these papers are left out: Tip-Adapter also
+    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) takes CLIP's own score
+    and adds the similarity to labelled vectors. NAGL (Wang et al., "Normal-Abnormal Guided Generalist Anomaly Detection",
+    NeurIPS 2025) compares with normal and with abnormal references. Some steps of these papers are left out: Tip-Adapter also
     fine-tunes the labelled vectors, and searches for its two constants on labelled data. NAGL also learns attention, and
     compares patches of the image.
 
-    A single verdict is enough to train this head. It compares the mean vector of an event, so all frames of the event get the
-    same logit.
+    A single verdict is enough to train this head. The head compares the mean vector of an event, so all frames of the event get
+    the same logit.
 
     Attributes:
         confirmed, rejected: (N, D), one unit vector per event.
@@ -283,24 +286,24 @@ class RetrievalHead:
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`. `seed` is not used, because the training has no random numbers."""
+        """Return a head that is trained on the examples. `seed` is not used: no step is random."""
         mean = examples.mean[0]
         keys = np.stack([_key(sample, mean) for sample in examples.samples])
         return cls(keys[examples.positive], keys[~examples.positive], mean)
 
     def score(self, sample: Sample) -> FloatArray:
-        """See `Head`."""
+        """Return a logit per frame, (S,) float32."""
         key = _key(sample, self.mean)
         difference = _similarity(key, self.confirmed) - _similarity(key, self.rejected)
         return np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) + SHARE * difference, np.float32)
 
     def state(self) -> dict[str, FloatArray]:
-        """See `Head`."""
+        """Return the arrays of the head by name."""
         return {"confirmed": self.confirmed, "rejected": self.rejected, "mean": self.mean}
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """See `Head`."""
+        """Return the head from the arrays of `state`."""
         confirmed, rejected, mean = (state[name] for name in ("confirmed", "rejected", "mean"))
         if not confirmed.shape[1] == rejected.shape[1] == len(mean):
             raise ValueError(f"events {confirmed.shape} and {rejected.shape} do not fit a mean {mean.shape}")

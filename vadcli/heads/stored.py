@@ -36,7 +36,7 @@ class CardEncoder:
 
     Attributes:
         name: the encoder's name or folder, as the user gave it.
-        key: hash of the encoder; files with stored vectors have the same hash.
+        key: hash of the encoder. The files with its vectors store the same hash.
         width: number of values per vector.
     """
 
@@ -50,7 +50,7 @@ class Comparison:
     """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
-        recall: fraction of the true examples that detector and head must find. The thresholds of both are chosen so.
+        recall: fraction of the true examples that detector and head must find. The threshold of each is chosen to reach it.
         detector_per_hour, head_per_hour: false alarms per hour of the detector and of the head at these thresholds.
         change_per_hour: head_per_hour - detector_per_hour.
         low, high: 95 % confidence interval of `change_per_hour`.
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """True if the head surely gives fewer false alarms: the whole confidence interval is below 0."""
+        """True if the head certainly gives fewer false alarms: the whole confidence interval is below 0."""
         return self.high < 0.0
 
 
@@ -136,7 +136,7 @@ class StoredHead:
     key: str = ""
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return the score of each frame in [0, 1], (S,) float32. A logit at the card's threshold becomes 0.5."""
+        """Return the score of each frame, (S,) float32 in [0, 1]; the card's threshold becomes the score 0.5."""
         return sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
@@ -144,7 +144,7 @@ class StoredHead:
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return how different a video is from the training videos, 0 or more; above 1, it is unlike all of them.
+        """Return how different a video is from the training videos, from 0; above 1, it is unlike them.
 
         Args:
             centre: (D,) mean of the video's vectors from the first encoder.
@@ -223,7 +223,7 @@ def head_kind(name: str) -> type[Head]:
 
 
 def matching(card: Card, stored: Sequence[CardEncoder]) -> str:
-    """Return why a head can't use the stored vectors of these encoders, as one line; "" if the head can use them."""
+    """Return in one line why a head can't use the stored vectors of these encoders; "" if it can."""
     for wanted, encoder in zip(card.encoders, stored, strict=False):
         if wanted.key != encoder.key:
             other = " with other weights" if wanted.name == encoder.name else ""
@@ -260,9 +260,9 @@ class VideoVectors:
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: all frames with vectors in the span of the event, but at most MOST_ROWS.
+        """Return the sample of an event: the frames in its span that have vectors, at most MOST_ROWS.
 
-        If the span has no such frame, the sample is the frame with a vector that is nearest to the start of the span.
+        If no frame in the span has a vector, the sample is a single frame: the one with a vector that is nearest to the start.
 
         Args:
             start_s, end_s: the span of the event in seconds.
@@ -276,7 +276,7 @@ class VideoVectors:
         return self._sample(rows, np.full(len(rows), logit_of_score(peak_score), np.float32))
 
     def whole(self, table: ScoreTable) -> Sample:
-        """Return the sample of the whole video: all frames with vectors, and the detector's logits in `table`."""
+        """Return the sample of the whole video: all frames that have vectors, with their logits in `table`."""
         return self._sample(np.arange(len(self.timestamp)), table.logit[np.minimum(self.frame_index, len(table) - 1)])
 
     def _sample(self, rows: IndexArray, logit: FloatArray) -> Sample:
@@ -290,7 +290,7 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Return the vectors of a video from several folders, one folder per encoder; None if a folder has none.
+    """Return the vectors of a video from one folder per encoder; None if one of the folders has none.
 
     Raises:
         DocumentError: a file is damaged, or the folders have vectors of different files with the same name.

@@ -84,7 +84,7 @@ class NetworkHead(ABC):
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """See `Head`."""
+        """Return a head that is trained on the examples."""
         segments = [torch.from_numpy(segments_of(sample, examples.mean)[0]) for sample in examples.samples]
         category = examples.category if len(examples.category) else np.full(len(examples), -1)
         sides = [np.flatnonzero(examples.positive), np.flatnonzero(~examples.positive)]
@@ -105,20 +105,20 @@ class NetworkHead(ABC):
         return cls(network, examples.mean)
 
     def score(self, sample: Sample) -> FloatArray:
-        """See `Head`."""
+        """Return a logit per frame, (S,) float32."""
         x, rows = segments_of(sample, self.mean)
         with torch.inference_mode():
             logit = self.network(torch.from_numpy(x)[None], torch.ones(1, len(x), dtype=torch.bool))[0]
         return np.asarray(logit.numpy()[rows], np.float32)
 
     def state(self) -> dict[str, FloatArray]:
-        """See `Head`."""
+        """Return the arrays of the head by name."""
         arrays = {f"network.{name}": value.numpy() for name, value in self.network.state_dict().items()}
         return arrays | {f"mean.{number}": mean for number, mean in enumerate(self.mean)}
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """See `Head`."""
+        """Return the head from the arrays of `state`."""
         mean = tuple(state[f"mean.{number}"] for number in range(cls.encoders))
         network = cls.build(tuple(map(len, mean)), state.get("network.texts", np.zeros((0, 0), np.float32)))
         weights = {
@@ -132,7 +132,7 @@ class NetworkHead(ABC):
 
 
 def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArray, IndexArray]:
-    """Return the segments (N, D) float32 of a sample, and for each of its S frames the number of its segment, (S,).
+    """Return the segments of a sample, (N, D) float32, and the segment number of each frame, (S,) int64.
 
     The vectors of several encoders are concatenated, so D is the sum of their widths.
     """
@@ -153,12 +153,14 @@ def perceptron(width: int) -> nn.Sequential:
 
 
 def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
-    """Return the mean value (B,) of the top segments of each video: one of TOP_SHARE segments is a top segment.
+    """Return the mean value of the top segments of each video, (B,).
+
+    A video with n segments has n / TOP_SHARE top segments, rounded up.
 
     Args:
         values: (B, N), one value per segment.
         real: (B, N) bool, False for padding.
-        by: (B, N), the numbers by which the top segments are chosen (the highest numbers); `values` if None.
+        by: (B, N), one number per segment; the top segments are those with the highest numbers. None means `values`.
     """
     count = (real.sum(dim=1) / TOP_SHARE).ceil().long()
     by = (values if by is None else by).masked_fill(~real, float("-inf"))
@@ -182,7 +184,7 @@ MIL_REGULARISATION = 8e-5
 
 
 class Scorer(nn.Module):
-    """A network that scores each segment without the other segments."""
+    """A network that scores each segment independently of the other segments."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -195,7 +197,7 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Multiple-instance learning (MIL): the highest score of an abnormal video must be above that of a normal video.
+    """Multiple-instance learning (MIL): abnormal videos must have a higher maximum score than normal ones.
 
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Differences from the paper:
 
@@ -206,12 +208,12 @@ class MilHead(NetworkHead):
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """See `NetworkHead`."""
+        """Return an untrained network."""
         return Scorer(widths[0])
 
     @classmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """See `NetworkHead`."""
+        """Return the loss of one training step."""
         score = torch.sigmoid(network(bags.x, bags.real))
         highest = score.masked_fill(~bags.real, 0.0).amax(dim=1)
         abnormal, normal = highest[bags.positive > 0], highest[bags.positive == 0]
@@ -228,7 +230,7 @@ RTFM_REGULARISATION = 8e-4
 
 
 class TemporalNetwork(nn.Module):
-    """The network of `RtfmHead`: the multi-scale temporal network, and a perceptron that scores its features."""
+    """The network of `RtfmHead`: a multi-scale temporal network, then a perceptron that gives the score."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -268,12 +270,12 @@ class RtfmHead(NetworkHead):
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """See `NetworkHead`."""
+        """Return an untrained network."""
         return TemporalNetwork(widths[0])
 
     @classmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """See `NetworkHead`."""
+        """Return the loss of one training step."""
         assert isinstance(network, TemporalNetwork)
         features = network.features(bags.x, bags.real)
         logit = network.scorer(features)[..., 0]
@@ -306,7 +308,7 @@ class TwoEncoders(nn.Module):
 
 
 class TopkHead(NetworkHead):
-    """Scores the vectors of two encoders together. The score of a video is the mean score of its top segments.
+    """Scores the vectors of two encoders together; learns from the mean score of a video's top segments.
 
     Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025).
     Differences from the paper:
@@ -319,12 +321,12 @@ class TopkHead(NetworkHead):
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """See `NetworkHead`."""
+        """Return an untrained network."""
         return TwoEncoders(widths)
 
     @classmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """See `NetworkHead`."""
+        """Return the loss of one training step."""
         return F.binary_cross_entropy_with_logits(top_mean(network(bags.x, bags.real), bags.real), bags.positive)
 
 
@@ -335,11 +337,12 @@ LOWEST_WIDTH = 0.5
 
 
 class GaussianHead(NetworkHead):
-    """Multiple-instance learning (MIL) with pseudo labels for segments: Gaussian kernels around the peaks of the score.
+    """Multiple-instance learning (MIL) with a pseudo label for each segment.
 
-    With pseudo labels, the head learns from more segments than only the top segments of a video. The loss is the temporal
-    Gaussian loss of GS-MoE (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to
-    Weakly-Supervised Video Anomaly Detection", ICCV 2025). Differences from the paper:
+    The pseudo labels are Gaussian kernels around the peaks of the score (see `splat`). With them, the head learns from all
+    segments, and not only from the top segments. The loss is the temporal Gaussian loss of GS-MoE (D'Amicantonio et al.,
+    "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video Anomaly Detection", ICCV
+    2025). Differences from the paper:
 
     - a single small network (`Scorer`) instead of a mixture of experts with one expert per category
     - stored embeddings instead of the UR-DMU encoder on I3D features
@@ -347,12 +350,12 @@ class GaussianHead(NetworkHead):
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """See `NetworkHead`."""
+        """Return an untrained network."""
         return Scorer(widths[0])
 
     @classmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """See `NetworkHead`."""
+        """Return the loss of one training step."""
         logit = network(bags.x, bags.real)
         video = F.binary_cross_entropy_with_logits(top_mean(logit, bags.real), bags.positive)
         if step < WARM_UP:
@@ -367,9 +370,9 @@ class GaussianHead(NetworkHead):
 
 
 def splat(score: Tensor) -> Tensor:
-    """Return pseudo labels (N,) in [0, 1]: Gaussian kernels with the height 1 around the peaks of the score.
+    """Return pseudo labels (N,) in [0, 1]: Gaussian kernels of height 1 around the peaks of the score.
 
-    - A peak is a local maximum that is at least as high as the middle between the video's mean score and its highest score.
+    - A peak is a local maximum whose score is at least (mean score + highest score) / 2.
     - A kernel is as wide as the run of segments around the peak whose scores are at least half of the peak's score.
     - Where kernels overlap, the label is the highest of their values.
 
@@ -415,20 +418,23 @@ class TwoBranches(nn.Module):
         self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
 
     def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of both branches: (B, N) for "abnormal", and (B, N, 1 + C) for "normal" and the categories."""
+        """Return the logits of the binary branch, (B, N), and of the category branch, (B, N, 1 + C).
+
+        The binary branch has a logit for "abnormal". The category branch has a logit for "normal", then one per category.
+        """
         encoded = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
         vectors = F.normalize(x + self.project(encoded), dim=-1)
         classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
         return self.binary(encoded)[..., 0], vectors @ classes.T / TEMPERATURE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Return the logits (B, N) of segments (B, N, D) for "abnormal": the mean of both branches."""
+        """Return the logits (B, N) of segments (B, N, D): the mean of the logits of both branches."""
         binary, categories = self.branches(x, real)
         return 0.5 * (binary + not_normal(categories))
 
 
 def not_normal(categories: Tensor) -> Tensor:
-    """Return the logits (…) for "any category" from the category branch's logits (…, 1 + C)."""
+    """Return the logits (…) for "not normal" from the logits (…, 1 + C) of the category branch."""
     return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
 
 
@@ -450,12 +456,12 @@ class DualHead(NetworkHead):
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
-        """See `NetworkHead`."""
+        """Return an untrained network."""
         return TwoBranches(widths[0], texts)
 
     @classmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
-        """See `NetworkHead`."""
+        """Return the loss of one training step."""
         assert isinstance(network, TwoBranches)
         binary, categories = network.branches(bags.x, bags.real)
         video = torch.stack([top_mean(part, bags.real) for part in categories.unbind(-1)], dim=-1)  # (B, 1 + C)

@@ -75,7 +75,9 @@ NEED_TWO = "an interval needs two videos or more"
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Settings of bootstrap percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+    """Settings of confidence intervals, which are bootstrap percentile intervals.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 
     Attributes:
         replicates: number of resamples, 1 or more.
@@ -94,7 +96,7 @@ class Bootstrap:
             raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence:g}")
 
     def weights(self, videos: int) -> Iterator[Numbers]:
-        """Yield arrays (B, V) float64: how often each of V videos was drawn in each of B resamples; B <= CHUNK."""
+        """Yield arrays (B, V) float64: how often each of V videos was drawn in B resamples, B <= CHUNK."""
         generator = np.random.default_rng(self.seed)
         shares = np.full(videos, 1.0 / videos)
         for start in range(0, self.replicates, CHUNK):
@@ -127,9 +129,9 @@ class Estimate:
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
         """Return the value, with its percentile interval if `bootstrap` is given.
 
-        If a resample has no value, for example because all its frames are normal, it is left out, and the note says how many
-        are left out. There is no interval if no resample has a value, or if the value itself is computed from fewer than two
-        videos.
+        The value may be undefined in a resample, for example because all drawn frames are normal. Such resamples are left out,
+        and the note has their number. There is no interval if the value is undefined in all resamples, or if it is computed
+        from fewer than two videos.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
@@ -164,9 +166,9 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """Return the estimate whose value is the sum of the numerators (V,) divided by the sum of the denominators (V,).
+    """Return the estimate of a ratio: the sum of the numerators (V,) / the sum of the denominators (V,).
 
-    If the sum of the denominators is 0, the value is None, and the note is the text `undefined`.
+    If the sum of the denominators is 0, the value is None, and the note is the text in `undefined`.
     """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
@@ -180,9 +182,9 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate over some videos as an estimate whose resamples are drawn from all V videos.
+    """Return an estimate over some videos, with resamples from all V videos of the test set.
 
-    The value stays the same. Now `difference` can pair it with an estimate over other videos of the same test set.
+    The value is the same. `difference` can pair two such estimates even if they use different videos of the test set.
 
     Args:
         estimate: an estimate over the chosen videos, in the order of all videos.
@@ -229,10 +231,10 @@ Counts = NDArray[np.int64] | Numbers
 
 
 def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
-    """Return the area under the ROC curve: the probability that a positive has a higher score than a negative.
+    """Return the area under the ROC curve, the same value as `sklearn.metrics.roc_auc_score`.
 
-    A pair with equal scores counts one half. The result is the same as that of `sklearn.metrics.roc_auc_score` (Mann and
-    Whitney, 1947). It is NaN without positives or without negatives.
+    It is the probability that a positive has a higher score than a negative, where a pair with equal scores counts one half
+    (Mann and Whitney, 1947). The result is NaN without positives or without negatives.
     """
     total = positives.sum(axis=-1, keepdims=True)
     above = total - np.cumsum(positives, axis=-1)
@@ -241,9 +243,9 @@ def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def average_precision(positives: Counts, negatives: Counts) -> Numbers:
-    """Return the average precision: the mean of the precision at each threshold, weighted by the increase of the recall.
+    """Return the average precision, the same value as `sklearn.metrics.average_precision_score`.
 
-    The result is the same as that of `sklearn.metrics.average_precision_score`. It is NaN without positives, and 1 without
+    It is the sum over all thresholds of precision x increase of the recall. The result is NaN without positives, and 1 without
     negatives.
     """
     true, false = from_top(positives), from_top(negatives)
@@ -264,8 +266,8 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
     Args:
         x, y: the points (..., K) of the curves; x starts at 0 and does not decrease.
         limit: the x at which the area ends.
-        flat: how a curve reaches the limit after its last point with x <= limit. True: on a horizontal line. False: on the line
-            to its next point. After the last point of a curve, the line is always horizontal.
+        flat: the line from the last point with x <= limit to the limit. True: it is horizontal. False: it is the line to the
+            next point. After the last point of a curve, the line is always horizontal.
     """
     steps = np.diff(x, axis=-1)
     within = np.clip(limit - x[..., :-1], 0.0, steps)
@@ -282,13 +284,13 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
 
 
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
-    """Return the edges of score bins, ascending, so that all bins of a group have about the same number of scores.
+    """Return the edges of score bins, ascending. Bins of a group have about the same number of scores.
 
     A value v belongs to bin k if edge k - 1 <= v < edge k: `numpy.searchsorted(edges, v, "right")` returns k. If a group has
     few distinct values, each of them gets its own bin.
 
     Args:
-        groups: ascending scores of the positives and of the negatives. Each group gets half of the bins.
+        groups: the scores of the positives and those of the negatives, ascending. Each group gets half of the bins.
         bins: approximate maximum number of bins.
     """
     edges = []
@@ -302,12 +304,12 @@ def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
 def histograms(
     rows: NDArray[np.int64], bins: NDArray[np.int64], shape: tuple[int, int], weights: Numbers | None = None
 ) -> Numbers:
-    """Return the number of entries per row and bin, (V, K) float64; with `weights`, the sum of their weights.
+    """Return the number of entries in each cell of a table, (V, K) float64.
 
     Args:
-        rows, bins: the row and the bin of each entry.
+        rows, bins: for each entry, the row and the column of its cell.
         shape: (V, K).
-        weights: weight of each entry.
+        weights: weight of each entry. If given, the result has the sums of weights instead of the numbers of entries.
     """
     flat = np.bincount(rows * shape[1] + bins, weights, minlength=shape[0] * shape[1])
     return flat.reshape(shape).astype(np.float64, copy=False)
@@ -323,9 +325,14 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArr
 
 
 def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact confidence interval of the probability of a hit, from `hits` in `draws` (Clopper and Pearson, 1934).
+    """Return the exact confidence interval of the probability of a hit (Clopper and Pearson, 1934).
 
-    The interval is exact for draws with replacement. Without replacement, a narrower interval would be enough.
+    It is exact for draws with replacement. For draws without replacement, it is wider than necessary.
+
+    Args:
+        hits: number of hits, 0 to `draws`.
+        draws: number of draws.
+        confidence: confidence level, between 0 and 1.
     """
     from scipy.special import betaincinv
 

@@ -61,7 +61,7 @@ class EventSet:
 
     @classmethod
     def of(cls, predicted: Sequence[ArrayLike], true: Sequence[ArrayLike], duration_s: ArrayLike) -> EventSet:
-        """Return the set for lists of (start, end), one list per video; a video without events has an empty list."""
+        """Return the set from lists with one entry per video; an entry is a list of (start, end) in seconds."""
         return cls(tuple(map(_spans, predicted)), tuple(map(_spans, true)), np.asarray(duration_s, np.float64))
 
 
@@ -69,15 +69,15 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
     """Return the matched events of one video as pairs of indices (M, 2): (predicted event, true event).
 
     - The events of a pair overlap, and their temporal IoU is at least `iou`. No event is in two pairs.
-    - The number of pairs is as high as possible. If several choices have this number, the one with the highest sum of IoUs is
-      used.
+    - The number of pairs is as high as possible. Of all solutions with this number of pairs, the one with the highest sum of
+      IoUs is returned.
 
     sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval use the same optimal matching. It
     does not depend on scores or on the order of events.
 
-    ActivityNet goes through the predicted events by falling score, and pairs each with the best true event that is left. The
-    result is the same if every event fits only one other event. This is always the case for `iou` > 0.5, if neither two
-    predicted events nor two true events overlap.
+    ActivityNet uses a greedy matching: the predicted event with the highest score takes the best true event, and so on. Both
+    matchings give the same pairs if every event fits at most one other event. With `iou` > 0.5, this is so if no two predicted
+    events overlap and no two true events overlap.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -87,10 +87,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
 
 
 def segment_f1(events: EventSet, *, iou: float) -> Estimate:
-    """Return the F1 score of the predicted events of all videos: 2 · pairs / (predicted events + true events).
+    """Return the F1 score of the events of all videos: 2 · pairs / (predicted events + true events).
 
-    `match_events` finds the pairs. Lea et al. (Temporal Convolutional Networks, CVPR 2017) call this the segmental F1; sed_eval
-    calls it the event-based F1. It is 0 if there are only predicted or only true events, and undefined without events.
+    `match_events` finds the pairs. Lea et al. (Temporal Convolutional Networks, CVPR 2017) call this score the segmental F1;
+    sed_eval calls it the event-based F1. It is 0 if there are events but no pairs, and undefined if there are no events.
     """
     check_share("the IoU", iou)
     matched = [len(match_events(*pair, iou)) for pair in zip(events.predicted, events.true, strict=True)]
@@ -99,15 +99,15 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 
 
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
-    """Return the mean absolute difference in seconds between the starts of a true event and its predicted event.
+    """Return the mean of |predicted start - true start| in seconds, over all pairs of `match_events`.
 
-    Papers on video anomaly detection have no common definition, so this one is vadcli's own. `match_events` pairs the events.
-    Events without a pair are ignored, so read the error together with the recall. The error is undefined without pairs.
+    Papers on video anomaly detection have no common definition, so this one is vadcli's own. Events without a pair are ignored,
+    so read the error together with the recall. The error is undefined without pairs.
 
     Args:
         events: the predicted and true events.
         iou: lowest temporal IoU of a pair.
-        signed: True returns the mean of (predicted start - true start) instead; it is negative if predictions start too early.
+        signed: True returns the mean of (predicted start - true start). It is negative if predicted events start too early.
     """
     check_share("the IoU", iou)
     sums, counts = np.zeros(len(events.true)), np.zeros(len(events.true))
@@ -176,7 +176,8 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
 def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int, true: int) -> IndexArray:
     """Return the pairs (M, 2) that `match_events` chooses from the candidate pairs (`first`, `second`).
 
-    The candidates are split into groups without a common event. Each group is one small assignment problem.
+    Two candidate pairs are in the same group if they are connected by common events. Each group is solved as one assignment
+    problem, so the problems stay small.
     """
     graph = coo_array((np.ones(len(first)), (first, predicted + second)), shape=(predicted + true,) * 2)
     components = connected_components(graph, directed=False)[1][first] if len(first) else first
@@ -197,11 +198,11 @@ def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """A threshold that the user may choose, and what happens to the reviewed events at this threshold.
+    """A threshold that the user may choose, and the reviewed events that remain at this threshold.
 
     Attributes:
         threshold: an event opens when the score reaches this value. Events with lower peak scores disappear.
-        true, false: number of remaining events that reviewers called true, and false.
+        true, false: numbers of remaining events that reviewers called true and that they called false.
         precision: true / (true + false).
         low, high: 95 % interval of the precision (Jeffreys).
         kept: fraction of all reviewed true events that remain.
@@ -261,8 +262,9 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
     """Return the indices of the events of a video, without the events that a reviewer called false.
 
-    The verdict on a reviewed event applies to an event if their temporal IoU is above 0.5. So a verdict stays valid if other
-    thresholds change the start and end of an event a little. Of several verdicts, the one with the highest IoU applies.
+    A review applies to an event if the temporal IoU of the reviewed event and this event is above 0.5. So a review still
+    applies if other thresholds have changed the start and end of an event a little. If several reviews apply, the one with the
+    highest IoU decides.
 
     Args:
         events: (start_s, end_s) of each event.
@@ -357,7 +359,7 @@ def _estimate(
 def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
     """Return the ranks (B, E) of the events in each resample.
 
-    Equal values get the mean of their ranks. All ranks are 0.5 too low; correlations are the same.
+    Equal values get the mean of their ranks. All ranks are 0.5 too low, but this does not change a correlation.
 
     Args:
         drawn: (B, E) how often each event, with its video, was drawn in each resample.
@@ -369,9 +371,9 @@ def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
 
 
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
-    """Return three tables (U, U). Cell (u, v) of each table counts pairs of an event in video u and an event in video v.
+    """Return three tables (U, U) with numbers of pairs of events; U videos have events.
 
-    Only the U videos with events have a row. The tables have these counts:
+    Cell (u, v) is for the pairs of an event in video u and an event in video v. The tables count these pairs:
 
     1. pairs in which the event with the higher score is also more severe, minus pairs in which it is less severe
     2. pairs with different scores

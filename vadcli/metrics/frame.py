@@ -103,7 +103,7 @@ class FrameSet:
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
-        """Return a set with only the frames for which `rows` (N,) is True. V stays, even if a video has no frames left."""
+        """Return a set with only the frames for which `rows` (N,) is True; a video may have no frames then."""
         offsets = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
         return FrameSet(self.scores[rows], self.labels[rows], offsets, None if self.sampled is None else self.sampled[rows])
 
@@ -115,7 +115,7 @@ class FrameSet:
 
     @cached_property
     def counts(self) -> tuple[IndexArray, IndexArray]:
-        """The numbers of abnormal (K,) and normal (K,) frames at each of the K distinct scores, from low to high."""
+        """The numbers of abnormal and of normal frames at each distinct score, (K,) each, from low to high."""
         return _counts(self.scores, self.labels)
 
     @cached_property
@@ -126,7 +126,7 @@ class FrameSet:
 
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
-        """The numbers of abnormal and of normal frames per video and score bin, (V, K) each. Resamples use them."""
+        """The numbers of abnormal and of normal frames per video and score bin, (V, K) each, for resamples."""
         bins = max(256, min(RESAMPLE_BINS, RESAMPLE_CELLS // max(self.videos, 1)))
         labels, video = self.labels, self.video
         edges = bin_edges([np.sort(self.scores[labels]), np.sort(self.scores[~labels])], bins)
@@ -135,7 +135,7 @@ class FrameSet:
         return histograms(video[labels], column[labels], shape), histograms(video[~labels], column[~labels], shape)
 
     def with_endpoints(self) -> FrameSet:
-        """Return the set with one more video, which has two frames: score 0 with label 0, and score 1 with label 1.
+        """Return the set with one more video, whose frames have the scores 0, 1 and the labels False, True.
 
         Raises:
             ValueError: a score is outside [0, 1].
@@ -165,9 +165,9 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
     Args:
         frames: the frames of all videos; use `only_sampled()` to evaluate only sampled frames.
-        endpoints: True adds two frames: score 0 with label 0, and score 1 with label 1. The published evaluation code of
-            Georgescu et al. (A Background-Agnostic Framework, TPAMI 2021) and of others does so. It makes the value higher.
-            Scores must be in [0, 1].
+        endpoints: True adds a normal frame with score 0 and an abnormal frame with score 1. The published evaluation code of
+            Georgescu et al. (A Background-Agnostic Framework, TPAMI 2021) and of others does so. The added frames make the
+            value higher. Scores must be in [0, 1].
     """
     return _micro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -201,7 +201,7 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return only the frames that are needed to evaluate one category: its abnormal frames, and all normal frames.
+    """Return the frames for the evaluation of one category: its abnormal frames and all normal frames.
 
     Args:
         frames: the frames of all videos.
@@ -219,7 +219,7 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
 
 
 def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
-    """Return the ROC-AUC of a category: its abnormal frames are the positives, and all normal frames are the negatives.
+    """Return the ROC-AUC of one category. Positives are its abnormal frames, negatives all normal frames.
 
     Resamples are drawn from all videos of `frames`, so that two runs can be compared (see `over_all`). The ROC-AUC is undefined
     without positives or without negatives.
@@ -228,8 +228,7 @@ def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool
         frames: the frames of all videos. The scores may be frame scores, or scores of this category.
         codes: (N,) int, as in `frames_of_category`.
         code: the number of the category to evaluate.
-        within: True returns the mean over the videos that show the category, as in `frame_auc_macro`. So frames are compared
-            only with frames of the same video.
+        within: True returns the mean of the ROC-AUC of each video that shows the category, as in `frame_auc_macro`.
         endpoints: see `frame_auc`.
     """
     compared = frames_of_category(frames, codes, code, own_videos=within)
@@ -277,7 +276,7 @@ def _appended(scores: NDArray[Any], labels: BoolArray) -> tuple[NDArray[Any], Bo
 
 
 def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexArray]:
-    """Return the numbers of abnormal (K,) and normal (K,) frames at each of the K distinct scores, from low to high."""
+    """Return the numbers of abnormal and of normal frames at each distinct score, (K,) each, ascending."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
     classes = [
@@ -307,7 +306,10 @@ PATE_CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pair
 
 @dataclass(frozen=True)
 class _Runs:
-    """A anomalies: the video, first frame and last frame of each. Frames are numbered as in `FrameSet.scores`."""
+    """The videos, first frames and last frames of A anomalies, (A,) each.
+
+    Frames are numbered through all videos, as in `FrameSet.scores`.
+    """
 
     video: IndexArray
     first: IndexArray
@@ -323,29 +325,30 @@ def pate(
 ) -> Estimate:
     """Return PATE, a weighted area under the precision-recall curve, as a mean over several buffer sizes.
 
-    Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). There is a
-    buffer before each anomaly (early) and after it (late). An anomaly is hit if at least one of its frames has an alarm.
+    Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). Each anomaly
+    has an early buffer before it and a late buffer after it. It is hit if at least one of its frames has an alarm.
 
-    At each threshold, a frame with an alarm gets a weight as true alarm. The rest, 1 - weight, counts as false alarm:
+    At each threshold, a frame with an alarm is a true alarm with a weight w, and a false alarm with the weight 1 - w. w is:
 
     - in an anomaly: 1
-    - in the late buffer, or in the early buffer of an anomaly that is hit: less than 1. The weight falls linearly from 1 in the
-      middle of the anomaly to 0 at the far end of the buffer.
+    - in the late buffer, and in the early buffer of an anomaly that is hit: below 1. w decreases linearly from 1 in the middle
+      of the anomaly to 0 at the far end of the buffer.
     - everywhere else: 0
 
-    A frame of an anomaly without an alarm gets a weight as missed frame: 1 if the anomaly is not hit. If it is hit, the weight
-    is 1 near the start of the anomaly (up to the length of the first run of alarms), and less than 1 later.
+    A frame of an anomaly that has no alarm is a missed frame. Its weight is 1 if the anomaly is not hit. In an anomaly that is
+    hit, it is 1 near the start (up to the length of the first run of alarms), and below 1 later.
 
-    A point of the curve is ignored if its recall is lower than that of a point with a higher threshold. Where the paper leaves
-    a choice open, this function does the same as the authors' package PATE 0.1.1, and gives the same value for one video. The
-    weights of several videos are added. Buffers end with the video. PATE is undefined without abnormal frames.
+    - A point of the curve is ignored if its recall is below the recall at a higher threshold.
+    - The weights of several videos are added. Buffers end with the video.
+    - Details that the paper leaves open are as in the authors' package PATE 0.1.1. Both give the same value for one video.
+    - PATE is undefined without abnormal frames.
 
     Args:
         frames: the frames of all videos.
         early_frames, late_frames: sizes of the early and late buffers, in frames. Each early size is combined with each late
             size, and the result is the mean over all combinations.
-        max_thresholds: largest number of thresholds. They are evenly spaced quantiles of the distinct scores at which the
-            number of true alarms changes. None uses every distinct score; this is exact, but slow.
+        max_thresholds: largest number of thresholds: evenly spaced quantiles of those distinct scores at which the number of
+            true alarms changes. None uses every distinct score, which is exact, but slow.
     """
     if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
         raise ValueError(f"buffer sizes must be 0 or more, not {list(early_frames)} and {list(late_frames)}")
@@ -392,14 +395,14 @@ def _pate_thresholds(frames: FrameSet, limit: int | None) -> Numbers:
 
 
 def _reaching(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """Return the number of frames of each video that reach each threshold, (V, T); with `weights`, their total weight."""
+    """Return how many frames of each video reach each threshold, (V, T), or the sum of their `weights`."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
 def _true_weights(
     frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]
 ) -> Numbers:
-    """Return the total weight of true alarms per video and threshold, (V, T). `buffers` is (early, late) in frames."""
+    """Return the total weight of true alarms per video and threshold, (V, T), for buffers (early, late)."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
     alone = np.append(True, runs.video[1:] != runs.video[:-1])

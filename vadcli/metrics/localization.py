@@ -43,20 +43,17 @@ TOUCHING = np.ones((3, 3), np.int8)  # pixels that touch at a corner belong to o
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Numbers of pixels, one row per video (V videos), one column per score bin (K bins, ascending).
+    """Numbers of pixels: V videos (rows) x K bins of ascending score (columns).
 
-    A true pixel is an abnormal pixel in the ground truth. A true region is a connected group of them in one frame.
+    A true pixel is abnormal in the ground truth. A true region is a connected group of true pixels in one frame.
 
     Attributes:
         names: the V videos, in the order in which they were added.
-        positives, negatives: (V, K) int64, numbers of abnormal and of normal pixels.
-        overlap: (V, K) float64. For each true region: the number of its pixels in the bin / the number of its pixels. The sum
-            over all true regions.
+        positives, negatives: (V, K) int64, numbers of true pixels and of all other pixels.
+        overlap: (V, K) float64, sum over all true regions of (pixels of the region in the bin / all pixels of the region).
         regions: (V,) int64, number of true regions in all frames.
-        frame_overlap: (V, K) float64. For each frame with a true pixel: the number of its true pixels in the bin / the number
-            of its true pixels. The sum over these frames.
-        normal_share: (V, K) float64. For each frame without a true pixel: the number of its pixels in the bin / the number of
-            its pixels. The sum over these frames.
+        frame_overlap: (V, K) float64, sum over all frames with a true pixel of (true pixels in the bin / all true pixels).
+        normal_share: (V, K) float64, sum over all frames without a true pixel of (pixels in the bin / all pixels).
         normal_frames: (V,) int64, number of frames without a true pixel.
         iou_sum: (V,) float64, the sum of IoUs over frames with a true pixel.
         positive_frames: (V,) int64, number of frames with a true pixel.
@@ -183,24 +180,26 @@ class _Video:
 
 
 def pixel_auc(counts: PixelCounts) -> Estimate:
-    """Return the ROC-AUC over all pixels of all frames, as `sklearn.metrics.roc_auc_score` would.
+    """Return the ROC-AUC over all pixels of all frames, as in `sklearn.metrics.roc_auc_score`.
 
-    Recent papers on Ped2 report this as pixel-level AUC. Mahadevan et al. (CVPR 2010) use another criterion, in which 40 % of
-    the pixels must be found. Float scores in one bin count as equal. Undefined without abnormal or without normal pixels.
+    Recent papers on Ped2 report this value as pixel-level AUC. The pixel-level criterion of Mahadevan et al. (CVPR 2010) is
+    different: it asks for 40 % of the true pixels of a frame. Float scores in one bin count as equal. Undefined without
+    abnormal or without normal pixels.
     """
     return _by_curve(counts, roc_auc, "pixel ROC-AUC needs pixels of both classes")
 
 
 def pixel_ap(counts: PixelCounts) -> Estimate:
-    """Return the average precision over all pixels of all frames, as `sklearn.metrics.average_precision_score` would.
+    """Return the average precision over all pixels of all frames.
 
-    Float scores in one bin count as equal. Undefined without abnormal pixels.
+    It is computed as in `sklearn.metrics.average_precision_score`. Float scores in one bin count as equal. Undefined without
+    abnormal pixels.
     """
     return _by_curve(counts, average_precision, "pixel average precision needs an abnormal pixel")
 
 
 def mask_iou(counts: PixelCounts) -> Estimate:
-    """Return the IoU of the predicted mask and the true mask, as a mean over the frames with a true pixel.
+    """Return the IoU of the predicted and the true mask, as a mean over the frames with a true pixel.
 
     A pixel belongs to the predicted mask if its score is at least `mask_at` (see `PixelAccumulator`). Frames without a true
     pixel are left out, even if their predicted mask has pixels. Undefined if no frame has a true pixel.
@@ -244,15 +243,15 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
     curve has one point per threshold. A pixel is found if its score reaches the threshold.
 
     - x: the logarithm of the false-positive rate. The rate is the fraction of a normal frame's pixels that is found, as a mean
-      over all frames without a true pixel.
+      over all normal frames (frames without a true pixel).
     - y: the fraction of the frame's true pixels that is found
 
-    The area between the two rates in `limits` is divided by the largest possible area, so the best value is 1. Here, the points
-    of a curve are joined by steps: at a rate f, y is that of the lowest threshold whose rate is at most f. Masks with 256
-    levels often have no threshold between the limits. A straight line would then have values of y that no threshold reaches.
+    The area between the two rates in `limits` is divided by the largest possible area, so the best value is 1. The curve is a
+    step function: at a rate f, it has the y of the lowest threshold whose rate is at most f. Masks have only 256 levels, so
+    there is often no threshold between the limits. A straight line would then have values of y that no threshold reaches.
 
-    `Estimate.curve` is the mean of all PIMO curves: different points (rate, y) from the highest threshold to the lowest.
-    Undefined if no frame has a true pixel, or if all frames have one.
+    `Estimate.curve` is the mean of all PIMO curves, as points (rate, y) from the highest threshold to the lowest; no point
+    occurs twice. Undefined if no frame has a true pixel, or if all frames have one.
     """
     low, high = limits
     if not 0.0 < low < high <= 1.0:
@@ -272,9 +271,9 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
 
 
 def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
-    """Return the false-positive rates and the y of the mean PIMO curves, (B, K) each; NaN if undefined.
+    """Return the false-positive rates and the y values of B mean PIMO curves, (B, K) each.
 
-    The first column is for the highest threshold.
+    The first column is for the highest threshold. The values of an undefined curve are NaN.
     """
     abnormal, normal = (weights @ frames.astype(np.float64) for frames in (counts.positive_frames, counts.normal_frames))
     defined = (abnormal > 0) & (normal > 0)
@@ -314,7 +313,7 @@ class Regions:
     Attributes:
         video: (D,) int64, number of the video, 0 to V - 1.
         frame: (D,) int64, number of the frame in its video, from 0.
-        box: (D, 4) x, y, width, height in pixels. A box from the column 3 to the column 5 has the width 3.
+        box: (D, 4) x, y, width, height in pixels.
         score: (D,) float64, higher is more anomalous.
     """
 
@@ -353,7 +352,7 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
     """Return the region-based detection criterion (RBDC): an area under a curve.
 
     Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. The curve
-    has one point per threshold. The detected regions with at least this score count.
+    has one point per threshold. Only detected regions whose score reaches the threshold are used.
 
     - x: the number of false regions per frame, from 0 to 1. A detected region is false if its IoU with every true region in the
       frame is below `beta`.
@@ -376,10 +375,10 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
 
 
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
-    """Return the track-based detection criterion (TBDC): as `rbdc`, but y is the fraction of tracks that is found.
+    """Return the track-based detection criterion (TBDC): as RBDC, but y is the fraction of found tracks.
 
-    TBDC is from the same paper as RBDC. A track is found if at least the fraction `alpha` of its regions is found. Undefined
-    without true tracks or without frames.
+    TBDC is from the same paper as RBDC (see `rbdc`). A track is found if at least the fraction `alpha` of its regions is found.
+    Undefined without true tracks or without frames.
     """
     check_share("alpha", alpha)
     check_share("beta", beta)
@@ -417,10 +416,11 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return for each true region the highest score of a detected region that finds it, and which detections are false.
+    """Compare each true region with the detected regions in its frame.
 
     Returns:
-        (G,) float64, -inf if no detected region finds the true region; (D,) bool, True if the detected region is false.
+        For each true region, the highest score of a detected region that finds it, (G,) float64; -inf if none does. For each
+        detected region, whether it is false, (D,) bool.
     """
     first, second = _same_frame(detected, tracks)
     box, true_box = detected.box[first], tracks.box[second]
@@ -499,10 +499,10 @@ def _criterion(
 
 
 def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
-    """Return the areas (B,) under B curves from counts (B, K) by ascending score; NaN without targets or frames.
+    """Return the areas (B,) under B curves; NaN without targets or without frames.
 
     Args:
-        hits, alarms: (B, K), numbers of found targets and of false regions.
+        hits, alarms: (B, K), numbers of found targets and of false regions in each score bin, ascending.
         totals, frames: (B,), numbers of all targets and of all frames.
     """
     start = np.zeros((len(hits), 1))
