@@ -253,5 +253,5 @@ def test_the_progress_bar_says_that_a_camera_is_learned(footage: Path, tmp_path:
             break
     assert running.wait(timeout=PATIENCE_S) == 0
     os.close(leader)
-    assert re.search(rb"0/2 videos, fitting camera \. \(\d+ frames read\), ETA \?", shown)
+    assert re.search(rb"0/2 videos, fitting the camera of the root folder \(\d+ frames read\), ETA \?", shown)
     assert b"2 done" in shown

@@ -72,7 +72,7 @@ def test_hidden_parts_have_no_score_and_no_mask(footage: Path, tmp_path: Path) -
     again = vadcli("scan", footage, "--out", out, *CUT, "--masks", "video", "--ignore", regions)
     assert again.returncode == 0, again.stderr
     assert "no camera is called yrd; the cameras are gate, yard" in again.stderr
-    assert "camera gate: its regions changed, so it is learned again" in again.stderr
+    assert "camera gate: the regions changed, so it is learned again" in again.stderr
     assert [round(start) for start in starts(out)] == [9]
     score = pq.read_table(out / "scores/gate/a.mp4.parquet", partitioning=None).column("score").to_numpy()
     assert score[BLINKS].max() < 0.02

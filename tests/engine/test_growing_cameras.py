@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,11 @@ def test_more_footage_gives_the_model_and_scores_of_a_scan_of_all(
     scan(footage, out)
     add_second_night(footage)
     options = ScanOptions(out=out)
-    preview = dict(local_scan(make_plan([footage], options, out=out), options, DifferenceDetector()).preview())
+    with caplog.at_level(logging.INFO, "vadcli"):
+        preview = dict(local_scan(make_plan([footage], options, out=out), options, DifferenceDetector()).preview())
     assert preview == {"gate/a.mp4": "scan", "gate/b.mp4": "scan", "yard/y.mp4": "done"}
+    line = "camera gate: much more footage than at the last fit, so it is learned again and its videos are scanned again"
+    assert line in caplog.messages
     with caplog.at_level(logging.INFO, "vadcli"):
         statuses, detector = scan(footage, out)
     assert statuses == {"gate/a.mp4": "done", "gate/b.mp4": "done", "yard/y.mp4": "skipped"}
@@ -120,9 +124,44 @@ def test_a_model_of_the_version_before_is_learned_again_and_the_log_says_so(
         statuses, detector = scan(footage, out)
     assert detector.fitted == ["gate"]
     assert statuses["yard/y.mp4"] == "skipped"
-    line = "camera gate: its model is of another version of vadcli, so it is learned again and its videos are scanned again"
+    line = "camera gate: fitted by another version of vadcli, so it is learned again and its videos are scanned again"
     assert caplog.messages.count(line) == 1
     assert (out / CAMERA).read_bytes() == current
+
+
+def test_one_line_names_some_of_the_cameras_that_are_learned_again_also_in_a_dry_run(
+    footage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    for place in ("a.mp4", "hall/h.mp4", "park/p.mp4"):
+        (footage / place).parent.mkdir(exist_ok=True)
+        shutil.copy(footage / "yard" / "y.mp4", footage / place)
+    scan(footage, out)
+    models = list((out / "cameras").glob("*.json"))
+    assert len(models) == 5
+    before = [path.read_text() for path in models]
+
+    def lines() -> list[str]:
+        """Return what a dry run and a scan log, which must be the same."""
+        options = ScanOptions(out=out)
+        logged = []
+        for dry_run in (True, False):
+            caplog.clear()
+            run = local_scan(make_plan([footage], options, out=out), options, DifferenceDetector())
+            with caplog.at_level(logging.INFO, "vadcli"):
+                list(run.preview() if dry_run else run.run())
+            logged.append([message for message in caplog.messages if "learned again" in message])
+        assert logged[0] == logged[1]
+        return logged[0]
+
+    assert lines() == []
+    for path, text in zip(models, before, strict=True):
+        path.write_text(json.dumps(json.loads(text) | {"version": 0}))
+    why = "fitted by another version of vadcli"
+    names = "cameras the root folder, gate, hall and 2 more"
+    assert lines() == [f"{names}: {why}, so they are learned again and their videos are scanned again"]
+    (out / "cameras" / "%2E.json").write_text(json.dumps(json.loads(before[0]) | {"version": 0}))
+    assert lines() == [f"the camera of the root folder: {why}, so it is learned again and its videos are scanned again"]
 
 
 def test_what_was_known_is_kept_if_less_of_it_is_left(footage: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vadcli.errors import UsageError, VadcliError
 from vadcli.options import TalkOptions
 from vadcli.types import Status, VideoResult
-from vadcli.types.text import clock, counted, how_many, without_name
+from vadcli.types.text import camera_names, clock, counted, how_many, without_name
 
 if TYPE_CHECKING:
     from vadcli.store.run_log import RunProgress
@@ -236,7 +236,7 @@ class ScanDisplay:
         fitting, eta_s = self.progress.fitting, self.progress.eta_s()
         eta = "?" if eta_s is None else clock(eta_s)
         if fitting is not None:
-            return f"{state}, fitting camera {fitting['camera']} ({fitting['frames']} frames read), ETA {eta}"
+            return f"{state}, fitting {camera_names([fitting['camera']])} ({fitting['frames']} frames read), ETA {eta}"
         return f"{state}, {self.rates()}, ETA {eta}"
 
 

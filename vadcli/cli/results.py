@@ -27,7 +27,7 @@ from vadcli.options import (
     StatusOptions,
     parse_duration,
 )
-from vadcli.types.text import clock, counted, how_many, size_text, without_name
+from vadcli.types.text import camera_names, clock, counted, how_many, size_text, without_name
 
 if TYPE_CHECKING:
     from vadcli.rendering import OnFrame
@@ -89,7 +89,7 @@ def _run_lines(status: RunStatus) -> list[str]:
     if len(run["nodes"]) > 1:
         lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in run['nodes'].items())} videos")
     if fitting := run["fitting"]:
-        lines.append(f"  now: fitting camera {fitting['camera'] or '.'} ({how_many(fitting['frames'], 'frame')} read)")
+        lines.append(f"  now: fitting {camera_names([fitting['camera'] or '.'])} ({how_many(fitting['frames'], 'frame')} read)")
     return lines + [f"  now: {video['video']} ({how_many(video['frames'], 'frame')})" for video in run["running"]]
 
 

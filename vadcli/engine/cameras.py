@@ -33,7 +33,7 @@ from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.types import CameraModel, CameraRegions, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
-from vadcli.types.text import document_errors, length_text, read_document
+from vadcli.types.text import MOST_NAMED, camera_names, document_errors, length_text, read_document
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
 
@@ -98,6 +98,7 @@ class Cameras:
     # Called with the name of a camera, and the number of frames that were just read to fit this camera.
     fitting: Callable[[str, int], None] = lambda camera, frames: None
     regions: CameraRegions = field(default_factory=CameraRegions)  # the hidden parts of each camera's picture
+    outgrown: int = 0  # number of cameras that this run has fitted again because they had much more footage
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)  # the models that this run has fitted, by camera
 
     def stored(self, camera: str) -> CameraModel | None:
@@ -125,15 +126,18 @@ class Cameras:
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return why the stored model can't be used; "" if no model is stored or --refit replaces the model."""
+        """Return why the stored model can't be used; "" if no model is stored or --refit replaces the model.
+
+        The reason fits one camera or several: `fitted by another version of vadcli`.
+        """
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         model = self._on_disk(camera)
         if model is None or model.detector != self.detector.name:
             return ""
         if model.version != self.detector.model_version:
-            return "its model is of another version of vadcli"
-        return "its regions changed" if model.regions != self.regions.of(camera).sha256 else ""
+            return "fitted by another version of vadcli"
+        return "the regions changed" if model.regions != self.regions.of(camera).sha256 else ""
 
     def _read(self, camera: str) -> CameraModel | None:
         """Return the stored model of a camera; None if no model is stored or this run can't use it."""
@@ -238,10 +242,11 @@ class CameraFit:
             return
         model = self.cameras.fit(self.camera, clips, footage)
         if before and model and before.footage and model.footage and model.sha256 != before.sha256:
-            log.info(
-                "camera %s: learned again from %s of footage instead of %s; "
-                "%d earlier %s scored again (--no-refit prevents this)",
-                self.camera,
+            self.cameras.outgrown += 1
+            log.log(
+                logging.INFO if self.cameras.outgrown <= MOST_NAMED else logging.DEBUG,
+                "%s: learned again from %s of footage instead of %s; %d earlier %s scored again (--no-refit prevents this)",
+                camera_names([self.camera]),
                 length_text(model.footage.seconds),
                 length_text(before.footage.seconds),
                 scored,

@@ -28,6 +28,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
 from vadcli.types import CameraModel, MaskRows, Status, VideoResult
+from vadcli.types.text import MOST_NAMED, camera_names
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions, core_count, loader_options
 
 log = logging.getLogger("vadcli")
@@ -84,7 +85,10 @@ class LocalRunner:
                 stack.enter_context(refinement.loader)
                 job = replace(job, refinement=refinement)
             loader = self._loader or stack.enter_context(ClipLoader(job.needs, options))
-            yield from self._scan(job, self._cameras_of(layout, job, fitting=fitting), loader)
+            cameras = self._cameras_of(layout, job, fitting=fitting)
+            if self.settings.videos is None:  # otherwise this is a worker of a run, and the driver logs this
+                self._log_learned_again(cameras)
+            yield from self._scan(job, cameras, loader)
             if job.rules.judge:
                 job.rules.judge.log_refused()
 
@@ -93,6 +97,7 @@ class LocalRunner:
         layout = OutputLayout(self.options.out)
         job = self._job(layout, Scratch(layout.scratch))
         cameras = self._cameras_of(layout, job)
+        self._log_learned_again(cameras, outgrown=True)
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
@@ -104,8 +109,33 @@ class LocalRunner:
 
     def is_fitted(self, camera: str) -> bool:
         """True if OUT has a camera model that this detector can use."""
+        return self._stored_cameras().has_model(camera)
+
+    def log_learned_again(self) -> None:
+        """Log which cameras the run learns again, and why. Only the driver of a cluster calls this method."""
+        self._log_learned_again(self._stored_cameras())
+
+    def _log_learned_again(self, cameras: Cameras, *, outgrown: bool = False) -> None:
+        """Log which cameras the run learns again, in one line per reason.
+
+        With `outgrown`, this includes the cameras that have much more footage now. A run logs these cameras after the fit.
+        """
+        by_reason: dict[str, list[str]] = {}
+        for camera, whole in by_camera(self.settings.plan.units):
+            if all(unit.video not in self._mine for unit in whole):
+                continue
+            why = cameras.why_again(camera)
+            if outgrown and cameras.is_outgrown(camera, whole):
+                why = "much more footage than at the last fit"
+            if why:
+                by_reason.setdefault(why, []).append(camera)
+        for why, names in by_reason.items():
+            it_is, its = ("it is", "its") if len(names) == 1 else ("they are", "their")
+            log.info("%s: %s, so %s learned again and %s videos are scanned again", camera_names(names), why, it_is, its)
+
+    def _stored_cameras(self) -> Cameras:
         layout = OutputLayout(self.options.out)
-        return self._cameras_of(layout, self._job(layout, Scratch(layout.scratch))).has_model(camera)
+        return self._cameras_of(layout, self._job(layout, Scratch(layout.scratch)))
 
     def _scan(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
         """Scan one camera after the other if the detector fits cameras; otherwise all videos in one stream."""
@@ -125,6 +155,8 @@ class LocalRunner:
                 for unit in mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
+        if (others := cameras.outgrown - MOST_NAMED) > 0:
+            log.info("%d more %s learned again from more footage", others, "camera was" if others == 1 else "cameras were")
 
     def _cameras_of(self, layout: OutputLayout, job: ScanJob, *, fitting: Fitting = lambda camera, frames: None) -> Cameras:
         options = self.options
@@ -221,8 +253,6 @@ class _Work:
             scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
             self.fit.again(scored=scored)
         if cameras.needs_fit(camera):
-            if why := cameras.why_again(camera):
-                log.info("camera %s: %s, so it is learned again and its videos are scanned again", camera, why)
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
             items = self._fit_first(mine, queue, stream)

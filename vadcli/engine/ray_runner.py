@@ -296,6 +296,7 @@ class RayRunner:
                 self.options, scratch, settings.plan.root, work_of, wants_gpu=self._wants_gpu, stop=self.stop
             ) as workers,
         ):
+            self._here.log_learned_again()
             work = Worklist(
                 settings.plan.units,
                 settings.units,

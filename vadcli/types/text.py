@@ -21,7 +21,7 @@ import re
 import types
 import typing
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
@@ -30,6 +30,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vadcli.errors import DocumentError
+
+MOST_NAMED = 3
+"""A message about several cameras names this many of them, and has the number of the others."""
 
 
 def size_text(count: float) -> str:
@@ -49,6 +52,17 @@ def how_many(number: int, noun: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, as people write it: `no events`, `1 event`, `1,204 events`."""
     return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
+
+
+def camera_names(cameras: Sequence[str]) -> str:
+    """Return cameras as text: `camera gate`, `cameras gate and yard`, `cameras a, b, c and 197 more`."""
+    if list(cameras) == ["."]:
+        return "the camera of the root folder"
+    names = ["the root folder" if camera == "." else camera for camera in cameras]
+    if len(names) == 1:
+        return f"camera {names[0]}"
+    last = f"{len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else names.pop()
+    return f"cameras {', '.join(names[:MOST_NAMED])} and {last}"
 
 
 def error_text(error: BaseException) -> str:
