@@ -62,7 +62,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     Args:
         assets: where to store the curves, thumbnails and clips.
         problems: one line per curve, thumbnail or clip that could not be made.
-        title: the heading; if it is empty, the name of the archive's folder.
+        title: the heading; "" stands for the name of the archive's folder.
 
     Raises:
         OutputError: an asset can't be written.
@@ -298,8 +298,8 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     """Return a complete mail (plain text and HTML) for the standard input of `sendmail -t`.
 
     Args:
-        sender: the sender's address; if it is empty, `vadcli@NAME` with the name of this machine.
-        subject: the subject; if it is empty, the name of the output folder and the headline.
+        sender: the sender's address; "" stands for `vadcli@NAME` with the name of this machine.
+        subject: the subject; "" stands for the name of the output folder and the headline.
     """
     message = EmailMessage()
     domain = socket.getfqdn()

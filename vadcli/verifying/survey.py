@@ -103,9 +103,9 @@ class Choice:
 
     Attributes:
         proposed: the clip has one of the highest scores of its camera.
-        audited: the clip was drawn at random from the clips of all cameras that are not proposed.
-        sampled: the clip was drawn at random from the clips of its camera that are not proposed. All audited clips are
-            sampled, too.
+        audited: the clip was drawn at random from all clips that are not proposed, over all cameras.
+        sampled: the clip was drawn at random from its camera's clips that are not proposed. All audited clips are sampled,
+            too.
     """
 
     proposed: BoolArray
@@ -367,7 +367,7 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 
 
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
-    """Return log-odds (n, C) that represent all clips of a camera, from the answers about some clips.
+    """Return (n, C) log-odds that represent all clips of a camera, from the answers about some clips.
 
     The random clips represent all clips that are not proposed. So the answers about random clips are repeated, to get about
     `rest` answers.
@@ -476,7 +476,7 @@ def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str
 
 
 def _sample(own: Sequence[_UsableAnswers]) -> FloatArray | None:
-    """Return log-odds (n, C) that represent all clips of the videos in `own`.
+    """Return (n, C) log-odds for all clips of the videos in `own`, from the answers about some clips (`spread_sample`).
 
     Returns None if too few of these clips were drawn at random.
     """

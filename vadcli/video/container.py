@@ -414,7 +414,7 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds (0 if unknown), and True if it is this stream's duration.
+    """Return the declared duration in seconds (0 if unknown), and True if it is the duration of `stream`.
 
     The second result is False if the file declares only the duration of its longest stream.
     """

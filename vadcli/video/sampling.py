@@ -104,7 +104,7 @@ class SamplingPlan:
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
-        """Return the first row that belongs to this clip: the row after the last sample of the previous clip."""
+        """Return the row after the last sample of the previous clip: the first row that belongs to this clip."""
         return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
@@ -365,7 +365,7 @@ Selection = TimeGrid | ListedRows | Count | CountSince
 def choose_selection(
     info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool, sampled: BoolArray | None = None
 ) -> Selection:
-    """Return the selection with which ffmpeg delivers the images of the sampled rows.
+    """Return the rule by which ffmpeg selects the frames of the sampled rows.
 
     Args:
         info: the probe's description of the video.
