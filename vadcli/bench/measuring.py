@@ -268,7 +268,9 @@ def scan_round(
     store: ScoreStore,
     steady: AbstractContextManager[object] | None = None,
 ) -> Round:
-    """Run and return one round of a scan: decoder processes, batches across files, scoring in threads.
+    """Run one round in the way of a scan, and return its figures.
+
+    As in a scan, decoder processes read the videos, batches mix clips of several files, and threads score the batches.
 
     Args:
         detector: scores the clips.
@@ -302,7 +304,7 @@ def scan_round(
 
 
 def baseline_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store: ScoreStore) -> Round:
-    """Run and return one round of the baseline: decode, score and store one clip after another."""
+    """Run one round of the baseline, and return its figures. Decodes, scores and stores one clip after another."""
     tally, started = _Tally(), time.perf_counter()
     for request in footage.requests():
         for clip, fps in baseline_clips(request.video, request.path, detector.needs):

@@ -194,7 +194,7 @@ Paths = Annotated[
 
 @with_options(RenderOptions, section="render")
 def render(*, paths: Paths = None, options: RenderOptions) -> None:
-    """Write MP4 videos that show the masks, the score curve, the time and event captions.
+    """Write MP4 videos that show the masks, the score curve, the time, and a caption per event.
 
     FOOTAGE names the files and folders that were scanned, or some of them.
 

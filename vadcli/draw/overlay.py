@@ -1,7 +1,7 @@
 """Draws the frames of a rendered video: the picture with its heat map, and a panel below it.
 
 Only the heat map, stripes on hidden regions and a border during events are drawn over the picture. So the rest of the picture
-stays visible, such as the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
+stays visible, for example the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
 """
 
 from __future__ import annotations

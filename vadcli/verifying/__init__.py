@@ -342,7 +342,7 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
 def verify_options(options: ScanOptions) -> VerifyOptions:
     """Return the options of the verification after a scan.
 
-    If `vadcli scan` and `vadcli verify` have the same option, its value is copied from the scan.
+    The values of options that both `vadcli scan` and `vadcli verify` have are copied from the options of the scan.
     """
     own = {"model": options.verify, "categories": options.categories}
     decoding = ("device", "precision", "decoder", "decode_timeout", "decode_memory")

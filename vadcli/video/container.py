@@ -317,7 +317,7 @@ class OtherStreams:
     For each of these streams, it counts the packets before the first packet of the chosen stream, and the packets after the
     last packet of the chosen stream.
 
-    Call `add` and `add_own` in the file order of the packets.
+    Call `add` and `add_own` in the order in which the file contains the packets.
     """
 
     def __init__(self, stream: Any) -> None:

@@ -147,8 +147,8 @@ class FfmpegFrames:
         shape: (H, W, C) of the images.
         selection: which frames get an image.
         seek_pts: ffmpeg starts at the last keyframe that is not after this time; None starts at the beginning.
-        threads: decoder threads; 0 lets ffmpeg choose. With 1, exactly the damaged frames have ok False. With any other number,
-            the iteration raises DamageFound before the first frame that may be damaged.
+        threads: decoder threads; 0 lets ffmpeg choose. With 1, `ok` is False for exactly the damaged frames. With any other
+            number, the iteration raises DamageFound before the first frame that may be damaged.
         skip: which frames ffmpeg leaves out: "noref" (frames to which no other frame refers), "nokey" (all but keyframes), or
             "" for none.
 

@@ -317,7 +317,7 @@ def _hub_errors(item: Entry) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         if any(words in text for words in DISK_FULL) or getattr(error, "errno", None) in (28, 122):
-            hint = f"free space, or set HF_HOME to a folder on a larger disk; {later}"
+            hint = f"free some space, or set HF_HOME to a folder on a larger disk; {later}"
             raise VadcliError(f"{where}: no space left on the device", hint=hint) from error
         if isinstance(error, PermissionError):
             raise VadcliError(f"{error.filename}: {error.strerror}", hint="set HF_HOME to a folder you can write to") from error
@@ -347,7 +347,7 @@ def _pull_offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) ->
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
     """Return the commit to fetch and its expected files.
 
-    They come from the lock file or, if no lock file exists, from the hub.
+    Both come from the lock file or, if no lock file exists, from the hub.
     """
     if lock is not None:
         return lock.commit, {file: Declared(listed.bytes, listed.sha256, None) for file, listed in lock.files.items()}
@@ -408,7 +408,7 @@ def _download(
     if missing_bytes > free:
         raise VadcliError(
             f"{item.name}: {size_text(missing_bytes)} to fetch, but only {size_text(free)} is free at {disk}",
-            hint="free space, or set HF_HOME to a folder on a larger disk",
+            hint="free some space, or set HF_HOME to a folder on a larger disk",
         )
     say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = snapshot(item, commit, local=False)
