@@ -43,7 +43,7 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
     1. An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`.
     2. Events with at most `merge_gap_s` between them become one event.
     3. Events shorter than `min_duration_s` are dropped.
-    4. Events are extended by `pad_s` on both sides, to whole frames. If two events then touch, they become one event.
+    4. Events are extended by `pad_s` on both sides, to whole frames. If two extended events touch, they become one event.
 
     Args:
         table: one row per frame. A frame that is not sampled has the score of the sampled frame before it.

@@ -128,7 +128,7 @@ def _rendered(
 ) -> Iterator[RenderResult]:
     """Render videos, given as (name, path).
 
-    Yields one result per video, and one for all `unknown` videos together.
+    Yields one result per video, and one result for all `unknown` videos together.
     """
     layout = OutputLayout(options.out)
     settings = RenderSettings(
@@ -178,8 +178,8 @@ def render_video(
 ) -> RenderResult:
     """Render one scanned video and return the written files.
 
-    If frames can't be decoded, masks end early or the sound is unreadable, the rest is rendered, and `problems` of the result
-    names these faults. Files of events that no longer exist are removed.
+    Three faults do not stop the rendering: frames that can't be decoded, masks that end early, and unreadable sound. They are
+    in `problems` of the result. Files of events that no longer exist are removed.
 
     Args:
         source: the video file or folder of images.
@@ -277,7 +277,7 @@ def _event_spans(results: _ScanResults, settings: RenderSettings, rendered: Path
 
 
 def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
-    """Return the start and end of the shown part of an event: all of it, or `most_s` around the peak."""
+    """Return the start and end of the part of an event to show: all of it, or `most_s` around the peak."""
     if most_s is None or event.end_s - event.start_s <= most_s:
         return event.start_s, event.end_s
     start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)

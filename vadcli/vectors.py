@@ -181,7 +181,7 @@ class _Embedding:
         return None
 
     def _is_same(self, stored: EmbeddingsMetadata, new: EmbeddingsMetadata) -> bool:
-        """True if the stored vectors are the same vectors that this command would compute."""
+        """True if the stored vectors are equal to those that this command would compute."""
         if (stored.encoder_key, stored.content) != (new.encoder_key, new.content):
             return False
         scores = read_metadata(self.layout.scores(stored.video))
@@ -399,8 +399,8 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started; None if this is unknown. Then no frame is included if `when.between` is set; otherwise,
-            all frames are included.
+        start: when the video started; None if this is unknown. If it is unknown, no frame is included if `when.between` is
+            set, and otherwise all frames.
         when: the choice by wall-clock time.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):

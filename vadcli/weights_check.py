@@ -282,7 +282,7 @@ class Question:
         pictures: (N, SIDE_PX, SIDE_PX, 3) uint8.
         answers: per picture, the index of the right answer in `sentences`.
         sentences: per answer, several wordings. The mean of the wordings' embeddings is compared with the picture.
-        needed: smallest number of right answers.
+        needed: smallest number of right answers with which the test passes.
     """
 
     name: str

@@ -132,7 +132,7 @@ class Judge:
 
     @property
     def refusal(self) -> str:
-        """The most common reason why videos could not be judged; "" if a video was judged."""
+        """The most common reason why videos could not be judged; "" if any video was judged."""
         if self._judged or not self._refused:
             return ""
         reason, _ = max(self._refused.items(), key=lambda item: len(item[1]))
@@ -386,7 +386,7 @@ class ClipGrid:
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Return, for each clip, the time in the middle between its first and last frame in seconds, (C,).
+        """Return, for each clip, the time in seconds in the middle between its first and last frame, (C,).
 
         The times are rounded in the same way as in the detector `ask`.
         """

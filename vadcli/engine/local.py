@@ -101,8 +101,8 @@ class LocalRunner:
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
-            # A fingerprint contains the camera's model. So without a model, or with a model that this run replaces, all videos
-            # of the camera are scanned.
+            # A fingerprint contains the camera's model. So if the camera has no model, or if this run replaces its model, all
+            # its videos are scanned.
             has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
             model = cameras.stored(camera) if has_model and mine else None
             yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)

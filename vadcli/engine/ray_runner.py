@@ -189,8 +189,9 @@ def drive(
 ) -> Iterator[tuple[Any, Chunk, Node]]:
     """Hand out all chunks. Yield the updates of the workers, and a `GivenUp` per video that is given up.
 
-    Each item is yielded with its chunk and the node of its worker. The caller must update the chunk: remove a video that has a
-    result from `left`, and set `has_progress` when an item shows that a clip was scored or answered.
+    Each item is yielded with its chunk and the node of its worker. The caller must update the chunk: when a
+    video has a result, the caller removes the video from `left`; when an item shows that a clip was scored or answered, the
+    caller sets `has_progress`.
 
     Args:
         work: the chunks.

@@ -258,8 +258,8 @@ def write_failure(
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
     """Write the vectors of the sampled frames.
 
-    If the scan makes no vectors, the stored vectors of the video are removed. But if the video has not
-    changed and this detector makes no vectors at all, they are kept: `vadcli embed` or another detector made them.
+    If the scan makes no vectors, the stored vectors of the video are removed. But if the video has not changed and this
+    detector makes no vectors at all, they are kept: `vadcli embed` or another detector made them.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -358,7 +358,7 @@ def write_masks(
 def _detector_masks(
     job: ScanJob, request: ClipRequest, stored: Checkpoint, sampled: BoolArray, events: list[Event]
 ) -> Iterator[tuple[int, ByteArray]]:
-    """Yield (row, mask) for each row that gets a mask (h, w), in the detector's size and range of values."""
+    """Yield each row that gets a mask, with its mask (h, w) in the detector's size and range of values."""
     if job.masked_rows is MaskRows.SAMPLED:
         return zip(np.flatnonzero(sampled).tolist(), _sampled_masks(stored), strict=True)
     assert job.propagation is not None

@@ -135,13 +135,13 @@ class Attribution:
 
 @dataclass(frozen=True)
 class _ClipCategories:
-    """The scores (T, C) of a clip's frames, one per category."""
+    """The scores of a clip's frames, one per category: (T, C)."""
 
     clip: Clip
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return each category's highest score (C,) in an event; None if no frame of the clip is in the event.
+        """Return the highest score of each category in an event, (C,); None if the clip has no frame of it.
 
         The last sampled frame before the event is used, too, because its score is carried forward into the event.
         """

@@ -95,7 +95,7 @@ class ScanStream:
     def expect(self, task: Task | VideoResult) -> None:
         """Announce a task. Must be called before `run` gets the first item of this task.
 
-        For a video that needs no scan, pass the result of the video in place of a task. Then `run` yields this result.
+        For a video that needs no scan, pass the result of the video in place of a task, and `run` yields this result.
         """
         if isinstance(task, Task):
             self._tasks[task.unit.video] = task

@@ -141,8 +141,8 @@ def resolve(
         config: `--config FILE`, which replaces `./vadcli.toml`.
         profile: the NAME of `--profile`. The tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
-        takes_out: True if the command takes the output folder as an argument. Then a key `out` in the command's table is
-            ignored here, because `out_folder` reads this key.
+        takes_out: True if the command takes the output folder as an argument. In this case, a key `out` in the command's
+            table is ignored here, because `out_folder` reads this key.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.

@@ -49,7 +49,7 @@ class Category:
     Attributes:
         name: the name, in the user's words.
         means: sentences that describe what the category looks like.
-        looks_like: sentences about harmless things that look similar: sentences against the category.
+        looks_like: sentences about harmless things that look similar. They count against the category.
         verbs: words that mean the category, such as "punching". No sentence against the category may contain such a word.
     """
 
@@ -203,8 +203,8 @@ def read_text(path: Path) -> str:
 def parse_file(text: str, where: str) -> CategoryFile:
     """Return the content of a category file: TOML, or one category per line.
 
-    The text is read as TOML if `where` (the file's name) ends in .toml, or if it has a line `format_version = ...` or
-    `[[category]]`.
+    The text is read as TOML if `where` (the file's name) ends in .toml, or if the text has a line `format_version = ...`
+    or `[[category]]`.
 
     Raises:
         UsageError: the file is damaged, or has another format version or a wrong field. The message begins with `where`.

@@ -179,7 +179,11 @@ class ThresholdOptions:
         None, "Drop events that are shorter than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
     )
     merge_gap: str | None = option(
-        None, "Merge events that are closer than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
+        None,
+        "Merge events that are closer together than this.",
+        panel=EVENTS,
+        metavar="TIME",
+        default_text="the detector's own",
     )
     pad: str | None = option(
         None, "Extend events by this time at both ends.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
@@ -461,7 +465,7 @@ class WhenOptions(TimeOptions):
         metavar="WHEN",
     )
     between: str | None = option(
-        None, "Only what happened in this part of a day, like 22:00-06:00.", panel=FIND, metavar="FROM-TO"
+        None, "Only what happened between these times of day, like 22:00-06:00.", panel=FIND, metavar="FROM-TO"
     )
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS), own_variable=True)
     to: Path | None = option(
         None,
-        "Write files into this folder instead of printing. A format that describes one video makes one file per video.",
+        "Write files into this folder instead of printing: one for all videos or, in some formats, one per video.",
         panel=OUTPUT,
         metavar="DIR",
         own_variable=True,
@@ -158,7 +158,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     )
     assets: Path | None = option(
         None,
-        "Save pictures, clips and curves as files in this folder, and not inside the page. The page shows these files.",
+        "Save pictures, clips and curves as files in this folder, and not inside the page. The page needs this folder.",
         panel=OUTPUT,
         metavar="DIR",
     )
@@ -344,7 +344,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
 
     model: str = option(
         DEFAULT_VERIFIER,
-        "Model that is asked: a name of `vadcli weights list`, or a folder.",
+        "Model to ask: a name of `vadcli weights list`, or a folder.",
         panel=HOW,
         metavar="MODEL",
         own_variable=True,
@@ -542,7 +542,7 @@ class EvalOptions(TalkOptions):
     )
     plots: Path | None = option(
         None,
-        "Also write plots into this folder: curves, timelines of scores, frames of likely false and missed alarms.",
+        "Also write plots into this folder: curves, timelines of scores, and frames of probably false or missed alarms.",
         panel=OUTPUT,
         metavar="DIR",
     )

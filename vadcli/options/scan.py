@@ -199,7 +199,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
     )
     npy_crops: int = option(
         0,
-        "With --npy: write (frames, N, D), for heads that read N crops (parts) of a frame. Each crop gets the frame's vector.",
+        "With --npy: write arrays (frames, N, D) for heads that read N crops (parts) of a frame. Crops get the frame's vector.",
         panel=OUTPUT,
     )
     workers: int = option(1, "Number of decoder processes.", panel=RUNNING)
@@ -225,7 +225,7 @@ class BenchOptions(TalkOptions):
 
     detectors: str = option(
         "",
-        "Compare these detectors, e.g. motion,concept,ask=MODEL,lavida=MODEL. Without it, settings of LAVIDA are compared.",
+        "Compare these detectors, e.g. motion,concept,ask=MODEL,lavida=MODEL, instead of settings of LAVIDA.",
         panel=HOW,
         metavar="LIST",
     )
@@ -351,7 +351,9 @@ class WeightsImportOptions(TalkOptions):
     clip: Path | None = option(
         None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the pulled model"
     )
-    own: Path | None = option(None, "Trained weights of LAVIDA's own part: a .safetensors file.", panel=HOW, metavar="FILE")
+    own: Path | None = option(
+        None, "Trained weights of the parts that only LAVIDA has (.safetensors).", panel=HOW, metavar="FILE"
+    )
     lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
     random_weights: bool = option(
         False,

@@ -80,7 +80,7 @@ def matches(video: str, globs: Collection[str]) -> bool:
 
 
 def _file_name(part: str) -> str:
-    """Return a part of a path as a file name that readers of Parquet data sets do not misunderstand."""
+    """Return a part of a path as a file name without special meaning for readers of Parquet data sets."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
     escaped = _LOOKS_PASSED_OVER.sub("%25", part)

@@ -336,7 +336,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _time_contradictions(video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], part: str) -> Iterator[tuple[str, str]]:
     """Yield an error for each wall-clock time that does not fit the start of the video.
 
-    Old documents have no such times.
+    Documents of old versions have no wall-clock times.
     """
     try:
         start = StartTime.from_json(video)
@@ -422,9 +422,9 @@ class FootageFolders:
         return [str(root) for root in stored_roots(self._layout)]
 
     def roots(self, document: EventsDocument | None = None) -> list[str]:
-        """Return the folders to look in.
+        """Return the folders in which to look for a video.
 
-        The first is the folder of this video's scan; then come the folders of other scans, newest first.
+        The first is the folder of this video's scan. The folders of other scans follow, the newest first.
         """
         if self._moved_to is not None:
             return [str(self._moved_to)]
@@ -496,7 +496,8 @@ def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     if document.start is not None:
         if not rules.given:
             return document
-        # The stored start comes from the pattern of an earlier scan. The pattern is not stored, so only the zone can change.
+        # The stored start was read with the pattern of an earlier scan. That pattern is not stored, so the start can't be read
+        # again: only its time zone is changed.
         if document.start.source is TimeSource.OPTION and rules.pattern is None:
             return replace(document, start=in_zone(document.start, rules.zone))
     source = document.scan.source if document.scan else {}

@@ -461,8 +461,8 @@ class MaskFiles:
         size = self.width, self.height
         refined = json.dumps(self.refined) if self.refined else ""
         with ExitStack() as stack:
-            # The file that is opened last is completed first. This must be the run lengths, because readers prefer the mask
-            # video: if the new mask video exists, both files are complete.
+            # The file that is opened last is completed first. It must be the file of run lengths, because readers prefer the
+            # mask video: if the new mask video exists, both files are complete.
             pixels = runs = None
             if self.as_video:
                 path = stack.enter_context(self.scratch.replace(self.layout.mask_video(table.video)))
@@ -517,7 +517,7 @@ class MaskTrack:
     def at(self, row: int) -> ByteArray | None:
         """Return the mask of a row, or else the last mask before this row; None if neither exists.
 
-        A mask is (H, W) uint8, 0–255 = pixel score 0–1. The array object stays the same until the mask changes. Masks from run
+        A mask is (H, W) uint8, 0-255 = pixel score 0-1. The array object stays the same until the mask changes. Masks from run
         lengths have only the values 0 and `IN_RUN_LENGTHS`.
         """
         if row < self._row:

@@ -439,7 +439,7 @@ def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
     """Return {name of the run record: content of the live file} for each running scan."""
     live = {}
     for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
-        # A run may end after the folder was listed. Then its live file is gone.
+        # If a run ends after the folder was listed, its live file is gone.
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(path.read_bytes())
             live[str(document["run"])] = {part: document[part] for part in _LIVE_PARTS}

@@ -53,7 +53,7 @@ _RESCAN = "scan the video again with --force"
 
 @contextmanager
 def parquet_errors(path: Path, what: str, hint: str) -> Iterator[None]:
-    """Turn an error in the `with` block about a damaged Parquet file into a DocumentError.
+    """Turn an error about a damaged Parquet file, raised in the `with` block, into a DocumentError.
 
     Args:
         path: the file.

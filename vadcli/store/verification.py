@@ -158,8 +158,8 @@ class AnswersMetadata:
         frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
         questions: category -> hash of the question that was asked.
         categories: the categories of the newest run. The answers about these categories decide about the events.
-        usual: how the model usually answers about `categories` at this camera: a `CategoryTails` as JSON values. Empty during
-            the first run.
+        usual: how the model usually answers about `categories` at this camera, as the JSON values of a `CategoryTails`. Empty
+            during the first run.
         descriptions: clip -> the model's sentence about it.
         seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
         schema_version: the version of the file format.
