@@ -355,7 +355,7 @@ class StageClock:
 
     Attributes:
         seconds: stage -> time of all its calls together.
-        added_bytes: stage -> most device memory that one call added; empty without CUDA.
+        added_bytes: stage -> largest amount of device memory that one call added, in bytes; empty without CUDA.
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
@@ -537,7 +537,7 @@ def weights_bytes(config: LavidaConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; for a CPU, the container's memory limit counts too."""
+    """Return the free memory of a device; for a CPU, at most what the limit of the control group leaves."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)

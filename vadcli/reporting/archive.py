@@ -300,10 +300,10 @@ class Share:
 
 @dataclass
 class Counts:
-    """Counts over all videos of a report. The needed memory grows with the number of cameras, not of videos.
+    """Counts over all videos of a report. They need memory per camera, but no memory per video.
 
     Attributes:
-        cameras: camera -> its numbers. The key "" is for failed videos without a camera.
+        cameras: camera -> `Numbers` of its videos. The key "" is for failed videos without a camera.
         caveats: caveat of the scores -> the videos with this caveat.
         thresholds: the thresholds that opened events.
         sources: source of the date and time -> number of videos with scores.

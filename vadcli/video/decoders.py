@@ -291,8 +291,8 @@ def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
 
     Args:
         info: the probe's description of the file.
-        upright: True also excludes files with a display matrix. Some matrices mirror the image, but decord can only rotate an
-            image by quarter turns.
+        upright: True if files with a display matrix are excluded, too. Some matrices mirror the image, but decord can only
+            rotate an image by quarter turns.
     """
     if info.codec not in _CODECS or info.demuxer not in _SIGNATURES or info.edit_list or len(info.shown_pts):
         return False

@@ -15,9 +15,8 @@ The contract:
   process has one more clip in its own memory. A slot is free again when the caller requests the next item. If no slot is free,
   the decoder process waits. The loader takes a request only when a decoder process is idle. So memory does not grow with the
   length or the number of videos.
-- Order. The items of a video come in order. Only the last item of a video is a Finished. Items of
-  different videos are mixed. The content of a clip depends on the file, the needs and the options. It does not depend on the
-  number of processes.
+- Order. The items of a video come in order. Only the last item of a video is a Finished. Items of different videos are mixed.
+  The content of a clip depends on the file, the needs and the options. It does not depend on the number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
   memory than `memory_limit_mib`. If a decoder process waits for a video, for a free slot or for the loader, this counts as
   progress. So a slow caller never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux

@@ -282,8 +282,8 @@ class ListedRows:
     def expression(self) -> str:
         """The expression for ffmpeg's select filter.
 
-        Each number in the expression has the flags of 48 rows as its bits, because ffmpeg computes with doubles. A binary
-        search finds the number of a row.
+        Each number in the expression has the flags of 48 rows as its bits. More bits would not be exact, because ffmpeg
+        computes with doubles. A binary search finds the number of a row.
         """
         groups = np.pad(self.listed, (0, -len(self.listed) % _FLAGS)).reshape(-1, _FLAGS)
         numbers = [str(int(number)) for number in groups @ (1 << np.arange(_FLAGS, dtype=np.int64))]
