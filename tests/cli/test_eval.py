@@ -189,6 +189,7 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
         (("missing", "--root", "truth.csv"), 2, "missing: has no scores"),
         (("out",), 2, "--root is missing"),
         (("out", "--root", "nowhere.csv"), 2, "nowhere.csv: the file or folder does not exist"),
+        (("out", "--root", "nowhere.csv"), 2, "set --root to your CSV table"),
         (("out", "--root", "truth.csv", "--dataset", "ped3"), 2, "no data set is called 'ped3'"),
         (("out", "--root", "truth.csv", "--metrics", "frame,pixels"), 2, "--metrics: 'pixels' is not a group of metrics"),
         (("out", "--root", "truth.csv", "--metrics", "pixel"), 2, "--metrics pixel"),

@@ -67,3 +67,11 @@ def test_doctor_calls_a_toy_a_toy(tmp_path: Path) -> None:
     assert "lavida-tiny (a toy" in found["weights"]["found"]
     assert "trained" not in found["weights"]["found"]
     assert "weights pull" in found["weights"]["advice"]
+
+
+def test_the_camera_without_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gate").mkdir()
+    make_video(tmp_path / "gate" / "a.mp4", frames=20, fps=10, draw=crossing)
+    for number, (camera_from, name) in enumerate({"folder": "the root folder", "all": "all videos"}.items()):
+        done = vadcli("scan", tmp_path / "gate", "--out", tmp_path / f"out{number}", "--camera-from", camera_from)
+        assert f"{name}: {ALONE}" in done.stderr.splitlines()

@@ -102,12 +102,12 @@ def test_severities_worked_by_hand(tmp_path: Path) -> None:
     report = evaluated(out, truth)
     assert value(report, "severity.spearman") == pytest.approx(4.5 / np.sqrt(5 * 4.5))
     assert value(report, "severity.kendall") == pytest.approx(5 / np.sqrt(6 * 5))
-    assert "note: severity and score, Spearman, severity and score, Kendall: 4 of 5 true events have a severity" in to_table(
+    assert "note: severity and score, Spearman; severity and score, Kendall: 4 of 5 true events have a severity" in to_table(
         [report]
     )
     plain = evaluated(out, write_truth(tmp_path / "plain.csv", ["a.mp4,1,2,", "b.mp4,,,", "c.mp4,,,"]))
     assert "severity" not in plain.metrics
-    with pytest.raises(UsageError, match="--metrics severity: the ground truth of csv has no data for this group"):
+    with pytest.raises(UsageError, match=r"--metrics severity: the ground truth \(csv\) has no data for this group"):
         measure(plain.test, Protocol(groups=("severity",)))
 
 
@@ -316,5 +316,5 @@ def test_a_listed_video_whose_scan_failed_is_named_with_the_reason(tmp_path: Pat
 
 def test_a_group_without_truth_names_the_data_set(tmp_path: Path) -> None:
     out = write_scan(tmp_path / "out", {"a.mp4": scores_with_alarms(20)})
-    with pytest.raises(UsageError, match="--metrics region: the ground truth of csv has no data for this group"):
+    with pytest.raises(UsageError, match=r"--metrics region: the ground truth \(csv\) has no data for this group"):
         evaluated(out, write_truth(tmp_path / "truth.csv", ["a.mp4,1,2,"]), Protocol(groups=("region",)))

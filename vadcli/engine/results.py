@@ -122,7 +122,7 @@ def first_complaint(end: Finished) -> str:
     """
     messages = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in messages if "muxer" not in part), "")  # the muxer only repeats the messages of the decoder
-    line = _TAGS.sub("", line)
+    line = _TAGS.sub("", line).rstrip(".")
     if not line:
         return ""
     return f"the decoder reports: {line if len(line) <= COMPLAINT_CHARACTERS else line[:COMPLAINT_CHARACTERS] + '…'}"

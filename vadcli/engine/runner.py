@@ -261,11 +261,12 @@ class Scan:
             log.info("%s", self._unlogged.pop(0))
         if not isinstance(update, VideoResult) or update.camera in self._doubtful:
             return
+        root = "all videos" if self.settings.options.camera_from == "all" else "the root folder"
         for caveat in update.caveats:
             if caveat not in caveats_of(self.detector):
                 self._doubtful.add(update.camera)
                 if len(self._doubtful) <= MOST_CAVEATS:
-                    log.info("%s%s", "" if update.camera == "." else f"{update.camera}: ", caveat)
+                    log.info("%s: %s", root if update.camera == "." else update.camera, caveat)
 
     @contextmanager
     def _logging_write_errors(self) -> Iterator[None]:

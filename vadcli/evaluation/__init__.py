@@ -149,7 +149,7 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
         if first.truths != test.truths or (len(with_masks) == 2 and _masked(first) != _masked(test)):
             which = "different videos" if first.truths != test.truths else "masks of different videos"
             raise UsageError(
-                f"{first.out} and {test.out} have {which} of {reports[0].dataset}",
+                f"{first.out} and {test.out} have {which}",
                 hint="scan the same videos into both folders",
             )
         unlike = bool(first.two_level) != bool(test.two_level)
@@ -291,7 +291,7 @@ def _notes_of(report: Evaluation) -> list[str]:
         for name, metric in figures.items():
             if metric.note:
                 by_note.setdefault(metric.note, {})[_title(group, name)] = None
-    return notes + [f"{', '.join(titles)}: {note}" for note, titles in by_note.items()]
+    return notes + [f"{'; '.join(titles)}: {note}" for note, titles in by_note.items()]
 
 
 def _plain(metrics: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, Any]]:

@@ -439,7 +439,7 @@ def measure(test: TestSet, protocol: Protocol) -> Estimates:
         elif protocol.groups and test.unmasked and group in NEEDS_MASKS:
             raise UsageError(f"{test.out}: has no masks for {group} metrics", hint="scan again with --masks video --force")
         elif protocol.groups:
-            text = f"--metrics {group}: the ground truth of {test.dataset or test.out} has no data for this group"
+            text = f"--metrics {group}: the ground truth ({test.dataset or test.out}) has no data for this group"
             raise UsageError(text, hint="leave it out of --metrics")
     return estimates
 

@@ -299,11 +299,14 @@ class GroundTruth(ABC):
             UsageError: `root` does not exist.
         """
         if not root.exists():
-            raise UsageError(
-                f"{root}: the file or folder does not exist", hint=f"give the folder or file of {self.name}'s ground truth"
-            )
+            raise UsageError(f"{root}: the file or folder does not exist", hint=f"set --root to {self.title}")
         self.root = root
         self._videos: dict[str, VideoTruth] = {}
+
+    @property
+    def title(self) -> str:
+        """The name of the data set in messages."""
+        return f"the data set {self.name}"
 
     @abstractmethod
     def read(self) -> Iterable[VideoTruth]:
@@ -334,7 +337,7 @@ class GroundTruth(ABC):
 
     def missing(self, wanted: str, *, hint: str = UNPACKED) -> UsageError:
         """Return the error that says that the file `wanted` is missing in `root`."""
-        return UsageError(f"{self.root}: not a folder of {self.name}: {wanted} is missing", hint=hint)
+        return UsageError(f"{self.root}: not the folder of {self.title}: {wanted} is missing", hint=hint)
 
     def videos(self) -> Mapping[str, VideoTruth]:
         """Return video -> ground truth, in the order of the data set. Files are read only at the first call.
@@ -351,7 +354,7 @@ class GroundTruth(ABC):
                 raise DocumentError(f"{truth.source}: {truth.video!r} occurs twice", hint="remove one of the two")
             videos[truth.video] = truth
         if not videos:
-            raise DocumentError(f"{self.root}: the ground truth of {self.name} has no video")
+            raise DocumentError(f"{self.root}: the ground truth of {self.title} has no video")
         self._videos = videos
         return videos
 
@@ -386,15 +389,15 @@ class GroundTruth(ABC):
         )
         if not pairs:
             raise UsageError(
-                f"no scored video belongs to {self.name}: the scan has {_list(names)}, {self.name} has {_list(truths)}",
+                f"no scored video belongs to {self.title}: the scan has {_list(names)}, {self.title} has {_list(truths)}",
                 hint="check --dataset and --root, and that OUT is the scan of this data set",
             )
         hint = "--allow-missing evaluates the videos that have both"
         if matching.unscored and not allow_missing:
-            problem = f"{len(matching.unscored)} of {len(truths)} videos of {self.name} have no scores"
+            problem = f"{len(matching.unscored)} of {len(truths)} videos of {self.title} have no scores"
             raise UsageError(f"{problem}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
         if matching.unknown and not allow_missing:
-            problem = f"{len(matching.unknown)} of {len(names)} scored videos are not in the ground truth of {self.name}"
+            problem = f"{len(matching.unknown)} of {len(names)} scored videos are not in the ground truth of {self.title}"
             raise UsageError(f"{problem}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
         return matching
 

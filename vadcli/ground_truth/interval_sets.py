@@ -57,6 +57,11 @@ class CsvTruth(GroundTruth):
     name = "csv"
     stem_alone = False
 
+    @property
+    def title(self) -> str:
+        """The name of the table in messages."""
+        return "your CSV table"
+
     def read(self) -> Iterable[VideoTruth]:
         """Yield the videos in the order of the table."""
         path = self.annotation_file(["ground_truth.csv"], hint="set --root to your table, or to the folder with this table")

@@ -185,7 +185,7 @@ def _open_again(path: Path, name: str, error: av.error.FFmpegError, logged: Sequ
             opened.close()
     if refused:
         raise UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{refused[0]}' is not allowed") from error
-    detail = f" ({logged[-1][2].strip()})" if logged else ""  # ffmpeg's message is more exact than the error
+    detail = f" ({logged[-1][2].strip().rstrip('.')})" if logged else ""  # ffmpeg's message is more exact than the error
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
         hint = "it may be cut short, unfinished, or not a video"
         raise ProbeError(f"{name}: not a readable video file{detail}", hint=hint) from error

@@ -339,7 +339,7 @@ class DecordFrames:
             with _libav_messages() as messages:
                 frames = list(self._read(_open(info, request, threads, quiet=False), 0))
             if messages or len(frames) < info.frames:
-                raise DecodeError(f"{path_text(info.path)}: decord reports: {'; '.join(messages) or self.complaints}")
+                raise DecodeError(f"{path_text(info.path)}: {'; '.join(messages) or self.complaints}")
             self._frames = iter(frames)
         else:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
@@ -435,7 +435,7 @@ def _libav_messages() -> Iterator[list[str]]:
             for line in text.read().splitlines(keepends=True):
                 complaint = _COMPLAINT.match(line.rstrip())
                 if complaint:
-                    messages.append(complaint[1].decode(errors="replace"))
+                    messages.append(complaint[1].decode(errors="replace").rstrip(" ."))
                 else:
                     os.write(stderr, line)
             os.close(stderr)

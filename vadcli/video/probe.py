@@ -92,7 +92,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
         demuxer = opened.format.name
         if not packets.damage and demuxer.split(",")[0] in _SKIPPING:
             messages += later_messages
-            errors = [text.strip() for _, source, text in messages if source == demuxer and _LIVE_ENDS not in text]
+            errors = [text.strip().rstrip(".") for _, source, text in messages if source == demuxer and _LIVE_ENDS not in text]
             packets.damage = f"the file is damaged: {errors[0]}" if errors else ""
         packets.damage = packets.damage or media.missing_end(path, demuxer)
         return _with_missing(_describe(path, opened, stream, packets), opened, stream, packets, others)

@@ -220,7 +220,7 @@ class FrameReader:
             except DecodeError as error:  # the file is damaged or differs from the probe; no frame was yielded yet
                 self.complaints = error.message
                 why = error.message.removeprefix(f"{path_text(self._info.path)}: ")  # the caller names the file
-                self.note = f"decord did not read the whole video, so ffmpeg read it: {why}"
+                self.note = f"decord failed, so ffmpeg read the video: {why}"
                 yield from self._read_ffmpeg(threads=1)
         else:
             yield from self._read_ffmpeg(threads=self._threads)
