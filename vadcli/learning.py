@@ -265,7 +265,7 @@ def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Colle
 def _trained(
     name: str, collected: _Collected, options: LearnOptions, *, hours: float, detector: str, notes: Sequence[str]
 ) -> Learned:
-    """Return the head of this name, trained on the examples, and tested if possible."""
+    """Return a head of this kind, trained on the examples and, if possible, tested."""
     kind = head_kind(name)
     samples, positive = [example.sample for example in collected.examples], collected.positive
     detector_logits = np.array([example.detector for example in collected.examples])

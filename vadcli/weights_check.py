@@ -63,8 +63,9 @@ class CheckResult:
         name: the test's name.
         what: what the test compares, in words.
         measure: name of the measure. "margin": the cosine of the right sentence minus the highest cosine of a wrong sentence,
-            as a mean over the pictures. "log-odds": the same, with the log-odds of yes/no questions. "cosine", "length",
-            "IoU": the worst value among all sentences, all vectors or all masks.
+            as a mean over the pictures. "log-odds": the same, with the log-odds of yes/no questions. "cosine": the
+            lowest value of all sentences. "length": the value of all vectors that differs most from 1. "IoU": the lowest value
+            of all masks.
         value: value of the measure.
         right: number of right answers.
         count: number of answers.

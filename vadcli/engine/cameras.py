@@ -264,7 +264,7 @@ class CameraFit:
     def _sample(self, in_memory: _ItemsInMemory) -> tuple[list[Clip], Footage]:
         """Return the clips for the fit, and the size of the footage from which they come.
 
-        `in_memory` has all clips of the camera, unless they were too many to keep. In that case, bursts are read instead.
+        `in_memory` has all clips of the camera. If they were too many to keep, bursts are read instead.
         """
         if in_memory.is_too_long:
             return self._bursts(in_memory.pool)

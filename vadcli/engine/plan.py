@@ -121,7 +121,7 @@ def make_plan(
         paths: the files and folders that the user gave.
         options: which files and folders count as videos.
         out: the output folder, which is never scanned.
-        camera_from: what counts as one camera: each `folder`, each `file`, or `all` videos together.
+        camera_from: how videos are grouped into cameras: by `folder`, by `file`, or `all` in one camera.
         root: the user's --root. Without --root, a stored root is used. If no root is stored, the root becomes the folder that
             contains all paths.
         stored: the roots in the run records of the output folder, the newest first.
@@ -465,7 +465,7 @@ def list_name(source: Path) -> str:
 
 
 def passed_over_text(counts: Mapping[str, int]) -> str:
-    """Return a note about files with unknown suffixes; "" without such files.
+    """Return a note about files with unknown suffixes; "" if there are none.
 
     `counts` has the number of files per suffix; the key "" is for files without a suffix.
     """

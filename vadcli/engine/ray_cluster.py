@@ -459,8 +459,8 @@ class Workers:
     def replace(self, worker: Worker) -> None:
         """Start a new worker in place of a worker that died.
 
-        No worker is started if the node is gone, or if MOST_EARLY_DEATHS of its workers died before they began. In both cases,
-        the node gets no more videos.
+        No worker is started if the node is gone, or if MOST_EARLY_DEATHS workers of the node died before they began. In both
+        cases, the node gets no more videos.
 
         Raises:
             DeviceError: the last node is gone.
@@ -506,7 +506,7 @@ class Workers:
                 worker.actor.stop.remote(reason, signal)
 
     def end(self, reason: str, signal: int | None) -> None:
-        """Stop all workers, wait until they have written their checkpoints, and remove them."""
+        """Stop all workers, wait until they have written their checkpoints, and remove the workers."""
         self.stop(reason, signal)
         deadline = time.monotonic() + END_S
         while self._running and time.monotonic() < deadline:

@@ -6,8 +6,8 @@ the updates to the driver. To hand out a chunk means to give it to a worker.
 - A video is in one chunk at a time. A lock in OUT keeps other runs away from the video.
 - If a worker dies, the work since its last checkpoint is lost. The videos of its chunk are handed out again, each in a chunk of
   its own. A video is given up if MOST_DEATHS workers in a row died while they had only this video and made no progress with it.
-- A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and its worker gets the list of
-  all videos of the camera.
+- A camera is fitted once. While a camera has no model, only one of its chunks is handed out. The worker that gets this chunk
+  also gets the list of all videos of the camera.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def recut(
     The new events are stored if `scratch` is not None.
 
     - A new event gets its box from the stored masks. Without masks, it gets the boxes of the old events that it overlaps.
-    - A new event gets its category from the stored scores per category. Without such scores, it gets the category of the old
+    - A new event gets its category from the stored scores per category. Without these scores, it gets the category of the old
       event that shares the most frames with it.
     - The judge (a head), if one is given, removes or makes events. Events that a review marks as false are left out.
     - The stored answers of a second model are used if `verify` is True, or if `verify` is None and the stored events are

@@ -1,4 +1,4 @@
-"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or why it failed.
+"""Writes the files of a video when its scan ends: vectors, masks, events and scores, or why the scan failed.
 
 The Parquet file of the scores is written last. If this file exists, all files of the video exist.
 

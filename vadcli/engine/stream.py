@@ -151,7 +151,7 @@ class ScanStream:
                 yield from self._store_all(pool.drain())
 
     def _score(self, batch: _Batch, pool: ScoringPool[_Batch]) -> Iterator[Update]:
-        """Give a batch to the detector, and store the scores of earlier batches that are ready."""
+        """Give a batch to the detector. Store the scores of earlier batches if they are ready."""
         if any(clip.video in self._broken for clip in batch.clips):
             self._unscored.subtract(clip.video for clip in batch.clips if clip.video in self._broken)
             batch = batch.without(lambda clip: clip.video in self._broken)

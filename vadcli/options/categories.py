@@ -159,7 +159,7 @@ def read_list(name: str) -> CategoryFile:
         name: the name of a list that comes with vadcli, or the path of a user's file.
 
     Raises:
-        UsageError: there is no such list or file, or the file is damaged.
+        UsageError: no list or file has this name, or the file is damaged.
     """
     lists = category_list_names()
     if name in lists:

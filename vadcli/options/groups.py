@@ -541,8 +541,9 @@ def with_detector_options(kind: type[Any]) -> type[Any]:
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the detector's package is broken: the error is reported when this detector is used
             loaded.append(DETECTOR_OPTIONS.load(name))
-    # Two detectors may have the same class of options, or one a subclass of the other. Python does not allow the same base
-    # twice, or a class before its subclass. So each class is used once, and a class with a subclass in the list is left out.
+    # Two detectors may have the same class of options, or one class may be a subclass of the other. Python does not
+    # allow the same base twice, or a class before its subclass. So each class is used once, and a class with a subclass in the
+    # list is left out.
     own = [base for base in dict.fromkeys(loaded) if not any(issubclass(other, base) and other is not base for other in loaded)]
 
     def check(self: Any) -> None:

@@ -43,8 +43,8 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 # video already contains such a code, its percent sign becomes %25. So two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of these characters. The files of such a video have the same path as the video, in every version of
-# vadcli. This quick test saves minutes in an archive of a million videos.
+# If the path of a video has none of these characters, its files have the same path as the video, in every version of vadcli.
+# Most paths have none, so this quick test saves minutes in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 

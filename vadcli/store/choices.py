@@ -248,14 +248,14 @@ class Choices:
     def with_thresholds(
         self, detector: str, include: tuple[str, ...], new: Thresholds, change: Callable[[Thresholds], Thresholds]
     ) -> Choices:
-        """Return the choices after events were written with other thresholds.
+        """Return the choices, with the thresholds that `vadcli events --write` has just used.
 
         Args:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
             new: the thresholds that these videos have now.
-            change: a function that changes the stored thresholds to the values that the user gave now. If it raises UsageError
-                because the result contradicts itself (low above high), the stored thresholds stay as they are.
+            change: a function that replaces values of stored thresholds by those that the user gave now. If it raises
+                UsageError because the result contradicts itself (low above high), these stored thresholds stay as they are.
         """
         entries = list(self.thresholds)
         for place, old in enumerate(entries):

@@ -298,7 +298,7 @@ class RunRecord:
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:
-        """Rewrite the record if it is due, and the live file if it is due; with `force`, rewrite both now."""
+        """Rewrite the record and the live file if they are due; with `force`, rewrite both now."""
         now = time.monotonic()
         if force or now >= self._live_due:
             self.write_live()

@@ -30,7 +30,8 @@ VERIFICATION_FORMAT_VERSION = 1
 class Audit:
     """An estimate of how much the scan misses.
 
-    Clips with high scores are proposed to the model. For the audit, the model was also asked about random other clips.
+    Clips with high scores are proposed to the model. For the audit, the model was also asked about some of the other clips,
+    drawn at random.
 
     Attributes:
         clips: number of audited clips.
