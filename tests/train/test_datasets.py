@@ -362,7 +362,7 @@ def test_masks_that_do_not_fit_the_expressions_are_named(change: str, value: obj
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ({"size": [3, 3], "counts": "04"}, "the mask's size is [3, 3]"),
+        ({"size": [3, 3], "counts": "04"}, "the size in the file is [3, 3]"),
         ({"size": [HEIGHT, WIDTH], "counts": "04"}, "the run lengths do not add up to the number of pixels"),
         ({"size": [HEIGHT, WIDTH], "counts": "o" * 50}, "'o' is not a character"),
         ({"size": [HEIGHT, WIDTH], "counts": "0é"}, "'é' is not a character"),
@@ -370,7 +370,7 @@ def test_masks_that_do_not_fit_the_expressions_are_named(change: str, value: obj
         ({"size": [HEIGHT, WIDTH]}, "'counts'"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "a polygon needs three corners or more near the image"),
         ([[0, 0, 5, 5]], "a polygon needs three corners or more"),
-        ("mask", "the mask's size is None"),
+        ("mask", "the size in the file is None"),
     ],
 )
 def test_a_damaged_mask_is_named(code: object, said: str, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Evaluation:
-        """Return the report with the values of the estimates, and their intervals if `protocol` has a bootstrap.
+        """Return the report with the values of the estimates, and intervals if `protocol` has a bootstrap.
 
         Args:
             dataset: name of the data set.

@@ -528,7 +528,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def _json_items(path: Path) -> Items:
-    """Yield (position from 1, object) for each object in a JSON list, or in a file with one object per line.
+    """Yield (position from 1, object) for each object in a JSON list or in a file of JSON lines.
 
     Raises:
         DocumentError: the file is not JSON, or an item is not an object.

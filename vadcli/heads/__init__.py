@@ -27,7 +27,7 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """What a head learns from: a verdict per event, normal or abnormal per video, or a category per video."""
+    """What a head learns from: a verdict per event, normal or abnormal per video, a category per video."""
 
     EVENTS = "events"
     VIDEOS = "videos"

@@ -197,7 +197,7 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Multiple-instance learning (MIL): abnormal videos must have a higher maximum score than normal ones.
+    """Multiple-instance learning (MIL): the maximum score must be higher in abnormal videos.
 
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Differences from the paper:
 

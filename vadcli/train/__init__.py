@@ -39,11 +39,12 @@ class ModelChoice:
         folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
         train: names of the parts to train. The names are the keys of `vadcli.train.state.PARTS`, and `lora` for
             low-rank adapters. The default is the parts that the paper trains.
-        freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
+        freeze: dotted names of modules that stay frozen although their part is trained, such as
+            `projector.frame_semantics`.
         masks: number of masks per prompt that the decoder learns, 3 (as in the paper) or 1. A decoder with
             random weights needs 1.
-        compression: ratio of token compression during training, above 0 and at most 1. It is written to the
-            trained model's config. The authors use 0.5.
+        compression: the fraction of visual tokens that is kept, above 0 and at most 1. The config of the trained
+            model gets this value. The authors use 0.5.
         method: method of token compression; see `CompressionOptions`. The default is the paper's method.
         projector: kind of a new projector with random weights; "" keeps the kind of the starting model.
         queries: number of learnable queries of a new projector; 0 keeps the number of the starting model.
@@ -94,7 +95,7 @@ class DataChoice:
         check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}; it must be above 0")
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` does not fit the data set."""
+        """Raise UsageError if `root` is empty; a subclass may check something else."""
         check(bool(self.root), f"data {self.name!r}: root is empty: give the folder of the data set")
 
 
@@ -105,13 +106,13 @@ class ExposureOptions:
     Each sample has a list of categories. A category is true if the clip shows it, otherwise irrelevant.
 
     Attributes:
-        probability: probability that a sample is an anomaly, 0 to 1. Its list then has a true category.
-        max_true: largest number of true categories per list. The number is drawn uniformly from 1 to
-            max_true; a clip with few names, or a short list, gets fewer.
+        probability: probability that a sample is an anomaly, 0 to 1. Only the list of an anomaly has true categories.
+        max_true: largest number of true categories in the list of an anomaly. The number is drawn uniformly from 1
+            to max_true. It is reduced if the clip has fewer names, or if the list is too short.
         min_irrelevant: smallest number of irrelevant categories in the list of an anomaly.
         hard_share: probability that an irrelevant category is a hard negative, 0 to 1. A hard negative is
             similar to one of the clip's names.
-        held_out: categories that no list has. The comparison ignores case and spaces; see `samples.same_name`.
+        held_out: categories that must not be in any list. Upper and lower case and extra spaces do not matter.
         without_seg: share of the samples for which zeros replace the language model's output at the token
             `<SEG>`, 0 to 1.
     """
@@ -179,7 +180,7 @@ class LossWeights:
     """The weight of each part of the loss; the defaults are the weights in the paper.
 
     Attributes:
-        focal, dice, iou, score, lm: the parts in the paper.
+        focal, dice, iou, score, lm: weights of the parts in the paper.
         names: weight of `step.names_loss`. This loss is not in the paper; it needs a model that gives one
             logit per category name.
     """
@@ -197,7 +198,7 @@ class ValidationChoice:
     """How the best weights are chosen: by the frame AUC on a validation split.
 
     Attributes:
-        name, root, split: a data set, as in `DataChoice`. Neither the training split nor a test split is allowed.
+        name, root, split: a data set, as in `DataChoice`. The split must not be a training split or a test split.
         clips: number of samples; every validation uses the same samples.
         every: number of steps between validations. 0 means no validation; the last weights are then the result.
         patience: training ends after this number of validations without a better frame AUC; 0 for no limit.
@@ -219,7 +220,7 @@ class ValidationChoice:
         check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` does not fit the data set."""
+        """Raise UsageError if `root` is empty but needed; a subclass may check something else."""
         check(bool(self.root) or not self.every, f"[validation] {self.name!r}: root is empty: give the folder of the data set")
 
 
@@ -258,7 +259,7 @@ class Recipe:
         name: name of the trained model.
         task: kind of training. `exposure`, the paper's anomaly exposure, is the only kind in this class.
         seed: seed of the random weights, the samples, and the order of the samples.
-        model, lora, data, exposure, schedule, loss, validation, running: one table of the recipe file each.
+        model, lora, data, exposure, schedule, loss, validation, running: the tables of the recipe file.
     """
 
     name: str
@@ -331,7 +332,8 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
     """Return one recipe per [[stage]] table of a recipe file.
 
-    A stage takes all values outside [[stage]], and replaces those that it sets itself.
+    A stage takes all values from outside [[stage]], except those that it sets itself. `preset` and `folder` are only used by
+    the first stage; each other stage starts from the result of the stage before it.
 
     Raises:
         UsageError: a key or value is not valid.
@@ -352,7 +354,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
-    """Return a recipe of the class `kind` from a document with this class's fields as tables and keys.
+    """Return a recipe of the class `kind` from a document with the fields of this class as keys.
 
     Raises:
         UsageError: a key or value is not valid.

@@ -1,13 +1,13 @@
-"""The samples of a training: the Anomaly Exposure Sampler (paper 3.3), and the mixture of several data sets.
+"""The samples of a training: the Anomaly Exposure Sampler (paper 3.3), and the mixture of data sets.
 
     clip ─┬─ probability ½ ─> list: 1 or 2 names of its objects and irrelevant names, shuffled;
           │                   masks of the listed objects
           └─ otherwise ─────> list: irrelevant names only; empty masks
 
 The sampler turns a clip with segmented objects (`Segmentation`) into a pseudo-anomaly or a normal sample (`ExposureSample`). An
-irrelevant name is a name that no object of the clip has. Anomalies and normal samples have lists of the same lengths, so that
-the model cannot guess the answer from the length. A sample depends only on (seed, data set, epoch, index), so workers may take
-samples in any order. `Mixture` plans the samples of an epoch and their order.
+irrelevant name is a name that no object of the clip has. The lengths of the lists are drawn in the same way for anomalies and
+for normal samples, so the model cannot guess the answer from the length. A sample depends only on (seed, data set, epoch,
+index), so workers may take samples in any order. `Mixture` plans the samples of an epoch and their order.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ _COMMON_WORDS = frozenset(
 
 
 def same_name(name: str) -> str:
-    """Return a name in the form for comparisons: lower case, single spaces, no full stop at the end."""
+    """Return the name in a form for comparisons: lower case, single spaces, no full stop at the end."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
@@ -258,7 +258,7 @@ class AnomalyExposureSampler:
             raise LookupError(f"{self.data.name}: clip {index} has no allowed name or too few irrelevant names")
         rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
         anomalous = rng.random() < options.probability
-        # The number of true names is drawn for normal samples too, so that their lists have the same lengths.
+        # The number of true names is drawn for normal samples too. So the lengths of lists do not depend on the kind of sample.
         longest = min(self.max_categories, spare)  # the list of a normal sample cannot be longer
         room = max(1, longest - options.min_irrelevant)
         shown = min(int(rng.integers(1, options.max_true + 1)), len(own), room)
@@ -315,8 +315,8 @@ class AnomalyExposureSampler:
             if key not in taken:
                 taken.add(key)
                 chosen.append(name)
-        # Too few names were found in the tries above. The missing names are drawn from all names that are left;
-        # as above, frequent names are more probable.
+        # The loop above has not found enough names. The missing names are drawn from all names that are left. As above,
+        # frequent names are more probable.
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         missing = min(count - len(chosen), len(left))
         if not missing:
@@ -386,9 +386,9 @@ class Draw:
 class Mixture:
     """Data sets mixed by weight.
 
-    Each epoch has the same number of samples from a data set. These numbers are proportional to the weights, but
-    rounded. In the next epoch, each data set continues after the last sample that was used. So every clip of a
-    data set is used once before one is used again.
+    A data set gives the same number of samples to every epoch. This number is proportional to its weight, but rounded.
+    In the next epoch, the data set continues with its next sample. So all its clips are used once before one is used
+    again.
 
     Args:
         parts: (sampler, weight) pairs; the weights need not add up to 1.
@@ -434,7 +434,7 @@ class Mixture:
         return tuple(drawn[place] for place in order)
 
     def sample(self, draw: Draw) -> ExposureSample:
-        """Return the sample that a draw of the plan describes.
+        """Return the sample for one entry of the plan.
 
         Raises:
             DocumentError: the data set cannot read the sample.
@@ -448,7 +448,7 @@ class Mixture:
 
 
 class ValidationSet(Sequence[ExposureSample]):
-    """The validation samples: the first `count` samples of a sampler. A sample is read when it is accessed."""
+    """The validation samples: the first `count` samples of a sampler, each read when it is accessed."""
 
     def __init__(self, sampler: AnomalyExposureSampler, *, count: int) -> None:
         self._sampler = sampler
@@ -484,9 +484,10 @@ class PlannedSamples(Sequence[ExposureSample]):
 
 
 class StepOrder:
-    """For each step from `first` to `total` - 1, the numbers of the samples that process `rank` uses.
+    """The numbers of the samples that one process uses: one list per step, from step `first` on.
 
-    Each process uses `per_process` consecutive samples per step: first those of rank 0, then those of rank 1, ...
+    The samples of a step are consecutive. The process of rank 0 uses the first `per_process` samples, the process of
+    rank 1 the next ones, and so on.
     """
 
     def __init__(self, *, first: int, total: int, per_process: int, processes: int, rank: int) -> None:

@@ -43,7 +43,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "text": ("text.clip.",),
         "image_encoder": ("masks.sam2.vision_encoder.", "masks.sam2.no_memory_embedding"),
         "mask_decoder": ("masks.sam2.mask_decoder.",),
-        # LAVIDA gives SAM2 no point, box or mask as prompt, so it uses only these two parameters.
+        # Only these two parameters are used, because LAVIDA gives SAM2 no point, box or mask as prompt.
         "prompt_encoder": (
             "masks.sam2.prompt_encoder.not_a_point_embed.",
             "masks.sam2.prompt_encoder.no_mask_embed.",
@@ -122,7 +122,7 @@ def set_precision(model: Lavida, dtype: torch.dtype) -> None:
 def checkpoint_activations(model: Lavida) -> None:
     """Turn on gradient checkpointing in the language model.
 
-    It saves memory: activations are not stored, but computed again in the backward pass.
+    To save memory, activations are then not stored, but computed again in the backward pass.
     """
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
     if hasattr(qwen, "activation_checkpointing_enable"):  # the method has this name since transformers 5.23
@@ -183,7 +183,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Put the weights from a folder of `save_trained` into a model that `set_up` prepared in the same way.
+    """Load the weights that `save_trained` wrote into a model that `set_up` has prepared in the same way.
 
     Raises:
         DocumentError: the files are damaged or belong to another training.
@@ -196,7 +196,7 @@ def load_trained(model: Lavida, folder: Path) -> None:
                 name for name in tensors if tensors[name].shape != stored[name].shape
             ]
             if strange:
-                raise DocumentError(f"{path}: {strange[0]!r} does not fit the model", hint="was it made with another recipe?")
+                raise DocumentError(f"{path}: {strange[0]!r} does not fit the model", hint="is the file from another recipe?")
             for name, value in tensors.items():
                 value.copy_(stored[name])
 
@@ -204,7 +204,7 @@ def load_trained(model: Lavida, folder: Path) -> None:
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary folder)`, then rename the temporary folder to `folder`.
 
-    So `folder` never has only a part of its files. An existing `folder` is replaced.
+    So `folder` always has all of its files. If `folder` exists, it is replaced.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -276,7 +276,7 @@ class Checkpoints:
         """Load the newest checkpoint into model and optimizer.
 
         Returns:
-            The last three arguments of `save`: progress, random and scaler. None if no checkpoint exists.
+            `progress`, `random` and `scaler`, as they were given to `save`. None if no checkpoint exists.
 
         Raises:
             DocumentError: the checkpoint is damaged, or belongs to another recipe or other data.
@@ -293,7 +293,7 @@ class Checkpoints:
         for name, value in self.identity.items():
             if document.get(name) != value:
                 hint = f"use another output folder, or the {name} of this checkpoint"
-                raise DocumentError(f"{path}: was made with another {name}", hint=hint)
+                raise DocumentError(f"{path}: the checkpoint was written with another {name}", hint=hint)
         load_trained(model, path)
         state: dict[int, dict[str, Tensor]] = {}
         places = {name: place for place, (name, _) in enumerate(trained_parameters(model))}
@@ -310,7 +310,7 @@ class Checkpoints:
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Return the state of torch's CPU generator, and of the GPU's if `device` is a GPU, as (N,) uint8."""
+    """Return the state of torch's random generators for CPU and `device`, as (N,) uint8."""
     parts = [torch.get_rng_state()]
     if device.type == "cuda":
         parts.append(torch.cuda.get_rng_state(device))
@@ -326,7 +326,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors to store: a table of parameters, and a table of adapters with the names of peft."""
+    """Return the tensors to store, by name: the parameters, and the adapters with peft's names."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

@@ -7,16 +7,16 @@
 
 F, F_s0 and F_s1 are SAM2's image features at three resolutions, and h_seg is the language model's
 output at `<SEG>`. Every sample has its own prompt and list of categories. The mask gate is only for
-inference, so it is not used here. `FeatureMemory` keeps the features of a frozen image encoder
-between epochs.
+inference, so it is not used here. `FeatureMemory` stores the features of a frozen image encoder, so that
+they are computed only once.
 
 The mask, IoU and score losses follow SAM2's training loss. Letters in shapes: B clips, N frames, M masks per frame, P frames
 that show an object, (h, w) the output size of the mask decoder. Two rules apply to every part of the loss:
 
-- The part is computed in float32 even if autocast is on, or in float64 if its inputs are float64.
-- The part is a mean: over the frames of the batch, or over the clips for the loss of the language model. A frame without an
-  object counts in this mean, with a mask loss of 0. So every frame has the same weight in every batch, and a batch can be split
-  into micro-batches of equal size: its loss is the mean of their losses.
+- It is computed in float32 even if autocast is on, or in float64 if its inputs are float64.
+- It is a mean over the frames of the batch, or over the clips for the loss of the language model. A frame without an object has
+  the mask loss 0, but counts in the mean. So a batch can be split into micro-batches of equal size: the loss of the batch is
+  the mean of their losses.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class MaskLosses:
 
     Attributes:
         focal, dice: (P,) losses of the best of the M masks.
-        iou: (P,) mean over all M masks of the loss of the estimated IoU.
+        iou: (P,) loss of the estimated IoU, as a mean over the M masks.
         best: (P,) int64, index of the best mask.
     """
 
@@ -131,7 +131,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the IoU loss: |predicted IoU − actual IoU|. Its gradient reaches only the IoU head, not the mask.
+    """Return the IoU loss: |predicted IoU − actual IoU|. The gradient reaches only the predicted IoU.
 
     Args:
         predicted: (…,) the IoU head's estimate, 0 to 1.
@@ -225,7 +225,7 @@ def anomaly_loss(
         score_logits: (N,) object-score logits.
         masks: (N, h, w) target masks at the decoder's size; masks of frames without an anomaly are not used.
         present: (N,) bool, True for frames that show an anomaly.
-        answer: (B,) from `answer_loss`; if None, this part of the loss is 0.
+        answer: (B,) result of `answer_loss`; if None, `lm` is 0.
         weights: weight of each part; None takes the paper's weights.
 
     Raises:
@@ -259,8 +259,8 @@ PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv
 class FeatureMemory:
     """Stores the features of a frozen image encoder for each clip, so that each clip is encoded once.
 
-    The features are stored in half precision. A clip always has the same features: it is encoded alone, not
-    in a batch, and the features are rounded before their first use too.
+    The features are stored in half precision. A clip has the same features in every epoch: it is always encoded
+    alone, and the features are rounded even when they are used for the first time.
 
     Args:
         model: the model with the image encoder. Its modules `conv_s0` and `conv_s1` become frozen, because the
@@ -398,8 +398,8 @@ class ExposureStep(nn.Module):
 
         Args:
             samples: the batch. All samples have the same number of frames.
-            seg: `own` is the normal use. The other values are for measuring the effect of h_seg:
-                `next` uses the h_seg of the next sample in the batch, `none` uses zeros as h_seg.
+            seg: the h_seg to use: the sample's `own`, that of the `next` sample in the batch, or zeros (`none`). The
+                last two are for measuring the effect of h_seg.
         """
         encoded = self._encode(samples, training=False)
         prompts, *_ = self._read(encoded, samples, seg=seg)
@@ -491,8 +491,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks at the size of the mask decoder.
 
-    An output pixel is True if the mask covers at least half of it. An object may be so small that no output pixel is
-    half covered. Then the pixels with the largest covered share are True, so that no object is lost.
+    An output pixel is True if the mask covers at least half of it. A small object may cover less than half of every
+    output pixel. Then the pixels that it covers most are True, so that the object does not disappear.
 
     Args:
         masks: (N, H, W) bool.

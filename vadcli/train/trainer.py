@@ -106,7 +106,7 @@ class Trainer:
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
-        """Train to the last step, or until `patience` validations brought no better result.
+        """Train until the last step, or until `patience` validations in a row gave no better result.
 
         Returns:
             The LAVIDA folder with the trained model.
@@ -428,7 +428,7 @@ class TrainingPlan:
 
 
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
-    """Return the sizes of a recipe's training, and the memory that it needs.
+    """Return the plan of a recipe's training: the sizes of the parts, and the memory that it needs.
 
     If the starting model has the sizes of a preset, no weights are read. Any other model is read from disk.
 
@@ -499,10 +499,10 @@ def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
 
 
 def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
-    """Return about how many floating-point operations one process needs for one optimiser step.
+    """Return the approximate number of floating-point operations of one process for one optimiser step.
 
-    For the image encoder, the operations are counted. For the language model and the vision tower, a forward
-    pass is estimated as two operations per weight and token.
+    The operations of the image encoder are counted exactly. For the language model and the vision tower, the
+    estimate for a forward pass is two operations per weight and token.
     """
     model = _model_for_sizes(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
@@ -515,8 +515,8 @@ def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
 
     tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual
     tokens = PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio)
-    # Counted in forward passes of the language model: one forward pass, one for the gradients of activations,
-    # one for the gradients of trained weights, one for the second forward pass of gradient checkpointing.
+    # Each of these costs as much as one forward pass of the language model: the forward pass, the gradients of
+    # activations, the gradients of trained weights, and the second forward pass of gradient checkpointing.
     passes = 2 + ("language_model" in recipe.model.train) + recipe.running.gradient_checkpointing
     language = 2 * passes * weights("mllm.qwen.model.language_model.layers.") * tokens
     encoder = counter.get_total_flops() * (3 if "image_encoder" in recipe.model.train else 1)

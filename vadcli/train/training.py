@@ -1,4 +1,4 @@
-"""The starting model, the samples and the validation of a training, and the folder of the trained model.
+"""The starting model, the samples, the validation and the resulting folder of a training.
 
 `PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
 starting model or another task, as `tools/tiny_world` does. `write_model` stores the trained model.
@@ -98,7 +98,7 @@ class PaperTraining:
         return AnomalyExposureSampler(data, recipe.exposure, recipe.seed, max_categories=item.max_categories)
 
     def mixture(self, recipe: Recipe, *, frames: int, processes: int = 1) -> Mixture:
-        """Return the mixture of the recipe's data sets, with the number of samples that the steps of an epoch need.
+        """Return the mixture of the recipe's data sets, with enough samples for the steps of an epoch.
 
         Args:
             recipe: recipe with the data sets and the exposure options.
@@ -145,7 +145,7 @@ class PaperTraining:
         return replace(work, validation_set=validation_set, validate=measure)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return a recipe with little data, to measure the time of a step. None if the time must be estimated."""
+        """Return a recipe with little data, to measure the time of a step; None to estimate the time."""
         return None
 
 
@@ -168,7 +168,7 @@ class Validated:
 def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: int) -> Validated:
     """Return the frame AUC and the mask IoU of samples that are scored as in a scan.
 
-    The model stays in evaluation mode. No random numbers are drawn, so the training is the same as without validation.
+    Afterwards, the model is in evaluation mode. No random numbers are drawn, so a validation does not change the training.
 
     Args:
         step: the model with its losses.
@@ -205,7 +205,7 @@ def first_model(recipe: Recipe) -> Lavida:
     The model is on the CPU in fp32. Random weights are drawn from the recipe's seed.
 
     Raises:
-        UsageError: the preset does not exist, or both the folder and `train` have adapters.
+        UsageError: the preset does not exist, or new adapters are to be trained and the folder already has adapters.
         WeightsError: the folder cannot be used.
     """
     chosen = recipe.model
@@ -226,7 +226,7 @@ def first_model(recipe: Recipe) -> Lavida:
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the model's projector options, with the kind and the number of queries from the recipe if it sets them."""
+    """Return the model's projector options, except the values (kind, queries) that the recipe sets."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 

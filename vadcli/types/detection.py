@@ -28,7 +28,9 @@ MASK_LOGIT_LIMIT = 8.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """The relation between a score and r, the alarms per hour on normal video: logit(score) = ln(r0 / r) / temperature.
+    """The relation between a score and the number of alarms per hour on normal video, r.
+
+    logit(score) = ln(r0 / r) / temperature
 
     Attributes:
         r0_per_hour: r0, the alarms per hour at a score of 0.5.

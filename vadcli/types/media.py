@@ -139,7 +139,7 @@ class VideoInfo:
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that is stored with the scores. It has no pts, because the scores have a column of pts."""
+        """Return the JSON that is stored with the scores, without pts: the scores have a column for them."""
         names = (*_STREAM_FIELDS, "time_base", "fps", "duration_s", "frames", "vfr", "edit_list")
         return {name: getattr(self, name) for name in names} | {"time_base": str(self.time_base)}
 
@@ -167,7 +167,7 @@ class SizeRule:
     max_area_px: int
 
     def apply(self, width: int, height: int) -> tuple[int, int]:
-        """Return the new (width, height) of a frame with this width and height; all in pixels."""
+        """Return the (width, height) to which a frame of this size is resized, in pixels."""
         scale = min(1.0, math.sqrt(self.max_area_px / (width * height)))
         return _even(width * scale), _even(height * scale)
 
@@ -188,8 +188,8 @@ class ClipNeeds:
         size: the size to which frames are resized.
         pixel_format: gray (one channel) or rgb.
         interval: n, if the detector sets it directly; then rate_hz is ignored.
-        decode: the frames to decode; only decoded frames can be sampled. "all", "key" (only keyframes) or "reference" (only
-            frames that other frames are decoded from; in a video with too few of them, all frames).
+        decode: which frames are decoded: "all", "key" (keyframes) or "reference" (frames from which other frames are decoded).
+            If a video has too few reference frames, all frames are decoded. Only decoded frames can be sampled.
         whole_bursts: True if the clips for the fit of a camera must have T frames; False if shorter clips are good enough.
     """
 
@@ -230,8 +230,8 @@ class Clip:
         frames: (T, H, W, C) uint8, C = 1 (gray) or 3 (rgb), rotated as a player shows them.
         frame_index: (T,) int64, number of each frame in the video, from 0.
         timestamp: (T,) float64, seconds from the video's first pts.
-        valid: (T,) bool, False if the frame's score will not be used: the frame was in the clip before, fills up the last
-            clip, or could not be decoded.
+        valid: (T,) bool, False if the frame's score will not be used. Then the frame was already in the clip before, or is
+            padding at the end of the video, or could not be decoded.
         interval: number of frames from one sampled frame to the next; the mean if this number varies.
     """
 
@@ -437,7 +437,7 @@ class CameraRegions:
         return CameraRegions({name: self.by_name.get(name, NO_REGIONS) | other.by_name.get(name, NO_REGIONS) for name in names})
 
     def of(self, camera: str) -> Regions:
-        """Return the regions of a camera: those of all names and globs in `by_name` that match it."""
+        """Return all regions in `by_name` whose name or glob matches the camera."""
         matching = NO_REGIONS
         for name, regions in self.by_name.items():
             if _fits(name, camera):

@@ -66,24 +66,24 @@ def camera_names(cameras: Sequence[str]) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error as one line of text. A KeyError becomes `no KEY`, an error without text the name of its type."""
+    """Return an error as one line of text: `no KEY` for a KeyError, its type's name if it has no text."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 def unreadable(path: object, error: OSError) -> str:
-    """Return the message about a file that can't be read: the path, and the reason from the operating system."""
+    """Return the message about a file that can't be read: its path, and the operating system's reason."""
     return f"{path}: can't be read: {error.strerror or error}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the hint `did you mean ...?` with the known name most similar to `name`; "" if no name is similar."""
+    """Return the hint `did you mean X?`, where X is the most similar known name; "" if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else ""
 
 
 def without_name(reason: str, video: str) -> str:
-    """Return the reason of a failure without the path of the video, for a line that already shows the path."""
+    """Return the reason of a failure without the video's path, for a line that already shows this path."""
     at = reason.find(f"{video}: ")
     start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
     folder = reason[start : max(0, at)]
@@ -103,7 +103,7 @@ def length_text(seconds: float) -> str:
 
 
 def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
-    """Return seconds as h:mm:ss.mmm, rounded to milliseconds. The hours have at least `hour_digits` digits."""
+    """Return seconds as h:mm:ss.mmm, rounded to milliseconds, with at least `hour_digits` hour digits."""
     whole_s, ms = divmod(round(seconds * 1000), 1000)
     return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"
 
@@ -119,7 +119,7 @@ def is_remote(path: Path | str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """Return a path in the form for messages and run records: `s3://...` for an object store, otherwise unchanged."""
+    """Return a path as text for messages and run records; for an object store, a URL like `s3://...`."""
     return _REMOTE.sub(r"\1://", str(path), count=1)
 
 
@@ -138,9 +138,11 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
-# A Latin character has one zero byte in UTF-16. A text without a line end is UTF-16 if this share of its characters is Latin.
+# In UTF-16, a Latin character has one zero byte. If a text has no line end, at least this share of its characters must be
+# Latin; otherwise it is not taken for UTF-16.
 _PLAIN_SHARE = 0.7
-# In U+4E00 and similar characters, the other byte is zero. A UTF-16 text has at most this many of them per Latin character.
+# Characters such as U+4E00 have their zero byte at the other offset. A UTF-16 text may have this number of them per Latin
+# character, not more.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
@@ -150,10 +152,11 @@ class NotText(ValueError):
 
 
 def text_encoding(data: bytes) -> str:
-    """Return the probable encoding: `utf-8`, `utf-8-sig` (with a byte order mark), or a form of UTF-16 or UTF-32.
+    """Return the probable encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32.
 
-    A byte order mark shows the encoding. Without one, the text is UTF-16 if nearly all zero bytes are at odd offsets, or nearly
-    all at even offsets. A list of paths with NUL between them has zero bytes at both, so it is UTF-8, like everything else.
+    A byte order mark shows the encoding. Without a mark, the text is UTF-16 if nearly all zero bytes are at odd offsets, or
+    nearly all are at even offsets. All other texts count as UTF-8. For example, a list of paths that are separated by NUL
+    has zero bytes at odd and at even offsets.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):

@@ -153,7 +153,7 @@ def time_in_path(path: str) -> datetime | None:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Return the time that a pattern from `compile_time_pattern` finds in a path; None if it finds no time."""
+    """Return the time that a pattern from `compile_time_pattern` finds in a path; None if it finds none."""
     moments = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in moments if moment is not None), None)
 
@@ -264,7 +264,10 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field that matches digits, or a text whose character `end` is a digit."""
+    """True if a part of a pattern is a field of digits, or a text whose end next to the field is a digit.
+
+    `end` is the character at this end of the text.
+    """
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
@@ -303,7 +306,7 @@ class StartTime:
 
     @property
     def is_recorded(self) -> bool:
-        """False if the start was computed from the file's modification time, which is wrong if the file was copied."""
+        """False if the start was computed from the file's modification time, which a copy may have changed."""
         return self.source is not TimeSource.MODIFIED
 
     def at(self, seconds: float) -> datetime:
@@ -340,13 +343,13 @@ class StartTime:
 def iso(moment: datetime) -> str:
     """Return a time in ISO 8601, rounded to milliseconds. The milliseconds are left out if they are 0."""
     to_whole_ms = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
-    # The sum is made in UTC. In local time, 02:30 exists twice on a day in autumn, and the sum would always be the first.
+    # The sum is made in UTC. In local time, 02:30 exists twice on a day in autumn, and the result would always be the first.
     rounded = (moment.astimezone(UTC) + to_whole_ms).astimezone(moment.tzinfo)
     return rounded.isoformat(timespec="milliseconds" if rounded.microsecond else "seconds")
 
 
 def zone_named(name: str) -> tzinfo | None:
-    """Return the time zone for a name like `Europe/Berlin`, `UTC` or `+01:00`; None for "", this machine's zone.
+    """Return the time zone for a name like `Europe/Berlin`, `UTC` or `+01:00`; None (local zone) for "".
 
     Raises:
         ValueError: the name is not a time zone.
@@ -367,7 +370,10 @@ def zone_named(name: str) -> tzinfo | None:
 
 
 def local_zone_name() -> str:
-    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo does not know it."""
+    """Return the name of this machine's time zone, from TZ or /etc/localtime.
+
+    Return "" if zoneinfo does not know this name.
+    """
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
@@ -385,7 +391,7 @@ class TimeRules:
         first: the source that is tried before all others.
         local_container: True if containers store local time instead of UTC.
         pattern: the user's pattern for times in paths, from `compile_time_pattern`; None for the built-in patterns.
-        given: True if the user set one of these values. Start times that an earlier run stored are then found again.
+        given: True if the user set one of these values. Then stored start times are not used, but computed again.
     """
 
     zone: str = ""
@@ -450,7 +456,10 @@ def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
 
 
 def parse_created(text: str) -> datetime | None:
-    """Return the creation time in a container's text; None if the text is not a time. It may have no time zone."""
+    """Return the creation time from a container's text; None if the text is not a time.
+
+    The result has a time zone only if the text has one.
+    """
     fixed = re.sub(r"^(\d{4})[:/](\d\d)[:/](\d\d)", r"\1-\2-\3", text.strip())
     try:
         return datetime.fromisoformat(fixed) if len(fixed) > 10 else None
@@ -460,7 +469,7 @@ def parse_created(text: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A part of the day, from `begin` (included) to `end` (excluded). It contains midnight if `end` < `begin`."""
+    """A part of the day, from `begin` (included) to `end` (excluded); with midnight if `end` < `begin`."""
 
     begin: time
     end: time
@@ -486,7 +495,7 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Return the seconds since the window last began, at the time `moment`; in [0, 86400)."""
+        """Return how many seconds before `moment` the window last began, in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
@@ -527,7 +536,12 @@ class When:
         return self.since is not None or self.between is not None
 
     def takes(self, start: StartTime | None, start_s: float, end_s: float) -> bool:
-        """True if the filter accepts an event. `start` is the start of the event's video; None if it is unknown."""
+        """True if the filter accepts an event.
+
+        Args:
+            start: the start of the event's video; None if it is unknown.
+            start_s, end_s: start and end of the event, in seconds after the start of the video.
+        """
         if not self:
             return True
         if start is None:

@@ -94,7 +94,7 @@ def required_path(root: Path, relative: str, *, name: str) -> Path:
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
-    """Return the sorted names of all files with a suffix in a folder; the names come without the suffix."""
+    """Return the sorted names of all files with a suffix in a folder, without this suffix."""
     try:
         return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as error:
@@ -114,8 +114,9 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
     """Yield the number (from 1) and the text of every line that is not blank.
 
     Args:
-        path: a text file. Text in UTF-16 or UTF-32, or with a byte order mark, is recognised in any case.
-        encoding: the encoding of the official file.
+        path: a text file.
+        encoding: the encoding of the official file. If an editor has saved the file in UTF-16, UTF-32, or with a byte
+            order mark, the file's own encoding is used.
     """
     data = _read(path)
     try:
@@ -139,7 +140,7 @@ def read_pickle(path: Path) -> object:
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """Return `value` after checking its type; `where` is the value's place in the file, for the error message."""
+    """Return `value` after checking its type. `where` is its place in the file, for the error message."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
             f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
@@ -224,7 +225,7 @@ def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> B
                 return np.zeros((height, width), np.bool_)
             return np.asarray(coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))), np.bool_)
         if not isinstance(code, dict) or list(code.get("size", [])) != [height, width]:
-            raise ValueError(f"the mask's size is {code.get('size') if isinstance(code, dict) else None}")
+            raise ValueError(f"the size in the file is {code.get('size') if isinstance(code, dict) else None}")
         counts = code["counts"]
         runs = [int(run) for run in counts] if isinstance(counts, list) else _runs(counts)
         if any(run < 0 for run in runs) or sum(runs) != height * width:
@@ -239,9 +240,9 @@ def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> B
 def _runs(text: str) -> list[int]:
     """Return the run lengths that COCO's compressed text encodes.
 
-    - Subtract 48 from the code of each character. Bits 1 to 16 belong to a number, lowest bits first.
-    - Bit 32 says that the next character belongs to the same number. A number is in two's complement.
-    - The first three numbers are run lengths. Each later number must be added to the run length two places before.
+    - Subtract 48 from the code of each character. The lowest five bits are a part of a number, lowest part first.
+    - The sixth bit says whether the next character belongs to the same number. Numbers are in two's complement.
+    - The first three numbers are run lengths. Each later number is added to the run length two places before it.
     """
     # pycocotools decodes this text too. But it does not report runs that are too short for the image.
     runs: list[int] = []
@@ -365,12 +366,12 @@ Mark = Hashable
 
 @dataclass(frozen=True)
 class ClipRule:
-    """The number of frames per clip, their distance in the video, and the largest size of images.
+    """How a video is cut into clips, and the largest size of images.
 
     Attributes:
         frames: T, frames per clip of a video; a still image is a clip with one frame.
-        every: distance in the video from one frame of a clip to the next, in frames. None takes the
-            data set's default, which gives 6 to 8 frames per second.
+        every: a clip has every n-th frame of the video; this is n. None takes the data set's default, which
+            gives 6 to 8 frames per second.
         max_side: longest side in pixels; larger images are reduced to this size.
     """
 
@@ -385,8 +386,8 @@ class ClipRule:
     def cut(self, length: int, every: int) -> list[tuple[int, ...]]:
         """Return the frame numbers of each clip of a video with `length` frames.
 
-        Clips do not overlap, except that the last clip is moved back so that it ends with the video.
-        A video that is shorter than a clip repeats its last frame.
+        Only the last clip may overlap the clip before it, because it must end with the video. If the video is
+        shorter than a clip, its last frame is repeated.
         """
         every = self.every or every
         span = (self.frames - 1) * every + 1
@@ -423,7 +424,7 @@ class DiskData(ABC):
         name: name of the data set.
         root: folder of the data set.
         entries: clips of the data set; clips without an object are left out.
-        rule: only `max_side`, the largest side of the images, is used.
+        rule: the longest side of images (`max_side`); the other values are not used.
 
     Raises:
         UsageError: no clip has an object.
@@ -462,7 +463,7 @@ class DiskData(ABC):
         return Segmentation(item.key, np.stack([frames[name] for name in item.frames]), objects)
 
     def fingerprint(self) -> str:
-        """Return a hash of the clips' file names and objects and of `max_side`. Pixels are not read."""
+        """Return a hash of the clips' file names, the objects and `max_side`. Pixels are not read."""
         digest = hashlib.sha256(repr((self.name, self.rule.max_side)).encode())
         for item in self.entries:
             digest.update(repr((item.key, item.frames, item.objects)).encode())

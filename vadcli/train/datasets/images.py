@@ -1,8 +1,8 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
-The first three data sets have one label map per image. To list the categories that an image shows, its map must be read.
-Reading all maps takes minutes, so the result can be cached in a file. RefCOCO describes single objects with expressions. The
-docstring of each class shows the files of the data set.
+The first three data sets have one label map per image. All maps must be read to find out which categories an image shows. This
+takes minutes, so the result can be cached in a file. RefCOCO describes single objects with expressions. The docstring of each
+class shows the files of the data set.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SemanticData(LabelMapData):
         root: folder of the data set.
         pairs: paths of each image and its map, relative to the root.
         labels: number in a map -> category; all other numbers are ignored.
-        rule: only `max_side`, the largest side of the images, is used.
+        rule: the longest side of images (`max_side`); the other values are not used.
         cache: folder for a file that lists the numbers of each map; None for no file.
 
     Raises:
@@ -120,7 +120,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg", map_suffix: str = ".png") -> list[tuple[str, str]]:
-    """Return the pairs (image, label map) of two folders, sorted. A pair has the same name except the suffix."""
+    """Return the pairs (image, label map) of two folders, sorted. The names differ only in the suffix."""
     pairs = []
     map_names = set(names_in(root / maps, map_suffix))
     for name in names_in(root / images, suffix):
@@ -277,13 +277,13 @@ class RefCoco(DiskData):
         ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
         (or ROOT/images/train2014, or ROOT/train2014)
 
-    This is the layout of the `refer` repository. Its refs files give each object several sentences and one
-    split. A clip is one image with all sentences that belong to the split.
+    This is the layout of the `refer` repository. Its refs files have several sentences and a split for each
+    object. A clip is one image with all its sentences in the split.
 
     Args:
         root: the folder that contains `refcoco`, `refcoco+`, `refcocog` and the images.
         split: `train`, `val`, `testA`, `testB` or `test`. Not every set has all of these splits.
-        sets: which of `refcoco`, `refcoco+` and `refcocog` to use. An image gives one clip per set that has it.
+        sets: which of `refcoco`, `refcoco+` and `refcocog` to use. An image in two sets gives two clips.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class Video:
         name: name of its folder.
         frames: names of its images without suffix, in order.
         objects: (name, id) pairs; an object with several names has several pairs.
-        shown: object id -> names of the frames that show the object. Objects without such a list are left out.
+        shown: object id -> names of the frames that show the object. Objects are missing if this is not known.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Video:
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
         """Yield the clips of the video.
 
-        A clip has the objects that at least one of its frames shows, and all objects that are not in `shown`.
+        A clip has all objects that `shown` lists for one of the clip's frames, and all objects that are not in `shown`.
         """
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
@@ -125,7 +125,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (name, "video NAME" for error messages, JSON entry) of each video; videos without frames are skipped."""
+    """Yield (name, "video NAME" for error messages, JSON entry) of each video that has frames."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         content = expect(path, where, value, dict)
@@ -160,7 +160,7 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
 
 
 def _shown(meta: Path, where: str, content: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Return the table object id -> frames that show the object; objects without such a list are left out."""
+    """Return object id -> frames that show the object; objects without such a list are left out."""
     objects = expect(meta, f"'objects' of {where}", content.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
@@ -183,7 +183,7 @@ _MAPS = "DAVIS/Annotations_unsupervised/480p"
 
 
 class RefDavis(LabelMapData):
-    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions. Clips have every third frame by default, 8 per second.
+    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; clips have 8 frames per second by default.
 
         ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg    ROOT/DAVIS/ImageSets/2017/train.txt
         ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png
@@ -274,7 +274,7 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(meta, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (T, H, W) bool per mark. A mark is a tuple of annotation ids; their masks are united."""
+        """Return one mask (T, H, W) bool per mark, a tuple of annotation ids: the union of their masks."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         masks_of: dict[Mark, BoolArray] = {}
         for ids in marks:
