@@ -189,7 +189,7 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
         (("missing", "--root", "truth.csv"), 2, "missing: has no scores"),
         (("out",), 2, "--root is missing"),
         (("out", "--root", "nowhere.csv"), 2, "nowhere.csv: the file or folder does not exist"),
-        (("out", "--root", "nowhere.csv"), 2, "set --root to your CSV table"),
+        (("out", "--root", "alien.csv"), 2, "no scored video belongs to your CSV table: the scan has 'cam/a.mp4'"),
         (("out", "--root", "truth.csv", "--dataset", "ped3"), 2, "no data set is called 'ped3'"),
         (("out", "--root", "truth.csv", "--metrics", "frame,pixels"), 2, "--metrics: 'pixels' is not a group of metrics"),
         (("out", "--root", "truth.csv", "--metrics", "pixel"), 2, "--metrics pixel"),
@@ -208,6 +208,7 @@ def test_an_error_is_one_clear_line(
 ) -> None:
     write_truth(tmp_path / "other.csv", ["cam/a.mp4,2,4,", "cam/c.mp4,,,"])
     write_truth(tmp_path / "longer.csv", ["cam/a.mp4,2,40,", "cam/b.mp4,1,2,", "cam/c.mp4,,,"])
+    write_truth(tmp_path / "alien.csv", ["zoo/z.mp4,,,"])
     (tmp_path / "malformed.csv").write_text(MALFORMED)
     before = written(tmp_path)
     done = vadcli("eval", *arguments, cwd=tmp_path)
