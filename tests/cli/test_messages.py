@@ -45,6 +45,17 @@ def test_a_scan_says_what_it_counts_and_names_each_file_once(here: Path) -> None
     assert re.search(r"^3 skipped; 1 event; \d+\.\d s; results in out$", again, re.MULTILINE), again
 
 
+def test_names_that_begin_with_a_dash(here: Path, tmp_path: Path) -> None:
+    shutil.copy(here / "footage" / "cam" / "one.mp4", tmp_path / "-x.mp4")
+    wrong = vadcli("scan", "-x.mp4", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "  for the file or folder -x.mp4, write ./-x.mp4")
+    misplaced = vadcli("scan", "--", "-x.mp4", "--dry-run", cwd=tmp_path)
+    hint = "--dry-run: the file or folder does not exist\n  options must stand before --\n"
+    assert (misplaced.returncode, misplaced.stderr) == (2, f"vadcli: error: {hint}")
+    for right in (["./-x.mp4"], ["--", "-x.mp4"]):
+        assert vadcli("scan", "--dry-run", *right, cwd=tmp_path).stdout == "scan\t-x.mp4\n"
+
+
 def test_render_says_why_a_video_is_not_rendered(here: Path) -> None:
     done = vadcli("render", "footage", "--out", "out", cwd=here)
     assert done.returncode == 3

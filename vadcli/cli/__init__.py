@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -102,6 +103,11 @@ def main() -> None:
         log.debug("", exc_info=error)
         say_error(error)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        name = next((name for name in sys.argv[2:] if name.startswith("-") and os.path.lexists(name)), "")
+        if name and end.code == 2:  # the arguments are wrong, and typer has printed why
+            sys.stderr.write(f"  for the file or folder {shlex.quote(name)}, write {shlex.quote(f'./{name}')}\n")
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

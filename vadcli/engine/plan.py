@@ -413,7 +413,8 @@ def check_exists(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         if url := _as_url(path):
             raise UsageError(f"{url}: {NO_URL}", hint=_instead_of(url)) from error
-        raise UsageError(f"{path}: the file or folder does not exist") from error
+        hint = "options must stand before --" if re.match("-.", str(path)) else ""
+        raise UsageError(f"{path}: the file or folder does not exist", hint=hint) from error
     except OSError:
         return
 
