@@ -303,7 +303,7 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""Two documents are merged only if these values are the same in both, and the protocols differ at most in their groups."""
+"""Two documents are merged only if they have the same values of these keys, and protocols that differ only in `groups`."""
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:

@@ -392,7 +392,7 @@ def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> n
 
 
 Estimates = dict[str, dict[str, Estimate]]
-"""Figures by group and name, for example `estimates["frame"]["auc_micro"]`."""
+"""Group -> name -> estimate, for example `estimates["frame"]["auc_micro"]`."""
 
 
 @dataclass(frozen=True)
@@ -526,8 +526,7 @@ PIXEL: dict[str, Callable[..., Estimate]] = {
     "aupimo": aupimo,
 }
 WITHIN, OWN = ", within videos", ", own score"
-"""The name of a figure is a category's name, perhaps with one of these endings: within videos, or from the category's own
-score."""
+"""Endings of the names of metrics, after the category: mean over videos, and computed from the category's own score."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {

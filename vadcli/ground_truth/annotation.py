@@ -19,14 +19,14 @@ from vadcli.types import BoolArray, IndexArray, ScoreTable, TimeArray
 from vadcli.types.text import how_many
 
 TIME_TOLERANCE_S = 1e-6
-"""A frame at time t is inside an interval if start_s <= t < end_s. Times that differ by less than this count as equal."""
+"""Times that differ by less than this count as equal if a frame is compared with the start or end of an interval."""
 ROUNDING_S = 1.0
-"""An interval may end this long after the video, because people write whole seconds."""
+"""An interval may end up to this long after the video, because people write whole seconds."""
 OVERHANG_FRAMES = 3
-"""An official interval may end this many frames after the video.
+"""An interval of an official data set may end up to this many frames after the video.
 
-Some intervals of UCF-Crime end up to two frames after the video, and the official evaluators ignore the excess. With a larger
-excess, the annotation was made for another version of the video.
+Some intervals of UCF-Crime end one or two frames after the video, and the official evaluation code ignores these frames. If an
+interval ends later, the annotation was made for another version of the video.
 """
 
 _SAME_VIDEO = "scan the file that the annotation was made for, or correct the annotation; vadcli does not crop it to fit"

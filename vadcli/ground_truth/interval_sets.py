@@ -197,7 +197,7 @@ UCF_CATEGORIES = {
     "Stealing": "stealing",
     "Vandalism": "vandalism",
 }
-"""Class in the file -> its name in the category lists."""
+"""Class in the file -> category in vadcli."""
 XD_CATEGORIES = {
     "B1": "fighting",
     "B2": "shooting",
@@ -206,7 +206,7 @@ XD_CATEGORIES = {
     "B6": "car accident",
     "G": "explosion",
 }
-"""Label in the name of a video -> its name in the category lists."""
+"""Label in the name of a video -> category in vadcli."""
 _XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
 
 
@@ -319,9 +319,9 @@ CUVA_CATEGORIES = {
     10: "traffic violation",
     11: "burning",
 }
-"""Number in the repository's Category.txt -> the name in words."""
+"""Number in the repository's Category.txt -> category."""
 MOST_SHARE = 10.0
-"""Shares of the video are below this limit; a larger number is probably a frame number or a time."""
+"""Fractions of the video are below this limit. A larger number is probably a frame number or a time, so it is an error."""
 _NORMAL = "normal"
 _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 

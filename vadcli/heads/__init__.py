@@ -19,11 +19,11 @@ import numpy as np
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
 STRETCH = 4.0
-"""After scaling, the median abnormal training video has the logit STRETCH, and the median normal video has -STRETCH."""
+"""After scaling, the median logit of abnormal training videos is STRETCH, and that of normal training videos is -STRETCH."""
 LOGIT_LIMIT = 12.0
 """The detector's logits are clipped to this distance from 0, so that one event cannot outweigh all other events."""
 HEADS_VERSION = 1
-"""Increase this if a change of the code gives other scores for the same stored head."""
+"""Increase this number whenever a change of the code gives a stored head other scores."""
 
 
 class Labels(StrEnum):
@@ -254,9 +254,9 @@ def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -
 
 
 SHARPNESS = 5.5
-"""The influence of a labelled event is exp(-SHARPNESS · (1 - cosine)), as in Tip-Adapter."""
+"""The similarity to a labelled event is exp(-SHARPNESS · (1 - cosine of the vectors)), as in Tip-Adapter."""
 SHARE = 4.0
-"""Weight of the similarities. If an event looks like a rejected event, its logit decreases by about this much."""
+"""Weight of the similarities. For an event that is very similar to rejected events, the logit decreases by about SHARE."""
 
 
 @dataclass(frozen=True)

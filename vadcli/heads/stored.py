@@ -27,7 +27,7 @@ CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
 _AGAIN = "train it again with `vadcli learn`"
 ROOM = 1.5
-"""A video looks new if its distance from the nearest training video is more than ROOM × `Card.reach`."""
+"""A video is unlike the training videos if its distance from the nearest of them is more than ROOM × `Card.reach`."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ VIDEOS_PER_STEP = 16
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 TOP_SHARE = 8
-"""A video has N / TOP_SHARE top segments, at least one. They have the highest scores, and the video's score comes from them."""
+"""A video of N segments has N / TOP_SHARE top segments, rounded up. The score of the video is computed from them."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,10 @@ class MilHead(NetworkHead):
 RTFM_WIDTH = 128
 MARGIN = 10.0
 MAGNITUDE = 1e-2
-"""Weight of the magnitude loss. The paper has 1e-4 and a margin of 100; at the start of a training, the effect is the same."""
+"""Weight of the loss on the length of vectors.
+
+The paper has the weight 1e-4 and a margin of 100. At the start of a training, the loss is the same.
+"""
 RTFM_REGULARISATION = 8e-4
 """Weight of `smooth_and_sparse`."""
 
@@ -331,7 +334,7 @@ class TopkHead(NetworkHead):
 
 
 WARM_UP = STEPS // 4
-"""The number of steps before pseudo labels are used, because the first peaks of the score mean little."""
+"""The number of steps before pseudo labels are used. Before that, the peaks of the score mean little."""
 LOWEST_WIDTH = 0.5
 """The smallest standard deviation of a kernel of `splat`, in segments."""
 

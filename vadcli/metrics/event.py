@@ -21,17 +21,17 @@ from vadcli.metrics import Estimate, Numbers, check_share, divide, ranges, ratio
 from vadcli.types import IndexArray, ReviewedEvent, TimeArray, Verdict
 
 IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""The temporal IoUs at which segment F1 is reported."""
+"""The values of `iou` for which `segment_f1` is reported."""
 
 TOLERANCE_S = 1e-6
-"""A shorter overlap does not count, because it may be a rounding error."""
-IOU_TOLERANCE = 1e-9  # a rounding error must not exclude a pair whose IoU is the limit
+"""Overlaps up to this length are ignored, because they may be rounding errors."""
+IOU_TOLERANCE = 1e-9  # so that a rounding error does not exclude a pair whose IoU is equal to the limit
 
 LEVEL = 0.95
 """Confidence level of the intervals in `ThresholdChoice`."""
 
 COMPARED_EVENTS = 512
-"""Number of events that Kendall's tau compares with all events at once; it changes the memory used, but not the result."""
+"""Kendall's tau compares this number of events at once with all events. The number changes only the memory that is used."""
 
 
 @dataclass(frozen=True)

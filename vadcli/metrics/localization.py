@@ -30,10 +30,10 @@ from vadcli.metrics import (
 from vadcli.types import BoolArray, ByteArray, IndexArray
 
 BYTE_BINS = 256
-"""Bins of uint8 masks: one per value, so that nothing is lost."""
+"""Number of bins of uint8 masks: one per value, so metrics are exact."""
 
 PRO_LIMIT = 0.3
-"""The highest false-positive rate of the AUPRO integral, as its authors propose."""
+"""The false-positive rate up to which AUPRO is the area under the curve, as its authors propose."""
 
 PIMO_LIMITS = (1e-5, 1e-4)
 """AUPIMO is the area between these two false-positive rates, which its authors propose."""
@@ -300,7 +300,7 @@ def _estimate(counts: PixelCounts, value: Numbers, statistic: Any, undefined: st
 
 
 ALPHA = 0.1
-"""The share of a track's regions that must be found for the track to be found."""
+"""A track is found if at least this fraction of its regions is found."""
 BETA = 0.1
 """The lowest IoU at which a region is found."""
 RESAMPLE_BINS = 2048  # largest number of score bins in a resample

@@ -144,14 +144,14 @@ def _check_frames(key: str, frames: ByteArray) -> None:
 
 
 HardNegatives = Callable[[str], Sequence[str]]
-"""Maps a name to similar names in a fixed order. The similar names may include names of the same clip."""
+"""Returns names that are similar to a name, in a fixed order. Names of the same clip may be among them."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
-"""N, the length of the longest list, for data sets with few categories, as in the paper."""
+"""N, the largest number of categories in a list, for data sets with few categories; the values are from the paper."""
 MAX_CATEGORIES = 30
-"""N for all other data sets, as in the paper."""
+"""N, the largest number of categories in a list, for all other data sets; from the paper."""
 
-_TRIES = 20  # random draws per wanted name; after that, missing names are drawn from a list of all remaining names
+_TRIES = 20  # largest number of random draws per wanted name; then the missing names are drawn from all remaining names
 _COMMON_WORDS = frozenset(
     {"and", "are", "at", "for", "from", "has", "in", "is", "it", "its", "of", "on", "that", "the", "to", "with"}
 )

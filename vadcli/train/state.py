@@ -53,11 +53,11 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pooling": ("mllm.pooling.",),
     }
 )
-"""Prefixes of the parameter names of each part; the first match counts. Adapters (`lora`) are not listed."""
+"""Part -> prefixes of the names of its parameters. If several parts match, the first one counts. `lora` is not listed."""
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
 REST = "rest"
-"""The name for all other parameters: SAM2's video memory, and the parameters of its prompt encoder that LAVIDA does not use."""
+"""The name for all other parameters: SAM2's video memory, and those parts of SAM2's prompt encoder that LAVIDA does not use."""
 
 
 def part_of(name: str) -> str:

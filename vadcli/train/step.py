@@ -439,7 +439,7 @@ class ExposureStep(nn.Module):
         ]
         if len(encoded) == 1:
             return encoded[0]
-        rows = [row for rows in groups.values() for row in rows]  # row i of the joined groups belongs to sample rows[i]
+        rows = [row for rows in groups.values() for row in rows]  # clip i of the concatenated groups belongs to sample rows[i]
         order = sorted(range(len(rows)), key=rows.__getitem__)
         visual = [clip for part in encoded for clip in part.visual]
         image = ImageFeatures.cat([part.image for part in encoded])

@@ -393,7 +393,7 @@ SMALL = 50_000_000
 """Largest number of parameters of a model whose steps are timed. The time of a larger model is estimated."""
 TIMED_STEPS = 2
 RATE = 1e14
-"""Operations per second that one data-centre GPU can sustain in bf16, for the estimate."""
+"""Operations per second of one data-centre GPU in bf16, for the estimate of the time."""
 PROMPT_TOKENS = 200
 """Approximate number of text tokens in a prompt with 30 names; the visual tokens of the clip are not included."""
 ADAM_BYTES = 16

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vadcli.types.media import BoolArray, ByteArray, Clip, FloatArray, IndexArray, TimeArray, VideoInfo
 
 MASK_LOGIT_LIMIT = 8.0
-"""Stored pixel logits lie between minus and plus this value: pixel scores from 0.0003 to 0.9997."""
+"""Stored pixel logits are clipped to -8 to 8, which are the pixel scores 0.0003 to 0.9997."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class MaskScale(StrEnum):
 
 
 EXACT_FLOAT32 = 2**24
-"""float32 computes sums of whole numbers exactly, in any order, if they stay below this number."""
+"""Sums of whole numbers are exact in float32, in any order, if they stay below this number."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Embeddings:
         # The dot product of two vectors of `values` must be exact in float32, so its terms must stay small.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)
-        smallest = levels * np.finfo(np.float32).tiny  # a scale below `tiny` has too few digits; such values become zeros
+        smallest = levels * np.finfo(np.float32).tiny  # a scale below `tiny` has too few digits, so such vectors become zeros
         scale = np.where(peak > smallest, peak / np.float32(levels), np.float32(1.0)).astype(np.float32)
         return cls(np.rint(vectors / scale[..., None]).astype(np.int8), scale)
 

@@ -259,8 +259,8 @@ class Clip:
 
 FEWEST_POINTS = 3
 _SAMPLES_PER_SIDE = 4  # each pixel is tested at 4 x 4 points, because a region may hide only a part of the pixel
-_FINE_PX = 2048  # pictures over 512 pixels have fewer points per pixel: at most about this many points per side
-_SHOWN_SAMPLES = 4096  # the median brightness is computed from about this many visible pixels
+_FINE_PX = 2048  # largest number of points per side of a frame; larger frames have fewer points per pixel
+_SHOWN_SAMPLES = 4096  # approximate number of visible pixels from which the median is computed
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ SCORES_SCHEMA_VERSION = 1
 EVENTS_FORMAT_VERSION = 1
 
 NOT_FINISHED = "not finished"
-"""If a run was stopped before it finished a video, the reason of the video begins with these words."""
+"""The reason of a video that a stopped run did not finish begins with these words."""
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in display pixels."""

@@ -132,7 +132,7 @@ SAVE_AS = "save it as UTF-8"
 """The hint for a file that is not text."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, because this mark begins with the mark of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),  # tried before UTF-16, whose mark is the beginning of this mark
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -215,7 +215,7 @@ WORDS: dict[Any, str] = {
     tuple: "a list",
     Mapping: "a table",
 }
-"""Types in words, for error messages."""
+"""Type -> its name in error messages."""
 _type_hints = cache(typing.get_type_hints)
 
 

@@ -210,7 +210,7 @@ FIELDS = {
 """Field of `--time-from`, named as in strptime -> its regular expression."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
-"""Field -> its regular expression if a digit is next to the field. All digits are needed, because 2026111 is ambiguous."""
+"""Field -> its regular expression if the field is next to a digit. Then it needs all its digits: 2026111 is ambiguous."""
 
 _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour12"), ("minute",))
 
@@ -274,10 +274,10 @@ def _is_digit(part: str, end: str) -> bool:
 EARLIEST = datetime(2000, 1, 2, 12, tzinfo=UTC)
 """Earlier times are ignored: a camera whose clock was never set stores a time in 1904, 1970, 1980 or on 1 January 2000.
 
-At noon of 2 January 2000 in UTC, 1 January has ended in every time zone.
+At this time, 1 January 2000 has ended in every time zone.
 """
 CLOCK_ERROR = timedelta(minutes=10)
-"""Times that are further in the future than this are ignored."""
+"""Times in the future are ignored if they are later than now by more than this."""
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d\d)?", re.IGNORECASE)
 
 

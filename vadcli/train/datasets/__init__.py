@@ -230,7 +230,7 @@ def decode_mask(path: Path, where: str, code: object, shape: Sequence[int]) -> B
         runs = [int(run) for run in counts] if isinstance(counts, list) else _runs(counts)
         if any(run < 0 for run in runs) or sum(runs) != height * width:
             raise ValueError("the run lengths do not add up to the number of pixels")
-        shown = np.arange(len(runs)) % 2 == 1  # the runs are False and True in turn, column by column
+        shown = np.arange(len(runs)) % 2 == 1  # runs of False and of True take turns, column by column
         return np.repeat(shown, runs).reshape(width, height).T
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = " ".join(str(error).split())
@@ -263,7 +263,7 @@ def _runs(text: str) -> list[int]:
 
 
 MAX_PIXELS = 80 * 10**6
-"""Largest number of pixels. Real images of these data sets have fewer; a larger one is not decoded."""
+"""Largest number of pixels of an image. A larger image is not decoded; all images of these data sets are smaller."""
 
 
 @dataclass(frozen=True)
@@ -361,7 +361,7 @@ def _damaged(path: Path, error: Exception) -> DocumentError:
 
 
 Mark = Hashable
-"""The identity of an object in a clip's annotations: a label number or annotation ids."""
+"""What identifies the pixels of an object in a clip's annotations: a number in the label maps, or annotation ids."""
 
 
 @dataclass(frozen=True)
