@@ -452,7 +452,7 @@ def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
-    """Return a data set's frame labels as a CSV table in seconds, with the timestamps of one scan."""
+    """Return a data set's frame labels as intervals in seconds (CSV), with the timestamps of one scan."""
     truth = open_ground_truth(options.dataset, _root(options))
     layout = OutputLayout(_single(outs, "--from-frames"))
     paths = {read_video(path): path for path in layout.iter_scores()}

@@ -282,7 +282,10 @@ def _add_video(
     *,
     events: Path | None,
 ) -> None:
-    """Add the scores and events of a video; no predicted events if `events`, their file, is None."""
+    """Add the scores, true events and predicted events of a video.
+
+    `events` is the file of the predicted events; None if they are not needed.
+    """
     data.scores.append(table.score)
     data.labels.append(labels)
     data.sampled.append(table.sampled)
@@ -349,7 +352,7 @@ def _add_masks(
         truth: the ground truth of the video.
         size: height and width to which masks are resized; None keeps the size of the frame.
         masks: True counts the pixels of the stored masks and of the true masks.
-        regions_of: the number of the video, which its regions get; None adds no regions.
+        regions_of: the number of the video, which is stored with its regions; None adds no regions.
     """
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:

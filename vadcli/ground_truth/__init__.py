@@ -95,7 +95,10 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Yield the pairs (scored, truth) with the same path. With `tails`, one may also end with the other."""
+    """Yield the pairs (scored, truth) with the same path.
+
+    With `tails`, also yield the pairs in which one path ends with the other path.
+    """
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)

@@ -236,7 +236,7 @@ class ImageMasks:
 
 @dataclass(frozen=True)
 class ArrayMasks:
-    """The masks of a video as one .npy file (N, H, W), which is mapped into memory."""
+    """The masks of a video in one .npy file with the shape (N, H, W). The file is mapped into memory."""
 
     path: Path
 

@@ -66,7 +66,7 @@ class Avenue(GroundTruth):
         """Yield the clips. If `root` has several of the layouts above, the first one is read."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
-            # Only the masks of one video are cached: reading them takes seconds, but those of all videos do not fit in memory.
+            # Reading the masks of a video takes seconds, so they are cached. The masks of all videos do not fit in memory.
             read = lru_cache(maxsize=1)(_read_volume)
             for clip, path in sorted((int(match[1]), path) for match, path in named if match):
                 masks = _VolumeMasks(path, read)

@@ -114,7 +114,7 @@ class Head(Protocol):
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit per sample: the mean over the frames of an event, the maximum of a whole video."""
+    """Return one logit for a sample: the mean over an event's frames, or the maximum over a video's."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 
@@ -311,7 +311,7 @@ class RetrievalHead:
 
 
 def _key(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return one unit vector (D,) float32 for a sample: the mean of its vectors after `centred`."""
+    """Return one unit vector (D,) float32 for a sample: the mean of its centred vectors (see `centred`)."""
     key = centred(sample.vectors[0], mean).mean(axis=0)
     return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6), np.float32)
 

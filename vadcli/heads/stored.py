@@ -311,7 +311,7 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
     encoders, vectors = [], []
     for table in tables:
         encoders.append(CardEncoder(table.metadata.encoder, table.metadata.encoder_key, table.embeddings.values.shape[1]))
-        # For each vector of the first encoder, take the vector of this encoder that is nearest in time.
+        # For each time in the first table, take the vector of this table that is nearest in time.
         last = len(table.timestamp) - 1
         after = np.searchsorted(table.timestamp, first.timestamp).clip(1, max(last, 1))
         before, after = after - 1, np.minimum(after, last)

@@ -326,7 +326,7 @@ def pate(
     """Return PATE, a weighted area under the precision-recall curve, as a mean over several buffer sizes.
 
     Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). Each anomaly
-    has an early buffer before it and a late buffer after it. It is hit if at least one of its frames has an alarm.
+    has an early buffer before it and a late buffer after it. An anomaly is hit if one of its frames has an alarm.
 
     At each threshold, a frame with an alarm is a true alarm with a weight w, and a false alarm with the weight 1 - w. w is:
 
@@ -335,8 +335,8 @@ def pate(
       of the anomaly to 0 at the far end of the buffer.
     - everywhere else: 0
 
-    A frame of an anomaly that has no alarm is a missed frame. Its weight is 1 if the anomaly is not hit. In an anomaly that is
-    hit, it is 1 near the start (up to the length of the first run of alarms), and below 1 later.
+    A missed frame is a frame of an anomaly without an alarm. If the anomaly is not hit, the weight of a missed frame is 1. If
+    it is hit, the weight is 1 near the start (up to the length of the first run of alarms), and below 1 later.
 
     - A point of the curve is ignored if its recall is below the recall at a higher threshold.
     - The weights of several videos are added. Buffers end with the video.

@@ -35,8 +35,8 @@ class ModelChoice:
     """The model to train, and which of its parts are trained.
 
     Attributes:
-        preset: name of a preset; training starts from random weights with its sizes.
-        folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
+        preset: name of a preset. Training starts from random weights; the preset has the sizes of the model.
+        folder: LAVIDA folder. Training starts from the weights in it. Set either preset or folder.
         train: names of the parts to train. The names are the keys of `vadcli.train.state.PARTS`, and `lora` for
             low-rank adapters. The default is the parts that the paper trains.
         freeze: dotted names of modules that stay frozen although their part is trained, such as

@@ -226,7 +226,7 @@ def first_model(recipe: Recipe) -> Lavida:
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the model's projector options, except the values (kind, queries) that the recipe sets."""
+    """Return the model's projector options; the recipe's `projector` and `queries` replace its values."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 

@@ -104,7 +104,7 @@ class MaskRows(StrEnum):
         """Return the rows that have a stored mask. The k-th stored mask belongs to the k-th of these rows.
 
         Args:
-            sampled: (N,) bool, True for sampled frames; the column of `ScoreTable`.
+            sampled: (N,) bool, the column `sampled` of `ScoreTable`: True for sampled frames.
         """
         return np.arange(len(sampled), dtype=np.int64) if self is MaskRows.EVERY else np.flatnonzero(sampled).astype(np.int64)
 

@@ -264,10 +264,7 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or a text whose end next to the field is a digit.
-
-    `end` is the character at this end of the text.
-    """
+    """True if a part of a pattern is a field of digits, or a text with the digit `end` at one end."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
