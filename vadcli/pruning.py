@@ -106,6 +106,7 @@ class _Pruning:
     all_known: bool = True  # False if an events document can't be read, so that the document's video is not known
 
     def run(self) -> PruneResult:
+        """Remove the results, and return what was removed."""
         self.folders = FootageFolders(self.layout, self.options.footage)
         self.is_busy = bool(read_live(self.layout))
         documents: dict[str, EventsDocument] = {}

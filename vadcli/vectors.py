@@ -342,6 +342,7 @@ def find(
     number = 0
 
     def compare(path: Path) -> tuple[StoredEmbeddings, FloatArray] | None:
+        """Return the vectors of one file and their similarities; None if the file is left out."""
         stored = read_embeddings(path)
         metadata = stored.metadata
         if metadata.encoder_key != encoder_key or not keep(metadata.video, metadata.camera) or not len(stored.frame_index):
@@ -459,6 +460,7 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
     """Yield the result of `compare` for each path, in order. Threads read a few files ahead."""
 
     def attempt(path: Path) -> T | DocumentError:
+        """Return the result of `compare`, or its DocumentError."""
         try:
             return compare(path)
         except DocumentError as error:

@@ -207,6 +207,7 @@ def check_masks(segment: Segment) -> list[CheckResult]:
     points = np.array([place[:2] for place in places], np.float32)
 
     def test(name: str, what: str, pictures: list[list[tuple[int, int, int, Colour]]], needed: int) -> CheckResult:
+        """Return the result of a test with these pictures."""
         masks = segment(np.stack([drawn(partial(_draw_discs, discs=discs), GREY) for discs in pictures]), points)
         overlaps = [float((mask & disc).sum() / (mask | disc).sum()) for mask, disc in zip(masks, truth, strict=True)]
         right = sum(overlap >= LEAST_IOU for overlap in overlaps)
@@ -238,6 +239,7 @@ def sam2_segment(folder: Path) -> Segment:
     refiner.prepare()
 
     def segment(frames: ByteArray, points: FloatArray) -> BoolArray:
+        """Return one mask per frame, for the object at the frame's point."""
         height, width = frames.shape[1:3]
         pairs = zip(frames, points[:, None, None], strict=True)
         return np.concatenate([refiner.segment(frame, point, width, height) for frame, point in pairs])
@@ -370,6 +372,7 @@ def _words() -> Question:
     font = ImageFont.load_default(110)
 
     def write(pen: ImageDraw, word: str, ink: Colour) -> None:
+        """Write the word in the middle of the picture."""
         pen.text((SIDE_PX / 2, SIDE_PX / 2), word.upper(), fill=ink, font=font, anchor="mm")
 
     pictures = [
@@ -396,6 +399,7 @@ def _scene(pen: ImageDraw, kind: str, *, night: bool) -> None:
     """Draw a street, hills or the sea under the sun or the moon."""
 
     def lit(colour: Colour) -> Colour:
+        """Return the colour by day or, darker, by night."""
         return tuple(int(value * 0.18) for value in colour) if night else colour  # type: ignore[return-value]
 
     pen.rectangle((0, 0, SIDE_PX, SIDE_PX), fill=(10, 12, 38) if night else (120, 190, 250))

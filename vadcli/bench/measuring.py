@@ -200,11 +200,13 @@ class _Tally:
     video_s: float = 0.0
 
     def add(self, rows: int, fps: float) -> None:
+        """Count a clip with this number of rows of a video with `fps` frames per second."""
         self.clips += 1
         self.rows += rows
         self.video_s += rows / fps
 
     def after(self, seconds: float) -> Round:
+        """Return the round, which took this many seconds."""
         return Round(self.clips, self.rows, self.video_s, seconds)
 
 

@@ -262,6 +262,7 @@ def table_lines(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(cells: list[str]) -> str:
+        """Return one row of the Markdown table."""
         padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
         return f"| {' | '.join(padded)} |"
 

@@ -143,6 +143,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
     """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        """Return `command` with the fields of `kind` as options."""
         own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "options"]
         takes_out = any(item.name in ("out", "outs") for item in own)
         own = [_without_default(item) if item.name == "out" else item for item in own]
@@ -155,6 +156,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
 
         @wraps(command)
         def run(**given: Any) -> None:
+            """Fill the options, set up the log, and run the command."""
             files = {"config": given.pop("config"), "profile": given.pop("profile")}
             positional = {item.name: given.pop(item.name) for item in own}
             given = {name: value for name, value in given.items() if value != []}

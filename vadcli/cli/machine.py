@@ -114,6 +114,7 @@ def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
     progress = sys.stderr.isatty() and not options.quiet
 
     def stop(number: int) -> None:
+        """End the process at once, with the exit code of the signal."""
         sys.stderr.write("vadcli: interrupted; the fetched part is kept; to continue, run the same command again\n")
         sys.stderr.flush()
         os._exit(128 + number)  # after an exception, the hub's library would first finish the downloads
@@ -146,6 +147,7 @@ def verify(*, names: WeightsNamesOrFolders = None, options: TalkOptions) -> None
     ]
 
     def verify_one(name: str) -> bool:
+        """Check the files of one model and print the result. Return False if a file is wrong."""
         item = weights.known(name)
         on_hub = item is not None and item.on_hub and not Path(name).is_dir()
         result = weights.verify_pulled(name) if on_hub else weights.verify(weights.find(name))
@@ -193,6 +195,7 @@ def check_weights(*, names: Testable, options: TalkOptions) -> None:
     from vadcli import weights_check
 
     def check_one(name: str) -> bool:
+        """Test one model and print the results. Return False if a test fails."""
         results = weights_check.check(name)
         for result in results:
             figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
@@ -223,6 +226,7 @@ def remove(*, names: WeightsNames, options: TalkOptions) -> None:
     from vadcli import weights
 
     def remove_one(name: str) -> bool:
+        """Remove one model, and print how many bytes are free now."""
         removed = weights.remove(name, say=log.info)
         put_result(removed.to_json(), f"{removed.name}\t{size_text(removed.freed_bytes)} freed", options)
         return True

@@ -153,6 +153,7 @@ def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
     """After the first SIGINT or SIGTERM, finish the current clips and end the run. End at once after the second signal."""
 
     def handle(number: int) -> None:
+        """Ask the run to end; at the second signal, raise SystemExit."""
         if stop.signal is not None:
             stop.signal = number
             raise SystemExit(128 + number)
@@ -351,6 +352,7 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
         def end(number: int) -> None:
+            """Remove the temporary files and end the process, with the exit code of the signal."""
             # An exception could make Python wait for a running thread, so this process ends without one. The decoder processes
             # end with this process.
             shutil.rmtree(folder, ignore_errors=True)

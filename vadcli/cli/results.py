@@ -207,6 +207,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
     @contextmanager
     def watch(video: str) -> Iterator[OnFrame]:
+        """Show the progress of one video in the `with` block."""
         with closing(Progress(video, " frames", options)) as display:
             yield display.advance
 

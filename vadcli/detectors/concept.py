@@ -220,6 +220,7 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
     index = {text: number for number, text in enumerate(texts)}
 
     def rows(sentences: Sequence[str]) -> IndexArray:
+        """Return the positions of the sentences in `texts`."""
         return np.array([index[text] for text in sentences], np.int64)
 
     positive, negative = [], []

@@ -163,7 +163,8 @@ class Sam2Refiner:
         model, precision, runner = self._load()
         encoded: list[ImageFeatures] = []  # the frame is encoded once, even if the prompts are split over several steps
 
-        def step(points: Tensor) -> tuple[Tensor]:  # (k, P, 2) -> (k, height, width)
+        def step(points: Tensor) -> tuple[Tensor]:
+            """Return the mask logits (k, height, width) for k prompts (k, P, 2)."""
             if not encoded:
                 pixels = torch.from_numpy(np.array(frame[None])).to(points.device)
                 encoded.append(model.encode(sam_pixels(pixels, model.image_size, precision)))

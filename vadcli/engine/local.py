@@ -269,7 +269,8 @@ class _Work:
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
 
-            def requests() -> Iterator[ClipRequest]:  # claims each video when the loader has room for this video
+            def requests() -> Iterator[ClipRequest]:
+                """Claim each video when the loader has room for it, and yield a request if it needs a scan."""
                 for task in queue.take(pending, model):
                     stream.expect(task)
                     if isinstance(task, Task):
@@ -286,6 +287,7 @@ class _Work:
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:
+            """Claim each video, and yield a request if no other process works on it."""
             for unit in mine:
                 if self.stop():
                     return

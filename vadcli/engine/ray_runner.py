@@ -289,6 +289,7 @@ class RayRunner:
         layout.rename_old_files((unit.video for unit in settings.units), {unit.camera for unit in settings.plan.units})
 
         def work_of(cpus: int) -> ScanWork:
+            """Return the work of a node with this number of cores."""
             return ScanWork(replace(self.options, workers=self.options.workers or cpus))
 
         with (

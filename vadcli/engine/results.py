@@ -100,11 +100,13 @@ def score_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray)
         sampled: (N,) True for the sampled rows.
     """
 
-    def carried(logit: FloatArray) -> FloatArray:  # (S,) -> (N,)
+    def carried(logit: FloatArray) -> FloatArray:
+        """Repeat each logit (S,) until the next sampled frame; return (N,)."""
         rows = np.maximum(np.cumsum(sampled) - 1, 0)
         return logit.astype(np.float32)[rows] if len(logit) else np.zeros(len(sampled), np.float32)
 
     def score_of(logit: FloatArray) -> FloatArray:
+        """Return the scores in [0, 1] of these logits."""
         return np.asarray(1.0 / (1.0 + np.exp(-logit.astype(np.float64))), np.float32)
 
     logit = carried(scores.logit)

@@ -236,6 +236,7 @@ class Scan:
             )
 
         def fitting(camera: str, frames: int) -> None:
+            """Store and show how many frames were read to fit the camera."""
             self.progress.fit(camera, frames=frames)
             with self._logging_write_errors():
                 record.write_live()

@@ -94,6 +94,7 @@ def export(
     problems: list[str] = []
 
     def masks(document: EventsDocument) -> MaskTrack | None:
+        """Return the masks of a video; they are closed at the end of the export."""
         track = masks_of(layout, document)
         opened.extend([track] if track else [])
         return track
@@ -289,6 +290,7 @@ def to_otio(documents: Iterable[EventsDocument]) -> str:
         raise UsageError("--format otio needs the opentimelineio package", hint="pip install 'vadcli[otio]'") from error
 
     def span(start: float, frames: float, fps: float) -> Any:
+        """Return a time range of OpenTimelineIO."""
         return otio.opentime.TimeRange(otio.opentime.RationalTime(start, fps), otio.opentime.RationalTime(frames, fps))
 
     track = otio.schema.Track(name="events", kind=otio.schema.TrackKind.Video)

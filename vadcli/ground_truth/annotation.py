@@ -134,6 +134,7 @@ class _Intervals(Annotation):
 
     @property
     def is_normal(self) -> bool:
+        """True if there are no intervals."""
         return not self.intervals
 
 

@@ -243,6 +243,7 @@ def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -
     weight = strength * len(positive) / (2.0 * count)
 
     def loss(parameters: TimeArray) -> tuple[float, TimeArray]:
+        """Return the regularized loss and its gradient."""
         margin = sign * (features @ parameters[:-1] + parameters[-1])
         pull = -0.5 * weight * sign * (1.0 - np.tanh(0.5 * margin))
         value = 0.5 * float(parameters[:-1] @ parameters[:-1]) + float(weight @ np.logaddexp(0.0, -margin))

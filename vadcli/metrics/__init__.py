@@ -173,6 +173,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return the ratio in each resample."""
         return divide(weights @ above, weights @ below)
 
     total = float(below.sum())
@@ -193,6 +194,7 @@ def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
     used = estimate.drawn if estimate.used is None else estimate.used
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return the figure in each resample; NaN if no chosen video was drawn."""
         drawn = weights[:, chosen]
         return np.where(drawn.any(axis=1), estimate.statistic(drawn), np.nan)
 

@@ -311,6 +311,7 @@ def severity_spearman(events: SeveritySet) -> Estimate:
     order = [np.unique(values, return_inverse=True)[1] for values in (stated.score, stated.severity)]
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return the rank correlation in each resample."""
         drawn = weights[:, stated.video]  # (B, E) how often each event was drawn
         ranks = [_ranks(drawn, places) for places in order]
         x, y = (rank - divide((drawn * rank).sum(axis=1), drawn.sum(axis=1))[:, None] for rank in ranks)
@@ -330,6 +331,7 @@ def severity_kendall(events: SeveritySet) -> Estimate:
     videos, pairs = np.unique(stated.video), _pairs(stated)
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return Kendall's tau in each resample."""
         drawn = weights[:, videos]
         agreed, by_score, by_severity = (((drawn @ table) * drawn).sum(axis=1) for table in pairs)
         return divide(agreed, np.sqrt(by_score * by_severity))

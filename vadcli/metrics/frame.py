@@ -248,6 +248,7 @@ def _micro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> 
     value = float(area(*used.counts))
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return the area in each resample."""
         drawn = np.hstack([weights, np.ones((len(weights), 1))]) if endpoints else weights
         positives, negatives = used.tables
         return area(drawn @ positives, drawn @ negatives)
@@ -371,6 +372,7 @@ def pate(
     anomalies = np.bincount(runs.video, minlength=frames.videos)
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return PATE in each resample."""
         alarm_weight, missed_weight = weights @ alarms, weights @ missed
         areas = [_pate_area(weights @ true, alarm_weight, missed_weight) for true in hits]
         return np.where(weights @ anomalies > 0, np.mean(areas, axis=0), np.nan)
@@ -454,6 +456,7 @@ def _pate_area(true: Numbers, alarms: Numbers, missed: Numbers) -> Numbers:
     """
 
     def from_highest(values: Numbers) -> Numbers:
+        """Return the columns from the highest threshold to the lowest, with 0 for NaN."""
         backwards: Numbers = np.nan_to_num(values[:, ::-1])
         return backwards
 

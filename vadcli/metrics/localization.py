@@ -159,6 +159,7 @@ class _Video:
         self.positive_frames = 0
 
     def add(self, binned: NDArray[Any], predicted: BoolArray, truth: BoolArray) -> None:
+        """Count the pixels of one frame."""
         bins = len(self.all)
         pixels = np.bincount(binned.ravel(), minlength=bins)
         self.all += pixels
@@ -223,6 +224,7 @@ def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
     regions = counts.regions.astype(np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return AUPRO in each resample."""
         negatives = from_top(weights @ counts.negatives.astype(np.float64))
         overlap = from_top(weights @ counts.overlap)
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined
@@ -258,6 +260,7 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
         raise ValueError(f"the limits must be 0 < low < high <= 1, not {low:g} and {high:g}")
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return AUPIMO in each resample."""
         x, y = _pimo(counts, weights)
         start, end = np.zeros((len(weights), 1)), np.ones((len(weights), 1))
         edges = np.log(np.clip(np.hstack([start, x, end]), low, high))  # (B, K + 2)
@@ -285,6 +288,7 @@ def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
 
 def _by_curve(counts: PixelCounts, area: Any, undefined: str) -> Estimate:
     def statistic(weights: Numbers) -> Numbers:
+        """Return the area in each resample."""
         curve: Numbers = area(weights @ counts.positives.astype(np.float64), weights @ counts.negatives.astype(np.float64))
         return curve
 
@@ -474,6 +478,7 @@ def _criterion(
     found = found_at > -np.inf
 
     def tables(edges: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the numbers of hits and of false alarms per video and score bin."""
         shape = (videos, len(edges) + 1)
         hits = histograms(video[found], np.searchsorted(edges, found_at[found], "right"), shape)
         return hits, histograms(detected.video[false], np.searchsorted(edges, detected.score[false], "right"), shape)
@@ -482,9 +487,11 @@ def _criterion(
 
     @cache  # computed once, when the first interval is requested
     def binned() -> tuple[Numbers, Numbers]:
+        """Return the tables for few score bins, which are enough for resamples."""
         return tables(bin_edges(groups, RESAMPLE_BINS))
 
     def statistic(weights: Numbers) -> Numbers:
+        """Return the area in each resample."""
         hits, alarms = binned()
         return _area(weights @ hits, weights @ alarms, weights @ totals, weights @ length)
 

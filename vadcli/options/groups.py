@@ -137,6 +137,7 @@ def effective(options: Any) -> dict[str, Any]:
     """Return the values of an option set as JSON values, for the run record."""
 
     def plain(value: Any) -> Any:
+        """Return a value as a JSON value."""
         if isinstance(value, tuple):
             return list(value)
         return str(value) if isinstance(value, Path) else value
@@ -221,6 +222,7 @@ class ThresholdOptions:
             )
 
         def seconds(name: str) -> float:
+            """Return the duration that the user gave; without one, the default duration."""
             text = getattr(self, name)
             return float(getattr(default, f"{name}_s")) if text is None else parse_duration(text, name)
 
@@ -547,6 +549,7 @@ def with_detector_options(kind: type[Any]) -> type[Any]:
     own = [base for base in dict.fromkeys(loaded) if not any(issubclass(other, base) and other is not base for other in loaded)]
 
     def check(self: Any) -> None:
+        """Check the options of the command and of each detector."""
         for part in (kind, *own):
             part.__post_init__(self)
 

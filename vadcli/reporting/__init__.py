@@ -126,6 +126,7 @@ def _file(to: Path) -> Iterator[Callable[[str], None]]:
     if to.exists() and not to.is_file():  # a pipe or a device must not be replaced by a file
 
         def write(text: str) -> None:
+            """Write the text into the pipe or device."""
             with writing(to):
                 to.write_text(text, encoding="utf-8")
 
@@ -186,6 +187,7 @@ class _ClipLayout(OutputLayout):
     elsewhere: Path
 
     def rendered(self, video: str) -> Path:
+        """Return the path of the rendered video in the other folder."""
         return OutputLayout(self.elsewhere).rendered(video)
 
 
@@ -261,11 +263,13 @@ def search_all(out: Path, text: str, options: SearchOptions) -> SearchResult:
 
     @lru_cache(maxsize=options.top)
     def summary_of(video: str) -> VideoSummary | None:
+        """Return the summary of a video; None if its events document can't be read."""
         with suppress(DocumentError):
             return summaries.of(read_events(layout.events(video)))
         return None
 
     def rows_of(video: str, timestamp: TimeArray) -> BoolArray | None:
+        """Return which frames lie in the chosen times; None if the video is left out."""
         summary = summary_of(video)  # None if the options do not choose the video, or if its events document can't be read
         return np.zeros(len(timestamp), np.bool_) if summary is None else rows_in(timestamp, summary.start, when)
 

@@ -479,6 +479,7 @@ class _Collected:
         self._failures: list[VideoSummary] = []
 
     def add(self, summary: VideoSummary) -> None:
+        """Count a video, and keep its summary if the report may list it."""
         self.counts.add(summary)
         if self.counts.total.videos <= MOST_VIDEOS:
             self._all.append(summary)

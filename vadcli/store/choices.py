@@ -239,6 +239,7 @@ class Choices:
         """
 
         def overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
+            """True if both entries are about the same part of the same video."""
             common_s = min(old.end_s, new.end_s) - max(old.start_s, new.start_s)
             return old.video == new.video and (common_s > 0 or (old.start_s, old.end_s) == (new.start_s, new.end_s))
 

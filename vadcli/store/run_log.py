@@ -227,6 +227,7 @@ class _Totals:
         self._seconds += sign * result["seconds"]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the totals as the run record stores them."""
         return {
             "videos": sum(self._statuses.values()),
             **self._statuses,

@@ -146,6 +146,7 @@ _PARQUET_MARK = b"PAR1"
 class _NoPandas:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Raise ModuleNotFoundError for pandas; let other finders find all other modules."""
         if name == "pandas":
             raise ModuleNotFoundError(name)
 

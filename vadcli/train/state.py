@@ -257,6 +257,7 @@ class Checkpoints:
         """
 
         def write(folder: Path) -> None:
+            """Write the checkpoint into this folder."""
             save_trained(model, folder)
             moments = {
                 f"{key}/{name}": moment

@@ -511,6 +511,7 @@ def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
     visual = (frames + 1) // 2 * (model.config.pixels.train_max_px // QWEN_PX**2)
 
     def weights(start: str) -> int:
+        """Return the number of weights whose names begin with `start`."""
         return sum(value.numel() for name, value in model.named_parameters() if name.startswith(start))
 
     tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual

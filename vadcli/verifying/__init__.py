@@ -332,6 +332,7 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
     asker, refiner = asker_of(chosen), refiner_of(chosen)
 
     def verify(scan: Scan) -> VerifyResult | None:
+        """Verify the events of a scan; return None if the scan was stopped."""
         if scan.stop():
             return None
         return verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop, command=scan.settings.command)

@@ -126,6 +126,7 @@ def read_clips(
     open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
 
     def requests() -> Iterator[ClipRequest]:
+        """Yield the request of each video, and note which clips it asks for."""
         for job in jobs:
             open_jobs[job.video] = job, deque(job.clips.tolist()), {}
             yield job.request()
@@ -282,6 +283,7 @@ class Interview:
         frames = np.stack([frames for _, _, frames in batch])
 
         def timed() -> tuple[FloatArray, float]:
+            """Return the answers, and how many seconds the model took."""
             started = time.monotonic()
             return self._asker.ask(frames, questions), time.monotonic() - started
 

@@ -353,6 +353,7 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
     ends = np.cumsum([len(video.score) for video in videos])[:-1]
 
     def first(count: int) -> list[BoolArray]:
+        """Return flags per video, True for the first `count` clips in `order`."""
         flags = np.zeros(len(order), np.bool_)
         flags[order[:count]] = True
         return np.split(flags, ends)

@@ -227,6 +227,7 @@ def pick_stream(container: Any, name: str) -> Any:
         raise ProbeError(f"{name}: the codec or the size of the video stream is unknown", hint=hint)
 
     def preference(stream: Any) -> tuple[int, int]:
+        """Return the key by which ffmpeg compares streams."""
         pixels = int(stream.codec_context.width) * int(stream.codec_context.height)
         is_default = bool(stream.disposition & av.stream.Disposition.default)
         return pixels + 5_000_000 * is_default, -stream.index

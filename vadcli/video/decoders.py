@@ -164,6 +164,7 @@ def list_images(folder: Path) -> tuple[str, ...]:
     ]
 
     def natural(name: str) -> tuple[tuple[tuple[bool, int, str], ...], str]:
+        """Return a sort key that puts `2.png` before `10.png`."""
         parts = re.split(r"(\d+)", name)
         key = tuple((True, int(part), "") if part.isdecimal() else (False, 0, part.casefold()) for part in parts if part)
         return key, name

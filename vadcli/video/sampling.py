@@ -289,6 +289,7 @@ class ListedRows:
         numbers = [str(int(number)) for number in groups @ (1 << np.arange(_FLAGS, dtype=np.int64))]
 
         def search(first: int, end: int) -> str:
+            """Return an expression that finds the number of a group by bisection."""
             if end - first == 1:
                 return numbers[first]
             middle = (first + end) // 2

@@ -268,6 +268,7 @@ class Ring:
 
     @state.setter
     def state(self, state: State) -> None:
+        """Store what the decoder process is doing."""
         self._header[0] = state
 
     @property

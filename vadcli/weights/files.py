@@ -253,6 +253,7 @@ def file_names(folder: Path) -> list[str]:
     """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
+        """Yield the files below a folder that is not in `above`."""
         real = here.resolve()
         if real in above:
             return

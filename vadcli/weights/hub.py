@@ -375,6 +375,7 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
     """Return the pull request of the hub's account CONVERTER, which adds safetensors made from the model's pickles."""
 
     def pickles(info: ModelInfo) -> dict[str, str]:
+        """Return the hash of each pickle of a revision."""
         return {name: file.lfs.sha256 for name, file in _repository_files(info).items() if name.endswith(".bin") and file.lfs}
 
     requests = api.get_repo_discussions(item.repo_id, author=CONVERTER, discussion_type="pull_request")

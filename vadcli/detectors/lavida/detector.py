@@ -234,19 +234,23 @@ class _Worker:
             raise UsageError(f"--categories: {error}", hint="use plain words") from error
 
     def score(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the logits (B, T) and the masks (B, T, h, w) of the clips."""
         output = self.model(frames, self._questions)
         return output.object_logit, _on_scale(output.mask_logit)
 
     def attribute(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the scores (B, T, C) in [0, 1], one per frame and category."""
         outputs = self.model.judge_each(self.model.encode(frames), self._single)
         return (torch.stack([output.object_logit.sigmoid() for output in outputs], dim=-1),)
 
     def count_tokens(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the numbers of visual tokens per clip before and after compression."""
         visual = self.model.encode(frames).visual
         counts = torch.tensor([(clip.length, len(clip.tokens)) for clip in visual], dtype=torch.float64)
         return counts[:, 0], counts[:, 1]
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
+        """Return a mask for every frame, made from the masks of some frames."""
         logits = {number: (torch.from_numpy(mask) - 0.5) * (2 * MASK_LOGIT_LIMIT) for number, mask in known.items()}
         masks: FloatArray = self.runner.run_whole(
             lambda video, batch: _on_scale(self.model.propagate(video, logits, batch=batch)), frames

@@ -504,6 +504,7 @@ class _NeckPosition(SinePosition):
     """SinePosition for the FPN of the sam2 package: the argument is the features instead of their shape."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the position encoding for features of this shape."""
         return super().forward(features.shape, features.device, features.dtype)
 
 

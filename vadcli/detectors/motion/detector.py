@@ -151,6 +151,7 @@ class MotionDetector:
         keys: dict[int, bytes] = {}
 
         def steps_of(clip: Clip) -> ClipSteps:
+            """Return the steps of a clip: the stored ones if the clip was measured before."""
             key = keys[id(clip)] = _key_of(clip)
             known = self._steps.take(key)
             return steps_of_clip(clip, self.options) if known is None else known

@@ -197,6 +197,7 @@ def fit_camera(
     drawn = replace(united, samples=_draw(united, measured, sample.seed, options))
 
     def with_rarity(one: Measured) -> Measured:
+        """Return the clip with the rarity of its cells."""
         return replace(one, rare=rarities(one.maps, video=one.clip.video, fitted=drawn, options=options))
 
     measured = _in_threads(with_rarity, measured, threads=threads)
@@ -302,6 +303,7 @@ def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: Fitte
     speed, disorder, rare = (np.concatenate(values)[usable] for values in zip(*highest, strict=True))
 
     def level(levels: Levels, rows: BoolArray) -> Levels:
+        """Return the usual levels of the frames in `rows`."""
         part = footage.part(float(rows.mean())) if len(rows) else footage
         shrunk = partial(usual_level, footage=part)
         return replace(

@@ -173,6 +173,7 @@ def clean_text(path: Path, where: str, text: object) -> str:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
+        """Refuse every class and function, because a pickle could run code."""
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
