@@ -225,4 +225,4 @@ def test_a_truth_of_another_cut_names_both_lengths(tmp_path: Path) -> None:
     out = write_scan(tmp_path / "out", {"01": [0.1] * ROWS, "02": [0.1] * (ROWS - 1)})
     done = vadcli("eval", out, "--dataset", "ped2", "--root", clips(tmp_path / "ped2"))
     assert done.returncode == 1
-    assert f"the truth has {ROWS} frames, but 02 has scores for {ROWS - 1}: one frame apart" in done.stderr
+    assert f"the annotation has {ROWS} frames, but 02 has scores for {ROWS - 1}: one frame apart" in done.stderr

@@ -26,7 +26,7 @@ def truth_of(annotation):
 def test_another_length_is_an_error_that_names_both_lengths(annotation, rows, apart):
     with pytest.raises(DocumentError) as caught:
         truth_of(annotation).labels(table("scored/a.mp4", rows))
-    assert "a.mp4 in truth.txt: the truth has 10 frames, but scored/a.mp4 has scores for" in caught.value.message
+    assert "a.mp4 in truth.txt: the annotation has 10 frames, but scored/a.mp4 has scores for" in caught.value.message
     assert f"for {rows}: " in caught.value.message
     assert apart in caught.value.message
     assert caught.value.hint

@@ -158,7 +158,7 @@ def test_avenue_masks_are_numbered_like_the_frames(tmp_path):
     assert np.array_equal(truth["testing_videos/01.avi"].mask(4), patch(4, 1, 2, 2))
     assert truth["testing_videos/10.avi"].mask(2).shape == SIZE
     assert not truth["testing_videos/10.avi"].mask(2).any()
-    with pytest.raises(DocumentError, match=r"the truth has 5 frames, but 01.avi has scores for 4: one frame apart"):
+    with pytest.raises(DocumentError, match=r"the annotation has 5 frames, but 01.avi has scores for 4: one frame apart"):
         truth["testing_videos/01.avi"].labels(table("01.avi", 4))
 
 
@@ -315,7 +315,7 @@ def test_ubnormal_bad_tracks_are_errors_of_one_line(tmp_path, tracks):
 def test_ubnormal_of_another_length_than_its_pictures_is_an_error(tmp_path, rows):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path)).videos()[f"Scene1/{ABNORMAL}.mp4"]
     assert truth.frames == 5
-    with pytest.raises(DocumentError, match=f"the truth has 5 frames, but x has scores for {rows}: one frame apart"):
+    with pytest.raises(DocumentError, match=f"the annotation has 5 frames, but x has scores for {rows}: one frame apart"):
         truth.labels(table("x", rows))
 
 

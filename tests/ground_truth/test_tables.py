@@ -163,7 +163,7 @@ def test_the_json_file_of_prevad_gives_the_same_truth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PREVAD, "line 3: a video of class 'Fire' has 0 intervals"),
+        (PREVAD, "line 3: the class is 'Fire', but the video has 0 intervals"),
         (PREVAD.replace("Normal,Normal,,", 'Normal,Normal,,"[0, 1]"'), "has"),
         (PREVAD.replace('"[0.5, 0.5]"', '"[12, 40]"'), "line 3: .*fractions of the video"),
         (PREVAD.replace('"[0.5, 0.5]"', '"[NaN, 0.4]"'), "line 3: .*fractions of the video"),

@@ -262,6 +262,6 @@ def _same_length(frames: int, table: ScoreTable, where: str) -> None:
     apart = abs(frames - len(table))
     kind = "one frame apart" if apart == 1 else f"{apart} frames apart"
     raise DocumentError(
-        f"{where}: the truth has {how_many(frames, 'frame')}, but {table.video} has scores for {len(table)}: {kind}",
+        f"{where}: the annotation has {how_many(frames, 'frame')}, but {table.video} has scores for {len(table)}: {kind}",
         hint=_SAME_VIDEO,
     )

@@ -30,7 +30,7 @@ from vadcli.ground_truth.annotation import (
 )
 from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole_number
 from vadcli.types import BoolArray, Event, ScoreTable
-from vadcli.types.text import error_text
+from vadcli.types.text import error_text, how_many
 
 HEADER = ("video", "start_s", "end_s", "category")
 OPTIONAL = ("category", "severity")
@@ -239,7 +239,7 @@ class UCFCrime(GroundTruth):
                 text = f"{' '.join(numbers)[:80]} are not intervals: they need 1 <= first <= last"
                 raise bad_line(path, number, text)
             if (kind == "Normal") != (not pairs):
-                raise bad_line(path, number, f"a video of class {kind} has {len(pairs)} intervals")
+                raise bad_line(path, number, f"the class is {kind}, but the video has {how_many(len(pairs), 'interval')}")
             category = UCF_CATEGORIES.get(kind)
             spans = tuple(Span(first - 1, last, category) for first, last in pairs)
             annotation = FrameIntervals(spans, slack_frames=OVERHANG_FRAMES)
@@ -446,7 +446,7 @@ class PreVad(GroundTruth):
             video, category = (_text(path, place, item, key) for key in needed[:2])
             shares = _shares(path, place, item.get("anomaly_span"))
             if (category.lower() == _NORMAL) != (not shares):
-                raise bad_line(path, place, f"a video of class {category!r} has {len(shares)} intervals")
+                raise bad_line(path, place, f"the class is {category!r}, but the video has {how_many(len(shares), 'interval')}")
             categories = [category.lower()] if shares else []
             yield video_truth(video, path, ShareIntervals(shares, *categories), categories=categories)
 

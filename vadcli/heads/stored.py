@@ -144,7 +144,7 @@ class StoredHead:
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return how different a video is from the training videos, from 0; above 1, it is unlike them.
+        """Return how different a video is from the training videos: 0 or more, above 1 if it is new.
 
         Args:
             centre: (D,) mean of the video's vectors from the first encoder.

@@ -248,7 +248,7 @@ def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = Fals
     hints: dict[str, Any] = _type_hints(typing.cast(Any, kind))
     for key in () if extra else values:
         if key not in hints:
-            raise FieldError(f"{label} has no key {key!r}", did_you_mean(str(key), hints) or f"it has {', '.join(hints)}")
+            raise FieldError(f"{label} has no key {key!r}", did_you_mean(str(key), hints) or f"the keys are {', '.join(hints)}")
     for item in fields(kind):  # type: ignore[arg-type]
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise FieldError(f"{label} has no {item.name}")

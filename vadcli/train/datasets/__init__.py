@@ -479,7 +479,7 @@ class LabelMapData(DiskData):
     """A data set with label maps. The mark of an object is the object's number in the map."""
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (T, H, W) bool per mark: True where the label map has this number."""
+        """Return one mask (T, H, W) bool per mark: True where the label map has the number of the mark."""
         maps: dict[str, ByteArray] = {}
         for name in item.maps:
             if name not in maps:
