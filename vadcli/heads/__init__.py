@@ -114,7 +114,10 @@ class Head(Protocol):
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit for a sample: the mean over an event's frames, or the maximum over a video's."""
+    """Return one logit for a sample.
+
+    It is the mean over the frames if the sample is an event, or the maximum over the frames if it is a whole video.
+    """
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 

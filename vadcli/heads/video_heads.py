@@ -197,7 +197,7 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """Multiple-instance learning (MIL): the maximum score must be higher in abnormal videos.
+    """Multiple-instance learning: the maximum score must be higher in abnormal than in normal videos.
 
     Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Differences from the paper:
 

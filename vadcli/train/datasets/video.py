@@ -274,7 +274,10 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(meta, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (T, H, W) bool per mark, a tuple of annotation ids: the union of their masks."""
+        """Return one mask (T, H, W) bool per mark.
+
+        A mark is a tuple of annotation ids. A pixel of its mask is True if it is True in the mask of one of these ids.
+        """
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         masks_of: dict[Mark, BoolArray] = {}
         for ids in marks:
