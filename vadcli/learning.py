@@ -28,7 +28,7 @@ from vadcli.store.choices import read_review
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.scores import read_scores
 from vadcli.types import BoolArray, FloatArray, IndexArray, ReviewedEvent, TimeArray, Verdict
-from vadcli.types.text import how_many, read_text
+from vadcli.types.text import how_many, no_folder, read_text
 
 LEAST_TRUE, LEAST_FALSE = 5, 20
 """The logistic head is the default if there are this many true and false verdicts. Otherwise it is the retrieval head."""
@@ -134,7 +134,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
         OutputError: the folder for the head can't be written.
     """
     if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the output folder of a scan")
+        raise UsageError(f"{out}: {no_folder(out)}", hint="name the output folder of a scan")
     if options.to is not None:
         _check_target(options.to, force=options.force)
     stored = filter(None, map(read_unchecked, OutputLayout(out).iter_events()))

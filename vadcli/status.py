@@ -22,7 +22,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.run_log import LAST_VIDEOS, StoredRun, eta_s, read_live, read_run, result_lines, result_of
-from vadcli.types.text import document_errors, unreadable
+from vadcli.types.text import document_errors, no_folder, unreadable
 
 SILENT_S = 120.0
 """A scan on another machine counts as dead if it has not written its progress for this many seconds."""
@@ -120,7 +120,7 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
         DocumentError: the newest record can't be read.
     """
     if not layout.out.is_dir():
-        raise UsageError(f"{layout.out}: the folder does not exist", hint="name the output folder of a scan")
+        raise UsageError(f"{layout.out}: {no_folder(layout.out)}", hint="name the output folder of a scan")
     paths = sorted(layout.iter_runs())[-RECENT_RUNS:]
     if not paths:
         raise UsageError(f"{layout.out}: has no run record, so no scan has run here", hint="name the output folder of a scan")

@@ -154,18 +154,22 @@ def test_one_line_says_that_categories_are_ignored(footage: Path, tmp_path: Path
         (["scan", "{footage}", "--out", "{tmp}/out", "--threshold", "0", "--low", "0", "--fail-on-event"], 10, "event"),
         (["scan", "{tmp}/broken", "--out", "{tmp}/out"], 3, "bad.mp4: failed"),
         (["scan", "{tmp}/broken", "--out", "{tmp}/out", "--threshold", "0", "--low", "0", "--fail-on-event"], 3, "bad.mp4"),
+        (["scan", "{footage}", "--out", "{tmp}/file"], 1, "{tmp}/file: is a file, but must be a folder"),
         (["events", "{tmp}/nowhere"], 2, "the folder does not exist"),
+        (["report", "{tmp}/file"], 2, "{tmp}/file: is a file, but must be a folder"),
+        (["status", "{tmp}/file"], 2, "{tmp}/file: is a file, but must be a folder"),
         (["render", "{footage}", "--out", "{tmp}/nowhere"], 2, "scan first"),
     ],
 )
 def test_exit_codes(footage: Path, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "bad.mp4").write_text("no video")
     (tmp_path / "broken" / "good.mp4").write_bytes((footage / "a.mp4").read_bytes())
     done = vadcli(*(text.format(tmp=tmp_path, footage=footage) for text in arguments), cwd=tmp_path)
     assert done.returncode == code, done.stderr
-    assert words in done.stderr
+    assert words.format(tmp=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
 
 

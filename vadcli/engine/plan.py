@@ -26,7 +26,7 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
-from vadcli.types.text import NotText, decode_text, is_remote, may_exist, shown, text_encoding
+from vadcli.types.text import NotText, decode_text, is_remote, may_exist, no_folder, shown, text_encoding
 from vadcli.video.objects import list_objects
 
 MIN_FRAMES = 2
@@ -528,7 +528,7 @@ def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
         UsageError: --root does not exist, or a stored root still exists and is another folder.
     """
     if not (is_remote(asked) or os.path.isdir(asked)):
-        raise UsageError(f"--root {asked}: the folder does not exist")
+        raise UsageError(f"--root {asked}: {no_folder(asked)}")
     roots, again = tee(stored)
     for root in roots:
         if root == asked or os.path.realpath(root) == os.path.realpath(asked):

@@ -21,7 +21,7 @@ from vadcli.registry import HEADS
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_embeddings
 from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray, sigmoid
-from vadcli.types.text import document_errors, read_document, structure, unreadable
+from vadcli.types.text import document_errors, no_folder, read_document, structure, unreadable
 
 CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
@@ -190,7 +190,7 @@ def read_head(folder: Path) -> StoredHead:
 
     if not folder.is_dir():
         hint = "name a folder that `vadcli learn --to` wrote"
-        raise UsageError(f"{folder}: the folder of the head does not exist", hint=hint)
+        raise UsageError(f"{folder}: {no_folder(folder)}", hint=hint)
     path, arrays_path = folder / "card.json", folder / "head.safetensors"
     document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
     if document.get("heads_version") != HEADS_VERSION:

@@ -31,7 +31,7 @@ from vadcli.options.groups import (
 )
 from vadcli.options.scan import DEFAULT_OUT, ScanOptions, check_cluster
 from vadcli.registry import DATA_SETS, EXPORTERS, HEADS
-from vadcli.types.text import is_remote
+from vadcli.types.text import is_remote, no_folder
 
 CONTAINERS = ("mp4", "mkv", "same")
 REPORT_FORMATS = ("html", "markdown", "json", "email")
@@ -41,7 +41,7 @@ SEARCH_FORMATS = ("table", "csv", "html")
 def _check_footage(folder: Path | None) -> None:
     if folder is not None and not (is_remote(folder) or folder.is_dir()):
         hint = "name the folder that contains the footage now"
-        raise UsageError(f"--footage {folder}: the folder does not exist", hint=hint)
+        raise UsageError(f"--footage {folder}: {no_folder(folder)}", hint=hint)
 
 
 def _check_since(since: str | None) -> None:

@@ -44,7 +44,7 @@ from vadcli.store import OutputLayout, event_clip, json_text, matches, printable
 from vadcli.store.atomic import Scratch, output_error, writing
 from vadcli.store.events import read_events
 from vadcli.types import BoolArray, Event, TimeArray
-from vadcli.types.text import clock, how_many
+from vadcli.types.text import clock, how_many, no_folder
 from vadcli.video.loader import loader_options
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
         UsageError: the folder does not exist, or has no results.
     """
     if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the output folder of a scan")
+        raise UsageError(f"{out}: {no_folder(out)}", hint="name the output folder of a scan")
     when, rules = options.when(), options.time_rules()
     return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
 

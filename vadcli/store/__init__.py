@@ -29,7 +29,7 @@ from urllib.parse import unquote_to_bytes
 
 from vadcli.errors import UsageError
 from vadcli.store.atomic import writing
-from vadcli.types.text import is_remote, shown
+from vadcli.types.text import is_remote, no_folder, shown
 
 CHECKPOINT_SUFFIX = ".parquet.part"
 _LONGEST_NAME_BYTES = 255
@@ -320,7 +320,7 @@ def stored_layout(out: Path, *, hint: str = "name the output folder of a scan") 
     """Return the layout of a scan's output folder; raise UsageError if the folder has no results."""
     layout = OutputLayout(out)
     if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint=hint)
+        raise UsageError(f"{out}: {no_folder(out)}", hint=hint)
     if not layout.has_results:
         raise UsageError(f"{out}: contains no results of a scan", hint=hint)
     return layout

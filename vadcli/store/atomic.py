@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vadcli.errors import OutputError
+from vadcli.types.text import no_folder
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
@@ -131,9 +132,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         for place in (path, *path.parents):
             if place.is_file():
-                words = "is a file, but must be a folder"
-                reason = words if place == path else f"{place} {words}"
-                return OutputError(f"{path}: {reason}", hint="choose another place")
+                name = "" if place == path else f"{place} "
+                return OutputError(f"{path}: {name}{no_folder(place)}", hint="choose another place")
     reason = _OUTPUT_ERRORS.get(error.errno or 0) or (error.strerror or str(error)).lower()
     return OutputError(f"{path}: {reason}", hint=_OUTPUT_HINTS.get(error.errno or 0, ""))
 

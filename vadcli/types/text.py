@@ -76,6 +76,11 @@ def unreadable(path: object, error: OSError) -> str:
     return f"{path}: can't be read: {error.strerror or error}"
 
 
+def no_folder(path: object) -> str:
+    """Return why a path is not a folder: it is a file, or it does not exist."""
+    return "is a file, but must be a folder" if os.path.exists(str(path)) else "the folder does not exist"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the hint `did you mean X?`, where X is the most similar known name; "" if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)

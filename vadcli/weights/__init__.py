@@ -19,7 +19,7 @@ from typing import Any
 
 import vadcli
 from vadcli.errors import WeightsError
-from vadcli.types.text import did_you_mean
+from vadcli.types.text import did_you_mean, no_folder
 from vadcli.weights.files import (
     CHECKSUMS_NAME,
     Entry,
@@ -191,7 +191,7 @@ def find(name: str) -> Path:
     if path.is_dir():
         return path
     if looks_like_path(name):
-        raise WeightsError(f"{name}: the folder does not exist", hint=MAKE_ONE)
+        raise WeightsError(f"{name}: {no_folder(path)}", hint=MAKE_ONE)
     item = known(name)
     if item is not None and item.on_hub:
         return pulled_folder(name)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from vadcli.errors import WeightsError
-from vadcli.types.text import did_you_mean
+from vadcli.types.text import did_you_mean, no_folder
 
 HOME_VARIABLE = "VADCLI_WEIGHTS"
 FORMAT_VERSION = 1
@@ -124,7 +124,7 @@ def verify(folder: Path) -> Verified:
             safetensors file, see `refuse_pickles`.
     """
     if not folder.is_dir():
-        raise WeightsError(f"{folder}: the folder does not exist", hint="`vadcli weights list` shows all weights")
+        raise WeightsError(f"{folder}: {no_folder(folder)}", hint="`vadcli weights list` shows all weights")
     result = compare(folder, read_checksums(folder))
     if result.ok:
         refuse_pickles(folder)

@@ -20,7 +20,7 @@ from vadcli.detectors import check_device, digest, keep_compiler_cache
 from vadcli.errors import UsageError, WeightsError
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
-from vadcli.types.text import did_you_mean
+from vadcli.types.text import did_you_mean, no_folder
 from vadcli.weights.files import read_json
 from vadcli.weights.hub import read_lock
 
@@ -131,7 +131,7 @@ def encoder_folder(name: str) -> Path:
     names = [alias for item in weights.manifest().values() if item.kind == "encoder" for alias in item.names]
     choose = f"choose one of {', '.join(names)}, or a transformers folder"
     if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
-        raise UsageError(f"--encoder {name}: the folder does not exist", hint=choose)
+        raise UsageError(f"--encoder {name}: {no_folder(path)}", hint=choose)
     item = weights.known(name)
     if item is None:
         raise UsageError(f"no encoder is called {name!r}", hint=did_you_mean(name, names) or choose)

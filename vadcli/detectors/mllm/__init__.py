@@ -12,6 +12,7 @@ from pathlib import Path
 from vadcli import weights
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options.groups import HOW, DetectorOptions, option
+from vadcli.types.text import no_folder
 from vadcli.weights.files import read_json
 
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b", "qwen3-vl-2b")
@@ -71,7 +72,7 @@ def mllm_folder(model: str) -> Path:
             )
         return path
     if os.sep in model or model.startswith("~"):
-        raise UsageError(f"--model {model}: the folder does not exist", hint=CHOOSE)
+        raise UsageError(f"--model {model}: {no_folder(path)}", hint=CHOOSE)
     if model not in MODELS:
         raise UsageError(f"--model {model}: not a model that `ask` can use", hint=CHOOSE)
     return weights.pulled_folder(model)
