@@ -463,7 +463,7 @@ class Workers:
         cases, the node gets no more videos.
 
         Raises:
-            DeviceError: the last node is gone.
+            DeviceError: no node is left.
         """
         self._running.pop(worker.sending)
         if worker.node not in self.slots:
@@ -478,7 +478,7 @@ class Workers:
         why = "takes no more videos: its workers die before they begin" if worker.node.id in alive else "is gone"
         log.warning("node %s %s", worker.node.name, why)
         if not self.slots:
-            raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
+            raise DeviceError(f"no node is left: node {worker.node.name} {why}", hint="the next run continues from here")
 
     def give_up(self, worker: Worker, error: VadcliError) -> None:
         """Give no more work to the node of a worker that can't work.
