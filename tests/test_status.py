@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.commands import vadcli
+from tests.evaluate.outputs import write_scan
 from tests.media import ffmpeg_exe, make_video
 from tests.patience import PATIENCE_S
 from vadcli.cli import app
@@ -96,6 +97,14 @@ def test_a_video_that_a_stopped_scan_did_not_finish_is_not_counted_as_finished(l
     told = status.to_json()
     assert (told["done"], told["skipped"], told["unfinished"]) == (1, 0, 1)
     assert json.loads(record.path.read_text())["progress"]["done_bytes"] == 1300
+
+
+def test_events_that_are_not_shown_are_counted(layout: OutputLayout, record: RunRecord) -> None:
+    write_scan(layout.out, {"a.mp4": [0.1, 0.9, 0.1, 0.1] * 12})
+    record.add(VideoResult("a.mp4", Status.DONE, events=12))
+    record.close(0)
+    shown = CliRunner().invoke(app, ["status", str(layout.out)]).output.splitlines()
+    assert [line.partition(":")[0] for line in shown[2:]] == ["  event"] * 5 + ["  and 7 more events"]
 
 
 def test_a_scan_whose_process_is_gone_has_died(layout: OutputLayout, record: RunRecord) -> None:

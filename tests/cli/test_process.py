@@ -415,7 +415,8 @@ def test_events_are_made_again_exported_and_checked(footage: Path, tmp_path: Pat
     vadcli("events", out, "--threshold", "0", "--low", "0", "--write")
     assert json.loads((out / "events" / "a.mp4.json").read_text())["threshold"]["high"] == 0
     assert vadcli("events", out, "--validate").returncode == 0
-    vadcli("events", out, "--format", "vtt", "--to", tmp_path / "cues")
+    written = vadcli("events", out, "--format", "vtt", "--to", tmp_path / "cues")
+    assert written.stderr == f"{tmp_path}/cues: 2 events of 2 videos\n"
     assert (tmp_path / "cues" / "a.mp4.vtt").read_text().startswith("WEBVTT")
     assert vadcli("events", out, "--format", "edl").returncode == 2
     (out / "events" / "a.mp4.json").write_text('{"format_version": 1}')

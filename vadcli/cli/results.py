@@ -64,6 +64,8 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
                 emit_json(line)
         else:
             lines = [line for run in runs for line in _run_lines(run)] + [_event_line(event) for event in events]
+            more = runs[-1].run.totals["events"] - len(events)
+            lines += [f"  and {counted(more, 'more event')}"] if more > 0 else []
             put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
         if not options.watch or all(run.state is not RunState.RUNNING for run in runs):
             return
@@ -148,6 +150,9 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         shown = [document for document in stored.documents if options.format == "json" or document.failure is None]
         problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
         _log_problems(problems)
+        if options.to is not None and not problems:
+            number = sum(len(document.events) for document in shown)
+            log.info("%s: %s of %s", options.to, counted(number, "event"), how_many(len(shown), "video"))
     lost = bool(stored.problems or problems or failed)
     raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in stored.documents)))
 
