@@ -72,7 +72,7 @@ class Detector(ClipModel, Protocol):
         name: the name of the detector in the registry.
         model_version: version of the camera models that `fit` returns. If a stored camera model has another version, the engine
             fits a new camera model.
-        needs: what clips the loader must deliver, for example the number of frames and the frame size.
+        needs: properties of the clips that the loader must deliver, for example the number of frames and the frame size.
         channels: names of the K raw scores that each frame gets.
         thresholds: default thresholds for events.
         calibration: how a score becomes a rate of events per hour; None if the scores are not calibrated.
@@ -97,7 +97,10 @@ class Detector(ClipModel, Protocol):
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """{name of the weights: their SHA-256}; empty if the detector loads no weights."""
+        """The SHA-256 of the weights.
+
+        The keys are the names of the weights. Empty if the detector loads no weights.
+        """
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Return a model of what is usual for one camera; None if no model can be fitted. Deterministic."""
@@ -255,10 +258,10 @@ def check_device(device: str) -> None:
 
 
 def keep_compiler_cache() -> None:
-    """Give torch's compiler a fixed folder for its files. Call this before transformers is imported.
+    """Give torch's compiler a fixed folder for its files.
 
-    When transformers is imported, torch creates a folder for these files. By default, this is a new temporary folder in each
-    process, and torch never removes the folder.
+    Call this before the library `transformers` is imported. During this import, torch creates a folder for these files. By
+    default, this is a new temporary folder in each process, and torch never removes the folder.
     """
     from vadcli.options import cache_folder  # here, because `vadcli.options` imports the options of each detector
 

@@ -114,13 +114,13 @@ class FittedTime:
         return FittedTime(share * self.sampled_s, share * self.spanned_s)
 
     def trust(self, share: float, prior: float) -> float:
-        """Return the weight in [0, 1] of the camera's own number.
+        """Return the weight in [0, 1] of a number that was fitted to the camera's own videos.
 
-        The weight of the reference is 1 minus this weight.
+        The reference number, which comes from other cameras, has the weight 1 minus this weight.
 
         Args:
-            share: share of the moments from which the camera's own number was fitted.
-            prior: the reference has the same weight as this many moments.
+            share: share of the camera's moments that were used to fit its own number.
+            prior: with this many moments of the camera, both numbers have the same weight.
         """
         seconds = max(self.sampled_s, min(self.spanned_s, 10.0 * self.sampled_s))  # a burst represents the video around it
         own = share * seconds / MOMENT_S
@@ -135,7 +135,7 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
         footage: the amount of video; with more video, the reference has less weight.
         reference: the same quartile for other cameras.
         floor: only values above this floor count.
-        prior: the reference has the same weight as this many moments.
+        prior: with this many moments, the reference and the quartile of this camera have the same weight.
     """
     active = values[values > floor]
     if not len(active):

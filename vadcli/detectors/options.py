@@ -50,7 +50,8 @@ class AskOptions(CompressionOption):
     def is_ready(self) -> bool:
         """Return True if the user named a usable model, or if this machine has the default model and a GPU.
 
-        Then `--detector auto` can choose `ask`. On a CPU, a scan would take many times longer than the footage.
+        If the result is True, `--detector auto` can choose `ask`. A GPU is required, because a scan on a CPU would take many
+        times as long as the footage lasts.
         """
         if self.model != AUTO_MODEL:
             return is_mllm(self.model)

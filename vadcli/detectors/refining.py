@@ -147,7 +147,8 @@ class Sam2Refiner:
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        # The weights are read as float32. TransformersMasks casts the weights, but not the frequencies of position encodings.
+        # All numbers are read as float32. `to` below casts the weights to `precision`. The frequencies of position encodings
+        # stay float32 (see `ExactBuffers`).
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
         self._prepared = model, precision, Runner(device)

@@ -104,7 +104,10 @@ def read_whole(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Return transformers' name of the fastest usable attention: FlashAttention or torch's own."""
+    """Return the name of the fastest usable attention.
+
+    The name is one that the library `transformers` knows. It stands for FlashAttention or for torch's own attention.
+    """
     from transformers.utils import is_flash_attn_2_available
 
     usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
@@ -127,7 +130,7 @@ def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Stop transformers from printing progress bars and advice."""
+    """Stop the library `transformers` from printing progress bars and advice."""
     from transformers.utils import logging as transformers_logging
 
     level, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -262,7 +265,7 @@ class Runner:
         if count == 1:
             raise DeviceError(
                 f"{self.device}: one {unit} does not fit into memory",
-                hint="use a smaller model, more compression or the precision fp16, or free device memory",
+                hint="end other programs that use the device, or use a smaller model, more compression or the precision fp16",
             ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -81,8 +81,9 @@ class Evaluation:
         dataset: name of the data set.
         test: the scores and the ground truth that were read.
         protocol: the settings of the evaluation.
-        metrics: group -> name -> metric.
-        against: group -> name -> this scan's value minus the value of the first scan; None for the first or only scan.
+        metrics: the metrics, by group and then by name.
+        against: the differences (value of this scan minus value of the first scan), by group and then by name; None for the
+            first or only scan.
     """
 
     dataset: str
@@ -99,7 +100,7 @@ class Evaluation:
             dataset: name of the data set.
             test: the scores and the ground truth that were read.
             protocol: the settings of the evaluation.
-            estimates: group -> name -> estimate.
+            estimates: the estimates, by group of metrics and then by name.
         """
         metrics = {
             group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
@@ -253,7 +254,10 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes of all reports. If only some have a note, it starts with their folders."""
+    """Return the notes of all reports.
+
+    If only some reports have a note, the note starts with the folders of these reports.
+    """
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):

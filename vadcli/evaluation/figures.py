@@ -78,9 +78,10 @@ class TestSet:
         truths: the paths of the same videos in the data set.
         detectors: names of the detectors that gave the scores; usually one.
         frames: scores and labels of all N frames.
-        categories: category -> (N,) bool, True for frames that show the category. A frame may show several categories or none.
-        category_scores: category -> (N,) float32 in [0, 1], its stored scores; only categories for which every video has
-            stored scores. Upper and lower case in names does not matter.
+        categories: for each category (the key), (N,) bool, True for frames that show the category. A frame may show several
+            categories or none.
+        category_scores: for each category (the key), its stored scores, (N,) float32 in [0, 1]. A category is left out if a
+            video has no stored scores for it. Names are compared without regard to upper and lower case.
         events: predicted and true events in seconds.
         pixels: counts of mask pixels; None if the data set has no masks or the scan stored none.
         detected, tracks: detected and true regions; None if the data set has no tracks or the scan stored no masks.
@@ -93,7 +94,7 @@ class TestSet:
         run_lengths_at: the thresholds of these run lengths, each once, ascending.
         overhang_frames: number of annotated frames after the ends of the videos, in total; they are ignored.
         partial: videos with fewer frames than their container announces.
-        damaged: video -> number of frames that were decoded with errors.
+        damaged: the number of frames that were decoded with errors. The keys are the videos with such frames.
         dataset: the name of the data set.
         severity: scores and severities of the true events; None if the data set states no severity.
     """
@@ -132,8 +133,8 @@ class _Collected:
     Attributes:
         wanted: the data set's categories in lower case.
         severity: (number of the video, peak score, severity) of each true event.
-        boxes: (number of the video, row, x, y, width, height, score) of each detected region.
-        tracks: (number of the video, row, x, y, width, height, track) of each true region.
+        boxes: (number of the video, number of the frame, x, y, width, height, score) of each detected region.
+        tracks: (number of the video, number of the frame, x, y, width, height, track) of each true region.
     """
 
     wanted: frozenset[str]
@@ -206,7 +207,7 @@ def collect(
         raise UsageError(
             f"{out}: masks are stored for {how_many(len(data.masked), 'video')}, but not for {len(data.unmasked)}, "
             f"for example {data.unmasked[0]!r}",
-            hint="scan all videos with --masks and --force, or use only the videos with masks with --allow-missing",
+            hint="scan all videos with --masks and --force, or add --allow-missing to use only the videos that have masks",
         )
     return _test_set(data, out, truth.name, matching)
 
@@ -469,7 +470,10 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Return the estimate, with a note if masks are run lengths, which have only two different scores."""
+    """Return the estimate. Add a note if stored masks are run lengths.
+
+    A mask that is stored as run lengths has only two different scores.
+    """
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"

@@ -27,7 +27,10 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """What a head learns from: a verdict per event, normal or abnormal per video, a category per video."""
+    """What a head learns from: one verdict per event, or one of two kinds of labels per video.
+
+    A label of a video is normal or abnormal, or a category.
+    """
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -102,7 +105,7 @@ class Head(Protocol):
         """Return a logit per frame, (S,) float32; a higher logit means that an anomaly is more probable."""
 
     def state(self) -> dict[str, FloatArray]:
-        """Return name -> array: all that `of` needs to make the head again."""
+        """Return the arrays from which `of` makes the head again. The keys are the names of the arrays."""
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
@@ -116,7 +119,8 @@ class Head(Protocol):
 def pooled(head: Head, sample: Sample) -> float:
     """Return one logit for a sample.
 
-    It is the mean over the frames if the sample is an event, or the maximum over the frames if it is a whole video.
+    If the sample is an event, the result is the mean over its frames. If the sample is a whole video, the result is the
+    maximum over its frames.
     """
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
@@ -141,8 +145,8 @@ class Scale:
         """Return the scale of a head.
 
         For a head that learns from videos, the median of the normal videos becomes -STRETCH, and the median of the abnormal
-        videos becomes STRETCH. For a head that learns from events, the scale changes nothing: its training has no random
-        numbers, so its logits do not differ between trainings.
+        videos becomes STRETCH. For a head that learns from events, the scale changes nothing: the training of such a
+        head has no random numbers, so two trainings give the same logits.
         """
         if head.labels is Labels.EVENTS:
             return cls()
@@ -158,8 +162,8 @@ class Scale:
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
     """Return the vectors (S, D) minus the mean, as unit vectors (S, D) float32.
 
-    All vectors of an image-text encoder have nearly the same direction. Without the mean, the directions of similar and of
-    different images are easier to tell apart.
+    All vectors of an image-text encoder have nearly the same direction. After the mean is subtracted, the directions of similar
+    and of different images are easier to tell apart.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)
@@ -219,7 +223,7 @@ class LogisticHead:
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
         """Return the head from the arrays of `state`."""
         if state["weights"].shape != (len(state["mean"]) + 1,):
-            raise ValueError(f"weights {state['weights'].shape} do not fit a mean {state['mean'].shape}")
+            raise ValueError(f"weights of shape {state['weights'].shape} do not fit a mean of shape {state['mean'].shape}")
         return cls(state["weights"], float(state["bias"][0]), state["mean"])
 
 
@@ -265,13 +269,13 @@ SHARE = 4.0
 
 @dataclass(frozen=True)
 class RetrievalHead:
-    """Adds the similarity to confirmed events to the logit, and subtracts that to rejected events.
+    """Adds to the logit how similar confirmed events are, and subtracts how similar rejected events are.
 
     Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) takes CLIP's own score
     and adds the similarity to labelled vectors. NAGL (Wang et al., "Normal-Abnormal Guided Generalist Anomaly Detection",
-    NeurIPS 2025) compares with normal and with abnormal references. Some steps of these papers are left out: Tip-Adapter also
-    fine-tunes the labelled vectors, and searches for its two constants on labelled data. NAGL also learns attention, and
-    compares patches of the image.
+    NeurIPS 2025) compares an image with normal and with abnormal references. Some steps of these papers are left out:
+    Tip-Adapter also fine-tunes the labelled vectors, and searches for its two constants on labelled data. NAGL also learns
+    attention, and compares patches of the image.
 
     A single verdict is enough to train this head. The head compares the mean vector of an event, so all frames of the event get
     the same logit.
@@ -310,7 +314,7 @@ class RetrievalHead:
         """Return the head from the arrays of `state`."""
         confirmed, rejected, mean = (state[name] for name in ("confirmed", "rejected", "mean"))
         if not confirmed.shape[1] == rejected.shape[1] == len(mean):
-            raise ValueError(f"events {confirmed.shape} and {rejected.shape} do not fit a mean {mean.shape}")
+            raise ValueError(f"events of shape {confirmed.shape} and {rejected.shape} do not fit a mean of shape {mean.shape}")
         return cls(confirmed, rejected, mean)
 
 

@@ -50,7 +50,8 @@ class Comparison:
     """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
-        recall: fraction of the true examples that detector and head must find. The threshold of each is chosen to reach it.
+        recall: fraction of the true examples that must be found. The thresholds of the detector and of the head are chosen so
+            that both reach this recall.
         detector_per_hour, head_per_hour: false alarms per hour of the detector and of the head at these thresholds.
         change_per_hour: head_per_hour - detector_per_hour.
         low, high: 95 % confidence interval of `change_per_hour`.
@@ -144,7 +145,9 @@ class StoredHead:
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return how different a video is from the training videos: 0 or more, above 1 if it is new.
+        """Return how different a video is from the training videos: 0 or more.
+
+        The number is above 1 if no training video is similar.
 
         Args:
             centre: (D,) mean of the video's vectors from the first encoder.
@@ -195,7 +198,8 @@ def read_head(folder: Path) -> StoredHead:
     document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
     if document.get("heads_version") != HEADS_VERSION:
         raise WeightsError(
-            f"{folder}: a head of version {document.get('heads_version')}; this vadcli reads {HEADS_VERSION}", hint=_AGAIN
+            f"{folder}: the head has version {document.get('heads_version')}, but this vadcli reads version {HEADS_VERSION}",
+            hint=_AGAIN,
         )
     with document_errors(path, _WHAT, _AGAIN):
         card = structure(Card, document, extra=True)
@@ -246,7 +250,8 @@ class VideoVectors:
         encoders: the encoders that made the vectors.
         frame_index: (S,) int64, numbers of the frames that have a vector from the first encoder.
         timestamp: (S,) float64, times of these frames in seconds.
-        vectors: S vectors per encoder. The other encoders may have vectors at other times; then the nearest one is used.
+        vectors: S vectors per encoder. If another encoder has no vector at one of these times, its vector nearest in time is
+            used.
     """
 
     camera: str
@@ -260,9 +265,10 @@ class VideoVectors:
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames in its span that have vectors, at most MOST_ROWS.
+        """Return the sample of an event: the frames in its span that have vectors, at most 64.
 
-        If no frame in the span has a vector, the sample is a single frame: the one with a vector that is nearest to the start.
+        If no frame in the span has a vector, the sample is a single frame: of all frames with a vector, the frame that is
+        nearest in time to the start of the event.
 
         Args:
             start_s, end_s: the span of the event in seconds.

@@ -449,7 +449,7 @@ class DualHead(NetworkHead):
 
     After a warm-up, each branch gives pseudo labels to segments of abnormal videos, and the other branch learns from them.
     Segments with a high score of the binary branch get the category of the video; those with a low score are normal. In the
-    same way, the category branch says which segments are abnormal or normal. Differences from the paper:
+    same way, the category branch decides which segments are abnormal and which are normal. Differences from the paper:
 
     - a convolution over time instead of the ActionFormer encoder
     - pseudo labels from the mean score of three segments, instead of the consistency-aware refinement

@@ -110,7 +110,7 @@ class Estimate:
 
     Attributes:
         value: the exact value over all videos; None if the metric is undefined.
-        drawn: V, the number of videos in the test set. A resample draws V of them.
+        drawn: V, the number of videos in the test set. For each resample, V videos are drawn with replacement.
         statistic: computes the values of resamples (see `Statistic`). It is called only for an interval.
         note: a remark for the reader of the report. If the value is None, it says why.
         used: number of videos from which the value is computed; None means V.
@@ -130,8 +130,8 @@ class Estimate:
         """Return the value, with its percentile interval if `bootstrap` is given.
 
         The value may be undefined in a resample, for example because all drawn frames are normal. Such resamples are left out,
-        and the note has their number. There is no interval if the value is undefined in all resamples, or if it is computed
-        from fewer than two videos.
+        and the note says how many they are. There is no interval if the value is undefined in all resamples, or if it is
+        computed from fewer than two videos.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
@@ -268,8 +268,8 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
     Args:
         x, y: the points (..., K) of the curves; x starts at 0 and does not decrease.
         limit: the x at which the area ends.
-        flat: the line from the last point with x <= limit to the limit. True: it is horizontal. False: it is the line to the
-            next point. After the last point of a curve, the line is always horizontal.
+        flat: how a curve continues after its last point with x <= limit. True: horizontally. False: along the straight line to
+            its next point. A curve without a next point always continues horizontally.
     """
     steps = np.diff(x, axis=-1)
     within = np.clip(limit - x[..., :-1], 0.0, steps)
@@ -288,8 +288,8 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
     """Return the edges of score bins, ascending. Bins of a group have about the same number of scores.
 
-    A value v belongs to bin k if edge k - 1 <= v < edge k: `numpy.searchsorted(edges, v, "right")` returns k. If a group has
-    few distinct values, each of them gets its own bin.
+    `numpy.searchsorted(edges, v, "right")` returns the number k of the bin to which a value v belongs: edges[k - 1] <= v, and
+    v < edges[k]. If a group has few distinct values, each of these values gets its own bin.
 
     Args:
         groups: the scores of the positives and those of the negatives, ascending. Each group gets half of the bins.

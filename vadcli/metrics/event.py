@@ -1,6 +1,6 @@
 """Event metrics: matched events, false alarms, thresholds from reviewed events, and severities.
 
-`threshold_choices` uses reviewed events instead of a ground truth. Two rank correlations say whether more severe true events
+`threshold_choices` uses reviewed events instead of a ground truth. Two rank correlations show whether more severe true events
 have higher scores. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly Detection
 (MAD-Bench, 2024), use such correlations for images and table rows.
 """

@@ -416,7 +416,10 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
     if len(frame) != len(video) or box.shape != (len(video), 4):
         raise ValueError(f"{len(video)} regions need as many frames and boxes, not {len(frame)} frames and boxes {box.shape}")
     if len(video) and (box[:, 2:].min() <= 0 or video.min() < 0 or frame.min() < 0):
-        raise ValueError("the width and height of a region must be above 0, and the numbers of its video and frame 0 or more")
+        raise ValueError(
+            "the width and height of a region must be above 0, and the numbers of its video and frame 0 or more; the lowest "
+            f"are {box[:, 2].min():g} × {box[:, 3].min():g} px, video {video.min()} and frame {frame.min()}"
+        )
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:

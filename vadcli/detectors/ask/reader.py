@@ -44,7 +44,7 @@ class Reader(nn.Module):
 
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
-        tokenizer: its tokenizer, with a chat template.
+        tokenizer: the tokenizer of this model, with a chat template.
         compression: how the visual tokens are compressed before the language model reads them.
 
     Raises:
@@ -67,7 +67,7 @@ class Reader(nn.Module):
         return self._prompts[text]
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question. The ids before the video are the same for all questions.
+        """Return the token ids of a question. The ids before the video are the same for all questions.
 
         Raises:
             ValueError: the chat template does not contain the video exactly once.
@@ -129,7 +129,7 @@ class Qwen3Reader(Reader):
     Three things differ from Qwen2-VL. Before each pair of frames, the prompt contains the time of the pair, in seconds.
     Features from the vision tower are also added in the first layers of the language model. A patch has 16 × 16 px.
 
-    The library transformers computes the prefix. The questions use the cached keys and values of the prefix. Visual tokens
+    The library `transformers` computes the prefix. The questions use the cached keys and values of the prefix. Visual tokens
     cannot be compressed, because the first layers of the language model need every token.
     """
 
@@ -169,7 +169,7 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Compute the token ids of a question, without <|vision_end|>, which is a part of the prefix here."""
+        """Return the token ids of a question, without <|vision_end|>. Here, the prefix contains this token."""
         prompt = super().branch(text)
         return PromptTokens(prompt.before, prompt.after[1:], prompt.seg - 1)
 

@@ -250,7 +250,10 @@ def _family_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
 
 @lru_cache(maxsize=256)
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file. It is read again only if its size or modification time has changed."""
+    """Return the SHA-256 of a file.
+
+    The file is read again only if its size or modification time has changed.
+    """
     sha256 = hashlib.sha256()
     # The memory comes from mmap and not from malloc. After malloc has freed a block of this size, it keeps all smaller blocks
     # that are freed later, for example tensors of the weights, and does not return them to the system.

@@ -1,10 +1,10 @@
 """The base class of CLIP and SigLIP: it reads a folder, makes pixels, and runs the networks.
 
-Pictures are squashed, that is, stretched to a square. The image processor of transformers for CLIP would cut off both sides of
-a wide picture, but an event can also happen at the sides.
+Pictures are squashed, that is, stretched to a square. The image processor for CLIP in the library `transformers` would cut off
+both sides of a wide picture, but an event can also happen at the sides.
 
 The pixel values are almost the same as if an image processor of transformers squashed the pictures. They differ by at most 1 if
-the picture becomes smaller (for 3 in 1,000 values of an HD frame), and by at most 2 if the picture becomes larger. Here the
+the picture becomes smaller (3 in 1,000 values of an HD frame differ), and by at most 2 if the picture becomes larger. Here the
 width is always resized before the height; recent versions of PIL resize the height of some tall pictures first.
 """
 
@@ -243,7 +243,10 @@ class TransformersEncoder(ABC):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Return the half of the encoder that `make` makes, with its weights from the folder."""
+        """Return the image half or the text half of the encoder.
+
+        `make` builds this half. The weights are read from the folder.
+        """
         with loading(self.folder):
             with torch.device("meta"):
                 half = make()
@@ -320,6 +323,6 @@ def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: tor
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Silence transformers, and turn its errors about a folder into a WeightsError of one line."""
+    """Silence the library `transformers`. Turn its errors about a folder into a WeightsError of one line."""
     with quiet(), as_weights_error(folder, NOT_WHOLE):
         yield

@@ -1,7 +1,7 @@
 """The networks of CLIP and SigLIP: first the parts that both have, then CLIP, then SigLIP.
 
 An encoder has an image half and a text half. The layers have the names that they have in a transformers folder. The classes of
-transformers compute the same results, but importing them takes seconds and over 100 MB of memory.
+the library `transformers` compute the same results, but importing them takes seconds and over 100 MB of memory.
 
 Letters in shapes: N pictures, M sentences of L tokens, T tokens of a picture or sentence, P = h·w patches of a picture, W width
 of a token, D width of a vector.
@@ -360,9 +360,9 @@ class SiglipEncoder(TransformersEncoder):
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a sentence in lower case, with the end token and without padding.
 
-        SigLIP 2 was trained on lower-case text, and Siglip2Tokenizer changes each letter to lower case. But transformers 5.24
-        loads the tokenizers of these folders as GemmaTokenizer, which keeps upper case (see pull request 43101 of
-        transformers).
+        SigLIP 2 was trained on lower-case text, and Siglip2Tokenizer changes each letter to lower case. But version 5.24 of
+        the library `transformers` loads the tokenizers of these folders as GemmaTokenizer, which keeps upper case (see pull
+        request 43101 of that library).
         """
         return super().token_ids("".join(letter.lower() for letter in text))
 

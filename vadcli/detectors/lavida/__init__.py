@@ -64,7 +64,7 @@ class LavidaOptions(CompressionOption):
     def is_ready(self) -> bool:
         """Return True if the user named a LAVIDA model, or if the default model is trained.
 
-        Then `--detector auto` chooses LAVIDA.
+        If the result is True, `--detector auto` chooses LAVIDA.
         """
         from vadcli import weights
 

@@ -141,7 +141,10 @@ class LavidaDetector:
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Measure the stages of all later calls: each stage runs in the context `clock(name of the stage)`."""
+        """Measure how long each stage of later calls takes.
+
+        A stage runs in the context `clock(name of the stage)`.
+        """
         for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
@@ -157,7 +160,7 @@ class LavidaDetector:
         return None
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Return object-score logits (B, T, 1) and masks (B, T, h, w) on MaskScale.LOGIT."""
+        """Return object-score logits (B, T, 1) and masks (B, T, h, w) in the format MaskScale.LOGIT."""
         self.prepare()
         with self._workers.idle() as worker:
             logits, masks = worker.runner.run(worker.score, batch.frames)
@@ -182,7 +185,10 @@ class LavidaDetector:
 
     @property
     def weights(self) -> dict[str, str]:
-        """{name of the model: SHA-256 of its folder}; empty if the weights are random."""
+        """The SHA-256 of the model's folder.
+
+        The key is the name of the model. Empty if the weights are random.
+        """
         return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
 
     def fingerprint(self) -> dict[str, object]:

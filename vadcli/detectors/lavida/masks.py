@@ -8,8 +8,8 @@ not influence another. `sam2.PackageMasks` does the same with Meta's package.
 frame whose mask is known. A span is a known frame and all frames before the next known frame. SAM2 gets the known mask as a
 mask prompt, and makes a first memory from this mask. Then SAM2 tracks the following frames one by one, with the first memory
 and the memories of the latest tracked frames. Several spans are processed in parallel: a mask depends neither on the batch nor
-on frames outside its span. The steps are the same as in Sam2VideoModel of transformers, which processes one object and one span
-at a time.
+on frames outside its span. The steps are the same as in Sam2VideoModel of the library `transformers`, which processes one
+object and one span at a time.
 """
 
 from __future__ import annotations
@@ -317,17 +317,20 @@ class Memory:
     pointer: Tensor
 
     def first(self, count: int) -> Memory:
-        """Return the memory of the first `count` spans."""
+        """Return the memory of the first spans; `count` is the number of these spans."""
         return Memory(self.features[:, :count], self.position[:, :count], self.pointer[:count])
 
 
 class MemoryBank:
-    """The memory of the known frame, and as many memories of the latest tracked frames as SAM2 uses."""
+    """The memories that SAM2 uses for the next frame of each span.
+
+    These are the memory of the known frame (the frame whose mask is given), and the memories of the latest tracked frames.
+    """
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest memory is at the end. SAM2 uses the object pointers of at most `pointers` frames, including the known
-        # frame, and the features of fewer frames.
+        # The latest memory is at the end. At most `pointers` memories are kept, including the memory of the known frame. SAM2
+        # uses the object pointers of all these memories, but the features of only some.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -337,7 +340,10 @@ class MemoryBank:
         self.frames += 1
 
     def narrow(self, count: int) -> None:
-        """Keep only the first `count` spans, because all other spans have ended."""
+        """Keep only the first spans, because all other spans have ended.
+
+        `count` is the number of spans to keep.
+        """
         self.known = self.known.first(count)
         self.tracked = deque((memory.first(count) for memory in self.tracked), maxlen=self.tracked.maxlen)
 
@@ -369,10 +375,12 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
     if int(model.sam2.mem_dim) != MEMORY_CHANNELS:
         raise ValueError(f"memory_channels is {int(model.sam2.mem_dim)}; SAM2's memory attention needs {MEMORY_CHANNELS}")
     if 0 not in known:
-        raise ValueError(f"frame 0 must be known, so that there is a mask to propagate; known: {sorted(known)}")
+        raise ValueError(
+            f"the mask of frame 0 must be known, so that it can be propagated; known are the masks of {sorted(known)}"
+        )
     for frame, logit in known.items():
         if not 0 <= frame < len(pixels):
-            raise ValueError(f"frame {frame} is known, but there are only {len(pixels)} frames")
+            raise ValueError(f"known has a mask for frame {frame}, but there are only {len(pixels)} frames, counted from 0")
         if logit.ndim != 2:
             raise ValueError(f"the mask of frame {frame} must be (H, W), not {tuple(logit.shape)}")
     side = model.image_size // 4
@@ -449,7 +457,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
         current_vision_features=_tokens(features.embedding),
         current_vision_position_embeddings=_tokens(features.position),
         memory=torch.cat([*(memory.features for memory, _ in spatial), vectors]),  # (L, B, C_mem)
-        # transformers spells "position" like this
+        # "posision" is how the library `transformers` spells "position"
         memory_posision_embeddings=torch.cat([*(memory.position + when for memory, when in spatial), vector_position]),
         num_object_pointer_tokens=len(vectors),
     )  # (1, B, h·w, 256)

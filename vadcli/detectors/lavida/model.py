@@ -387,7 +387,7 @@ class Lavida(nn.Module):
             batch: number of spans that are processed in parallel. The number does not change the result.
         """
         if not isinstance(self.masks, TransformersMasks):
-            raise ValueError("only the SAM2 of transformers can propagate masks")
+            raise ValueError(f"a model with {type(self.masks).__name__} can't propagate masks; use TransformersMasks")
         with self.clock("pixels"):
             squares = sam_pixels(frames, self.masks.image_size, self.dtype)
         with self.clock("sam2 memory"):

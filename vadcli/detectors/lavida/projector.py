@@ -226,8 +226,8 @@ class FrameSemantics(nn.Module):
 class TwoWayBlock(nn.Module):
     """SAM's two-way block. It has four steps.
 
-    The queries attend to the queries, then to the keys. An MLP changes the queries. Last, the keys attend to the queries. The
-    last block leaves out this last step, because no later block uses the keys.
+    The queries attend to the queries, then to the keys. An MLP changes the queries. At the end, the keys attend to the
+    queries. Only the last block leaves out this fourth step, because no later block uses the keys.
 
     The learnable queries and the initial keys are used as position encodings: every block adds them to its queries and keys.
     """

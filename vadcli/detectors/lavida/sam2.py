@@ -269,7 +269,10 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Return rules for a feed-forward network, whose layers have numbers in Meta's package."""
+    """Return the pairs of RULES that translate the parameter names of a feed-forward network.
+
+    Meta's package numbers all layers of the network. In transformers, the first and the last layer have names of their own.
+    """
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
@@ -355,7 +358,8 @@ RULES: tuple[tuple[str, str], ...] = (
 def to_package(name: str) -> tuple[str, ...]:
     """Return the names that a parameter of Sam2VideoModel has in the sam2 package.
 
-    The point embeddings have four names there, all other parameters have one.
+    The sam2 package divides the point embeddings into four parameters, so they have four names. Every other parameter has one
+    name.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.
@@ -569,5 +573,5 @@ def _part(module: str) -> Any:
     except ImportError as error:
         raise WeightsError(
             f"the sam2 package can't be used: {error}",
-            hint="install it with `make install`, or use the transformers backend, which gives the same masks",
+            hint="install it with `make install`, or use --sam2 transformers, which gives the same masks",
         ) from error

@@ -195,7 +195,7 @@ class TextEncoder(nn.Module):
     This is the text branch in section 3.7 of the paper.
 
     Args:
-        clip: transformers' CLIPTextModel.
+        clip: a CLIPTextModel of the library `transformers`.
         tokenizer: the tokenizer of this model.
     """
 

@@ -148,7 +148,8 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     nearest, squared = _nearest(tokens, tokens, k, chunk=chunk, but_self=True)  # (L', k) each
     distance = (squared / tokens.shape[1]).sqrt()
     k_distance = distance[:, -1]  # (L',)
-    # (L', k), sorted so that equal numbers are always added in the same order
+    # (L', k). Rounding makes a sum depend on the order of its terms. The terms are sorted, so that two tokens with the same
+    # distances get exactly the same density.
     reach = torch.maximum(k_distance[nearest], distance).sort(dim=1).values
     return (k / (reach.sum(dim=1) + EPSILON))[position]
 
@@ -211,7 +212,9 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Keep the first `most` copies of each token.
+    """Leave out the surplus copies of each token.
+
+    At most `most` equal tokens are kept, those with the lowest indices.
 
     Returns:
         (L',) the indices of the kept tokens, and (L,) for each token its position among the kept tokens. A token that is not

@@ -405,7 +405,7 @@ class MultimodalLM(ExactBuffers):
         """Return the visual tokens (N, n / 4, D) that the vision tower makes from embedded patches (N, n, E).
 
         This method runs the blocks and the merger of the tower. The patches of a pair of frames attend only to one another.
-        The library transformers processes one pair after another, with the same result.
+        The library `transformers` processes one pair after another, with the same result.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:
@@ -469,7 +469,10 @@ def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[
 
 @contextmanager
 def _growing(prefix: Prefix) -> Iterator[None]:
-    """Let the cache of a prefix grow inside a `with` block. Then cut the cache to its old length."""
+    """Let the cache of a prefix grow inside a `with` block.
+
+    At the end of the block, cut the cache to its old length.
+    """
     try:
         yield
     finally:

@@ -32,7 +32,8 @@ class MotionOptions:
         smoothing_s: standard deviation, in seconds, of the Gaussian that smooths the values of frames over time.
         gap_s: frames are not smoothed across a gap that is longer than `gap_s` seconds and longer than 3 times the median step.
         change_floor: noise, in gray levels, that is subtracted from the change of each cell.
-        noise_factor: the median change of all cells, multiplied by this factor, is subtracted too.
+        noise_factor: the median change of all cells, multiplied by this factor, is also subtracted from the change of each
+            cell.
         speed_floor_px: noise that is subtracted from speeds, in pixels per pair of frames.
         disorder_floor_px: noise that is subtracted from disorder, in pixels per pair of frames.
         speed_cap_px: the highest speed. Faster motion gets this speed, because optical flow is not reliable for it.

@@ -165,10 +165,10 @@ def likeness(background: FloatArray, picture: FloatArray) -> float:
 
 
 def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
-    """Return at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
+    """Return backgrounds (h, w) for one frame size, the background of the most frequent scene first.
 
-    A shot consists of pooled frames (T, h, w). Shots that differ from all scenes found so far become the next scene. They are,
-    for example, shots at night or after the camera was turned.
+    A shot consists of pooled frames (T, h, w). Shots that differ from all scenes found so far become the next scene. Examples
+    are shots at night, and shots after the camera was turned. `most` is the largest number of backgrounds to return.
     """
     medians = [shot_median(shot) for shot in shots]
     groups: list[list[int]] = []
@@ -295,7 +295,7 @@ def _textured(picture: FloatArray) -> BoolArray:
 
 @lru_cache(maxsize=32)
 def _where(h: int, w: int) -> TimeArray:
-    """Return (1, x, y) of each cell (h, w, 3), the terms of an affine field.
+    """Return, for each cell, the three terms 1, x and y of an affine field: (h, w, 3).
 
     x and y are measured from the middle of the frame, in frame widths.
     """

@@ -108,7 +108,8 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
     """Return the distance (Q,) float32 from each cell to its k-th nearest sample.
 
     `query` (Q, 4) contains the scaled features of the cells. All distances are 0 if there are too few samples. Samples of the
-    same video within `exclude_s` of `time_s` do not count. Otherwise an object would look usual because of its own samples.
+    same video that are at most `exclude_s` seconds before or after `time_s` do not count. Otherwise an object would look usual
+    because of its own samples.
     """
     return kth_distance(query, samples.features[~samples.near(video, time_s, options.exclude_s)], options)
 

@@ -74,9 +74,9 @@ class _OneBlasThread:
                     self._take_control()
 
     def _take_control(self) -> None:
-        """Let any thread set the next limit.
+        """Let any thread set the next limit of BLAS threads.
 
-        In threadpoolctl 3.8, the first thread that sets a limit is otherwise the only thread that may set limits.
+        Without this, version 3.8 of the library `threadpoolctl` accepts limits only from the thread that set the first limit.
         """
         for library in self._blas.lib_controllers:
             clear = getattr(library, "clear_controlling_thread", None)
@@ -233,7 +233,10 @@ class MotionDetector:
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
 
     def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
-        """Return the maps and the rarity (T, h, w) of a clip. What `fit` kept is not measured again."""
+        """Return the maps and the rarity (T, h, w) of a clip.
+
+        If `fit` measured this clip, the stored measurements are used.
+        """
         frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
         steps, video = None, batch.videos[row]
         if len(self._maps) or len(self._steps):

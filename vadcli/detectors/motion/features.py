@@ -1,8 +1,9 @@
 """Measures the speed and the disorder of the motion in a clip, per grid cell.
 
 Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera delivers 4 frames per second
-and the file has 30 frames per second. Then a change is visible only at the first frame of each group of equal frames. The
-measured motion is spread over the sampled frames during which it really happened.
+and the file has 30 frames per second. Then a change is visible only at the first frame of each group of equal frames, but
+the motion really took place during all sampled frames since the change before. Therefore the measured motion is spread over
+these sampled frames.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
 
 
 def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Return `found` with the repeated frames at the end of the clip.
+    """Add a group for the repeated frames at the end of the clip to the groups in `found`.
 
     The change that belongs to these frames is visible only in the next clip. So the last change in this clip is used instead.
     """
@@ -228,14 +229,16 @@ class ClipSteps:
 
     @property
     def nbytes(self) -> int:
-        """The memory of the maps, in bytes."""
+        """The memory of the measurements, in bytes."""
         return self.pooled.nbytes + self.velocity.nbytes + self.change.nbytes
 
 
 def clip_steps(
     frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, grid: CellGrid, options: MotionOptions
 ) -> ClipSteps:
-    """Return the measurements of a clip that need no camera model. They take most of the time.
+    """Return the measurements of a clip that need no camera model.
+
+    A scan spends most of its time on them.
 
     Args:
         frames: (T, H, W) uint8.
@@ -325,7 +328,10 @@ class _Stepper:
         self._flow = DenseFlow()
 
     def measure(self, before: int, after: int, *, step: float) -> None:
-        """Measure the step from frame `before` to frame `after`. `step` is its length in usual steps."""
+        """Measure the step from frame `before` to frame `after`.
+
+        `step` is its duration, divided by the usual duration.
+        """
         steps, pooled = self._steps, self._steps.pooled
         steps.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
@@ -397,6 +403,9 @@ def _median(values: FloatArray) -> float:
 
 
 def shots(cut: BoolArray) -> list[tuple[int, int]]:
-    """Return (start, end) of each shot; `cut` (T,) is True for the first frame of each later shot."""
+    """Return (start, end) of each shot.
+
+    `cut` (T,) is True for the first frame of each shot except the first shot.
+    """
     starts = [0, *np.flatnonzero(cut).tolist()]
     return list(zip(starts, [*starts[1:], len(cut)], strict=True))

@@ -178,8 +178,8 @@ def fit_camera(
 ) -> tuple[FittedCamera, list[Measured]]:
     """Return the camera fitted to a sample of its clips, and the measurements of these clips.
 
-    These are fitted one after the other: the scenes, the units of the velocities, the samples of moving cells, the usual
-    values, and the tail. Each fit uses the results of the fits before.
+    The parts of the camera are fitted in this order: the scenes, the units of the velocities, the samples of moving cells,
+    the usual values, and the tail. Each part is fitted with the help of the parts before it.
 
     Args:
         sample: clips from the videos of the camera.
@@ -203,8 +203,8 @@ def fit_camera(
     measured = _in_threads(with_rarity, measured, threads=threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
-    # A burst is too short to show whether a contrast stays for `still_s`. So the tail is fitted to all contrasts, including
-    # short ones. This makes alarms rarer.
+    # A burst is a short clip, too short to show whether a contrast lasts for `still_s` seconds. So the tail is fitted to all
+    # contrasts, including short ones. This makes alarms rarer.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured
