@@ -151,8 +151,8 @@ def page_text(found: list[Found], command: str) -> str:
         " no AUC."
     )
     after = (
-        f"{touched} of {len(incidents)} incidents are touched. {clear} of {len(quiet)} clips without an incident have no event."
-        f" False alarms: {alarms} in {minutes:.1f} minutes. The frame AUC within clips (the mean of the last column) is"
+        f"`motion` has an event in {touched} of {len(incidents)} incidents. {clear} of {len(quiet)} clips without an incident"
+        f" have no event. False alarms: {alarms} in {minutes:.1f} minutes. The mean of the frame AUCs of the single clips is"
         f" {_figure(within.value)}. The frame AUC over all frames of all clips together is {_figure(over_all)}."
     )
     head = "| clip | what a person sees, and when | minutes | events, s | touched | false alarms | frame AUC |"

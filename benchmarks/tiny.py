@@ -46,9 +46,10 @@ ABOUT = (
     '"motion of one of two similar objects", two objects have the same colour and shape. The true name is the motion of',
     "one object. The false names are motions that neither object makes.",
     "",
-    "The frame AUC is computed over all frames, with both lists. The figures of pixels (IoU, AP and AUC) are computed over",
-    'the frames that show the true category, even if these frames have low scores. The column "lists" has the number of',
-    'lists, and the column "target" has the wanted frame AUC. The intervals are 95 % intervals from resamples of the clips.',
+    "The frame AUC is computed over all frames of all clips, scored once with the list that has a true name and once with",
+    "the list that has none. The figures of pixels (IoU, AP and AUC) are computed over the frames that show the true",
+    'category, even if these frames have low scores. The column "lists" has the number of lists, and the column "target"',
+    "has the wanted frame AUC. The intervals are 95 % intervals from a bootstrap over the clips.",
 )
 
 

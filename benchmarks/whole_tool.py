@@ -1,7 +1,7 @@
 """Compare two frame AUCs of the small checkpoint: by the commands of vadcli, and by the trainer.
 
-The commands scan and evaluate synthetic videos. The trainer's code scores the same frames without files. The two frame AUCs
-should differ by at most 0.01.
+The commands scan and evaluate synthetic videos. The trainer's code scores the drawn frames, which are not compressed. The
+two frame AUCs should differ by at most 0.01.
 
     python benchmarks/whole_tool.py --model weights/lavida-tiny --videos 20 --write benchmarks/whole_tool.md
 """
@@ -42,10 +42,10 @@ INTERVAL = 4  # a scan samples every 4th frame of videos with 30 frames per seco
 
 ABOUT = (
     "This page compares two ways to compute the accuracy of `lavida-tiny`: with the commands of `vadcli`, and with the",
-    "trainer's own code. The videos come from the test split of the synthetic world: 12 s at 30 frames per second. Seven",
-    "of ten videos show one of the categories. For the first way, the videos are written as MP4, scanned with",
-    "`--masks video`, and evaluated with `vadcli eval`. For the second way, the trainer's own code scores the same frames",
-    "without files. All figures are frame AUCs over all frames.",
+    "trainer's own code. Both ways score the same videos from the test split of the synthetic world. A video has 12 s, at",
+    "30 frames per second. Seven of ten videos show one of the categories. For the first way, the videos are written as",
+    "MP4, scanned with `--masks video`, and evaluated with `vadcli eval`. For the second way, the trainer's own code",
+    "scores the drawn frames, which are not compressed. All figures are frame AUCs over all frames.",
 )
 
 
@@ -104,7 +104,7 @@ def command(*arguments: object) -> str:
 
 
 def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
-    """Return the frame AUC of the same videos, computed without files from every fourth frame."""
+    """Return the frame AUC of the same videos. Every fourth drawn frame is scored."""
     step = ExposureStep(model, masks=1).eval()
     scores, labels = [], []
     for frames, shown in videos_of(names, videos):
