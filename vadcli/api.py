@@ -148,7 +148,7 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
-    """Cut events out of their footage without encoding. Yields one result per event, or per video that can't be cut.
+    """Cut each event out of its video without encoding it again. Yields one result per event, or per video that can't be cut.
 
     Args:
         out: a scan's output folder.

@@ -94,8 +94,8 @@ def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
     """Return the `new` events, each with the category of the `old` event that shares the most frames.
 
-    If two old events share equally many frames with a new event, the earlier old event is used. Both lists must be in order and
-    without overlap, as `cut_events` returns them.
+    If two old events share equally many frames with a new event, the earlier old event is used. Both lists must be in order.
+    Two events of the same list must not overlap.
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
@@ -113,9 +113,9 @@ def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event
 
 
 def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with boxes. A box encloses the boxes of all overlapping `old` events.
+    """Return the `new` events with boxes. A box encloses the boxes of all `old` events that overlap the new event.
 
-    Both lists must be in order and without overlap.
+    Both lists must be in order. Two events of the same list must not overlap.
     """
     boxed = [event for event in old if event.bbox]
     rows = np.array([event.start_frame for event in boxed], np.int64)
@@ -132,7 +132,10 @@ def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
-    """Return the longest spans of scores >= `low` that contain at least one score >= `high`."""
+    """Return the spans of frames whose scores are all >= `low`, if at least one of these scores is >= `high`.
+
+    A span is as long as possible: the score before it and the score after it are < `low`.
+    """
     stays = score >= np.float32(low)
     edges = np.diff(stays.astype(np.int8), prepend=0, append=0)
     spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
@@ -150,7 +153,7 @@ def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
 
 
 def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
-    """Widen each event to all frames that the padding touches."""
+    """Extend each event by `pad_s` seconds at both ends. A frame that is only partly in this time is included, too."""
     timestamp = edges[:-1]
     first = np.searchsorted(timestamp, edges[spans[:, 0]] - pad_s + TIME_TOLERANCE_S, "right") - 1
     last = np.searchsorted(timestamp, edges[spans[:, 1]] + pad_s - TIME_TOLERANCE_S, "left")

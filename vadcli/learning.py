@@ -69,7 +69,7 @@ class _Collected:
         examples: the labelled samples.
         centres: for each video, one mean vector per encoder.
         cameras: the cameras of the videos, in order.
-        encoders: keys of the encoders -> the vectors that they made of one video. There are several entries if the vectors
+        encoders: the vectors of one video, by the keys of the encoders that made them. There are several entries if the vectors
             of the videos come from different encoders.
         without_vectors: the number of labels for videos that have no stored vectors.
     """
@@ -371,7 +371,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return the scaled logits (N,) of the examples. No head scores a video from which it learned.
+    """Return the scaled logits (N,) of the examples. The head for an example was not trained on this example's video.
 
     Raises:
         UsageError: as in `folds`.
@@ -402,8 +402,8 @@ def compare(
         positive: (N,) bool, the labels; both must occur.
         groups: the name of the video of each example.
         hours: the length of the footage in hours.
-        recall: the share of the true examples that must be kept, in (0, 1].
-        seed: seed of the resamples.
+        recall: the share of the true examples that must reach the threshold, in (0, 1].
+        seed: seed of the random resamples of the videos.
     """
     once = np.ones((1, len(positive)))
     alarms = [float(false_alarms(scores, positive, once, recall)[0]) for scores in (detector, head)]
@@ -444,21 +444,21 @@ def widening(videos: int) -> float:
 
 
 def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float:
-    """Return the highest threshold that keeps at least the share `recall` of the true examples."""
+    """Return the highest threshold that at least the share `recall` of the true examples reaches."""
     true = np.sort(scores[positive])[::-1]
     return float(true[int(np.ceil(recall * len(true) - 1e-9)) - 1])
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return the number of false alarms (R,) in each resample.
+    """Return the number of false alarms (R,) in each of R random resamples of the examples.
 
-    Each resample has its own threshold: the highest one that keeps the share `recall` of the true examples in the resample.
+    Each resample has its own threshold: the highest one that the share `recall` of the true examples in this resample reaches.
 
     Args:
         scores: (N,) scores of the examples.
         positive: (N,) bool, the labels.
         weights: (R, N), how often each example is in each resample.
-        recall: the share of the true examples that must be kept, in (0, 1].
+        recall: the share of the true examples that must reach the threshold, in (0, 1].
     """
     order = np.argsort(-scores, kind="stable")
     weights, positive, scores = weights[:, order], positive[order], scores[order]

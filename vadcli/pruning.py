@@ -131,7 +131,9 @@ class _Pruning:
         return PruneResult(tuple(self.removed), tuple(self.problems), tuple(self.notes))
 
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return {name of a video's files in OUT: reason} for each video that no longer exists.
+        """Return the documents' videos that no longer exist, each with the reason for removing its results.
+
+        The keys are those of `documents`: the names of the files that OUT has for the videos.
 
         Raises:
             UsageError: no part of the footage can be reached.
@@ -173,7 +175,10 @@ class _Pruning:
         return f"{root}: neither its {how_many(len(keys), 'video')} nor their folders exist, so nothing is removed"
 
     def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return {name of a video's files in OUT: reason} for each video that is too old for the options."""
+        """Return the documents' videos that are too old for the options, each with the reason for removing its results.
+
+        The keys are those of `documents`: the names of the files that OUT has for the videos.
+        """
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))

@@ -119,7 +119,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
 
 def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
-    """Return a message for the first of these videos: it was not scanned, and neither were N other videos."""
+    """Return the words that follow a video's name in a message: this video and N other videos were not scanned."""
     return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
 
 

@@ -290,7 +290,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
 
     Raises:
         UsageError: as in `load_encoder`; or the sentence is empty, or longer than the encoder can read.
-        WeightsError: as in `load_encoder`, or the encoder has another key.
+        WeightsError: as in `load_encoder`, or the encoder's key is not `key`.
     """
     with ThreadPoolExecutor(1) as pool:
         # If the hashes of the files are not stored yet, hashing takes a second per GB. Meanwhile, this thread imports torch.
@@ -342,7 +342,7 @@ def find(
     number = 0
 
     def compare(path: Path) -> tuple[StoredEmbeddings, FloatArray] | None:
-        """Return the vectors of one file and their similarities; None if the file is left out."""
+        """Return the vectors of one file and their similarities; None if the search does not use the file."""
         stored = read_embeddings(path)
         metadata = stored.metadata
         if metadata.encoder_key != encoder_key or not keep(metadata.video, metadata.camera) or not len(stored.frame_index):
@@ -400,8 +400,8 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started; None if this is unknown. If it is unknown, no frame is included if `when.between` is
-            set, and otherwise all frames.
+        start: when the video started; None if this is unknown. If it is unknown, `when.since` is ignored, and no frame is
+            included if `when.between` is set.
         when: the choice by wall-clock time.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):

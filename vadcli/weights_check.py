@@ -352,7 +352,8 @@ def _shape(pen: ImageDraw, *, kind: str, x: int, y: int, colour: Colour, size: i
 
 
 def _stripes() -> Question:
-    # Public encoders are weak at directions. An encoder that says "vertical" for all stripes still gives 6 of 8 right answers.
+    # Public encoders confuse the directions of stripes, so `needed` is low. Two of the 8 pictures have horizontal stripes. An
+    # encoder that says "vertical" for all stripes gives 6 right answers.
     column, row = np.meshgrid(np.arange(SIDE_PX) // 32 % 2, np.arange(SIDE_PX) // 32 % 2)
     patterns = (column, row, column ^ row, np.zeros_like(column))
     pairs = np.array([[WHITE, COLOURS["black"]], [COLOURS["yellow"], COLOURS["blue"]]], np.uint8)

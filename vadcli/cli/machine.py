@@ -98,7 +98,7 @@ def list_weights(*, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(WeightsPullOptions, section="weights-pull")
 def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
-    """Fetch a public encoder or base model into the hub's cache, and check the hash of every file.
+    """Fetch a public encoder or base model into the Hugging Face cache, and check every file's hash.
 
     For the name of a LAVIDA model, fetches its base models. Fetches only safetensors, JSON and text files. Reads the
     environment variables HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
@@ -214,7 +214,7 @@ def check_weights(*, names: Testable, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-remove")
 def remove(*, names: WeightsNames, options: TalkOptions) -> None:
-    """Delete models from the hub's cache.
+    """Delete models from the Hugging Face cache.
 
     Deletes only files that `vadcli weights pull` fetched. LAVIDA folders and your own folders are kept.
 

@@ -353,8 +353,8 @@ def bench(*, paths: BenchPaths = None, options: BenchOptions) -> None:
 
         def end(number: int) -> None:
             """Remove the temporary files and end the process, with the exit code of the signal."""
-            # An exception could make Python wait for a running thread, so this process ends without one. The decoder processes
-            # end with this process.
+            # After an exception, Python could wait for a running thread. So this process ends without an exception. The decoder
+            # processes end with this process.
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 

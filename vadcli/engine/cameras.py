@@ -232,8 +232,8 @@ class CameraFit:
     def again(self, *, scored: int) -> None:
         """Fit the camera again, because it has much more footage now. If the model changes, log this.
 
-        Must be called before any video of the camera is scored. `scored` is the number of videos that have scores from the
-        earlier model.
+        In this run, no video of the camera may have been scored yet. `scored` is the number of videos that an earlier run has
+        scored with the old model. It is only used for the log.
         """
         before = self.cameras.stored(self.camera)
         with PreparingPool(self.cameras.detector) as pool:
@@ -264,7 +264,7 @@ class CameraFit:
     def _sample(self, in_memory: _ItemsInMemory) -> tuple[list[Clip], Footage]:
         """Return the clips for the fit, and the size of the footage from which they come.
 
-        `in_memory` has all clips of the camera. If they were too many to keep, bursts are read instead.
+        `in_memory` has all clips of the camera, with one exception: if they did not fit into memory, this method reads bursts.
         """
         if in_memory.is_too_long:
             return self._bursts(in_memory.pool)

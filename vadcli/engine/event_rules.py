@@ -399,7 +399,7 @@ class ClipGrid:
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Return, for each timestamp, the number of the cell that contains it. `edges` come from a `ClipGrid`."""
+    """Return, for each timestamp, the number of the cell that contains it. `edges` are the limits of the cells."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
@@ -417,8 +417,8 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
     """Return the log-odds (N, C) float32 of N frames for C categories, from the log-odds of clips.
 
-    A sampled frame gets log-odds that are interpolated between the middles of clips. The frames after it repeat them until the
-    next sampled frame, as in a scan. Frames in the cells of clips about which the model was not asked get NaN.
+    A sampled frame gets log-odds that are interpolated between the middles of clips. The frames up to the next sampled frame
+    repeat these log-odds, as in a scan. Frames in the cells of clips about which the model was not asked get NaN.
 
     Args:
         log_odds: (A, C), the log-odds of the clips about which the model was asked.
@@ -514,7 +514,7 @@ class VerifiedScores:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Return the answer about an event, with the log-odds that belong to the highest logit of its clips.
+        """Return the answer about an event, with the log-odds of the clip and category that have the highest logit.
 
         `places` are the indices into `rows` of the event's clips.
         """

@@ -252,7 +252,7 @@ class _Walk:
         return iter(entries)
 
     def _objects(self, path: Path) -> None:
-        """Add one object of an object store, or all objects below a folder of this store."""
+        """Add the videos at a path in an object store: one object, or all objects below a folder."""
         objects, is_one = list_objects(path)
         self.bases.append(path.parent if is_one else path)
         for name, item in objects.items():
@@ -522,10 +522,13 @@ def choose_root(
 
 
 def _as_stored(asked: Path, stored: Iterable[Path], out: Path) -> Path:
-    """Return --root, or the stored root if both are the same folder.
+    """Return the root that this scan uses if the user gives --root.
+
+    If one of the stored roots is the same folder as --root, return the stored root, which may be written in another way. If no
+    root is stored, or no stored root exists any more (the footage has moved), return --root.
 
     Raises:
-        UsageError: --root does not exist, or a stored root still exists and is another folder.
+        UsageError: --root does not exist. Or --root is none of the stored roots, and at least one of them still exists.
     """
     if not (is_remote(asked) or os.path.isdir(asked)):
         raise UsageError(f"--root {asked}: {no_folder(asked)}")

@@ -459,8 +459,8 @@ class Workers:
     def replace(self, worker: Worker) -> None:
         """Start a new worker in place of a worker that died.
 
-        No worker is started if the node is gone, or if MOST_EARLY_DEATHS workers of the node died before they began. In both
-        cases, the node gets no more videos.
+        No worker is started if the node is gone, or if too many workers of the node (MOST_EARLY_DEATHS) died before they began
+        to work. In both cases, the node gets no more videos.
 
         Raises:
             DeviceError: no node is left.

@@ -5,7 +5,8 @@ the updates to the driver. To hand out a chunk means to give it to a worker.
 
 - A video is in one chunk at a time. A lock in OUT keeps other runs away from the video.
 - If a worker dies, the work since its last checkpoint is lost. The videos of its chunk are handed out again, each in a chunk of
-  its own. A video is given up if MOST_DEATHS workers in a row died while they had only this video and made no progress with it.
+  its own. A worker that dies while it has only one video, and has made no progress with it, counts against this video. If this
+  happens several times in a row (MOST_DEATHS), the video is given up.
 - A camera is fitted once. While a camera has no model, only one of its chunks is handed out. The worker that gets this chunk
   also gets the list of all videos of the camera.
 """
@@ -144,7 +145,7 @@ def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Ite
 
 @dataclass(frozen=True)
 class GivenUp:
-    """A video that is given up because MOST_DEATHS workers died while they worked on it."""
+    """A video that is given up because too many workers (MOST_DEATHS) died while they worked on it."""
 
     unit: WorkUnit
 

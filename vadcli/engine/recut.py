@@ -169,7 +169,7 @@ class _Cut:
             self.problems.append(f"{video}: {error}")
 
     def changed(self, choices: Choices) -> Choices:
-        """Return the choices. They include this run's thresholds if the user gave threshold options."""
+        """Return the choices to store: the given `choices` and, if the user gave threshold options, this run's thresholds."""
         if not given_thresholds(self.options):
             return choices
         written: dict[str, Counter[Thresholds]] = {}
@@ -414,7 +414,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
     """Yield the documents of the chosen videos that have scores.
 
-    For each unreadable document, a line is added to `problems`. This dict is used as a set whose items keep their order.
+    For each unreadable document, a line is added as a key of `problems`. So equal lines occur only once, and keep their order.
     """
     for path in layout.iter_events():
         try:

@@ -281,7 +281,7 @@ class Scan:
 
     @contextmanager
     def _recording(self, layout: OutputLayout, scratch: Scratch) -> Iterator[RunRecord]:
-        """Return the run record, which is closed when the block ends."""
+        """Return the run record for a `with` block, and close the record at the end of the block."""
         plan, options = self.settings.plan, self.settings.options
         info = RunInfo(
             version=__version__,

@@ -107,7 +107,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, peaks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with a score per category: the mean over those `peaks` that have frames of it."""
+        """Return the event with a score per category: the mean over those `peaks` that have frames of the event."""
         by_clip = [scores for peak in peaks if (scores := peak.within(event)) is not None]
         if not by_clip:
             log.warning(
@@ -141,7 +141,7 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return the highest score of each category in an event, (C,); None if the clip has no frame of it.
+        """Return the highest score of each category in an event, (C,); None if the clip has no frame of the event.
 
         The last sampled frame before the event is used, too, because its score is carried forward into the event.
         """
@@ -265,7 +265,7 @@ class Propagation:
                 yield from self._propagate(group, reader)
 
     def _propagate(self, group: list[_Span], reader: _FrameReader) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the numbers and masks of the frames of adjacent spans.
+        """Yield each frame of adjacent spans as its number and its mask.
 
         For long spans, the detector is called several times.
         """

@@ -74,8 +74,8 @@ class CategoryBook:
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
         """Return the sentences about normal scenes that contain none of the category's `verbs`."""
-        # `check_file` tests this for the sentences of one file. But the user may combine several files, so the test is needed
-        # here, too.
+        # `check_file` looks for such sentences in one file. But the user may combine several files, so this method looks for
+        # them, too.
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
 

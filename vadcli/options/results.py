@@ -401,7 +401,9 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     ray_cpus: int | None = same(ScanOptions, "ray_cpus")
     ray_gpus: float | None = same(ScanOptions, "ray_gpus")
     dry_run: bool = option(
-        False, "Only print the number of clips to ask about, and how long this would take. The model is loaded.", panel=RUNNING
+        False,
+        "Only print the number of clips to ask about and the estimated time. The estimate needs the model.",
+        panel=RUNNING,
     )
 
     def __post_init__(self) -> None:

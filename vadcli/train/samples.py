@@ -289,14 +289,14 @@ class AnomalyExposureSampler:
         return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, bool(listing.true), listing.true)
 
     def fingerprint(self) -> str:
-        """Return a hash of all values that affect the samples, except `hard`."""
+        """Return a hash of all values that affect the samples, except the function `hard`."""
         options = self.options
         held_out = sorted(self._held_out)
         numbers = (options.probability, self.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
         return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
 
     def _irrelevant(self, rng: np.random.Generator, own: Mapping[str, str], count: int) -> list[str]:
-        """Draw `count` names that are not in `own`, the names of the clip. Hard negatives come first."""
+        """Draw `count` names that are not in `own`, the names of the clip. Hard negatives (similar names) come first."""
         taken, chosen = set(own), list[str]()
         hard = int(rng.binomial(count, self.options.hard_share))
         if hard and self._hard is not None:
@@ -339,7 +339,7 @@ def shared_words(names: Iterable[str]) -> HardNegatives:
 
 
 class _Joined(Sequence[str]):
-    """Several sequences as one, without a copy: tens of thousands of names may have a word in common."""
+    """Several lists of names as one sequence. Nothing is copied, because a list may have tens of thousands of names."""
 
     def __init__(self, parts: Iterable[Sequence[str]]) -> None:
         self._parts = [part for part in parts if len(part)]

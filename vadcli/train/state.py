@@ -53,7 +53,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pooling": ("mllm.pooling.",),
     }
 )
-"""Part -> prefixes of the names of its parameters. If several parts match, the first one counts. `lora` is not listed."""
+"""The prefixes of parameter names, by part. If several parts match a name, the first part counts. `lora` is not listed."""
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
 REST = "rest"
@@ -113,7 +113,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Convert trained parameters to fp32, and frozen parameters to `dtype`; frozen `REST` stays as it is."""
+    """Convert trained parameters to fp32 and frozen parameters to `dtype`, except the frozen parameters of `REST`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)

@@ -122,7 +122,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the IoU of each predicted mask (logit > 0) and its target (value > 0), without a gradient.
 
     Returns:
-        (…,) float32, 0 if the predicted mask and the target have no pixel.
+        (…,) float32; 0 if both masks are empty.
     """
     predicted, true = logits.detach() > 0, targets > 0
     common = (predicted & true).sum(dim=(-2, -1))
@@ -177,11 +177,11 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
-    """Return the mean binary cross-entropy over all names of all lists.
+    """Return the mean binary cross-entropy over all names of all clips. Each clip has its own list of C names.
 
     Args:
-        logits: one (C,) tensor per list, with one logit per name.
-        truth: one sequence per list, with True for each name that the clip shows.
+        logits: for each clip, a (C,) tensor with one logit per name.
+        truth: for each clip, one bool per name: True if the clip shows what the name means.
     """
     targets = torch.tensor([float(shown) for names in truth for shown in names], device=logits[0].device)
     return F.binary_cross_entropy_with_logits(_exact(torch.cat(list(logits))), targets)
@@ -273,7 +273,7 @@ class FeatureMemory:
 
     def __init__(self, model: Lavida, *, most_bytes: int = 8 << 30) -> None:
         if any(value.requires_grad and part_of(name) == "image_encoder" for name, value in model.named_parameters()):
-            raise UsageError("remember needs a frozen image encoder", hint="leave image_encoder out of `train`")
+            raise UsageError("the option `remember` needs a frozen image encoder", hint="leave image_encoder out of `train`")
         for name, value in model.named_parameters():
             if name.startswith(PROJECTIONS):
                 value.requires_grad_(False)

@@ -73,11 +73,11 @@ class Trainer:
     Args:
         recipe: recipe of the training.
         out: output folder; if it has checkpoints of the same recipe and data, training continues.
-        device: `cpu`, or None for the GPUs that accelerate finds.
+        device: `cpu`, or None for the GPUs that the library `accelerate` finds.
         training: provides the model, the losses and the samples; the paper's training by default.
 
     Raises:
-        UsageError: accelerate or peft is not installed, or a folder or preset of the recipe is missing.
+        UsageError: the library `accelerate` or `peft` is not installed, or a folder or preset of the recipe is missing.
         DocumentError: a file of a data set or of the starting model is damaged.
     """
 
@@ -252,8 +252,9 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
     except ImportError as error:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
-    AcceleratorState._reset_state()  # otherwise accelerate keeps the precision of an earlier training in this process
-    # Without cpu=True, accelerate does not connect CPU processes: each of them would train a model of its own.
+    AcceleratorState._reset_state()  # otherwise `accelerate` keeps the precision of an earlier training
+    # Without cpu=True, the library `accelerate` does not connect several processes on a CPU. Each process would then train its
+    # own model.
     cpu = device == "cpu" or not torch.cuda.is_available()
     try:
         return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
@@ -516,7 +517,7 @@ def _step_operations(recipe: Recipe, training: PaperTraining) -> float:
 
     tower = 0 if model.mllm.sight is not None else 2 * weights("mllm.qwen.model.visual.") * 4 * visual
     tokens = PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio)
-    # Each of these costs as much as one forward pass of the language model: the forward pass, the gradients of
+    # A step has up to four passes through the language model, which cost the same: the forward pass, the gradients of the
     # activations, the gradients of trained weights, and the second forward pass of gradient checkpointing.
     passes = 2 + ("language_model" in recipe.model.train) + recipe.running.gradient_checkpointing
     language = 2 * passes * weights("mllm.qwen.model.language_model.layers.") * tokens

@@ -124,7 +124,7 @@ class PaperTraining:
             processes: number of processes that train together.
 
         Raises:
-            UsageError: a data set is missing in its folder, or `remember` is used with a trained image encoder.
+            UsageError: a data set is missing in its folder, or the recipe sets `remember` and trains the image encoder.
             DocumentError: a file is damaged.
         """
         frames, chosen = model.config.sampling.frames, recipe.validation

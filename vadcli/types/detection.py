@@ -93,8 +93,8 @@ class CameraModel:
         camera: the camera's name: the path of its folder relative to the archive; "." is the archive itself.
         detector: name of the detector that fitted the model.
         version: the detector's model version; a model of another version is fitted again.
-        arrays: name -> array; the detector chooses the names.
-        values: name -> JSON value; the detector chooses the names.
+        arrays: arrays by name. The detector chooses the names.
+        values: JSON values by name. The detector chooses the names.
         footage: the camera's footage when the model was fitted; None in models from older versions of vadcli. The engine
             sets it.
         regions: hash of the regions that were hidden during the fit; "" if no region was hidden. The engine sets it.
@@ -192,9 +192,15 @@ class ClipBatch:
             raise ValueError(f"batch frames must be (B, T, H, W, C) uint8, not {self.frames.shape} {self.frames.dtype}")
         b, t = self.frames.shape[:2]
         if self.timestamp.shape != (b, t) or self.valid.shape != (b, t):
-            raise ValueError(f"a batch of {b} x {t} frames needs {b} x {t} values in timestamp and valid")
+            raise ValueError(
+                f"the frames are {b} clips of {t} frames, so timestamp and valid must be {(b, t)}, "
+                f"not {self.timestamp.shape} and {self.valid.shape}"
+            )
         if not len(self.videos) == len(self.models) == len(self.interval) == b:
-            raise ValueError(f"a batch of {b} clips needs {b} values each in videos, models and interval")
+            raise ValueError(
+                f"a batch of {b} clips has {len(self.videos)} videos, {len(self.models)} models and {len(self.interval)} "
+                "intervals; all these numbers must be equal"
+            )
 
     @classmethod
     def of(
@@ -229,7 +235,7 @@ class MaskScale(StrEnum):
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Return a table (256,) uint8: stored byte -> pixel score, where 255 means a score of 1."""
+        """Return the pixel score of each stored byte, (256,) uint8. 255 means a score of 1."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -285,7 +291,7 @@ class Embeddings:
         return np.concatenate([scale, self.values.view(np.uint8)], axis=-1)
 
     def vectors(self) -> FloatArray:
-        """Return the vectors (..., D) float32. Their length is about 1, because the values are rounded."""
+        """Return the vectors (..., D) float32. The values are rounded, so a length may differ a little from 1."""
         return np.asarray(self.values * self.scale[..., None], dtype=np.float32)
 
     def __len__(self) -> int:

@@ -230,8 +230,8 @@ class Clip:
         frames: (T, H, W, C) uint8, C = 1 (gray) or 3 (rgb), rotated as a player shows them.
         frame_index: (T,) int64, number of each frame in the video, from 0.
         timestamp: (T,) float64, seconds from the video's first pts.
-        valid: (T,) bool, False if the frame's score will not be used. Then the frame was already in the clip before, or is
-            padding at the end of the video, or could not be decoded.
+        valid: (T,) bool, False if the frame's score will not be used. There are three reasons: the previous clip has the same
+            frame; the frame is padding at the end of the video; or the frame could not be decoded.
         interval: number of frames from one sampled frame to the next; the mean if this number varies.
     """
 
@@ -250,7 +250,10 @@ class Clip:
             )
         t = len(self.frames)
         if not len(self.frame_index) == len(self.timestamp) == len(self.valid) == t:
-            raise ValueError(f"{self.video}: a clip of {t} frames needs {t} values each in frame_index, timestamp and valid")
+            raise ValueError(
+                f"{self.video}: a clip of {t} frames has {len(self.frame_index)} frame numbers, {len(self.timestamp)} times, "
+                f"and {len(self.valid)} values in `valid`; all these numbers must be equal"
+            )
 
     def owned(self) -> Clip:
         """Return a clip with a copy of the pixels. Without a copy, the loader overwrites the pixels later."""
@@ -426,7 +429,7 @@ class CameraRegions:
     """The regions of every camera of a scan.
 
     Attributes:
-        by_name: camera name or glob -> regions. `gate*` means all cameras whose names begin with `gate`.
+        by_name: the regions of each camera name or glob. `gate*` means all cameras whose names begin with `gate`.
     """
 
     by_name: Mapping[str, Regions] = field(default_factory=dict)
@@ -457,8 +460,8 @@ def _fits(name: str, camera: str) -> bool:
 class Blanker:
     """Hides regions in clips that have the same frame size.
 
-    Hidden pixels get the median value of the visible pixels in the same frame. So a change of the light changes them like the
-    rest of the frame.
+    Hidden pixels get the median value of the visible pixels in the same frame. So a change of the light changes the hidden
+    pixels like the rest of the frame.
 
     Args:
         regions: the regions.

@@ -28,7 +28,7 @@ class RowTable:
     """
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return name -> array of all fields that are arrays."""
+        """Return all fields that are arrays, by name."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
@@ -203,7 +203,7 @@ class Event:
         peak_frame, peak_s, peak_score: row, time and score of the first frame with the highest score.
         mean_score: the mean score of the event's rows.
         category: the category with the highest score; None if the detector has no categories.
-        category_scores: category -> score in [0, 1]; empty if the detector has no categories.
+        category_scores: the score in [0, 1] of each category; empty if the detector has no categories.
         bbox: the box around all mask pixels of the event that reach the threshold `high`; None if there are no such pixels.
         head_score: the score of the event from a head, in [0, 1]; None if no head scored the event.
         verification: the answer of a second model about the event; None if no second model was used.

@@ -143,11 +143,12 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
-# In UTF-16, a Latin character has one zero byte. If a text has no line end, at least this share of its characters must be
-# Latin; otherwise it is not taken for UTF-16.
+# In UTF-16, a Latin character has one zero byte. A text without a line end counts as UTF-16 only if at least this share of its
+# characters are Latin.
 _PLAIN_SHARE = 0.7
-# Characters such as U+4E00 have their zero byte at the other offset. A UTF-16 text may have this number of them per Latin
-# character, not more.
+# In UTF-16, the zero bytes of Latin characters are either all at odd offsets or all at even offsets. A few other characters,
+# such as U+4E00, have a zero byte at the other kind of offset. A text counts as UTF-16 only if it has at most this number of
+# such characters per Latin character.
 _STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
@@ -159,9 +160,12 @@ class NotText(ValueError):
 def text_encoding(data: bytes) -> str:
     """Return the probable encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32.
 
-    A byte order mark shows the encoding. Without a mark, the text is UTF-16 if nearly all zero bytes are at odd offsets, or
-    nearly all are at even offsets. All other texts count as UTF-8. For example, a list of paths that are separated by NUL
-    has zero bytes at odd and at even offsets.
+    A byte order mark shows the encoding. A text without a mark counts as UTF-16 if two conditions are true:
+    1. Nearly all zero bytes are at odd offsets, or nearly all are at even offsets.
+    2. The text has a line end in UTF-16, or most of its characters are Latin.
+
+    Any other text counts as UTF-8. An example is a list of paths with NUL bytes between them: its zero bytes are at odd and at
+    even offsets.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -220,7 +224,7 @@ WORDS: dict[Any, str] = {
     tuple: "a list",
     Mapping: "a table",
 }
-"""Type -> its name in error messages."""
+"""The names of types in error messages."""
 _type_hints = cache(typing.get_type_hints)
 
 
@@ -239,7 +243,7 @@ def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = Fals
 
     Args:
         kind: a dataclass; its fields may be dataclasses, tuples, mappings, literals, enums and optional values.
-        values: field -> value.
+        values: the values by field name.
         where: the place of the object in its file for error messages, such as `model.lora`; "" for the whole file.
         extra: True ignores fields that `kind` does not have, such as fields of a newer version.
 

@@ -39,7 +39,7 @@ class NamePattern:
     """One row of the table: a regular expression for a time in a path, with examples.
 
     Attributes:
-        examples: maker -> path of a recording that started on 29 November 2026 at 14:23:45 in Berlin (13:23:45 UTC).
+        examples: for each maker, the path of a recording that started on 29 November 2026 at 14:23:45 in Berlin (13:23:45 UTC).
         regex: finds the time. It expects a path with `/` at the beginning and without the file name's suffix. Its named
             groups are the parts of the time.
         utc: True if times in these paths are in UTC; False if they are in the time zone of the camera.
@@ -207,10 +207,10 @@ FIELDS = {
     "s": r"(?P<epoch>\d{9,10}(?:\.\d+)?)",
     "%": "%",
 }
-"""Field of `--time-from`, named as in strptime -> its regular expression."""
+"""The regular expression of each field of `--time-from`. The fields have the same names as in strptime."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
-"""Field -> its regular expression if the field is next to a digit. Then it needs all its digits: 2026111 is ambiguous."""
+"""The regular expression of a field next to a digit. Such a field must have all its digits, because 2026111 is ambiguous."""
 
 _NEEDED = (("year", "year2"), ("month", "month_name"), ("day",), ("hour", "hour12"), ("minute",))
 
@@ -264,7 +264,7 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or if its first or last character, `end`, is one."""
+    """True if a part of a pattern is a field of digits, or a text whose character at this end, `end`, is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
@@ -369,7 +369,7 @@ def zone_named(name: str) -> tzinfo | None:
 def local_zone_name() -> str:
     """Return the name of this machine's time zone, from TZ or /etc/localtime.
 
-    Return "" if zoneinfo does not know this name.
+    Return "" if Python's time zone database does not have this name.
     """
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
@@ -466,7 +466,7 @@ def parse_created(text: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A part of the day, from `begin` (included) to `end` (excluded); with midnight if `end` < `begin`."""
+    """A part of the day, from `begin` (included) to `end` (excluded). If `end` < `begin`, it contains midnight."""
 
     begin: time
     end: time

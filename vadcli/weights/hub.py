@@ -1,6 +1,6 @@
 """Fetches, checks, finds and deletes public base models of the Hugging Face hub.
 
-The files are in the hub's cache on this machine.
+The files are in the Hugging Face cache on this machine.
 
 huggingface_hub reads its own environment variables: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network, HF_HOME and
 HF_HUB_CACHE for the folder of its cache. `home()/.locks` has one lock file per pulled model. A lock file has the commit, and
@@ -67,7 +67,7 @@ class Lock:
 
 
 def base_folder(name: str) -> Path | None:
-    """Return the folder of a base model in the hub's cache; None if the model is absent or incomplete.
+    """Return the folder of a base model in the Hugging Face cache; None if the model is absent or incomplete.
 
     This also finds a model that another program fetched, if the model has safetensors. The network is not used.
     """
@@ -80,7 +80,7 @@ def base_folder(name: str) -> Path | None:
 
 
 def pulled_folder(name: str) -> Path:
-    """Return the folder of a base model in the hub's cache.
+    """Return the folder of a base model in the Hugging Face cache.
 
     Raises:
         WeightsError: the model is absent or incomplete; the hint names the command that fetches it.
@@ -135,7 +135,7 @@ def lock_paths(item: Entry) -> list[Path]:
 
 
 def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
-    """Return the folder of a model's snapshot in the hub's cache; None if the cache has no such snapshot.
+    """Return the folder of a model's snapshot in the Hugging Face cache; None if the cache has no such snapshot.
 
     Args:
         item: the model.
@@ -170,7 +170,7 @@ def snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
 
 
 def repo_folder(item: Entry) -> Path:
-    """Return the folder of a model's repository in the hub's cache."""
+    """Return the folder of a model's repository in the Hugging Face cache."""
     from huggingface_hub import constants  # the other modules of huggingface_hub are slow to import
 
     return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *item.repo_id.split("/")])
@@ -222,7 +222,7 @@ class Pulled:
 
     Attributes:
         name: the model's name in the manifest.
-        folder: the folder of its files in the hub's cache.
+        folder: the folder of its files in the Hugging Face cache.
         commit: the commit of the files.
         bytes: the total size of the files.
         fetched: False if all files were already on this machine.
@@ -464,7 +464,7 @@ class Removed:
 
 
 def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Removed:
-    """Delete a pulled model from the hub's cache, and delete its lock file. The network is not used.
+    """Delete a pulled model from the Hugging Face cache, and delete its lock file. The network is not used.
 
     Args:
         name: a name or alias in the manifest.
@@ -506,7 +506,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
 
 
 def _delete_revision(repo_id: str, folder: Path, commit: str) -> tuple[int, int]:
-    """Delete one revision of a repository from the hub's cache, and return the freed and the kept bytes.
+    """Delete one revision of a repository from the Hugging Face cache, and return the freed and the kept bytes.
 
     Args:
         repo_id: repository on the hub.

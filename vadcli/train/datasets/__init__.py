@@ -387,8 +387,8 @@ class ClipRule:
     def cut(self, length: int, every: int) -> list[tuple[int, ...]]:
         """Return the frame numbers of each clip of a video with `length` frames.
 
-        Only the last clip may overlap the clip before it, because it must end with the video. If the video is
-        shorter than a clip, its last frame is repeated.
+        The last clip ends with the video, so it may overlap the clip before it. No other clips overlap. If the video
+        is shorter than a clip, the last frame of the video is repeated. `every` is used if the rule's `every` is None.
         """
         every = self.every or every
         span = (self.frames - 1) * every + 1

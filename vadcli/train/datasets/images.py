@@ -47,7 +47,7 @@ _VERSION = 1
 _READERS = 4
 
 Known = dict[str, tuple[int, int, tuple[int, ...]]]
-"""Path of a label map, relative to the root -> its size in bytes, modification time in ns, and the numbers in the map."""
+"""For each label map, by its path below the root: size in bytes, modification time in ns, and the numbers in the map."""
 
 
 class SemanticData(LabelMapData):
@@ -59,7 +59,7 @@ class SemanticData(LabelMapData):
         name: name of the data set.
         root: folder of the data set.
         pairs: paths of each image and its map, relative to the root.
-        labels: number in a map -> category; all other numbers are ignored.
+        labels: the categories, by their number in a map. All other numbers are ignored.
         rule: the longest side of images (`max_side`); the other values are not used.
         cache: folder for a file that lists the numbers of each map; None for no file.
 
@@ -160,7 +160,7 @@ class Ade20k(SemanticData):
 
 
 def read_ade20k_categories(path: Path) -> dict[int, str]:
-    """Return the table number -> category in `objectInfo150.txt`.
+    """Return the categories in `objectInfo150.txt`, by number.
 
     A line has a number, statistics and names, separated by tabs. The first name is the category.
     """
@@ -252,7 +252,7 @@ class Mapillary(SemanticData):
 
 
 def read_mapillary_categories(path: Path) -> dict[int, str]:
-    """Return the table number -> category, with categories in lower case.
+    """Return the categories in a configuration file, in lower case, by number.
 
     The configuration file lists the categories in the order of their numbers, from 0. Categories that are
     not evaluated (unlabeled, ego vehicle, car mount, …) are left out.
@@ -331,7 +331,7 @@ class RefCoco(DiskData):
 
 
 def _grouped(path: Path, split: str) -> dict[int, list[tuple[str, int]]]:
-    """Return the table image id -> (expression, annotation id) pairs, for the images of a split."""
+    """Return the (expression, annotation id) pairs of each image of a split, by image id."""
     grouped: dict[int, list[tuple[str, int]]] = {}
     for place, value in enumerate(expect(path, "the file", read_pickle(path), list)):
         where = f"ref {place}"

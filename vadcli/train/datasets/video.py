@@ -44,7 +44,7 @@ class Video:
         name: name of its folder.
         frames: names of its images without suffix, in order.
         objects: (name, id) pairs; an object with several names has several pairs.
-        shown: object id -> names of the frames that show the object. Objects are missing if this is not known.
+        shown: the names of the frames that show an object, by object id. An object has no entry if its frames are not known.
     """
 
     name: str
@@ -55,7 +55,8 @@ class Video:
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
         """Yield the clips of the video.
 
-        A clip has all objects that `shown` lists for one of the clip's frames, and all objects that are not in `shown`.
+        An object belongs to a clip if `shown` lists at least one frame of the clip for this object. An object without an
+        entry in `shown` belongs to every clip.
         """
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
@@ -125,7 +126,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (name, "video NAME" for error messages, JSON entry) of each video that has frames."""
+    """Yield the videos that have frames: name, the text "video NAME" for error messages, and JSON entry."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         content = expect(path, where, value, dict)
@@ -134,7 +135,10 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ("expression NUMBER of video NAME" for error messages, JSON entry) of each expression."""
+    """Yield the expressions of a video.
+
+    An item is the text "expression NUMBER of video NAME", for error messages, and the expression's JSON entry.
+    """
     for number, value in entry(path, where, content, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
@@ -160,7 +164,7 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
 
 
 def _shown(meta: Path, where: str, content: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Return object id -> frames that show the object; objects without such a list are left out."""
+    """Return the names of the frames that show an object, by object id, for the objects that have a list of frames."""
     objects = expect(meta, f"'objects' of {where}", content.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
@@ -230,7 +234,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
 
 
 def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
-    """Return the table video -> (expression, object id) pairs, in the order of the text files."""
+    """Return the expressions of each video, each with the id of its object, in the order of the text files."""
     expressions_of: dict[str, list[tuple[str, int]]] = {}
     present = [folder / name for name in TEXTS if (folder / name).exists()]
     if not present:
@@ -276,7 +280,7 @@ class MeVis(DiskData):
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
         """Return one mask (T, H, W) bool per mark.
 
-        A mark is a tuple of annotation ids. A pixel of its mask is True if it is True in the mask of one of these ids.
+        A mark is a tuple of annotation ids. The mask of a mark is the union of the masks of its annotations.
         """
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         masks_of: dict[Mark, BoolArray] = {}
