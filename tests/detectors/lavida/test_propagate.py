@@ -148,7 +148,7 @@ def test_half_precision(model: TransformersMasks) -> None:
     ("known", "says"),
     [
         ({}, "the mask of frame 0 must be known"),
-        ({2: blob(0)}, r"known: \[2\]"),
+        ({2: blob(0)}, r"frames with known masks: \[2\]"),
         ({0: blob(0), 3: blob(0)}, "known has a mask for frame 3, but there are only 3 frames"),
         ({0: blob(0)[None]}, r"must be \(H, W\), not \(1, 32, 32\)"),
     ],

@@ -376,7 +376,7 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
         raise ValueError(f"memory_channels is {int(model.sam2.mem_dim)}; SAM2's memory attention needs {MEMORY_CHANNELS}")
     if 0 not in known:
         raise ValueError(
-            f"the mask of frame 0 must be known, so that it can be propagated; known are the masks of {sorted(known)}"
+            f"the mask of frame 0 must be known, so that it can be propagated; frames with known masks: {sorted(known)}"
         )
     for frame, logit in known.items():
         if not 0 <= frame < len(pixels):
