@@ -184,7 +184,7 @@ def test_a_new_camera_is_named_and_one_that_looks_different_is_warned_about(
     with caplog.at_level(logging.WARNING, logger="vadcli"):
         vadcli.events(tmp_path / "out", head=head)
     said = [record.getMessage() for record in caplog.records]
-    assert [line for line in said if "yard" in line] == ["head my-head was not trained on the camera yard"]
+    assert [line for line in said if "yard" in line] == ["head my-head was not trained on camera yard"]
     (drifted,) = [line for line in said if "roof" in line]
     assert "looks unlike" in drifted
     assert not [line for line in said if "gate" in line]

@@ -47,7 +47,7 @@ from vadcli.types import (
     Verification,
     sigmoid,
 )
-from vadcli.types.text import how_many
+from vadcli.types.text import camera_names, how_many
 from vadcli.video.sampling import SamplingPlan
 
 log = logging.getLogger("vadcli")
@@ -171,14 +171,14 @@ class Judge:
         if strangeness > 1.0:
             log.warning(
                 "head %s: %s looks unlike the training videos of the head (%.1f times the expected distance), "
-                "so the head may judge wrongly: review events of the camera %s and learn again",
+                "so the head may judge wrongly: review events of %s and learn again",
                 self.head.name,
                 video,
                 strangeness,
-                vectors.camera,
+                camera_names([vectors.camera]),
             )
         elif vectors.camera not in self.head.card.cameras:
-            log.warning("head %s was not trained on the camera %s", self.head.name, vectors.camera)
+            log.warning("head %s was not trained on %s", self.head.name, camera_names([vectors.camera]))
         else:
             return
         self._warned.add(vectors.camera)
