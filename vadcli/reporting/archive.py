@@ -467,10 +467,7 @@ def collect(
 
 
 class _Collected:
-    """Counts all summaries, and keeps only those that the report may list.
-
-    So the needed memory does not grow with the number of videos.
-    """
+    """Counts all summaries. Keeps few of them, so that the needed memory does not grow with the number of videos."""
 
     def __init__(self) -> None:
         self.counts = Counts()
