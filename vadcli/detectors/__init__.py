@@ -65,8 +65,8 @@ class ClipModel(Protocol):
 class Detector(ClipModel, Protocol):
     """Turns clips into scores. A detector may also have the attributes of `Traits`.
 
-    The engine calls `prepare` before it calls `score`. It batches clips of several videos, scores videos in any order, and can
-    resume in the middle of a video. So the scores of a clip must not depend on other clips or on earlier calls.
+    The engine calls `prepare` before it calls `score`. It puts clips of several videos into one batch, scores videos in any
+    order, and can resume in the middle of a video. So the scores of a clip must not depend on other clips or on earlier calls.
 
     Attributes:
         name: the name of the detector in the registry.
@@ -183,7 +183,7 @@ class Propagator(Protocol):
 
         Args:
             frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. The frames may come from several spans
-                of a video. Then the mask of the first frame of each span must be known.
+                of a video. In this case, the mask of the first frame of each span must be known.
             known: the known masks by the index of their frame. A mask is (h, w) float32 on the detector's mask
                 scale, as `score` returns it. The mask of frame 0 must be known.
 

@@ -238,7 +238,7 @@ class CategoryTails:
     """How rare the evidence for C categories is for one camera.
 
     There are one or more kinds of evidence per category. For each kind, a tail gives a log rarity. The log rarity of a category
-    is the lowest of these. The score of a frame comes from the category with the highest log rarity.
+    is the lowest of these log rarities. The score of a frame comes from the category with the highest log rarity.
 
     Two effects need a correction. With more categories, it is more likely that one category is rare by chance. With more kinds
     of evidence, it is less likely that all kinds are rare at the same time. So each log rarity becomes ln(10) + rate · (log
@@ -275,8 +275,8 @@ class CategoryTails:
         """
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)
         highest = _rarities(tails, categories, evidence).max(axis=1)
-        # Fit an exponential through the median and the 90 % quantile. The frames of a fight are above both numbers, so a fight
-        # hardly changes them.
+        # Fit an exponential through the median and the 90 % quantile. The frames of a fight have higher values than both, so
+        # a fight hardly changes the fit.
         median, level = (float(value) for value in np.quantile(highest, [0.5, CATEGORY_BULK]))
         rate = np.log(0.5 / (1.0 - CATEGORY_BULK)) / max(level - median, 1e-6)
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))

@@ -147,8 +147,8 @@ class Sam2Refiner:
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        # All numbers are read as float32. `to` below casts the weights to `precision`. The frequencies of position encodings
-        # stay float32 (see `ExactBuffers`).
+        # All numbers are read as float32. The call of `to` below casts the weights to `precision`. The frequencies of position
+        # encodings stay float32 (see `ExactBuffers`).
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
         self._prepared = model, precision, Runner(device)

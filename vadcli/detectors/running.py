@@ -2,7 +2,7 @@
 
 While the model computes, the next batch is copied to the device. If a batch does not fit into memory, it is split.
 
-The functions import transformers only when they need it, because the import takes seconds.
+The functions import the library `transformers` only when they need it, because the import takes seconds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_whole(
 ) -> tuple[Any, bool]:
     """Return the model in a transformers folder, and True if its optional tensors are missing.
 
-    The library transformers alone would only warn about a missing tensor, and fill it with random numbers.
+    The library `transformers` alone would only warn about a missing tensor, and fill it with random numbers.
 
     Args:
         kind: a model class of transformers.
@@ -153,7 +153,7 @@ Clock = Callable[[str], AbstractContextManager[Any]]
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
-    """Return a context that measures nothing. This is the clock of a new `Runner`."""
+    """Return a context that does nothing. A new `Runner` uses this function as its clock."""
     return nullcontext()
 
 
@@ -274,7 +274,7 @@ class Runner:
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Return how many clips fit into `budget` bytes, in the range from 1 to MOST_CLIPS.
+    """Return how many clips fit into `budget` bytes: at least 1, at most `MOST_CLIPS`.
 
     Args:
         budget: bytes for all clips.

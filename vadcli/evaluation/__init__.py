@@ -137,7 +137,7 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports; in all except the first one, `against` has the differences from the first one.
+    """Return the reports. In every report except the first, `against` has the differences from the first.
 
     Raises:
         UsageError: two scans have different videos, or masks of different videos.
@@ -334,7 +334,7 @@ def store_document(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document` with the groups that only `earlier` has.
+    """Return `document`, plus the groups of metrics that only `earlier` has.
 
     If the two documents have different inputs or protocols, return `document` unchanged.
     """
@@ -382,7 +382,9 @@ def inputs_of(test: TestSet) -> str:
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; all except the first have the differences from the first one.
+    """Return one report per output folder.
+
+    Every report except the first also has the differences from the first report.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.

@@ -256,7 +256,10 @@ def _places(rows: np.ndarray) -> tuple[IndexArray, IndexArray, np.ndarray]:
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`; an error about a video whose scan failed gives the reason."""
+    """Return the result of `truth.match`.
+
+    If the match raises an error about a video whose scan failed, the message also says why the scan failed.
+    """
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -396,7 +399,7 @@ def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> n
 
 
 Estimates = dict[str, dict[str, Estimate]]
-"""Group -> name -> estimate, for example `estimates["frame"]["auc_micro"]`."""
+"""Estimates by group of metrics and then by name, for example `estimates["frame"]["auc_micro"]`."""
 
 
 @dataclass(frozen=True)
@@ -505,7 +508,8 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             variants[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             variants[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # A variant's name, such as "fight, within videos", may also be the name of a category. Then the variant is left out.
+        # A variant's name, such as "fight, within videos", may also be the name of a category. In this case, the variant is
+        # left out.
         yield from (
             (name + ending, estimate)
             for ending, estimate in variants.items()
@@ -545,4 +549,4 @@ GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]]
     "category": _category,
     "severity": _severity,
 }
-"""Group of metrics -> the function that computes the group."""
+"""The functions that compute the groups of metrics. The keys are the names of the groups."""

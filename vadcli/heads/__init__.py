@@ -1,8 +1,8 @@
 """Heads: small models on top of stored embeddings, trained with the user's own labels.
 
 There are two kinds of heads. Some learn from verdicts on events (true or false). They give a new score to each event that the
-detector found; they are at the end of this file. The others learn from one label per video. They score every sampled frame, and
-vadcli makes events from these scores; see `video_heads`. `vadcli.registry.HEADS` lists all heads.
+detector found; they are at the end of this file. The other heads learn from one label per video. They score every sampled
+frame, and vadcli makes events from these scores; see `video_heads`. `vadcli.registry.HEADS` lists all heads.
 
 Letters in shapes: S sampled frames, N examples, D numbers per vector, C categories.
 """
@@ -27,9 +27,9 @@ HEADS_VERSION = 1
 
 
 class Labels(StrEnum):
-    """What a head learns from: one verdict per event, or one of two kinds of labels per video.
+    """What a head learns from: verdicts on events, or labels of videos.
 
-    A label of a video is normal or abnormal, or a category.
+    A verdict is true or false. A label of a video is either normal or abnormal, or it is a category.
     """
 
     EVENTS = "events"
@@ -183,8 +183,8 @@ class LogisticHead:
     HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
     HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
     2026) train a logistic regression on the hidden states of a language model, with few labels. Two steps of these papers are
-    not needed here. They choose layers and attention heads, but an image-text encoder gives only one vector per frame. They
-    find the times of anomalies, but here the detector has already found the events.
+    not needed here. The papers choose layers and attention heads, but an image-text encoder gives only one vector per
+    frame. The papers also find the times of anomalies, but here the detector has already found the events.
 
     The regression has an L2 penalty. True and false events have the same total weight, even if there are more false events. The
     head learns from the mean vector of each event, but scores single frames. Both give the same result, because the model is
@@ -269,7 +269,9 @@ SHARE = 4.0
 
 @dataclass(frozen=True)
 class RetrievalHead:
-    """Adds to the logit how similar confirmed events are, and subtracts how similar rejected events are.
+    """Changes the logit of an event that is similar to confirmed or to rejected events.
+
+    The similarity to confirmed events is added to the logit. The similarity to rejected events is subtracted.
 
     Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) takes CLIP's own score
     and adds the similarity to labelled vectors. NAGL (Wang et al., "Normal-Abnormal Guided Generalist Anomaly Detection",

@@ -4,7 +4,7 @@ A network gets an array (B, N, D): B videos, N segments per video, D numbers per
 of about two seconds. The papers cut every video into 32 segments. But an archive can have videos of ten seconds and videos of
 an hour: with 32 segments per video, the lengths of segments would be too different.
 
-`NetworkHead` is the base class, which trains a network. After it come the parts that several heads use, then the heads.
+`NetworkHead` is the base class, which trains a network. The parts that several heads use follow, and then the heads.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class NetworkHead(ABC):
 
     Args:
         network: takes `Bags.x` and `Bags.real`, and returns logits (B, N).
-        mean: one vector (D,) per encoder, which is subtracted from all its vectors.
+        mean: one vector (D,) per encoder, which is subtracted from all vectors of this encoder.
     """
 
     labels: ClassVar[Labels] = Labels.VIDEOS
@@ -172,7 +172,7 @@ def top_mean(values: Tensor, real: Tensor, by: Tensor | None = None) -> Tensor:
 def smooth_and_sparse(score: Tensor, bags: Bags) -> Tensor:
     """Return a loss on the scores (B, N) of abnormal videos, as in Sultani et al.
 
-    It is small if only a few segments have high scores, and if neighbouring segments have similar scores.
+    The loss is small if only a few segments have high scores, and if neighbouring segments have similar scores.
     """
     both = bags.real[:, 1:] & bags.real[:, :-1]
     steps = ((score[:, 1:] - score[:, :-1]).square() * both).sum(dim=1)
@@ -448,8 +448,8 @@ class DualHead(NetworkHead):
     category branch compares segments with the vectors of the category names.
 
     After a warm-up, each branch gives pseudo labels to segments of abnormal videos, and the other branch learns from them.
-    Segments with a high score of the binary branch get the category of the video; those with a low score are normal. In the
-    same way, the category branch decides which segments are abnormal and which are normal. Differences from the paper:
+    Segments with a high score of the binary branch get the category of the video; segments with a low score become normal. In
+    the same way, the category branch decides which segments are abnormal and which are normal. Differences from the paper:
 
     - a convolution over time instead of the ActionFormer encoder
     - pseudo labels from the mean score of three segments, instead of the consistency-aware refinement

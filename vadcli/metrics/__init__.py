@@ -185,7 +185,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
     """Return an estimate over some videos, with resamples from all V videos of the test set.
 
-    The value is the same. `difference` can pair two such estimates even if they use different videos of the test set.
+    The value is that of `estimate`. `difference` can pair two such estimates even if they use different videos of the test set.
 
     Args:
         estimate: an estimate over the chosen videos, in the order of all videos.

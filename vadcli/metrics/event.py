@@ -124,7 +124,7 @@ def false_alarms_per_hour(events: EventSet) -> Estimate:
     """Return the number of predicted events that overlap no true event, per hour of video.
 
     The hours include the abnormal parts of the videos. Surveillance evaluations (TRECVID event detection, NIST 2010) also count
-    false alarms per hour, but ask for a closer match; here, any overlap is enough. Undefined if the videos have no duration.
+    false alarms per hour, but require a closer match; here, any overlap is enough. Undefined if the videos have no duration.
     """
     alarms = [
         len(predicted) - len(np.unique(_overlaps(predicted, true)[0]))

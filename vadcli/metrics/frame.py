@@ -103,14 +103,14 @@ class FrameSet:
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
-        """Return a set with only the frames for which `rows` (N,) is True; a video may have no frames then."""
+        """Return a set with only the frames for which `rows` (N,) is True. In it, a video may be empty."""
         offsets = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
         return FrameSet(self.scores[rows], self.labels[rows], offsets, None if self.sampled is None else self.sampled[rows])
 
     def only_sampled(self) -> FrameSet:
         """Return a set with only the sampled frames; raise ValueError if `sampled` is None."""
         if self.sampled is None:
-            raise ValueError("it is not known which of these frames were sampled")
+            raise ValueError("sampled is None, so it is not known which frames were sampled")
         return self.keep(self.sampled)
 
     @cached_property
@@ -186,8 +186,8 @@ def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
     Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. The
     definition is from Georgescu et al. (TPAMI 2021, section 4.2). Videos in which all frames are of one class have no ROC-AUC.
-    They are left out, and the note says how many. The code of these authors adds two frames to each video (`endpoints`): then a
-    normal video has the ROC-AUC 1. The mean is undefined if no video has a ROC-AUC.
+    They are left out, and the note says how many. The code of these authors adds two frames to each video (`endpoints`). With
+    these frames, a normal video has the ROC-AUC 1. The mean is undefined if no video has a ROC-AUC.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -341,7 +341,8 @@ def pate(
 
     - A point of the curve is ignored if its recall is below the recall at a higher threshold.
     - The weights of several videos are added. Buffers end with the video.
-    - Details that the paper leaves open are as in the authors' package PATE 0.1.1. Both give the same value for one video.
+    - Details that the paper leaves open are as in the authors' package PATE 0.1.1. For one video, vadcli and this package give
+      the same value.
     - PATE is undefined without abnormal frames.
 
     Args:

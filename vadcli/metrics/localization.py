@@ -184,8 +184,8 @@ def pixel_auc(counts: PixelCounts) -> Estimate:
     """Return the ROC-AUC over all pixels of all frames, as in `sklearn.metrics.roc_auc_score`.
 
     Recent papers on Ped2 report this value as pixel-level AUC. The pixel-level criterion of Mahadevan et al. (CVPR 2010) is
-    different: it asks for 40 % of the true pixels of a frame. Float scores in one bin count as equal. Undefined without
-    abnormal or without normal pixels.
+    different: a frame counts as found only if at least 40 % of its true pixels are found. Float scores in one bin count as
+    equal. Undefined without abnormal or without normal pixels.
     """
     return _by_curve(counts, roc_auc, "pixel ROC-AUC needs pixels of both classes")
 

@@ -43,7 +43,7 @@ class Reader(nn.Module):
     """One Qwen2-VL with its tokenizer.
 
     Args:
-        qwen: Qwen2VLForConditionalGeneration of transformers.
+        qwen: a Qwen2VLForConditionalGeneration of the library `transformers`.
         tokenizer: the tokenizer of this model, with a chat template.
         compression: how the visual tokens are compressed before the language model reads them.
 

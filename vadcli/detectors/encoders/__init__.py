@@ -199,7 +199,7 @@ def model_hashes(name: str, folder: Path) -> dict[str, str]:
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
-    """Return a hash of a fingerprint without its precision. Vectors with the same key can be compared."""
+    """Return a hash of a fingerprint, except its precision. Vectors with the same hash can be compared."""
     return digest({name: value for name, value in fingerprint.items() if name != "precision"})
 
 

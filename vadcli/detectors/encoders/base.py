@@ -3,7 +3,7 @@
 Pictures are squashed, that is, stretched to a square. The image processor for CLIP in the library `transformers` would cut off
 both sides of a wide picture, but an event can also happen at the sides.
 
-The pixel values are almost the same as if an image processor of transformers squashed the pictures. They differ by at most 1 if
+The pixel values are almost the same as if an image processor of this library squashed the pictures. They differ by at most 1 if
 the picture becomes smaller (3 in 1,000 values of an HD frame differ), and by at most 2 if the picture becomes larger. Here the
 width is always resized before the height; recent versions of PIL resize the height of some tall pictures first.
 """
@@ -270,7 +270,7 @@ class TransformersEncoder(ABC):
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the image half: `auto` is fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
 
-    AMX is a part of some CPUs that can multiply matrices in bf16. With AMX, bf16 is 2.5 times as fast as fp32
+    AMX, a part of some CPUs, multiplies matrices in bf16. With AMX, bf16 is 2.5 times as fast as fp32
     (benchmarks/results/concept.md).
     """
     # Older versions of torch do not have `get_capabilities`.

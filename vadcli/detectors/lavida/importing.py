@@ -403,7 +403,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def model_type(folder: Path) -> str:
-    """Return the `model_type` of a folder: transformers' name for the kind of model."""
+    """Return the `model_type` in a folder's config.json, which is the kind of model."""
     return str(read_config(folder).get("model_type"))
 
 

@@ -128,7 +128,9 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 class TransformersMasks(ExactBuffers):
-    """SAM2 of transformers. The state dict has the names of a Sam2VideoModel with the prefix `sam2.`.
+    """SAM2 of the library `transformers`.
+
+    Parameters have the names of Sam2VideoModel and the prefix `sam2.`.
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
     in float32 and then cast. This class never switches gradients off. If you freeze the image encoder
@@ -243,7 +245,7 @@ class TransformersMasks(ExactBuffers):
 class SinePosition(nn.Module):
     """SAM2's sine position encoding, computed in float32 for one frame and then cast.
 
-    The library transformers computes the encoding in the model's dtype, and again for every frame and level.
+    The library `transformers` computes the encoding in the model's dtype, and again for every frame and level.
 
     Args:
         width: channels of the encoding.
@@ -259,7 +261,7 @@ class SinePosition(nn.Module):
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
         """Return the encoding (N, width, h, w) for features of `shape` (N, C, h, w).
 
-        The library transformers also passes `mask`, which is ignored here.
+        The library `transformers` also passes `mask`, which is ignored here.
         """
         frames, _, height, width = shape
         if height > self.finest:
@@ -297,7 +299,8 @@ def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
         return masks
     if rule == "hard":
         return masks.masked_fill(score <= 0, NO_OBJECT_LOGIT)
-    # m is the mask logit, o is the object logit. For p = σ(m)σ(o): (1 - p) / p = e^-m + e^-o + e^-(m + o)
+    # m is the mask logit, o is the object logit. The result is the logit of p = σ(m)σ(o), which is -ln((1 - p) / p):
+    # (1 - p) / p = e^-m + e^-o + e^-(m + o)
     score = score.expand_as(masks)
     return -torch.logsumexp(torch.stack([-masks, -score, -masks - score]), dim=0)
 
@@ -355,8 +358,8 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
     Args:
         model: the model. It must be in evaluation mode, because SAM2's memory has dropout.
         pixels: (N, 3, S, S) normalised, in order of time.
-        known: the known mask logits (H, W) of any size, by frame number. Logits are above 0 on the object. Frame 0 must be
-            known.
+        known: the known mask logits (H, W) of any size, by frame number. Logits are above 0 on the object. The mask of
+            frame 0 must be known.
         batch: number of spans that are processed in parallel. The number changes the memory use, but not the result.
 
     Returns:
@@ -410,7 +413,7 @@ def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[
     _, _, tokens, object_logit = model.heads(features.embedding, features.high, no_points, dense, multimask=False)
     present = prompts.flatten(1).any(dim=1)
     # The decoder has one token for its single mask, and three tokens for its three masks. As in Meta's code, the object pointer
-    # comes from the token of the single mask. The library transformers uses the token of the best of the three masks.
+    # comes from the token of the single mask. The library `transformers` uses the token of the best of the three masks.
     pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
     memory = _remember(model, features, binary, present, pointer)
     bank = MemoryBank(memory, pointers=int(model.sam2.config.max_object_pointers_in_encoder))

@@ -383,7 +383,8 @@ class Lavida(nn.Module):
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.
-            known: the known mask logits (h, w), by frame number. Frame 0 must be known. Each known frame starts a new span.
+            known: the known mask logits (h, w), by frame number. The mask of frame 0 must be known. Each frame with a known
+                mask starts a new span.
             batch: number of spans that are processed in parallel. The number does not change the result.
         """
         if not isinstance(self.masks, TransformersMasks):

@@ -4,9 +4,10 @@
 - ConvTrunk is a small convolutional trunk that can replace Hiera, SAM2's own trunk. ConvTrunk is for models whose training
   starts with random weights: convolutions learn shapes from a few thousand clips, but Hiera does not. All parts after the trunk
   are SAM2's own parts.
-- RULES translates SAM2's parameter names between transformers' Sam2VideoModel and Meta's package and checkpoints.
+- RULES translates SAM2's parameter names. The library `transformers` (Sam2VideoModel) uses some names, Meta's package and
+  checkpoints use others.
 - PackageMasks implements the MaskModel of masks.py with Meta's `sam2` package, which is optional. The weights and the masks
-  are the same as with transformers.
+  are the same as with the library `transformers`.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
 
 
 class Convolution(nn.Module):
-    """A convolution, a group norm and a GELU. The input is added if it has the shape of the output."""
+    """A convolution, a group norm and a GELU.
+
+    The input is added to the output if both have the same shape.
+    """
 
     def __init__(self, before: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -271,13 +275,15 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
     """Return the pairs of RULES that translate the parameter names of a feed-forward network.
 
-    Meta's package numbers all layers of the network. In transformers, the first and the last layer have names of their own.
+    Meta's package numbers all layers of the network. In the library `transformers`, the first and the last layer have names
+    of their own.
     """
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
 
-# Pairs (name in transformers, name in the sam2 package). {} is a text without dots that is the same in both names.
+# Pairs (name in the library `transformers`, name in the sam2 package). {} is a text without dots that is the same in both
+# names.
 RULES: tuple[tuple[str, str], ...] = (
     # Image encoder
     ("vision_encoder.backbone.pos_embed", "image_encoder.trunk.pos_embed"),

@@ -1,7 +1,7 @@
 """Makes network inputs from text: token ids from the prompt, and CLIP embeddings from the categories.
 
 The prompt ends with a forced answer that contains `<SEG>`. If the base models have random weights, two small tokenizers are
-used.
+used instead of the tokenizers of the base models.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """Split categories into the fewest lists of at most `limit`. The lengths differ by at most 1."""
+    """Split categories into the fewest lists of at most `limit` names. The lengths differ by at most 1."""
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]

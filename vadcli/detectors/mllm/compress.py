@@ -381,7 +381,10 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Return features (B, T, h, w, motion_width) of the changes in the normalised F (B, T, h, w, C_img)."""
+        """Return features (B, T, h, w, motion_width) of how the embedding changes from frame to frame.
+
+        `pixels` (B, T, h, w, C_img) is the normalised embedding F.
+        """
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))

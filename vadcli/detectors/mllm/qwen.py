@@ -210,7 +210,7 @@ class MultimodalLM(ExactBuffers):
     """Qwen2-VL as one module. For LAVIDA, its vocabulary includes `<SEG>`.
 
     Args:
-        qwen: Qwen2VLForConditionalGeneration of transformers.
+        qwen: a Qwen2VLForConditionalGeneration of the library `transformers`.
         sight: makes the visual tokens from SAM2's features; None if the vision tower makes them.
         pooling: adds the hidden states of the categories to the hidden state at `<SEG>`; None to add nothing.
     """
@@ -299,7 +299,10 @@ class MultimodalLM(ExactBuffers):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Return the states after the video, for all prompts that have the same text before the video."""
+        """Return the states at the end of the video.
+
+        The states can be used for all prompts that have the same text before the video.
+        """
         prefixes = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)

@@ -27,8 +27,8 @@ class MotionOptions:
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation, in seconds, of the Gaussian that smooths each cell over time. This smooths masks too.
-            The value of a frame is then the value of its highest cell. Without this smoothing, the highest cell would often be
-            noise.
+            After this smoothing, the value of a frame is the value of its highest cell. Without the smoothing, the highest cell
+            would often be noise.
         smoothing_s: standard deviation, in seconds, of the Gaussian that smooths the values of frames over time.
         gap_s: frames are not smoothed across a gap that is longer than `gap_s` seconds and longer than 3 times the median step.
         change_floor: noise, in gray levels, that is subtracted from the change of each cell.

@@ -267,7 +267,7 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool
 
     Returns:
         The shared flow (h, w, 2) in pixels, and a flag: True if the shared flow explains most of the flow, False if the shared
-        flow may be noise. None if the frame stands still, has too little texture or has no shared flow.
+        flow may be noise. None if the camera stands still, or if the frame has too little texture or no shared flow.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)

@@ -134,7 +134,7 @@ class MotionDetector:
         """Do nothing, because this detector has no weights."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Measure what does not depend on the camera of a clip, and keep the results for `fit` and `score`."""
+        """Make the measurements of a clip that need no camera model, and keep them for `fit` and `score`."""
         key = _key_of(clip)
         if key not in self._steps:
             with one_blas_thread():

@@ -351,7 +351,7 @@ class _Stepper:
             shake = np.hypot(common[..., 0], common[..., 1])
             steps.camera_px[after] = moves * float(shake.mean()) * unit
             # The subtraction of the camera's motion is not exact. If the camera moves faster, more of its motion remains in the
-            # flow. So the floor is higher.
+            # flow. So the floor rises with the speed of the camera.
             floor = floor + np.float32(LEFTOVER_SHARE) * shake
         length = np.hypot(flow[..., 0], flow[..., 1])
         speed = np.clip((length - floor) * unit, 0.0, self._options.speed_cap_px)

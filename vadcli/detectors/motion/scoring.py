@@ -150,7 +150,9 @@ def _rarity(
 
 @dataclass(frozen=True)
 class Measured:
-    """A clip of the sample, and its measurements. They are kept, because scoring needs them too.
+    """A clip of the sample, and its measurements.
+
+    The measurements are kept, because scoring needs them too.
 
     Attributes:
         clip: the clip.
