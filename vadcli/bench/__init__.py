@@ -396,8 +396,8 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
         scratch: an empty folder for temporary files.
 
     Raises:
-        UsageError, NoVideoFound, DeviceError, WeightsError: the options, paths, devices or weights can't be used. This is
-            found before anything is measured.
+        UsageError, NoVideoFound, DeviceError, WeightsError: the options, paths, devices or weights can't be used. These errors
+            are raised before anything is measured.
         VideoError: a video can't be read.
     """
     from vadcli.detectors.lavida.detector import LavidaDetector

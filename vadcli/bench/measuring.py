@@ -1,7 +1,8 @@
 """The parts of a benchmark: its videos, timed rounds, and meters of time and memory.
 
-The videos are the user's own or generated test videos. A round goes from video files to stored scores. It is a round of a scan,
-or of the baseline: a straightforward loop that decodes in this process and scores one clip at a time.
+The videos are the user's own or generated test videos. In a round, clips of these videos are decoded, scored, and their scores
+are stored. A round uses either the code of a scan or the baseline. The baseline is a straightforward loop that decodes in this
+process and scores one clip at a time.
 
 `need_memory` raises an error if a model does not fit into memory. Without this check, the system would kill the process when
 the weights are created.
@@ -206,7 +207,7 @@ class _Tally:
         self.video_s += rows / fps
 
     def after(self, seconds: float) -> Round:
-        """Return the round, which took this many seconds."""
+        """Return the clips counted so far as a `Round` that took this many seconds."""
         return Round(self.clips, self.rows, self.video_s, seconds)
 
 
@@ -356,8 +357,8 @@ class StageClock:
         devices: the devices on which the stages run.
 
     Attributes:
-        seconds: stage -> time of all its calls together.
-        added_bytes: stage -> largest amount of device memory that one call added, in bytes; empty without CUDA.
+        seconds: the time of all calls of each stage together; the keys are the stages.
+        added_bytes: the largest amount of device memory, in bytes, that one call of each stage added; empty without CUDA.
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:

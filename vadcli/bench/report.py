@@ -99,8 +99,8 @@ class Stages:
         batch_size: clips per batch.
         tokens: L, visual tokens per clip.
         kept: M, kept visual tokens per clip.
-        ms: stage -> milliseconds per clip.
-        added_bytes: stage -> bytes of device memory that the stage added; empty without a GPU.
+        ms: milliseconds per clip of each stage; the keys are the stages.
+        added_bytes: bytes of device memory that each stage added; empty without a GPU.
         busy: share of a scan's time in which the device works; None without a GPU.
     """
 

@@ -40,7 +40,7 @@ class Exporter:
         suffix: suffix of the file names, if there is one file per video.
         one_video: True if a file can contain only one video.
         name: name of the file with all videos; empty if there is one file per video.
-        beside: additional files for the whole export: file name -> the function that writes the file.
+        beside: for each additional file of the export, the function that writes the file; the keys are the file names.
     """
 
     write: Write

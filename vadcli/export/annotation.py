@@ -192,7 +192,7 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 
 
 def _answers(event: Event) -> dict[str, str]:
-    """Return the results of `vadcli verify` for the event: name of a CVAT attribute -> text."""
+    """Return the results of `vadcli verify` for the event; the keys are the names of CVAT attributes."""
     answers = {"verification": event.verified, "description": event.described}
     return {name: text for name, text in answers.items() if text}
 

@@ -70,7 +70,7 @@ def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> d
         stem_alone: True if no two videos of the data set have the same file name.
 
     Returns:
-        Path of a scored video -> path in the data set, for all videos that have a pair.
+        The path in the data set of each scored video that has a pair; the keys are the paths of the scored videos.
 
     Raises:
         UsageError: a rule pairs one video with two others.
@@ -274,7 +274,7 @@ class Matching:
     """The scored videos, each with its ground truth.
 
     Attributes:
-        pairs: path of a scored video -> its ground truth, in the order of the data set.
+        pairs: the ground truth of each scored video, in the order of the data set; the keys are the paths of the scored videos.
         unscored: videos of the data set that have no scores.
         unknown: scored videos that are not in the data set.
     """
@@ -296,7 +296,7 @@ class GroundTruth(ABC):
     stem_alone: ClassVar[bool] = True
 
     def __init__(self, root: Path) -> None:
-        """Use the annotations in `root`, a folder or file. Nothing is read before `videos` or `match`.
+        """Use the annotations in `root`, a folder or file. The first call of `videos` or `match` reads them.
 
         Raises:
             UsageError: `root` does not exist.
@@ -343,7 +343,9 @@ class GroundTruth(ABC):
         return UsageError(f"{self.root}: not the folder of {self.title}: {wanted} is missing", hint=hint)
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """Return video -> ground truth, in the order of the data set. Files are read only at the first call.
+        """Return the ground truth of each video, in the order of the data set; the keys are the videos' paths.
+
+        Files are read only at the first call.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.

@@ -163,7 +163,7 @@ def read_mat(path: Path, variable: str) -> Any:
 
 
 def read_json_labels(path: Path) -> dict[str, BoolArray]:
-    """Return clip -> labels (N,) bool from a JSON file such as {"clip": [0, 0, 1, …], …}.
+    """Return the labels (N,) bool of each clip in a JSON file such as {"clip": [0, 0, 1, …], …}.
 
     Raises:
         DocumentError: the file cannot be read or does not have this form.
@@ -183,7 +183,7 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
 
 
 def read_clip_list(path: Path) -> dict[int, BoolArray]:
-    """Return clip number -> labels (N,) bool from a JSON file such as {"0": [0, 0, 1, …], "1": …}.
+    """Return the labels (N,) bool of each clip number in a JSON file such as {"0": [0, 0, 1, …], "1": …}.
 
     Raises:
         DocumentError: the file cannot be read or does not have this form, or a number is missing.
@@ -249,5 +249,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return name without suffix -> path for the .npy files in a folder, sorted, without hidden files."""
+    """Return the paths of the .npy files in a folder, without hidden files; the keys are the names without suffix."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

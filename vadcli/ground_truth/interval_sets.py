@@ -85,7 +85,7 @@ class CsvTruth(GroundTruth):
 def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
     """Return a CSV table with the events of a scan. The user corrects the table by hand.
 
-    `CsvTruth` reads the same frames from this table if the timestamps of a video differ by two microseconds or more.
+    If the frames of a video are at least two microseconds apart, `CsvTruth` finds the same frames in this table.
 
     Args:
         events: (scores, events) of each video; a video may have no events.
@@ -93,7 +93,8 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     rows: list[tuple[str, ...]] = []
     for table, video_events in events:
         for event in video_events:
-            # `TimeIntervals` has to estimate the length of the last frame. It would refuse an event that ends later.
+            # `TimeIntervals` has to estimate the length of the last frame, and refuses an interval that ends after it. So an
+            # event ends at this estimate at the latest.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
         if not video_events:
@@ -104,7 +105,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
     """Return a CSV table in which the labels of frames are written as intervals in seconds.
 
-    `CsvTruth` reads the same labels from this table if the timestamps of a video differ by two microseconds or more.
+    If the frames of a video are at least two microseconds apart, `CsvTruth` reads the same labels from this table.
 
     Args:
         labels: (scores, labels (N,) bool) of each video.
@@ -360,7 +361,7 @@ class Msad(GroundTruth):
             except ValueError:
                 raise bad_line(path, line, f"the frames of {video!r} are not whole numbers") from None
             if not 1 <= first <= last <= total:
-                raise bad_line(path, line, f"frames {first} to {last} of {total} are not an interval counted from 1")
+                raise bad_line(path, line, f"frames {first} to {last} are not an interval with 1 <= first <= last <= {total}")
             category = video.rstrip("0123456789").rstrip("_").replace("_", " ").lower()
             intervals = FrameIntervals((Span(first - 1, last, category),), slack_frames=OVERHANG_FRAMES)
             yield video_truth(f"{video}.mp4", path, intervals, categories=[category])
@@ -430,10 +431,10 @@ class PreVad(GroundTruth):
 
     `root` is test.csv, the JSON file, or a folder with one of them.
 
-    Both files have the same keys: `video_path`, `class_name` and `anomaly_span`. The last one is a list of [start, end] in
+    Both files have the same keys: `video_path`, `class_name` and `anomaly_span`. `anomaly_span` is a list of [start, end] in
     fractions of the video's length. The README does not describe these files. The keys, and the way to compute frames from
-    fractions (`ShareIntervals`), are from the authors' data loader. But the loader computes positions among the features of
-    every eighth frame, and this class computes frames.
+    fractions (`ShareIntervals`), are from the authors' data loader. But the loader has one feature per eight frames and finds
+    the abnormal features, while this class finds the abnormal frames.
     """
 
     name = "prevad"
@@ -510,7 +511,7 @@ class VauBench(GroundTruth):
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Items:
-    """Yield (line number, column name -> cell) of each row of a CSV table.
+    """Yield the line number and the cells of each row of a CSV table; the keys of the cells are the column names.
 
     Raises:
         DocumentError: the file cannot be read, is not CSV, or does not have all columns in `needed`.

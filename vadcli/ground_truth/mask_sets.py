@@ -265,14 +265,14 @@ def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
             range_match = _RANGE.fullmatch(part)
             first, last = (int(range_match[1]), int(range_match[2] or range_match[1])) if range_match else (0, 0)
             if not 1 <= first <= last:
-                raise bad_line(script, number, f"{part[:40]!r} is not a range of frames counted from 1")
+                raise bad_line(script, number, f"{part[:40]!r} is not a range first:last with 1 <= first <= last")
             spans.append(Span(first - 1, last))
         clips.append(tuple(spans))
     return clips
 
 
 def _read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """Return clip -> labels from a table with one row per frame."""
+    """Return the labels of each clip in a table with one row per frame; the keys are the clips."""
     rows = csv.reader(io.StringIO(read_text(path)))
     if next(rows, []) != ["clip", "frame_index0", "label"]:
         raise bad_line(path, 1, "the header is not clip,frame_index0,label")

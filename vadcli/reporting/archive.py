@@ -303,10 +303,10 @@ class Counts:
     """Counts over all videos of a report. They need memory per camera, but no memory per video.
 
     Attributes:
-        cameras: camera -> `Numbers` of its videos. The key "" is for failed videos without a camera.
-        caveats: caveat of the scores -> the videos with this caveat.
+        cameras: the `Numbers` of each camera's videos. The key "" is for failed videos without a camera.
+        caveats: for each caveat of the scores, the videos with this caveat.
         thresholds: the thresholds that opened events.
-        sources: source of the date and time -> number of videos with scores.
+        sources: for each source of dates and times, the number of videos with scores whose start is from this source.
         zones: the time zones of the videos with scores.
         is_timed: True if the start of at least one video is known.
     """
@@ -389,7 +389,7 @@ class Archive:
 
     @property
     def cameras(self) -> dict[str, list[VideoSummary]]:
-        """Camera -> its listed videos that have scores, in order."""
+        """The listed videos with scores of each camera, in order; the keys are the cameras."""
         videos: dict[str, list[VideoSummary]] = {}
         for video in self.videos:
             if video.status is not Status.FAILED:
@@ -404,7 +404,7 @@ class Archive:
 
     @property
     def busiest(self) -> list[tuple[str, Numbers]]:
-        """(camera, `Numbers` of the camera) for at most `MOST_CAMERAS` cameras, those with the most events first."""
+        """The cameras with the most events, at most `MOST_CAMERAS`, each with its `Numbers`; the busiest is first."""
         cameras = sorted(self.counts.cameras.items(), key=lambda item: (-item[1].events, -item[1].highest, item[0]))
         return cameras[:MOST_CAMERAS]
 

@@ -354,7 +354,7 @@ def _cells(video: VideoSummary, event: Event) -> tuple[str, str, str, str, str, 
 
 
 def _more(number: int, noun: str) -> list[str]:
-    """Return a line like `and 3 more events`, and an empty line; [] if the number is 0 or less."""
+    """Return two lines, such as `and 3 more events` and an empty line; no lines if the number is 0 or less."""
     return [f"and {counted(number, f'more {noun}')}", ""] if number > 0 else []
 
 

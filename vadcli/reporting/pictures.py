@@ -186,7 +186,7 @@ class InFolder:
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
     """Divide `budget` points among curves, in proportion to their durations.
 
-    Every curve gets at least FEWEST_POINTS points.
+    If the share of a curve is smaller than `FEWEST_POINTS`, the curve gets this many points.
     """
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
@@ -220,9 +220,9 @@ def highest_score(curves: Iterable[str]) -> float | None:
 def packed_curves(
     layout: OutputLayout, cameras: Mapping[str, Sequence[VideoSummary]], *, budget: int, problems: list[str]
 ) -> dict[str, str]:
-    """Return {video: packed curve} for the videos of these cameras, with about `budget` points in all.
+    """Return the packed curve of each video of these cameras; the keys are the videos' paths.
 
-    Errors in reading scores are added to `problems`.
+    All curves together have about `budget` points. Errors in reading scores are added to `problems`.
     """
     videos = [video for videos_of_camera in cameras.values() for video in videos_of_camera]
     curves = {}
@@ -332,7 +332,7 @@ def _strips_of(
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
-    """Return {camera: WebP data of one frame}.
+    """Return one frame of each camera as WebP data; the keys are the cameras.
 
     The frame is from the middle of the camera's last readable video. The user can draw regions on these frames in the page.
 

@@ -248,7 +248,9 @@ class OutputLayout:
         return files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Rename those files of these videos and cameras that still have the name of an earlier version.
+        """Rename the files of these videos and cameras to the names that this version gives to them.
+
+        A file needs a new name if an earlier version wrote it.
 
         Several scans may call this method at the same time.
 

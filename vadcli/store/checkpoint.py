@@ -46,7 +46,7 @@ class CheckpointHeader:
     Attributes:
         fingerprint: hash of everything that changes scores.
         interval: frames from one sampled frame to the next, at least 1.
-        channels: K, the number of raw values per sampled row, at least 1.
+        channels: K, the number of raw scores per sampled row, at least 1.
         mask_shape: (h, w) of the stored masks; None if no masks are stored.
         video: the result of the probe, and other values that the next run needs, as JSON values.
         embedding_bytes: bytes of a packed embedding; 0 if no embeddings are stored.
@@ -91,7 +91,7 @@ class CheckpointBlock(RowTable):
         pts: (R,) int64, time of the frame in the stream's time base.
         decode_ok: (R,) bool, False if the frame is lost or the decoder concealed damage in it.
         sampled: (R,) bool, True if the detector sees the frame.
-        raw: (R, K) float32; NaN in rows that are not sampled.
+        raw: (R, K) float32, the detector's raw scores in K channels; NaN in rows that are not sampled.
         bbox: (R, 4) int32 x, y, width, height in display pixels; the width is 0 if a row has no box.
         mask: (R, h, w) uint8, round(255 × mask) on the detector's mask scale; 0 in rows that are not sampled. None if no masks
             are stored, or if the reader did not ask for them.
@@ -309,7 +309,7 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
 
 
 def _valid(column: pa.Array) -> BoolArray:
-    """Return which rows are not null, (rows,) bool, as column.is_valid() does."""
+    """Return which rows are not null, (rows,) bool; the same as column.is_valid(), without pyarrow.compute."""
     if not column.null_count:
         return np.ones(len(column), np.bool_)
     bits = np.unpackbits(np.frombuffer(column.buffers()[0], np.uint8), bitorder="little")
@@ -317,7 +317,7 @@ def _valid(column: pa.Array) -> BoolArray:
 
 
 def _lists(column: pa.Array) -> NDArray[Any]:
-    """Return the lists of the rows that are not null, (lists, list size), as column.flatten() does."""
+    """Return the lists of the rows that are not null as one array (lists, list size), without pyarrow.compute."""
     values = column.values.to_numpy().reshape(-1, column.type.list_size)
     return np.asarray(values[column.offset : column.offset + len(column)][_valid(column)])
 

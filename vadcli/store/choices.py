@@ -233,7 +233,7 @@ class Choices:
     embeddings: tuple[str, ...] = ()
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
-        """Return the choices with more verdicts.
+        """Return the choices with these verdicts added.
 
         A new verdict replaces all old verdicts about overlapping spans of the same video.
         """

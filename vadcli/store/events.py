@@ -422,9 +422,10 @@ class FootageFolders:
         return [str(root) for root in stored_roots(self._layout)]
 
     def roots(self, document: EventsDocument | None = None) -> list[str]:
-        """Return the folders in which to look for a video.
+        """Return the folders in which to look for the video of `document`.
 
-        The first is the folder of this video's scan. The folders of other scans follow, the newest first.
+        If the footage was moved, this is only `moved_to`. Otherwise, the first folder is the root of the scan that wrote
+        `document`. The roots of the other scans follow, from the newest to the oldest scan.
         """
         if self._moved_to is not None:
             return [str(self._moved_to)]

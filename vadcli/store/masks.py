@@ -171,7 +171,10 @@ class MaskVideoWriter:
 
 
 def masked_rows(path: Path) -> MaskRows:
-    """Return which rows have a mask in a mask video: SAMPLED or EVERY; SAMPLED if the file can't be read."""
+    """Return which rows of a video have a mask in its mask video: the sampled rows, or every row.
+
+    If the file can't be read, the result is SAMPLED.
+    """
     return MaskRows.EVERY if _tag(path, _ROWS_TAG) == MaskRows.EVERY else MaskRows.SAMPLED
 
 
@@ -363,7 +366,10 @@ class MaskRleWriter:
 
 
 def rle_rows(path: Path) -> MaskRows:
-    """Return which rows have a mask in a file of run lengths; SAMPLED if the file can't be read."""
+    """Return which rows of a video have a mask in its file of run lengths: the sampled rows, or every row.
+
+    If the file can't be read, the result is SAMPLED.
+    """
     return MaskRows.EVERY if _metadata(path).get(b"vadcli.masks") == MaskRows.EVERY.encode() else MaskRows.SAMPLED
 
 

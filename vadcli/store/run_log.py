@@ -44,11 +44,11 @@ class RunInfo:
         command: the command line.
         config: the effective options, as JSON values.
         detector: the detector's name and fingerprint, as JSON values.
-        weights: name -> sha256; empty if the detector has no weights.
+        weights: the SHA-256 of each of the detector's weights, by name; empty if the detector has no weights.
         roots: the absolute paths that the user gave.
         root: the folder that contains all `roots`. Relative paths start there.
         shard: the shard, such as "1/4"; None if the run is not sharded.
-        passed_over: unknown suffix -> number of files that were not scanned because they have this suffix.
+        passed_over: for each unknown suffix, the number of files that were not scanned because they have this suffix.
         looked_for: the categories that the detector looks for; empty if the detector uses no categories, None in older records.
         caveats: the detector's sentences that say why its scores deserve less trust than usual.
     """
@@ -106,8 +106,8 @@ class RunProgress:
     The measure is bytes of input, because the length of a video is not known before it is opened.
 
     Args:
-        sizes: video -> size in bytes, for every video of the run.
-        cameras: video -> camera; empty if cameras are not counted.
+        sizes: the size in bytes of every video of the run; the keys are the videos' paths.
+        cameras: the camera of every video of the run; empty if cameras are not counted.
 
     Attributes:
         planned: number of videos in the run.
@@ -437,7 +437,7 @@ def _is_skipped(result: VideoResult) -> bool:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Return {name of the run record: content of the live file} for each running scan."""
+    """Return the content of the live file of each running scan; the keys are the names of the run records."""
     live = {}
     for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
         # If a run ends after the folder was listed, its live file is gone.
@@ -536,8 +536,8 @@ def result_lines(path: Path) -> Iterator[bytes]:
 def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> list[VideoResult]:
     """Return the results of failed paths that have no events document, such as a folder that can't be read.
 
-    If several runs had the same paths, only the newest of them counts. If it does not list a path as failed, the path was
-    read or excluded in this run. Damaged run records are left out.
+    If several runs scanned the same paths, only the newest of these runs counts: a path that the newest run does not list as
+    failed was read or excluded in that run. Damaged run records are left out.
 
     Args:
         runs: the runs, the oldest first. Their results are read again from the run records.

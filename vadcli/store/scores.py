@@ -99,7 +99,7 @@ class ScoresMetadata:
     masks: MaskRows = MaskRows.SAMPLED
 
     def to_keys(self) -> dict[str, str]:
-        """Return the Parquet metadata: key -> text."""
+        """Return the metadata as texts for a Parquet file."""
         return {
             "vadcli.schema_version": str(SCORES_SCHEMA_VERSION),
             "vadcli.version": self.version,

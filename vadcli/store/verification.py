@@ -76,7 +76,7 @@ class VerificationRun:
         stopped: why the run ended early; "" if it did not end early.
         asked: number of clips about which this run asked the model.
         left: number of clips about which the model must still be asked.
-        seconds: how long the model took for all clips.
+        seconds: how long the model took for these `asked` clips.
         confirmed, rejected, not_asked: numbers of events.
         audit: an estimate of how much the scan misses; None if no clip was audited.
         problems: one line per video that could not be verified completely.
@@ -157,11 +157,11 @@ class AnswersMetadata:
         key: hash of the model and of how frames are read. Answers with different keys can't be mixed.
         content: hash of the video's content, as in the scores file.
         frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
-        questions: category -> hash of the question that was asked.
+        questions: the hash of the question that was asked about each category; the keys are the categories.
         categories: the categories of the newest run. The answers about these categories decide about the events.
         usual: how the model usually answers about `categories` at this camera, as the JSON values of a `CategoryTails`. Empty
             during the first run.
-        descriptions: clip -> the model's sentence about it.
+        descriptions: the model's sentence about each described clip; the keys are the numbers of the clips.
         seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
         schema_version: the version of the file format.
     """

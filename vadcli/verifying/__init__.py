@@ -146,7 +146,7 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Load the models that the options name, and call `verify_all` with the keyword arguments `settings`."""
+    """Load the models that the options name, and call `verify_all`, which also gets `settings`."""
     stored_layout(out)  # raises an error for an unusable folder before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
@@ -285,7 +285,7 @@ def _unreadable(survey: Survey) -> list[VerifiedVideo]:
 
 
 def _counted(survey: Survey, settled: Settled) -> Iterator[VerifiedVideo]:
-    """Yield an entry for each video of the run. The entry says how many clips and events the video has."""
+    """Yield an entry for each video of the run, with the numbers of its clips and events."""
     for video in survey.videos:
         if video.is_included:
             counts = settled.events.get(video.video, {})

@@ -60,7 +60,8 @@ class VideoJob:
         path, fps: the path of the video, and its frame rate if the video is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
-        audited: (C,) bool, True for clips that are not proposed: their scores are not among the highest of the camera.
+        unproposed: (C,) bool, True for clips whose scores are not among the highest of the camera, so that the scan did not
+            propose them.
         stored: the answers so far.
         claim: the lock of the video; None if the video is not being read.
         regions: the hidden parts of the picture.
@@ -78,7 +79,7 @@ class VideoJob:
     path: Path
     grid: ClipGrid
     clips: IndexArray
-    audited: BoolArray
+    unproposed: BoolArray
     stored: StoredAnswers
     fps: float | None = None
     claim: Claim | None = None
@@ -260,7 +261,7 @@ class Interview:
         clips = np.array([clip for clip, _ in job.fresh], np.int64)
         odds, order = np.stack([odds for _, odds in job.fresh]), np.argsort(clips)
         clips, grid = clips[order], job.grid
-        new = Answers(clips, grid.start[clips], grid.end[clips], job.audited[clips], odds[order])
+        new = Answers(clips, grid.start[clips], grid.end[clips], job.unproposed[clips], odds[order])
         job.stored = replace(job.stored, answers=job.stored.answers.joined(new))
         job.fresh = []
         self._write(job)

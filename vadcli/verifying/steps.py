@@ -65,7 +65,7 @@ class StepRunner(Protocol):
     """Does the steps of a verification, on this machine or on a cluster."""
 
     def do(self, step: Step, wanted: Wanted) -> None:
-        """Do a step for all videos of the survey. `Step` says what `wanted` has.
+        """Do a step for all videos of the survey. `Step` explains what `wanted` contains.
 
         Raises:
             DeviceError, WeightsError: a model can't be loaded.
@@ -168,7 +168,7 @@ class LocalSteps:
                     path=path,
                     grid=ClipGrid.of(video.plan, table.timestamp, shown_s(table, metadata.video)),
                     clips=clips,
-                    audited=~choice.proposed,
+                    unproposed=~choice.proposed,
                     stored=self.survey.usable(video),
                     fps=info.fps if path.is_dir() else None,
                     claim=claim,
@@ -268,7 +268,13 @@ def _release(job: VideoJob) -> None:
 
 
 class VideoPart(NamedTuple):
-    """One video of a `Part`, its chosen clips, and the numbers of the clips or rows to read."""
+    """One video of a `Part`.
+
+    Attributes:
+        video: the video.
+        choice: the clips that were chosen for the model.
+        wanted: the clips or rows for which the step must be done; `Step` explains which of the two.
+    """
 
     video: Surveyed
     choice: Choice
@@ -327,7 +333,7 @@ class VerifyWork:
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
-    """Return the wanted clips for which a step is not done yet. If the step is REFINE, return all wanted rows."""
+    """Return the wanted clips for which a step is not done yet. If the step refines masks, return all wanted rows."""
     if step is Step.REFINE:  # `refine_stored` leaves out refined rows itself
         return part.wanted
     with suppress(DocumentError):  # the step reports answers that can't be read

@@ -62,9 +62,10 @@ class Candidates:
     """The clips of one video about which the model can be asked.
 
     Attributes:
-        score: (C,) float32, the scan's highest logit in each clip's cell or within GROW_S seconds of the clip's middle.
+        score: (C,) float32, the scan's highest logit in each clip's cell or within `GROW_S` seconds of the clip's middle. The
+            cell of a clip has all times that are closer to the middle of this clip than to the middle of any other clip.
         start, end: (C,) float64 seconds, the span that each clip shows.
-        length_s: (C,) float64 seconds, the length of each clip's cell: all times that are closest to the middle of this clip.
+        length_s: (C,) float64 seconds, the length of each clip's cell.
         draw: (C,) float64 in [0, 1), a random number per clip; clips with the lowest numbers are drawn first.
     """
 
@@ -126,7 +127,7 @@ class Surveyed:
         document: the stored events of the video.
         candidates: the clips about which the model can be asked.
         plan: which frames form each clip.
-        edges: where each clip's cell begins and ends, as in `ClipGrid`.
+        edges: the times that divide the video among its clips, as in `ClipGrid`.
         content: hash of the video's content.
         is_included: False if the options leave the video out; its scores are still used to choose the clips of its camera.
         asked: number of clips that this run has asked about.

@@ -361,7 +361,7 @@ class OtherStreams:
         """Return a sentence about the video streams that are not read; "" if all are read.
 
         Args:
-            described: index of a stream -> its description.
+            described: the description of each video stream; the keys are the indices of the streams.
         """
         if not self._counts:
             return ""

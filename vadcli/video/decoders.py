@@ -222,7 +222,7 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
 class ImageFrames:
     """A `Backend` that reads a folder of images.
 
-    If a row is not sampled, its file is not opened. The frame counts as undamaged if the file is not empty.
+    If a row is not sampled, its file is not opened. Such a row counts as undamaged if its file is not empty.
     """
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:

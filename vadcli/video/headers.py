@@ -375,7 +375,7 @@ class _Mpeg4:
 def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter | None:
     """Return a new `ReferenceCounter` for one stream.
 
-    Return None if this file has no rule for the codec. In this case, the decoder must decode all frames.
+    Return None if this module has no rule for the codec. In this case, the decoder must decode all frames.
     """
     data = extradata or b""
     if codec == "hevc":

@@ -11,10 +11,10 @@ The contract:
 - Processes. A loader has up to `workers` decoder processes. A process is started when it is first needed; a command may start
   the first process earlier (`vadcli.video.early_worker`). A process reads one video after another, also in later runs, and is
   replaced if it dies. No process is forked, so this process may have threads and use devices.
-- Memory. Each decoder process shares SLOTS slots of memory with this process, and writes clips into these slots. Each decoder
-  process has one more clip in its own memory. A slot is free again when the caller requests the next item. If no slot is free,
-  the decoder process waits. The loader takes a request only when a decoder process is idle. So memory does not grow with the
-  length or the number of videos.
+- Memory. Each decoder process shares slots of memory with this process (their number is `SLOTS`), and writes clips into these
+  slots. Each decoder process has one more clip in its own memory. A slot is free again when the caller requests the next item.
+  If no slot is free, the decoder process waits. The loader takes a request only when a decoder process is idle. So memory does
+  not grow with the length or the number of videos.
 - Order. The items of a video come in order. Only the last item of a video is a Finished. Items of different videos are mixed.
   The content of a clip depends on the file, the needs and the options. It does not depend on the number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
@@ -327,7 +327,7 @@ class FrameFeed:
         clip_frames: how many frames the loader's clips have.
         source: the video file or folder of images.
         video: relative path of the video.
-        frames: how many frames the video is known to have.
+        frames: the number of the video's rows in its scores.
         fps: frame rate of a folder of images.
     """
 

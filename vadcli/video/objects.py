@@ -85,7 +85,9 @@ def cache_bytes() -> int:
 
 
 def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
-    """Return {name below `path`: object} sorted by name, and True if the path itself is an object.
+    """Return the objects below `path`, sorted by name, and False; or the object at `path` and True.
+
+    The keys are the objects' paths below `path`, or the name of the one object.
 
     Raises:
         UsageError: the path does not exist or cannot be read, or the store's package is not installed.

@@ -585,7 +585,10 @@ def _never_falling(
 
 
 def _next_fitting_row(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row from `i` on whose time can follow the time `last`; `i` if no row near `i` can."""
+    """Return the first row from `i` on whose time can follow the time `last`.
+
+    If none of the `MOST_ODD` rows after `i` has such a time, return `i`.
+    """
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i

@@ -183,9 +183,9 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
     """Return which frames must be decoded to get the images of `rows`, and True if these are the keyframes.
 
-    The frames are flags (N,) bool, or None for all frames. If all of `rows` are keyframes, the flags mark all keyframes.
-    Otherwise, if all of `rows` are references, the flags mark all references. All frames must be decoded if `rows` has other
-    frames, if frames of the file are missing, or if too few frames could be left out.
+    The frames are flags (N,) bool, or None for all frames. If `rows` has only keyframes, the flags mark all keyframes.
+    Otherwise, if `rows` has only references (frames that other frames need), the flags mark all references. All frames must be
+    decoded if `rows` has other frames too, if frames of the file are missing, or if too few frames could be left out.
     """
     keys = rows_as_flags(info.keyframes, info.frames)
     for flags, only_keys in ((keys, True), (info.reference, False)):
@@ -289,7 +289,10 @@ class ListedRows:
         numbers = [str(int(number)) for number in groups @ (1 << np.arange(_FLAGS, dtype=np.int64))]
 
         def search(first: int, end: int) -> str:
-            """Return an expression that finds the number of a group by bisection."""
+            """Return an expression that finds, by bisection, the number with the flags of a row.
+
+            `first` and `end` limit the search to `numbers[first:end]`.
+            """
             if end - first == 1:
                 return numbers[first]
             middle = (first + end) // 2

@@ -292,7 +292,7 @@ class Ring:
         return np.frombuffer(self._map, np.uint8, count=count, offset=offset).reshape(shape)
 
     def close(self) -> None:
-        """Release the memory. The system frees it when the last array that `slot` returned is gone."""
+        """Close the memory. If arrays from `slot` are still in use, the system frees the memory after the last of them."""
         del self._header
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -365,7 +365,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 class DecoderProcess:
-    """A decoder process (`vadcli.video.worker`) with its connection, its ring and its standard error.
+    """A decoder process (`vadcli.video.worker`) with its connection, its shared memory and its standard error.
 
     Create a `DecoderProcess` in a thread that lives longer than the process. On Linux, the decoder process dies when the thread
     that started it ends (see `die_with_parent`).

@@ -124,7 +124,7 @@ class WeightsStatus:
     def to_json(self) -> dict[str, Any]:
         """Return the object that `vadcli weights list --json` prints.
 
-        Without an entry, the manifest's fields are null.
+        If the manifest does not list the weights, the fields that come from the manifest are null.
         """
         listed = self.entry
         return {

@@ -95,8 +95,8 @@ class Header:
     """The header of a safetensors file.
 
     Attributes:
-        metadata: key -> text.
-        tensors: name of a tensor -> (safetensors' name of its dtype, its shape).
+        metadata: the texts in the header, by key.
+        tensors: the dtype (as safetensors names it) and the shape of each tensor; the keys are the names of the tensors.
     """
 
     metadata: Mapping[str, str]
@@ -136,7 +136,7 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 
     Args:
         folder: the folder.
-        listed: file name -> expected hash and size.
+        listed: the expected hash and size of each file, by file name.
         extras_matter: True also reports files that are not listed.
     """
     missing, changed = [], []
@@ -253,7 +253,7 @@ def file_names(folder: Path) -> list[str]:
     """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
-        """Yield the files below a folder that is not in `above`."""
+        """Yield the files below `here`. Yield none if `here` is a link to one of the folders `above` it."""
         real = here.resolve()
         if real in above:
             return
@@ -326,8 +326,8 @@ class Entry:
         repo_id: repository on the hub; empty for a LAVIDA folder.
         revision: branch, tag or commit in this repository; None means the default branch.
         download_gb: rounded total size of the files in GB, only for messages; None if unknown.
-        files: file name -> hash and size, for files whose hash is known before a pull.
-        parts: LAVIDA folders only: sub-folder -> name of its base model.
+        files: the hash and size of each file whose hash is known before a pull; the keys are the file names.
+        parts: LAVIDA folders only: the name of the base model in each sub-folder; the keys are the sub-folders.
         aliases: other names of the same files.
         published: LAVIDA folders only: True if somebody has published trained weights.
         note: more information for messages.
@@ -380,7 +380,7 @@ def manifest() -> dict[str, Entry]:
 
 
 def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
-    """Return {main name: entry} from a parsed manifest.
+    """Return the entries of a parsed manifest; the keys are their main names.
 
     Raises:
         ValueError, TypeError: the document is not a manifest, a part of a LAVIDA folder is not on the

@@ -58,7 +58,7 @@ class Lock:
     Attributes:
         repo_id: repository on the hub.
         commit: the commit of the fetched files.
-        files: name -> hash and size of every fetched file.
+        files: the hash and size of every fetched file; the keys are the file names.
     """
 
     repo_id: str
@@ -372,10 +372,16 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Return the pull request of the hub's account CONVERTER, which adds safetensors made from the model's pickles."""
+    """Return the hub's own pull request that adds safetensors to a repository with pickles.
+
+    The hub makes these safetensors from the pickles, with the account whose name is `CONVERTER`.
+
+    Raises:
+        WeightsError: no such pull request exists for the pickles of this revision.
+    """
 
     def pickles(info: ModelInfo) -> dict[str, str]:
-        """Return the hash of each pickle of a revision."""
+        """Return the hash of each pickle file of a revision; the keys are the file names."""
         return {name: file.lfs.sha256 for name, file in _repository_files(info).items() if name.endswith(".bin") and file.lfs}
 
     requests = api.get_repo_discussions(item.repo_id, author=CONVERTER, discussion_type="pull_request")
