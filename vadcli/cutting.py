@@ -34,7 +34,7 @@ class EventBoxes:
         if self.boxes.shape != (len(self.rows), 4):
             raise ValueError(f"{len(self.rows)} rows need ({len(self.rows)}, 4) boxes, not {self.boxes.shape}")
         if np.any(np.diff(self.rows) <= 0):
-            raise ValueError("the rows of boxes must ascend")
+            raise ValueError(f"the rows of boxes must ascend, not {self.rows.tolist()[:10]}")
 
 
 def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:

@@ -49,7 +49,7 @@ class _Labelled:
     Attributes:
         sample: the vectors and logits that the head reads.
         video: the name of the video.
-        positive: True if something happens in the sample.
+        positive: the label: True for an abnormal video or a true event, False for a normal video or a false alarm.
         detector: the logit that the detector gave to the sample.
         category: the category of what happens; "" if it is unknown.
     """
@@ -87,11 +87,11 @@ class _Collected:
 
     @property
     def positive(self) -> BoolArray:
-        """The labels of the examples, True if something happens."""
+        """The labels of the examples, (N,): True for an abnormal video or a true event."""
         return np.array([example.positive for example in self.examples], np.bool_)
 
     def add_video(self, vectors: VideoVectors) -> None:
-        """Add a video that has labels."""
+        """Add the mean vectors, the camera and the encoders of a video with labels."""
         self.centres.append(tuple(vectors.centre(encoder) for encoder in range(len(vectors.vectors))))
         self.cameras[vectors.camera] = None
         self.encoders[tuple(encoder.key for encoder in vectors.encoders)] = vectors
@@ -103,7 +103,7 @@ class Learned:
 
     Attributes:
         card: facts about the training and the quality of the head.
-        centres: mean vectors (V, D) of the training videos, at most MOST_CENTRES.
+        centres: mean vectors (V, D) of the training videos; V is at most MOST_CENTRES.
         notes: lines of text to print for the user.
         untested: the reason why the head could not be tested; "" if it was tested.
     """
@@ -211,7 +211,7 @@ def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, Event
 
 
 def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
-    """Yield the name of a video, its label and its category for each line of a CSV file.
+    """For each line of a CSV file, yield the name of a video, its label and its category.
 
     The label is True for an abnormal video. The category is "" if the line has none. The file has the columns `video` and
     `label`. It may also have the column `category`.
@@ -469,7 +469,7 @@ def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, rec
 
 
 def auc(scores: TimeArray, positive: BoolArray) -> float:
-    """Return the AUC: how often a true example scores higher than a false example, over all pairs.
+    """Return the AUC: the share of the pairs (true example, false example) in which the true example scores higher.
 
     A pair with equal scores counts half.
     """

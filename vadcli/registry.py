@@ -74,7 +74,7 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False. `what` says what is wrong with the object of a package."""
+        """Raise UsageError if `ok` is False. `what` is the end of the message: what is wrong with the loaded object."""
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 

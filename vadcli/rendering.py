@@ -73,7 +73,7 @@ class RenderResult:
         video: relative path.
         files: the written files; empty if only events were requested and the video has no event.
         frames: number of frames that were written.
-        expected_frames: number of frames that these files should have according to the scores.
+        expected_frames: number of frames that the written files should have together, according to the scores.
         problems: one line per problem, such as missing frames.
         skipped: True if the video was rendered earlier and nothing was written now.
     """

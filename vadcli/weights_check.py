@@ -12,7 +12,7 @@ A test can pass although some answers are wrong, because public encoders are wea
 stripes. But damaged weights can't pass: random weights, swapped colour channels or wrong rules of the tokenizer give too few
 right answers.
 
-`CHECKS` has the tests for each `model_type` in a config of transformers. The network is never used.
+`CHECKS` has the tests for each `model_type` in the config.json of a Hugging Face model. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class CheckResult:
         what: what the test compares, in words.
         measure: name of the measure. "margin": the cosine of the right sentence minus the highest cosine of a wrong sentence,
             as a mean over the pictures. "log-odds": the same, with the log-odds of yes/no questions. "cosine": the
-            lowest value of all sentences. "length": the value of all vectors that differs most from 1. "IoU": the lowest value
-            of all masks.
+            lowest cosine of a sentence and the same sentence in capitals. "length": the length of a vector that differs most
+            from 1. "IoU": the lowest IoU of a mask.
         value: value of the measure.
         right: number of right answers.
         count: number of answers.
@@ -104,7 +104,7 @@ def check(name: str) -> list[CheckResult]:
     """Run all tests of the weights with this name and return the results.
 
     Args:
-        name: a name of `vadcli weights list`, or a transformers folder.
+        name: a name of `vadcli weights list`, or a folder in the layout of Hugging Face.
 
     Raises:
         WeightsError: the weights are not on this machine or cannot be loaded, or they have no test.

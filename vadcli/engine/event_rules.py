@@ -422,7 +422,7 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
 
     Args:
         log_odds: (A, C), the log-odds of the clips about which the model was asked.
-        clips: (A,) the ascending numbers of these clips.
+        clips: (A,) the numbers of the clips in `log_odds`, in ascending order.
         grid: all clips.
         timestamp: (N,) seconds of the frames.
     """

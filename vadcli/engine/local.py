@@ -182,7 +182,7 @@ class LocalRunner:
         return loader_options(self.options, workers=workers)
 
     def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
-        """Return the settings for the scan of each video, without second passes; `updates` adds these passes."""
+        """Return the settings for the scan of each video, but without second passes: `updates` adds the second passes."""
         options = self.options
         categories = self.settings.categories_of(self.detector)
         needs = effective_needs(self.detector, options)

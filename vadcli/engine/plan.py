@@ -233,7 +233,7 @@ class _Walk:
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
         """Return the entries of a folder. If the folder was visited before, return nothing.
 
-        If the folder has numbered images, the folder is added as a video, and the images are left out.
+        A folder with numbered images is added to the videos of the walk, and its images are not returned.
         """
         real = os.path.realpath(folder)
         # Mask videos and rendered videos in the output folder of another scan are not footage.

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: its nodes, and the workers on them. Only this file imports ray.
+"""The Ray cluster of a run: its nodes, and the workers on them. Only this file imports the package `ray`.
 
 A worker is a Ray actor: a `ChunkWorker`, which works on one chunk of videos after the other. A node has one worker per GPU. A
 node without GPUs has one worker per CORES_PER_WORKER cores. The machines share only OUT and the footage.
@@ -234,7 +234,7 @@ class Node:
 
 
 def import_ray() -> Any:
-    """Import and return ray. Raises UsageError if ray is not installed."""
+    """Import and return the package `ray`. Raises UsageError if the package is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would print the errors of its nodes to stdout, which is for data. The driver logs these errors.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -318,7 +318,7 @@ def _own_signals() -> Iterator[None]:
 def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
     """Return the nodes that can take part in the run, and log why the other nodes can't.
 
-    A node must see OUT and the footage, and must have the same version of vadcli.
+    A node must be able to read OUT and the footage, and must have the same version of vadcli.
 
     Raises:
         UsageError: no node can take part.

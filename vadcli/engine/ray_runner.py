@@ -127,9 +127,10 @@ class Worklist:
 
 
 def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
-    """Yield the videos in parts of at least `fewest` videos and `least` bytes.
+    """Yield the videos in parts, in order.
 
-    A part has at most `most` videos. The last part may be smaller.
+    A part ends when it has the number of videos `fewest` and the number of bytes `least`, or when it has the number of
+    videos `most`. The last part may be smaller.
     """
     part: list[WorkUnit] = []
     size = 0
@@ -167,7 +168,7 @@ def started_workers(
         stop: the request to end the run. Its `reason` is sent to the workers at the end.
 
     Raises:
-        UsageError: ray is not installed, no cluster answers, or no node can take part.
+        UsageError: Ray is not installed, no cluster answers, or no node can take part.
         ToolError: Ray does not start on this machine.
     """
     ray = import_ray()
@@ -264,7 +265,7 @@ class RayRunner:
     The driver does not load the detector, because each worker makes its own detector from the options.
 
     Raises:
-        UsageError: ray is not installed, or the detector can't do what the options ask for.
+        UsageError: Ray is not installed, or the detector can't do what the options ask for.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:

@@ -68,7 +68,7 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Make the events of every video again. Return those events whose time and category `options` include.
+    """Make the events of every video again. Return only the events that the options of time and category choose.
 
     If `options.write` is true, the new events of each video are stored, and later scans make events with the same choices.
 
@@ -258,7 +258,7 @@ def recut(
 
     The new events are stored if `scratch` is not None.
 
-    - A new event gets its box from the stored masks. Without masks, it gets the boxes of the old events that it overlaps.
+    - A new event gets its box from the stored masks. Without masks, the box encloses the boxes of the overlapping old events.
     - A new event gets its category from the stored scores per category. Without these scores, it gets the category of the old
       event that shares the most frames with it.
     - The judge (a head), if one is given, removes or makes events. Events that a review marks as false are left out.

@@ -260,8 +260,8 @@ def write_failure(
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
     """Write the vectors of the sampled frames.
 
-    If the scan makes no vectors, the stored vectors of the video are removed. But if the video has not changed and this
-    detector makes no vectors at all, they are kept: `vadcli embed` or another detector made them.
+    If the scan makes no vectors, the stored vectors of the video are removed, with one exception: if the video has not changed
+    and this detector can't make vectors, they are kept, because `vadcli embed` or another detector made them.
 
     Raises:
         OutputError: the file can't be written or removed.
@@ -399,7 +399,7 @@ def request_of(job: ScanJob, task: Task, info: VideoInfo) -> ClipRequest:
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return (height, width) bool at display size, True for hidden pixels; None without regions."""
+    """Return (height, width) bool at display size, True for hidden pixels; None if no pixel is hidden."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 

@@ -79,7 +79,7 @@ class ScanStream:
     """Sends the loader's items through the detector, and the scores to the writers.
 
     The last clips of a video are scored in a batch with clips of the next videos, so that the device always has full batches.
-    The video stays open until these clips are scored. At most MOST_ENDED videos stay open in this way.
+    The video stays open until these clips are scored. The number of videos that stay open in this way is at most MOST_ENDED.
     """
 
     def __init__(self, job: ScanJob, *, batch_size: int) -> None:

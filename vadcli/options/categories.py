@@ -180,7 +180,7 @@ def read_text(path: Path) -> str:
     """Return the text of a user's category file, with Unix line ends and without a byte order mark.
 
     Raises:
-        UsageError: the path is not a file, or the file can't be read, is longer than MOST_BYTES, or is not text.
+        UsageError: the path is not a file, or the file can't be read, is too long (over 1 MB), or is not text.
     """
     if path.exists() and not path.is_file():  # a pipe could be read only once
         raise UsageError(f"{path}: not a file", hint="give a file of categories, in TOML or with one category per line")

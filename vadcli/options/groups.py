@@ -42,7 +42,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def check_durations(options: Any, *names: str, above_zero: bool = False) -> None:
-    """Raise UsageError if one of these options is not a duration or, with `above_zero`, if it is 0."""
+    """Raise UsageError if an option in `names` is not a duration or, with `above_zero`, if it is 0."""
     for name in names:
         text = getattr(options, name)
         if text is not None and parse_duration(text, name) == 0 and above_zero:
@@ -50,7 +50,7 @@ def check_durations(options: Any, *names: str, above_zero: bool = False) -> None
 
 
 def check_counts(options: Any, *names: str) -> None:
-    """Raise UsageError if one of these options has a value below 1."""
+    """Raise UsageError if an option in `names` has a value below 1."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -58,7 +58,7 @@ def check_counts(options: Any, *names: str) -> None:
 
 
 def check_above_zero(options: Any, *names: str) -> None:
-    """Raise UsageError if one of these options has a value that is 0 or less."""
+    """Raise UsageError if an option in `names` has a value of 0 or less."""
     for name in names:
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -109,7 +109,7 @@ def option(
     """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
     The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if several commands have an option
-    of this name with different meanings. Its variable then contains the command, as in `VADCLI_EVENTS_FORMAT`.
+    of this name with different meanings. In this case, the variable's name contains the command: `VADCLI_EVENTS_FORMAT`.
     """
     metadata = {
         "help": text,
@@ -213,7 +213,7 @@ class ThresholdOptions:
         high = default.high if self.threshold is None else self.threshold
         if self.alarms_per_hour is not None:
             if calibration is None:
-                raise UsageError("--alarms-per-hour: these scores are not calibrated", hint="give --threshold instead")
+                raise UsageError("--alarms-per-hour: the scores are not calibrated", hint="give --threshold instead")
             high = calibration.score_at(self.alarms_per_hour)
         low = min(default.low, high) if self.low is None else self.low
         if low > high:

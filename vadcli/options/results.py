@@ -544,7 +544,7 @@ class EvalOptions(TalkOptions):
     )
     plots: Path | None = option(
         None,
-        "Also write plots into this folder: curves, timelines of scores, and frames of probably false or missed alarms.",
+        "Also write plots into this folder: curves, timelines of scores, and frames of likely false and missed alarms.",
         panel=OUTPUT,
         metavar="DIR",
     )

@@ -225,7 +225,7 @@ class BenchOptions(TalkOptions):
 
     detectors: str = option(
         "",
-        "Compare these detectors, e.g. motion,concept,ask=MODEL,lavida=MODEL, instead of settings of LAVIDA.",
+        "Compare these detectors, e.g. motion,concept,ask=MODEL,lavida=MODEL. Without it, settings of LAVIDA are compared.",
         panel=HOW,
         metavar="LIST",
     )
@@ -338,18 +338,18 @@ class WeightsImportOptions(TalkOptions):
     """The options of `vadcli weights import`."""
 
     qwen: Path | None = option(
-        None, "Folder of Qwen2-VL in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the pulled model"
+        None, "Folder of Qwen2-VL in the layout of Hugging Face.", panel=HOW, metavar="DIR", default_text="the pulled model"
     )
     sam2: Path | None = option(
         None,
-        "Folder of SAM2.1 in the layout of transformers, or Meta's .pt file.",
+        "Folder of SAM2.1 in the layout of Hugging Face, or Meta's .pt file.",
         panel=HOW,
         metavar="PATH",
         default_text="the pulled model",
         own_variable=True,
     )
     clip: Path | None = option(
-        None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the pulled model"
+        None, "Folder of CLIP in the layout of Hugging Face.", panel=HOW, metavar="DIR", default_text="the pulled model"
     )
     own: Path | None = option(
         None, "Trained weights of the parts that only LAVIDA has (.safetensors).", panel=HOW, metavar="FILE"

@@ -200,7 +200,7 @@ class ValidationChoice:
     Attributes:
         name, root, split: a data set, as in `DataChoice`. The split must not be a training split or a test split.
         clips: number of samples; every validation uses the same samples.
-        every: number of steps between validations. 0 means no validation; the last weights are then the result.
+        every: number of steps between validations. 0 means no validation: the result has the last weights.
         patience: training ends after this number of validations without a better frame AUC; 0 for no limit.
         batch: samples per batch.
     """

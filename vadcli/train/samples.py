@@ -387,8 +387,8 @@ class Mixture:
     """Data sets mixed by weight.
 
     A data set gives the same number of samples to every epoch. This number is proportional to its weight, but rounded.
-    In the next epoch, the data set continues with its next sample. So all its clips are used once before one is used
-    again.
+    In the next epoch, the data set continues with its next sample. So all clips of the data set are used once
+    before one of them is used again.
 
     Args:
         parts: (sampler, weight) pairs; the weights need not add up to 1.

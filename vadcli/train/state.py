@@ -78,8 +78,8 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
         freeze: dotted names of modules in trained parts; these modules stay frozen.
 
     Raises:
-        UsageError: a part or module does not exist, `trained` has both `lora` and `language_model`, or peft is
-            not installed.
+        UsageError: a part or module does not exist, `trained` has both `lora` and `language_model`, or the
+            library `peft` is not installed.
     """
     unknown = sorted(set(trained) - {*PARTS, LORA})
     if unknown:
@@ -122,7 +122,7 @@ def set_precision(model: Lavida, dtype: torch.dtype) -> None:
 def checkpoint_activations(model: Lavida) -> None:
     """Turn on gradient checkpointing in the language model.
 
-    To save memory, activations are then not stored, but computed again in the backward pass.
+    Gradient checkpointing saves memory: activations are not stored, but computed again in the backward pass.
     """
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
     if hasattr(qwen, "activation_checkpointing_enable"):  # the method has this name since transformers 5.23
@@ -327,7 +327,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors to store, by name: the parameters, and the adapters with peft's names."""
+    """Return the tensors to store, by name: the parameters, and the adapters with the names that the library `peft` uses."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

@@ -398,8 +398,8 @@ class ExposureStep(nn.Module):
 
         Args:
             samples: the batch. All samples have the same number of frames.
-            seg: the h_seg to use: the sample's `own`, that of the `next` sample in the batch, or zeros (`none`). The
-                last two are for measuring the effect of h_seg.
+            seg: which h_seg (the language model's output at `<SEG>`) is used: the sample's `own`, that of the `next`
+                sample in the batch, or zeros (`none`). The values `next` and `none` show the effect of h_seg.
         """
         encoded = self._encode(samples, training=False)
         prompts, *_ = self._read(encoded, samples, seg=seg)
@@ -491,8 +491,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks at the size of the mask decoder.
 
-    An output pixel is True if the mask covers at least half of it. A small object may cover less than half of every
-    output pixel. Then the pixels that it covers most are True, so that the object does not disappear.
+    An output pixel is True if the mask covers at least half of the pixel. A small object may cover less than half of
+    every output pixel. In this case, the pixels that the object covers most are True, so that it does not disappear.
 
     Args:
         masks: (N, H, W) bool.

@@ -106,7 +106,7 @@ class Trainer:
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
-        """Train until the last step, or until `patience` validations in a row gave no better result.
+        """Train until the last step, or until the number `patience` of validations in a row gave no new best result.
 
         Returns:
             The LAVIDA folder with the trained model.

@@ -82,8 +82,8 @@ class VideoInfo:
         shown_pts: (N,) int64, the times that a decoder reports, which may repeat or decrease. Empty if they are equal to `pts`.
         keyframes: (K,) int64, numbers of the frames at which decoding can begin, according to the container.
         created: time of the recording according to the container, in ISO 8601; "" if the container does not store it.
-        guessed_times: True if the container stores no time, or a wrong time, for some frames. A decoder may then report other
-            times than `pts`.
+        guessed_times: True if the container stores no time, or a wrong time, for some frames. In this case, a decoder may
+            report other times than `pts`.
         probe_options: extra ffmpeg options that are needed to find the streams of this file; usually empty.
         missing: number of frames that the file should have but does not have, for example because it ends too early.
         missing_reason: the reason why frames are missing, as a text for the user; "" if `missing` is 0.
@@ -187,7 +187,7 @@ class ClipNeeds:
         rate_hz: sampled frames per second. Every n-th frame is sampled, with n = round(fps / rate_hz), at least 1.
         size: the size to which frames are resized.
         pixel_format: gray (one channel) or rgb.
-        interval: n, if the detector sets it directly; then rate_hz is ignored.
+        interval: n. If the detector sets this value, rate_hz is ignored.
         decode: which frames are decoded: "all", "key" (keyframes) or "reference" (frames from which other frames are decoded).
             If a video has too few reference frames, all frames are decoded. Only decoded frames can be sampled.
         whole_bursts: True if the clips for the fit of a camera must have T frames; False if shorter clips are good enough.

@@ -137,7 +137,8 @@ class Thresholds:
         if not 0.0 <= self.low <= self.high <= 1.0:
             raise ValueError(f"low {self.low:g} and high {self.high:g} must be in 0-1, and low must not be above high")
         if min(self.min_duration_s, self.merge_gap_s, self.pad_s) < 0:
-            raise ValueError("durations, gaps and padding can't be negative")
+            times = f"{self.min_duration_s:g}, {self.merge_gap_s:g} and {self.pad_s:g}"
+            raise ValueError(f"min_duration_s, merge_gap_s and pad_s must be at least 0, not {times}")
 
     @property
     def mask_level(self) -> int:

@@ -1,8 +1,8 @@
 """Text for messages, the text of files, and dataclasses from JSON and TOML.
 
 The first part formats times, sizes, numbers and paths for messages. All commands print times with `clock` and `clock_ms`, so an
-event has the same start time everywhere. pathlib changes the URL `s3://bucket/a.mp4` to `Path("s3:/bucket/a.mp4")`; `shown`
-changes it back.
+event has the same start time everywhere. Python's pathlib changes the URL `s3://bucket/a.mp4` to
+`Path("s3:/bucket/a.mp4")`; `shown` changes it back.
 
 The second part decodes the text files of users. Many Windows programs write UTF-16, or UTF-8 with a byte order mark.
 

@@ -264,7 +264,7 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or a text whose character at this end, `end`, is a digit."""
+    """True if a part of a pattern is a field of digits, or a text whose first or last character (`end`) is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 
@@ -388,7 +388,7 @@ class TimeRules:
         first: the source that is tried before all others.
         local_container: True if containers store local time instead of UTC.
         pattern: the user's pattern for times in paths, from `compile_time_pattern`; None for the built-in patterns.
-        given: True if the user set one of these values. Then stored start times are not used, but computed again.
+        given: True if the user set one of these values. In this case, start times are computed again, even if they are stored.
     """
 
     zone: str = ""
@@ -412,7 +412,7 @@ class TimeRules:
         if container is not None and self.local_container:
             container = container.replace(tzinfo=None)
         modified = None
-        # Damaged file systems report times that datetime can't represent. The upper limit is in the year 6325.
+        # Damaged file systems report times that Python's `datetime` can't represent. The upper limit is in the year 6325.
         if modified_s is not None and duration_s is not None and 0 <= modified_s - duration_s < 2**37:
             modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=modified_s - duration_s)
         times = {TimeSource.CONTAINER: container, TimeSource.NAME: time_in_path(path), TimeSource.MODIFIED: modified}
@@ -438,7 +438,7 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Return a moment converted to a time zone; None if datetime can't represent the result.
+    """Return a moment converted to a time zone; None if Python's `datetime` can't represent the result.
 
     The zone None is this machine's zone. A moment without a time zone is already in `zone`.
     """

@@ -303,7 +303,7 @@ class Reduction:
 
 
 def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
-    """Return an image (H, W, 3) uint8 RGB at the size for training, and its reduction.
+    """Return an image (H, W, 3) uint8 RGB at the size for training, and how it was reduced to this size.
 
     The EXIF rotation of the image is ignored, because masks have no EXIF rotation.
 
@@ -388,7 +388,8 @@ class ClipRule:
         """Return the frame numbers of each clip of a video with `length` frames.
 
         The last clip ends with the video, so it may overlap the clip before it. No other clips overlap. If the video
-        is shorter than a clip, the last frame of the video is repeated. `every` is used if the rule's `every` is None.
+        is shorter than a clip, the last frame of the video is repeated. Every n-th frame is used: n is the rule's
+        `every` or, if this is None, the argument `every`.
         """
         every = self.every or every
         span = (self.frames - 1) * every + 1
@@ -472,14 +473,20 @@ class DiskData(ABC):
 
     @abstractmethod
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (T, H, W) bool per mark in `item.objects`, at the reduced size."""
+        """Return the masks (T, H, W) bool of a clip's objects, at the reduced size.
+
+        The keys are the marks in `item.objects`. A mark says which pixels belong to an object.
+        """
 
 
 class LabelMapData(DiskData):
     """A data set with label maps. The mark of an object is the object's number in the map."""
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (T, H, W) bool per mark: True where the label map has the number of the mark."""
+        """Return the masks (T, H, W) bool of a clip's objects: True where a label map has the object's number.
+
+        The keys are these numbers.
+        """
         maps: dict[str, ByteArray] = {}
         for name in item.maps:
             if name not in maps:

@@ -299,7 +299,7 @@ class RefCoco(DiskData):
         super().__init__("refcoco", root, clips, rule or ClipRule())
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (1, H, W) bool per mark; a mark is a pair (set, annotation id)."""
+        """Return the masks (1, H, W) bool of an image's objects. The keys are the marks: pairs (set, annotation id)."""
         masks: dict[Mark, BoolArray] = {}
         for _, mark in item.objects:
             if mark not in masks:

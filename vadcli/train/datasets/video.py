@@ -195,7 +195,7 @@ class RefDavis(LabelMapData):
 
     A line of the text files is: VIDEO ID "EXPRESSION". There are two annotators. Each of them wrote one file after
     seeing only the first frame, and one file after seeing the whole video. ReferFormer's data page describes this
-    layout. ReferFormer can convert it to the layout of Ref-YouTube-VOS, which can be read too.
+    layout. ReferFormer can convert the data set to the layout of Ref-YouTube-VOS. This class reads both layouts.
 
     Args:
         root: the folder that contains `DAVIS` and `davis_text_annotations`, or `train` and
@@ -234,7 +234,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
 
 
 def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
-    """Return the expressions of each video, each with the id of its object, in the order of the text files."""
+    """Return, for each video, the pairs (expression, object id), in the order of the text files."""
     expressions_of: dict[str, list[tuple[str, int]]] = {}
     present = [folder / name for name in TEXTS if (folder / name).exists()]
     if not present:
@@ -278,9 +278,9 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(meta, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return one mask (T, H, W) bool per mark.
+        """Return the masks (T, H, W) bool of a clip's objects. The keys are the marks in `item.objects`.
 
-        A mark is a tuple of annotation ids. The mask of a mark is the union of the masks of its annotations.
+        A mark is a tuple of annotation ids. The mask of an object is the union of the masks with these ids.
         """
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         masks_of: dict[Mark, BoolArray] = {}
