@@ -224,7 +224,6 @@ ABOUT = (
     "benchmarks](README.md#the-papers-tables-in-miniature) has the conclusions.",
     "",
     "Each table changes one setting:",
-    "",
     "- compression: the method and the ratio of the token compression;",
     "- projector: the kind of projector;",
     "- categories: the number N of categories per sample;",

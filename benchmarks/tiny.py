@@ -55,10 +55,11 @@ ABOUT = (
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "This model has only two of the [additions of lavida-tiny](../docs/training.md#what-the-small-model-adds): the",
-    "convolutional trunk, and visual tokens from SAM2's features. The training had no loss for single names. It started",
-    "from the result of the ninth stage of lavida-tiny, and had 1,500 steps of the paper's training",
-    "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained.",
+    "The model `lavida-tiny-exact` has only two of the",
+    "[additions of lavida-tiny](../docs/training.md#what-the-small-model-adds): the convolutional trunk, and visual tokens",
+    "from SAM2's features. Its training had no loss for single names. The training started from the result of the ninth",
+    "stage of lavida-tiny, and had 1,500 steps of the paper's training (`recipes/lavida-tiny-exact.toml`). The language",
+    "model and the whole projector were trained.",
 )
 
 
