@@ -120,8 +120,8 @@ UNSTATED_FPS = 25.0
 def baseline_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:
     """Yield (clip, frame rate of the video) for each clip of a video; clips do not overlap.
 
-    The last clip repeats its last frame until the clip is full. The decoding library converts the frames to RGB and resizes
-    them, but only the sampled frames. So the baseline is faster than a loop that converts every frame.
+    The last clip repeats its last frame until the clip is full. The decoding library converts only the sampled
+    frames to RGB, and resizes only these. So the baseline is faster than a loop that converts every frame.
 
     Raises:
         DecodeError: the video cannot be read.

@@ -93,8 +93,8 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     rows: list[tuple[str, ...]] = []
     for table, video_events in events:
         for event in video_events:
-            # `TimeIntervals` has to estimate the length of the last frame, and refuses an interval that ends after it. So an
-            # event ends at this estimate at the latest.
+            # `TimeIntervals` estimates when the last frame ends, and refuses an interval that ends later. So the end of an
+            # event is limited to this estimate.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds_text(event.start_s), _seconds_text(end_s), event.category or ""))
         if not video_events:
@@ -217,7 +217,7 @@ class UCFCrime(GroundTruth):
     `root` is the annotation file, or a folder with this file.
 
     Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last first last` per test video; -1 -1
-    means that there is no interval. Frames are counted from 1, and `last` is abnormal too: in MATLAB, the official
+    stands for a missing interval. Frames are counted from 1, and `last` is abnormal too: in MATLAB, the official
     Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets GT(max(first, 1) : min(last, frames)) = 1.
     Some intervals end one or two frames after the video (Arson011, Fighting003 and Shooting015; the numbers of frames are from
     ekosman's port of the code).
@@ -334,8 +334,8 @@ class Msad(GroundTruth):
 
     The table comes with the videos. It has one row per abnormal video: `name,scenario,total frames,starting frame of
     anomaly,ending frame of anomaly`. The repository also has a list of test videos (RTFM/list/msad-i3d-test.list), with one
-    line `…/NAME_i3d.npy` per video. The names of normal videos begin with MSAD_normal. If this list is in the folder of the
-    table, it is the test set. Otherwise, the test set has all abnormal videos of the table.
+    line `…/NAME_i3d.npy` per video. The names of normal videos begin with MSAD_normal. If the list of test videos is in
+    the folder of the table, it is the test set. Otherwise, the test set has all abnormal videos of the table.
 
     The authors do not say how they count frames. Here, frames are counted from 1, and the ending frame is abnormal too. Two
     facts suggest this: some ending frames are equal to the total number of frames, and VAU-Bench gives the time 0.03 s (1/30 s)

@@ -54,7 +54,7 @@ class Avenue(GroundTruth):
 
     The official download has testing_videos/NN.avi and ground_truth_demo/testing_label_mask/N_label.mat. The cell array
     volLabel in a .mat file has one mask per frame, in the order of the frames, as the download's ground_truth_show.m shows.
-    Only the masks of one video are in memory, with one bit per pixel.
+    Only the masks of one video are in memory at a time, with one bit per pixel.
 
     Most papers use the frame labels in the file gt_label.json of LiUzHiAn/hf2vad, which has one list per clip (the key "0" is
     clip 01). These labels differ from the masks in a few clips; 3,712 of 15,324 frames are abnormal.
@@ -63,7 +63,7 @@ class Avenue(GroundTruth):
     name = "avenue"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the clips. If `root` has several of the layouts above, the first one is read."""
+        """Yield the clips. If `root` has several layouts of this data set, the first layout in its docstring is read."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
             # Reading the masks of a video takes seconds, so they are cached. The masks of all videos do not fit in memory.
@@ -132,14 +132,14 @@ class ShanghaiTech(GroundTruth):
     Labels and masks are in the order of the frames. anomalib, aimagelab/novelty-detection and StevenLiuWen/ano_pred_cvpr2018
     read them in the same way.
 
-    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). They are read from SS_CCCC.txt in the
-    folder annotations/ShanghaiTech, testing/tracks or tracks of `root`, if it exists.
+    Tracked boxes are published separately (lilygeorgescu/AED, annotations/ShanghaiTech). If `root` contains a folder
+    annotations/ShanghaiTech, testing/tracks or tracks, the boxes are read from SS_CCCC.txt in this folder.
     """
 
     name = "shanghaitech"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Return the clips. If `root` has several of the layouts above, the first one is read."""
+        """Return the clips. If `root` has both layouts of this data set, the first layout in its docstring is read."""
         if (folder := find_existing(self.root, _SHANGHAITECH_LABELS)) is not None:
             tracks = find_existing(self.root, _SHANGHAITECH_TRACKS)
             return [self._clip(clip, path, tracks) for clip, path in npy_files(folder).items()]
@@ -313,7 +313,7 @@ class UBnormal(GroundTruth):
     """UBnormal (Acsintoae et al., CVPR 2022): rendered videos with tracks and object numbers.
 
     `root` has the folders SceneN: all of them, or those of one split. The official files abnormal_test_video_names.txt and
-    normal_test_video_names.txt may be in `root` or in `root`/scripts. Then only the videos in these files are used.
+    normal_test_video_names.txt may be in `root` or in `root`/scripts. If so, only the videos in these files are used.
 
     The official archive has SceneN/normal_scene_N_scenario_M.mp4 and SceneN/abnormal_scene_N_scenario_M.mp4. Normal videos have
     no annotation. Each abnormal video has a folder <video>_annotations with two kinds of files:

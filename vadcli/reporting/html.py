@@ -156,7 +156,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
 
 
 def _cameras(archive: Archive, shown: Shown, assets: AssetStore) -> list[dict[str, Any]]:
-    """Return one object per camera: its videos, their curves, one frame, and its hidden regions."""
+    """Return one object per camera: the camera's videos with their curves, one frame, and the hidden regions."""
     number = {video.video: place for place, video in enumerate(archive.videos)}
     cameras = []
     for place, (name, videos) in enumerate(archive.cameras.items()):

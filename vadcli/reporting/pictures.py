@@ -211,7 +211,7 @@ def pack(values: FloatArray) -> str:
 
 
 def highest_score(curves: Iterable[str]) -> float | None:
-    """Return the highest score of packed curves, rounded to 1 / LEVELS; None if no curve has a score."""
+    """Return the highest score of packed curves, in steps of 1 / `LEVELS`; None if no curve has a score."""
     levels = np.frombuffer(b"".join(map(base64.b64decode, curves)), np.uint8)
     scores = levels[levels != NO_SCORE]
     return float(scores.max()) / LEVELS if scores.size else None

@@ -128,8 +128,8 @@ def _path(
 class OutputLayout:
     """The paths of one output folder.
 
-    `video` and `camera` are relative paths as `encode_name` returns them. Earlier versions gave some files other names. If only
-    the file with the earlier name exists, a method returns the path of that file.
+    The arguments `video` and `camera` of the methods are relative paths as `encode_name` returns them. Earlier versions gave
+    some files other names. If only the file with the earlier name exists, a method returns the path of that file.
 
     Attributes:
         out: the output folder.
@@ -250,7 +250,7 @@ class OutputLayout:
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
         """Rename the files of these videos and cameras to the names that this version gives to them.
 
-        A file needs a new name if an earlier version wrote it.
+        A file needs a new name if the earlier version that wrote it used another name.
 
         Several scans may call this method at the same time.
 

@@ -33,7 +33,7 @@ _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
 # Speed matters more than size: the masks are compressed while a device waits for clips.
 _MASK_CODEC, _MASK_LEVEL = "zstd", 1
-# The last two errors come from a damaged length in the file: the reader then requests far too much memory.
+# MemoryError and OverflowError come from a damaged length in the file: the reader requests that much memory.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 

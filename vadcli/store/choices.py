@@ -223,7 +223,7 @@ class Choices:
         reviews: verdicts on events.
         head: folder of the trained head that judges events; "" for no head.
         head_threshold: an event is kept if the head gives it at least this score.
-        embeddings: further output folders whose vectors the head reads.
+        embeddings: other output folders whose vectors the head reads too.
     """
 
     thresholds: tuple[ChosenThresholds, ...] = ()
@@ -255,7 +255,7 @@ class Choices:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
             new: the thresholds that these videos have now.
-            change: a function that replaces values of stored thresholds by those that the user gave now. If it raises
+            change: a function that replaces stored thresholds by the values that the user gave now. If it raises
                 UsageError because the result contradicts itself (low above high), these stored thresholds stay as they are.
         """
         entries = list(self.thresholds)

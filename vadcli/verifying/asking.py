@@ -278,7 +278,7 @@ class Interview:
         return [place for place in range(len(self._questions)) if not len(known) or np.isnan(known[0, place])]
 
     def _submit(self, key: tuple[object, ...], pool: ThreadPoolExecutor) -> None:
-        """Give a batch to the model. While the model has too many batches, wait for answers."""
+        """Give a batch to the model. Before that, wait for answers while the model has too many batches."""
         batch, places = self._incomplete.pop(key), cast(list[int], list(key[1:]))
         questions = [self._questions[place] for place in places]
         frames = np.stack([frames for _, _, frames in batch])

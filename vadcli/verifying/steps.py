@@ -386,7 +386,7 @@ class ClusterSteps:
         work = Worklist(units, units, by_cameras=False, workers=len(workers.slots))
 
         def order_of(chunk: Chunk) -> Part:
-            """Return the work for the videos of a chunk that are left."""
+            """Return the work for those videos of a chunk for which the step is not done yet."""
             return Part(step, self.survey.layout, self.survey.questions, tuple(parts[video] for video in chunk.left))
 
         for item, chunk, node in drive(work, workers, self.stop, order_of):

@@ -480,7 +480,7 @@ def _calibrated(readable: Sequence[_UsableAnswers], categories: int) -> dict[str
 def _sample(own: Sequence[_UsableAnswers]) -> FloatArray | None:
     """Return (n, C) log-odds for all clips of the videos in `own`, from the answers about some clips (`spread_sample`).
 
-    Returns None if too few of these clips were drawn at random.
+    Returns None if too few of the clips with answers were drawn at random.
     """
     rest = sum(int((~answers.choice.proposed).sum()) for answers in own)
     sampled = [answers.flags(answers.choice.sampled) for answers in own]

@@ -401,7 +401,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
 
 
 def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
-    """Return how many frames are missing before the declared end.
+    """Return how many frames are missing between the last frame that was read and the declared end.
 
     The result is 0 if the difference is small: declared lengths are often a little wrong.
     """
@@ -422,7 +422,8 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
-        # A DURATION tag is too large if it was copied from a longer file. So the smallest of the declared durations is used.
+        # The duration in a DURATION tag is too long if the tag was copied from a longer file. So the smallest of the declared
+        # durations is used.
         texts = [text.strip("\0 ") for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
         matches = [match for text in texts if (match := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text))]
         tagged = [int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) for match in matches]

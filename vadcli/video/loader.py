@@ -323,11 +323,11 @@ class FrameFeed:
     """Yields the images of one video by frame number. A `ClipLoader` reads them.
 
     Args:
-        loader: it must deliver every frame, in colour.
+        loader: a loader that delivers every frame, in colour.
         clip_frames: how many frames the loader's clips have.
         source: the video file or folder of images.
         video: relative path of the video.
-        frames: the number of the video's rows in its scores.
+        frames: number of frames of the video, according to its scores.
         fps: frame rate of a folder of images.
     """
 

@@ -320,8 +320,8 @@ class PacketTimes:
     """The times of the packets that show a frame, in decoding order and in ticks.
 
     Attributes:
-        pts, dts: (N,) int64, NO_TIME for an unknown time.
-        duration: (N,) int64, 0 for an unknown duration.
+        pts, dts: (N,) int64, `NO_TIME` if a time is unknown.
+        duration: (N,) int64, 0 if a duration is unknown.
         keyframe: (N,) bool.
     """
 
@@ -412,8 +412,8 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
     Return None if these times contradict the known pts.
 
-    This works because, at a constant frame rate, the pts in ascending order are the decoding times plus a constant, even if
-    frames are reordered.
+    The decoding times can be used because, at a constant frame rate, the pts in ascending order are the decoding times plus a
+    constant, even if frames are reordered.
     """
     # A demuxer may give the same decoding time to two packets. If so, the file states the time of the second packet only.
     doubled = np.append(dts[1:] == dts[:-1], False)
@@ -462,7 +462,7 @@ def _presentation_order(
     order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
     # A packet with an odd time is placed after the packet that was decoded before it. But if frames are reordered, and one gap
-    # between the times near this place is much wider than the others, the packet is placed in this gap.
+    # between the times near this place is much wider than the other gaps, the packet is placed in this gap.
     for i in np.flatnonzero(odd).tolist():
         before = int(np.flatnonzero(order == i - 1)[0])
         place = before + 1

@@ -117,7 +117,7 @@ class SamplingPlan:
         return self.row(sample) if sample > 0 else 0
 
     def whole_clips(self, rows: int) -> int:
-        """Return how many clips are complete after `rows` rows. A resumed scan continues with the next clip."""
+        """Return how many clips are complete after `rows` rows. A resumed scan continues after these clips."""
         return self.whole_clips_of(self.samples(rows))
 
     def whole_clips_of(self, samples: int) -> int:

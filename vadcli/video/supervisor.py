@@ -292,7 +292,7 @@ class Ring:
         return np.frombuffer(self._map, np.uint8, count=count, offset=offset).reshape(shape)
 
     def close(self) -> None:
-        """Close the memory. If arrays from `slot` are still in use, the system frees the memory after the last of them."""
+        """Close the shared memory. If arrays from `slot` are still in use, it is freed when they are deleted."""
         del self._header
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -328,8 +328,8 @@ def private_mib(process: psutil.Process) -> float:
 def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
     """Return one list per root: the process itself, then all its running descendants.
 
-    Listing the processes of the machine is slow. If this were done once per root, the threads that feed a GPU would wait. So
-    the processes are listed only once for all roots.
+    Listing the processes of the machine is slow. If they were listed once per root, the threads that feed a GPU would wait. So
+    they are listed only once for all roots.
     """
     children: dict[int, list[int]] = defaultdict(list)
     for pid, parent in _parents() if roots else ():

@@ -253,7 +253,7 @@ def file_names(folder: Path) -> list[str]:
     """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
-        """Yield the files below `here`. Yield none if `here` is a link to one of the folders `above` it."""
+        """Yield the files below `here`. Yield nothing if `here` is a link to a folder in `above`."""
         real = here.resolve()
         if real in above:
             return
