@@ -65,7 +65,7 @@ clips.
 
 The footage is {count} test clips ({clips}) with {frames} frames of 360×240 at 10 per second. No method of this table
 has used a label or a training clip. Every figure comes from `vadcli eval`. The last column compares each row with the
-first row; each resample draws the same clips for both rows.
+first row. For the interval of this difference, the bootstrap draws the same clips for both rows.
 
 | what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row |
 |---|---|---|---|---|---|---|
