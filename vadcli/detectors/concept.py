@@ -290,8 +290,8 @@ class Bank:
 
         Fit is the similarity between the frame and the sentences for the category. Contrast is fit minus the similarity between
         the frame and the sentences against the category. The published method uses contrast alone. But everything unusual
-        raises the contrast, because normal sentences are less similar to an unusual frame. So an alarm needs a rare contrast
-        and also a rare fit. If the category is absent, its fit is not rare.
+        raises the contrast, because normal sentences are less similar to an unusual frame than to a usual frame. So an alarm
+        needs a rare contrast and also a rare fit. If the category is absent, its fit is not rare.
 
         Args:
             embeddings: the vectors of S frames.

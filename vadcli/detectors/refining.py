@@ -36,7 +36,7 @@ class Refiner(Protocol):
 
     @property
     def max_area_px(self) -> int:
-        """Largest useful area of a frame in pixels. The model makes larger frames smaller."""
+        """Largest useful area of a frame in pixels. The model reduces larger frames to about this area."""
 
     def prepare(self) -> None:
         """Load the model. Later calls do nothing.

@@ -121,7 +121,7 @@ def as_weights_error(folder: Path, hint: str = VERIFY) -> Iterator[None]:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # libraries raise many types of errors; the library tokenizers raises a plain Exception
+    except Exception as error:  # libraries raise many types of errors; the library `tokenizers` raises a plain Exception
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # the disk is full, so the files are not damaged
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
 """Reads a scan's output and a data set's ground truth (`collect`), and computes metrics (`measure`).
 
 The data of a frame needs six bytes of memory. Each category adds one byte per frame, or five bytes if the scan stored scores
-per category. Spans and pixel counts need a little more. Masks are read one frame at a time, and are not kept.
+per category. Spans and pixel counts need a little more memory. Masks are read one frame at a time, and are not kept.
 """
 
 from __future__ import annotations

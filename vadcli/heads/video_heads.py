@@ -146,7 +146,10 @@ def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArra
 
 
 def perceptron(width: int) -> nn.Sequential:
-    """Return a network D -> 128 -> 32 -> 1 with dropout: the one of Sultani et al., but with fewer units."""
+    """Return a network D -> 128 -> 32 -> 1 with dropout: that of Sultani et al.
+
+    with fewer units per layer.
+    """
     return nn.Sequential(
         nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.6), nn.Linear(128, 32), nn.Dropout(0.6), nn.Linear(32, 1)
     )
@@ -246,7 +249,7 @@ class TemporalNetwork(nn.Module):
     def features(self, x: Tensor, real: Tensor) -> Tensor:
         """Return the features (B, N, 128) of segments (B, N, D)."""
         x = self.narrow(x) * real[..., None]  # (B, N, 128)
-        near = [F.relu(conv(x.mT)).mT for conv in self.near]  # 3 of (B, N, 32)
+        near = [F.relu(conv(x.mT)).mT for conv in self.near]  # three tensors (B, N, 32)
         weight = (self.query(x) @ self.key(x).mT / (RTFM_WIDTH // 4) ** 0.5).masked_fill(~real[:, None], float("-inf"))
         far = weight.softmax(dim=-1) @ self.value(x)  # (B, N, 32)
         return F.relu(x + self.join(torch.cat([*near, far], dim=-1))) * real[..., None]
@@ -482,7 +485,7 @@ class DualHead(NetworkHead):
         with torch.no_grad():
             by_binary, by_categories = network.branches(bags.x, bags.real)
             real = F.avg_pool1d(bags.real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
-            scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # 2 of (B, N)
+            scores = [torch.sigmoid(logit) for logit in (by_binary, not_normal(by_categories))]  # two tensors (B, N)
             # Mean scores over a segment and its two neighbours: `when` from the binary branch, `what` from the category branch.
             when, what = (F.avg_pool1d((score * bags.real)[:, None], 3, 1, 1)[:, 0] / real for score in scores)
         network.train()

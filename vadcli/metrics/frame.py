@@ -382,7 +382,7 @@ def pate(
 
 
 def _pate_thresholds(frames: FrameSet, limit: int | None) -> Numbers:
-    """Return at most `limit` thresholds (T,) float64, ascending; see `max_thresholds` of `pate`."""
+    """Return the thresholds (T,) float64, ascending. `limit` is the `max_thresholds` of `pate`."""
     scores = frames.scores
     if limit is None:
         return np.unique(scores).astype(np.float64)

@@ -148,7 +148,7 @@ class Asker(ClipModel, Protocol):
 
     @property
     def max_area_px(self) -> int:
-        """Largest useful area of a frame in pixels. The model makes larger frames smaller."""
+        """Largest useful area of a frame in pixels. The model reduces larger frames to about this area."""
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Return the log-odds of yes (N, Q) float32, for Q questions about N clips of one size.

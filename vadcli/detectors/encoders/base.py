@@ -103,7 +103,7 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        path = folder / "processor_config.json"  # transformers 5 stores the rules in this file
+        path = folder / "processor_config.json"  # version 5 of `transformers` stores the rules in this file
     if not path.is_file():
         return defaults
     try:

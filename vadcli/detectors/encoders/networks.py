@@ -261,7 +261,7 @@ class ClipVisionModel(nn.Module):
     def __init__(self, sizes: Any) -> None:
         super().__init__()
         self.embeddings = ClipVisionEmbeddings(sizes)
-        self.pre_layrnorm = layer_norm(sizes)  # this is how transformers spells `layernorm`
+        self.pre_layrnorm = layer_norm(sizes)  # the library `transformers` spells `layernorm` like this
         self.encoder = Blocks(sizes)
         self.post_layernorm = layer_norm(sizes)
 

@@ -125,7 +125,8 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
 def check_model(part: str, folder: Path) -> None:
     """Check that a folder's files contain all tensors of the model that the folder's config describes.
 
-    If the library `accelerate` is installed, only names and shapes are read. This takes less time and memory.
+    If the library `accelerate` is installed, only names and shapes are read. This takes less time and memory than reading
+    the weights.
 
     Raises:
         WeightsError: as in `read_model`.

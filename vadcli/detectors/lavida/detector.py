@@ -134,7 +134,7 @@ class LavidaDetector:
         return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Use another config. It must have the same model sizes. Do not call this while `score` is running."""
+        """Use another config with the same model sizes as now. Do not call this while `score` is running."""
         self.config = config
         for worker in self._workers.all:
             worker.model.config = config

@@ -28,7 +28,7 @@ from vadcli.errors import WeightsError
 
 MaskGate = Literal["hard", "soft", "off"]
 STRIDE_PX = 16  # stride of the embedding F; masks have a quarter of this stride
-MEMORY_CHANNELS = 64  # the memory attention of transformers always needs 64 channels, whatever the config says
+MEMORY_CHANNELS = 64  # the library `transformers` always needs 64 channels here, whatever the config says
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NO_OBJECT_LOGIT = -1024.0  # SAM2 writes this into the mask of an absent object

@@ -155,9 +155,9 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
 
 
 def references(density: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` densest tokens, ascending.
+    """Return the indices of the densest tokens, ascending. `count` is how many tokens to choose.
 
-    If tokens are equally dense, tokens with a lower index are returned.
+    If tokens are equally dense, the tokens with the lower indices are chosen.
     """
     return torch.sort(density, descending=True, stable=True).indices[:count].sort().values
 
@@ -233,9 +233,9 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the `count` columns that are nearest to each row, the nearest first.
+    """Return, for each row, the nearest columns and their distances, the nearest column first.
 
-    Of equally near columns, the lower index comes first.
+    Of equally near columns, the column with the lower index comes first.
 
     It is slow to compute exact distances from differences of coordinates. So a fast matrix product gives a lower bound of each
     squared distance, and only the columns with the lowest bounds are measured exactly. If the bounds cannot prove that these
@@ -244,7 +244,7 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
     Args:
         rows: (R, D), R tokens.
         columns: (C, D), C tokens.
-        count: at most C, or at most C - 1 if `but_self` is True.
+        count: how many columns to return per row: at most C, or at most C - 1 if `but_self` is True.
         chunk: number of rows per step. The memory use is O(chunk · (C + D)).
         but_self: True if rows and columns are the same tokens. Then the result of a token does not contain the token itself.
 
@@ -296,7 +296,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the `count` nearest candidates (R, N) of each row, and their exact squared distances."""
+    """Return the nearest of the candidates (R, N) of each row, and their exact squared distances."""
     candidates = candidates.sort(dim=1).values  # so that, of equally near candidates, the lower index is chosen below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]

@@ -447,7 +447,7 @@ def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     n, length, _ = hidden.shape
     # (3, N, heads, n, e)
     qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    turned = []  # query and key with their positions, computed in float32 as in transformers
+    turned = []  # query and key with their positions, in float32 as in the library `transformers`
     for states in (qkv[0].float(), qkv[1].float()):
         half = states.shape[-1] // 2
         rotated = torch.cat([-states[..., half:], states[..., :half]], dim=-1)

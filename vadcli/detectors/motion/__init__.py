@@ -22,8 +22,8 @@ class MotionOptions:
         rate_hz: sampled frames per second.
         max_area_px: largest area of a frame if `detail` is 1. Larger frames are reduced to this area.
         detail: factor by which width and height of a frame are larger than those of the small frame. Cells keep their size in
-            pixels, so they show smaller things. Speeds are still in pixels of the small frame. The floors of speed and disorder
-            are divided by `detail`, because the noise of the flow is smaller by the same factor.
+            pixels, so a cell covers a smaller part of a larger frame. Speeds are still in pixels of the small frame. The floors
+            of speed and disorder are divided by `detail`, because the noise of the flow is smaller by the same factor.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation, in seconds, of the Gaussian that smooths each cell over time. This smooths masks too.

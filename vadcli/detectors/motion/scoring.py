@@ -206,7 +206,7 @@ def fit_camera(
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
     # A burst is a short clip, too short to show whether a contrast lasts for `still_s` seconds. So the tail is fitted to all
-    # contrasts, including short ones. This makes alarms rarer.
+    # contrasts, including short ones. As a result, fewer still things raise an alarm.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured

@@ -65,8 +65,8 @@ def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: 
     result = np.zeros_like(values)
     part = segments(timestamp, gap_s)
     index, shortest = np.arange(len(values)), still_s - SAME_TIME_S
-    after = np.searchsorted(timestamp, timestamp + shortest)  # first frame at least `shortest` later
-    before = np.searchsorted(timestamp, timestamp - shortest, side="right") - 1  # last frame at least `shortest` earlier
+    after = np.searchsorted(timestamp, timestamp + shortest)  # the first frame that is at least `shortest` seconds later
+    before = np.searchsorted(timestamp, timestamp - shortest, side="right") - 1  # the last frame at least `shortest` s earlier
     for first, last in [*zip(index, after, strict=True), *zip(before, index, strict=True)]:
         if first >= 0 and last < len(values) and part[first] == part[last]:
             run = slice(first, last + 1)
