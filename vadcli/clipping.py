@@ -49,7 +49,8 @@ MUXERS = {
 }
 """Suffix -> ffmpeg's name of the container format."""
 
-# If frames are decoded in another order than they are shown, ffmpeg seeks to a time that is this much earlier, except in MP4.
+# If frames are decoded in another order than they are shown, ffmpeg seeks to an earlier time: by
+# this number of seconds, but not in MP4.
 # The number is from ffmpeg's source code.
 _SEEKS_EARLIER_S = 3 / 23
 # In transport and program streams, ffmpeg seeks by decoding time. This time is earlier than the presentation time. The copy

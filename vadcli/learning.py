@@ -431,7 +431,7 @@ def compare(
 
 
 def widening(videos: int) -> float:
-    """Return the factor by which an interval from resamples of this many videos is too narrow.
+    """Return the factor by which a confidence interval is too narrow if it comes from resamples of this number of videos.
 
     Resamples of n videos vary less than new videos do, by the factor sqrt((n - 1) / n). Student's t distribution replaces the
     normal distribution, because the spread is only an estimate (Hesterberg, "What Teachers Should Know About the Bootstrap",

@@ -1,6 +1,7 @@
 """Reports which scans are running in an output folder, and the result of the newest run.
 
-The data come from the run records (the lists of videos are not read) and from the live files of running scans.
+The data come from the run records (the lists of videos are not read) and from the files in which running scans store
+their progress.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class RunStatus:
 
     @classmethod
     def of(cls, run: StoredRun, now: datetime, live: Mapping[str, Any] | None = None) -> RunStatus:
-        """Return the status at the time `now`. `live` is the content of the run's live file, if any."""
+        """Return the status at the time `now`. `live` has the progress that a running scan has stored, if there is any."""
         if live is not None and run.end is None:
             run = replace(run, totals=live["totals"], progress=live["progress"])
             return replace(cls.of(run, now), last_videos=tuple(live["last_videos"]))

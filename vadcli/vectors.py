@@ -460,7 +460,7 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
     """Yield the result of `compare` for each path, in order. Threads read a few files ahead."""
 
     def attempt(path: Path) -> T | DocumentError:
-        """Return the result of `compare`, or its DocumentError."""
+        """Return the result of `compare`, or the DocumentError that it raised."""
         try:
             return compare(path)
         except DocumentError as error:

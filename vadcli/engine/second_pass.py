@@ -436,7 +436,7 @@ class Refinement:
                 yield row, refined if hidden is None else np.where(hidden, np.uint8(0), refined)
 
     def _frames(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each row that can be decoded, with its frame (H, W, 3) uint8.
+        """Yield each row whose frame can be decoded, with this frame (H, W, 3) uint8.
 
         The frame may be used only until the next row is requested.
         """

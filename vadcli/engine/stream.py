@@ -61,7 +61,7 @@ MOST_ENDED = 8
 
 @dataclass(frozen=True)
 class ClipsScored:
-    """The frames of a video that were scored since its last update."""
+    """An update about a video: how many of its frames were scored since the last update."""
 
     video: str
     frames: int  # number of rows that got a score

@@ -102,11 +102,11 @@ class ScanOptions(
     workers: int | None = option(
         None, "Number of decoder processes.", panel=RUNNING, default_text="one per core, at most one per video"
     )
-    force: bool = option(False, "Scan finished videos again.", panel=RUNNING)
+    force: bool = option(False, "Scan all videos, even those that are done.", panel=RUNNING)
     skip_existing: bool = option(
         True, "Skip videos that are done with the same options; --no-skip-existing is the same as --force.", panel=RUNNING
     )
-    retry_failed: bool = option(False, "Scan failed and partial videos again.", panel=RUNNING)
+    retry_failed: bool = option(False, "Repeat the scan of videos that failed or are partial.", panel=RUNNING)
     shard: str | None = option(
         None, "Divide the videos into N parts, and scan only part I, e.g. 2/8.", panel=RUNNING, metavar="I/N"
     )
@@ -199,7 +199,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
     )
     npy_crops: int = option(
         0,
-        "With --npy: write arrays (frames, N, D) for heads that read N crops (parts) of a frame. Crops get the frame's vector.",
+        "With --npy: write arrays (frames, N, D) for heads that read N crops (parts) per frame; all get the frame's vector.",
         panel=OUTPUT,
     )
     workers: int = option(1, "Number of decoder processes.", panel=RUNNING)

@@ -361,9 +361,10 @@ _TIME_SLACK = timedelta(milliseconds=2)  # times are stored in whole millisecond
 
 def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) -> Iterator[str]:
     if not event["start_frame"] <= event["peak_frame"] < event["end_frame"]:
-        yield f"rows {event['start_frame']} <= {event['peak_frame']} < {event['end_frame']} are not in order"
+        rows = f"{event['start_frame']}, {event['peak_frame']}, {event['end_frame']}"
+        yield f"the rows of start, peak and end are not in order: {rows}"
     if not event["start_s"] <= event["peak_s"] <= event["end_s"]:
-        yield f"times {event['start_s']} <= {event['peak_s']} <= {event['end_s']} are not in order"
+        yield f"the times of start, peak and end are not in order: {event['start_s']}, {event['peak_s']}, {event['end_s']}"
     if event["mean_score"] > event["peak_score"]:
         yield f"mean_score ({event['mean_score']}) is above peak_score ({event['peak_score']})"
     if video["frames"] is not None and event["end_frame"] > video["frames"]:

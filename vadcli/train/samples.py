@@ -70,7 +70,7 @@ class Segmentation:
         _check_frames(self.key, self.frames)
         for item in self.objects:
             if item.masks.shape != self.frames.shape[:3]:
-                raise ValueError(f"{self.key}: masks of {item.name!r} are {item.masks.shape}, frames are {self.frames.shape}")
+                raise ValueError(f"{self.key}: masks {item.masks.shape} of {item.name!r} do not fit frames {self.frames.shape}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,13 +127,13 @@ class ExposureSample:
     def __post_init__(self) -> None:
         _check_frames(self.key, self.frames)
         if self.masks.dtype != np.bool_ or self.masks.shape != self.frames.shape[:3]:
-            raise ValueError(f"{self.key}: masks are {self.masks.dtype} {self.masks.shape}, frames are {self.frames.shape}")
+            raise ValueError(f"{self.key}: masks {self.masks.dtype} {self.masks.shape} do not fit frames {self.frames.shape}")
         if self.labels.dtype != np.bool_ or not np.array_equal(self.labels, self.masks.any(axis=(1, 2))):
             raise ValueError(f"{self.key}: a frame's label must be True if the frame's mask has a True pixel, else False")
         if self.masks.any() and not self.anomalous:
             raise ValueError(f"{self.key}: the masks of a normal sample must not have a True pixel")
         if not self.categories or len(set(self.categories)) != len(self.categories):
-            raise ValueError(f"{self.key}: categories must not be empty or repeat a name: {self.categories}")
+            raise ValueError(f"{self.key}: the list of categories is empty or repeats a name: {self.categories}")
 
 
 def _check_frames(key: str, frames: ByteArray) -> None:

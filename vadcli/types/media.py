@@ -40,7 +40,7 @@ class PixelFormat(StrEnum):
 
     @property
     def channels(self) -> int:
-        """Bytes per pixel."""
+        """Bytes per pixel: 1 for gray, 3 for rgb."""
         return 1 if self is PixelFormat.GRAY else 3
 
 

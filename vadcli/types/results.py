@@ -111,7 +111,7 @@ class MaskRows(StrEnum):
 
 def mask_level(score: float) -> int:
     """Return the byte (1-255) that stored masks have for a pixel score; higher scores have higher bytes."""
-    # Stored masks are rounded in float32. Rounding in float64 could give a higher byte, and miss some pixels.
+    # Stored masks are rounded in float32. Rounded in float64, this byte could be higher by 1, and some pixels would be missed.
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 
 
@@ -229,9 +229,8 @@ class Event:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame <= self.peak_frame < self.end_frame:
-            raise ValueError(
-                f"event {self.id}: rows {self.start_frame} <= {self.peak_frame} < {self.end_frame} are not in order"
-            )
+            rows = f"{self.start_frame}, {self.peak_frame}, {self.end_frame}"
+            raise ValueError(f"event {self.id}: the rows of start, peak and end are not in order: {rows}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON that an events document stores."""

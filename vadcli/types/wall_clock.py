@@ -432,7 +432,7 @@ DEFAULT_RULES = TimeRules()
 
 
 def in_zone(start: StartTime, zone: str) -> StartTime:
-    """Return a start with the same moment in another time zone; "" means this machine's zone."""
+    """Return a start time, converted to another time zone; "" means this machine's zone."""
     name = zone or local_zone_name()
     return StartTime(start.moment.astimezone(zone_named(name)), start.source, name)
 
@@ -440,7 +440,7 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
     """Return a moment converted to a time zone; None if Python's `datetime` can't represent the result.
 
-    The zone None is this machine's zone. A moment without a time zone is already in `zone`.
+    The zone None is this machine's zone. A moment without a time zone counts as a time in `zone`.
     """
     try:
         if moment.tzinfo is None and zone is not None:
@@ -488,11 +488,11 @@ class DayWindow:
 
     @property
     def length_s(self) -> float:
-        """Length in seconds, at most one day."""
+        """Length of the window in seconds, at most one day."""
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Return how many seconds before `moment` the window last began, in [0, 86400)."""
+        """Return the seconds from the last begin of the window to `moment`, in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
