@@ -58,7 +58,7 @@ def test_the_list_of_msad_chooses_the_test_videos(tmp_path: Path) -> None:
         (MSAD + "Fire_1,shop,6,3,7\n", "line 4: frames 3 to 7 are not an interval with 1 <= first <= last <= 6"),
         (MSAD + "Fire_1,shop,6,three,7\n", "line 4: the frames of 'Fire_1'"),
         (MSAD + "Fire_1,shop\n", "line 4: the frames of 'Fire_1'"),
-        (MSAD + ",shop,6,3,5\n", "line 4: name is empty"),
+        (MSAD + ",shop,6,3,5\n", "line 4: the value of name is empty"),
         ("name,scenario,total frames\n", "the column 'starting frame of anomaly' is missing"),
     ],
 )

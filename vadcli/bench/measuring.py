@@ -114,7 +114,7 @@ def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> 
 
 
 UNSTATED_FPS = 25.0
-"""Frame rate of files that do not state one."""
+"""The frame rate that is assumed for files that do not state their frame rate."""
 
 
 def baseline_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:

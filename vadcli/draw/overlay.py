@@ -1,7 +1,8 @@
 """Draws the frames of a rendered video: the picture with its heat map, and a panel below it.
 
 Only the heat map, stripes on hidden regions and a border during events are drawn over the picture. So the rest of the picture
-stays visible, for example the camera's time stamp. `Lettering` draws text in every script for which this machine has a font.
+stays visible, for example the camera's time stamp. `Lettering` chooses fonts for texts in any script, if this machine has a
+font for it.
 """
 
 from __future__ import annotations

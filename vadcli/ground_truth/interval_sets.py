@@ -198,7 +198,7 @@ UCF_CATEGORIES = {
     "Stealing": "stealing",
     "Vandalism": "vandalism",
 }
-"""Class in the file -> category in vadcli."""
+"""The category in vadcli of each class in the file."""
 XD_CATEGORIES = {
     "B1": "fighting",
     "B2": "shooting",
@@ -207,7 +207,7 @@ XD_CATEGORIES = {
     "B6": "car accident",
     "G": "explosion",
 }
-"""Label in the name of a video -> category in vadcli."""
+"""The category in vadcli of each label in the name of a video."""
 _XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
 
 
@@ -320,7 +320,7 @@ CUVA_CATEGORIES = {
     10: "traffic violation",
     11: "burning",
 }
-"""Number in the repository's Category.txt -> category."""
+"""The category of each number in the repository's Category.txt."""
 MOST_SHARE = 10.0
 """Fractions of the video are below this limit. A larger number is probably a frame number or a time, so it is an error."""
 _NORMAL = "normal"
@@ -429,9 +429,9 @@ def _clock_intervals(path: Path, place: int, output: str, category: str | None) 
 class PreVad(GroundTruth):
     """PreVAD (Liu et al., 2025, Kamino666/LaGoVAD-PreVAD).
 
-    `root` is test.csv, the JSON file, or a folder with one of them.
+    `root` is test.csv, a JSON file such as v6/prevad_test_anno_v6.json, or a folder with one of these files.
 
-    Both files have the same keys: `video_path`, `class_name` and `anomaly_span`. `anomaly_span` is a list of [start, end] in
+    The files have the same keys: `video_path`, `class_name` and `anomaly_span`. `anomaly_span` is a list of [start, end] in
     fractions of the video's length. The README does not describe these files. The keys, and the way to compute frames from
     fractions (`ShareIntervals`), are from the authors' data loader. But the loader has one feature per eight frames and finds
     the abnormal features, while this class finds the abnormal frames.
@@ -548,7 +548,7 @@ def _json_items(path: Path) -> Items:
 def _text(path: Path, place: int, item: Item, key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise bad_line(path, place, f"{key} is empty, or is not a text")
+        raise bad_line(path, place, f"the value of {key} is empty, or is not a text")
     return value.strip()
 
 
@@ -556,4 +556,4 @@ def _seconds(path: Path, line: int, row: Item, key: str) -> float:
     try:
         return float(row[key])
     except ValueError:
-        raise bad_line(path, line, f"{key} is {row[key][:40]!r}, not a number of seconds") from None
+        raise bad_line(path, line, f"the value of {key} is {row[key][:40]!r}, not a number of seconds") from None

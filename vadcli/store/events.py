@@ -447,8 +447,8 @@ class FootageFolders:
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
         """Return whether a video or a camera folder exists.
 
-        A missing video counts as gone only if the closest folder above it, within the root, can be read and is not empty. If a
-        share is not mounted, the folder in which it is usually mounted is empty.
+        A missing video counts as gone only if the closest folder above it, within the root, can be read and is not empty. The
+        reason: if a share is not mounted, the folder in which it is usually mounted is empty.
         """
         for path in _below(self.roots(document), name):
             if is_remote(path):
@@ -492,8 +492,8 @@ def _below(roots: Iterable[str | Path], name: str) -> Iterator[Path]:
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     """Return the document with the start of its video.
 
-    If the user gave no option about times, the stored start is kept. The start is computed again if the user gave such an
-    option, or if an older version stored no start.
+    The stored start is kept, with two exceptions: if the user gave an option about times, or if an older version stored no
+    start, the start is computed.
     """
     if document.start is not None:
         if not rules.given:

@@ -140,7 +140,7 @@ class MaskVideoWriter:
             ValueError: the frame has another size or type.
         """
         if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
-            raise ValueError(f"a mask must be {self.width} x {self.height} uint8, not {frame.shape} {frame.dtype}")
+            raise ValueError(f"a mask must be {(self.height, self.width)} uint8, not {frame.shape} {frame.dtype}")
         import av
 
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
@@ -322,7 +322,7 @@ class MaskRleWriter:
             ValueError: the frame has another size or type.
         """
         if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
-            raise ValueError(f"a mask must be {self.width} x {self.height} uint8, not {frame.shape} {frame.dtype}")
+            raise ValueError(f"a mask must be {(self.height, self.width)} uint8, not {frame.shape} {frame.dtype}")
         rle = coco.encode(np.asfortranarray(frame >= self._level, np.uint8))
         area = int(coco.area(rle))
         self._rows.append(

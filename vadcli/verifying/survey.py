@@ -48,7 +48,7 @@ GROW_S = 5.0
 SAMPLE_CLIPS = 8
 """Largest number of random clips per camera. The answers about them show how the model usually answers about the camera."""
 SAMPLE_PART = 5
-"""A camera with few proposed clips gets one random clip per SAMPLE_PART proposed clips."""
+"""A camera with few proposed clips gets one random clip per `SAMPLE_PART` proposed clips."""
 FEWEST = 2
 """Every camera gets at least this many random clips, even if it has few proposed clips."""
 SPREAD_FLOOR = 0.25

@@ -68,7 +68,8 @@ class ReadRequest:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.interval < 1 or min(self.width, self.height) < 1:
-            raise ValueError(f"start row {self.start}, interval {self.interval} or size {self.width}x{self.height}: too small")
+            size = f"{self.width}x{self.height} px"
+            raise ValueError(f"start row {self.start} must be at least 0; interval {self.interval} and size {size} at least 1")
 
     def samples(self, index: int) -> bool:
         """Return True if this row gets an image."""
@@ -281,7 +282,7 @@ _SIGNATURES = {
     "matroska": (0, (b"\x1a\x45\xdf\xa3",)),
     "avi": (0, (b"RIFF",)),
 }
-"""Demuxer -> (offset in the file, bytes that are allowed at this offset). A playlist has other bytes there."""
+"""For each demuxer, an offset in the file, and the bytes that are allowed there. A playlist has other bytes."""
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
 _PTS_SLACK_S = 1e-3  # decord reports times as 32-bit floats
 _COMPLAINT = re.compile(rb"^\[(?:[^\]]* @ 0x[0-9a-f]+|\d\d:\d\d:\d\d)\] (.*)$")

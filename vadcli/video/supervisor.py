@@ -72,7 +72,7 @@ class LoaderOptions:
         if self.workers < 1 or self.threads < 0:
             raise ValueError(f"workers={self.workers} must be at least 1, and threads={self.threads} must not be negative")
         if not (self.timeout_s > 0 and self.memory_limit_mib > 0):
-            raise ValueError(f"time ({self.timeout_s} s) and memory ({self.memory_limit_mib} MiB) limits must be positive")
+            raise ValueError(f"timeout_s={self.timeout_s} and memory_limit_mib={self.memory_limit_mib} must be positive")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Finds, lists, checks and fetches weights. It builds no model.
 
-A LAVIDA folder (the value of `--model`) contains config.json, the transformers folders mllm/, text/ and
-sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
+A LAVIDA folder (the value of `--model`) contains config.json, the folders mllm/, text/ and sam2/ in
+the format of the library `transformers`, the trained part lavida.safetensors, sometimes a PEFT adapter
+in lora/, and checksums.json.
 This file finds and checks LAVIDA folders. `files` reads the manifest of known weights and compares files
 with their hashes. `hub` fetches, finds and deletes public base models and encoders.
 
@@ -171,7 +172,7 @@ def locate(model: str) -> Path:
 def share(folder: Path) -> None:
     """Make the safetensors files of a folder readable for everyone who may read the folder.
 
-    The safetensors library writes files that only their owner can read. Symbolic links and files with
+    The library `safetensors` writes files that only their owner can read. Symbolic links and files with
     several hard links are not changed, because somebody else may use them.
     """
     for path in folder.rglob("*.safetensors"):

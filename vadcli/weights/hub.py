@@ -2,10 +2,10 @@
 
 The files are in the Hugging Face cache on this machine.
 
-huggingface_hub reads its own environment variables: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network, HF_HOME and
-HF_HUB_CACHE for the folder of its cache. `home()/.locks` has one lock file per pulled model. A lock file has the commit, and
-the size and hash of every file. `remove` deletes only the revision in the lock file, and no file of the user or of another
-program.
+The library `huggingface_hub` reads its own environment variables: HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN for the network,
+HF_HOME and HF_HUB_CACHE for the folder of its cache. `home()/.locks` has one lock file per pulled model. A lock file has the
+commit, and the size and hash of every file. `remove` deletes only the revision in the lock file, and no file of the user or of
+another program.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def pull(
     Args:
         name: a name of the manifest.
         update: fetch the newest revision of the repository instead of the pinned revision.
-        progress: let huggingface_hub draw progress bars on stderr.
+        progress: let the library `huggingface_hub` draw progress bars on stderr.
         say: a function that gets one line of text per step.
 
     Raises:
@@ -456,7 +456,7 @@ class Removed:
         name: the model's main name in the manifest.
         commit: the commit whose files were deleted.
         freed_bytes: freed disk space. A file that a LAVIDA folder shares by a hard link frees no space.
-        kept_bytes: size of the files of other revisions of the same repository, which stay in the cache.
+        kept_bytes: size of the files that stay in the cache, because other revisions of the same repository use them.
     """
 
     name: str
