@@ -47,11 +47,10 @@ MUXERS = {
     ".mpeg": "mpeg",
     ".flv": "flv",
 }
-"""Suffix -> ffmpeg's name of the container format."""
+"""ffmpeg's name of the container format, by suffix."""
 
-# If frames are decoded in another order than they are shown, ffmpeg seeks to an earlier time: by
-# this number of seconds, but not in MP4.
-# The number is from ffmpeg's source code.
+# If frames are decoded in another order than they are shown, ffmpeg seeks to a time that is this number of seconds earlier.
+# MP4 is an exception. The number is from ffmpeg's source code.
 _SEEKS_EARLIER_S = 3 / 23
 # In transport and program streams, ffmpeg seeks by decoding time. This time is earlier than the presentation time. The copy
 # begins at the first keyframe after the seek time. So the seek time must be a little before the wanted keyframe.
@@ -190,7 +189,7 @@ class _Cutter:
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
     def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
-        """Return the path of a clip. Its name depends on the footage and on the length of the clip."""
+        """Return the path of a clip. The file name depends on the footage and on the length of the clip."""
         video = str(document.video["path"])
         content = document.scan.source.get("content") if document.scan else None
         parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]

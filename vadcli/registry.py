@@ -89,7 +89,7 @@ DETECTORS = Registry(
         "motion": "vadcli.detectors:make_motion",
     },
 )
-"""Classes, or functions that make a detector: `DetectorOptions` -> `Detector`."""
+"""Classes or functions that make a `Detector` from `DetectorOptions`."""
 
 DETECTOR_OPTIONS = Registry(
     "detector's option set",
@@ -156,7 +156,7 @@ ENCODERS = Registry(
     "vadcli.encoders",
     {"clip": "vadcli.detectors.encoders.networks:ClipEncoder", "siglip": "vadcli.detectors.encoders.networks:SiglipEncoder"},
 )
-"""Families of image-text encoders, named as `model_type` in transformers (SigLIP 2 with a fixed image size is "siglip", too).
+"""Families of image-text encoders, named as `model_type` by Hugging Face (SigLIP 2 with a fixed image size is "siglip", too).
 
 Each entry is called with (name, folder, device=…, precision=…), and returns a `vadcli.detectors.encoders.Encoder`.
 """

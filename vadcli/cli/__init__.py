@@ -41,7 +41,7 @@ _COMMANDS = {
     "weights": "machine:weights_app",
     "categories": "machine:categories_app",
 }
-"""Command or group of commands -> module of this package, and name in this module."""
+"""For each command or group of commands: a module of this package, and a name in this module."""
 
 
 def make_app(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:

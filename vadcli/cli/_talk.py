@@ -170,7 +170,7 @@ class ScanDisplay:
         self.total = max(1, progress.total)
         self._started = self._last_beat = time.monotonic()
         self._last_shown = 0.0
-        self._refused: dict[str, int] = {}  # reason why results can't be written -> number of videos with this reason, minus 1
+        self._refused: dict[str, int] = {}  # by reason why results can't be written: number of videos, minus 1
         show = sys.stderr.isatty() and not options.quiet
         bar_format = "{percentage:3.0f}%|{bar}| {desc}"
         self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)

@@ -117,7 +117,7 @@ def pull(*, name: WeightsName, options: WeightsPullOptions) -> None:
         """End the process at once, with the exit code of the signal."""
         sys.stderr.write("vadcli: interrupted; the fetched part is kept; to continue, run the same command again\n")
         sys.stderr.flush()
-        os._exit(128 + number)  # after an exception, the hub's library would first finish the downloads
+        os._exit(128 + number)  # after an exception, Hugging Face's library would first finish the downloads
 
     with on_signals(stop):
         pulled = weights.pull(name, update=options.update, progress=progress, say=log.info)

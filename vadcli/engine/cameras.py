@@ -264,7 +264,7 @@ class CameraFit:
     def _sample(self, in_memory: _ItemsInMemory) -> tuple[list[Clip], Footage]:
         """Return the clips for the fit, and the size of the footage from which they come.
 
-        `in_memory` has all clips of the camera, with one exception: if they did not fit into memory, this method reads bursts.
+        If all clips of the camera fit into memory, they are in `in_memory`. Otherwise, this method reads bursts.
         """
         if in_memory.is_too_long:
             return self._bursts(in_memory.pool)

@@ -318,7 +318,7 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 
 
 def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> str:
-    """Return a line that tells the user which of the choices in OUT are used by a scan; "" if OUT has no choices."""
+    """Return a line about the choices in OUT that a scan uses; "" if OUT has no choices."""
     chosen = [entry for entry in choices.thresholds if entry.detector == detector]
     sentences = []
     if chosen:
@@ -498,7 +498,7 @@ class VerifiedScores:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Return an event of the scan that is not confirmed, marked as rejected or as not asked."""
+        """Return an unconfirmed event of the scan, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)

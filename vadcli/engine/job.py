@@ -194,7 +194,7 @@ class ScanJob:
     mask_rle: bool = False  # write the masks as run lengths
     masked_rows: MaskRows = MaskRows.SAMPLED  # which frames get a mask
     force: bool = False  # also scan videos that are done
-    retry_failed: bool = False  # scan failed and partial videos again
+    retry_failed: bool = False  # repeat the scan of videos that failed or are partial
     checkpoint_s: float = 30.0  # seconds between two fsyncs of a checkpoint
     # The second passes. None for a pass that the options do not ask for, or that the detector does not need.
     attribution: Attribution | None = None  # finds the categories of events

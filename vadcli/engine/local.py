@@ -118,7 +118,8 @@ class LocalRunner:
     def _log_learned_again(self, cameras: Cameras, *, outgrown: bool = False) -> None:
         """Log which cameras the run learns again, in one line per reason.
 
-        With `outgrown`, this includes the cameras that have much more footage now. A run logs these cameras after the fit.
+        With `outgrown`, cameras that have much more footage now are included. Only a preview needs this, because a run logs
+        such a camera after its fit.
         """
         by_reason: dict[str, list[str]] = {}
         for camera, whole in by_camera(self.settings.plan.units):

@@ -219,7 +219,7 @@ class _Walk:
             relative = entry.path.removeprefix(above).replace(os.sep, "/")
             if entry.name.startswith(".") or _matches(entry.name, relative, self.options.exclude):
                 continue
-            is_folder = False  # for a link to itself, `is_dir` raises OSError; then `_file` reports that it can't be read
+            is_folder = False  # for a link to itself, `is_dir` raises OSError; `_file` reports that the link can't be read
             with suppress(OSError):
                 is_folder = entry.is_dir()
             if is_folder:

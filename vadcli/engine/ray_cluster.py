@@ -119,7 +119,7 @@ class Chunk:
 
     camera: str  # the camera of these videos; "" if the detector does not fit cameras
     units: tuple[WorkUnit, ...]
-    fits_camera: bool = False  # True if the worker must fit the camera first; it then gets every video of this camera
+    fits_camera: bool = False  # True if the worker must fit the camera first, from all videos of the camera
     left: dict[str, WorkUnit] = field(default_factory=dict)  # the videos that have no result yet, by name
     has_begun: bool = False  # True if the worker has sent an update
     has_progress: bool = False  # True if a clip of the chunk was scored or answered

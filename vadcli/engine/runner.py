@@ -438,7 +438,7 @@ class EventHook:
     def close(self, stopped: Callable[[], bool]) -> None:
         """Wait until all commands have ended.
 
-        When `stopped` returns True, commands that have not started are left out.
+        When `stopped` returns True, commands that have not started are not run.
         """
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")

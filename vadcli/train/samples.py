@@ -151,7 +151,7 @@ CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapilla
 MAX_CATEGORIES = 30
 """N, the largest number of categories in a list, for all other data sets; from the paper."""
 
-_TRIES = 20  # largest number of random draws per wanted name; then the missing names are drawn from all remaining names
+_TRIES = 20  # largest number of random draws per wanted name; names that are still missing are drawn from all other names
 _COMMON_WORDS = frozenset(
     {"and", "are", "at", "for", "from", "has", "in", "is", "it", "its", "of", "on", "that", "the", "to", "with"}
 )

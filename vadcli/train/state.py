@@ -125,7 +125,7 @@ def checkpoint_activations(model: Lavida) -> None:
     Gradient checkpointing saves memory: activations are not stored, but computed again in the backward pass.
     """
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
-    if hasattr(qwen, "activation_checkpointing_enable"):  # the method has this name since transformers 5.23
+    if hasattr(qwen, "activation_checkpointing_enable"):  # the name in `transformers` 5.23 and later
         qwen.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
     else:
         qwen.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)

@@ -44,7 +44,7 @@ from vadcli.types import ByteArray
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 IGNORED = -100
-"""Label of a token that is not part of the answer; the same number as in transformers."""
+"""Label of a token that is not part of the answer; the same number as in the library `transformers`."""
 
 
 @dataclass(frozen=True)

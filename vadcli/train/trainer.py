@@ -284,7 +284,7 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
         last = folder / "model"
         if not last.is_dir():
             Trainer(stage, folder, device=device, training=training).run()
-    from accelerate import PartialState  # if accelerate is not installed, Trainer has raised an error
+    from accelerate import PartialState  # if `accelerate` is not installed, `Trainer` has raised an error
 
     assert last is not None
     model = out / "model"

@@ -114,7 +114,7 @@ def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
 
 
 STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
-"""Protocol of a URL -> the extra of vadcli that must be installed to read it, as in `pip install vadcli[s3]`."""
+"""By protocol of a URL: the extra of vadcli that must be installed to read the URL, as in `pip install vadcli[s3]`."""
 _REMOTE = re.compile(rf"({'|'.join(STORES)}):/+(?=[^/])")
 
 
