@@ -109,7 +109,7 @@ def test_cuva_has_minutes_and_seconds(tmp_path: Path, lines: bool) -> None:
         (item("a.mp4", "Timestamp", "[0075, 0090]"), r"line 7: .*is not \[mmss, mmss\]"),
         (item("a.mp4", "Timestamp", "[0020, 0010]"), "line 7: the interval from"),
         (item("a.mp4", "Cause", "A storm."), "'a.mp4' has no item of the task Timestamp"),
-        ({"task": "Timestamp"}, "line 7: visual_input is empty"),
+        ({"task": "Timestamp"}, "line 7: the value of visual_input is empty"),
         (3, "line 7: is not an object"),
     ],
 )
@@ -204,10 +204,10 @@ def test_vau_bench_has_seconds_and_zeros_for_normal_videos(tmp_path: Path) -> No
     ("row", "said"),
     [
         ("a.mp4,?,A,,Fire,4,3\n", "line 2: the interval from"),
-        ("a.mp4,?,A,,Fire,x,3\n", "line 2: Start Time is 'x'"),
+        ("a.mp4,?,A,,Fire,x,3\n", "line 2: the value of Start Time is 'x'"),
         ("a.mp4,?,A,,Fire,nan,3\n", "line 2: the interval from"),
-        ("a.mp4,?,A,,,1,3\n", "line 2: Anomaly Class is empty"),
-        ("a.mp4,?,A\n", "line 2: Start Time is ''"),
+        ("a.mp4,?,A,,,1,3\n", "line 2: the value of Anomaly Class is empty"),
+        ("a.mp4,?,A\n", "line 2: the value of Start Time is ''"),
     ],
 )
 def test_errors_of_vau_bench_name_the_line(tmp_path: Path, row: str, said: str) -> None:

@@ -64,11 +64,14 @@ def test_a_mask_video_is_gray_ffv1_timed_in_milliseconds_and_makes_the_same_byte
 
 
 def test_a_frame_of_another_size_is_refused(tmp_path):
-    with MaskVideoWriter(tmp_path / "a.mkv", 64, 36) as writer, pytest.raises(ValueError, match="must be 64 x 36 uint8"):
+    with (
+        MaskVideoWriter(tmp_path / "a.mkv", 64, 36) as writer,
+        pytest.raises(ValueError, match=r"must be \(36, 64\) uint8, not"),
+    ):
         writer.write(np.zeros((64, 36), np.uint8), 0.0)
     with (
         MaskRleWriter(tmp_path / "a.parquet", "a", 64, 36) as writer,
-        pytest.raises(ValueError, match="must be 64 x 36 uint8"),
+        pytest.raises(ValueError, match=r"must be \(36, 64\) uint8, not"),
     ):
         writer.write(np.zeros((36, 64), np.float32), 0, 0)
 
