@@ -123,7 +123,7 @@ def test_where_not_even_one_fits_it_is_said(
 def test_the_package_is_refused(detector: LavidaDetector, film: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     model = detector.load(torch.device("cpu"))
     model.masks = PackageMasks.__new__(PackageMasks)
-    with pytest.raises(ValueError, match="only transformers' SAM2"):
+    with pytest.raises(ValueError, match="use TransformersMasks"):
         model.propagate(torch.from_numpy(film), {}, batch=1)
 
 
