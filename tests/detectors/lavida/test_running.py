@@ -103,7 +103,7 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
 
 
 def test_one_clip_that_does_not_fit_says_what_to_do() -> None:
-    with pytest.raises(DeviceError, match="one clip does not fit.*smaller model, more compression"):
+    with pytest.raises(DeviceError, match=r"one clip does not fit.*smaller model, more compression"):
         Runner(CPU).run(Small(0), frames(2))
 
 
