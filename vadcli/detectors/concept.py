@@ -286,7 +286,7 @@ class Bank:
     temperature: float
 
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
-        """Return the evidence (S, 2C) float32: the contrast of the C categories, then their fit.
+        """Return the evidence (S, 2C) float32: C columns of contrast, then C columns of fit (C categories).
 
         Fit is the similarity between the frame and the sentences for the category. Contrast is fit minus the similarity between
         the frame and the sentences against the category. The published method uses contrast alone. But everything unusual

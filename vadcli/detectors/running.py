@@ -106,7 +106,7 @@ def read_whole(
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
     """Return the name of the fastest usable attention.
 
-    The name is one that the library `transformers` knows. It stands for FlashAttention or for torch's own attention.
+    It is a name from the library `transformers`, for FlashAttention or for torch's own attention.
     """
     from transformers.utils import is_flash_attn_2_available
 

@@ -90,7 +90,7 @@ class TestSet:
         unknown: scored videos that are not in the data set; empty unless `allow_missing`.
         unmasked: videos for which the data set has masks or regions, but the scan stored no masks.
         masked: videos whose masks were read.
-        two_level: videos whose stored masks are run lengths, which only say whether a pixel's score reaches a threshold.
+        two_level: videos whose masks are stored as run lengths. Run lengths only show which pixels reach a threshold.
         run_lengths_at: the thresholds of these run lengths, each once, ascending.
         overhang_frames: number of annotated frames after the ends of the videos, in total; they are ignored.
         partial: videos with fewer frames than their container announces.

@@ -155,7 +155,7 @@ def _timelines(test: TestSet) -> Iterator[Figure]:
 
 @dataclass(frozen=True)
 class _SheetFrame:
-    """A frame that a contact sheet may show: the index of its video, its row, and its score."""
+    """A frame that a contact sheet may show: the index of its video, its number, and its score."""
 
     number: int
     row: int

@@ -94,8 +94,8 @@ class Card:
         scale: the scale for the head's logits.
         threshold: the scaled logit that becomes the score 0.5.
         categories: names of the categories; empty if the head did not learn from categories.
-        reach: largest distance from a training video to its nearest other training video (see `reach_of`). If the
-            distance of a new video from every training video is much larger, the new video is unlike them.
+        reach: largest distance from a training video to its nearest other training video (see `reach_of`). If a
+            new video is much farther than this from every training video, it is unlike the training videos.
         generator: program and version that wrote the folder.
     """
 

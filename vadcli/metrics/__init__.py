@@ -33,7 +33,7 @@ class Metric:
         value: the value, a finite number; None if the metric is undefined.
         ci_low, ci_high: the ends of the confidence interval; both None if there is no interval.
         videos: number of videos from which the value is computed.
-        note: a remark for the reader of the report. If the value is None, it says why.
+        note: a remark for the reader of the report. If the value is None, the remark gives the reason.
         curve: (x, y) points of the curve whose area is the value; empty for most metrics.
     """
 
@@ -112,7 +112,7 @@ class Estimate:
         value: the exact value over all videos; None if the metric is undefined.
         drawn: V, the number of videos in the test set. For each resample, V videos are drawn with replacement.
         statistic: computes the values of resamples (see `Statistic`). It is called only for an interval.
-        note: a remark for the reader of the report. If the value is None, it says why.
+        note: a remark for the reader of the report. If the value is None, the remark gives the reason.
         used: number of videos from which the value is computed; None means V.
         interval: False if no interval is possible, because the value is computed from fewer than two videos.
         curve: as in `Metric`.
@@ -257,7 +257,7 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return sums (..., K): entry k is the sum of column k and all columns after it."""
+    """Return sums (..., K): entry k is the sum of column k and all later columns."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 

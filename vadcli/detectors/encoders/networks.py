@@ -332,8 +332,8 @@ class SiglipEncoder(TransformersEncoder):
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Return the patch vectors (N, P, D) of pixels (N, 3, S, S)."""
-        # The vector of a patch is the output of the pooling head for this patch alone. Then the attention weight of the patch
-        # is 1, so queries and keys are not needed.
+        # The vector of a patch is the output of the pooling head for this patch alone. In this case, the attention weight of
+        # the patch is 1, so queries and keys are not needed.
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)

@@ -496,7 +496,7 @@ def _no_points(model: TransformersMasks, frames: int) -> Tensor:
 
 
 def _tokens(image: Tensor) -> Tensor:
-    """Make one token per pixel: (B, C, h, w) -> (h·w, B, C)."""
+    """Return one token per pixel, (h·w, B, C), from an image (B, C, h, w)."""
     return image.flatten(2).permute(2, 0, 1)
 
 

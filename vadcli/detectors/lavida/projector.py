@@ -269,7 +269,7 @@ class TwoWayBlock(nn.Module):
 class QFormerBlock(nn.Module):
     """The block of a Q-Former. It does not change the keys.
 
-    The queries attend to the queries, then to the keys. Last, an MLP changes the queries.
+    The queries attend to the queries, then to the keys. At the end, an MLP changes the queries.
     """
 
     def __init__(self, options: ProjectorOptions) -> None:
@@ -321,7 +321,7 @@ class Attention(nn.Module):
         return logits
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """Split the width into heads: (N, K, inside) -> (N, heads, K, inside / heads)."""
+        """Return tokens (N, K, inside) split into heads: (N, heads, K, inside / heads)."""
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 

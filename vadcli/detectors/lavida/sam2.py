@@ -108,7 +108,7 @@ class Convolution(nn.Module):
         self.norm = nn.GroupNorm(min(GROUPS, width), width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Apply the layers: (N, C, h, w) -> (N, C', h / stride, w / stride)."""
+        """Return the output (N, C', h / stride, w / stride) for `states` (N, C, h, w)."""
         changed: Tensor = nn.functional.gelu(self.norm(self.conv(states)), approximate="tanh")
         return states + changed if self.bridged else changed
 
