@@ -214,7 +214,7 @@ def _slices(length: int, step: int) -> list[slice]:
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Leave out the surplus copies of each token.
 
-    At most `most` equal tokens are kept, those with the lowest indices.
+    Of equal tokens, those with the lowest indices are kept; `most` is the largest number that is kept.
 
     Returns:
         (L',) the indices of the kept tokens, and (L,) for each token its position among the kept tokens. A token that is not
@@ -246,7 +246,8 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
         columns: (C, D), C tokens.
         count: how many columns to return per row: at most C, or at most C - 1 if `but_self` is True.
         chunk: number of rows per step. The memory use is O(chunk · (C + D)).
-        but_self: True if rows and columns are the same tokens. Then the result of a token does not contain the token itself.
+        but_self: True if rows and columns are the same tokens. In this case, the result of a token does not contain
+            the token itself.
 
     Returns:
         (R, count) int64 indices; (R, count) float64 squared distances.

@@ -15,7 +15,7 @@ MODEL_VERSION = 6
 class MotionOptions:
     """The motion detector's options.
 
-    All sizes in pixels refer to a small frame of about 360x240 pixels, which the detector gets if `detail` is 1.
+    All sizes in pixels refer to a small frame of about 360x240 pixels. The detector gets this small frame if `detail` is 1.
 
     Attributes:
         clip_frames: T, sampled frames per clip.

@@ -2,7 +2,7 @@
 
 Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera delivers 4 frames per second
 and the file has 30 frames per second. Then a change is visible only at the first frame of each group of equal frames, but
-the motion really took place during all sampled frames since the change before. Therefore the measured motion is spread over
+the motion really took place during all sampled frames since the previous change. Therefore the measured motion is spread over
 these sampled frames.
 """
 
@@ -72,7 +72,7 @@ HELD_SHARE = 0.1
 
 @dataclass(frozen=True)
 class RepeatedRows:
-    """The sampled frames `start` to `end` - 1 of a clip, which share the change at frame `source`."""
+    """The sampled frames `start` to `end` - 1 of a clip. All share the change at frame `source`."""
 
     start: int
     end: int

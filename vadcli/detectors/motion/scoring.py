@@ -127,9 +127,9 @@ def peaks(cells: FloatArray) -> FloatArray:
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
-    """Return the rarity (R, h, w) float32 of R frames, which show the scene of `samples`.
+    """Return the rarity (R, h, w) float32 of R frames.
 
-    `rows` (T,) is True for these R frames.
+    `rows` (T,) is True for these R frames. They must show the scene of `samples`.
     """
     moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
