@@ -156,7 +156,7 @@ class Bench:
     def _throughput(
         self, loader: ClipLoader, workers: int, sample: list[Clip], held: dict[torch.device, int]
     ) -> list[Throughput]:
-        """Return the throughput of the baseline and of all settings; each round runs all of these."""
+        """Return the throughput of the baseline and of all settings. Each round runs the baseline and all settings."""
         plan = self.plan
         measured = [Throughput(Setting(1.0, 1, is_baseline=True)), *map(Throughput, plan.settings)]
         for number in range(plan.rounds):

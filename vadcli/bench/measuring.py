@@ -540,7 +540,7 @@ def weights_bytes(config: LavidaConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; for a CPU, at most what the limit of the control group leaves."""
+    """Return the free memory of a device. For a CPU, the limit of the control group counts too."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)

@@ -256,8 +256,8 @@ class XDViolence(GroundTruth):
     `end` is normal: the official list/make_gt.py (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python. The name of a violent
     video ends with one to three labels of `XD_CATEGORIES`.
 
-    No file lists the normal test videos. Their names end with the label A. They are searched in the folder of annotations.txt,
-    in its folders "videos" and "test…", and among the scored videos.
+    No file lists the normal test videos. Their names end with the label A. They are searched for in the folder of
+    annotations.txt, in its folders "videos" and "test…", and among the scored videos.
     """
 
     name = "xd-violence"

@@ -63,7 +63,7 @@ class Avenue(GroundTruth):
     name = "avenue"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Yield the clips. If `root` has several layouts of this data set, the first layout in its docstring is read."""
+        """Yield the clips. If `root` has several of the layouts in the class's docstring, the first of them is read."""
         if (folder := find_existing(self.root, _AVENUE_MASKS)) is not None:
             named = ((re.fullmatch(r"(\d+)_label\.mat", path.name), path) for path in folder.iterdir())
             # Reading the masks of a video takes seconds, so they are cached. The masks of all videos do not fit in memory.
@@ -139,7 +139,7 @@ class ShanghaiTech(GroundTruth):
     name = "shanghaitech"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Return the clips. If `root` has both layouts of this data set, the first layout in its docstring is read."""
+        """Return the clips. If `root` has both layouts in the class's docstring, the first of them is read."""
         if (folder := find_existing(self.root, _SHANGHAITECH_LABELS)) is not None:
             tracks = find_existing(self.root, _SHANGHAITECH_TRACKS)
             return [self._clip(clip, path, tracks) for clip, path in npy_files(folder).items()]

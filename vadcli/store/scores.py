@@ -99,7 +99,7 @@ class ScoresMetadata:
     masks: MaskRows = MaskRows.SAMPLED
 
     def to_keys(self) -> dict[str, str]:
-        """Return the metadata as texts for a Parquet file."""
+        """Return the metadata as key-value pairs for a Parquet file."""
         return {
             "vadcli.schema_version": str(SCORES_SCHEMA_VERSION),
             "vadcli.version": self.version,
@@ -117,7 +117,7 @@ class ScoresMetadata:
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, str]) -> ScoresMetadata:
-        """Return the metadata that `to_keys` wrote as the keys of a Parquet file.
+        """Return the metadata from the key-value pairs that `to_keys` has returned.
 
         Raises:
             KeyError, TypeError, ValueError: this is not the metadata of a scores file of this version.

@@ -248,7 +248,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _with_missing(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: media.OtherStreams) -> VideoInfo:
-    """Add the number of missing frames, the reason, and a note about other streams to the description."""
+    """Return `info` with the number of missing frames, the reason, and a note about other streams."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
     stated = np.frombuffer(packets.pts, np.int64)
