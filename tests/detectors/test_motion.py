@@ -14,9 +14,8 @@ from vadcli.detectors.motion import MotionOptions, scoring
 from vadcli.detectors.motion import detector as motion_detector
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import FittedCamera
-from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.detectors.motion.detector import KeptClips, MotionDetector
 from vadcli.detectors.motion.features import ClipMaps
-from vadcli.detectors.motion.kept import KeptClips
 from vadcli.types import CameraModel, CameraSample, ClipBatch
 
 FRAMES = 96

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -17,10 +18,11 @@ from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import FittedCamera, from_model, to_model
 from vadcli.detectors.motion.features import ClipMaps, ClipSteps
-from vadcli.detectors.motion.kept import KeptClips, clip_key
 from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, rarities, seen_in, steps_of_clip
 from vadcli.detectors.motion.still import lasting
 from vadcli.types import (
+    BoolArray,
+    ByteArray,
     Calibration,
     CameraModel,
     CameraSample,
@@ -35,6 +37,7 @@ from vadcli.types import (
     RawTrack,
     SizeRule,
     Thresholds,
+    TimeArray,
     sigmoid,
 )
 from vadcli.video.loader import core_count
@@ -92,6 +95,42 @@ USER_OPTIONS = ("min_size", "detail", "still")
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 STILL_CHANNEL = "still"
 """The name of the last channel, which exists only with --still."""
+
+KEPT_BYTES = 128 << 20
+"""A `KeptClips` store holds at most this many bytes."""
+
+Found = TypeVar("Found")
+
+
+class KeptClips(Generic[Found]):
+    """A store of the measurements of clips. Threads may share a store.
+
+    The key of the measurements is a hash of the clip. `take` removes the measurements. A full store drops the oldest
+    measurements. The detector then measures these clips again, so the store does not change any score.
+    """
+
+    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
+        self._most = most_bytes
+        self._found: dict[bytes, tuple[int, Found]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._found
+
+    def put(self, key: bytes, found: Found, size: int) -> None:
+        """Store the measurements of a clip. They need `size` bytes."""
+        with self._lock:
+            self._found[key] = size, found
+            while self._found and sum(size for size, _ in self._found.values()) > self._most:
+                del self._found[next(iter(self._found))]
+
+    def take(self, key: bytes) -> Found | None:
+        """Remove and return the measurements of a clip; None if the store does not have them."""
+        with self._lock:
+            return self._found.pop(key, (0, None))[1]
 
 
 class MotionDetector:
@@ -240,7 +279,7 @@ class MotionDetector:
         frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
         steps, video = None, batch.videos[row]
         if len(self._maps) or len(self._steps):
-            key = clip_key(frames, timestamp, valid, video=video)
+            key = _clip_key(frames, timestamp, valid, video=video)
             kept = self._maps.take(key + _hash_of(batch.models[row]))
             if kept is not None:
                 return kept
@@ -251,8 +290,19 @@ class MotionDetector:
         return maps, rarities(maps, video=video, fitted=fitted, options=self.options)
 
 
+def _clip_key(frames: ByteArray, timestamp: TimeArray, valid: BoolArray, *, video: str) -> bytes:
+    """Return a hash of the video, the times and every fourth row of pixels of a clip (T, H, W).
+
+    The other rows are left out to save time. This is enough, because the clips of a video have different times.
+    """
+    digest = hashlib.blake2b(f"{frames.shape} ".encode() + video.encode("utf-8", "surrogateescape"), digest_size=16)
+    for part in (frames[:, ::4], timestamp, valid):
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()
+
+
 def _key_of(clip: Clip) -> bytes:
-    return clip_key(clip.frames[..., 0], clip.timestamp, clip.valid, video=clip.video)
+    return _clip_key(clip.frames[..., 0], clip.timestamp, clip.valid, video=clip.video)
 
 
 def _hash_of(model: CameraModel | None) -> bytes:
