@@ -259,7 +259,8 @@ def test_a_signal_leaves_a_resumable_state(
 
 def test_a_second_ctrl_c_is_stored_as_exit_code_130(long_footage: Path, tmp_path: Path) -> None:
     running = start("scan", long_footage, "-o", tmp_path / "out")
-    wait_until(lambda: (tmp_path / "out" / "run.json").exists() or running.poll() is not None)
+    # The scan must have begun: until then, a signal may interrupt the code that begins the run record.
+    wait_until(lambda: list((tmp_path / "out").glob("scores/.*.part")) or running.poll() is not None)
     running.send_signal(signal.SIGINT)
     assert running.stderr
     while "SIGINT: finishing" not in (line := running.stderr.readline()):
