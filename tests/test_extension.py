@@ -32,7 +32,7 @@ from vadcli.types import (
 class LateOptions(DetectorOptions):
     """The options of this detector alone."""
 
-    late_after: float = option(9.5, "Rows after this one are odd.", panel="Detector")
+    late_after: float = option(9.5, "Rows after this one are odd.", panel="Detector", why_ignored="counts no rows")
 
     def is_ready(self):
         return self.late_after == 3.5  # --detector auto takes it then
@@ -173,8 +173,14 @@ def test_a_detector_an_exporter_and_a_data_set_from_outside(outside: Path, tmp_p
     assert "mine" in vadcli(outside, "eval", "--help").stdout
 
     out = tmp_path / "out"
-    scanned = vadcli(outside, "scan", tmp_path / "footage", "--out", out, "--detector", "late", "--sample-fps", "30")
+    chosen = ("--detector", "late", "--sample-fps", "30", "--min-size", "5", "--motion-detail", "2", "--still")
+    scanned = vadcli(outside, "scan", tmp_path / "footage", "--out", out, *chosen)
     assert scanned.returncode == 0, scanned.stderr
+    assert [line for line in scanned.stderr.splitlines() if "ignores" in line] == [
+        "the late detector can't tell how large things are; it ignores --min-size",
+        "the late detector chooses its own frame size; it ignores --motion-detail",
+        "the late detector does not look for things that stand still; it ignores --still",
+    ]
     told = vadcli(outside, "events", out, "--format", "lines")
     assert told.returncode == 0, told.stderr
     video, start = told.stdout.split()
@@ -212,6 +218,7 @@ def test_auto_takes_a_detector_from_outside_that_is_ready(outside: Path, tmp_pat
         done = vadcli(outside, "scan", tmp_path / "footage", "--out", out, "--late-after", late_after)
         assert done.returncode == 0, done.stderr
         assert json.loads((out / "run.json").read_text())["detector"]["name"] == name
+        assert ("the motion detector counts no rows; it ignores --late-after" in done.stderr) == (name == "motion")
 
 
 def test_what_is_not_what_it_should_be_is_one_line(outside: Path, tmp_path: Path) -> None:

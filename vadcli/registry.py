@@ -98,6 +98,7 @@ DETECTOR_OPTIONS = Registry(
         "lavida": "vadcli.detectors.lavida:LavidaOptions",
         "ask": "vadcli.detectors.options:AskOptions",
         "concept": "vadcli.detectors.options:ConceptOptions",
+        "motion": "vadcli.detectors.motion:MotionUserOptions",
     },
 )
 """The options class of a detector, under the detector's name. It is a subclass of `vadcli.options.DetectorOptions`.

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vadcli.errors import DeviceError, UsageError
-from vadcli.options.groups import DetectorOptions
-from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
+from vadcli.options.groups import DetectorOptions, options_class
+from vadcli.registry import DETECTORS
 from vadcli.types import (
     ByteArray,
     Calibration,
@@ -34,6 +34,7 @@ from vadcli.types import (
 
 if TYPE_CHECKING:
     from vadcli.detectors.lavida import LavidaOptions
+    from vadcli.detectors.motion import MotionUserOptions
 
 
 CATEGORY_THRESHOLDS = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
@@ -200,16 +201,10 @@ class Traits:
         caveats: reasons to trust the scores less than usual, such as untrained weights; one sentence per reason. Known before
             `prepare`.
         makes_masks: False if the detector never makes masks.
-        uses_min_size: True if the detector uses --min-size.
-        uses_motion_detail: True if the detector uses --motion-detail.
-        uses_still: True if the detector uses --still.
     """
 
     caveats: tuple[str, ...] = ()
     makes_masks: bool = True
-    uses_min_size: bool = False
-    uses_motion_detail: bool = False
-    uses_still: bool = False
 
     @classmethod
     def of(cls, detector: Detector) -> Traits:
@@ -268,14 +263,11 @@ def keep_compiler_cache() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
 
 
-def make_motion(options: DetectorOptions) -> Detector:
-    """Return the motion detector. It uses only the options --min-size, --motion-detail and --still."""
-    from vadcli.detectors.motion import MotionOptions
+def make_motion(options: MotionUserOptions) -> Detector:
+    """Return the motion detector. Of the options, it uses only those that `MotionUserOptions` adds."""
     from vadcli.detectors.motion.detector import MotionDetector
 
-    names = {"min_size": "min_size", "detail": "motion_detail", "still": "still"}  # field of MotionOptions -> field of options
-    chosen = {ours: getattr(options, field) for ours, field in names.items() if hasattr(options, field)}
-    return MotionDetector(MotionOptions(**chosen))
+    return MotionDetector(options.motion_options)
 
 
 def make_lavida(options: LavidaOptions) -> Detector:
@@ -299,7 +291,7 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
     """
     make = DETECTORS.load(name)
     if options is None:
-        options = DETECTOR_OPTIONS.load(name)() if name in DETECTOR_OPTIONS else DetectorOptions()
+        options = options_class(name)()
     detector: Detector = make(options)
     # `hasattr` is used on the type. On the detector, it would compute properties that are known only after `prepare`.
     lacking = [

@@ -29,13 +29,13 @@ from typing import Any, Protocol
 import psutil
 
 from vadcli import __version__, detectors
-from vadcli.detectors import Detector, Traits, caveats_of, check_device
+from vadcli.detectors import Detector, caveats_of, check_device
 from vadcli.engine.event_rules import choices_text
 from vadcli.engine.plan import Plan, WorkUnit, make_plan, no_video_text
 from vadcli.engine.stream import Update
 from vadcli.errors import NoVideoFound, OutputError, UsageError
 from vadcli.options import FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
-from vadcli.options.groups import RegionOptions
+from vadcli.options.groups import RegionOptions, ignored_options
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
@@ -340,7 +340,7 @@ def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
     """Find the videos, choose the detector and the runner, and return the scan, ready to run.
 
-    A warning is logged for each option that the detector ignores. Raises the same errors as `vadcli.scan`.
+    A warning is logged for each option in `ignored_options`. Raises the same errors as `vadcli.scan`.
     """
     layout = OutputLayout(options.out)
     stop = Stop(options.max_runtime)
@@ -351,13 +351,8 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
         raise NoVideoFound(no_video_text(plan, options))
     regions = regions_of_scan(options, plan)
     detector = choose_detector(options)
-    traits = Traits.of(detector)
-    if options.min_size is not None and not traits.uses_min_size:
-        log.warning("the %s detector can't tell how large things are; it ignores --min-size", detector.name)
-    if options.motion_detail != 1 and not traits.uses_motion_detail:
-        log.warning("the %s detector chooses its own frame size; it ignores --motion-detail", detector.name)
-    if options.still and not traits.uses_still:
-        log.warning("the %s detector does not look for things that stand still; it ignores --still", detector.name)
+    for flag, why in ignored_options(options, detector.name):
+        log.warning("the %s detector %s; it ignores %s", detector.name, why, flag)
     note = choices_text(options, read_choices(layout), detector=detector.name)
     plan = replace(plan, notes=(*plan.notes, note)) if note else plan
     settings = ScanSettings(plan, options, tuple(command), regions=regions)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -105,11 +105,15 @@ def option(
     metavar: str = "",
     default_text: str = "",
     own_variable: bool = False,
+    why_ignored: str = "",
 ) -> Any:
     """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
     The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if several commands have an option
     of this name with different meanings. In this case, the variable's name contains the command: `VADCLI_EVENTS_FORMAT`.
+
+    An option of one detector may say why other detectors ignore it, such as `why_ignored="chooses its own frame size"`. If the
+    user sets the option and the scan uses another detector, this reason is logged as a warning.
     """
     metadata = {
         "help": text,
@@ -119,6 +123,7 @@ def option(
         "metavar": metavar,
         "default_text": default_text,
         "own_variable": own_variable,
+        "why_ignored": why_ignored,
     }
     return field(default=default, metadata=metadata)
 
@@ -365,26 +370,8 @@ class DetectorOptions:
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """The parts of the picture that a scan hides, and which things the motion detector finds."""
+    """The parts of the picture that a scan hides."""
 
-    min_size: float | None = option(
-        None,
-        "Ignore moving things whose height is below this, in percent of the picture's height (motion detector).",
-        panel=HOW,
-        metavar="PERCENT",
-    )
-    motion_detail: float = option(
-        1.0,
-        "Size of the frames (motion detector): 1 is about 360x240; 2 has twice the width and height, for small things in large "
-        "pictures, and takes about four times as long.",
-        panel=HOW,
-        metavar="FACTOR",
-    )
-    still: bool = option(
-        False,
-        "Also find what appears and then stays for 10 seconds or more, such as an abandoned bag (motion detector).",
-        panel=HOW,
-    )
     ignore: Path | None = option(
         None,
         "Hide parts of the picture, such as a clock or a tree: polygons per camera (JSON), or a mask image (white is hidden).",
@@ -397,14 +384,6 @@ class RegionOptions:
         panel=HOW,
         metavar="FILE",
     )
-
-    def __post_init__(self) -> None:
-        if self.min_size is not None and not 0 < self.min_size < 100:
-            raise UsageError(f"--min-size {self.min_size:g} is outside 0-100", hint="give a share of the height in percent")
-        if not 1 <= self.motion_detail <= 4:
-            raise UsageError(
-                f"--motion-detail {self.motion_detail:g} is outside 1-4", hint="1 is the default; 2 is enough for 1080p"
-            )
 
 
 LAST_RUN = "last-run"
@@ -532,6 +511,28 @@ class HeadOptions:
             raise UsageError("--head-threshold needs --head")
         if not 0.0 <= self.head_threshold <= 1.0:
             raise UsageError(f"--head-threshold {self.head_threshold:g} is outside 0-1")
+
+
+def options_class(detector: str) -> type[DetectorOptions]:
+    """Return the options class of a detector: `DetectorOptions` if the detector has no options of its own.
+
+    Raises:
+        UsageError: the class is in another package, which can't be imported.
+    """
+    kind: type[DetectorOptions] = DETECTOR_OPTIONS.load(detector) if detector in DETECTOR_OPTIONS else DetectorOptions
+    return kind
+
+
+def ignored_options(options: DetectorOptions, detector: str) -> Iterator[tuple[str, str]]:
+    """Yield each option that the user has set but the detector ignores: its flag, and the reason.
+
+    Options without a reason (`why_ignored` of `option`) are left out.
+    """
+    used = {item.name for item in fields(options_class(detector))}
+    for item in fields(options):
+        why = item.metadata.get("why_ignored")
+        if why and item.name not in used and getattr(options, item.name) != item.default:
+            yield flag_of(item.name), why
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:

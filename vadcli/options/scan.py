@@ -28,6 +28,7 @@ from vadcli.options.groups import (
     check_durations,
     flag_of,
     option,
+    options_class,
     parse_numbers,
     parse_shard,
     same,
@@ -159,7 +160,7 @@ class ScanOptions(
     )
 
     def __post_init__(self) -> None:
-        for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, HeadOptions, TimeOptions):
+        for base in (FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, HeadOptions, TimeOptions):
             base.__post_init__(self)
         check_counts(self, "interval", "workers")
         check_above_zero(self, "sample_fps")
@@ -316,7 +317,7 @@ class BenchOptions(TalkOptions):
 
     def options_of(self, name: str, model: str) -> DetectorOptions:
         """Return the options of one of the detectors to compare."""
-        kind = DETECTOR_OPTIONS.load(name) if name in DETECTOR_OPTIONS else DetectorOptions
+        kind = options_class(name)
         if kind is _LAVIDA:
             return replace(self, model=model or self.model).detector_options()
         values = {part: getattr(self, part) for part in ("categories", "device", "precision", "compile")}

@@ -1,11 +1,15 @@
 """The options of the motion detector.
 
-Every setting that changes scores is an option here, so the fingerprint of the detector contains it.
+Every setting that changes scores is a field of `MotionOptions`, so the fingerprint of the detector contains it. Users set three
+of them, with `MotionUserOptions`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from vadcli.errors import UsageError
+from vadcli.options.groups import HOW, DetectorOptions, option
 
 MODEL_VERSION = 6
 """Increase this if a change makes stored camera models unusable. The engine then fits them again."""
@@ -81,3 +85,44 @@ class MotionOptions:
     still: bool = False
     still_s: float = 10.0
     min_size: float | None = None
+
+
+@dataclass(frozen=True)
+class MotionUserOptions(DetectorOptions):
+    """The options of the detector `motion` that users set."""
+
+    min_size: float | None = option(
+        None,
+        "Ignore moving things whose height is below this, in percent of the picture's height (motion detector).",
+        panel=HOW,
+        metavar="PERCENT",
+        why_ignored="can't tell how large things are",
+    )
+    motion_detail: float = option(
+        1.0,
+        "Size of the frames (motion detector): 1 is about 360x240; 2 has twice the width and height, for small things in large "
+        "pictures, and takes about four times as long.",
+        panel=HOW,
+        metavar="FACTOR",
+        why_ignored="chooses its own frame size",
+    )
+    still: bool = option(
+        False,
+        "Also find what appears and then stays for 10 seconds or more, such as an abandoned bag (motion detector).",
+        panel=HOW,
+        why_ignored="does not look for things that stand still",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_size is not None and not 0 < self.min_size < 100:
+            raise UsageError(f"--min-size {self.min_size:g} is outside 0-100", hint="give a share of the height in percent")
+        if not 1 <= self.motion_detail <= 4:
+            raise UsageError(
+                f"--motion-detail {self.motion_detail:g} is outside 1-4", hint="1 is the default; 2 is enough for 1080p"
+            )
+
+    @property
+    def motion_options(self) -> MotionOptions:
+        """All options of the detector: the user's values, and the defaults of the other options."""
+        return MotionOptions(min_size=self.min_size, detail=self.motion_detail, still=self.still)

@@ -144,9 +144,6 @@ class MotionDetector:
     model_version = MODEL_VERSION
     calibration: Calibration | None = CALIBRATION
     uses_categories = False
-    uses_min_size = True
-    uses_motion_detail = True
-    uses_still = True
     categories: tuple[str, ...] = ()
     weights: Mapping[str, str] = MappingProxyType({})
     fits_camera = True
