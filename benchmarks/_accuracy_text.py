@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 QUOTED = """\
-These figures are copied from the tables of the LAVIDA paper, in percent. None of them was measured with vadcli. The
-paper has no intervals.
+These figures are copied from the tables of the LAVIDA paper, in percent. None of these figures was measured with
+vadcli. The paper has no intervals.
 
-Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, with masks at 158×238, over the whole test set of 12 clips.
-Every frame was scored (interval 1). To compare, use the column "pixel ROC-AUC at 158×238" of the table above. That
-column is over {count} clips.
+Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, over all 12 test clips. Every frame was scored, with masks at
+158×238. To compare, use the column "pixel ROC-AUC at 158×238" of the first table, which is over {count} clips.
 
 | method | training | pixel ROC-AUC |
 |---|---|---|
@@ -20,11 +19,16 @@ column is over {count} clips.
 | TAO | fine-tuned | 75.11 |
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
-Table 1 of the paper has frame figures on other data sets, over all frames of the test set together. The authors sampled
-every 4th frame of UBnormal, every 2nd frame of ShanghaiTech, and every 128th frame of UCF-Crime and XD-Violence. The
-frames between two sampled frames get the score of the sampled frame before them. The published evaluator appends
-artificial end points (0, 0) and (1, 1) to labels and scores; `vadcli eval` does this only with `--endpoints`. On
-XD-Violence, the published evaluator computes ROC-AUC, but the paper's table has the heading AP.
+Table 1 of the paper has frame figures on other data sets, over all frames of a test set together. The authors sampled:
+
+- every 4th frame of UBnormal;
+- every 2nd frame of ShanghaiTech;
+- every 128th frame of UCF-Crime and XD-Violence.
+
+A frame that was not sampled gets the score of the last sampled frame before it. The published evaluator appends
+artificial end points (0, 0) and (1, 1) to labels and scores. `vadcli eval` does this only with `--endpoints`.
+
+On XD-Violence, the published evaluator computes ROC-AUC, but the heading in the paper's table is AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|
@@ -58,14 +62,16 @@ PAGE = """\
 # Accuracy
 
 This page compares `motion` with simple methods on UCSD Ped2, and quotes figures of other methods.
-`python benchmarks/accuracy.py` writes the page; do not edit it. The 95 % intervals come from 1,000 resamples of the
-clips.
+`python benchmarks/accuracy.py` writes the page, so do not edit the page. The 95 % intervals come from 1,000 resamples
+of the clips.
 
 ## UCSD Ped2, measured with vadcli
 
-The footage is {count} test clips ({clips}) with {frames} frames of 360×240 at 10 per second. No method of this table
-has used a label or a training clip. Every figure comes from `vadcli eval`. The last column compares each row with the
-first row. For the interval of this difference, the bootstrap draws the same clips for both rows.
+The footage is {count} test clips ({clips}) with {frames} frames of 360×240 at 10 per second. No method in this table
+has used a label or a training clip. Every figure comes from `vadcli eval`.
+
+The last column has the difference between the row and the first row. For the interval of the difference, the bootstrap
+draws the same clips for both rows.
 
 | what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row |
 |---|---|---|---|---|---|---|
@@ -74,13 +80,15 @@ first row. For the interval of this difference, the bootstrap draws the same cli
 {verdict}
 
 The box of 21×21 pixels is about as large as the area over which `motion` takes means (a Gaussian of 8 pixels). With the
-box of 5×5 pixels, the frame difference is the usual "plain frame difference". With {count} clips, the intervals are
-wide. Most anomalies of Ped2 are fast, so methods that give fast things a high score do well. Expect lower figures on
-other footage.
+box of 5×5 pixels, the frame difference is the usual "plain frame difference".
 
-ROC-AUC does not show all weaknesses of optical flow and frame difference. A threshold for one camera does not fit
-another camera, because a value of these methods does not show how rare the value is for the camera. Both methods fail
-after cuts and changes of light, and if the camera moves.
+With {count} clips, the intervals are wide. Most anomalies of Ped2 are fast. So a method does well on Ped2 if it gives
+high scores to fast things. Expect lower figures on other footage.
+
+Optical flow and frame difference have weaknesses that ROC-AUC does not show:
+
+- Their values do not show what is rare for a camera, so a threshold for one camera does not fit another camera.
+- Both methods fail after cuts, after changes of light, and if the camera moves.
 
 ## How each row was measured
 
@@ -88,21 +96,23 @@ In the commands, PED2 is the folder of the data set.
 
 - **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
   clips.
-- **speed or disorder of `motion` alone**: with the same camera model. *Speed* is how fast the pixels near a cell move.
-  *Disorder* is the part of this speed that goes in different directions. Both are means over space and time. For these
-  rows, a clip of the data set is measured in one piece (a scan divides it into parts). The score of a frame is the
-  highest value of its cells.
-- **frame difference**: the change of a pixel from the frame before, averaged over a box. The score of a frame is the
-  highest value of its boxes. The score of a pixel is the value of the box around the pixel. In the row "mean of the
-  frame", the score of a frame is the mean change of its pixels, and the score of a pixel is the change of this pixel.
+- **speed or disorder of `motion` alone**: both are measured with the same camera model as in the first row, as means
+  over space and time. *Speed* is how fast the pixels near a cell move. *Disorder* is the part of this speed that goes
+  in different directions. The score of a frame is the highest value of its cells. A clip of the data set is measured in
+  one piece; a scan divides the clip into parts.
+- **frame difference**: the change of a pixel since the frame before, averaged over a box. The score of a frame is the
+  highest value of its boxes. The score of a pixel is the value of the box around the pixel.
+- **frame difference, mean of the frame**: the score of a frame is the mean change of its pixels. The score of a pixel
+  is the change of this pixel.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
 - **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as in common motion scanners. MOG2
   reads all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel is either
   foreground or not, which lowers the pixel figures.
 
 The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s). Pixel scores are masks of 8 bits.
+
 `python benchmarks/accuracy.py` runs the scan below, and writes the outputs of the other rows in the same format. Then
-two `vadcli eval` commands per row give the figures of the row:
+two `vadcli eval` commands per row compute the figures of the row:
 
 ```
 {commands}

@@ -211,7 +211,8 @@ def _verdict(rows: list[Row], whole: list[dict[str, Any]]) -> str:
     better = [row.name for row, each in zip(rows, whole, strict=True) if each["metrics"]["frame"]["auc_micro"]["value"] > first]
     if not better:
         return "No other method ranks these frames better than `motion` (the first row)."
-    return f"**On these clips, these methods rank frames better than the `motion` of the first row: {'; '.join(better)}.**"
+    methods = "one method ranks" if len(better) == 1 else f"{len(better)} methods rank"
+    return f"**On these clips, {methods} frames better than `motion` (the first row): {'; '.join(better)}.**"
 
 
 def _cell(metric: dict[str, Any], sign: str = "") -> str:

@@ -193,10 +193,12 @@ def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> No
     rows = {name: [total[f"{name} {status}"] for status in STATUSES] for name in FORMATS}
     rows["all"] = [sum(counts) for counts in zip(*rows.values(), strict=True)]
     about = (
-        f"`{command}` scanned {files:,} damaged files of {len(FORMATS)} formats, {options.per_run} files per scan. The"
-        " docstring of `benchmarks/fuzz.py` lists the checks after each scan, and `benchmarks/_fuzzed.py` damages the files. If"
-        " a file is `done`, its damage is in a part without pictures, or neither the decoder nor the declared length shows the"
-        " damage."
+        f"`{command}` scanned {files:,} damaged files of {len(FORMATS)} formats, {options.per_run} files per scan."
+        " `benchmarks/_fuzzed.py` damages the files. The docstring of `benchmarks/fuzz.py` lists the checks after each scan."
+    )
+    done = (
+        "A damaged file can be `done` for two reasons: the damage is in a part without pictures, or neither the decoder nor the"
+        " length that the file declares shows the damage."
     )
     figures = (
         f"Faults: {faults}. Files at which the decoder reached its time limit ({options.decode_timeout:g} s): {hung}. The"
@@ -207,6 +209,8 @@ def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> No
         "# Damaged files",
         "",
         *textwrap.wrap(about, 120),
+        "",
+        *textwrap.wrap(done, 120),
         "",
         *textwrap.wrap(figures, 120),
         "",

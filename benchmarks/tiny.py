@@ -37,29 +37,51 @@ EXCHANGED = (
 
 
 ABOUT = (
-    "This page shows how well `lavida-tiny` finds the categories that it is asked about. The clips come from the test",
-    "split of the synthetic world, with a seed that no training used. Half of the objects have a pair of colour and shape",
-    "that training never showed or named.",
+    "This page shows how well `lavida-tiny` finds given categories. The clips come from the test split of the synthetic",
+    "world, and were drawn with a seed that no training used. Half of the objects have a pair of colour and shape that no",
+    "training clip showed or named.",
     "",
-    "Each clip is scored with two lists of category names. In one list, one name is true: the clip shows this category.",
-    "In the other list, all names are false. 30 % of the false names differ from a true name in only one word. In the rows",
-    '"motion of one of two similar objects", two objects have the same colour and shape. The true name is the motion of',
-    "one object. The false names are motions that neither object makes.",
+    "Each clip is scored with two lists of categories:",
     "",
-    "The frame AUC is computed over all frames of all clips, scored once with the list that has a true name and once with",
-    "the list that has none. The figures of pixels (IoU, AP and AUC) are computed over the frames that show the true",
-    'category, even if these frames have low scores. The column "lists" has the number of lists, and the column "target"',
-    "has the wanted frame AUC. The intervals are 95 % intervals from a bootstrap over the clips.",
+    "- The first list has one true category, which the clip shows.",
+    "- The second list has only false categories.",
+    "",
+    'If the name of a row contains "8 names", each list has 8 categories. 30 % of the false categories differ from a true',
+    "category in only one word.",
+    "",
+    'In the rows "motion of one of two similar objects", two objects have the same colour and shape. The true category is',
+    "the motion of one object. The false categories are motions that neither object makes.",
+    "",
+    "- **frame AUC** is computed over all frames of all clips. Each clip counts twice: once with the scores from its first",
+    "  list, once with the scores from its second list.",
+    "- **mask IoU, pixel AP and pixel AUC** are computed over the frames that show the true category, even if these frames",
+    "  have low scores.",
+    "- **lists** is the number of lists of categories.",
+    "- **target** is the frame AUC that the model should reach at least.",
+    "",
+    "The 95 % intervals come from a bootstrap over the clips.",
 )
 
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "The model `lavida-tiny-exact` has only two of the",
+    "The model `lavida-tiny-exact` has only two of the five",
     "[additions of lavida-tiny](../docs/training.md#what-the-small-model-adds): the convolutional trunk, and visual tokens",
-    "from SAM2's features. Its training had no loss for single names. The training started from the result of the ninth",
-    "stage of lavida-tiny, and had 1,500 steps of the paper's training (`recipes/lavida-tiny-exact.toml`). The language",
-    "model and the whole projector were trained.",
+    "from SAM2's features.",
+    "",
+    "The training started from the result of the ninth stage of lavida-tiny, and had 1,500 steps of the paper's training",
+    "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained. The training had no loss",
+    "for single categories of a list.",
+)
+
+
+SEG_ABOUT = (
+    "The language model passes its result to the mask decoder as the embedding of one token, `<SEG>`. The next table shows",
+    "how much this embedding contributes. Each column has the frame AUC for one input of the mask decoder:",
+    "",
+    "- *own*: the `<SEG>` embedding of the same clip and the same list of categories;",
+    "- *another's*: the `<SEG>` embedding of another clip with another list of categories;",
+    "- *none*: no `<SEG>` embedding.",
 )
 
 
@@ -159,9 +181,7 @@ def _tables(groups: Sequence[Group], found: Mapping[Asked, Marks]) -> list[str]:
         "|---|---|---|---|---|---|---|",
         *(line(group, found[group, "own"]) for group in groups),
         "",
-        "The model passes what it found to the mask decoder as the embedding of a token, `<SEG>`. The next table shows the",
-        "effect of this embedding. Its columns have the frame AUC if the mask decoder gets the embedding of the same clip and",
-        "list (own), the embedding of another clip and another list (another's), or no embedding (none).",
+        *SEG_ABOUT,
         "",
         "| question | own | another's | none |",
         "|---|---|---|---|",

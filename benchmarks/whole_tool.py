@@ -41,11 +41,16 @@ INTERVAL = 4  # a scan samples every 4th frame of videos with 30 frames per seco
 
 
 ABOUT = (
-    "This page compares two ways to compute the accuracy of `lavida-tiny`: with the commands of `vadcli`, and with the",
-    "trainer's own code. Both ways score the same videos from the test split of the synthetic world. A video has 12 s, at",
-    "30 frames per second. Seven of ten videos show one of the categories. For the first way, the videos are written as",
-    "MP4, scanned with `--masks video`, and evaluated with `vadcli eval`. For the second way, the trainer's own code",
-    "scores the drawn frames, which are not compressed. All figures are frame AUCs over all frames.",
+    "The accuracy of `lavida-tiny` is computed in two ways:",
+    "",
+    "- **commands of `vadcli`**: the videos are written as MP4, scanned with `--masks video`, and evaluated with",
+    "  `vadcli eval`;",
+    "- **trainer's own code**: this code scores the drawn frames, which are not compressed.",
+    "",
+    "Both ways score the same videos from the test split of the synthetic world. A video lasts 12 s and has 30 frames per",
+    "second. Seven of ten videos show one of the categories.",
+    "",
+    "The figures are frame AUCs over all frames of all videos.",
 )
 
 
