@@ -237,12 +237,12 @@ class Cut:
 
 
 def why_uncuttable(info: VideoInfo) -> str:
-    """Return the reason why a video cannot be cut without encoding; "" if it can be cut."""
+    """Return why parts of a video cannot be copied without encoding them; "" if they can be copied."""
     if info.images:
         return "a folder of images has no packets to copy"
     if not has_times(info.demuxer):
         return "a raw stream has no times by which it could be cut"
-    return "its clock restarts, so a time can be in several parts of the file" if clock_shifts(info) else ""
+    return "its clock restarts, so a time can be in several places of the file" if clock_shifts(info) else ""
 
 
 def plan_cut(info: VideoInfo, start_s: float, end_s: float) -> Cut:

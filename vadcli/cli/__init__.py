@@ -88,8 +88,8 @@ def vadcli(
 ) -> None:
     """Find anomalies in video archives: per-frame scores, events and masks.
 
-    Exit codes: 0 success, 1 fatal error, 2 wrong usage or no video, 3 some videos failed or are partial, 4 no device,
-    no weights or no ffmpeg, 10 events found (--fail-on-event), 130 and 143 interrupted.
+    Exit codes: 0: success; 1: fatal error; 2: wrong usage or no video; 3: some videos failed or are partial; 4: no device,
+    no weights or no ffmpeg; 10: events found (with --fail-on-event); 130 or 143: interrupted.
     """
 
 

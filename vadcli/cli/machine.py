@@ -253,9 +253,9 @@ def path(*, name: WeightsNameOrFolder, options: TalkOptions) -> None:
 @weights_app.command("import")
 @with_options(WeightsImportOptions, section="weights-import")
 def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
-    """Build a LAVIDA folder for `--model` from base models on this machine and trained weights of LAVIDA.
+    """Build a LAVIDA folder for `--model` from files on this machine: base models, and LAVIDA's own trained weights.
 
-    A base model that you do not name comes from the cache of `vadcli weights pull`. Nothing is fetched.
+    If you do not name a base model, it comes from the cache of `vadcli weights pull`. Nothing is downloaded.
 
     \b
     Examples:

@@ -42,9 +42,9 @@ With these numbers, the pixel AUC of an 8-bit mask differs by at most .001 from 
 
 @dataclass(frozen=True)
 class Tail:
-    """Gives for each value the share of a camera's moments that reach the value.
+    """Gives for each value how rare it is: the share of the camera's moments with at least this value.
 
-    For a value above the usual value, the share is active × 0.75 × exp(-(value - usual) / scale).
+    For a value above the usual value, the share is active × 0.75 × exp(-(value - usual) / scale). The log rarity is -ln(share).
 
     Attributes:
         active: share of the moments in which anything moves.
@@ -59,8 +59,8 @@ class Tail:
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Return the log rarity of each value, in the shape of `value`.
 
-        For values below the usual value, no share can be estimated. There, the result rises from -FAINT (at the value 0) to the
-        log rarity of the usual value, so that weak and very weak motion get different values in an 8-bit mask.
+        Below the usual value, the formula for the share does not hold. For these values, the log rarity rises from -FAINT (at
+        the value 0) to the log rarity of the usual value. So weak and very weak motion get different values in an 8-bit mask.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -237,12 +237,12 @@ RATES = (0.5, 2.0)
 class CategoryTails:
     """How rare the evidence for C categories is for one camera.
 
-    There are one or more kinds of evidence per category. For each kind, a tail gives a log rarity. The log rarity of a category
-    is the lowest of these log rarities. The score of a frame comes from the category with the highest log rarity.
+    A category has one or more kinds of evidence. For each kind, a tail gives a log rarity. The log rarity of the category is
+    the lowest of them. The score of a frame comes from the category with the highest log rarity.
 
-    Two effects need a correction. With more categories, it is more likely that one category is rare by chance. With more kinds
-    of evidence, it is less likely that all kinds are rare at the same time. So each log rarity becomes ln(10) + rate · (log
-    rarity - level).
+    Each log rarity is corrected: it becomes ln(10) + rate · (log rarity - level). There are two reasons. With more categories,
+    it is more likely that one category is rare by chance. With more kinds of evidence, it is less likely that all kinds are
+    rare at the same time.
 
     Attributes:
         tails: K tails, one per column of the evidence. The first C columns are the first kind of evidence for each category,
@@ -288,7 +288,10 @@ class CategoryTails:
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """Return for each category the lowest log rarity (S, C) of its kinds of evidence (S, K)."""
+    """Return a log rarity per sample and category, (S, C): the lowest one over the kinds of evidence.
+
+    `evidence` is (S, K): each category has K / C columns, one per kind.
+    """
     rarities = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)  # (S, K)
     return np.asarray(rarities.reshape(len(rarities), len(tails) // categories, categories).min(axis=1))
 

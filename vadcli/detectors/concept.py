@@ -386,9 +386,11 @@ class ConceptCamera:
         return cls(anchor, CategoryTails.fit(smoothed, len(bank.names), seconds=seconds, floor=SPREAD_FLOOR))
 
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
-        """Return the logits of a video from its evidence (S, 2C), and the logits of each category.
+        """Return the logits of a video: per frame and category, and per frame (that of its rarest category).
 
-        A frame has the logit of its rarest category.
+        Args:
+            evidence: (S, 2C), the evidence of the video.
+            timestamp: (S,) seconds.
         """
         by_category = self.tails.logits(smooth_all(evidence, timestamp))  # (S, C)
         return FrameScores(by_category.max(axis=1), by_category=by_category)

@@ -341,10 +341,10 @@ def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> st
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video about which the second model can be asked.
+    """All clips of a video about which the second model can be asked: the clips of a scan with `--detector ask`.
 
-    These are the clips that a scan with `--detector ask` scores. Clips overlap. So each clip also has a cell: all frames that
-    are closer to the middle of this clip than to the middle of any other clip. Cells do not overlap.
+    Clips overlap, but their cells do not. The cell of a clip has all frames that are closer to the middle of this clip than to
+    the middle of any other clip.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip
@@ -418,7 +418,7 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
     """Return the log-odds (N, C) float32 of N frames for C categories, from the log-odds of clips.
 
     A sampled frame gets log-odds that are interpolated between the middles of clips. The frames up to the next sampled frame
-    repeat these log-odds, as in a scan. Frames in the cells of clips about which the model was not asked get NaN.
+    repeat these log-odds, as in a scan. If the model was not asked about a clip, the frames in the clip's cell get NaN.
 
     Args:
         log_odds: (A, C), the log-odds of the clips about which the model was asked.

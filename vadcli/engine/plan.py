@@ -298,9 +298,9 @@ class _Walk:
         return True
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Return True if a folder has numbered images.
+        """Add a folder of numbered images as a video, unless --include leaves it out.
 
-        Such a folder is added as a video, unless --include leaves it out.
+        Return True if the folder has numbered images, even if it was left out.
         """
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:

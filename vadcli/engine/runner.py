@@ -85,9 +85,10 @@ class Runner(Protocol):
     """Executes the plan of a scan. A runner is made from `ScanSettings`, a detector and a `Stop`."""
 
     def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
-        """Scan the videos of the settings. Yields progress, and one result per video that ended.
+        """Scan the videos in the settings. Yield reports of progress, and one result per finished video.
 
-        The runner calls `fitting` each time it has read frames to fit a camera.
+        Args:
+            fitting: called each time the runner has read frames to fit a camera.
 
         Raises:
             OutputError: OUT can't be written at all.
@@ -96,9 +97,13 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the scan would do: the value of a `Need`, "rescore" or "partial".
+        """Yield the name of each video, and a word for what the scan would do with it. Writes nothing.
 
-        "partial": the video is skipped, because an earlier scan could read only a part of the video. Nothing is written.
+        The word is one of these:
+
+        - the value of a `Need`
+        - "rescore": the scores are computed again from stored vectors.
+        - "partial": the video is skipped, because an earlier scan could read only a part of it.
         """
         ...
 

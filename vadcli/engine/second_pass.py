@@ -265,10 +265,7 @@ class Propagation:
                 yield from self._propagate(group, reader)
 
     def _propagate(self, group: list[_Span], reader: _FrameReader) -> Iterator[tuple[int, ByteArray]]:
-        """Yield each frame of adjacent spans as its number and its mask.
-
-        For long spans, the detector is called several times.
-        """
+        """Yield the number and the mask of each frame in a group of adjacent spans, in several calls if necessary."""
         stored = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, last = group[0].mask, None

@@ -140,7 +140,7 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
     """Return the reports. In every report except the first, `against` has the differences from the first.
 
     Raises:
-        UsageError: two scans have different videos, or masks of different videos.
+        UsageError: a scan has other videos than the first scan, or has masks of other videos.
     """
     first, bootstrap = reports[0].test, reports[0].protocol.bootstrap
     with_differences = [reports[0]]

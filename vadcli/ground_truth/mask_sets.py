@@ -379,7 +379,7 @@ class _ObjectMasks:
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """Return the boxes of the abnormal objects in all frames; tracks are numbered by line, from 0."""
+        """Return one box per frame and abnormal object. The number of a track is its line in the file, from 0."""
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, _Track]]] = {}
         newer = self.folder / f"{self.video}_new_tracks.txt"

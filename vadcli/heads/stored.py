@@ -296,10 +296,12 @@ def logit_of_score(score: float) -> float:
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
-    """Return the vectors of a video from one folder per encoder; None if one of the folders has none.
+    """Return the vectors of a video, which are read from one folder per encoder.
+
+    The result is None if one of the folders has no vectors of the video.
 
     Raises:
-        DocumentError: a file is damaged, or the folders have vectors of different files with the same name.
+        DocumentError: a file is damaged, or the vectors in two folders are from different videos with the same name.
     """
     paths = [OutputLayout(folder).embeddings(video) for folder in folders]
     if not all(path.exists() for path in paths):

@@ -77,7 +77,7 @@ NEED_TWO = "an interval needs two videos or more"
 class Bootstrap:
     """Settings of confidence intervals, which are bootstrap percentile intervals.
 
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
 
     Attributes:
         replicates: number of resamples, 1 or more.

@@ -1,8 +1,9 @@
 """Event metrics: matched events, false alarms, thresholds from reviewed events, and severities.
 
-`threshold_choices` uses reviewed events instead of a ground truth. Two rank correlations show whether more severe true events
-have higher scores. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly Detection
-(MAD-Bench, 2024), use such correlations for images and table rows.
+`threshold_choices` uses reviewed events instead of a ground truth.
+
+Two rank correlations show whether more severe true events have higher scores. MAD-Bench uses such correlations for images and
+table rows (Cao et al., "Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly Detection", 2024).
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
     - The number of pairs is as high as possible. Of all solutions with this number of pairs, the one with the highest sum of
       IoUs is returned.
 
-    sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval use the same optimal matching. It
-    does not depend on scores or on the order of events.
+    The matching does not depend on scores or on the order of events. The libraries `sed_eval` (Mesaros et al., "Metrics for
+    Polyphonic Sound Event Detection", 2016) and `mir_eval` use the same matching.
 
     ActivityNet uses a greedy matching: the predicted event with the highest score takes the best true event, and so on. Both
     matchings give the same pairs if every event fits at most one other event. With `iou` > 0.5, this is so if no two predicted
@@ -89,8 +90,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
 def segment_f1(events: EventSet, *, iou: float) -> Estimate:
     """Return the F1 score of the events of all videos: 2 · pairs / (predicted events + true events).
 
-    `match_events` finds the pairs. Lea et al. (Temporal Convolutional Networks, CVPR 2017) call this score the segmental F1;
-    sed_eval calls it the event-based F1. It is 0 if there are events but no pairs, and undefined if there are no events.
+    `match_events` finds the pairs. The score is 0 if there are events but no pairs, and undefined if there are no events.
+
+    Lea et al. ("Temporal Convolutional Networks for Action Segmentation and Detection", CVPR 2017) call this score the
+    segmental F1. The library `sed_eval` calls it the event-based F1.
     """
     check_share("the IoU", iou)
     matched = [len(match_events(*pair, iou)) for pair in zip(events.predicted, events.true, strict=True)]
@@ -123,8 +126,10 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
 def false_alarms_per_hour(events: EventSet) -> Estimate:
     """Return the number of predicted events that overlap no true event, per hour of video.
 
-    The hours include the abnormal parts of the videos. Surveillance evaluations (TRECVID event detection, NIST 2010) also count
-    false alarms per hour, but require a closer match; here, any overlap is enough. Undefined if the videos have no duration.
+    The hours include the abnormal parts of the videos. Undefined if the videos have no duration.
+
+    Surveillance evaluations also count false alarms per hour, but any overlap is not enough for them: they require a closer
+    match (TRECVID event detection, NIST 2010).
     """
     alarms = [
         len(predicted) - len(np.unique(_overlaps(predicted, true)[0]))
@@ -137,8 +142,8 @@ def false_alarms_per_hour(events: EventSet) -> Estimate:
 def detection_recall(events: EventSet) -> Estimate:
     """Return the fraction of true events that overlap a predicted event; any overlap is enough.
 
-    This is the "existence" part of the range-based recall of Tatbul et al. (Precision and Recall for Time Series, NeurIPS 2018,
-    section 4.1). Undefined without true events.
+    Undefined without true events. This is the "existence" part of range-based recall (Tatbul et al., "Precision and Recall for
+    Time Series", NeurIPS 2018, section 4.1).
     """
     hits = [
         len(np.unique(_overlaps(predicted, true)[1])) for predicted, true in zip(events.predicted, events.true, strict=True)

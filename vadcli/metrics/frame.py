@@ -158,16 +158,18 @@ class FrameSet:
 def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC over all frames together.
 
-    The value is the same as that of `sklearn.metrics.roc_auc_score`. For the interval, scores are put into at most
-    RESAMPLE_BINS bins, and scores in one bin count as equal. With n bins, this changes the areas of resamples by less than
-    about 2 / n; with few distinct scores, it changes nothing. The ROC-AUC is undefined if all frames are of one class and
+    The value is the same as that of `sklearn.metrics.roc_auc_score`. It is undefined if all frames are of one class and
     `endpoints` is False.
+
+    For the interval, scores are put into at most RESAMPLE_BINS bins, and scores in one bin count as equal. With n bins, this
+    changes the areas of resamples by less than about 2 / n. With few distinct scores, it changes nothing.
 
     Args:
         frames: the frames of all videos; use `only_sampled()` to evaluate only sampled frames.
-        endpoints: True adds a normal frame with score 0 and an abnormal frame with score 1. The published evaluation code of
-            Georgescu et al. (A Background-Agnostic Framework, TPAMI 2021) and of others does so. The added frames make the
-            value higher. Scores must be in [0, 1].
+        endpoints: True adds a normal frame with score 0 and an abnormal frame with score 1. The added frames make the value
+            higher. Scores must be in [0, 1]. Some published evaluation code adds these frames, for example that of Georgescu
+            et al. ("A Background-Agnostic Framework with Adversarial Training for Abnormal Event Detection in Video", TPAMI
+            2021).
     """
     return _micro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -219,16 +221,17 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
 
 
 def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
-    """Return the ROC-AUC of one category. Positives are its abnormal frames, negatives all normal frames.
+    """Return the ROC-AUC of one category: its abnormal frames against all normal frames.
 
-    Resamples are drawn from all videos of `frames`, so that two runs can be compared (see `over_all`). The ROC-AUC is undefined
-    without positives or without negatives.
+    Undefined without abnormal frames of the category or without normal frames. Resamples are drawn from all videos of
+    `frames`, so that two scans can be compared (see `over_all`).
 
     Args:
         frames: the frames of all videos. The scores may be frame scores, or scores of this category.
         codes: (N,) int, as in `frames_of_category`.
         code: the number of the category to evaluate.
-        within: True returns the mean of the ROC-AUC of each video that shows the category, as in `frame_auc_macro`.
+        within: False computes one ROC-AUC over all frames. True computes a ROC-AUC per video that shows the category, and
+            returns their mean, as `frame_auc_macro` does.
         endpoints: see `frame_auc`.
     """
     compared = frames_of_category(frames, codes, code, own_videos=within)
@@ -326,8 +329,9 @@ def pate(
 ) -> Estimate:
     """Return PATE, a weighted area under the precision-recall curve, as a mean over several buffer sizes.
 
-    Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). Each anomaly
-    has an early buffer before it and a late buffer after it. An anomaly is hit if one of its frames has an alarm.
+    Source: Ghorbani, Reinders and Tax, "PATE: Proximity-Aware Time series anomaly Evaluation", KDD 2024 (arXiv 2405.12096).
+
+    Each anomaly has an early buffer before it and a late buffer after it. An anomaly is hit if one of its frames has an alarm.
 
     At each threshold, a frame with an alarm is a true alarm with a weight w, and a false alarm with the weight 1 - w. w is:
 

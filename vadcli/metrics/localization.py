@@ -211,8 +211,9 @@ def mask_iou(counts: PixelCounts) -> Estimate:
 def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
     """Return AUPRO: the area under the per-region overlap curve up to `limit`, divided by `limit`.
 
-    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. The curve has one point per threshold. A pixel is found if
-    its score reaches the threshold.
+    Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021.
+
+    The curve has one point per threshold. A pixel is found if its score reaches the threshold.
 
     - x: the fraction of all normal pixels that is found (the false-positive rate)
     - y: the fraction of a true region's pixels that is found, as a mean over all true regions. A region is 8-connected and in
@@ -241,19 +242,22 @@ def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
 def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) -> Estimate:
     """Return AUPIMO: the area under a frame's PIMO curve, as a mean over the frames with a true pixel.
 
-    Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. A PIMO
-    curve has one point per threshold. A pixel is found if its score reaches the threshold.
+    Source: Bertoldo et al., "AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance", BMVC 2024.
 
-    - x: the logarithm of the false-positive rate. The rate is the fraction of a normal frame's pixels that is found, as a mean
-      over all normal frames (frames without a true pixel).
+    A PIMO curve has one point per threshold. A pixel is found if its score reaches the threshold.
+
+    - x: the logarithm of the false-positive rate. In one normal frame (a frame without a true pixel), this rate is the fraction
+      of the pixels that is found. The rate of a threshold is the mean over all normal frames.
     - y: the fraction of the frame's true pixels that is found
 
-    The area between the two rates in `limits` is divided by the largest possible area, so the best value is 1. The curve is a
-    step function: at a rate f, it has the y of the lowest threshold whose rate is at most f. Masks have only 256 levels, so
-    there is often no threshold between the limits. A straight line would then have values of y that no threshold reaches.
+    The area between the two rates in `limits` is divided by the largest possible area, so the best value is 1. Undefined if no
+    frame has a true pixel, or if all frames have one.
 
-    `Estimate.curve` is the mean of all PIMO curves, as points (rate, y) from the highest threshold to the lowest; no point
-    occurs twice. Undefined if no frame has a true pixel, or if all frames have one.
+    The curve is a step function: at a rate f, it has the y of the lowest threshold whose rate is at most f. The reason: masks
+    have only 256 levels, so there is often no threshold between the limits. A straight line between two points would have
+    values of y that no threshold reaches.
+
+    `Estimate.curve` is the mean of all PIMO curves: the distinct points (rate, y), from the highest threshold to the lowest.
     """
     low, high = limits
     if not 0.0 < low < high <= 1.0:
@@ -355,8 +359,9 @@ class Tracks:
 def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
     """Return the region-based detection criterion (RBDC): an area under a curve.
 
-    Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. The curve
-    has one point per threshold. Only detected regions whose score reaches the threshold are used.
+    Source: Ramachandra and Jones, "Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection", WACV 2020.
+
+    The curve has one point per threshold. Only detected regions whose score reaches the threshold are used.
 
     - x: the number of false regions per frame, from 0 to 1. A detected region is false if its IoU with every true region in the
       frame is below `beta`.

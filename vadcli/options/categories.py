@@ -67,15 +67,22 @@ class Category:
 
 @dataclass(frozen=True)
 class CategoryBook:
-    """Categories, and sentences about normal scenes, which count against every category."""
+    """Categories with their sentences, and sentences about normal scenes.
+
+    Attributes:
+        categories: the categories.
+        normal: sentences about normal scenes. They count against all categories (exceptions: see `normal_for`).
+    """
 
     categories: tuple[Category, ...]
     normal: tuple[str, ...]
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
-        """Return the sentences about normal scenes that contain none of the category's `verbs`."""
-        # `check_file` looks for such sentences in one file. But the user may combine several files, so this method looks for
-        # them, too.
+        """Return the sentences about normal scenes that count against a category.
+
+        Left out are sentences that contain one of the category's `verbs`, and sentences that also describe the category.
+        """
+        # `check_file` looks for such contradictions in one file. But the user may combine several files.
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
 
@@ -89,7 +96,7 @@ class CategoryFile:
 
 
 def parse_categories(text: str) -> tuple[str, ...]:
-    """Return the names of the categories in `a, b, @list, @file`, in order, without repeats.
+    """Return the names of the categories that the text of --categories names, in order, without repeats.
 
     Raises:
         UsageError: a list or file does not exist.
@@ -98,11 +105,14 @@ def parse_categories(text: str) -> tuple[str, ...]:
 
 
 def read_categories(text: str) -> CategoryBook:
-    """Return the categories of `a, b: sentence; sentence, @list, @file`, in order, without repeats.
+    """Return the categories that the text of --categories names, in order, without repeats.
 
-    If `text` has no sentences for a category, its sentences come from a list that has the category. If no list has it, its
-    sentences come from TEMPLATES. The sentences about normal scenes come from the files that `text` names. If these files have
-    none, they come from the general list.
+    An example of a text is `fire, fight: two people fight; a person hits another, @LIST, @FILE`. A category can have sentences
+    (after the colon). If a category has none, its sentences come from a list that has the category. If no list has it, its
+    sentences come from TEMPLATES.
+
+    The sentences about normal scenes come from the files in the text. If these files have none, they come from the general
+    list.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.

@@ -266,17 +266,18 @@ class Choices:
         same = [entry for entry in entries if (entry.detector, entry.include) == (detector, include)]
         others = [entry for entry in entries if entry not in same]
         own = same[-1:] or [ChosenThresholds(detector, new, include)]
-        # The last entry that fits a video counts. So entries for some videos go to the end, and entries for all to the start.
+        # If several entries match a video, the last one counts. So an entry for all videos goes to the start of the list, and
+        # an entry with globs goes to its end.
         return replace(self, thresholds=(*others, *own) if include else (*own, *others))
 
 
 def chosen_for(entries: Sequence[ChosenThresholds], video: str) -> Thresholds | None:
-    """Return the thresholds of the last entry that fits a video; None if no entry fits."""
+    """Return the thresholds of the last entry that matches a video; None if no entry matches it."""
     return next((entry.thresholds for entry in reversed(entries) if matches(video, entry.include)), None)
 
 
 def read_choices(layout: OutputLayout) -> Choices:
-    """Return the choices of an output folder. They are empty if the folder has no file of choices.
+    """Return the choices of an output folder; empty choices if the folder has no file of choices.
 
     Raises:
         DocumentError: the file can't be read or is damaged.

@@ -1,7 +1,7 @@
 """Writes, reads and checks events documents; finds their videos and when these videos start.
 
 A document is checked against the published JSON Schema. No video is opened. The folders of the videos come from the run
-records. If a video is not found, it may still exist: perhaps a share is not mounted.
+records. A video that is not found may still exist: perhaps a share is not mounted.
 """
 
 from __future__ import annotations
@@ -399,11 +399,11 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class Presence(Enum):
-    """Whether a video or folder of the footage exists."""
+    """Whether a video or a camera folder still exists; see `FootageFolders.presence`."""
 
     HERE = "here"
-    GONE = "gone"
-    UNKNOWN = "unknown"  # the folder above the video is empty, missing or unreadable: perhaps a share is not mounted
+    GONE = "gone"  # it was deleted or moved
+    UNKNOWN = "unknown"  # it is not found, but perhaps only because a share is not mounted
 
 
 class FootageFolders:
@@ -438,17 +438,16 @@ class FootageFolders:
         return find_below(self.roots(document), str(document.video["path"]))
 
     def existing_root(self, document: EventsDocument | None = None) -> str | None:
-        """Return the first folder of `roots` that exists, or None.
-
-        `presence` looks there to decide whether a missing video is gone.
-        """
+        """Return the first folder of `roots` that exists; None if none of them exists."""
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
-        """Return whether a video or a camera folder exists.
+        """Return whether a video or a camera folder is here, gone or unknown.
 
-        A missing video counts as gone only if the closest folder above it, within the root, can be read and is not empty. The
-        reason: if a share is not mounted, the folder in which it is usually mounted is empty.
+        - here: the path exists.
+        - gone: the path does not exist, but the closest existing folder above it, within the root, is not empty.
+        - unknown: in all other cases. For example, if a share is not mounted, the folder in which it is usually mounted is
+          empty.
         """
         for path in _below(self.roots(document), name):
             if is_remote(path):

@@ -30,14 +30,14 @@ VERIFICATION_FORMAT_VERSION = 1
 class Audit:
     """An estimate of how much the scan misses.
 
-    Clips with high scores are proposed to the model. For the audit, the model was also asked about some of the other clips,
-    drawn at random.
+    The scan proposes the clips with the highest scores, and the model is asked about them. For the audit, the model is also
+    asked about some of the other clips, which are drawn at random.
 
     Attributes:
         clips: number of audited clips.
-        confirmed: number of audited clips that the model confirms.
-        low, high: 95 % confidence interval in [0, 1] of the share of clips that the model would confirm, if it were asked about
-            all clips that were not proposed.
+        confirmed: number of audited clips that the model confirmed.
+        low, high: 95 % confidence interval, in [0, 1], of the share of the clips that were not proposed that the model would
+            confirm.
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
     """

@@ -111,7 +111,7 @@ class MaskRows(StrEnum):
 
 def mask_level(score: float) -> int:
     """Return the byte (1-255) that stored masks have for a pixel score; higher scores have higher bytes."""
-    # Stored masks are rounded in float32. Rounded in float64, this byte could be higher by 1, and some pixels would be missed.
+    # Stored masks are rounded in float32, so this byte is, too. In float64, it could be higher by 1, and miss some pixels.
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 
 
@@ -122,9 +122,9 @@ class Thresholds:
     Attributes:
         high: an event opens when the score reaches this value, in [0, 1].
         low: the event closes when the score falls below this value, in [0, high].
-        min_duration_s: shortest event in seconds; shorter ones are dropped.
-        merge_gap_s: longest gap in seconds; two events with this gap or a shorter gap become one event.
-        pad_s: seconds that are added before and after each event, but not beyond the ends of the video.
+        min_duration_s: events that are shorter than this number of seconds are dropped.
+        merge_gap_s: two events become one event if the gap between them is at most this number of seconds.
+        pad_s: each event begins earlier and ends later by this number of seconds, within the video.
     """
 
     high: float = 0.5

@@ -80,13 +80,12 @@ class VerifyResult:
     """The result of a run of `vadcli verify`.
 
     Attributes:
-        videos: one entry per video that can be verified, and per video whose results cannot be read.
+        videos: one entry per video of the run. A video whose stored results cannot be read also has an entry.
         model: the model that was asked.
         audit: how much the scan misses; None if no clip was audited.
         asked: number of clips that this run asked about.
-        left: number of chosen clips that have no answer yet.
-        seconds: the time that the model took for the clips of `asked`; after a dry run, the time that it would take for the
-            clips of `left`.
+        left: number of clips about which the model must still be asked.
+        seconds: how long the model took for the `asked` clips. After a dry run: how long it would take for the `left` clips.
         stopped: why the run ended early; "" if it did not end early.
         exit_code: the exit code of the command; only confirmed events count as events.
     """
@@ -285,7 +284,7 @@ def _unreadable(survey: Survey) -> list[VerifiedVideo]:
 
 
 def _counted(survey: Survey, settled: Settled) -> Iterator[VerifiedVideo]:
-    """Yield an entry for each video of the run, with the numbers of its clips and events."""
+    """Yield the result of each video of the run: its numbers of clips and events."""
     for video in survey.videos:
         if video.is_included:
             counts = settled.events.get(video.video, {})
@@ -295,10 +294,7 @@ def _counted(survey: Survey, settled: Settled) -> Iterator[VerifiedVideo]:
 
 
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
-    """Return the result of a dry run.
-
-    To estimate the time, the model is asked about a few clips of noise.
-    """
+    """Return the result of a dry run. Its time is an estimate: the model is asked about a few clips of noise."""
     asker, left, seconds = survey.asker, sum(map(len, wanted)), 0.0
     if left:
         asker.prepare()

@@ -273,7 +273,7 @@ class ClipLoader:
         job = self._jobs.pop(process)
         error, stderr = self._reap(process)
         if self._setup.options.decoder == "auto" and job.decoder == DecoderName.DECORD and job.request.decoder is None:
-            log.info("%s: %s while decord read it; now ffmpeg reads it", job.request.video, error.message)
+            log.info("%s: decord failed (%s), so ffmpeg reads the video", job.request.video, error.message)
             job.note = f"decord failed, so ffmpeg read the video: {error.message}"
             job.request, job.repeated = replace(job.request, decoder="ffmpeg"), job.clips
             self._assign(job.request, job)

@@ -299,20 +299,20 @@ def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
         return masks
     if rule == "hard":
         return masks.masked_fill(score <= 0, NO_OBJECT_LOGIT)
-    # m is the mask logit, o is the object logit. The result is the logit of p = σ(m)σ(o), which is -ln((1 - p) / p):
-    # (1 - p) / p = e^-m + e^-o + e^-(m + o)
+    # With mask logit m and object logit o, the probability of a pixel is p = σ(m)σ(o). The result is the logit of p:
+    # logit(p) = -ln((1 - p) / p), and (1 - p) / p = e^-m + e^-o + e^-(m + o)
     score = score.expand_as(masks)
     return -torch.logsumexp(torch.stack([-masks, -score, -masks - score]), dim=0)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of one frame in each of B spans.
+    """What SAM2 remembers of B frames, one frame of each of B spans.
 
     Attributes:
-        features: (h·w, B, C_mem), C_mem numbers per cell.
-        position: position encoding of the features, (h·w, B, C_mem).
-        pointer: (B, 256), SAM2's object pointer: one vector that describes the object.
+        features: (h·w, B, C_mem), a vector per cell of the feature grid.
+        position: (h·w, B, C_mem), the position encoding of the features.
+        pointer: (B, 256), SAM2's object pointer: one vector per frame that describes the object.
     """
 
     features: Tensor

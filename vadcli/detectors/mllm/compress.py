@@ -69,12 +69,12 @@ class CompressionOptions:
 
 @dataclass(frozen=True)
 class Compressed:
-    """One clip's tokens after compression.
+    """The result of compressing L input tokens to M tokens. M of the input tokens are references, one per result.
 
     Args:
-        tokens: (M, D), in the dtype of the input tokens.
-        kept: (M,) int64, ascending: for each reference, its index among the L input tokens.
-        owner: (L,) int64: for each input token, the index in `tokens` of its reference.
+        tokens: (M, D), the resulting tokens, in the dtype of the input tokens.
+        kept: (M,) int64, ascending, the indices of the references among the input tokens.
+        owner: (L,) int64: for each input token, the index (0 to M - 1) of its reference.
     """
 
     tokens: Tensor
