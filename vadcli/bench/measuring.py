@@ -436,7 +436,7 @@ class BusyMeter:
 
     def __enter__(self) -> BusyMeter:
         if self._cuda:
-            self._profile = _profiler()
+            self._profile: Any = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self._profile.start()
             wait_for(self._cuda)
         self._started = time.perf_counter()
@@ -453,10 +453,6 @@ class BusyMeter:
             if event.device_type.name == "CUDA":
                 spans[event.device_index].append((event.time_range.start, event.time_range.end))
         self.share = sum(covered(kernels) for kernels in spans.values()) / elapsed_us / len(self._cuda)
-
-
-def _profiler() -> Any:
-    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

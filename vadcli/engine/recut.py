@@ -34,7 +34,7 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.choices import Choices, read_choices, read_review, write_choices
 from vadcli.store.events import EventsDocument, choose, load, read_events, timed, validate, write_events
 from vadcli.store.masks import mask_box, masked_rows, read_boxes, read_masks, rle_threshold
-from vadcli.store.run_log import StoredRun, failures_without_events, read_run
+from vadcli.store.run_log import failures_without_events, read_run
 from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.store.verification import StoredAnswers, answers_or_none, validate_answers
 from vadcli.types import (
@@ -103,7 +103,11 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
     unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
         log.warning("%d of %d videos have events but no known start time, so they are left out", unknown, len(cut.documents))
-    failures = [result for result in failures_without_events(layout, _runs(layout)) if matches(result.video, options.include)]
+    runs = []
+    for path in layout.iter_runs():
+        with suppress(DocumentError):
+            runs.append(read_run(path, head=True))
+    failures = [result for result in failures_without_events(layout, runs) if matches(result.video, options.include)]
     return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems), tuple(failures))
 
 
@@ -113,13 +117,6 @@ def _check_judged(judge: Judge | None) -> None:
         raise UsageError(judge.refusal, hint="embed the videos with the head's encoder, or train another head")
     if judge:
         judge.log_refused()
-
-
-def _runs(layout: OutputLayout) -> Iterator[StoredRun]:
-    """Yield the runs whose records can be read, the oldest first."""
-    for path in layout.iter_runs():
-        with suppress(DocumentError):
-            yield read_run(path, head=True)
 
 
 @dataclass

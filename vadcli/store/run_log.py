@@ -215,16 +215,13 @@ class _Totals:
         self._lost = 0
         self._seconds = 0.0
 
-    def count(self, result: Mapping[str, Any], sign: int, *, lost: bool) -> None:
-        """Add the numbers in the JSON of a result (sign 1), or subtract them (sign -1).
-
-        `lost` is True if the video failed or lost frames.
-        """
-        self._lost += sign * lost
-        self._statuses[result["status"]] += sign
+    def count(self, result: VideoResult, sign: int) -> None:
+        """Add the numbers of a result (sign 1), or subtract them (sign -1)."""
+        self._lost += sign * result.is_lost
+        self._statuses[result.status] += sign
         for name in self._sums:
-            self._sums[name] += sign * result[name]
-        self._seconds += sign * result["seconds"]
+            self._sums[name] += sign * getattr(result, name)
+        self._seconds += sign * round(result.seconds, 3)  # rounded as in the record, where earlier results are read again
 
     def to_json(self) -> dict[str, Any]:
         """Return the totals as the run record stores them."""
@@ -288,8 +285,8 @@ class RunRecord:
         """
         before = self._results.put(result)
         if before is not None:
-            self._totals.count(before.to_json(), -1, lost=before.is_lost)
-        self._totals.count(result.to_json(), 1, lost=result.is_lost)
+            self._totals.count(before, -1)
+        self._totals.count(result, 1)
         if result.events:
             self._last_videos.append(result.video)
         if self.progress is not None and result.status is Status.UNFINISHED:
@@ -404,15 +401,17 @@ class _Results:
                     old = file.readline()
                     file.seek(begin)
                     file.write(b" ")
+            # The numbers of a million results would need 300 MB of memory. Few videos get a second result, so this is rare.
             before = result_of(old[1:])
-            self._skipped -= _is_skipped(before)
+            self._skipped -= old.startswith(b"-")
         text = printable(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
-        line = f"{'-' if _is_skipped(result) else '+'}{text}\n".encode()
+        is_skipped = result.status is Status.SKIPPED and result.reason == "done"
+        line = f"{'-' if is_skipped else '+'}{text}\n".encode()
         with writing(self._path):
             self._file.write(line)
         self._begins[result.video] = self._size
         self._size += len(line)
-        self._skipped += _is_skipped(result)
+        self._skipped += is_skipped
         return before
 
     def listed(self) -> Iterator[bytes]:
@@ -430,10 +429,6 @@ class _Results:
         """Close the file."""
         with suppress(OSError):
             self._file.close()
-
-
-def _is_skipped(result: VideoResult) -> bool:
-    return result.status is Status.SKIPPED and result.reason == "done"
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
@@ -550,16 +545,14 @@ def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> 
     for run in newest.values():
         with suppress(DocumentError), document_errors(run.path, _WHAT):
             failed = [result_of(line) for line in result_lines(run.path) if b'"status": "failed"' in line]
-            failures |= {result.video: result for result in failed if _is_unstored(result)}
+            # A scan stores no events document about a failure if the path is not a readable file (and has no camera), or if the
+            # machine or the output folder failed.
+            failures |= {
+                result.video: result
+                for result in failed
+                if not result.camera or result.stage == "write" or result.reason.startswith(NOT_FINISHED)
+            }
     return [result for result in failures.values() if not layout.events(result.video).exists()]
-
-
-def _is_unstored(result: VideoResult) -> bool:
-    """True if a scan stores no events document about a failure.
-
-    There are two cases: the path is not a readable file (and has no camera), or the machine or the output folder failed.
-    """
-    return not result.camera or result.stage == "write" or result.reason.startswith(NOT_FINISHED)
 
 
 def result_of(line: bytes) -> VideoResult:

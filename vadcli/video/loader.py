@@ -201,20 +201,17 @@ class ClipLoader:
 
     def _assign(self, request: ClipRequest, job: _Job | None = None) -> None:
         while True:
-            process = next((idle for idle in self._processes if idle not in self._jobs), None) or self._start()
+            process = next((idle for idle in self._processes if idle not in self._jobs), None)
+            if process is None:
+                self._supervisor = self._supervisor or Supervisor(self._setup)
+                process = self._supervisor.start()
+                self._processes.append(process)
             process.expect(request.path)
             self._jobs[process] = job or _Job(request)
             if process.send(request):
                 return
             del self._jobs[process]
             self._reap(process)  # the process died while it was idle, so this video is not the cause
-
-    def _start(self) -> DecoderProcess:
-        if self._supervisor is None:
-            self._supervisor = Supervisor(self._setup)
-        process = self._supervisor.start()
-        self._processes.append(process)
-        return process
 
     def _collect(self, timeout_s: float) -> None:
         """Process all messages that have arrived; wait at most `timeout_s` for the first message."""
