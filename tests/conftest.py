@@ -94,7 +94,7 @@ def ray_cluster(ray_site: Path) -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ray_site), str(Path(__file__).parents[1])]))
         cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False, "_system_config": SOON})
         cluster.add_node(**NODE)
-        yield cluster
+    yield cluster
     cluster.shutdown()
 
 
