@@ -38,9 +38,10 @@ from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.checkpoint import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.motion import MotionUserOptions
 from vadcli.detectors.options import AskOptions
 from vadcli.errors import DecodeError, DeviceError, UsageError, VadcliError, VideoError
-from vadcli.options import BenchOptions, DetectorOptions
+from vadcli.options import BenchOptions
 from vadcli.types import ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
@@ -335,7 +336,7 @@ def test_a_comparison_measures_each_detector_in_the_same_way(read: measuring.Ben
     asked = AskOptions(model=str(tiny_qwen_folder(tmp_path / "qwen")), device="cpu", categories="fight")
     motion, ask = (
         measure(Candidate(name, options), read, bound=Bound(60.0, 2), rounds=2, workers=1)
-        for name, options in (("motion", DetectorOptions(device="cpu")), ("ask", asked))
+        for name, options in (("motion", MotionUserOptions(device="cpu")), ("ask", asked))
     )
     for one in (motion, ask):
         assert one.trouble == ""

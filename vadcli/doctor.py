@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from vadcli import __version__, weights
-from vadcli.detectors.options import encoder_download
 from vadcli.errors import VadcliError
+from vadcli.registry import DETECTOR_OPTIONS, HAS_ENCODER
 from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
 from vadcli.video.loader import core_count
@@ -117,7 +117,7 @@ def _weights() -> Check:
     if damaged:
         advice = f"`vadcli weights verify {damaged[0]}`"
     elif not any(item.kind == "encoder" or item.state == "trained" for item in known):
-        advice = f"--categories need an encoder: {encoder_download()}"
+        advice = f"--categories need an encoder: {DETECTOR_OPTIONS.load(HAS_ENCODER).encoder_download()}"
     return Check("weights", not damaged, listed or "none; the motion detector needs no weights", advice, required=False)
 
 

@@ -108,6 +108,13 @@ method `is_ready()` that returns True.
 """
 FALLBACK = "motion"
 """The detector that `--detector auto` takes if no other detector is ready."""
+BENCHED = "lavida"
+"""The detector whose settings `vadcli bench` measures."""
+HAS_ENCODER = "concept"
+"""The detector whose option `encoder` is also an option of `vadcli embed`.
+
+If no detector that reads categories is ready, the user is advised to download the encoder of this detector.
+"""
 
 RUNNERS = Registry(
     "runner",

@@ -47,6 +47,7 @@ from vadcli.detectors import check_device, load
 from vadcli.detectors.running import devices_for, dtype_for, untimed
 from vadcli.errors import NoVideoFound, VadcliError, VideoError, WeightsError
 from vadcli.options import DEFAULT_OUT, BenchOptions, DetectorOptions, FindOptions
+from vadcli.registry import BENCHED
 from vadcli.types import Clip, ClipBatch
 from vadcli.types.text import clock, how_many
 from vadcli.video.loader import ClipLoader, ClipReady, Finished, LoaderOptions, core_count
@@ -415,7 +416,7 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
         footage = footage_of(videos, scratch, seconds=COMPARED_S)
         return compare(candidates, footage, bound=bound, rounds=options.rounds, workers=options.workers)
     try:
-        detector = load("lavida", options.detector_options())
+        detector = load(BENCHED, options.detector_options())
     except WeightsError as error:
         hint = error.hint if options.random_weights else "use --random-weights to measure without trained weights"
         raise WeightsError(error.message, hint=hint) from error

@@ -31,6 +31,7 @@ from vadcli.options import (
     VerifyOptions,
     parse_categories,
 )
+from vadcli.registry import DETECTOR_OPTIONS, HAS_ENCODER
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, counted, how_many
 
@@ -55,7 +56,6 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.detectors.options import encoder_download
     from vadcli.engine.runner import open_scan
     from vadcli.store.scores import keep_pandas_out
 
@@ -76,7 +76,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     if not run.detector.uses_categories and (ignored := parse_categories(run.settings.options.categories)):
         log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
         if options.detector == "auto":
-            log.warning("to find these categories: %s", encoder_download())
+            log.warning("to find these categories: %s", DETECTOR_OPTIONS.load(HAS_ENCODER).encoder_download())
     if options.dry_run:
         needs: Counter[str] = Counter()
         for video, need in run.preview():

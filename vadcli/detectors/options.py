@@ -16,6 +16,8 @@ DEFAULT_ASK_MODEL = "qwen2-vl-2b"
 class ConceptOptions(DetectorOptions):
     """The options of the detector `concept`."""
 
+    model_option = "encoder"
+
     encoder: str = option(
         DEFAULT_ENCODER,
         "Image-text encoder of the concept detector: a name of `vadcli weights list`, or a transformers folder.",
@@ -32,10 +34,10 @@ class ConceptOptions(DetectorOptions):
         """Return True if the user named an encoder, or if the default encoder is on this machine."""
         return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None
 
-
-def encoder_download() -> str:
-    """Return the command that downloads the default encoder, with the size of the download."""
-    return f"vadcli weights pull {DEFAULT_ENCODER} ({weights.entry(DEFAULT_ENCODER).download_gb:g} GB)"
+    @staticmethod
+    def encoder_download() -> str:
+        """Return the command that downloads the default encoder, with the size of the download."""
+        return f"vadcli weights pull {DEFAULT_ENCODER} ({weights.entry(DEFAULT_ENCODER).download_gb:g} GB)"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from vadcli.errors import UsageError
 from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
@@ -325,7 +325,12 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """The detector, its categories, model and device. A detector adds its own options in a subclass."""
+    """The detector, its categories, model and device. A detector adds its own options in a subclass.
+
+    `model_option` is the name of the option that chooses the detector's weights.
+    """
+
+    model_option: ClassVar[str] = "model"
 
     categories: str = option(
         "",

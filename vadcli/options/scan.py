@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +33,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
-from vadcli.registry import DETECTOR_OPTIONS, DETECTORS, RUNNERS
+from vadcli.registry import BENCHED, DETECTORS, HAS_ENCODER, RUNNERS
 from vadcli.types import DecodingChoice
 
 DEFAULT_OUT = Path("vadcli-out")
@@ -190,7 +190,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
 
     root: Path | None = same(ScanOptions, "root")
     camera_from: str = same(ScanOptions, "camera_from")
-    encoder: str = same(DETECTOR_OPTIONS.load("concept"), "encoder")
+    encoder: str = same(options_class(HAS_ENCODER), "encoder")
     device: str = same(DetectorOptions, "device")
     precision: str = same(DetectorOptions, "precision")
     sample_fps: float = option(2.0, "Embed about this many frames per second.", panel=HOW)
@@ -215,7 +215,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
             raise UsageError("--npy-crops needs --npy, and a number of at least 1")
 
 
-_LAVIDA = DETECTOR_OPTIONS.load("lavida")
+_BENCHED = options_class(BENCHED)
 LEAST_FRAME_PX = 28 * 28
 """Smallest area of a frame in pixels: such a frame gives a single visual token."""
 
@@ -236,9 +236,9 @@ class BenchOptions(TalkOptions):
     )
     device: str = same(DetectorOptions, "device")
     precision: str = same(DetectorOptions, "precision")
-    drop_static: bool = same(_LAVIDA, "drop_static")
+    drop_static: bool = same(_BENCHED, "drop_static")
     compile: bool = same(DetectorOptions, "compile")
-    sam2: str = same(_LAVIDA, "sam2")
+    sam2: str = same(_BENCHED, "sam2")
     random_weights: bool = option(
         False,
         "Use random weights if --model is a name. Speed and memory are those of the real weights, but the scores are useless.",
@@ -312,19 +312,17 @@ class BenchOptions(TalkOptions):
         values = {name: getattr(self, name) for name in shared}
         if self.random_weights and not Path(self.model).is_dir():
             values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
-        options: DetectorOptions = _LAVIDA(**values, detector="lavida", allow_untrained=self.random_weights)
-        return options
+        return _BENCHED(**values, detector=BENCHED, allow_untrained=self.random_weights)
 
     def options_of(self, name: str, model: str) -> DetectorOptions:
         """Return the options of one of the detectors to compare."""
-        kind = options_class(name)
-        if kind is _LAVIDA:
+        if name == BENCHED:
             return replace(self, model=model or self.model).detector_options()
+        kind = options_class(name)
         values = {part: getattr(self, part) for part in ("categories", "device", "precision", "compile")}
         if model:
-            values["encoder" if any(item.name == "encoder" for item in fields(kind)) else "model"] = model
-        options: DetectorOptions = kind(**values, detector=name)
-        return options
+            values[kind.model_option] = model
+        return kind(**values, detector=name)
 
 
 @dataclass(frozen=True)
