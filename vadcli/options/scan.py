@@ -215,7 +215,7 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
             raise UsageError("--npy-crops needs --npy, and a number of at least 1")
 
 
-_BENCHED = options_class(BENCHED)
+_BENCHED: Any = options_class(BENCHED)  # it has more options than `DetectorOptions`
 LEAST_FRAME_PX = 28 * 28
 """Smallest area of a frame in pixels: such a frame gives a single visual token."""
 
@@ -312,7 +312,8 @@ class BenchOptions(TalkOptions):
         values = {name: getattr(self, name) for name in shared}
         if self.random_weights and not Path(self.model).is_dir():
             values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
-        return _BENCHED(**values, detector=BENCHED, allow_untrained=self.random_weights)
+        options: DetectorOptions = _BENCHED(**values, detector=BENCHED, allow_untrained=self.random_weights)
+        return options
 
     def options_of(self, name: str, model: str) -> DetectorOptions:
         """Return the options of one of the detectors to compare."""
