@@ -431,11 +431,11 @@ def compare(
 
 
 def widening(videos: int) -> float:
-    """Return the factor by which a confidence interval is too narrow if it comes from resamples of this number of videos.
+    """Return the factor by which a confidence interval from resamples of n videos is too narrow.
 
-    Resamples of n videos vary less than new videos do, by the factor sqrt((n - 1) / n). Student's t distribution replaces the
-    normal distribution, because the spread is only an estimate (Hesterberg, "What Teachers Should Know About the Bootstrap",
-    2015).
+    There are two reasons (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015). Resamples vary less than new
+    videos do, by the factor sqrt((n - 1) / n). And the spread is only an estimate, so Student's t distribution is right, and
+    not the normal distribution.
     """
     from scipy.special import ndtri, stdtrit
 
@@ -452,7 +452,7 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
     """Return the number of false alarms (R,) in each of R random resamples of the examples.
 
-    Each resample has its own threshold: the highest one that the share `recall` of the true examples in this resample reaches.
+    Each resample has its own threshold: the highest threshold that at least the share `recall` of its true examples reaches.
 
     Args:
         scores: (N,) scores of the examples.

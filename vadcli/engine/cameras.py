@@ -232,8 +232,8 @@ class CameraFit:
     def again(self, *, scored: int) -> None:
         """Fit the camera again, because it has much more footage now. If the model changes, log this.
 
-        In this run, no video of the camera may have been scored yet. `scored` is the number of videos that an earlier run has
-        scored with the old model. It is only used for the log.
+        Call this before the run scores any video of the camera. `scored` is for the log: the number of videos that earlier
+        runs have scored with the old model.
         """
         before = self.cameras.stored(self.camera)
         with PreparingPool(self.cameras.detector) as pool:

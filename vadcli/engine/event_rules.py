@@ -5,9 +5,9 @@ model that learned from the user's reviews. A head removes events that look like
 scores. A head reads stored vectors, so no video is decoded.
 
 `vadcli verify` asks a second model about clips, and stores the answers as log-odds. This module converts the log-odds into
-logits on the scale of the scan. On this scale, a value means a number of events per hour of the camera's usual footage. If the
-model was asked about a frame, the joint score of the frame is made from the mean of the model's logit and the scan's logit. No
-other frame can open an event.
+logits on the scale of the scan. On this scale, a value means a number of events per hour of the camera's usual footage. The
+joint score of a frame is made from the mean of the model's logit and the scan's logit. If the model was not asked about a
+frame, the frame cannot open an event.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ the updates to the driver. To hand out a chunk means to give it to a worker.
 
 - A video is in one chunk at a time. A lock in OUT keeps other runs away from the video.
 - If a worker dies, the work since its last checkpoint is lost. The videos of its chunk are handed out again, each in a chunk of
-  its own. A worker that dies while it has only one video, and has made no progress with it, counts against this video. If this
-  happens several times in a row (MOST_DEATHS), the video is given up.
+  its own. A video is given up if MOST_DEATHS workers in a row die with this single video, and none of them makes progress.
 - A camera is fitted once. While a camera has no model, only one of its chunks is handed out. The worker that gets this chunk
   also gets the list of all videos of the camera.
 """
@@ -191,9 +190,10 @@ def drive(
 ) -> Iterator[tuple[Any, Chunk, Node]]:
     """Hand out all chunks. Yield the updates of the workers, and a `GivenUp` per video that is given up.
 
-    Each item is yielded with its chunk and the node of its worker. The caller must update the chunk: when a
-    video has a result, the caller removes the video from `left`; when an item shows that a clip was scored or answered, the
-    caller sets `has_progress`.
+    Each item is yielded with its chunk and the node of its worker. The caller must update the chunk:
+
+    - When a video has a result, remove the video from `left`.
+    - When an item shows that a clip was scored or answered, set `has_progress`.
 
     Args:
         work: the chunks.

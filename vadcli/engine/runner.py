@@ -507,9 +507,9 @@ class NewEvents:
         paths: the file or folder of each video, by the name of the video.
         command: the command of --on-event; "" to run no command.
         timeout_s: a command is killed after this many seconds.
-        alone: True if no other scan runs in the output folder. In this case, the stored events of skipped videos count as
-            new, too, if no scan has reported them. (An interrupted scan leaves such events.) If another scan runs, they do not
-            count as new, because the other scan may still report them.
+        alone: True if no other scan runs in the output folder. If so, the events of skipped videos are new, too, if no scan
+            has reported them (because it was interrupted). If False, these events are not new, because the other scan may
+            still report them.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:

@@ -186,10 +186,12 @@ def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the mean over videos of the ROC-AUC of each video (macro-averaged AUC).
 
-    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. The
-    definition is from Georgescu et al. (TPAMI 2021, section 4.2). Videos in which all frames are of one class have no ROC-AUC.
-    They are left out, and the note says how many. The code of these authors adds two frames to each video (`endpoints`). With
-    these frames, a normal video has the ROC-AUC 1. The mean is undefined if no video has a ROC-AUC.
+    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. A
+    video in which all frames are of one class has no ROC-AUC and is left out. The note gives the number of these videos.
+    Undefined if no video has a ROC-AUC.
+
+    The definition is from Georgescu et al. (TPAMI 2021, section 4.2). Their code adds two frames to each video (`endpoints`).
+    With these frames, a normal video has the ROC-AUC 1.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -340,8 +342,8 @@ def pate(
       of the anomaly to 0 at the far end of the buffer.
     - everywhere else: 0
 
-    A missed frame is a frame of an anomaly without an alarm. If the anomaly is not hit, the weight of a missed frame is 1. If
-    it is hit, the weight is 1 near the start (up to the length of the first run of alarms), and below 1 later.
+    A missed frame is an abnormal frame without an alarm. Its weight is 1 if the anomaly is not hit. If the anomaly is hit, the
+    weight is 1 near the start of the anomaly (up to the length of the first run of alarms), and below 1 later.
 
     - A point of the curve is ignored if its recall is below the recall at a higher threshold.
     - The weights of several videos are added. Buffers end with the video.
@@ -353,8 +355,8 @@ def pate(
         frames: the frames of all videos.
         early_frames, late_frames: sizes of the early and late buffers, in frames. Each early size is combined with each late
             size, and the result is the mean over all combinations.
-        max_thresholds: largest number of thresholds: evenly spaced quantiles of those distinct scores at which the number of
-            true alarms changes. None uses every distinct score, which is exact, but slow.
+        max_thresholds: largest number of thresholds. They are evenly spaced quantiles of the distinct scores at which the
+            number of true alarms changes. None uses every distinct score, which is exact, but slow.
     """
     if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
         raise ValueError(f"buffer sizes must be 0 or more, not {list(early_frames)} and {list(late_frames)}")

@@ -368,9 +368,11 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
     - y: the fraction of true regions that is found. A true region is found if its IoU with a detected region in the frame is at
       least `beta`.
 
-    As in the evaluation code of UBnormal and Georgescu et al. (TPAMI 2021), the curve starts at (0, 0). After its last point
-    with x <= 1, it is horizontal. In their code, the order of regions with the same score matters. Here, all regions with the
-    same score are one point of the curve. Undefined without true regions or without frames.
+    The curve starts at (0, 0). After its last point with x <= 1, it is horizontal. Undefined without true regions or without
+    frames.
+
+    The evaluation code of UBnormal and of Georgescu et al. (TPAMI 2021) draws the curve in the same way, with one difference:
+    there, the order of regions with the same score matters. Here, these regions are one point of the curve.
 
     Args:
         detected: the detected regions.

@@ -36,8 +36,8 @@ class Audit:
     Attributes:
         clips: number of audited clips.
         confirmed: number of audited clips that the model confirmed.
-        low, high: 95 % confidence interval, in [0, 1], of the share of the clips that were not proposed that the model would
-            confirm.
+        low, high: 95 % confidence interval of a share, in [0, 1]: of all clips that were not proposed, the share that the model
+            would confirm.
         left_out_s: seconds of footage that were not proposed.
         found_s: seconds of footage that were proposed and confirmed.
     """

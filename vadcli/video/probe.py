@@ -408,12 +408,12 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return a time for each packet, made from the decoding times; used if some packets have no pts.
+    """Return a time per packet from the decoding times, for a stream in which some packets have no pts.
 
     Return None if these times contradict the known pts.
 
-    The decoding times can be used because, at a constant frame rate, the pts in ascending order are the decoding times plus a
-    constant, even if frames are reordered.
+    Why decoding times can be used: at a constant frame rate, the pts in ascending order are the decoding times plus a constant,
+    even if frames are reordered.
     """
     # A demuxer may give the same decoding time to two packets. If so, the file states the time of the second packet only.
     doubled = np.append(dts[1:] == dts[:-1], False)

@@ -44,12 +44,12 @@ class SeekMissed(Exception):
 class RowMatcher:
     """Finds the row of each shown frame. Call `place` for the frames of one decoder in order.
 
-    A frame belongs to the row whose time differs from the frame's time by less than half the duration of a frame. If the times
-    of the rows are guessed, or if they repeat or jump back, frames are matched by order instead, because a decoder may report
-    other times. If frames are matched by order, they count as lost only if the decoder reported an error.
+    Frames are matched by time: a frame belongs to the row whose time differs from the frame's time by less than half the
+    duration of a frame. There is one exception: if the times of the rows are guessed, repeat or jump back, a decoder may report
+    other times. These frames are matched by order, and count as lost only if the decoder reported an error.
 
-    If the probe did not find a frame, the frame gets a new row after the last row that was placed. In damaged files, frames may
-    come too late: a frame whose row was already counted as lost gets no row.
+    If the probe did not find a frame, the frame gets a new row after the last row that was placed. In a damaged file, a frame
+    may come too late: if its row already counts as lost, the frame gets no row.
 
     Args:
         info: the probe's description of the video.

@@ -183,9 +183,13 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
     """Return which frames must be decoded to get the images of `rows`, and True if these are the keyframes.
 
-    The frames are flags (N,) bool, or None for all frames. If `rows` has only keyframes, the flags mark all keyframes.
-    Otherwise, if `rows` has only references (frames that other frames need), the flags mark all references. All frames must be
-    decoded if `rows` has other frames too, if frames of the file are missing, or if too few frames could be left out.
+    The frames are flags (N,) bool, or None for all frames:
+
+    - `rows` has only keyframes: the flags mark all keyframes.
+    - `rows` has only references (frames that other frames need): the flags mark all references.
+    - `rows` has other frames too: None.
+
+    The result is also None if frames of the file are missing, or if only few frames could be left out.
     """
     keys = rows_as_flags(info.keyframes, info.frames)
     for flags, only_keys in ((keys, True), (info.reference, False)):

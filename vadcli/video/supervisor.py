@@ -301,10 +301,11 @@ class Ring:
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies. Call it first in the child.
 
-    The function can be a `preexec_fn`, because it takes no lock and imports nothing. On other systems than Linux, this
-    function does nothing, and a child ends when its pipe breaks. The kernel kills the child as soon as the thread that started
-    it ends, even if other threads of the parent still run. So start children from a thread that lives as long as the children
-    are needed.
+    The kernel kills the child as soon as the thread that started it ends, even if other threads of the parent still run. So
+    start children from a thread that lives as long as the children are needed.
+
+    On systems other than Linux, this function does nothing, and a child ends when its pipe breaks. The function can be a
+    `preexec_fn`, because it takes no lock and imports nothing.
 
     Args:
         parent: process id of the parent. If the parent died before this call, this process ends at once.

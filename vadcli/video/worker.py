@@ -87,10 +87,9 @@ def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *
         info: the probe's description of the video.
         plan: which rows are sampled.
         bursts: the positions of the bursts in [0, 1).
-        exact: True if each burst starts exactly at its position. If False, a burst starts at the last keyframe before its
-            position, or at the first sampled row after this keyframe. This is faster, and a fit does not need exact positions.
-            But if another burst already starts at this row, the burst starts at its own position, because a fit learns
-            nothing from the same frames twice.
+        exact: True if each burst starts exactly at its position. False is faster: a burst starts at the last keyframe before
+            its position, or at the first sampled row after this keyframe. There is one exception: if another burst already
+            starts there, the burst starts at its own position, so that the same frames are not used twice.
     """
     rows: list[int] = []
     for position in bursts:
