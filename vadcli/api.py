@@ -171,8 +171,8 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
         **options: the options of `vadcli prune`, such as `older_than`, `missing`, `dry_run`.
 
     Returns:
-        `removed`, one entry per video or file; `size`, the freed bytes; and `problems`, one line per file that could not
-        be read or removed, and one line per video whose results were kept because the video may still exist.
+        `removed` has one entry per video or file. `size` is the number of freed bytes. `problems` has one line per file that
+        could not be read or removed, and per video that may still exist (its results are kept).
 
     Raises:
         UsageError: the folder does not exist, or its footage can't be reached.

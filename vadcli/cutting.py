@@ -132,7 +132,7 @@ def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
-    """Return the spans of frames whose scores are all >= `low`, if at least one of these scores is >= `high`.
+    """Return the spans of frames in which all scores are >= `low`, and the highest score is >= `high`.
 
     A span is as long as possible: the score before it and the score after it are < `low`.
     """

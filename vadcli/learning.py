@@ -1,8 +1,8 @@
 """`vadcli learn`: trains a head on labels and stored vectors, and compares it with the detector alone.
 
-The comparison uses videos on which the head was not trained. The thresholds of the head and of the detector are chosen so that
-both keep the same share of the true examples, that is, have the same recall. Whole videos are resampled at random to compute
-the confidence interval, because the events of one video depend on one another.
+The comparison uses videos on which the head was not trained. The thresholds are chosen so that head and detector have the same
+recall: they keep the same share of the true examples. The confidence interval comes from random resamples of whole videos,
+because the events of one video depend on one another.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ EDGE = 1.0
 SPREAD_FLOOR = 0.005
 """Smallest spread (standard deviation) of the cosines of a camera."""
 CHUNK = 256
-"""Number of vectors that are compared at a time. So many vectors fit into the processor's cache."""
+"""Number of vectors that are compared at a time. This number of vectors fits into the processor's cache."""
 READ_AHEAD = 4
 DAY_S = 86400.0
 

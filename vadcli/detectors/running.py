@@ -147,7 +147,7 @@ def quiet() -> Iterator[None]:
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 """Gets frames (B, …) on the device, and returns outputs. Each output has B rows."""
 WholeStep = Callable[[Tensor, int], Tensor]
-"""Gets frames (N, …) on the device, and the number of spans to compute in parallel. Returns its output."""
+"""Gets frames (N, …) on the device, and the number of spans to compute in parallel. Returns one tensor."""
 Clock = Callable[[str], AbstractContextManager[Any]]
 """Gets the name of a stage, and returns a context. The stage runs in this context, which can measure its time."""
 

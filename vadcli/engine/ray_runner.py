@@ -128,8 +128,10 @@ class Worklist:
 def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
     """Yield the videos in parts, in order.
 
-    A part ends when it has the number of videos `fewest` and the number of bytes `least`, or when it has the number of
-    videos `most`. The last part may be smaller.
+    Args:
+        units: the videos.
+        least: smallest number of bytes of a part. The last part may be smaller.
+        fewest, most: smallest and largest number of videos in a part. A part with `most` videos may have fewer bytes.
     """
     part: list[WorkUnit] = []
     size = 0

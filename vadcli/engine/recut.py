@@ -259,8 +259,8 @@ def recut(
     - A new event gets its category from the stored scores per category. Without these scores, it gets the category of the old
       event that shares the most frames with it.
     - The judge (a head), if one is given, removes or makes events. Events that a review marks as false are left out.
-    - The stored answers of a second model are used if `verify` is True, or if `verify` is None and the stored events are
-      verified.
+    - The stored answers of a second model are used if `verify` is True. If `verify` is None, they are used if the stored events
+      are verified.
 
     Raises:
         DocumentError: the stored scores or events can't be read.

@@ -222,8 +222,8 @@ def write_failure(
 ) -> VideoResult:
     """Store that the scan of a video failed, and return a result with the failure.
 
-    Older results of the video are removed, and its lock is released. But if the machine caused the error and not the video
-    (`NotFinished`), nothing is stored and all results in OUT stay, so that the next run tries again.
+    Older results of the video are removed, and its lock is released. There is one exception: if the machine caused the error
+    (`NotFinished`), nothing is stored and older results stay, so that the next run tries again.
 
     Args:
         job, task: the scan and the video.
@@ -260,8 +260,8 @@ def write_failure(
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
     """Write the vectors of the sampled frames.
 
-    If the scan makes no vectors, the stored vectors of the video are removed, with one exception: if the video has not changed
-    and this detector can't make vectors, they are kept, because `vadcli embed` or another detector made them.
+    If the scan makes no vectors, the stored vectors of the video are removed. There is one exception: the vectors of an
+    unchanged video are kept if this detector can't make vectors. Then `vadcli embed` or another detector made them.
 
     Raises:
         OutputError: the file can't be written or removed.

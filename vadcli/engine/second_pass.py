@@ -180,7 +180,7 @@ class MaskSpans:
 
     starts: IndexArray  # (S,) numbers of the sampled frames
     ends: IndexArray  # (S,) number of the frame after the last frame of each span
-    propagated: BoolArray  # (S,) True if an event touches the span, and the span has more frames than the sampled frame
+    propagated: BoolArray  # (S,) True if an event touches the span, and the span is longer than its sampled frame
 
     @classmethod
     def of(cls, sampled: BoolArray, events: Sequence[Event]) -> MaskSpans:

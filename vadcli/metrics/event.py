@@ -128,8 +128,8 @@ def false_alarms_per_hour(events: EventSet) -> Estimate:
 
     The hours include the abnormal parts of the videos. Undefined if the videos have no duration.
 
-    Surveillance evaluations also count false alarms per hour, but any overlap is not enough for them: they require a closer
-    match (TRECVID event detection, NIST 2010).
+    Surveillance evaluations also count false alarms per hour (TRECVID event detection, NIST 2010). There, an event that
+    overlaps a true event only a little is a false alarm, too.
     """
     alarms = [
         len(predicted) - len(np.unique(_overlaps(predicted, true)[0]))

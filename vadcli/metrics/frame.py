@@ -120,7 +120,7 @@ class FrameSet:
 
     @cached_property
     def counts_by_video(self) -> tuple[tuple[IndexArray, IndexArray], ...]:
-        """For each video, the same as `counts`, but only for the frames of this video."""
+        """The `counts` of the frames of each video."""
         edges = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         return tuple(_counts(self.scores[start:end], self.labels[start:end]) for start, end in edges)
 

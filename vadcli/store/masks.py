@@ -467,8 +467,8 @@ class MaskFiles:
         size = self.width, self.height
         refined = json.dumps(self.refined) if self.refined else ""
         with ExitStack() as stack:
-            # The file that is opened last is completed first. It must be the file of run lengths, because readers prefer the
-            # mask video: if the new mask video exists, both files are complete.
+            # The file that is opened last is completed first. This must be the file of run lengths: readers prefer the mask
+            # video, so when a reader finds the new mask video, both files are complete.
             pixels = runs = None
             if self.as_video:
                 path = stack.enter_context(self.scratch.replace(self.layout.mask_video(table.video)))

@@ -374,8 +374,11 @@ class _Results:
 
     A new result of a video replaces the earlier result of this video.
 
-    The first character of each line is a space if the result was replaced, "-" if the video was skipped because it is done,
-    and otherwise "+".
+    The first character of each line is a mark:
+
+    - space: a later result has replaced this result.
+    - "-": the video was skipped because it is done.
+    - "+": any other result.
     """
 
     def __init__(self, path: Path) -> None:
@@ -531,8 +534,8 @@ def result_lines(path: Path) -> Iterator[bytes]:
 def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> list[VideoResult]:
     """Return the results of failed paths that have no events document, such as a folder that can't be read.
 
-    If several runs scanned the same paths, only the newest of these runs counts: a path that the newest run does not list as
-    failed was read or excluded in that run. Damaged run records are left out.
+    If several runs scanned the same paths, only the newest of these runs counts. A path that failed earlier, but not in the
+    newest run, was read or excluded in the newest run. Damaged run records are left out.
 
     Args:
         runs: the runs, the oldest first. Their results are read again from the run records.

@@ -157,7 +157,7 @@ def keep_pandas_out() -> None:
     Nothing in vadcli uses pandas.
 
     pyarrow looks for pandas once, when it makes its first array. Call this function only in a process that runs only vadcli:
-    after this call, if an array is made from a pandas series, it may have NaN in place of null.
+    it changes how pyarrow converts a pandas series (NaN in place of null).
     """
     sys.meta_path.insert(0, _NoPandas)
     try:

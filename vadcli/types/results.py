@@ -356,7 +356,7 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if the video failed or lost frames: in this run, or in an earlier run if this run skipped it."""
+        """True if the video failed or lost frames, in this run or (if this run skipped the video) in an earlier run."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from typing import Any, Literal, TypeVar
 from vadcli.errors import DocumentError
 
 MOST_NAMED = 3
-"""A message about several cameras names this many of them, and has the number of the others."""
+"""A message about several cameras names this many of them, and counts the others."""
 
 
 def size_text(count: float) -> str:

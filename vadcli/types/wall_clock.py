@@ -264,7 +264,7 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or a text whose first or last character (`end`) is a digit."""
+    """True if a part of a pattern is a field of digits, or a text with the digit `end` at its start or end."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 

@@ -60,8 +60,8 @@ class VideoJob:
         path, fps: the path of the video, and its frame rate if the video is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
-        unproposed: (C,) bool, True for clips whose scores are not among the highest of the camera, so that the scan did not
-            propose them.
+        unproposed: (C,) bool, True for the clips that the scan did not propose, because other clips of the camera have higher
+            scores.
         stored: the answers so far.
         claim: the lock of the video; None if the video is not being read.
         regions: the hidden parts of the picture.

@@ -7,11 +7,15 @@ texts. ffmpeg's libraries follow these references, even if the file is named .mp
 is a list of real containers: ffmpeg refuses all other formats before their demuxer reads anything. With `protocol_whitelist`,
 ffmpeg can open only plain files.
 
-Missing ends. A container declares the length of the video in one of three ways: as a number of frames (AVI, IVF), as the
-duration of the video stream (the tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and
-FLV without tags). This length is often wrong by a few frames. So a file counts as cut short only if many frames are missing, or
-if the file is smaller than the size that its header declares. An MP4 has an index with the position of every frame. So for an
-MP4, `vadcli.video.probe` counts the frames whose position is after the end of the file.
+Missing ends. A container declares the length of the video in one of three ways:
+
+- as a number of frames: AVI, IVF
+- as the duration of the video stream: the tags of Matroska, fragmented MP4, MXF
+- as the duration of the longest stream: Matroska and FLV without tags
+
+This length is often wrong by a few frames. So a file counts as cut short only if many frames are missing, or if the file is
+smaller than the size that its header declares. An MP4 has an index with the position of every frame. So for an MP4,
+`vadcli.video.probe` counts the frames whose position is after the end of the file.
 """
 
 from __future__ import annotations

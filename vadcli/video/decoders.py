@@ -364,8 +364,8 @@ class DecordFrames:
                 reader.next()
             for row in range(start, frames):
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
-                # Frames that are not selected are decoded too, because `skip_frames` of decord is unsafe: if the codec is HEVC
-                # or the frame rate varies, decord continues at a wrong frame.
+                # All frames are decoded, because decord's `skip_frames` is unsafe: with HEVC or a variable frame rate, decord
+                # continues at a wrong frame.
                 frame = reader.next()
                 image: ByteArray | None = None
                 if selected:

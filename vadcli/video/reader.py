@@ -1,8 +1,13 @@
 """Reads the frames of a video in order, with decord, ffmpeg or Pillow (`FrameReader`).
 
-With the decoder choice `auto`, decord reads a short video if the caller needs gray frames, the file is not damaged, and decord
-is known to read files of this kind correctly (see `vadcli.video.decoders`). The reason is that decord starts no process. ffmpeg
-reads all other videos: on long videos it is at least as fast as decord, and it reports in which frames it concealed damage.
+With the decoder choice `auto`, decord reads a video if all of these conditions are true. The reason: decord starts no process.
+
+- The video is short, and the file is not damaged.
+- The caller needs gray frames.
+- decord is known to read files of this kind correctly (see `vadcli.video.decoders`).
+
+ffmpeg reads all other videos. On long videos, it is at least as fast as decord. It also reports in which frames it concealed
+damage.
 
 The rows are the same for every decoder: one row per frame that a player shows, in presentation order, without gaps. Lost frames
 have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe found.

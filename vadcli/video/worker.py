@@ -310,9 +310,11 @@ def check_machine(path: Path, messages: str) -> None:
     """Raise NotFinished if the machine is the reason why a video could not be read completely.
 
     Faults of the machine are temporary: for example, a network share is lost, or memory runs out. After a fault of the machine,
-    nothing is stored for the video, so the next run tries again. But a damaged file can cause the same messages: ffmpeg's
-    libraries report "Input/output error" if a file is cut short, and "Cannot allocate memory" if a header asks for too much
-    memory. So these two errors count as faults of the machine only if this function finds them too, without ffmpeg.
+    nothing is stored for the video, so the next run tries again.
+
+    Two messages of ffmpeg's libraries can also come from a damaged file: "Input/output error" if the file is cut short, and
+    "Cannot allocate memory" if a header asks for too much memory. So these two errors count as faults of the machine only if
+    this function finds them too, without ffmpeg.
 
     Args:
         path: the file, or the folder of images.

@@ -1,14 +1,12 @@
 """Finds, lists, checks and fetches weights. It builds no model.
 
-A LAVIDA folder (the value of `--model`) contains config.json, the folders mllm/, text/ and sam2/ in
-the format of the library `transformers`, the trained part lavida.safetensors, sometimes a PEFT adapter
-in lora/, and checksums.json.
-This file finds and checks LAVIDA folders. `files` reads the manifest of known weights and compares files
-with their hashes. `hub` fetches, finds and deletes public base models and encoders.
+This file finds and checks LAVIDA folders (the value of `--model`; `vadcli.detectors.lavida.checkpoint` lists the files in such
+a folder). `files` reads the manifest of known weights and compares files with their hashes. `hub` fetches, finds and deletes
+public base models and encoders.
 
-The first pull compares the files with the sizes and hashes on the hub. It writes the commit and the
-hashes to a lock file. Later pulls and checks require the same bytes. Only safetensors, JSON and text
-files are fetched, never a pickle. Only `pull` uses the network, and a scan never calls it.
+The first pull compares the files with the sizes and hashes on the hub. It writes the commit and the hashes to a lock file.
+Later pulls and checks require the same bytes. Only safetensors, JSON and text files are fetched, never a pickle. Only `pull`
+uses the network, and a scan never calls it.
 """
 
 from __future__ import annotations

@@ -290,9 +290,8 @@ def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
 
     Args:
         output: the decoder's output.
-        rule: `hard` is SAM2's rule: if the object logit of a frame is 0 or less, all mask logits of the frame become -1024.
-            `soft` multiplies the probability of each pixel by the probability of an object in the frame. `off` changes
-            nothing.
+        rule: with `hard` (SAM2's rule), all mask logits of a frame become -1024 if its object logit is 0 or less. `soft`
+            multiplies the probability of each pixel by the probability of an object in the frame. `off` changes nothing.
     """
     masks, score = output.mask_logit, output.object_logit.view(-1, 1, 1, 1)
     if rule == "off":

@@ -97,7 +97,7 @@ def _gaussian(cells: int, sigma: float) -> FloatArray:
 
 
 DISAGREE_LEVELS = 15.0
-"""A cell differs from a background if, after light matching, the difference is more gray levels than this."""
+"""A cell differs from a background if, after light matching, they differ by more than this many gray levels."""
 
 MOST_OF_PICTURE = 0.4
 """If more than this share of the cells differs from a background, the frame shows another scene."""
@@ -109,7 +109,7 @@ FLAT_LEVELS = 4.0
 """If the standard deviation of a frame's cells is less than this many gray levels, the frame has no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""If the means of a frame and of its shot differ by more gray levels than this, the frame's light is matched separately."""
+"""If a frame and its shot differ in mean by more than this many gray levels, the frame's light is matched separately."""
 
 MEDIAN_PICTURES = 9
 """The median of a shot is computed from at most this many of its frames."""
@@ -151,8 +151,8 @@ def median_of(values: NDArray[Any]) -> Any:
 def likeness(background: FloatArray, picture: FloatArray) -> float:
     """Return how similar a background and a frame (h, w) are.
 
-    The result is at most 1. It is negative if the frame shows another scene. The frame shows the same scene if most cells are
-    equal after the light is matched, and if light and dark cells are in the same places.
+    The result is at most 1; it is negative if the frame shows another scene. Two things must be similar: most cells after the
+    light is matched, and the places of the light and dark cells.
     """
     differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
     if differ > MOST_OF_PICTURE:
@@ -184,8 +184,8 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
 def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
     """Return the shots in `left` that are similar to the median of all shots in `left`.
 
-    If no shot is similar to this median, because the shots show different places, return the shots that are similar to the
-    first shot.
+    If the shots show different places, perhaps no shot is similar to this median. If so, return the shots that are similar to
+    the first shot.
     """
     for centre in (np.median(np.stack([medians[k] for k in left]), axis=0).astype(np.float32), medians[left[0]]):
         alike = [k for k in left if likeness(centre, medians[k]) > 0]
@@ -226,7 +226,7 @@ def shot_median(shot: FloatArray) -> FloatArray:
 
 
 TEXTURE_LEVELS = 2.0
-"""A cell has texture if it differs from its neighbours by more gray levels than this.
+"""A cell has texture if it differs from its neighbours by more than this many gray levels.
 
 Optical flow is reliable only in cells with texture.
 """
@@ -266,8 +266,9 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool
         picture: (h, w) gray levels; only the flow of cells with texture counts.
 
     Returns:
-        The shared flow (h, w, 2) in pixels, and a flag: True if the shared flow explains most of the flow, False if the shared
-        flow may be noise. None if the camera stands still, or if the frame has too little texture or no shared flow.
+        The shared flow (h, w, 2) in pixels, and True if it explains most of the flow, False if it may be noise.
+
+        None if the camera stands still, or if the frame has too little texture or no shared flow.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)

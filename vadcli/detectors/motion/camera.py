@@ -78,7 +78,7 @@ def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
 
 
 def coarse(moving: BoolArray) -> BoolArray:
-    """Return `moving` (T, h, w), but False in every cell for which rarity is not computed."""
+    """Return flags (T, h, w), True for the moving cells for which rarity is computed: every STRIDE-th in each direction."""
     thin = np.zeros_like(moving)
     thin[::STRIDE, ::STRIDE, ::STRIDE] = moving[::STRIDE, ::STRIDE, ::STRIDE]
     return thin

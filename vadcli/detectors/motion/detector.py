@@ -213,7 +213,7 @@ class MotionDetector:
         return ClipScores(raw, mask)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Return the logits of a video, and True if its camera moves, False if not, None if this is unknown."""
+        """Return the logits of a video, and whether its camera moves."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, dtype=np.float32), None)
         fitted = from_model(track.model)

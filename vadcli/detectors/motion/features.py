@@ -130,7 +130,7 @@ def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray
 
 
 CUT_LEVELS = 12.0
-"""A cell is new if it changes by more gray levels than this. Changes of light are subtracted first."""
+"""A cell is new if it changes by more than this many gray levels. Changes of light are subtracted first."""
 
 CUT_SHARE = 0.5
 """If more than this share of the cells is new, there is a cut, or the light has changed in a complicated way."""

@@ -231,7 +231,7 @@ def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
 
 
 def seen_in(valid: BoolArray) -> BoolArray:
-    """Return `valid` (T,), but True for the first frame, because the first step starts at this frame."""
+    """Return a copy of `valid` (T,) whose first entry is True: the first step needs this frame."""
     seen = valid.copy()
     seen[:1] = True
     return seen
