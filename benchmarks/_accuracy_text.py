@@ -67,7 +67,7 @@ of the clips.
 
 ## UCSD Ped2, measured with vadcli
 
-The footage is {count} test clips ({clips}) with {frames} frames of 360×240 at 10 per second. No method in this table
+The footage is {count} test clips ({clips}) with {frames} frames of 360×240, at 10 frames per second. No method in this table
 has used a label or a training clip. Every figure comes from `vadcli eval`.
 
 The last column has the difference between the row and the first row. For the interval of the difference, the bootstrap
@@ -79,7 +79,7 @@ draws the same clips for both rows.
 
 {verdict}
 
-The box of 21×21 pixels is about as large as the area over which `motion` takes means (a Gaussian of 8 pixels). With the
+The box of 21×21 pixels is about as large as the area over which `motion` averages (a Gaussian of 8 pixels). With the
 box of 5×5 pixels, the frame difference is the usual "plain frame difference".
 
 With {count} clips, the intervals are wide. Most anomalies of Ped2 are fast. So a method does well on Ped2 if it gives

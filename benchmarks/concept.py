@@ -105,7 +105,7 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
     frames = decoded(made_video("720p-60s.mp4", seconds=60, size="1280x720"))
     lines = [
         "The encoder of vadcli and a loop took turns, batch by batch, on decoded frames of 1280x720.",
-        f"The loop is transformers' model with its PIL processor. The figures are medians of {options.rounds} rounds.",
+        f"The loop is transformers' model with its PIL processor. Figures are medians; number of rounds: {options.rounds}.",
         "The ratios (x loop) compare wall times, or CPU times, of the same round.",
         "A scan calls the encoder with the 32 frames of a clip.",
         "The fourth column is for frames in the size that a scan delivers.",
@@ -224,7 +224,7 @@ def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[st
     found = in_turn(contestants, options.rounds)
     lines = [
         f"The video has {options.minutes} minutes of 1280x720 H.264 at 30 frames/s. A scan encodes two frames per second.",
-        f"The times include the start of the process. The figures are medians of {options.rounds} rounds.",
+        f"The times include the start of the process. Figures are medians; number of rounds: {options.rounds}.",
         "The last column is computed: the speed if two cores without other work were always busy.",
         "",
         "| what | s | CPU s | x real time | seconds of ffmpeg / seconds of this row | x real time by CPU |",
@@ -267,8 +267,8 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
     """
     many = 21
     lines = [
-        f"`vadcli scan` with other categories read generated vectors of 1 hour and of {many} hours. The figures are medians of"
-        f" {options.rounds} rounds.",
+        f"A second `vadcli scan`, with other categories, scored generated vectors of 1 hour and of {many} hours."
+        f" Figures are medians; number of rounds: {options.rounds}.",
         "Each run also loads Python, torch, transformers and the text half of the encoder, and encodes about 200 sentences.",
         "",
         f"| encoder | 1 hour, s | CPU s | {many} hours, s | CPU s | one more hour, s | CPU s |",
@@ -321,7 +321,7 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
     """
     lines = [
         f"The archive has {options.hours:,} videos of one hour, {CAMERAS} cameras with models, and two vectors per second.",
-        f"Each search is a new process. The figures are medians of {options.rounds} rounds.",
+        f"Each search is a new process. Figures are medians; number of rounds: {options.rounds}.",
         "The row of 1 hour shows the cost of the start: Python, torch, transformers, the text half of the encoder,",
         "and the hash of its files.",
         "",
