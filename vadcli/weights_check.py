@@ -62,10 +62,14 @@ class CheckResult:
     Attributes:
         name: the test's name.
         what: what the test compares, in words.
-        measure: name of the measure. "margin": the cosine of the right sentence minus the highest cosine of a wrong sentence,
-            as a mean over the pictures. "log-odds": the same, with the log-odds of yes/no questions. "cosine": the
-            lowest cosine of a sentence and the same sentence in capitals. "length": the length of a vector that differs most
-            from 1. "IoU": the lowest IoU of a mask.
+        measure: name of the measure:
+
+            - margin: the cosine of the right sentence minus the highest cosine of a wrong sentence; mean over the pictures.
+            - log-odds: as margin, but with the log-odds of yes/no questions.
+            - cosine: the lowest cosine of a sentence with the same sentence in capitals.
+            - length: of all vector lengths, the one that differs most from 1.
+            - IoU: the lowest IoU of a mask.
+
         value: value of the measure.
         right: number of right answers.
         count: number of answers.

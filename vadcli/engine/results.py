@@ -172,7 +172,7 @@ def write_files(
 
 
 def _write_both(job: ScanJob, document: EventsDocument, table: ScoreTable, metadata: ScoresMetadata) -> None:
-    """Write the events of a video, then the scores: if the scores exist, all files of the video must exist."""
+    """Write the events of a video, and then its scores. If the scores exist, all files of the video exist."""
     with job.scratch.replace(job.layout.events(table.video)) as path:
         write_events(path, document)
     with job.scratch.replace(job.layout.scores(table.video)) as path:

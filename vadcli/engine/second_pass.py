@@ -265,7 +265,10 @@ class Propagation:
                 yield from self._propagate(group, reader)
 
     def _propagate(self, group: list[_Span], reader: _FrameReader) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the number and the mask of each frame in a group of adjacent spans, in several calls if necessary."""
+        """Yield the number and the mask of each frame in a group of adjacent spans.
+
+        The detector gets at most `most_frames` frames per call.
+        """
         stored = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, last = group[0].mask, None

@@ -146,10 +146,7 @@ def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArra
 
 
 def perceptron(width: int) -> nn.Sequential:
-    """Return a network D -> 128 -> 32 -> 1 with dropout: that of Sultani et al.
-
-    with fewer units per layer.
-    """
+    """Return the network of Sultani et al. with fewer units per layer: D -> 128 -> 32 -> 1, with dropout."""
     return nn.Sequential(
         nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.6), nn.Linear(128, 32), nn.Dropout(0.6), nn.Linear(32, 1)
     )

@@ -219,7 +219,7 @@ class Choices:
     """The thresholds and the review of an output folder, as `vadcli events --write` stores them.
 
     Attributes:
-        thresholds: one entry per detector and group of videos. If several entries fit a video, the last of them counts.
+        thresholds: one entry per detector and group of videos. If several entries match a video, the last of them counts.
         reviews: verdicts on events.
         head: folder of the trained head that judges events; "" for no head.
         head_threshold: an event is kept if the head gives it at least this score.

@@ -162,7 +162,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
-    """Return the time in the named groups of a match; None for a time like 31 February."""
+    """Return the time in the named groups of a match; None for an impossible time such as 31 February."""
     part = {name: text for name, text in match.groupdict().items() if text}
     try:
         if epoch := part.get("epoch"):

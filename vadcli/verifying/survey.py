@@ -205,7 +205,7 @@ class Survey:
     def usable(self, video: Surveyed) -> StoredAnswers:
         """Return only those stored answers about a video that are still usable, one column per question.
 
-        Answers of another model or about another content of the video can't be used.
+        An answer can't be used if another model gave it, or if the video's content has changed since then.
 
         Raises:
             DocumentError: the stored answers are damaged or of another version.

@@ -426,7 +426,7 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Return how rare log-odds are for one camera. `model` is the camera's model from `AskDetector.fit`."""
+    """Return the calibration for a camera, from its model (the result of `AskDetector.fit`)."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)

@@ -151,8 +151,8 @@ def median_of(values: NDArray[Any]) -> Any:
 def likeness(background: FloatArray, picture: FloatArray) -> float:
     """Return how similar a background and a frame (h, w) are.
 
-    The result is at most 1; it is negative if the frame shows another scene. Two things must be similar: most cells after the
-    light is matched, and the places of the light and dark cells.
+    The result is at most 1; it is negative if the frame shows another scene. In the same scene, most cells are equal after the
+    light is matched, and light and dark cells are in the same places.
     """
     differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
     if differ > MOST_OF_PICTURE:
