@@ -140,25 +140,29 @@ def page_text(found: list[Found], command: str) -> str:
     before = (
         "This page shows which incidents in real clips `motion` finds, and how many false alarms it gives."
         f" `{command}` makes this page. DIR is a folder with the clips that the script lists. The clips come from public data"
-        " sets and test suites; they are not part of `vadcli`. Each clip was scanned as a camera of its own, with the default"
-        " threshold. Clips of 1 to 35 seconds do not show what is usual for a camera, so expect other figures with days of"
-        " footage. [motion.md](motion.md#how-well-it-does) has figures on UCSD Ped2."
-    )
-    words = (
-        "The intervals of the incidents were found by eye. An incident is *touched* if an event overlaps the incident. Every"
-        " other event is a false alarm. The frame AUC measures how well the scores separate the frames of the incident from the"
-        " other frames of the same clip; .5 is chance. A clip without an incident, or with an incident from start to end, has"
-        " no AUC."
+        " sets and test suites; they are not part of `vadcli`.",
+        "Each clip was scanned as a camera of its own, with the default threshold. Clips of 1 to 35 seconds do not show what is"
+        " usual for a camera, so expect other figures with days of footage. [motion.md](motion.md#how-well-it-does) has figures"
+        " on UCSD Ped2.",
+        "The intervals of the incidents were found by eye. An incident is *touched* if an event overlaps the incident. An event"
+        " that overlaps no incident is a false alarm.",
+        "The frame AUC measures how well the scores separate the frames of the incident from the other frames of the same clip;"
+        " .5 is chance. A clip without an incident, or with an incident from start to end, has no AUC.",
     )
     after = (
         f"`motion` has an event in {touched} of {len(incidents)} incidents. {clear} of {len(quiet)} clips without an incident"
-        f" have no event. False alarms: {alarms} in {minutes:.1f} minutes. The mean of the frame AUCs of the single clips is"
-        f" {_figure(within.value)}. The frame AUC over all frames of all clips together is {_figure(over_all)}."
+        f" have no event. `motion` gives {alarms} false alarms in {minutes:.1f} minutes.",
+        f"The mean of the frame AUCs of the single clips is {_figure(within.value)}. The frame AUC over all frames of all clips"
+        f" together is {_figure(over_all)}.",
     )
     head = "| clip | what a person sees, and when | minutes | events, s | touched | false alarms | frame AUC |"
     table = "\n".join([head, "|---|---|---|---|---|---|---|", *(item.row() for item in found)])
-    parts = ["# What `motion` finds in real clips", *(textwrap.fill(text, 120) for text in (before, words))]
-    return "\n\n".join([*parts, table, textwrap.fill(after, 120)]) + "\n"
+    parts = ["# What `motion` finds in real clips", *map(_wrapped, before), table, *map(_wrapped, after)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 120, break_on_hyphens=False)
 
 
 def _figure(value: float | None) -> str:
