@@ -96,10 +96,10 @@ In the commands, PED2 is the folder of the data set.
 
 - **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
   clips.
-- **speed or disorder of `motion` alone**: both are measured with the same camera model as in the first row, as means
-  over space and time. *Speed* is how fast the pixels near a cell move. *Disorder* is the part of this speed that goes
-  in different directions. The score of a frame is the highest value of its cells. A clip of the data set is measured in
-  one piece; a scan divides the clip into parts.
+- **speed or disorder of `motion` alone**: *speed* is how fast the pixels near a cell move. *Disorder* is the part of
+  this speed that goes in different directions. Both are means over space and time, with the camera model of the first
+  row. The score of a frame is the highest value of its cells. A clip is measured in one piece; a scan divides the clip
+  into parts.
 - **frame difference**: the change of a pixel since the frame before, averaged over a box. The score of a frame is the
   highest value of its boxes. The score of a pixel is the value of the box around the pixel.
 - **frame difference, mean of the frame**: the score of a frame is the mean change of its pixels. The score of a pixel

@@ -197,8 +197,8 @@ def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> No
         " `benchmarks/_fuzzed.py` damages the files. The docstring of `benchmarks/fuzz.py` lists the checks after each scan."
     )
     done = (
-        "A damaged file can be `done` for two reasons: the damage is in a part without pictures, or neither the decoder nor the"
-        " length that the file declares shows the damage."
+        "A damaged file can be `done`. In this case, the damage is in a part without pictures, or neither the decoder nor the"
+        " declared length of the video shows the damage."
     )
     figures = (
         f"Faults: {faults}. Files at which the decoder reached its time limit ({options.decode_timeout:g} s): {hung}. The"
