@@ -75,8 +75,8 @@ def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
         **options: the options of `vadcli verify`, such as `model`, `share`, `categories`.
 
     Returns:
-        `videos`, with the number of events of each; `audit`, an estimate of how much the scan misses; and `problems`, one line
-        per failed video.
+        `videos` has one entry per video, with its numbers of events. `audit` is an estimate of how much the scan misses.
+        `problems` has one line per failed video.
 
     Raises:
         UsageError: the folder does not exist, it has no scores, or an option can't be used.
@@ -95,7 +95,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
         **options: the options of `vadcli events`, such as `threshold`, `alarms_per_hour`, `min_duration`, `write`, `review`.
 
     Returns:
-        `documents`, one per video, and `problems`, one line per document that could not be read.
+        `documents` has one document per video. `problems` has one line per document that could not be read.
 
     Raises:
         UsageError: the folder does not exist.
@@ -115,7 +115,7 @@ def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
         **options: the options of `vadcli learn`, such as `review`, `labels`, `to`, `head`, `anyway`.
 
     Returns:
-        `figures`, the false alarms per hour with and without the head, and `card`, facts about the head and its training.
+        `figures` has the false alarms per hour with and without the head. `card` has facts about the head and its training.
 
     Raises:
         UsageError: no vectors are stored, or there are too few labels.
@@ -206,8 +206,8 @@ def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
         **options: the options of `vadcli report`, such as `to`, `format`, `since`, `clips`, `title`.
 
     Returns:
-        `archive` (videos, events, failures), `text` (the page or summary), and `file`, the path of the written file; None if
-        no file was written.
+        `archive` has the videos, events and failures. `text` is the page or summary. `file` is the path of the written file;
+        None if no file was written.
 
     Raises:
         UsageError: the folder does not exist.

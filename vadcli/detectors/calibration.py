@@ -177,7 +177,7 @@ def _between(reference: float, own: float, trust: float) -> float:
 
 @dataclass(frozen=True)
 class BellTail:
-    """Like `Tail`, for values that lie on both sides of a median.
+    """Like `Tail`, but for values with a bell-shaped distribution.
 
     Up to the value median + BEND · spread, the share of moments that reach a value is that of a normal distribution. Higher
     values are more frequent than in a normal distribution, so the share falls more slowly: by a factor of e if the value rises

@@ -386,7 +386,9 @@ class ConceptCamera:
         return cls(anchor, CategoryTails.fit(smoothed, len(bank.names), seconds=seconds, floor=SPREAD_FLOOR))
 
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
-        """Return the logits of a video: per frame and category, and per frame (that of its rarest category).
+        """Return the logits of a video, (S,), and of each category, (S, C).
+
+        The logit of a frame is that of its rarest category.
 
         Args:
             evidence: (S, 2C), the evidence of the video.

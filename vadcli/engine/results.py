@@ -261,7 +261,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     """Write the vectors of the sampled frames.
 
     If the scan makes no vectors, the stored vectors of the video are removed. There is one exception: the vectors of an
-    unchanged video are kept if this detector can't make vectors. Then `vadcli embed` or another detector made them.
+    unchanged video are kept if this detector can't make vectors: `vadcli embed` or another detector made them.
 
     Raises:
         OutputError: the file can't be written or removed.

@@ -111,7 +111,8 @@ class MaskRows(StrEnum):
 
 def mask_level(score: float) -> int:
     """Return the byte (1-255) that stored masks have for a pixel score; higher scores have higher bytes."""
-    # Stored masks are rounded in float32, so this byte is, too. In float64, it could be higher by 1, and miss some pixels.
+    # Stored masks are rounded in float32, so this byte must be rounded in float32, too. In float64, the byte could be higher
+    # by 1, and then some pixels with this score would have a lower byte.
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 
 

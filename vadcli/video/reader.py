@@ -51,7 +51,7 @@ class RowMatcher:
 
     Frames are matched by time: a frame belongs to the row whose time differs from the frame's time by less than half the
     duration of a frame. There is one exception: if the times of the rows are guessed, repeat or jump back, a decoder may report
-    other times. These frames are matched by order, and count as lost only if the decoder reported an error.
+    other times. In this case, frames are matched by order, and count as lost only if the decoder reported an error.
 
     If the probe did not find a frame, the frame gets a new row after the last row that was placed. In a damaged file, a frame
     may come too late: if its row already counts as lost, the frame gets no row.

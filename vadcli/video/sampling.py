@@ -110,8 +110,8 @@ class SamplingPlan:
     def read_from(self, clip: int) -> int:
         """Return the first row to decode for this clip.
 
-        This row is before the clip's usual start, because the last clip of a video may start earlier than usual: it ends on the
-        last sample.
+        This row is before the clip's usual start. The reason: if the clip is the last clip of the video, it ends on the last
+        sample, so it may start earlier than usual.
         """
         sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
         return self.row(sample) if sample > 0 else 0
