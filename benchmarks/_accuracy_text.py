@@ -87,7 +87,8 @@ high scores to fast things. Expect lower figures on other footage.
 
 Optical flow and frame difference have weaknesses that ROC-AUC does not show:
 
-- Their values do not show what is rare for a camera, so a threshold for one camera does not fit another camera.
+- The values of both methods do not show what is rare for a camera. So a threshold for one camera does not fit another
+  camera.
 - Both methods fail after cuts, after changes of light, and if the camera moves.
 
 ## How each row was measured
