@@ -42,8 +42,8 @@ log = logging.getLogger("vadcli")
 # A model that was fitted on this much footage (one hour) is fitted again only with --refit. One hour is needed, because scores
 # are calibrated in events per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less than ENOUGH_S is fitted again when the footage has grown by this factor. A camera whose first
-# video lasts ten seconds is fitted again at most nine times before it has an hour of footage.
+# A model that was fitted on less than ENOUGH_S seconds is fitted again when the footage has grown by this factor. If the first
+# video of a camera lasts ten seconds, the camera is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
 # and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.
@@ -356,7 +356,9 @@ class _ItemsInMemory:
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on less than ENOUGH_S, and the footage has grown by the factor GROWTH.
+    """True if a model was fitted on little footage, and there is much more footage now.
+
+    Little footage is less than ENOUGH_S seconds. Much more is at least GROWTH times as many bytes.
 
     `size` is the number of bytes of the present footage. A model of an older version does not store the size of its footage;
     for such a model, the result is False.
@@ -366,7 +368,7 @@ def is_outgrown(model: CameraModel, size: int) -> bool:
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
-    """Return a warning if a camera model was fitted on less than ENOUGH_S; else an empty tuple."""
+    """Return a warning if a camera model was fitted on less than ENOUGH_S seconds; else an empty tuple."""
     footage = model.footage if model else None
     if footage is None or footage.seconds >= ENOUGH_S:
         return ()

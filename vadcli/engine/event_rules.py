@@ -341,10 +341,10 @@ def choices_text(options: ScanOptions, choices: Choices, *, detector: str) -> st
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """All clips of a video about which the second model can be asked: the clips of a scan with `--detector ask`.
+    """All clips of a video about which the second model can be asked.
 
-    Clips overlap, but their cells do not. The cell of a clip has all frames that are closer to the middle of this clip than to
-    the middle of any other clip.
+    They are the same clips as in a scan with `--detector ask`. Clips overlap, but their cells do not. The cell of a clip has
+    all frames that are closer to the middle of this clip than to the middle of any other clip.
     """
 
     rows: IndexArray  # (C, T) int64, the frames of each clip

@@ -225,9 +225,9 @@ class Scan:
         return self.settings.options.exit_code(lost=bool(self.totals.lost), events=bool(self.totals.events))
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield each video with what the scan would do: the value of a `Need`, "rescore", "partial" or "skip".
+        """Yield the name of each video, and a word for what the scan would do with it. Writes nothing.
 
-        Nothing is written.
+        The word is as in `Runner.preview`, or "skip" for a path that can't be scanned.
         """
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"

@@ -227,8 +227,8 @@ class ThresholdChoice:
 def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float], hours: float) -> list[ThresholdChoice]:
     """Return the useful thresholds, ascending; each has a higher precision than all lower thresholds.
 
-    All returned thresholds are peak scores of reviewed events. A threshold below these peaks would add events that nobody has
-    reviewed.
+    All returned thresholds are peak scores of reviewed events. A threshold below all these peaks would add events that nobody
+    has reviewed.
 
     Args:
         reviewed: events with a verdict; `unsure` events are ignored.

@@ -107,9 +107,12 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def read_categories(text: str) -> CategoryBook:
     """Return the categories that the text of --categories names, in order, without repeats.
 
-    An example of a text is `fire, fight: two people fight; a person hits another, @LIST, @FILE`. A category can have sentences
-    (after the colon). If a category has none, its sentences come from a list that has the category. If no list has it, its
-    sentences come from TEMPLATES.
+    An example of a text:
+
+        fire, fight: two people fight; a person hits another, @LIST, @FILE
+
+    A category can have sentences (after the colon). If a category has none, its sentences come from a list that has the
+    category. If no list has it, its sentences come from TEMPLATES.
 
     The sentences about normal scenes come from the files in the text. If these files have none, they come from the general
     list.

@@ -42,7 +42,10 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def check_durations(options: Any, *names: str, above_zero: bool = False) -> None:
-    """Raise UsageError if an option in `names` is not a duration. With `above_zero`, a duration of 0 is an error, too."""
+    """Raise UsageError if an option in `names` is not a duration.
+
+    With `above_zero`, a duration of 0 is an error, too.
+    """
     for name in names:
         text = getattr(options, name)
         if text is not None and parse_duration(text, name) == 0 and above_zero:

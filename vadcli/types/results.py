@@ -357,7 +357,10 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if the video failed or lost frames, in this run or (if this run skipped the video) in an earlier run."""
+        """True if the video failed or lost frames.
+
+        If this run skipped the video, this is about the earlier run that scanned it.
+        """
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

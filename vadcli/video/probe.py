@@ -461,8 +461,8 @@ def _presentation_order(
         cuts += sorted({*_restarts(times[right]), *at_keys})
     order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
-    # Usually, a packet with an odd time is placed after the packet that was decoded before it. There is one exception: frames
-    # are reordered, and near this place, one gap between the times is much wider than the others. The packet fills this gap.
+    # A packet with an odd time is placed after the packet that was decoded before it. There is one exception if frames are
+    # reordered: if one gap between the times near this place is much wider than the others, the packet is placed in this gap.
     for i in np.flatnonzero(odd).tolist():
         before = int(np.flatnonzero(order == i - 1)[0])
         place = before + 1
@@ -475,7 +475,7 @@ def _presentation_order(
 
 
 def _odd_packets(times: IndexArray) -> BoolArray:
-    """Return flags (P,) bool, True for a packet whose time is far from the times of the packets before and after it."""
+    """Return flags (P,) bool, True for packets whose times are far from the times around them."""
     odd = np.zeros(len(times), np.bool_)
     steps = np.abs(np.diff(times))
     far = _far_ticks(times)

@@ -1,7 +1,7 @@
 """Builds a LAVIDA folder from base models, for `vadcli weights import`.
 
-The source of each part is found and checked. Its files are linked or copied; Meta's SAM2.1 checkpoint is converted. The folder
-has a temporary name until it is complete.
+The source of each part is found and checked. Its files are linked or copied. A SAM2.1 checkpoint in Meta's format is converted.
+The folder has a temporary name until it is complete.
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ class CompressionOptions:
 
 @dataclass(frozen=True)
 class Compressed:
-    """The result of compressing L input tokens to M tokens. M of the input tokens are references, one per result.
+    """The result of compressing L input tokens to M tokens.
+
+    Each of the M tokens has one input token as its reference.
 
     Args:
         tokens: (M, D), the resulting tokens, in the dtype of the input tokens.

@@ -424,7 +424,7 @@ class MultimodalLM(ExactBuffers):
         return embedded
 
     def _before(self, clips: list[VisualTokens], prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, S, D) and positions (3, B, S) of the prompt, from its start to the end of the video."""
+        """Return embeddings (B, S, D) and positions (3, B, S) of the prompt up to the end of the video."""
         tokens = torch.stack([clip.tokens for clip in clips])
         text = self._embed(prompt.before).to(tokens.dtype).expand(len(clips), -1, -1)
         place = torch.stack([clip.positions for clip in clips], dim=1) + len(prompt.before)
@@ -432,7 +432,7 @@ class MultimodalLM(ExactBuffers):
         return torch.cat([text, tokens], dim=1), torch.cat([row, place], dim=2)
 
     def _after(self, prompt: PromptTokens, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, S, D) and positions (3, B, S) of the prompt, from the end of the video to `<SEG>`."""
+        """Return embeddings (B, S, D) and positions (3, B, S) of the prompt after the video, up to `<SEG>`."""
         embedded = self._embed(prompt.after[: prompt.seg + 1])
         row = torch.arange(start, start + len(embedded), device=embedded.device)
         return embedded.expand(count, -1, -1), row.expand(3, count, -1)

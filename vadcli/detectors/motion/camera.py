@@ -78,7 +78,10 @@ def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
 
 
 def coarse(moving: BoolArray) -> BoolArray:
-    """Return flags (T, h, w), True for the moving cells for which rarity is computed: every STRIDE-th in each direction."""
+    """Return flags (T, h, w), True for the moving cells for which rarity is computed.
+
+    Rarity is computed for every STRIDE-th cell in each direction, and in every STRIDE-th frame.
+    """
     thin = np.zeros_like(moving)
     thin[::STRIDE, ::STRIDE, ::STRIDE] = moving[::STRIDE, ::STRIDE, ::STRIDE]
     return thin
