@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, c
 from vadcli.heads.stored import Card, Comparison, VideoVectors, head_kind, logit_of_score, reach_of, read_vectors, write_head
 from vadcli.options import LearnOptions
 from vadcli.store import OutputLayout, matches
-from vadcli.store.atomic import check_folder, writing
+from vadcli.store.atomic import check_folder, write_folder
 from vadcli.store.choices import read_review
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.scores import read_scores
@@ -506,11 +505,5 @@ def write(learned: Learned, options: LearnOptions) -> Path | None:
         why = learned.untested or "it may not be better than the detector alone: the interval of the change reaches 0"
         raise NotBetter(f"the head is not written: {why}", hint="review more events, or write the head with --anyway")
     _check_target(to, force=options.force)  # again, because the training took time
-    part = to.with_name(f".{to.name}.part")
-    with writing(to):
-        shutil.rmtree(part, ignore_errors=True)
-        write_head(part, learned.card, learned.head, learned.centres)
-        if to.exists():
-            shutil.rmtree(to)
-        part.rename(to)
+    write_folder(to, lambda folder: write_head(folder, learned.card, learned.head, learned.centres))
     return to

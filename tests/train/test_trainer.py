@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,6 +241,25 @@ def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(start: Pat
     (tmp_path / "checkpoints/step-00000006/optimizer.safetensors").write_bytes(b"cut")
     with pytest.raises(DocumentError, match=r"optimizer\.safetensors"):
         tiny_trainer(recipe, tmp_path, device="cpu").run()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"progress": {"step": "6"}}, r'state\.json: cannot be read: progress\.step is "6", not a whole number'),
+        ({"progress": {"steps": 6}}, r"state\.json: cannot be read: progress has no key 'steps'"),
+        ({"progress": None}, r"state\.json: cannot be read: progress is null, not a table"),
+        ({"scaler": None}, r"state\.json: cannot be read"),
+    ],
+)
+def test_a_damaged_state_ends_training_with_one_line(start: Path, tmp_path: Path, damage: dict[str, Any], message: str) -> None:
+    recipe = recipe_of(start, steps=2)
+    tiny_trainer(recipe, tmp_path, device="cpu").run()
+    state = tmp_path / "checkpoints/step-00000002/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | damage))
+    with pytest.raises(DocumentError, match=message) as error:
+        tiny_trainer(recipe, tmp_path, device="cpu").run()
+    assert "\n" not in str(error.value)
 
 
 def test_a_loss_that_is_not_a_number_ends_training(start: Path, tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ class ConceptDetector:
             size=SizeRule(encoder_area_px(options.encoder)),
             pixel_format=PixelFormat.RGB,
         )
-        # Masks need a second run of the encoder, so they are made only if the scan stores masks.
+        # Masks need a second run of the encoder, so they are made only if the scan stores masks. Only the options of a scan,
+        # which inherit from `ConceptOptions`, have --masks.
         self.makes_masks = getattr(options, "masks", "none") != "none"
         self._loaded: tuple[Encoder, Bank] | None = None
         self._fitted_clips: dict[bytes, Embeddings] = {}  # the vectors of clips, by a hash of the frames

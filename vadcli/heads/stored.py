@@ -166,14 +166,14 @@ def reach_of(centres: FloatArray) -> float:
 
 
 def write_head(folder: Path, card: Card, head: Head, centres: FloatArray) -> None:
-    """Write a head to a new folder.
+    """Write a head to a folder that is new or empty.
 
     Raises:
         OSError: the folder can't be written.
     """
     from safetensors.numpy import save
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"head.{name}": np.ascontiguousarray(value) for name, value in head.state().items()}
     (folder / "head.safetensors").write_bytes(save({**arrays, "centres": np.ascontiguousarray(centres)}))
     text = json.dumps({"format_version": CARD_FORMAT_VERSION, **asdict(card)}, indent=2, ensure_ascii=False, allow_nan=False)

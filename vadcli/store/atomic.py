@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -168,6 +168,40 @@ def remove(path: Path) -> None:
     """
     with writing(path):
         path.unlink(missing_ok=True)
+
+
+def write_unsynced(final: Path, text: str) -> None:
+    """Write a complete UTF-8 file without fsync. After a power cut, the file may be empty.
+
+    Raises:
+        OutputError: the file can't be written. The old file stays as it was.
+    """
+    temporary = final.with_name(f".{final.name}.new")
+    with writing(final):
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, final)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary folder)`, then rename the temporary folder to `folder`.
+
+    So `folder` always has all of its files. If `folder` exists, it is replaced.
+
+    Raises:
+        OutputError: the folder can't be written.
+    """
+    temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    with writing(folder):
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class Scratch:

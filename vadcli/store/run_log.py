@@ -25,7 +25,7 @@ from typing import Any
 
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout, printable
-from vadcli.store.atomic import Scratch, writing
+from vadcli.store.atomic import Scratch, write_unsynced, writing
 from vadcli.types import NOT_FINISHED, Status, VideoResult
 from vadcli.types.text import document_errors, read_document, structure, unreadable
 
@@ -318,11 +318,8 @@ class RunRecord:
             "last_videos": list(self._last_videos),
         }
         path = self._scratch.folder / _LIVE_NAME
-        temporary = path.with_suffix(".new")
         # No fsync is needed: the file has no use after this process has ended.
-        with writing(path):
-            temporary.write_text(printable(json.dumps(live, ensure_ascii=False, allow_nan=False)), encoding="utf-8")
-            os.replace(temporary, path)
+        write_unsynced(path, printable(json.dumps(live, ensure_ascii=False, allow_nan=False)))
         self._live_due = time.monotonic() + self._write_every_s
 
     def close(self, exit_code: int) -> None:

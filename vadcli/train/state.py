@@ -13,10 +13,9 @@ A checkpoint has a temporary name until it is complete. No file is a pickle, so 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +30,8 @@ from vadcli import weights
 from vadcli.detectors.lavida.checkpoint import ADAPTERS
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import DocumentError, UsageError
-from vadcli.store.atomic import output_error
+from vadcli.store.atomic import write_folder
+from vadcli.types.text import error_text, structure
 
 LORA = "lora"
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -201,34 +201,6 @@ def load_trained(model: Lavida, folder: Path) -> None:
                 value.copy_(stored[name])
 
 
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary folder)`, then rename the temporary folder to `folder`.
-
-    So `folder` always has all of its files. If `folder` exists, it is replaced.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
-    try:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        for path in [*temporary.rglob("*"), temporary]:
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
-
-
 class Checkpoints:
     """The checkpoints of one training. Old checkpoints are removed.
 
@@ -269,7 +241,7 @@ class Checkpoints:
             document = {"progress": asdict(progress), "scaler": dict(scaler), **self.identity}
             (folder / STATE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
-        write_whole(self.folder / f"step-{progress.step:08d}", write)
+        write_folder(self.folder / f"step-{progress.step:08d}", write)
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -288,9 +260,12 @@ class Checkpoints:
         path = paths[-1]
         try:
             document = json.loads((path / STATE).read_text(encoding="utf-8"))
-            progress = TrainerState(**document["progress"])
+            progress = structure(TrainerState, document["progress"], "progress")
+            scaler = dict(document["scaler"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DocumentError(f"{path / STATE}: cannot be read: {error}", hint="remove this checkpoint") from error
+            raise DocumentError(
+                f"{path / STATE}: cannot be read: {error_text(error)}", hint="remove this checkpoint"
+            ) from error
         for name, value in self.identity.items():
             if document.get(name) != value:
                 hint = f"use another output folder, or the {name} of this checkpoint"
@@ -307,7 +282,7 @@ class Checkpoints:
                 )
             state.setdefault(places[name], {})[kind] = moment
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return progress, _load(path / "random.safetensors")["random"], dict(document["scaler"])
+        return progress, _load(path / "random.safetensors")["random"], scaler
 
 
 def random_state(device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ real steps. The time of a larger model is estimated from the number of operation
 from __future__ import annotations
 
 import csv
-import os
+import io
 import shutil
 import sys
 import tempfile
@@ -43,7 +43,7 @@ from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.mllm.compress import kept_count
 from vadcli.detectors.mllm.qwen import QWEN_PX
 from vadcli.errors import UsageError, VadcliError
-from vadcli.store.atomic import writing
+from vadcli.store.atomic import write_folder, write_unsynced, writing
 from vadcli.train import Recipe
 from vadcli.train.samples import StepOrder
 from vadcli.train.state import (
@@ -58,7 +58,6 @@ from vadcli.train.state import (
     set_random_state,
     set_up,
     trained_parameters,
-    write_whole,
 )
 from vadcli.train.training import PaperTraining, Validated, configured, write_model
 from vadcli.types.text import how_many, size_text
@@ -151,7 +150,7 @@ class Trainer:
             if self.progress.best is not None:
                 sources |= {"steps": self.progress.best_step, "validation_frame_auc": self.progress.best}
             start = self.training.start_model
-            write_whole(model, lambda folder: write_model(self.model, self.recipe, folder, sources, start=start))
+            write_folder(model, lambda folder: write_model(self.model, self.recipe, folder, sources, start=start))
         self.accelerator.wait_for_everyone()
         return model
 
@@ -230,7 +229,7 @@ class Trainer:
         if auc is not None and (progress.best is None or auc > progress.best):
             self.progress = replace(progress, best=auc, best_step=progress.step, waited=0)
             if self.main:
-                write_whole(self.out / "best", lambda folder: save_trained(self.model, folder))
+                write_folder(self.out / "best", lambda folder: save_trained(self.model, folder))
         else:
             self.progress = replace(progress, waited=progress.waited + 1)
 
@@ -290,7 +289,7 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
     model = out / "model"
     processes = PartialState(cpu=not torch.cuda.is_available())
     if processes.is_main_process and not model.is_dir():
-        write_whole(model, partial(shutil.copytree, last, dirs_exist_ok=True))
+        write_folder(model, partial(shutil.copytree, last, dirs_exist_ok=True))
     processes.wait_for_everyone()
     return model
 
@@ -369,12 +368,11 @@ def _begin(path: Path, columns: Sequence[str], start: int) -> None:
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= start]
-    temporary = path.with_name(f".{path.name}.new")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-        os.replace(temporary, path)
+    write_unsynced(path, text.getvalue())
 
 
 def _append(path: Path, row: Sequence[str]) -> None:

@@ -136,6 +136,7 @@ def import_lavida(
         say("hashing every file")
         weights.write_checksums(folder)
         weights.check_folder(folder)
+        # `write_folder` is not used: after a kill, the next import removes the many GB that a `Scratch` has left.
         replaced = scratch.folder / "replaced" if dest.exists() else None
         if replaced:
             dest.rename(replaced)
