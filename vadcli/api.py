@@ -1,16 +1,19 @@
 """The library: one function per command, such as `vadcli.scan()`.
 
 Keyword arguments are the options of the command, with underscores (docs/cli.md). Neither vadcli.toml nor the environment is
-read. The errors are those of `vadcli.errors`. An unknown option or a value outside its range raises UsageError.
+read. The errors are those of `vadcli.errors`. An unknown option, an option that works only on the command line, or a value
+outside its range raises UsageError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from vadcli.errors import UsageError
 from vadcli.options import (
     DEFAULT_OUT,
     ClipsOptions,
@@ -31,6 +34,7 @@ from vadcli.types import VideoResult
 if TYPE_CHECKING:
     from vadcli.clipping import ClipResult
     from vadcli.engine.recut import StoredEvents
+    from vadcli.engine.runner import PlannedVideo, Scan
     from vadcli.evaluation import Evaluation
     from vadcli.learning import Learned
     from vadcli.pruning import PruneResult
@@ -42,14 +46,31 @@ if TYPE_CHECKING:
 PathGiven = str | PathLike[str]
 
 
+@overload
 def scan(
-    paths: PathGiven | Iterable[PathGiven], *, categories: Sequence[str] | str = (), **options: Any
-) -> Iterator[VideoResult]:
+    paths: PathGiven | Iterable[PathGiven],
+    *,
+    categories: Sequence[str] | str = ...,
+    dry_run: Literal[False] = ...,
+    **options: Any,
+) -> Iterator[VideoResult]: ...
+@overload
+def scan(
+    paths: PathGiven | Iterable[PathGiven], *, categories: Sequence[str] | str = ..., dry_run: Literal[True], **options: Any
+) -> Iterator[PlannedVideo]: ...
+def scan(
+    paths: PathGiven | Iterable[PathGiven],
+    *,
+    categories: Sequence[str] | str = (),
+    dry_run: bool = False,
+    **options: Any,
+) -> Iterator[VideoResult] | Iterator[PlannedVideo]:
     """Scan videos. Yields the result of each video when it is finished. Results are stored in `out`.
 
     Args:
         paths: video files, and folders with videos.
         categories: what to look for, in your own words.
+        dry_run: scan nothing. Instead, yield one `PlannedVideo` per video: what the scan would do with it.
         **options: the options of `vadcli scan`, such as `out`, `masks`, `detector`, `alarms_per_hour`.
 
     Raises:
@@ -58,13 +79,21 @@ def scan(
     """
     from vadcli.engine.runner import open_scan
 
-    chosen = from_keywords(ScanOptions, {"categories": categories, **options})
-    if not chosen.verify:
-        return (update for update in open_scan(_paths(paths), chosen).run() if isinstance(update, VideoResult))
-    from vadcli.verifying import results_of, verification_of
+    chosen = from_keywords(ScanOptions, {"categories": categories, "dry_run": dry_run, **options})
+    verify = None
+    if chosen.verify:
+        from vadcli.verifying import verification_of
 
-    verify = verification_of(chosen)
-    return results_of(open_scan(_paths(paths), chosen), verify)
+        verify = verification_of(chosen)
+    run = open_scan(_paths(paths), chosen)
+    return run.preview() if chosen.dry_run else _results(run, verify)
+
+
+def _results(run: Scan, verify: Callable[[Scan], object] | None) -> Iterator[VideoResult]:
+    """Yield the results of a scan, and verify its output folder at the end."""
+    yield from (update for update in run.run() if isinstance(update, VideoResult))
+    if verify is not None:
+        verify(run)
 
 
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
@@ -93,18 +122,25 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
     Args:
         out: a scan's output folder.
         **options: the options of `vadcli events`, such as `threshold`, `alarms_per_hour`, `min_duration`, `write`, `review`.
+            With `to`, the events are also written to this folder, in the format `format`.
 
     Returns:
-        `documents` has one document per video. `problems` has one line per document that could not be read.
+        `documents` has one document per video. `failed` has the reason of each failed video. `problems` has one line per
+        document that could not be read or exported.
 
     Raises:
         UsageError: the folder does not exist.
         DocumentError: the review file can't be read.
         OutputError: a document can't be written.
     """
-    from vadcli.engine.recut import recut_all
+    from vadcli.engine.recut import export_events, recut_all
 
-    return recut_all(Path(out), from_keywords(EventsOptions, options))
+    chosen = from_keywords(EventsOptions, options)
+    _check_format(chosen)
+    stored = recut_all(Path(out), chosen)
+    if chosen.to is None:
+        return stored
+    return replace(stored, problems=(*stored.problems, *export_events(stored, Path(out), chosen)))
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
@@ -225,15 +261,21 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
     Args:
         out: the output folder of a scan that stored vectors (`detector="concept"`).
         text: what to look for, as a sentence.
-        **options: the options of `vadcli search`, such as `image`, `top`, `camera`, `since`.
+        **options: the options of `vadcli search`, such as `image`, `top`, `camera`, `since`. With `to`, the moments are also
+            written to this file, in the format `format`.
 
     Raises:
         UsageError: no vectors are stored, or text and image are both given or both missing.
         WeightsError: the encoder that made the vectors is not installed, or the encoder's weights have changed.
     """
-    from vadcli.reporting import search_all
+    from vadcli.reporting import search_all, write_search
 
-    return search_all(Path(out), text, from_keywords(SearchOptions, options)).moments
+    chosen = from_keywords(SearchOptions, options)
+    _check_format(chosen)
+    result = search_all(Path(out), text, chosen)
+    if chosen.to is not None:
+        write_search(result, chosen)
+    return result.moments
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
@@ -241,7 +283,7 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
 
     Args:
         outs: output folders of scans. All other folders are compared with the first folder.
-        **options: the options of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`.
+        **options: the options of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`, `plots`.
 
     Raises:
         UsageError: an option, folder or data set can't be used.
@@ -252,7 +294,17 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
     chosen = from_keywords(EvalOptions, options)
     reports = evaluate_outputs(_paths(outs), chosen)
     keep_figures(reports, chosen)
+    if chosen.plots is not None:
+        from vadcli.evaluation.plots import draw
+
+        list(draw(reports, chosen.plots))
     return reports
+
+
+def _check_format(options: EventsOptions | SearchOptions) -> None:
+    """Raise UsageError if a format is given, but no file or folder to write."""
+    if options.format != type(options).format and options.to is None:
+        raise UsageError(f"'format' is {options.format!r}, but nothing is written", hint="say with `to` where to write")
 
 
 def _paths(given: PathGiven | Iterable[PathGiven]) -> list[Path]:

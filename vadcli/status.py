@@ -7,8 +7,9 @@ their progress.
 from __future__ import annotations
 
 import socket
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from vadcli.types.text import document_errors, no_folder, unreadable
 SILENT_S = 120.0
 """A scan on another machine counts as dead if it has not written its progress for this many seconds."""
 RECENT_RUNS = 64  # only this many of the newest run records are read
+SHARE_OF_TIME = 0.008
+"""Largest share of a core that `watch_status` may use. If reading the run records takes long, it reads them less often."""
 
 
 class RunState(StrEnum):
@@ -134,6 +137,22 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
             status = RunStatus.of(_head(path), moment, live.get(path.name))
             running.extend([status] if status.state is RunState.RUNNING else [])
     return [*running, newest]
+
+
+def watch_status(
+    layout: OutputLayout, *, every_s: float, once: bool = False
+) -> Iterator[tuple[list[RunStatus], list[dict[str, Any]]]]:
+    """Yield what `read_status` and `last_events` return, every `every_s` seconds until no scan is running.
+
+    With `once`, the result is yielded only once. Raises the same errors as `read_status`.
+    """
+    while True:
+        began = time.process_time()
+        runs = read_status(layout)
+        yield runs, last_events(layout, runs[-1])
+        if once or all(run.state is not RunState.RUNNING for run in runs):
+            return
+        time.sleep(max(every_s, (time.process_time() - began) / SHARE_OF_TIME))
 
 
 def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]:

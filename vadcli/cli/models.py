@@ -29,9 +29,7 @@ from vadcli.options import (
     ScanOptions,
     TalkOptions,
     VerifyOptions,
-    parse_categories,
 )
-from vadcli.registry import DETECTOR_OPTIONS, HAS_ENCODER
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, counted, how_many
 
@@ -73,10 +71,6 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         if options.json:
             emit_json(_summary(run, 0.0, code=0))
         return
-    if not run.detector.uses_categories and (ignored := parse_categories(run.settings.options.categories)):
-        log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
-        if options.detector == "auto":
-            log.warning("to find these categories: %s", DETECTOR_OPTIONS.load(HAS_ENCODER).encoder_download())
     if options.dry_run:
         needs: Counter[str] = Counter()
         for video, need in run.preview():
@@ -87,12 +81,9 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     with _signals(run.stop, " (send the signal again to stop now)"):
         _show(run, options)
         result = None if verification is None else verification(run)
-    code = run.exit_code
     if result is not None:
         _show_verified(result, verify_options(options))
-        if run.stop.signal is None:  # only confirmed events count
-            code = options.exit_code(lost=bool(run.totals.lost or result.problems), events=bool(result.confirmed))
-    raise typer.Exit(code)
+    raise typer.Exit(run.exit_code if result is None else result.exit_code)
 
 
 def _show(run: Scan, options: ScanOptions) -> None:
@@ -310,13 +301,7 @@ def train(
     chosen = recipe or config
     if chosen is None:
         raise UsageError("vadcli train needs a recipe", hint="name a TOML file with --recipe")
-    try:
-        recipes = read_recipes(chosen, Recipe)
-    except UsageError as error:
-        if chosen.is_file() and '"synthetic"' in chosen.read_text(encoding="utf-8", errors="replace"):
-            hint = f"this recipe is for the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {chosen}"
-            raise UsageError(error.message, hint=hint) from error
-        raise
+    recipes = read_recipes(chosen, Recipe)
     if dry_run:
         from vadcli.train.trainer import plan_of, plan_text, time_text
 

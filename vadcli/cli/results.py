@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from vadcli.rendering import OnFrame
     from vadcli.status import RunStatus
 
-SHARE_OF_TIME = 0.008
-"""Largest share of a core that `status --watch` may use. If reading the run records takes long, it reads them less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -50,15 +47,11 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
       vadcli status vadcli-out --watch
       vadcli status vadcli-out --json
     """  # noqa: D301
-    from vadcli.status import RunState, last_events, read_status
+    from vadcli.status import watch_status
     from vadcli.store import OutputLayout
 
-    layout = OutputLayout(out)
     every_s = parse_duration(options.every, "every")
-    while True:
-        began = time.process_time()
-        runs = read_status(layout)
-        events = last_events(layout, runs[-1])
+    for runs, events in watch_status(OutputLayout(out), every_s=every_s, once=not options.watch):
         if options.json:
             for line in [*(run.to_json() for run in runs), *({"type": "event", **event} for event in events)]:
                 emit_json(line)
@@ -67,9 +60,6 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
             more = runs[-1].run.totals["events"] - len(events)
             lines += [f"  and {counted(more, 'more event')}"] if more > 0 else []
             put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
-        if not options.watch or all(run.state is not RunState.RUNNING for run in runs):
-            return
-        time.sleep(max(every_s, (time.process_time() - began) / SHARE_OF_TIME))
 
 
 def _run_lines(status: RunStatus) -> list[str]:
@@ -115,46 +105,52 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
       vadcli events vadcli-out --init-truth > truth.csv
       vadcli events vadcli-out --validate
     """  # noqa: D301
-    from vadcli.engine.recut import recut_all, thresholds_from_review, validate_all
-    from vadcli.export import export
-    from vadcli.store import OutputLayout
-    from vadcli.store.atomic import check_folder
-
     if options.validate:
-        wrong = [_log_problems(errors) for errors in validate_all(out)]
-        log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
-        raise typer.Exit(max(wrong, default=0))
-    if options.calibrate is not None:
-        choices, problems = thresholds_from_review(out, options)
-        rows = [asdict(choice) for choice in choices]
-        _print_rows("threshold", rows, options, text=json.dumps({"thresholds": rows}, indent=2))
-        raise typer.Exit(_log_problems(problems))
-    if options.preview:
-        raise typer.Exit(_preview(out, options))
-    if options.to is not None:
-        check_folder(options.to)  # before --write changes the stored events
+        show = _validate
+    elif options.calibrate is not None:
+        show = _calibrate
+    elif options.preview:
+        show = _preview
+    else:
+        show = _recut
+    raise typer.Exit(show(out, options))
+
+
+def _recut(out: Path, options: EventsOptions) -> int:
+    """Make the events again, and print them. Returns the exit code, as do the other modes of `vadcli events`."""
+    from vadcli.engine.recut import export_events, recut_all
+
     stored = recut_all(out, options)
-    _log_problems(stored.problems)
-    failed = {str(document.video["path"]): document.failure.error for document in stored.documents if document.failure}
-    failed |= {result.video: result.reason for result in stored.failures}
-    _log_problems([f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in failed.items()])
-    problems = []
+    failed = [f"{video}: failed, so it has no events: {without_name(error, video)}" for video, error in stored.failed.items()]
+    lost = _log_problems(stored.problems) + _log_problems(failed)
     if options.init_truth:
         from vadcli.evaluation import truth_of
+        from vadcli.store import OutputLayout
 
         put(truth_of(OutputLayout(out), stored.documents), nl=False)
     elif options.json and options.to is None:
         for document in stored.documents:
             emit_json(document.to_json())
     else:
-        shown = [document for document in stored.documents if options.format == "json" or document.failure is None]
-        problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
-        _log_problems(problems)
-        if options.to is not None and not problems:
-            number = sum(len(document.events) for document in shown)
-            log.info("%s: %s of %s", options.to, counted(number, "event"), how_many(len(shown), "video"))
-    lost = bool(stored.problems or problems or failed)
-    raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in stored.documents)))
+        lost += _log_problems(export_events(stored, out, options))
+    return options.exit_code(lost=bool(lost), events=any(document.events for document in stored.documents))
+
+
+def _validate(out: Path, options: EventsOptions) -> int:
+    from vadcli.engine.recut import validate_all
+
+    wrong = [_log_problems(errors) for errors in validate_all(out)]
+    log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
+    return max(wrong, default=0)
+
+
+def _calibrate(out: Path, options: EventsOptions) -> int:
+    from vadcli.engine.recut import thresholds_from_review
+
+    choices, problems = thresholds_from_review(out, options)
+    rows = [asdict(choice) for choice in choices]
+    _print_rows("threshold", rows, options, text=json.dumps({"thresholds": rows}, indent=2))
+    return _log_problems(problems)
 
 
 def _log_problems(problems: list[str] | tuple[str, ...]) -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -30,7 +31,7 @@ from vadcli.engine.event_rules import (
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches, stored_layout
-from vadcli.store.atomic import Scratch
+from vadcli.store.atomic import Scratch, check_folder
 from vadcli.store.choices import Choices, read_choices, read_review, write_choices
 from vadcli.store.events import EventsDocument, choose, load, read_events, timed, validate, write_events
 from vadcli.store.masks import mask_box, masked_rows, read_boxes, read_masks, rle_threshold
@@ -48,6 +49,7 @@ from vadcli.types import (
     When,
     mask_level,
 )
+from vadcli.types.text import counted, how_many
 
 if TYPE_CHECKING:
     from vadcli.metrics.event import ThresholdChoice
@@ -66,6 +68,12 @@ class StoredEvents:
     problems: tuple[str, ...]  # one line per document that could not be read
     failures: tuple[VideoResult, ...] = ()  # failed videos and folders that have no document
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why the scan of a video or folder failed, by the name of the video or folder."""
+        failed = {str(document.video["path"]): document.failure.error for document in self.documents if document.failure}
+        return failed | {result.video: result.reason for result in self.failures}
+
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
     """Make the events of every video again. Return only the events that the options of time and category choose.
@@ -75,9 +83,11 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
     Raises:
         UsageError: the folder does not exist, the head can judge no video, or the thresholds are wrong for every video.
         DocumentError: the review or the choices of OUT can't be read.
-        OutputError: a document can't be written.
+        OutputError: a document can't be written, or the folder `options.to` can't be written.
     """
     layout = stored_layout(out)
+    if options.to is not None:
+        check_folder(options.to)  # before the stored events change
     entries = (
         [entry for entry in read_review(options.review) if matches(entry.video, options.include)] if options.review else []
     )
@@ -109,6 +119,21 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
             runs.append(read_run(path, head=True))
     failures = [result for result in failures_without_events(layout, runs) if matches(result.video, options.include)]
     return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems), tuple(failures))
+
+
+def export_events(stored: StoredEvents, out: Path, options: EventsOptions) -> list[str]:
+    """Write events in the format `options.format` to the folder `options.to`, or to stdout if `to` is None.
+
+    Returns one line per problem; see `export`, which also describes the errors.
+    """
+    from vadcli.export import export  # not at the top, because a scan does not need it
+
+    shown = [document for document in stored.documents if options.format == "json" or document.failure is None]
+    problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
+    if options.to is not None and not problems:
+        number = sum(len(document.events) for document in shown)
+        log.info("%s: %s of %s", options.to, counted(number, "event"), how_many(len(shown), "video"))
+    return problems
 
 
 def _check_judged(judge: Judge | None) -> None:

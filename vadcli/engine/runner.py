@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psutil
 
@@ -36,7 +36,7 @@ from vadcli.engine.stream import Update
 from vadcli.errors import NoVideoFound, OutputError, UsageError
 from vadcli.options import FindOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.options.groups import RegionOptions, ignored_options
-from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, RUNNERS
+from vadcli.registry import DETECTOR_OPTIONS, FALLBACK, HAS_ENCODER, RUNNERS
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
 from vadcli.store.choices import ReportedEvents, read_choices, read_regions
@@ -224,14 +224,11 @@ class Scan:
             return 128 + self.stop.signal
         return self.settings.options.exit_code(lost=bool(self.totals.lost), events=bool(self.totals.events))
 
-    def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield the name of each video, and a word for what the scan would do with it. Writes nothing.
-
-        The word is as in `Runner.preview`, or "skip" for a path that can't be scanned.
-        """
+    def preview(self) -> Iterator[PlannedVideo]:
+        """Yield what the scan would do with each video. Writes nothing."""
         for item in self.settings.plan.unusable:
-            yield item.video, "failed" if item.failed else "skip"
-        yield from self.runner.preview()
+            yield PlannedVideo(item.video, "failed" if item.failed else "skip")
+        yield from (PlannedVideo(*planned) for planned in self.runner.preview())
 
     def _updates(self, record: RunRecord) -> Iterator[Update]:
         """Yield the updates of the runner, and results of the videos that the runner does not scan."""
@@ -358,10 +355,19 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
     detector = choose_detector(options)
     for flag, why in ignored_options(options, detector.name):
         log.warning("the %s detector %s; it ignores %s", detector.name, why, flag)
+    if (plan.units or plan.unusable) and not detector.uses_categories:
+        _warn_of_categories(options, detector)
     note = choices_text(options, read_choices(layout), detector=detector.name)
     plan = replace(plan, notes=(*plan.notes, note)) if note else plan
     settings = ScanSettings(plan, options, tuple(command), regions=regions)
     return Scan(settings, detector, RUNNERS.load(options.runner)(settings, detector, stop=stop), stop=stop)
+
+
+def _warn_of_categories(options: ScanOptions, detector: Detector) -> None:
+    if ignored := parse_categories(options.categories):
+        log.warning("the %s detector can't read categories; it ignores %s", detector.name, ", ".join(ignored))
+        if options.detector == "auto":
+            log.warning("to find these categories: %s", DETECTOR_OPTIONS.load(HAS_ENCODER).encoder_download())
 
 
 def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
@@ -390,6 +396,13 @@ def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
             known = ", ".join(cameras[:MOST_CAMERAS_NAMED])
             log.warning("%s: no camera is called %s; the cameras are %s%s", path, name, known, more)
     return regions
+
+
+class PlannedVideo(NamedTuple):
+    """What a scan would do with a video: one line of `vadcli scan --dry-run`."""
+
+    video: str
+    need: str  # what the scan would do: a word as in `Runner.preview`, or "skip" for a path that can't be scanned
 
 
 @dataclass(frozen=True)

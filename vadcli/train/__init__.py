@@ -326,7 +326,10 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
     try:
         return parse_stages(document, kind)
     except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+        hint = error.hint
+        if kind is Recipe and "'synthetic'" in repr(document):
+            hint = f"this recipe is for the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {path}"
+        raise UsageError(f"{path}: {error.message}", hint=hint) from error
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:

@@ -28,7 +28,7 @@ from vadcli.options import ScanOptions, VerifyOptions, effective
 from vadcli.store import stored_layout
 from vadcli.store.atomic import Scratch
 from vadcli.store.verification import Audit, VerificationRun, write_verification
-from vadcli.types import Answer, IndexArray, VideoResult
+from vadcli.types import Answer, IndexArray
 from vadcli.types.text import how_many
 from vadcli.verifying.asking import OnAnswers, asker_of
 from vadcli.verifying.steps import NO_CLIPS, ClusterSteps, LocalSteps, Step, StepRunner, Wanted, has_masks, unrefined_rows
@@ -38,7 +38,6 @@ __all__ = [
     "VerifiedVideo",
     "VerifyResult",
     "asker_of",
-    "results_of",
     "verification_of",
     "verify_all",
     "verify_options",
@@ -316,7 +315,8 @@ def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
 def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
     """Return a function that verifies a scan that has ended; None without the option --verify.
 
-    If the scan was stopped, the function does nothing and returns None, because the next run must continue the scan first.
+    The exit code in the result is that of the scan and the verification together. If the scan was stopped, the function does
+    nothing and returns None, because the next run must continue the scan first.
 
     Raises:
         UsageError: the model of --verify does not exist.
@@ -331,7 +331,12 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
         """Verify the events of a scan; return None if the scan was stopped."""
         if scan.stop():
             return None
-        return verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop, command=scan.settings.command)
+        command = scan.settings.command
+        result = verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop, command=command)
+        code = scan.exit_code
+        if scan.stop.signal is None:  # only confirmed events count
+            code = options.exit_code(lost=bool(scan.totals.lost or result.problems), events=bool(result.confirmed))
+        return replace(result, exit_code=code)
 
     return verify
 
@@ -348,10 +353,3 @@ def verify_options(options: ScanOptions) -> VerifyOptions:
     cluster = ("runner", "ray_address", "ray_cpus", "ray_gpus") if options.runner == "ray" else ()
     known = {item.name for item in fields(VerifyOptions)}
     return VerifyOptions(**own, **{name: getattr(options, name) for name in (*shared, *cluster) if name in known})  # type: ignore[arg-type]
-
-
-def results_of(scan: Scan, verify: Callable[[Scan], VerifyResult | None] | None) -> Iterator[VideoResult]:
-    """Yield the results of a scan, and verify its output folder at the end."""
-    yield from (update for update in scan.run() if isinstance(update, VideoResult))
-    if verify is not None:
-        verify(scan)
