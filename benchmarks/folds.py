@@ -112,7 +112,7 @@ def scanned(paths: Sequence[Path], out: Path, *, plain: bool, **options: Any) ->
     shutil.rmtree(out, ignore_errors=True)
     made = Baselines() if plain else MotionDetector(replace(MotionOptions(), **CHOSEN))
     vadcli.detectors.make_motion = lambda _: made  # type: ignore[assignment]
-    videos = [result.video for result in vadcli.scan(paths, out=out, detector="motion", quiet=True, **options)]
+    videos = [result.video for result in vadcli.scan(paths, out=out, detector="motion", **options)]
     found = {}
     for video in videos:
         table = pq.read_table(out / "scores" / f"{video}.parquet")

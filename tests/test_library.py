@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +17,13 @@ import vadcli
 from tests.detectors.encoders import tiny_encoder_folder
 from tests.media import make_video
 from tests.patience import PATIENCE_S
+from vadcli import options as option_sets
 from vadcli.errors import NoVideoFound, UsageError
 from vadcli.registry import ASKERS
 from vadcli.types import Status
 
 ROOT = Path(__file__).resolve().parents[1]
+FUNCTIONS = [name for name in vadcli.__all__ if name != "__version__"]
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_every_example_of_the_page_runs(
     Path("review.json").write_text(json.dumps({"format_version": 1, "reviews": reviews}))
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     for block in blocks:
         exec(block, names)
     said = capsys.readouterr().out
@@ -84,6 +89,90 @@ def test_options_are_checked_before_anything_is_read(footage: Path, options: dic
     with pytest.raises(UsageError, match=told):
         vadcli.scan(footage, out="out", **options)
     assert not Path("out").exists()
+
+
+def options_of(function: str) -> dict[str, Any]:
+    """Return the fields of a function's options by name."""
+    kind = getattr(option_sets, {"evaluate": "EvalOptions"}.get(function, f"{function.capitalize()}Options"))
+    return {item.name: item for item in fields(kind)}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_options_that_work_only_on_the_command_line_are_refused(function: str, footage: Path) -> None:
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8").partition("## Options that work only")[2]
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    listed = {name for names, where in rows if where.strip() == "all" or f"`{function}`" in where for name in quoted(names)}
+    refused = {name: item for name, item in options_of(function).items() if item.metadata["cli_only"]}
+    assert listed == set(refused)
+    for name, item in refused.items():
+        value = not item.default if isinstance(item.default, bool) else (item.metadata["choices"] or ["file"])[-1]
+        with pytest.raises(UsageError, match=f"{name}.* only on the command line") as caught:
+            getattr(vadcli, function)("results", **{name: value})
+        assert caught.value.hint == item.metadata["cli_only"]
+    assert not Path("results").exists()
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall("`(.*?)`", text)
+
+
+# A command reads these options to print something. The module that does the work reads them too.
+ALSO_PRINTED = {
+    "scan": {"out"},
+    "verify": {"dry_run", "max_runtime"},
+    "embed": {"out"},
+    "learn": {"review"},
+    "clips": {"to"},
+    "prune": {"dry_run"},
+    "evaluate": {"root"},
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_a_command_does_with_an_option_the_library_does_too_or_refuses(function: str) -> None:
+    known = options_of(function)
+    module = "models" if function in ("scan", "verify", "embed", "learn") else "results"
+    by_command = options_read(ROOT / "vadcli" / "cli" / f"{module}.py", function) & set(known)
+    refused = {name for name, item in known.items() if item.metadata["cli_only"]}
+    by_library = options_read(ROOT / "vadcli" / "api.py", function)
+    assert by_command <= refused | by_library | ALSO_PRINTED.get(function, set())
+
+
+def options_read(path: Path, function: str) -> set[str]:
+    """Return the names in `options.NAME` and `chosen.NAME`, in a function and in all functions of its module that it uses."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = {item.name: list(ast.walk(item)) for item in tree.body if isinstance(item, ast.FunctionDef)}
+    seen, waiting = set(), {function}
+    while waiting:
+        seen |= waiting
+        waiting = {
+            node.id for name in waiting for node in bodies[name] if isinstance(node, ast.Name) and node.id in bodies
+        } - seen
+    return {
+        node.attr
+        for name in seen
+        for node in bodies[name]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("options", "chosen")
+    }
+
+
+def test_a_dry_run_yields_the_plan_and_writes_nothing(footage: Path) -> None:
+    plan = list(vadcli.scan(footage, out="out", dry_run=True))
+    assert [(planned.video, planned.need) for planned in plan] == [("a.mp4", "scan"), ("b.mp4", "scan")]
+    assert not Path("out").exists()
+    list(vadcli.scan(footage / "a.mp4", out="out", root=footage))
+    assert dict(vadcli.scan(footage, out="out", dry_run=True, refit=False)) == {"a.mp4": "done", "b.mp4": "scan"}
+
+
+def test_the_library_writes_events_and_plots_where_the_command_does(footage: Path) -> None:
+    list(vadcli.scan(footage, out="out"))
+    assert vadcli.events("out", to="exported", format="csv").problems == ()
+    assert sorted(path.name for path in Path("exported").glob("*.csv")) == ["a.mp4.csv", "b.mp4.csv"]
+    vadcli.evaluate("out", root="footage/truth.csv", metrics="frame", bootstrap=0, plots="plots")
+    assert Path("plots", "curves.png").is_file()
+    for call in (vadcli.events, vadcli.search):
+        with pytest.raises(UsageError, match="'csv', but nothing is written"):
+            call("out", format="csv")
 
 
 def test_a_folder_without_videos_and_a_missing_output_are_errors(tmp_path: Path) -> None:

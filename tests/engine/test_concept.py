@@ -186,6 +186,8 @@ def test_a_search_finds_the_moment(footage: Path, out: Path, tmp_path: Path) -> 
     picture = tmp_path / "blue.png"
     run_ffmpeg("-ss", "65", "-i", str(footage / "b" / "b-blue.mp4"), "-frames:v", "1", str(picture))
     assert vadcli.search(out, image=picture, top=1)[0].video == "b/b-blue.mp4"
+    assert vadcli.search(out, "a red thing", top=3, to=tmp_path / "found.csv", format="csv") == found
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 4
 
 
 def test_what_cannot_be_searched_is_one_line(footage: Path, tmp_path: Path) -> None:

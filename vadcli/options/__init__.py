@@ -51,7 +51,6 @@ from vadcli.options.results import (
     ClipsOptions,
     EvalOptions,
     EventsOptions,
-    LearnOptions,
     PruneOptions,
     RenderOptions,
     ReportOptions,
@@ -59,7 +58,15 @@ from vadcli.options.results import (
     StatusOptions,
     VerifyOptions,
 )
-from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, EmbedOptions, WeightsImportOptions, WeightsPullOptions
+from vadcli.options.scan import (
+    DEFAULT_OUT,
+    MASK_CHOICES,
+    BenchOptions,
+    EmbedOptions,
+    LearnOptions,
+    WeightsImportOptions,
+    WeightsPullOptions,
+)
 from vadcli.types.text import WORDS, decode_text, did_you_mean, unreadable
 
 if TYPE_CHECKING:
@@ -201,7 +208,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
         given: options by name. If an option takes words separated by commas, a list of words may be given instead.
 
     Raises:
-        UsageError: an option is not known, or its value can't be used.
+        UsageError: an option is not known or works only on the command line, or its value can't be used.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     hints, values = typing.get_type_hints(kind), {}
@@ -212,6 +219,8 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
             value = ",".join(map(str, value))  # noqa: PLW2901 - categories=["fight", "fire"] reads as "fight,fire"
         if value is not None:
             values[name] = _coerce(hints[name], value, name, known[name])
+        if name in values and (instead := known[name].metadata["cli_only"]) and values[name] != known[name].default:
+            raise UsageError(f"{name!r} works only on the command line", hint=instead)
     return kind(**values)
 
 

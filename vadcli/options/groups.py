@@ -109,6 +109,7 @@ def option(
     default_text: str = "",
     own_variable: bool = False,
     why_ignored: str = "",
+    cli_only: str = "",
 ) -> Any:
     """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
@@ -117,6 +118,8 @@ def option(
 
     An option of one detector may say why other detectors ignore it, such as `why_ignored="chooses its own frame size"`. If the
     user sets the option and the scan uses another detector, this reason is logged as a warning.
+
+    If the functions of the library can't use the option, `cli_only` says what to do instead.
     """
     metadata = {
         "help": text,
@@ -127,6 +130,7 @@ def option(
         "default_text": default_text,
         "own_variable": own_variable,
         "why_ignored": why_ignored,
+        "cli_only": cli_only,
     }
     return field(default=default, metadata=metadata)
 
@@ -237,25 +241,35 @@ class ThresholdOptions:
         return Thresholds(high, low, seconds("min_duration"), seconds("merge_gap"), seconds("pad"))
 
 
+_OBJECTS = "the function returns objects"
+_LOGGER = 'set the level and the handlers of logging.getLogger("vadcli")'
+
+
 @dataclass(frozen=True)
 class TalkOptions:
     """Which messages a command writes, and where. Data goes to stdout, and all messages go to stderr."""
 
-    json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK)
-    quiet: bool = option(False, "Report only warnings, errors and failed files.", panel=TALK, short="-q")
-    verbose: bool = option(False, "Report more: each decision and full tracebacks.", panel=TALK, short="-v")
+    json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK, cli_only=_OBJECTS)
+    quiet: bool = option(False, "Report only warnings, errors and failed files.", panel=TALK, short="-q", cli_only=_LOGGER)
+    verbose: bool = option(False, "Report more: each decision and full tracebacks.", panel=TALK, short="-v", cli_only=_LOGGER)
     log_file: Path | None = option(
-        None, "Also write the log to this file, which is rotated at 10 MB.", panel=TALK, metavar="FILE"
+        None, "Also write the log to this file, which is rotated at 10 MB.", panel=TALK, metavar="FILE", cli_only=_LOGGER
     )
+
+
+_NO_EXIT = "a function has no exit code; look at its results"
 
 
 @dataclass(frozen=True)
 class ExitOptions:
     """What makes the exit code non-zero."""
 
-    fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
+    fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING, cli_only=_NO_EXIT)
     events_first: bool = option(
-        False, "With --fail-on-event: if there are events and some videos failed, exit with code 10, not 3.", panel=RUNNING
+        False,
+        "With --fail-on-event: if there are events and some videos failed, exit with code 10, not 3.",
+        panel=RUNNING,
+        cli_only=_NO_EXIT,
     )
 
     def exit_code(self, *, lost: bool, events: bool) -> int:

@@ -30,7 +30,7 @@ from vadcli.options.groups import (
     same,
 )
 from vadcli.options.scan import DEFAULT_OUT, ScanOptions, check_cluster
-from vadcli.registry import DATA_SETS, EXPORTERS, HEADS
+from vadcli.registry import DATA_SETS, EXPORTERS
 from vadcli.types.text import is_remote, no_folder
 
 CONTAINERS = ("mp4", "mkv", "same")
@@ -72,7 +72,12 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         "Remove the thresholds and the review that --write has stored. Later scans use their own thresholds.",
         panel=OUTPUT,
     )
-    validate: bool = option(False, "Only check the events files in OUT against the published schema.", panel=OUTPUT)
+    validate: bool = option(
+        False,
+        "Only check the events files in OUT against the published schema.",
+        panel=OUTPUT,
+        cli_only="run `vadcli events OUT --validate`",
+    )
     review: Path | None = option(
         None,
         "Leave out the events that this review marks as false. The report page saves reviews.",
@@ -90,15 +95,20 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         False,
         "Print the events in the format of ground truth (`vadcli eval --root`). You can correct them by hand.",
         panel=OUTPUT,
+        cli_only="run `vadcli events OUT --init-truth`",
     )
     calibrate: Path | None = option(
         None,
         "Only print the thresholds that this review suggests, with the precision and the alarms per hour at each threshold.",
         panel=OUTPUT,
         metavar="FILE",
+        cli_only="run `vadcli events OUT --calibrate FILE`",
     )
     preview: bool = option(
-        False, "Only print a table: the number of events and the alarms per hour at several thresholds.", panel=OUTPUT
+        False,
+        "Only print a table: the number of events and the alarms per hour at several thresholds.",
+        panel=OUTPUT,
+        cli_only="run `vadcli events OUT --preview`",
     )
     include: tuple[str, ...] = option((), "Only videos that match this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
@@ -419,62 +429,6 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         _check_footage(self.footage)
 
 
-@dataclass(frozen=True)
-class LearnOptions(TalkOptions):
-    """The options of `vadcli learn`."""
-
-    review: Path | None = option(
-        None, "Learn from the verdicts of this review. The report page saves reviews.", panel=HOW, metavar="FILE"
-    )
-    labels: Path | None = option(
-        None,
-        "Learn from a CSV file of videos (video,label[,category]); label is normal or abnormal.",
-        panel=HOW,
-        metavar="FILE",
-    )
-    head: str = option(
-        "",
-        f"Kind of head: {', '.join(HEADS)}.",
-        panel=HOW,
-        metavar="NAME",
-        default_text="logistic if there are at least 5 true and 20 false events, else retrieval; mil for --labels",
-        own_variable=True,
-    )
-    embeddings: tuple[str, ...] = option(
-        (),
-        "Also read vectors from this output folder, for a head that needs two encoders; repeatable.",
-        panel=HOW,
-        metavar="DIR",
-    )
-    recall: float = option(
-        0.95,
-        "Share of the true events that the head must keep. False alarms are counted at the threshold that keeps this share.",
-        panel=HOW,
-    )
-    seed: int = option(0, "Seed of the cross-validation and of the training.", panel=HOW)
-    include: tuple[str, ...] = option((), "Only videos that match this glob; repeatable.", panel=FIND, metavar="GLOB")
-    to: Path | None = option(
-        None,
-        "Folder to create for the head.",
-        panel=OUTPUT,
-        metavar="DIR",
-        default_text="none: the head is tested but not written",
-        own_variable=True,
-    )
-    anyway: bool = option(False, "Write the head even if it is not better than the detector alone.", panel=RUNNING)
-    force: bool = option(False, "Replace a head that is in the folder.", panel=RUNNING)
-
-    def __post_init__(self) -> None:
-        if (self.review is None) == (self.labels is None):
-            raise UsageError("learn needs --review FILE or --labels FILE, and not both")
-        if self.head and self.head not in HEADS:
-            raise UsageError(
-                f"--head {self.head!r}: no head of this kind is installed", hint=f"choose one of {', '.join(HEADS)}"
-            )
-        if not 0.0 < self.recall <= 1.0:
-            raise UsageError(f"--recall {self.recall:g} must be above 0 and at most 1")
-
-
 PIXEL_SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
 FEWEST_RESAMPLES = 100
 LARGEST_SIDE_PX = 4096
@@ -534,13 +488,24 @@ class EvalOptions(TalkOptions):
         panel=HOW,
     )
     init: bool = option(
-        False, "Print the events as CSV instead of figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS
+        False,
+        "Print the events as CSV instead of figures. Correct the CSV by hand to use it as ground truth.",
+        panel=EVENTS,
+        cli_only="run `vadcli eval OUT --init`",
     )
     from_frames: bool = option(
-        False, "Print the ground truth of --dataset as CSV with times in seconds, instead of figures.", panel=EVENTS
+        False,
+        "Print the ground truth of --dataset as CSV with times in seconds, instead of figures.",
+        panel=EVENTS,
+        cli_only="run `vadcli eval OUT --from-frames`",
     )
     format: str = option(
-        "table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"), own_variable=True
+        "table",
+        "Format of the figures.",
+        panel=OUTPUT,
+        choices=("table", "markdown", "latex"),
+        own_variable=True,
+        cli_only="give the result to `to_markdown` or `to_latex` of vadcli.evaluation",
     )
     plots: Path | None = option(
         None,

@@ -1,4 +1,4 @@
-"""The options of `scan`, `embed`, `bench` and `weights`."""
+"""The options of `scan`, `embed`, `learn`, `bench` and `weights`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
-from vadcli.registry import BENCHED, DETECTORS, HAS_ENCODER, RUNNERS
+from vadcli.registry import BENCHED, DETECTORS, HAS_ENCODER, HEADS, RUNNERS
 from vadcli.types import DecodingChoice
 
 DEFAULT_OUT = Path("vadcli-out")
@@ -213,6 +213,62 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
         check_counts(self, "workers")
         if self.npy_crops < 0 or (self.npy_crops and self.npy is None):
             raise UsageError("--npy-crops needs --npy, and a number of at least 1")
+
+
+@dataclass(frozen=True)
+class LearnOptions(TalkOptions):
+    """The options of `vadcli learn`."""
+
+    review: Path | None = option(
+        None, "Learn from the verdicts of this review. The report page saves reviews.", panel=HOW, metavar="FILE"
+    )
+    labels: Path | None = option(
+        None,
+        "Learn from a CSV file of videos (video,label[,category]); label is normal or abnormal.",
+        panel=HOW,
+        metavar="FILE",
+    )
+    head: str = option(
+        "",
+        f"Kind of head: {', '.join(HEADS)}.",
+        panel=HOW,
+        metavar="NAME",
+        default_text="logistic if there are at least 5 true and 20 false events, else retrieval; mil for --labels",
+        own_variable=True,
+    )
+    embeddings: tuple[str, ...] = option(
+        (),
+        "Also read vectors from this output folder, for a head that needs two encoders; repeatable.",
+        panel=HOW,
+        metavar="DIR",
+    )
+    recall: float = option(
+        0.95,
+        "Share of the true events that the head must keep. False alarms are counted at the threshold that keeps this share.",
+        panel=HOW,
+    )
+    seed: int = option(0, "Seed of the cross-validation and of the training.", panel=HOW)
+    include: tuple[str, ...] = option((), "Only videos that match this glob; repeatable.", panel=FIND, metavar="GLOB")
+    to: Path | None = option(
+        None,
+        "Folder to create for the head.",
+        panel=OUTPUT,
+        metavar="DIR",
+        default_text="none: the head is tested but not written",
+        own_variable=True,
+    )
+    anyway: bool = option(False, "Write the head even if it is not better than the detector alone.", panel=RUNNING)
+    force: bool = option(False, "Replace a head that is in the folder.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        if (self.review is None) == (self.labels is None):
+            raise UsageError("learn needs --review FILE or --labels FILE, and not both")
+        if self.head and self.head not in HEADS:
+            raise UsageError(
+                f"--head {self.head!r}: no head of this kind is installed", hint=f"choose one of {', '.join(HEADS)}"
+            )
+        if not 0.0 < self.recall <= 1.0:
+            raise UsageError(f"--recall {self.recall:g} must be above 0 and at most 1")
 
 
 _BENCHED: Any = options_class(BENCHED)  # it has more options than `DetectorOptions`
