@@ -219,7 +219,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
             value = ",".join(map(str, value))  # noqa: PLW2901 - categories=["fight", "fire"] reads as "fight,fire"
         if value is not None:
             values[name] = _coerce(hints[name], value, name, known[name])
-        if name in values and (instead := known[name].metadata["cli_only"]) and values[name] != known[name].default:
+        if name in values and (instead := known[name].metadata.get("cli_only")) and values[name] != known[name].default:
             raise UsageError(f"{name!r} works only on the command line", hint=instead)
     return kind(**values)
 
