@@ -11,7 +11,7 @@ import numpy as np
 from tests.commands import vadcli
 from tests.media import make_video
 
-ALONE = "The camera was learned from a single video of 2 s, so anything that lasts for the whole video counts as usual."
+ALONE = "The camera was learned from a single video of 2 s, so anything that lasts for the whole video is taken to be normal."
 
 
 def crossing(index: int, width: int, height: int) -> np.ndarray:

@@ -203,7 +203,9 @@ def test_what_users_are_told_stands_in_every_result(footage: Path, tmp_path: Pat
     out = tmp_path / "out"
     with caplog.at_level(logging.INFO, "vadcli"):
         scan(footage, out)
-    alone = "The camera was learned from a single video of 1.5 s, so anything that lasts for the whole video counts as usual."
+    alone = (
+        "The camera was learned from a single video of 1.5 s, so anything that lasts for the whole video is taken to be normal."
+    )
     assert caplog.messages.count(f"gate: {alone}") == 1
     assert read_events(OutputLayout(out).events("gate/a.mp4")).caveats == (alone,)
     assert {result.caveats for result in read_run(out / "run.json").files} == {(alone,)}

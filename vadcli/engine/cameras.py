@@ -374,7 +374,7 @@ def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
         return ()
     length = length_text(footage.seconds)
     if footage.videos == 1:
-        usual = "anything that lasts for the whole video counts as usual"
+        usual = "anything that lasts for the whole video is taken to be normal"
         return (f"The camera was learned from a single video of {length}, so {usual}.",)
     return (f"The camera was learned on only {length} of footage, so what is usual there may still count as unusual.",)
 
