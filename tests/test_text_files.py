@@ -15,7 +15,7 @@ from vadcli.ground_truth import open_ground_truth
 from vadcli.options import read_toml
 from vadcli.options.categories import read_list as read_categories
 from vadcli.store.choices import read_regions, read_review
-from vadcli.train.datasets import read_json, read_lines
+from vadcli.train.datasets import read_annotations, read_lines
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-8": lambda text: text.encode(),
@@ -79,7 +79,7 @@ READERS: dict[str, tuple[str, str, Callable[[Path], object], object]] = {
         lambda path: list(read_lines(path)),
         [(1, "bear 1 熊"), (3, "b c")],
     ),
-    "annotations of a training set": ("meta.json", '{"videos": "街"}', read_json, {"videos": "街"}),
+    "annotations of a training set": ("meta.json", '{"videos": "街"}', read_annotations, {"videos": "街"}),
 }
 
 

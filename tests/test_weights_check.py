@@ -14,7 +14,7 @@ from PIL import Image
 from tests.commands import WITH_TORCH, vadcli
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import tiny_encoder_folder
-from vadcli.detectors.ask import Question as YesNo
+from vadcli.detectors.ask import Question
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
 from vadcli.weights_check import (
@@ -24,8 +24,8 @@ from vadcli.weights_check import (
     check_asker,
     check_encoder,
     check_masks,
-    clip_questions,
-    questions,
+    clip_tests,
+    picture_tests,
     sam2_segment,
 )
 
@@ -58,12 +58,12 @@ class Planted:
         self.picture_axes: list[int] = []
         self.sentence_axes: dict[str, int] = {}
         first = 1
-        for question in questions():
-            self.pictures.append(small(question.pictures))
-            self.picture_axes += [first + answer for answer in question.answers]
-            for answer, wordings in enumerate(question.sentences):
+        for test in picture_tests():
+            self.pictures.append(small(test.pictures))
+            self.picture_axes += [first + answer for answer in test.answers]
+            for answer, wordings in enumerate(test.sentences):
                 self.sentence_axes |= dict.fromkeys(wordings, first + answer)
-            first += len(question.sentences)
+            first += len(test.sentences)
         self.gallery = np.concatenate(self.pictures)
 
     def _vectors(self, axes: Sequence[int]) -> FloatArray:
@@ -135,14 +135,14 @@ class NotUnit(Planted):
 
 
 class MixedUp(Planted):
-    """Knows the pictures, but gives each sentence the vector of the next sentence of its question."""
+    """Knows the pictures, but gives each sentence the vector of the next sentence of its test."""
 
     def __init__(self) -> None:
         super().__init__()
         first = 1
-        for question in questions():
-            count = len(question.sentences)
-            for answer, wordings in enumerate(question.sentences):
+        for test in picture_tests():
+            count = len(test.sentences)
+            for answer, wordings in enumerate(test.sentences):
                 self.sentence_axes |= dict.fromkeys(wordings, first + (answer + 1) % count)
             first += count
 
@@ -200,17 +200,17 @@ def test_swapped_colour_channels_fail_the_tests_of_colours() -> None:
 
 
 def test_no_two_pictures_or_sentences_of_a_question_are_alike() -> None:
-    for question in questions():
-        flat = small(question.pictures)
+    for test in picture_tests():
+        flat = small(test.pictures)
         distances = np.linalg.norm(flat[:, None] - flat[None], axis=-1) + 1e9 * np.eye(len(flat))
-        assert distances.min() > 100, question.name
-        sentences = [wording for wordings in question.sentences for wording in wordings]
+        assert distances.min() > 100, test.name
+        sentences = [wording for wordings in test.sentences for wording in wordings]
         assert len(set(sentences)) == len(sentences)
         assert all(sentence.islower() for sentence in sentences)
-        assert len(question.answers) == len(question.pictures)
-        assert set(question.answers) == set(range(len(question.sentences)))
-        chance = len(question.answers) / len(question.sentences)
-        assert chance * 1.5 < question.needed <= len(question.answers)
+        assert len(test.answers) == len(test.pictures)
+        assert set(test.answers) == set(range(len(test.sentences)))
+        chance = len(test.answers) / len(test.sentences)
+        assert chance * 1.5 < test.needed <= len(test.answers)
 
 
 # Qwen2-VL
@@ -227,16 +227,16 @@ class PlantedAsker:
 
     def __init__(self, right: bool = True) -> None:
         pairs = [
-            (small(question.pictures[place][None]), question.sentences[(answer + (not right)) % len(question.sentences)][0])
-            for question in clip_questions()
-            for place, answer in enumerate(question.answers)
+            (small(test.pictures[place][None]), test.sentences[(answer + (not right)) % len(test.sentences)][0])
+            for test in clip_tests()
+            for place, answer in enumerate(test.answers)
         ]
         self.gallery = np.concatenate([picture for picture, _ in pairs])
         self.texts = [text for _, text in pairs]
 
     def prepare(self) -> None: ...
 
-    def ask(self, frames: ByteArray, asked: Sequence[YesNo]) -> FloatArray:
+    def ask(self, frames: ByteArray, asked: Sequence[Question]) -> FloatArray:
         nearest = np.linalg.norm(small(frames[:, 0])[:, None] - self.gallery[None], axis=-1).argmin(axis=1)
         return np.array([[-1.0 if one.text == self.texts[at] else -4.0 for one in asked] for at in nearest], np.float32)
 

@@ -19,7 +19,16 @@ from threadpoolctl import threadpool_limits
 from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
 from vadcli.errors import DocumentError, NotBetter, UsageError, WeightsError
 from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, centred, pooled
-from vadcli.heads.stored import Card, Comparison, VideoVectors, head_kind, logit_of_score, reach_of, read_vectors, write_head
+from vadcli.heads.stored import (
+    Card,
+    HeadComparison,
+    VideoVectors,
+    head_kind,
+    logit_of_score,
+    reach_of,
+    read_vectors,
+    write_head,
+)
 from vadcli.options import LearnOptions
 from vadcli.store import OutputLayout, matches
 from vadcli.store.atomic import check_folder, write_folder
@@ -61,7 +70,7 @@ class _Labelled:
 
 
 @dataclass
-class _Collected:
+class _LabelledSet:
     """The labelled samples that have been read so far, and facts about their videos.
 
     Attributes:
@@ -114,7 +123,7 @@ class Learned:
     untested: str = ""
 
     @property
-    def figures(self) -> Comparison | None:
+    def figures(self) -> HeadComparison | None:
         """The cross-validated figures; None if the head could not be tested."""
         return self.card.figures
 
@@ -166,9 +175,9 @@ def train(out: Path, options: LearnOptions) -> Learned:
 
 def _from_review(
     folders: Sequence[Path], entries: Sequence[ReviewedEvent], documents: dict[str, EventsDocument], notes: list[str]
-) -> _Collected:
+) -> _LabelledSet:
     """Return the reviewed events as examples. Add a line to `notes` about verdicts that can't be used."""
-    collected = _Collected()
+    collected = _LabelledSet()
     judged = [entry for entry in entries if entry.verdict is not Verdict.UNSURE and entry.video in documents]
     unsure = sum(entry.verdict is Verdict.UNSURE for entry in entries)
     if unsure:
@@ -189,9 +198,9 @@ def _from_review(
     return collected
 
 
-def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, EventsDocument], notes: list[str]) -> _Collected:
+def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, EventsDocument], notes: list[str]) -> _LabelledSet:
     """Return the labelled videos as examples. Add a line to `notes` about labels that can't be used."""
-    collected = _Collected()
+    collected = _LabelledSet()
     layout = OutputLayout(folders[0])
     rows = list(read_labels(path))
     if others := [video for video, _, _ in rows if video not in documents]:
@@ -234,7 +243,7 @@ def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
         yield video, label in YES, category if label in YES else ""
 
 
-def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Collected) -> None:
+def _check(name: str, kind: type[Head], options: LearnOptions, collected: _LabelledSet) -> None:
     """Raise UsageError if this kind of head can't learn from these labels or vectors."""
     given = "--review" if options.review is not None else "--labels"
     wanted = "--review" if kind.labels is Labels.EVENTS else "--labels"
@@ -262,7 +271,7 @@ def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Colle
 
 
 def _trained(
-    name: str, collected: _Collected, options: LearnOptions, *, hours: float, detector: str, notes: Sequence[str]
+    name: str, collected: _LabelledSet, options: LearnOptions, *, hours: float, detector: str, notes: Sequence[str]
 ) -> Learned:
     """Return a head of this kind, trained on the examples and, if possible, tested."""
     kind = head_kind(name)
@@ -393,7 +402,7 @@ def compare(
     hours: float,
     recall: float,
     seed: int,
-) -> Comparison:
+) -> HeadComparison:
     """Return a comparison of a head with the detector.
 
     Args:
@@ -416,7 +425,7 @@ def compare(
     tail = (1.0 - CONFIDENCE) / 2.0
     ends = np.quantile(change, [tail, 1.0 - tail]) / hours
     low, high = (float(end) for end in change_per_hour + widening(count) * (ends - change_per_hour))
-    return Comparison(
+    return HeadComparison(
         recall=recall,
         detector_per_hour=alarms[0] / hours,
         head_per_hour=alarms[1] / hours,

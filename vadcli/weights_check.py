@@ -132,23 +132,23 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Return one result per question, one for capital letters, and one for the length of vectors.
+    """Return one result per test, one for capital letters, and one for the length of vectors.
 
     Args:
         encoder: any image-text encoder. About fifty pictures and a hundred sentences are encoded.
     """
     lengths: list[FloatArray] = []
     results = []
-    asked = questions()
-    for question in asked:
-        images = encoder.encode_images(question.pictures)  # (N, D)
-        wordings = [encoder.encode_text(list(wording)) for wording in question.sentences]
+    tests = picture_tests()
+    for test in tests:
+        images = encoder.encode_images(test.pictures)  # (N, D)
+        wordings = [encoder.encode_text(list(wording)) for wording in test.sentences]
         lengths += [np.linalg.norm(vectors, axis=-1) for vectors in (images, *wordings)]
         texts = np.stack([vectors.mean(axis=0) for vectors in wordings])  # (K, D)
         texts /= np.maximum(1e-12, np.linalg.norm(texts, axis=1, keepdims=True))
-        results.append(_ranked(question, images @ texts.T))
+        results.append(_ranked(test, images @ texts.T))
     # CLIP and SigLIP were trained with lower-case text, so their tokenizers must turn capitals into small letters.
-    sentences = [wording[0] for question in asked for wording in question.sentences]
+    sentences = [wording[0] for test in tests for wording in test.sentences]
     small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
     cosines, count = (small * capital).sum(axis=1), len(sentences)
     what, right = "sentences in capitals mean the same", int((cosines > LEAST_SAME).sum())
@@ -167,26 +167,26 @@ def check_asker(asker: Asker) -> list[CheckResult]:
     Args:
         asker: any `Asker`. It is asked six questions about each of six clips, and nine questions about each of nine clips.
     """
-    from vadcli.detectors.ask import Question as YesNo
+    from vadcli.detectors.ask import Question
 
     results = []
-    for question in clip_questions():
-        asked = [YesNo("", text) for (text,) in question.sentences]
-        clips = (np.repeat(picture[None, None], asker.clip_frames, axis=1) for picture in question.pictures)
+    for test in clip_tests():
+        asked = [Question("", text) for (text,) in test.sentences]
+        clips = (np.repeat(picture[None, None], asker.clip_frames, axis=1) for picture in test.pictures)
         log_odds = np.concatenate([asker.ask(clip, asked) for clip in clips])  # one clip at a time, to save memory
-        results.append(_ranked(question, log_odds, "log-odds"))
+        results.append(_ranked(test, log_odds, "log-odds"))
     return results
 
 
-def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
-    """Return the result of a question. `cosines` may be cosines or log-odds (N pictures, K answers)."""
-    rows = np.arange(len(question.answers))
-    right = cosines[rows, question.answers]
+def _ranked(test: PictureTest, cosines: FloatArray, measure: str = "margin") -> CheckResult:
+    """Return the result of a test. `cosines` may be cosines or log-odds (N pictures, K answers)."""
+    rows = np.arange(len(test.answers))
+    right = cosines[rows, test.answers]
     wrong = cosines.copy()
-    wrong[rows, question.answers] = -np.inf
+    wrong[rows, test.answers] = -np.inf
     margins = right - wrong.max(axis=1)
     value, right_answers = _finite(margins.mean()), int((margins > LEAST_MARGIN).sum())
-    return CheckResult(question.name, question.what, measure, value, right_answers, len(rows), question.needed)
+    return CheckResult(test.name, test.what, measure, value, right_answers, len(rows), test.needed)
 
 
 def _finite(value: Any) -> float:
@@ -280,7 +280,7 @@ CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
 
 
 @dataclass(frozen=True)
-class Question:
+class PictureTest:
     """Drawn pictures and sentences: an encoder must find the right sentence for each picture.
 
     Attributes:
@@ -300,13 +300,13 @@ class Question:
     needed: int
 
 
-def questions() -> tuple[Question, ...]:
-    """Return all questions with their pictures. Every call draws the same pictures."""
+def picture_tests() -> tuple[PictureTest, ...]:
+    """Return all tests with pictures. Every call draws the same pictures."""
     return (_discs(), _shapes(), _stripes(), _words(), _day_and_night())
 
 
-def clip_questions() -> tuple[Question, ...]:
-    """Return yes/no questions about clips. All frames of a clip are the same picture."""
+def clip_tests() -> tuple[PictureTest, ...]:
+    """Return tests with yes/no questions about clips. All frames of a clip are the same picture."""
     shapes = _shapes()
     ask = "Does this video clip show {}?"
     colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
@@ -314,12 +314,12 @@ def clip_questions() -> tuple[Question, ...]:
     every = range(0, len(shapes.pictures), 2)  # the pictures show each shape at two places; take one of them
     asked = tuple((ask.format(wordings[0]),) for wordings in shapes.sentences)
     return (
-        Question("squares", "a square in 6 colours", np.stack(squares), tuple(range(len(COLOURS))), colours, needed=5),
-        Question("coloured shapes", shapes.what, shapes.pictures[every], tuple(range(len(asked))), asked, needed=6),
+        PictureTest("squares", "a square in 6 colours", np.stack(squares), tuple(range(len(COLOURS))), colours, needed=5),
+        PictureTest("coloured shapes", shapes.what, shapes.pictures[every], tuple(range(len(asked))), asked, needed=6),
     )
 
 
-def _discs() -> Question:
+def _discs() -> PictureTest:
     pictures = [
         drawn(partial(disc, x=192, y=192, radius=140, colour=colour), ground)
         for colour in COLOURS.values()
@@ -330,10 +330,10 @@ def _discs() -> Question:
         for name in COLOURS
     )
     answers = tuple(np.repeat(np.arange(len(COLOURS)), 2).tolist())
-    return Question("discs", "a big disc in 6 colours", np.stack(pictures), answers, sentences, needed=10)
+    return PictureTest("discs", "a big disc in 6 colours", np.stack(pictures), answers, sentences, needed=10)
 
 
-def _shapes() -> Question:
+def _shapes() -> PictureTest:
     things = [(name, kind) for name in ("red", "blue", "green") for kind in ("disc", "square", "triangle")]
     pictures = [
         drawn(partial(_shape, kind=kind, x=x, y=y, colour=COLOURS[name]), WHITE)
@@ -343,7 +343,7 @@ def _shapes() -> Question:
     also = {"disc": "circle", "square": "square", "triangle": "triangle"}
     sentences = tuple((f"a {name} {kind}", f"a drawing of one {name} {also[kind]}") for name, kind in things)
     answers = tuple(np.repeat(np.arange(len(things)), 2).tolist())
-    return Question("coloured shapes", "3 shapes in 3 colours", np.stack(pictures), answers, sentences, needed=11)
+    return PictureTest("coloured shapes", "3 shapes in 3 colours", np.stack(pictures), answers, sentences, needed=11)
 
 
 def _shape(pen: ImageDraw, *, kind: str, x: int, y: int, colour: Colour, size: int = 1) -> None:
@@ -355,7 +355,7 @@ def _shape(pen: ImageDraw, *, kind: str, x: int, y: int, colour: Colour, size: i
         pen.polygon([(x, y - 80 * size), (x - 80 * size, y + 60 * size), (x + 80 * size, y + 60 * size)], fill=colour)
 
 
-def _stripes() -> Question:
+def _stripes() -> PictureTest:
     # Public encoders confuse the directions of stripes, so `needed` is low. Two of the 8 pictures have horizontal stripes. An
     # encoder that says "vertical" for all stripes gives 6 right answers.
     column, row = np.meshgrid(np.arange(SIDE_PX) // 32 % 2, np.arange(SIDE_PX) // 32 % 2)
@@ -368,10 +368,12 @@ def _stripes() -> Question:
         ("a checkerboard", "a checkered pattern of squares"),
         ("a plain surface of one colour", "an empty picture without a pattern"),
     )
-    return Question("stripes", "stripes, a checkerboard, no pattern", pictures, (0, 0, 1, 1, 2, 2, 3, 3), sentences, needed=5)
+    return PictureTest(
+        "stripes", "stripes, a checkerboard, no pattern", pictures, (0, 0, 1, 1, 2, 2, 3, 3), sentences, needed=5
+    )
 
 
-def _words() -> Question:
+def _words() -> PictureTest:
     from PIL import ImageFont
 
     font = ImageFont.load_default(110)
@@ -386,10 +388,10 @@ def _words() -> Question:
         for ink, ground in ((COLOURS["black"], WHITE), (WHITE, COLOURS["blue"]))
     ]
     sentences = tuple((f'the word "{word}"', f"a sign that says {word}", f'the written text "{word}"') for word in WORDS)
-    return Question("words", "4 written words", np.stack(pictures), (0, 0, 1, 1, 2, 2, 3, 3), sentences, needed=6)
+    return PictureTest("words", "4 written words", np.stack(pictures), (0, 0, 1, 1, 2, 2, 3, 3), sentences, needed=6)
 
 
-def _day_and_night() -> Question:
+def _day_and_night() -> PictureTest:
     # Each picture has six possible answers. If there were only two (day, night), random weights would be right in half of the
     # cases.
     scenes = {"street": "a street with houses", "hills": "hills with a tree", "sea": "a boat on the sea"}
@@ -397,7 +399,7 @@ def _day_and_night() -> Question:
     wordings = (("{} by day", "{} in bright daylight"), ("{} at night", "{} in the dark of the night"))
     sentences = tuple(tuple(text.format(scene) for text in wording) for scene in scenes.values() for wording in wordings)
     answers = tuple(range(len(sentences)))
-    return Question("day and night", "3 scenes by day and at night", np.stack(pictures), answers, sentences, needed=4)
+    return PictureTest("day and night", "3 scenes by day and at night", np.stack(pictures), answers, sentences, needed=4)
 
 
 def _scene(pen: ImageDraw, kind: str, *, night: bool) -> None:

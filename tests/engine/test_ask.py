@@ -18,7 +18,7 @@ from tests.engine.test_concept import RED_S, make
 from tests.planted import PlantedAsker
 from tests.runs import local_scan
 from vadcli.detectors import ask
-from vadcli.detectors.ask import AskDetector, between_clips
+from vadcli.detectors.ask import AskDetector, interpolate_scores
 from vadcli.detectors.options import AskOptions
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop, choose_detector
@@ -204,7 +204,7 @@ def test_log_odds_are_linear_in_time_between_the_middles_of_clips() -> None:
     answers = np.repeat([0.0, 8.0, 4.0], [8, 4, 4])
     middle = np.repeat([3.5, 7.5, 11.5], [8, 4, 4])
     raw = np.stack([answers, -answers, middle - timestamp], axis=1).astype(np.float32)
-    found = between_clips(raw, timestamp)
+    found = interpolate_scores(raw, timestamp)
     wanted = np.interp(timestamp, [3.5, 7.5, 11.5], [0.0, 8.0, 4.0])
     np.testing.assert_allclose(found, np.stack([wanted, -wanted], axis=1), atol=1e-5)
     assert found[3, 0] == 0.0

@@ -16,7 +16,7 @@ from vadcli.detectors.lavida.model import Lavida, LavidaConfig
 from vadcli.detectors.lavida.text import build_prompt
 from vadcli.detectors.mllm.compress import kept_count
 from vadcli.detectors.mllm.qwen import PatchGrid, VisualTokens
-from vadcli.detectors.running import MOST_CLIPS, Runner
+from vadcli.detectors.running import MOST_CLIPS, DeviceRunner
 
 pytestmark = pytest.mark.cuda_only
 
@@ -36,7 +36,7 @@ def step_of(model: Lavida) -> Any:
     return step
 
 
-def peak_of(runner: Runner, step: Any, frames: np.ndarray) -> int:
+def peak_of(runner: DeviceRunner, step: Any, frames: np.ndarray) -> int:
     """Return the most bytes in use while a batch is scored, including the weights."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(runner.device)
@@ -46,7 +46,7 @@ def peak_of(runner: Runner, step: Any, frames: np.ndarray) -> int:
 
 def test_out_of_memory_loses_no_clip(device: torch.device) -> None:
     model = built(mid(), device)
-    runner, step, frames = Runner(device), step_of(model), clips(16)
+    runner, step, frames = DeviceRunner(device), step_of(model), clips(16)
     few, many = (peak_of(runner, step, frames[:count]) for count in (4, 16))
     assert runner.limit == MOST_CLIPS
     wanted = runner.run(step, frames)
@@ -62,7 +62,7 @@ def test_out_of_memory_loses_no_clip(device: torch.device) -> None:
 
 def test_the_batch_size_that_is_found_fits(device: torch.device) -> None:
     model = built(mid(), device, torch.float16)
-    runner, step = Runner(device), step_of(model)
+    runner, step = DeviceRunner(device), step_of(model)
     clip = clips(1)[0]
     peak = peak_of(runner, step, np.stack([clip] * 6)) - torch.cuda.memory_allocated(device)
     torch.cuda.empty_cache()

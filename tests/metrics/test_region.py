@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vadcli.metrics import Bootstrap
-from vadcli.metrics.localization import Regions, Tracks, mask_regions, rbdc, tbdc
+from vadcli.metrics.localization import DetectedRegions, Tracks, mask_regions, rbdc, tbdc
 
 BOX = (10, 10, 10, 10)
 FAR = (100, 100, 10, 10)
@@ -16,7 +16,7 @@ def detected(*rows):
     """Return regions from rows (video, frame, box, score)."""
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     box = np.array(columns[2], float).reshape(-1, 4)
-    return Regions(np.array(columns[0], np.int64), np.array(columns[1], np.int64), box, np.array(columns[3], float))
+    return DetectedRegions(np.array(columns[0], np.int64), np.array(columns[1], np.int64), box, np.array(columns[3], float))
 
 
 def tracked(*rows):
@@ -116,7 +116,7 @@ def some_regions(seed, videos=3):
         )
         return rng.integers(0, videos, count), rng.integers(0, 4, count), box.astype(float)
 
-    found = Regions(*rows(40), np.round(rng.random(40), 1))
+    found = DetectedRegions(*rows(40), np.round(rng.random(40), 1))
     truth = Tracks(*rows(25), rng.integers(0, 3, 25))
     return found, truth, rng.integers(4, 7, videos)
 
@@ -135,9 +135,9 @@ def test_against_one_threshold_after_another(seed, alpha, beta):
 def test_order_and_scale_change_nothing(seed):
     found, truth, frames = some_regions(seed)
     order = np.random.default_rng(seed).permutation(len(found.score))
-    turned = Regions(found.video[order], found.frame[order], found.box[order], np.exp(found.score[order]) + 5)
+    turned = DetectedRegions(found.video[order], found.frame[order], found.box[order], np.exp(found.score[order]) + 5)
     swap = np.array([2, 0, 1])
-    renamed = Regions(swap[found.video], found.frame, found.box, found.score)
+    renamed = DetectedRegions(swap[found.video], found.frame, found.box, found.score)
     renamed_truth = Tracks(swap[truth.video], truth.frame, truth.box, truth.track)
     for metric in (rbdc, tbdc):
         value = metric(found, truth, frames).value
@@ -155,7 +155,7 @@ def test_a_resample_equals_the_figure_of_the_drawn_videos():
         ):
             chosen = np.repeat(np.arange(3), drawn)
             parts = [(found.video == v, truth.video == v) for v in chosen]
-            again = Regions(
+            again = DetectedRegions(
                 np.concatenate([np.full(d.sum(), i) for i, (d, _) in enumerate(parts)]),
                 *(np.concatenate([getattr(found, name)[d] for d, _ in parts]) for name in ("frame", "box", "score")),
             )
@@ -194,7 +194,7 @@ def test_bad_regions_are_refused():
     with pytest.raises(ValueError, match="scores"):
         detected((0, 0, BOX, np.nan))
     with pytest.raises(ValueError, match="boxes"):
-        Regions(np.zeros(2, np.int64), np.zeros(2, np.int64), np.ones((1, 4)), np.zeros(2))
+        DetectedRegions(np.zeros(2, np.int64), np.zeros(2, np.int64), np.ones((1, 4)), np.zeros(2))
     with pytest.raises(ValueError, match="track numbers"):
         Tracks(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones((1, 4)), np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="video 1, but there are only 1 videos"):

@@ -21,8 +21,8 @@ from tests.train.small import PAPER_MIX
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train import ExposureOptions
 from vadcli.train.datasets import (
-    DATA_SETS,
     MAX_PIXELS,
+    TRAINING_SETS,
     ClipRule,
     DiskData,
     Reduction,
@@ -44,7 +44,7 @@ def masks(clip: Segmentation) -> dict[str, np.ndarray]:
     return {name: np.any([item.masks for item in clip.objects if item.name == name], axis=0) for name in clip.names}
 
 
-@pytest.mark.parametrize("name", sorted(DATA_SETS))
+@pytest.mark.parametrize("name", sorted(TRAINING_SETS))
 def test_every_data_set_keeps_the_protocol(name: str, tmp_path: Path) -> None:
     data, again = opened(name, tmp_path / "a"), opened(name, tmp_path / "b")
     assert data.name == name
@@ -70,7 +70,7 @@ def test_every_data_set_keeps_the_protocol(name: str, tmp_path: Path) -> None:
 
 
 def test_the_papers_mix_names_every_data_set() -> None:
-    assert set(PAPER_MIX) == set(DATA_SETS) == set(MINIATURES)
+    assert set(PAPER_MIX) == set(TRAINING_SETS) == set(MINIATURES)
 
 
 def test_youtube_vos_by_categories(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_missing_document_is_named(name: str, tmp_path: Path) -> None:
     assert str(root) in said
 
 
-@pytest.mark.parametrize("name", sorted(DATA_SETS))
+@pytest.mark.parametrize("name", sorted(TRAINING_SETS))
 def test_another_folder_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not a folder of .* is missing"):
         open_data(name, tmp_path)
@@ -408,7 +408,7 @@ def test_a_bad_line_of_ref_davis_is_named(tmp_path: Path) -> None:
     assert fails("ref-davis", tmp_path) == f"{path}: line 2 should be VIDEO ID \"EXPRESSION\", not 'bear 2'"
 
 
-@pytest.mark.parametrize("name", sorted(DATA_SETS))
+@pytest.mark.parametrize("name", sorted(TRAINING_SETS))
 def test_a_missing_or_damaged_picture_is_named(name: str, tmp_path: Path) -> None:
     root = MINIATURES[name](tmp_path)
     data = open_data(name, root)

@@ -17,7 +17,7 @@ from vadcli.train.step import (
     dice_loss,
     focal_loss,
     iou_loss,
-    mask_iou,
+    iou_of_logits,
     mask_losses,
     score_loss,
 )
@@ -71,8 +71,8 @@ def test_dice_by_hand() -> None:
 def test_iou_by_hand() -> None:
     # Predicted: pixels 0, 1, 2. Target: 2, 3. One in common, four in either. A logit of exactly 0 is not predicted.
     logits, targets = grid([1.0, 5.0, 0.1, 0.0, -1.0]), grid([0.0, 0.0, 1.0, 1.0, 0.0])
-    near(mask_iou(logits, targets), 0.25)
-    near(mask_iou(-torch.ones(1, 4), torch.zeros(1, 4)), 0.0)
+    near(iou_of_logits(logits, targets), 0.25)
+    near(iou_of_logits(-torch.ones(1, 4), torch.zeros(1, 4)), 0.0)
     near(iou_loss(torch.tensor(0.9), logits, targets), 0.65)
     near(iou_loss(torch.tensor(0.1), logits, targets), 0.15)
 

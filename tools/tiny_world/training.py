@@ -29,7 +29,7 @@ from vadcli.options import cache_folder
 from vadcli.train import DataChoice, Recipe, trainer
 from vadcli.train.samples import SegmentationData
 from vadcli.train.step import FeatureMemory
-from vadcli.train.training import PaperTraining, Work, configured, first_model, projector_options, with_projector
+from vadcli.train.training import PaperTraining, TrainingSetup, configured, first_model, projector_options, with_projector
 
 TIMED_CLIPS = 32
 PLACE_STD = 0.02
@@ -85,7 +85,7 @@ class TinyTraining(PaperTraining):
             patterns=tuple(dict.fromkeys(chain.from_iterable(patterns))) if all(patterns) else (),
         )
 
-    def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
+    def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> TrainingSetup:
         """Return the work of a recipe's task; raises UsageError if the model does not fit the task."""
         recipe = cast(TinyRecipe, recipe)
         if recipe.task == "exposure":
@@ -102,11 +102,11 @@ class TinyTraining(PaperTraining):
             if not model.config.projector.null_key:
                 raise UsageError("task 'pictures' needs a projector with a null key", hint="start from a preset that has one")
             step: nn.Module = pictures.PictureStep(model, recipe.loss)
-            return Work(step, samples, pictures.LOSS_NAMES, fingerprint, lambda sample: 0)
+            return TrainingSetup(step, samples, pictures.LOSS_NAMES, fingerprint, lambda sample: 0)
         if not (model.config.additions.sight and model.config.additions.pooling):
             raise UsageError("task 'questions' needs a model with sight and pooling", hint="start from a preset that has them")
         step = questions.QuestionStep(model, recipe.loss, memory=FeatureMemory(model))
-        return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
+        return TrainingSetup(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
         """Return the recipe with few clips, for timing a step; None if it needs a data set on disk."""

@@ -16,7 +16,7 @@ from vadcli.cli import with_options
 from vadcli.cli._talk import emit_json, log, on_signals, put, put_result, say_error
 from vadcli.errors import WeightsError
 from vadcli.options import DEFAULT_OUT, TalkOptions, WeightsImportOptions, WeightsPullOptions
-from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
+from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_category_file, read_list
 from vadcli.types.text import how_many, size_text
 
 DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder; its disk is checked.")]
@@ -338,7 +338,7 @@ def check_categories(*, files: CategoryFiles, options: TalkOptions) -> None:
     """  # noqa: D301
     wrong = 0
     for path in files:
-        problems = check_file(read_text(path), str(path))
+        problems = check_file(read_category_file(path), str(path))
         wrong += bool(problems)
         for problem in problems:
             put_result({"file": str(path), "problem": problem}, problem, options)

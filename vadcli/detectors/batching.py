@@ -24,7 +24,7 @@ from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
 if TYPE_CHECKING:
     import torch
 
-    from vadcli.detectors.running import Runner
+    from vadcli.detectors.running import DeviceRunner
 
 Ticket = TypeVar("Ticket")
 
@@ -59,53 +59,53 @@ class PerCamera(Generic[Result]):
         return entry[1]
 
 
-class Worker(Protocol):
+class ModelCopy(Protocol):
     """A copy of a model on one device."""
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> DeviceRunner:
         """The runner that runs the steps of the model on the device."""
 
 
-W = TypeVar("W", bound=Worker)
+W = TypeVar("W", bound=ModelCopy)
 
 
-class Workers(Generic[W]):
-    """The workers of a detector, one per device. Each call of the model first reserves an idle worker.
+class ModelCopies(Generic[W]):
+    """The copies of a detector's model, one per device. Each call of the model first reserves an idle copy.
 
     Attributes:
-        all: the workers; empty before `start`.
+        all: the copies; empty before `start`.
     """
 
     def __init__(self) -> None:
         self.all: tuple[W, ...] = ()
         self._idle: SimpleQueue[W] = SimpleQueue()
 
-    def start(self, workers: Iterable[W]) -> None:
-        """Set the workers. At most `runner.calls` threads can reserve the same worker at the same time."""
-        self.all = tuple(workers)
-        for worker in self.all:
-            for _ in range(worker.runner.calls):
-                self._idle.put(worker)
+    def start(self, copies: Iterable[W]) -> None:
+        """Set the copies. At most `runner.calls` threads can reserve the same copy at the same time."""
+        self.all = tuple(copies)
+        for copy in self.all:
+            for _ in range(copy.runner.calls):
+                self._idle.put(copy)
 
     @property
     def parallel(self) -> int:
-        """The number of threads that can reserve a worker at the same time; 1 before `start`."""
-        return max(1, sum(worker.runner.calls for worker in self.all))
+        """The number of threads that can reserve a copy at the same time; 1 before `start`."""
+        return max(1, sum(copy.runner.calls for copy in self.all))
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """The devices of the workers."""
-        return tuple(worker.runner.device for worker in self.all)
+        """The devices of the copies."""
+        return tuple(copy.runner.device for copy in self.all)
 
     @contextmanager
     def idle(self) -> Iterator[W]:
-        """Wait for an idle worker, and reserve it until the end of a `with` block."""
-        worker = self._idle.get()
+        """Wait for an idle copy, and reserve it until the end of a `with` block."""
+        copy = self._idle.get()
         try:
-            yield worker
+            yield copy
         finally:
-            self._idle.put(worker)
+            self._idle.put(copy)
 
 
 @dataclass

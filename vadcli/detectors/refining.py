@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
 
     from vadcli.detectors.lavida.masks import ImageFeatures, TransformersMasks
-    from vadcli.detectors.running import Runner
+    from vadcli.detectors.running import DeviceRunner
 
 REFINER_MODEL = "sam2.1-hiera-small"
 MOST_BLOBS = 8
@@ -125,7 +125,7 @@ class Sam2Refiner:
         model = model or REFINER_MODEL
         self.folder = weights.find(model)
         self._model, self._device, self._precision = model, device, precision
-        self._prepared: tuple[TransformersMasks, dtype, Runner] | None = None
+        self._prepared: tuple[TransformersMasks, dtype, DeviceRunner] | None = None
 
     def fingerprint(self) -> dict[str, object]:
         """Return the hashes of the model's files, the precision and RULES_VERSION."""
@@ -135,7 +135,7 @@ class Sam2Refiner:
         """Load the model onto the device. Later calls do nothing."""
         self._load()
 
-    def _load(self) -> tuple[TransformersMasks, dtype, Runner]:
+    def _load(self) -> tuple[TransformersMasks, dtype, DeviceRunner]:
         """Return the model, its dtype and its runner. The first call loads the model."""
         if self._prepared is not None:
             return self._prepared
@@ -143,7 +143,7 @@ class Sam2Refiner:
 
         from vadcli.detectors.lavida.checkpoint import read_model
         from vadcli.detectors.lavida.masks import TransformersMasks
-        from vadcli.detectors.running import Runner, devices_for, dtype_for
+        from vadcli.detectors.running import DeviceRunner, devices_for, dtype_for
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
@@ -151,7 +151,7 @@ class Sam2Refiner:
         # encodings stay float32 (see `ExactBuffers`).
         sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
         model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
-        self._prepared = model, precision, Runner(device)
+        self._prepared = model, precision, DeviceRunner(device)
         return self._prepared
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:

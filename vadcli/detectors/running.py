@@ -1,4 +1,4 @@
-"""Functions that load a transformers model, and `Runner`, which runs a model on one device.
+"""Functions that load a transformers model, and `DeviceRunner`, which runs a model on one device.
 
 While the model computes, the next batch is copied to the device. If a batch does not fit into memory, it is split.
 
@@ -153,11 +153,11 @@ Clock = Callable[[str], AbstractContextManager[Any]]
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
-    """Return a context that does nothing. A new `Runner` uses this function as its clock."""
+    """Return a context that does nothing. A new `DeviceRunner` uses this function as its clock."""
     return nullcontext()
 
 
-class Runner:
+class DeviceRunner:
     """Runs steps on batches of frames on one device.
 
     Any number of threads may call a runner, but only one step runs at a time. While a step runs, the batch of another thread is

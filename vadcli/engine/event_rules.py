@@ -414,7 +414,7 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
     return CategoryTails(tails, int(document["categories"]), float(document["level"]), float(document["rate"]))
 
 
-def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
+def interpolate_answers(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
     """Return the log-odds (N, C) float32 of N frames for C categories, from the log-odds of clips.
 
     A sampled frame gets log-odds that are interpolated between the middles of clips. The frames up to the next sampled frame
@@ -461,7 +461,7 @@ class VerifiedScores:
         grid = ClipGrid.of(plan, table.timestamp, duration_s)
         log_odds = stored.of(metadata.categories)
         rows = np.flatnonzero(~np.isnan(log_odds).any(axis=1) & (stored.answers.clip < len(grid)))
-        between = between_clips(log_odds[rows], stored.answers.clip[rows], grid, table.timestamp)
+        between = interpolate_answers(log_odds[rows], stored.answers.clip[rows], grid, table.timestamp)
         asked = np.asarray(~np.isnan(between).any(axis=1), dtype=np.bool_)
         model = np.zeros(len(table), np.float32)
         model[asked] = tails.logits(between[asked]).max(axis=1)

@@ -146,7 +146,7 @@ class LocalRunner:
             mine = [unit for unit in whole if unit.video in self._mine]
             if self.stop() or not mine:
                 continue
-            work = _Work(job, CameraFit(cameras, camera, whole, self._request), loader, self.stop)
+            work = _CameraScan(job, CameraFit(cameras, camera, whole, self._request), loader, self.stop)
             reported: set[str] = set()
             try:
                 for update in work.run(mine, batch_size=self.options.batch_size):
@@ -237,7 +237,7 @@ def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
 
 
 @dataclass
-class _Work:
+class _CameraScan:
     """Scans the videos of one camera, or all videos if the detector does not fit cameras."""
 
     job: ScanJob

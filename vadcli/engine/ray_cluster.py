@@ -367,7 +367,7 @@ def nodes_of(ray: Any) -> list[Node]:
 
 
 @dataclass(eq=False)
-class Worker:
+class ClusterWorker:
     """The driver's view of a worker: a Ray actor on a node, and the chunk that it works on."""
 
     ray: Any
@@ -410,7 +410,7 @@ class Workers:
                 hint="give smaller --ray-cpus and --ray-gpus" if asked else "wait until a node has a free core, or add a node",
             )
         self._free = [self._made(node) for node in self.slots]
-        self._running: dict[Any, Worker] = {}
+        self._running: dict[Any, ClusterWorker] = {}
         self._early_deaths: Counter[str] = Counter()  # number of workers that died before they began, by node
         self._stopped = False
         self._since = time.monotonic()
@@ -436,7 +436,7 @@ class Workers:
         worker.chunk, worker.sending = chunk, worker.actor.run.remote(order)
         self._running[worker.sending] = worker
 
-    def waited(self) -> list[Worker]:
+    def waited(self) -> list[ClusterWorker]:
         """Wait up to WAIT_S. Return the workers that have sent updates, have ended their chunk, or have died."""
         self._ray.wait(list(self._running), num_returns=1, timeout=WAIT_S, fetch_local=False)
         ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0, fetch_local=False)
@@ -447,7 +447,7 @@ class Workers:
             self._since = time.monotonic()
         return [self._running[sending] for sending in ready]
 
-    def free(self, worker: Worker) -> None:
+    def free(self, worker: ClusterWorker) -> None:
         """Mark a worker as free after its chunk has ended."""
         self._running.pop(worker.sending)
         worker.chunk = worker.sending = None
@@ -456,7 +456,7 @@ class Workers:
         else:
             self._ray.kill(worker.actor)
 
-    def replace(self, worker: Worker) -> None:
+    def replace(self, worker: ClusterWorker) -> None:
         """Start a new worker in place of a worker that died.
 
         No worker is started if the node is gone, or if too many workers of the node (MOST_EARLY_DEATHS) died before they began
@@ -480,7 +480,7 @@ class Workers:
         if not self.slots:
             raise DeviceError(f"no node is left: node {worker.node.name} {why}", hint="the next run continues from here")
 
-    def give_up(self, worker: Worker, error: VadcliError) -> None:
+    def give_up(self, worker: ClusterWorker, error: VadcliError) -> None:
         """Give no more work to the node of a worker that can't work.
 
         `error` says why the worker can't work. This error is raised if no node is left.
@@ -532,7 +532,7 @@ class Workers:
         gpus = self._gpus(node)
         return max(1, int(node.cpus * gpus // node.gpus)) if gpus else min(CORES_PER_WORKER, node.cpus)
 
-    def _made(self, node: Node) -> Worker:
+    def _made(self, node: Node) -> ClusterWorker:
         """Start a worker on a node."""
         cpus = self._cpus(node)
         actor = (
@@ -545,4 +545,4 @@ class Workers:
             )
             .remote(self._work(cpus), os.getcwd())
         )
-        return Worker(self._ray, node, actor)
+        return ClusterWorker(self._ray, node, actor)

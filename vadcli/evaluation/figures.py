@@ -42,9 +42,9 @@ from vadcli.metrics.frame import (
     pate,
 )
 from vadcli.metrics.localization import (
+    DetectedRegions,
     PixelAccumulator,
     PixelCounts,
-    Regions,
     Tracks,
     aupimo,
     aupro,
@@ -109,7 +109,7 @@ class TestSet:
     categories: Mapping[str, BoolArray]
     events: EventSet
     pixels: PixelCounts | None = None
-    detected: Regions | None = None
+    detected: DetectedRegions | None = None
     tracks: Tracks | None = None
     region_frames: IndexArray = field(default_factory=lambda: np.empty(0, np.int64))
     unscored: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ class TestSet:
 
 
 @dataclass
-class _Collected:
+class _VideoData:
     """The data of the videos that `collect` has read so far; most lists have one entry per video.
 
     Attributes:
@@ -192,7 +192,7 @@ def collect(
         raise UsageError(f"{out}: has no scores", hint="name the output folder of a scan")
     matching = _matched(truth, stored, layout, allow_missing=allow_missing)
     regional = pixels and any(video_truth.has_regions for video_truth in matching.pairs.values())
-    data = _Collected(frozenset(name.casefold() for video_truth in matching.pairs.values() for name in video_truth.categories))
+    data = _VideoData(frozenset(name.casefold() for video_truth in matching.pairs.values() for name in video_truth.categories))
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
@@ -212,7 +212,7 @@ def collect(
     return _test_set(data, out, truth.name, matching)
 
 
-def _test_set(data: _Collected, out: Path, dataset: str, matching: Matching) -> TestSet:
+def _test_set(data: _VideoData, out: Path, dataset: str, matching: Matching) -> TestSet:
     categories = {name: np.zeros(data.rows, np.bool_) for name in data.categories}
     for name, spans in data.categories.items():
         for start, end in spans:
@@ -230,7 +230,7 @@ def _test_set(data: _Collected, out: Path, dataset: str, matching: Matching) -> 
         categories=categories,
         events=EventSet.of(data.predicted, data.true, data.durations),
         pixels=counts if counts.names else None,
-        detected=Regions(*_places(boxes), boxes[:, 6]) if data.tracks else None,
+        detected=DetectedRegions(*_places(boxes), boxes[:, 6]) if data.tracks else None,
         tracks=Tracks(*_places(tracks), tracks[:, 6].astype(np.int64)) if data.tracks else None,
         region_frames=np.array([data.region_frames.get(number, 0) for number in range(len(matching.pairs))], np.int64),
         unscored=matching.unscored,
@@ -278,7 +278,7 @@ def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayou
 
 
 def _add_video(
-    data: _Collected,
+    data: _VideoData,
     table: ScoreTable,
     metadata: ScoresMetadata,
     labels: BoolArray,
@@ -338,7 +338,7 @@ def _true_events(spans: Sequence[Span]) -> list[Span]:
 
 
 def _add_masks(
-    data: _Collected,
+    data: _VideoData,
     layout: OutputLayout,
     table: ScoreTable,
     truth: VideoTruth,

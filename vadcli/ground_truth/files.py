@@ -41,7 +41,7 @@ def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> Document
     return DocumentError(f"{path}, line {line}: {what}", hint=hint)
 
 
-def read_text(path: Path, *, hint: str = UNPACK) -> str:
+def read_annotation(path: Path, *, hint: str = UNPACK) -> str:
     """Return the text of a file in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
 
     Raises:
@@ -61,9 +61,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number (from 1) and the text of every line that is not blank.
 
     Raises:
-        DocumentError: as in `read_text`.
+        DocumentError: as in `read_annotation`.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_annotation(path).splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
 
@@ -169,7 +169,7 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
         DocumentError: the file cannot be read or does not have this form.
     """
     try:
-        document = json.loads(read_text(path))
+        document = json.loads(read_annotation(path))
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {text.error_text(error)[:200]}", hint=UNPACK) from error
     if not isinstance(document, dict) or not document:

@@ -28,7 +28,7 @@ from vadcli.ground_truth.annotation import (
     runs,
     video_end_s,
 )
-from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_text, whole_number
+from vadcli.ground_truth.files import UNPACK, bad_line, numbered_lines, read_annotation, whole_number
 from vadcli.types import BoolArray, Event, ScoreTable
 from vadcli.types.text import error_text, how_many
 
@@ -131,7 +131,7 @@ def _last_end_s(table: ScoreTable) -> float:
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
     """Yield (line number, video, interval) of each row; the interval is None for a normal video."""
-    reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_annotation(path, hint=""), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         more = header[3:]
@@ -516,7 +516,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
     Raises:
         DocumentError: the file cannot be read, is not CSV, or does not have all columns in `needed`.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, restval="")
+    reader = csv.DictReader(io.StringIO(read_annotation(path), newline=""), strict=True, restval="")
     try:
         columns = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
@@ -534,7 +534,7 @@ def _json_items(path: Path) -> Items:
     Raises:
         DocumentError: the file is not JSON, or an item is not an object.
     """
-    text = read_text(path)
+    text = read_annotation(path)
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
     except (ValueError, RecursionError) as error:

@@ -23,13 +23,13 @@ from vadcli.ground_truth.files import (
     npy_files,
     numbered_images,
     numbered_lines,
+    read_annotation,
     read_clip_list,
     read_image,
     read_json_labels,
     read_label_array,
     read_mat,
     read_npy,
-    read_text,
     read_tracks,
     whole_number,
 )
@@ -273,7 +273,7 @@ def _read_ranges(script: Path) -> list[tuple[Span, ...]]:
 
 def _read_label_table(path: Path) -> dict[str, FrameLabels]:
     """Return the labels of each clip in a table with one row per frame; the keys are the clips."""
-    rows = csv.reader(io.StringIO(read_text(path)))
+    rows = csv.reader(io.StringIO(read_annotation(path)))
     if next(rows, []) != ["clip", "frame_index0", "label"]:
         raise bad_line(path, 1, "the header is not clip,frame_index0,label")
     clips: dict[str, list[bool]] = {}

@@ -46,7 +46,7 @@ class CardEncoder:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class HeadComparison:
     """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
@@ -110,7 +110,7 @@ class Card:
     true: int
     false: int
     hours: float
-    figures: Comparison | None
+    figures: HeadComparison | None
     threshold: float
     scale: Scale = field(default_factory=Scale)
     categories: tuple[str, ...] = ()

@@ -315,7 +315,7 @@ RESAMPLE_BINS = 2048  # largest number of score bins in a resample
 
 
 @dataclass(frozen=True)
-class Regions:
+class DetectedRegions:
     """D detected regions.
 
     Attributes:
@@ -341,7 +341,7 @@ class Tracks:
     """G true regions. A track is all regions of one object in one video.
 
     Attributes:
-        video, frame, box: (G,), (G,), (G, 4) as in `Regions`.
+        video, frame, box: (G,), (G,), (G, 4) as in `DetectedRegions`.
         track: (G,) int64, number of the region's track in its video.
     """
 
@@ -356,7 +356,7 @@ class Tracks:
             raise ValueError(f"{len(self.video)} regions need {len(self.video)} track numbers, not {len(self.track)}")
 
 
-def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
+def rbdc(detected: DetectedRegions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
     """Return the region-based detection criterion (RBDC): an area under a curve.
 
     Source: Ramachandra and Jones, "Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection", WACV 2020.
@@ -385,7 +385,9 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
     return _criterion(detected, tracks.video, best, false, frames=frames, undefined="RBDC needs a true region and a frame")
 
 
-def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
+def tbdc(
+    detected: DetectedRegions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA
+) -> Estimate:
     """Return the track-based detection criterion (TBDC): as RBDC, but y is the fraction of found tracks.
 
     TBDC is from the same paper as RBDC (see `rbdc`). A track is found if at least the fraction `alpha` of its regions is found.
@@ -429,7 +431,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
         )
 
 
-def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
+def _match(detected: DetectedRegions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
     """Compare each true region with the detected regions in its frame.
 
     Returns:
@@ -449,7 +451,7 @@ def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDA
     return best, false
 
 
-def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArray]:
+def _same_frame(detected: DetectedRegions, tracks: Tracks) -> tuple[IndexArray, IndexArray]:
     """Return the indices of all pairs of a detected and a true region that are in the same frame."""
     span = 1 + max(detected.frame.max(initial=0), tracks.frame.max(initial=0))
     keys = tracks.video * span + tracks.frame
@@ -461,7 +463,7 @@ def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArr
 
 
 def _criterion(
-    detected: Regions,
+    detected: DetectedRegions,
     video: IndexArray,
     found_at: Numbers,
     false: NDArray[np.bool_],

@@ -186,10 +186,10 @@ def read_list(name: str) -> CategoryFile:
             f"{_short('@' + name)} is neither a category list that comes with vadcli nor a file",
             hint=f"{near} lists: {', '.join(lists)}".strip(),
         )
-    return parse_file(read_text(path), str(path))
+    return parse_file(read_category_file(path), str(path))
 
 
-def read_text(path: Path) -> str:
+def read_category_file(path: Path) -> str:
     """Return the text of a user's category file, with Unix line ends and without a byte order mark.
 
     Raises:

@@ -450,7 +450,7 @@ def collect(
     """
     problems: list[str] = []
     summaries = Summaries(layout, since=since, include=include, between=between, rules=rules, problems=problems)
-    collected, has_documents = _Collected(), False
+    collected, has_documents = _ListedSummaries(), False
     for document in read_all(layout.iter_events(), read_events, problems):  # one at a time: there may be a million documents
         has_documents = True
         summary = summaries.of(document)
@@ -466,7 +466,7 @@ def collect(
     return Archive(layout, summaries.runs, collected.listed(), collected.counts, tuple(problems), verification)
 
 
-class _Collected:
+class _ListedSummaries:
     """Counts all summaries. Keeps few of them, so that the needed memory does not grow with the number of videos."""
 
     def __init__(self) -> None:

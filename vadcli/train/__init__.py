@@ -77,7 +77,7 @@ class DataChoice:
     """One data set of the mixture.
 
     Attributes:
-        name: one of `vadcli.train.datasets.DATA_SETS`.
+        name: one of `vadcli.train.datasets.TRAINING_SETS`.
         root: folder of the data set.
         split: split to train on.
         weight: the data set's share of all samples is this weight divided by the sum of all weights.

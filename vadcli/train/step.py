@@ -118,7 +118,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - (2 * common + 1) / (both + 1)
 
 
-def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
+def iou_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the IoU of each predicted mask (logit > 0) and its target (value > 0), without a gradient.
 
     Returns:
@@ -140,7 +140,7 @@ def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (…,), one value per mask.
     """
-    return (_exact(predicted) - mask_iou(logits, targets)).abs()
+    return (_exact(predicted) - iou_of_logits(logits, targets)).abs()
 
 
 def score_loss(logits: Tensor, present: Tensor) -> Tensor:

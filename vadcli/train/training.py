@@ -43,7 +43,7 @@ from vadcli.train.step import LOSS_NAMES, ExposureStep, FeatureMemory
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingSetup:
     """The module, the samples and the validation of one training run.
 
     Attributes:
@@ -115,8 +115,8 @@ class PaperTraining:
         most = next((item.max_categories for item in recipe.data if item.name == chosen.name), 0)
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
-    def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return the `Work` of a training: its module, samples and validation.
+    def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> TrainingSetup:
+        """Return the `TrainingSetup` of a training: its module, samples and validation.
 
         Args:
             recipe: recipe of the training.
@@ -137,7 +137,7 @@ class PaperTraining:
             without_seg=recipe.exposure.without_seg,
         ).train()
         samples = PlannedSamples(mixture, recipe.schedule.epochs)
-        work = Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames))
+        work = TrainingSetup(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames))
         if not chosen.every:
             return work
         validation_set = ValidationSet(self.sampler(recipe, self.validation_data(recipe), frames), count=chosen.clips)

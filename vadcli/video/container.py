@@ -409,7 +409,7 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
     The result is 0 if the difference is small: declared lengths are often a little wrong.
     """
-    if is_cut(path, demuxer):
+    if is_truncated(path, demuxer):
         bound_s = _SURELY_CUT_FRAMES / read.fps
     else:
         usual_s = max(_USUAL_ERROR_S, min(_LARGEST_ERROR_S, _USUAL_SHARE * declared_s))
@@ -442,7 +442,7 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
     return (whole if demuxer in _LONGEST_STREAM else 0.0), False
 
 
-def is_cut(path: Path, demuxer: str) -> bool:
+def is_truncated(path: Path, demuxer: str) -> bool:
     """Return True if a Matroska, AVI or FLV file is smaller than the size that its header declares."""
     declared = _DECLARED_BYTES.get(demuxer)
     if declared is None:

@@ -103,7 +103,7 @@ def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *
     return rows
 
 
-class _Worker:
+class _DecoderWorker:
     def __init__(self, connection: Connection, ring: Ring, setup: Setup) -> None:
         self._connection = connection
         self._ring = ring
@@ -376,7 +376,7 @@ def main() -> None:
     descriptor = recv_handle(connection)
     ring = Ring(descriptor, slots=setup.slots, slot_bytes=setup.needs.max_clip_bytes, writable=True)
     os.close(descriptor)
-    _Worker(connection, ring, setup).serve()
+    _DecoderWorker(connection, ring, setup).serve()
 
 
 if __name__ == "__main__":

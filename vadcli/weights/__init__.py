@@ -52,7 +52,7 @@ __all__ = [
     "Verified",
     "WeightsStatus",
     "base_folder",
-    "check_folder",
+    "check_lavida_folder",
     "entry",
     "find",
     "fingerprint",
@@ -163,7 +163,7 @@ def locate(model: str) -> Path:
         hint = f"it is {item.purpose}; `--detector ask` uses Qwen2-VL, and `vadcli weights import` builds a LAVIDA folder"
         raise WeightsError(f"{model}: this is a base model, not a LAVIDA folder", hint=hint)
     folder = find(model)
-    check_folder(folder)
+    check_lavida_folder(folder)
     return folder
 
 
@@ -228,7 +228,7 @@ def is_toy(folder: Path) -> bool:
         return False
 
 
-def check_folder(folder: Path) -> None:
+def check_lavida_folder(folder: Path) -> None:
     """Check the config, the parts and all safetensors headers of a LAVIDA folder. Loads no tensors.
 
     Raises:
@@ -303,7 +303,7 @@ def _lavida_status(name: str, item: Entry | None) -> WeightsStatus:
     if folder is None:
         return WeightsStatus(name, "lavida", None, entry=item)
     try:
-        check_folder(folder)
+        check_lavida_folder(folder)
         return WeightsStatus(name, "lavida", folder, is_trained(folder), _size(folder), entry=item, is_toy=is_toy(folder))
     except WeightsError as error:
         return WeightsStatus(name, "lavida", folder, entry=item, trouble=error.message)

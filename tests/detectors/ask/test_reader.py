@@ -135,12 +135,12 @@ def test_neither_order_nor_company_changes_an_answer(folder: Path, compression: 
 def with_bias(asker: QwenAsker, value: float) -> QwenAsker:
     """The same model; its output layer adds a value to the logit of "yes"."""
     asker.prepare()
-    (worker,) = asker._workers.all
-    head = worker.reader.lm.qwen.lm_head
+    (copy,) = asker._copies.all
+    head = copy.reader.lm.qwen.lm_head
     changed = nn.Linear(head.in_features, head.out_features)
     changed.weight.data, changed.bias.data = head.weight.data, torch.zeros(head.out_features)
-    changed.bias.data[worker.reader.answers[0]] = value
-    worker.reader.lm.qwen.lm_head = changed
+    changed.bias.data[copy.reader.answers[0]] = value
+    copy.reader.lm.qwen.lm_head = changed
     return asker
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vadcli.detectors.running import MOST_CLIPS, Runner, batch_for, devices_for, dtype_for
+from vadcli.detectors.running import MOST_CLIPS, DeviceRunner, batch_for, devices_for, dtype_for
 from vadcli.errors import DeviceError
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def frames(count: int) -> np.ndarray:
 @given(st.integers(1, 20), st.integers(1, 20))
 def test_every_clip_is_computed_once_and_in_order_however_little_fits(count: int, holds: int) -> None:
     step, clips = Small(holds), frames(count)
-    total, first = Runner(CPU).run(step, clips)
+    total, first = DeviceRunner(CPU).run(step, clips)
     np.testing.assert_array_equal(total, clips.sum(axis=(1, 2, 3, 4), dtype=np.float32))
     np.testing.assert_array_equal(first, clips[:, 0, 0, 0, 0])
     assert sum(size for size in step.sizes if size <= holds) == count
@@ -54,7 +54,7 @@ def test_what_belongs_together_stays_together(holds: int, tried: list[int]) -> N
             raise torch.OutOfMemoryError("out of memory")
         return film.flatten(1).sum(dim=1, dtype=torch.float32).cumsum(0)
 
-    runner, film = Runner(CPU), frames(5)
+    runner, film = DeviceRunner(CPU), frames(5)
     wanted = film.reshape(5, -1).sum(axis=1, dtype=np.float32).cumsum()
     np.testing.assert_array_equal(runner.run_whole(step, film), wanted)
     runner.run_whole(step, film)
@@ -66,7 +66,7 @@ def test_what_belongs_together_stays_together(holds: int, tried: list[int]) -> N
 
 
 def test_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    step, runner = Small(3), Runner(CPU)
+    step, runner = Small(3), DeviceRunner(CPU)
     runner.run(step, frames(8))
     assert step.sizes == [8, 4, 2, 2, 2, 2]
     step.sizes.clear()
@@ -81,14 +81,14 @@ def test_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("words", ["CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", None])
 def test_memory_may_run_out_in_the_copy_or_in_a_library_too(words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, upload = Runner(CPU), Runner._upload
+    runner, upload = DeviceRunner(CPU), DeviceRunner._upload
 
-    def small(self: Runner, part: np.ndarray) -> object:
+    def small(self: DeviceRunner, part: np.ndarray) -> object:
         if len(part) > 2:
             raise torch.OutOfMemoryError("pinned") if words is None else RuntimeError(words)
         return upload(self, part)
 
-    monkeypatch.setattr(Runner, "_upload", small)
+    monkeypatch.setattr(DeviceRunner, "_upload", small)
     clips = frames(5)
     total, _ = runner.run(Small(9), clips)
     np.testing.assert_array_equal(total, clips.sum(axis=(1, 2, 3, 4), dtype=np.float32))
@@ -99,12 +99,12 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        Runner(CPU).run(step, frames(4))
+        DeviceRunner(CPU).run(step, frames(4))
 
 
 def test_one_clip_that_does_not_fit_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match=r"one clip does not fit.*smaller model, more compression"):
-        Runner(CPU).run(Small(0), frames(2))
+        DeviceRunner(CPU).run(Small(0), frames(2))
 
 
 def test_steps_run_one_after_the_other_whoever_calls() -> None:
@@ -118,7 +118,7 @@ def test_steps_run_one_after_the_other_whoever_calls() -> None:
         busy -= 1
         return (clips[:, 0, 0, 0, 0],)
 
-    runner = Runner(CPU)
+    runner = DeviceRunner(CPU)
     threads = [threading.Thread(target=runner.run, args=(step, frames(2))) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vadcli.detectors import CATEGORY_THRESHOLDS, ClipModel, digest, keep_compiler_cache
-from vadcli.detectors.batching import PerCamera, Workers
+from vadcli.detectors.batching import ModelCopies, PerCamera
 from vadcli.detectors.calibration import CALIBRATION, CategoryTails
 from vadcli.detectors.encoders import model_hashes
 from vadcli.detectors.mllm import mllm_family, mllm_folder
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import torch
 
     from vadcli.detectors.ask.reader import Reader
-    from vadcli.detectors.running import Runner
+    from vadcli.detectors.running import DeviceRunner
 
 log = logging.getLogger("vadcli")
 
@@ -204,7 +204,7 @@ class QwenAsker:
         self._device, self._precision, self._compile = device, precision, compile
         self._wanted_batch = batch_size
         self.batch_size = 1
-        self._workers: Workers[_Worker] = Workers()
+        self._copies: ModelCopies[_ReaderCopy] = ModelCopies()
 
     @property
     def parallel(self) -> int:
@@ -212,24 +212,24 @@ class QwenAsker:
 
         With a GPU, one thread copies frames while the other thread computes.
         """
-        return self._workers.parallel
+        return self._copies.parallel
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """The devices that run the model; empty before `prepare`."""
-        return self._workers.devices
+        return self._copies.devices
 
     def prepare(self) -> None:
         """Load the model, and measure how many clips fit into memory. Later calls do nothing."""
-        if self._workers.all:
+        if self._copies.all:
             return
-        from vadcli.detectors.running import Runner, devices_for
+        from vadcli.detectors.running import DeviceRunner, devices_for
 
-        self._workers.start(_Worker(self.load(device), Runner(device)) for device in devices_for(self._device))
+        self._copies.start(_ReaderCopy(self.load(device), DeviceRunner(device)) for device in devices_for(self._device))
         if self._wanted_batch:
             self.batch_size = self._wanted_batch
             return
-        first, side = self._workers.all[0], int(MAX_PX**0.5)
+        first, side = self._copies.all[0], int(MAX_PX**0.5)
         clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
         # The memory use is measured with a long question, so that usual questions need less memory.
         typical = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
@@ -239,8 +239,8 @@ class QwenAsker:
         """Return log-odds (N, Q) float32; see `Asker.ask`."""
         log_odds: FloatArray
         self.prepare()
-        with self._workers.idle() as worker:
-            (log_odds,) = worker.runner.run(lambda clips: (worker.reader.log_odds(clips, questions),), _paired(frames))
+        with self._copies.idle() as copy:
+            (log_odds,) = copy.runner.run(lambda clips: (copy.reader.log_odds(clips, questions),), _paired(frames))
         return log_odds
 
     def describe(self, frames: ByteArray) -> str:
@@ -248,8 +248,8 @@ class QwenAsker:
         import torch
 
         self.prepare()
-        with self._workers.idle() as worker, torch.inference_mode():
-            return worker.reader.describe(torch.from_numpy(_paired(frames[None])).to(worker.runner.device))
+        with self._copies.idle() as copy, torch.inference_mode():
+            return copy.reader.describe(torch.from_numpy(_paired(frames[None])).to(copy.runner.device))
 
     def fingerprint(self) -> dict[str, object]:
         """Return the hashes of the model's files, and all settings that change the answers."""
@@ -301,11 +301,11 @@ class QwenAsker:
 
 
 @dataclass(frozen=True)
-class _Worker:
+class _ReaderCopy:
     """A copy of the model on one device."""
 
     reader: Reader
-    runner: Runner
+    runner: DeviceRunner
 
 
 def _paired(frames: ByteArray) -> ByteArray:
@@ -411,7 +411,7 @@ class AskDetector:
         """Return the logits of a video, and the logits of each category."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, np.float32))
-        by_category = self._tails(track.model).logits(between_clips(track.raw, track.timestamp))
+        by_category = self._tails(track.model).logits(interpolate_scores(track.raw, track.timestamp))
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def fingerprint(self) -> dict[str, object]:
@@ -432,7 +432,7 @@ def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
 
 
-def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
+def interpolate_scores(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
     """Return log-odds (S, C) of frames, interpolated between the middles of clips.
 
     Before the middle of the first clip and after the middle of the last clip, the log-odds are constant.

@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Activations by the names in transformers. CLIP by OpenAI uses the first, other CLIP models the second, SigLIP the third."""
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Attention with several heads. With `causal`, a token attends only to itself and to earlier tokens."""
 
     def __init__(self, sizes: Any, *, causal: bool) -> None:
@@ -73,7 +73,7 @@ class Block(nn.Module):
     def __init__(self, sizes: Any, *, causal: bool) -> None:
         super().__init__()
         self.layer_norm1, self.layer_norm2 = layer_norm(sizes), layer_norm(sizes)
-        self.self_attn = Attention(sizes, causal=causal)
+        self.self_attn = SelfAttention(sizes, causal=causal)
         self.mlp = Mlp(sizes)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ class ClipVisionEmbeddings(nn.Module):
         return torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1) + self.position_embedding.weight
 
 
-def correlate(block: Attention, tokens: Tensor) -> Tensor:
+def correlate(block: SelfAttention, tokens: Tensor) -> Tensor:
     """Return the output of SCLIP's attention, (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v, (N, T, W).
 
     In this attention, each token attends to similar tokens.

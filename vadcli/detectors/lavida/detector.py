@@ -12,13 +12,13 @@ import torch
 
 from vadcli import weights
 from vadcli.detectors import CATEGORY_THRESHOLDS
-from vadcli.detectors.batching import Workers
+from vadcli.detectors.batching import ModelCopies
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.checkpoint import load_preset, preset_names
-from vadcli.detectors.lavida.model import Lavida, LavidaConfig, Question
+from vadcli.detectors.lavida.model import EncodedQuestion, Lavida, LavidaConfig
 from vadcli.detectors.lavida.sam2 import ConvTrunkConfig, PackageMasks
 from vadcli.detectors.mllm.compress import STATIC_DISTANCE
-from vadcli.detectors.running import Clock, Runner, attention_for, devices_for, dtype_for
+from vadcli.detectors.running import Clock, DeviceRunner, attention_for, devices_for, dtype_for
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import parse_categories
 from vadcli.options.groups import PRESET_MARK
@@ -95,7 +95,7 @@ class LavidaDetector:
         elif self.config.data_sets() == {"synthetic"}:
             caveat = f"{model} was trained only on generated videos of shapes; it is not a detector for real videos."
             self.caveats = (caveat,)
-        self._workers: Workers[_Worker] = Workers()
+        self._copies: ModelCopies[_LavidaCopy] = ModelCopies()
         self.batch_size = 1
 
     @property
@@ -104,11 +104,11 @@ class LavidaDetector:
 
         On a GPU, one call copies frames while the other call computes.
         """
-        return self._workers.parallel
+        return self._copies.parallel
 
     def prepare(self) -> None:
         """Load the model onto each device. Measure how many clips fit into memory. Later calls do nothing."""
-        if self._workers.all:
+        if self._copies.all:
             return
         if not self.options.categories:
             log.info("no --categories: looking for %s (%s)", DEFAULT_CATEGORIES, ", ".join(self.categories))
@@ -118,41 +118,41 @@ class LavidaDetector:
                 len(self.categories),
                 self.config.prompt.max_categories,
             )
-        self._workers.start(_Worker(self, device) for device in devices_for(self.options.device))
-        first, side = self._workers.all[0], int(self.needs.size.max_area_px**0.5)
+        self._copies.start(_LavidaCopy(self, device) for device in devices_for(self.options.device))
+        first, side = self._copies.all[0], int(self.needs.size.max_area_px**0.5)
         clip = np.zeros((self.needs.frames, side, side, 3), np.uint8)
         self.batch_size = self.options.batch_size or first.runner.find_batch_size(first.score, clip)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """The devices that compute; empty before `prepare`."""
-        return self._workers.devices
+        return self._copies.devices
 
     @property
     def largest_step(self) -> int:
         """The number of clips that each device can process at once; halved if a device runs out of memory."""
-        return min(worker.runner.limit for worker in self._workers.all)
+        return min(copy.runner.limit for copy in self._copies.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
         """Use another config with the same model sizes as now. Do not call this while `score` is running."""
         self.config = config
-        for worker in self._workers.all:
-            worker.model.config = config
-            worker.runner.reset_limit()
+        for copy in self._copies.all:
+            copy.model.config = config
+            copy.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
         """Measure how long each stage of later calls takes.
 
         A stage runs in the context `clock(name of the stage)`.
         """
-        for worker in self._workers.all:
-            worker.model.clock = worker.runner.clock = clock
+        for copy in self._copies.all:
+            copy.model.clock = copy.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
         """Return how many visual tokens a clip has on average: L before compression, and M after compression."""
         self.prepare()
-        worker = self._workers.all[0]
-        before, after = worker.runner.run(worker.count_tokens, batch.frames)
+        copy = self._copies.all[0]
+        before, after = copy.runner.run(copy.count_tokens, batch.frames)
         return float(before.mean()), float(after.mean())
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
@@ -162,22 +162,22 @@ class LavidaDetector:
     def score(self, batch: ClipBatch) -> ClipScores:
         """Return object-score logits (B, T, 1) and masks (B, T, h, w) in the format MaskScale.LOGIT."""
         self.prepare()
-        with self._workers.idle() as worker:
-            logits, masks = worker.runner.run(worker.score, batch.frames)
+        with self._copies.idle() as copy:
+            logits, masks = copy.runner.run(copy.score, batch.frames)
         return ClipScores(logits[..., None], masks)
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
         """Return scores (B, T, C). Each category has its own prompt, but the frames are encoded only once."""
         self.prepare()
-        with self._workers.idle() as worker:
-            scores: FloatArray = worker.runner.run(worker.attribute, batch.frames)[0]
+        with self._copies.idle() as copy:
+            scores: FloatArray = copy.runner.run(copy.attribute, batch.frames)[0]
         return scores
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
         """Return the masks of all frames. SAM2's video memory propagates the known masks; see `Propagator`."""
         self.prepare()
-        with self._workers.idle() as worker:
-            return worker.propagate(frames, known)
+        with self._copies.idle() as copy:
+            return copy.propagate(frames, known)
 
     def finish(self, track: RawTrack) -> FrameScores:
         """Return the object-score logits of a video, unchanged."""
@@ -227,14 +227,14 @@ class LavidaDetector:
         return model
 
 
-class _Worker:
+class _LavidaCopy:
     """A copy of the model on one device, and the prompts on this device."""
 
     def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
         self.model = detector.load(device)
-        self.runner: Runner = Runner(device)
+        self.runner: DeviceRunner = DeviceRunner(device)
         try:
-            self._questions: list[Question] = self.model.questions(detector.categories)
+            self._questions: list[EncodedQuestion] = self.model.questions(detector.categories)
             self._single = [question for name in detector.categories for question in self.model.questions([name])]
         except ValueError as error:
             raise UsageError(f"--categories: {error}", hint="use plain words") from error

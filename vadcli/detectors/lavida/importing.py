@@ -135,7 +135,7 @@ def import_lavida(
         weights.share(folder)
         say("hashing every file")
         weights.write_checksums(folder)
-        weights.check_folder(folder)
+        weights.check_lavida_folder(folder)
         # `write_folder` is not used: after a kill, the next import removes the many GB that a `Scratch` has left.
         replaced = scratch.folder / "replaced" if dest.exists() else None
         if replaced:

@@ -176,7 +176,7 @@ class LavidaConfig:
 
 
 @dataclass(frozen=True)
-class Question:
+class EncodedQuestion:
     """The categories of one prompt, as tokens and as embeddings.
 
     A question can be used for any number of clips.
@@ -262,11 +262,11 @@ class Lavida(nn.Module):
         if encoder is not None:
             encoder.compile()
 
-    def questions(self, categories: Sequence[str]) -> list[Question]:
+    def questions(self, categories: Sequence[str]) -> list[EncodedQuestion]:
         """Turn the categories into one prompt, or into several prompts if there are too many for one prompt."""
         with self.clock("text"):
             return [
-                Question(names, build_prompt(self.tokenizer, names, self.config.prompt), self.text(names))
+                EncodedQuestion(names, build_prompt(self.tokenizer, names, self.config.prompt), self.text(names))
                 for names in split_categories(categories, self.config.prompt.max_categories)
             ]
 
@@ -322,7 +322,7 @@ class Lavida(nn.Module):
         with self.clock("compression"):
             return [self.mllm.compressed((clip, everything), placed, self.config.compression) for clip in tokens]
 
-    def forward(self, frames: Tensor, questions: Sequence[Question]) -> LavidaOutput:
+    def forward(self, frames: Tensor, questions: Sequence[EncodedQuestion]) -> LavidaOutput:
         """Return the scores and masks of frames (B, T, H, W, 3) uint8 for one list of categories."""
         encoded = self.encode(frames)
         if len(questions) == 1:
@@ -339,7 +339,7 @@ class Lavida(nn.Module):
             masks[best == number] = output.mask_logit[best == number]
         return LavidaOutput(scores.amax(dim=0), masks)
 
-    def judge_each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
+    def judge_each(self, encoded: EncodedClips, questions: Sequence[EncodedQuestion]) -> list[LavidaOutput]:
         """Return one output per question. The language model reads each clip only once for all questions."""
         with self.clock("llm"):
             prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
@@ -350,7 +350,7 @@ class Lavida(nn.Module):
             outputs.append(self.judge(encoded, question, hidden))
         return outputs
 
-    def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
+    def judge(self, encoded: EncodedClips, question: EncodedQuestion, hidden: Tensor) -> LavidaOutput:
         """Return scores and masks from the hidden states (B, D_llm) at `<SEG>` (sections 3.7 and 3.8)."""
         output = self.answer(encoded, self.prompts(encoded, hidden, question.features))
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)

@@ -192,7 +192,7 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class Answers:
+class TrainingOutputs:
     """The outputs of the language model in training, for B clips and one prompt per clip.
 
     Attributes:
@@ -347,7 +347,7 @@ class MultimodalLM(ExactBuffers):
                 states, positions = self._embed((token,))[None], positions[..., -1:] + 1
         return answer
 
-    def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
+    def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> TrainingOutputs:
         """Return the outputs of one pass over the prompts of all clips, one prompt per clip. For training.
 
         Shorter sequences are padded at their end. Attention is causal, so the padding changes nothing.
@@ -375,7 +375,7 @@ class MultimodalLM(ExactBuffers):
         starts = [len(prompt.before) + len(clip.tokens) for clip, prompt in zip(clips, prompts, strict=True)]
         read = [self._gathered(row[None, start:], prompt) for row, start, prompt in zip(hidden, starts, prompts, strict=True)]
         names = [logits[0] for _, logits in read if logits is not None]
-        return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
+        return TrainingOutputs(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
 
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
         """Return the hidden state at `<SEG>` (B, D) and the logits (B, C) from `pooling`.

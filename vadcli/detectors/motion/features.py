@@ -252,7 +252,7 @@ def clip_steps(
     stepper = _Stepper(padded, steps, grid, options)
     before = 0
     for t in (np.flatnonzero(seen[1:]) + 1).tolist():
-        steps.cut[t] = is_cut(steps.pooled[before], steps.pooled[t])
+        steps.cut[t] = is_scene_cut(steps.pooled[before], steps.pooled[t])
         if not steps.cut[t]:
             stepper.measure(before, t, step=(timestamp[t] - timestamp[before]) * options.rate_hz)
         before = t
@@ -382,7 +382,7 @@ def _spread_repeats(steps: ClipSteps) -> None:
         steps.camera_px[rows] = steps.camera_px[repeat.source] * np.float32(share)
 
 
-def is_cut(before: FloatArray, after: FloatArray) -> bool:
+def is_scene_cut(before: FloatArray, after: FloatArray) -> bool:
     """Return True if two consecutive pooled frames (h, w) differ by more than their light."""
     most = CUT_SHARE * before.size
     if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:

@@ -36,7 +36,7 @@ from vadcli.detectors.motion.camera import (
     spread_out,
     video_number,
 )
-from vadcli.detectors.motion.features import ClipMaps, ClipSteps, clip_steps, is_cut, map_clip, shots
+from vadcli.detectors.motion.features import ClipMaps, ClipSteps, clip_steps, is_scene_cut, map_clip, shots
 from vadcli.detectors.motion.sizes import without_small
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, TimeArray
 
@@ -149,7 +149,7 @@ def _rarity(
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredClip:
     """A clip of the sample, and its measurements.
 
     The measurements are kept, because scoring needs them too.
@@ -177,7 +177,7 @@ class Measured:
 
 def fit_camera(
     sample: CameraSample, options: MotionOptions, *, steps_of: Callable[[Clip], ClipSteps], threads: int = 1
-) -> tuple[FittedCamera, list[Measured]]:
+) -> tuple[FittedCamera, list[MeasuredClip]]:
     """Return the camera fitted to a sample of its clips, and the measurements of these clips.
 
     The parts of the camera are fitted in this order: the scenes, the units of the velocities, the samples of moving cells,
@@ -198,7 +198,7 @@ def fit_camera(
     united = replace(fitted, scenes=_with_units(fitted.scenes, measured))
     drawn = replace(united, samples=_draw(united, measured, sample.seed, options))
 
-    def with_rarity(one: Measured) -> Measured:
+    def with_rarity(one: MeasuredClip) -> MeasuredClip:
         """Return the clip with the rarity of its cells."""
         return replace(one, rare=rarities(one.maps, video=one.clip.video, fitted=drawn, options=options))
 
@@ -237,7 +237,7 @@ def seen_in(valid: BoolArray) -> BoolArray:
     return seen
 
 
-def _measured(clip: Clip, steps: ClipSteps, fitted: FittedCamera, options: MotionOptions) -> Measured:
+def _measured(clip: Clip, steps: ClipSteps, fitted: FittedCamera, options: MotionOptions) -> MeasuredClip:
     seen, grid = seen_in(clip.valid), _grid(clip, options)
     maps = measure(
         clip.frames[..., 0],
@@ -248,13 +248,13 @@ def _measured(clip: Clip, steps: ClipSteps, fitted: FittedCamera, options: Motio
         options=options,
         steps=steps,
     )
-    return Measured(clip, maps)
+    return MeasuredClip(clip, maps)
 
 
 def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOptions) -> tuple[Scene, ...]:
     by_size: dict[tuple[int, int], list[FloatArray]] = {}
     for clip, found in zip(clips, steps, strict=True):
-        cut = np.array([False, *(is_cut(found.pooled[t - 1], found.pooled[t]) for t in range(1, len(found.pooled)))])
+        cut = np.array([False, *(is_scene_cut(found.pooled[t - 1], found.pooled[t]) for t in range(1, len(found.pooled)))])
         parts = [found.pooled[start:end] for start, end in shots(cut)]
         by_size.setdefault(clip.frames.shape[1:3], []).extend(parts)
     scenes: list[Scene] = []
@@ -263,7 +263,7 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
     return tuple(scenes)
 
 
-def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
+def _with_units(scenes: Sequence[Scene], bursts: Sequence[MeasuredClip]) -> tuple[Scene, ...]:
     """Return copies of the scenes with units. The velocities in a scene are divided by the scene's unit."""
     made = []
     for number, scene in enumerate(scenes):
@@ -274,7 +274,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Sc
     return tuple(made)
 
 
-def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: MotionOptions) -> RaritySamples | None:
+def _draw(fitted: FittedCamera, bursts: Sequence[MeasuredClip], seed: int, options: MotionOptions) -> RaritySamples | None:
     """Draw moving cells at random, equally many per burst if possible, so that no burst dominates."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
@@ -296,7 +296,7 @@ def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: 
     return RaritySamples(np.concatenate(features), np.concatenate(scenes), np.concatenate(videos), np.concatenate(times))
 
 
-def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: FittedTime) -> FittedCamera:
+def _with_usual(fitted: FittedCamera, bursts: Sequence[MeasuredClip], footage: FittedTime) -> FittedCamera:
     """Return the camera with the usual levels of each scene. Unknown views get the levels of all frames."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
@@ -324,7 +324,7 @@ def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: Fitte
 
 def _tail(
     fitted: FittedCamera,
-    bursts: Sequence[Measured],
+    bursts: Sequence[MeasuredClip],
     footage: FittedTime,
     options: MotionOptions,
 ) -> Tail:

@@ -32,7 +32,7 @@ from vadcli.train.samples import Segmentation, SegmentedObject
 from vadcli.types import BoolArray, ByteArray, IndexArray
 from vadcli.types.text import NotText, decode_text, text_encoding, unreadable
 
-DATA_SETS: Mapping[str, str] = MappingProxyType(
+TRAINING_SETS: Mapping[str, str] = MappingProxyType(
     {
         "youtube-vos": "video:YouTubeVos",
         "ref-youtube-vos": "video:RefYouTubeVos",
@@ -54,7 +54,7 @@ def open_data(
     """Return a data set by its name.
 
     Args:
-        name: one of `DATA_SETS`.
+        name: one of `TRAINING_SETS`.
         root: folder of the data set, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
         rule: how videos are cut into clips, and the largest size of images.
@@ -65,9 +65,9 @@ def open_data(
         UsageError: the name is unknown, or a file or folder of the official layout is missing.
         DocumentError: a file is damaged.
     """
-    if name not in DATA_SETS:
-        raise UsageError(f"{name!r} is not a data set", hint=f"choose among {', '.join(DATA_SETS)}")
-    module, _, kind = DATA_SETS[name].partition(":")
+    if name not in TRAINING_SETS:
+        raise UsageError(f"{name!r} is not a data set", hint=f"choose among {', '.join(TRAINING_SETS)}")
+    module, _, kind = TRAINING_SETS[name].partition(":")
     opened: Callable[..., DiskData] = getattr(import_module(f"{__name__}.{module}"), kind)
     return opened(root, split=split, rule=rule, **({"cache": cache} if name in _CACHED else {}))
 
@@ -101,7 +101,7 @@ def names_in(folder: Path, suffix: str) -> list[str]:
         raise DocumentError(unreadable(folder, error), hint=UNPACK_AGAIN) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_annotations(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file."""
     try:
         document = json.loads(decode_text(_read(path)))

@@ -34,7 +34,7 @@ from vadcli.train.datasets import (
     expect,
     names_in,
     plain_name,
-    read_json,
+    read_annotations,
     read_labels,
     read_lines,
     read_pickle,
@@ -258,7 +258,7 @@ def read_mapillary_categories(path: Path) -> dict[int, str]:
     not evaluated (unlabeled, ego vehicle, car mount, …) are left out.
     """
     categories: dict[int, str] = {}
-    for number, value in enumerate(entry(path, "the file", read_json(path), "labels", list)):
+    for number, value in enumerate(entry(path, "the file", read_annotations(path), "labels", list)):
         label = expect(path, f"label {number}", value, dict)
         name = clean_text(path, f"label {number}", entry(path, f"label {number}", label, "readable", str)).lower()
         if name and label.get("evaluate", True):
@@ -311,7 +311,7 @@ class RefCoco(DiskData):
     def _clips(self, root: Path, name: str, split: str, folder: str) -> Iterator[ClipEntry]:
         refs = required_path(root, f"{name}/{REFS[name]}", name="RefCOCO")
         instances = required_path(root, f"{name}/instances.json", name="RefCOCO")
-        document = read_json(instances)
+        document = read_annotations(instances)
         files = {
             entry(instances, "an image", image, "id", int): plain_name(instances, "an image's file", image.get("file_name"))
             for image in _objects(instances, "images", document)

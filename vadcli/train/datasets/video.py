@@ -29,7 +29,7 @@ from vadcli.train.datasets import (
     expect,
     names_in,
     plain_name,
-    read_json,
+    read_annotations,
     read_lines,
     required_path,
 )
@@ -113,7 +113,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
     """Yield the videos of a data set whose objects are named by expressions."""
     path = required_path(root, f"meta_expressions/{split}/meta_expressions.json", name=name)
     meta = required_path(root, f"{split}/meta.json", name=name)
-    known = entry(meta, "the file", read_json(meta), "videos", dict)
+    known = entry(meta, "the file", read_annotations(meta), "videos", dict)
     for video, where, content in videos(path):
         frames = [plain_name(path, f"a frame of {where}", frame) for frame in entry(path, where, content, "frames", list)]
         objects = []
@@ -127,7 +127,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield the videos that have frames: name, the text "video NAME" for error messages, and JSON entry."""
-    for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
+    for video, value in entry(path, "the file", read_annotations(path), "videos", dict).items():
         where = f"video {video}"
         content = expect(path, where, value, dict)
         if content.get("frames", True):
@@ -274,7 +274,7 @@ class MeVis(DiskData):
         rule = rule or ClipRule()
         meta = required_path(root, f"{split}/meta_expressions.json", name="MeViS")
         self._path = required_path(root, f"{split}/mask_dict.json", name="MeViS")
-        self._codes: Codes = read_json(self._path)
+        self._codes: Codes = read_annotations(self._path)
         super().__init__("mevis", root, self._clips(meta, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
