@@ -15,8 +15,9 @@ from tests.video.test_decode import fake_info, numbers, read
 from vadcli.types import DecoderChoice, PixelFormat, VideoInfo
 from vadcli.video.decoders import DecodedFrame, can_read
 from vadcli.video.ffmpeg import DamageFound
-from vadcli.video.probe import NO_TIME, PacketTimes, Timeline, build_timeline, probe
+from vadcli.video.probe import probe
 from vadcli.video.reader import FrameReader, ReadRequest, Row, RowMatcher
+from vadcli.video.timeline import NO_TIME, PacketTimes, Timeline, build_timeline
 
 FRAMES = 24
 MS = list(range(0, 40 * FRAMES, 40))  # times of 24 frames at 25 per second

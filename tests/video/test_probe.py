@@ -25,7 +25,8 @@ from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.video.container import path_text
 from vadcli.video.decoders import list_images
 from vadcli.video.headers import Shows, frame_counter
-from vadcli.video.probe import NO_TIME, PacketTimes, build_timeline, probe
+from vadcli.video.probe import probe
+from vadcli.video.timeline import NO_TIME, PacketTimes, build_timeline
 
 
 def shown_pts(path: Path) -> list[int]:

@@ -14,7 +14,7 @@ always logs an error before it shows the damaged frame. So a decoder with severa
 (`DamageFound`). The caller then continues with a decoder that has one thread, whose flags are exact.
 
 How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
-part. The rows of the video continue where the clock stopped (see `vadcli.video.probe`). But the sound still has the times of
+part. The rows of the video continue where the clock stopped (see `vadcli.video.timeline`). But the sound still has the times of
 the file. So each part of the sound is moved by as many seconds as the frames of this part.
 """
 
@@ -48,9 +48,9 @@ from vadcli.errors import DecodeError, DecoderHung, NotFinished, ToolError, Vide
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
 from vadcli.video.container import open_media, path_text
 from vadcli.video.decoders import DecodedFrame
-from vadcli.video.probe import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 from vadcli.video.sampling import Count, Selection
 from vadcli.video.supervisor import die_with_parent
+from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI_FFMPEG to the path of ffmpeg"
 
