@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import media
+from tests.patience import PATIENCE_S
 from vadcli.draw.overlay import Geometry
 from vadcli.errors import DecodeError, DocumentError, OutputError, VideoError
 from vadcli.rendering import RenderResult, RenderSettings, clip_needs, render_video, shown_seconds
@@ -28,7 +29,7 @@ from vadcli.video.loader import LoaderOptions
 from vadcli.video.probe import probe
 
 VIDEO = "cam/clip.mp4"
-SETTINGS = RenderSettings(decode=LoaderOptions(workers=1, timeout_s=20, threads=1), preset="ultrafast")
+SETTINGS = RenderSettings(decode=LoaderOptions(workers=1, timeout_s=PATIENCE_S, threads=1), preset="ultrafast")
 
 
 def pretend_scan(

@@ -317,7 +317,8 @@ def test_a_misbehaving_decoder_fails_only_its_file(footage: Path, tmp_path: Path
     folder.mkdir()
     for name in ("a.mp4", "bad.mp4", "c.mp4"):
         (folder / name).write_bytes((footage / "b.mp4").read_bytes())
-    arguments = ("scan", folder, "-o", out, "--decoder", "ffmpeg", "--decode-timeout", "3s", "--json")
+    timeout = "3s" if misbehave.startswith("sleep") else f"{PATIENCE_S}s"
+    arguments = ("scan", folder, "-o", out, "--decoder", "ffmpeg", "--decode-timeout", timeout, "--json")
     done = vadcli(*arguments, VADCLI_FFMPEG=str(fake))
     assert done.returncode == 3, done.stderr
     results = {line["video"]: line for line in map(json.loads, done.stdout.splitlines()) if line["type"] == "video"}

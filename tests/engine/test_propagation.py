@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import BITS, make_image_folder, make_vfr, make_video, read_index
+from tests.patience import PATIENCE_S
 from tests.runs import local_scan
 from tests.video import fake_decoders
 from vadcli.cutting import EventBoxes
@@ -264,7 +265,7 @@ def test_rendering_shows_each_row_its_own_mask(tmp_path: Path) -> None:
     footage.mkdir()
     make_video(footage / "a.mp4", frames=24, fps=10, size=(320, 176))
     scan(footage, layout.out, Carrier((range(8, 14),)), masks="video")
-    settings = RenderSettings(decode=LoaderOptions(timeout_s=20, threads=1), preset="ultrafast")
+    settings = RenderSettings(decode=LoaderOptions(timeout_s=PATIENCE_S, threads=1), preset="ultrafast")
     with Scratch(layout.scratch) as scratch:
         result = render_video(footage / "a.mp4", video="a.mp4", layout=layout, settings=settings, scratch=scratch)
     assert result.problems == ()
@@ -297,7 +298,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def loaders() -> Iterator[dict[int, ClipLoader]]:
-    options = LoaderOptions(timeout_s=20, prober=fake_decoders.PROBER, reader=fake_decoders.READER)
+    options = LoaderOptions(timeout_s=PATIENCE_S, prober=fake_decoders.PROBER, reader=fake_decoders.READER)
     needs = {length: ClipNeeds(length, 0, 5.0, SizeRule(1000), PixelFormat.GRAY, interval=1) for length in (1, 4, 7)}
     made = {length: ClipLoader(need, options) for length, need in needs.items()}
     yield made
@@ -369,7 +370,7 @@ def test_a_video_that_ends_early_holds_the_last_mask(
 
 def test_it_ends_when_it_is_to_end(tmp_path: Path) -> None:
     path = fake_decoders.write(tmp_path / "a", rows=200, fps=10)
-    options = LoaderOptions(timeout_s=20, prober=fake_decoders.PROBER, reader=fake_decoders.READER)
+    options = LoaderOptions(timeout_s=PATIENCE_S, prober=fake_decoders.PROBER, reader=fake_decoders.READER)
     seen: list[int] = []
     with ClipLoader(ClipNeeds(4, 0, 5.0, SizeRule(1000), PixelFormat.GRAY, interval=1), options) as loader:
         propagation = Propagation(Recorder(), loader, stopped=lambda: len(seen) > 20)

@@ -80,7 +80,18 @@ class Reader:
 _kept: list[bytearray] = []
 
 
+def acting(path: Path) -> Path:
+    """Return the file that a reader makes just before it does the `do` of a video. It contains the number of its process."""
+    return Path(f"{path}.acting")
+
+
+def enough(path: Path) -> Path:
+    """Return the file whose creation ends the `do` "read on slowly" of a video."""
+    return Path(f"{path}.enough")
+
+
 def act(what: str, path: Path) -> None:
+    acting(path).write_text(str(os.getpid()))
     if what in _ACTS:
         _ACTS[what]()
     elif what == "raise a decode error":
@@ -93,9 +104,9 @@ def act(what: str, path: Path) -> None:
     elif what == "vanish":
         path.unlink()
     elif what == "read on slowly":
-        _read_on(path, pause_s=0.4, times=10)
+        _read_on(path, count=1 << 10, pause_s=0.02)
     elif what == "read on for ever":
-        _read_on(Path("/dev/zero"), pause_s=0.0, times=sys.maxsize)
+        _read_on(Path("/dev/zero"), count=1 << 16, pause_s=0.0)
     else:
         raise AssertionError(what)
 
@@ -129,10 +140,10 @@ _ACTS: dict[str, Callable[[], object]] = {
 }
 
 
-def _read_on(path: Path, *, pause_s: float, times: int) -> None:
+def _read_on(path: Path, *, count: int, pause_s: float) -> None:
     with path.open("rb", buffering=0) as file:
-        for _ in range(times):
-            file.read(1 << 16)
+        while not enough(path).exists():
+            file.read(count)
             time.sleep(pause_s)
 
 

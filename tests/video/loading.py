@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
 from tests.video import fake_decoders as fake
 from vadcli.types import Clip, ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened, Rows
 
 NEEDS = ClipNeeds(4, 1, 5.0, SizeRule(1000), PixelFormat.GRAY)  # samples every 2nd row, because fake videos have 10 per second
-OPTIONS = LoaderOptions(timeout_s=100, prober=fake.PROBER, reader=fake.READER)
-QUICK = replace(OPTIONS, timeout_s=2.5)
-"""For tests that wait for the timeout. It is short, but a busy machine does not stop a process for that long."""
-REAL = LoaderOptions(timeout_s=100, workers=2)
+OPTIONS = LoaderOptions(timeout_s=PATIENCE_S, prober=fake.PROBER, reader=fake.READER)
+QUICK = replace(OPTIONS, timeout_s=0.4)
+"""For tests of the timeout. They need a `Clock`, because a busy machine may stop a process for longer than this."""
+REAL = LoaderOptions(timeout_s=PATIENCE_S, workers=2)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import av
 import pytest
 
 from tests import media
+from tests.patience import PATIENCE_S
 from vadcli.errors import UnsafeContainer
 from vadcli.video.probe import probe
 
@@ -243,7 +244,7 @@ def test_a_number_of_frames_that_was_never_written_is_no_length(source: Path, tm
     path = tmp_path / "a.avi"
     with path.open("wb") as target:  # in a pipe, ffmpeg cannot go back to write the number of frames
         command = ["ffmpeg", "-v", "error", "-i", str(source), "-an", "-c:v", "mpeg4", "-f", "avi", "-"]
-        subprocess.run(command, stdout=target, check=True, timeout=60)
+        subprocess.run(command, stdout=target, check=True, timeout=PATIENCE_S)
     assert (probe(path).frames, probe(path).missing) == (FRAMES, 0)
 
 

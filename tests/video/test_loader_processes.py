@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import pytest
 
 from tests import decoder_forks, media
 from tests.patience import PATIENCE_S
+from tests.video import fake_decoders
 from tests.video.loading import NEEDS, OPTIONS, QUICK, REAL, gather, load, request
 from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
 from vadcli.types import SizeRule
 from vadcli.video import early_worker
-from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
+from vadcli.video.supervisor import DecoderProcess, State
 
 
 @pytest.fixture(scope="module")
@@ -105,23 +108,54 @@ def test_a_process_that_cannot_be_started_early_is_an_error_of_the_loader_only(
 # What goes wrong
 
 TROUBLES: list[tuple[str, type[VideoError], str]] = [
-    ("hang", DecoderHung, "made no progress for 2.5 s"),
-    ("hang in C with the lock held", DecoderHung, "made no progress for 2.5 s"),
-    ("hang with a child", DecoderHung, "made no progress for 2.5 s"),
+    ("hang", DecoderHung, "made no progress for 0.4 s"),
+    ("hang in C with the lock held", DecoderHung, "made no progress for 0.4 s"),
+    ("hang with a child", DecoderHung, "made no progress for 0.4 s"),
     ("segfault", DecoderCrashed, "SIGSEGV"),
     ("exit", DecoderCrashed, "exit code 7: the library gave up"),
     ("eat memory", DecoderCrashed, "more than the 300 MiB allowed"),
-    ("read on for ever", DecoderHung, "made no progress for 2.5 s"),
+    ("read on for ever", DecoderHung, "made no progress for 0.4 s"),
 ]
 
 
+class Clock:
+    """Replaces the time of the supervisor, so that a timeout does not depend on the speed of the machine.
+
+    At each check of a process, `timeout_s` seconds pass if `passes_for` returns True for the process, and otherwise no time
+    passes. Change `passes_for` only while you have the `lock`: then no check is going on.
+    """
+
+    def __init__(self) -> None:
+        self.passes_for: Callable[[DecoderProcess], bool] = lambda _: False
+        self.lock = threading.Lock()
+
+    def let_pass(self, passes_for: Callable[[DecoderProcess], bool]) -> None:
+        with self.lock:
+            self.passes_for = passes_for
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made, check = Clock(), DecoderProcess.check
+
+    def checked(self: DecoderProcess, elapsed_s: float, options: LoaderOptions, tree: list[psutil.Process]) -> None:
+        with made.lock:
+            check(self, options.timeout_s if made.passes_for(self) else 0.0, options, tree)
+
+    monkeypatch.setattr(DecoderProcess, "check", checked)
+    return made
+
+
 @pytest.mark.parametrize(("what", "kind", "words"), TROUBLES)
-def test_a_process_that_dies_costs_its_own_video(tmp_path, what, kind, words):
+def test_a_process_that_dies_costs_its_own_video(tmp_path, clock, what, kind, words):
     requests = [
         request(tmp_path, "before", rows=30),
         request(tmp_path, "bad", rows=40, at=20, do=what),
         request(tmp_path, "after", rows=30),
     ]
+    acting = fake_decoders.acting(requests[1].path)
+    if kind is DecoderHung:
+        clock.let_pass(lambda process: acting.exists() and acting.read_text() == str(process.process.pid))
     seen = load(requests, replace(OPTIONS if kind is DecoderCrashed else QUICK, memory_limit_mib=300))
     bad = seen["bad"]
     assert type(bad.end.error) is kind
@@ -201,22 +235,49 @@ def test_a_process_that_keeps_memory_from_earlier_videos_is_replaced_without_bla
     assert [str(one.end.error) for one in seen.values()] == ["None"] * 4
 
 
-def test_a_slow_consumer_is_no_hang(tmp_path):
+def test_a_slow_consumer_is_no_hang(tmp_path, clock):
+    checks: Counter[int] = Counter()  # how often each process was checked while it waited
+
+    def waits(process: DecoderProcess) -> bool:
+        waiting = process.ring.state is State.WAITING
+        checks[process.process.pid] += waiting
+        return waiting
+
+    def pause() -> None:
+        """Wait until both processes have filled their slots and have waited for longer than the timeout."""
+        checks.clear()
+        clock.let_pass(waits)
+        assert wait_until(lambda: [count >= 2 for count in list(checks.values())] == [True, True])
+        clock.let_pass(lambda _: False)
+
     with ClipLoader(NEEDS, replace(QUICK, workers=2)) as loader:
         items = loader.run([request(tmp_path, name, rows=60) for name in "ab"])
         first = next(items)
-        time.sleep(1.5 * QUICK.timeout_s)  # now both processes have filled their slots, and wait
+        pause()
         second = next(items)
-        time.sleep(1.5 * QUICK.timeout_s)
+        pause()
         seen = gather(_chain(first, second, items))
     assert [one.end.error for one in seen.values()] == [None, None]
     assert all(one.row_numbers == list(range(60)) for one in seen.values())
 
 
-def test_reading_on_without_rows_is_no_hang(tmp_path):
+def test_reading_on_without_rows_is_no_hang(tmp_path, clock):
     ask = request(tmp_path, "a", rows=20, at=10, do="read on slowly")
     with ask.path.open("a") as file:
         file.write(" " * (1 << 20))
+    checks = [0]
+
+    def reads(process: DecoderProcess) -> bool:
+        """Return True if the process reads on, and has read something since the last check."""
+        since = process.process.io_counters().read_chars - process._bytes_read
+        if not fake_decoders.acting(ask.path).exists() or not since:
+            return False
+        checks[0] += 1
+        if checks[0] > 3:
+            fake_decoders.enough(ask.path).touch()
+        return True
+
+    clock.let_pass(reads)
     assert load([ask], QUICK)["a"].end.error is None
 
 
@@ -313,6 +374,7 @@ SIGNALLED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from tests.media import make_video
+from tests.video import fake_decoders
 from tests.video.loading import NEEDS, REAL
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished
 

@@ -11,6 +11,7 @@ import torch
 
 from tests.detectors.lavida.models import films, tiny_folder
 from tests.media import run_ffmpeg
+from tests.patience import PATIENCE_S
 from tests.runs import local_scan
 from vadcli import detectors
 from vadcli.detectors import Propagator
@@ -184,7 +185,7 @@ def batch_of(frames: np.ndarray) -> ClipBatch:
 def _propagated_by_hand(path: Path, detector: LavidaDetector) -> np.ndarray:
     """Return pixel scores (30, H, W) uint8: every third frame is scored, and its mask is propagated."""
     needs = replace(detector.needs, frames=30, interval=1, overlap=0)
-    with ClipLoader(needs, LoaderOptions(timeout_s=20)) as loader:
+    with ClipLoader(needs, LoaderOptions(timeout_s=PATIENCE_S)) as loader:
         (clip,) = (item.clip.frames.copy() for item in loader.run([ClipRequest("a", path)]) if isinstance(item, ClipReady))
     stored: dict[int, np.ndarray] = {}
     for first in (0, 2):  # of ten sampled frames, the second clip of eight is moved back, and scores only the last two
