@@ -58,9 +58,11 @@ def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
 def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: float) -> FloatArray:
     """Return the values (S,) without peaks that last less than `still_s` seconds.
 
-    The result for a frame is the highest level that all values reach in some span of `still_s` seconds around this frame (a
-    morphological opening over time). A high value that lasts longer is kept in all its frames. A span must not contain a gap in
-    time (see `segments`).
+    The result for a frame is found in two steps (a morphological opening over time):
+    1. Of each span of `still_s` seconds that contains the frame, take the lowest value.
+    2. The highest of these lowest values is the result.
+
+    Spans that contain a gap in time (see `segments`) are left out. If no span remains, the result is 0.
     """
     result = np.zeros_like(values)
     part = segments(timestamp, gap_s)
