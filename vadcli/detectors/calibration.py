@@ -25,10 +25,16 @@ USUAL = 0.25
 """The usual value is this quantile of the values while something moves. An incident hardly raises such a low quantile."""
 
 BULK = 0.75
-"""The tail of motion is fitted to the values up to this quantile. So a quarter of the fitted video may be unusual."""
+"""The tail of the motion values is fitted to the values up to this quantile.
+
+So a quarter of the fitted video may be unusual.
+"""
 
 CATEGORY_BULK = 0.9
-"""The tail of categories is fitted to the values up to this quantile. It is above BULK, because few frames fit a category."""
+"""The tail of a category's values is fitted to the values up to this quantile.
+
+The quantile is above BULK, because few frames fit a category.
+"""
 
 FAINT = 6.0
 """The value 0 has the log rarity -FAINT. If a log rarity is higher by 1, the value is rarer by a factor of e."""
@@ -68,17 +74,17 @@ class Tail:
         return np.asarray(below + above, dtype=np.float32)
 
     def to_json(self) -> dict[str, float]:
-        """Return the tail as a JSON object for a camera model."""
+        """Return the attributes of the tail as a JSON object for a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Tail:
-        """Return the tail of a JSON object from `to_json`."""
+        """Return the tail that `to_json` wrote to a JSON object."""
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
-"""The reference for the tail of motion, from other cameras.
+"""The reference for the tail of the motion values. It comes from other cameras.
 
 If a camera has only seconds of video, the scale of this tail decides which events are found. The scale was set on the clips of
 docs/incidents.md.
@@ -119,8 +125,8 @@ class FittedTime:
         The reference number, which comes from other cameras, has the weight 1 minus this weight.
 
         Args:
-            share: share of the camera's moments that were used to fit its own number.
-            prior: with this many moments of the camera, both numbers have the same weight.
+            share: share of the camera's video that was used to fit its own number.
+            prior: with this many moments (of MOMENT_S seconds) of the camera's video, both numbers have the same weight.
         """
         seconds = max(self.sampled_s, min(self.spanned_s, 10.0 * self.sampled_s))  # a burst represents the video around it
         own = share * seconds / MOMENT_S
@@ -132,10 +138,11 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
 
     Args:
         values: (n,) values of sampled frames.
-        footage: the amount of video; with more video, the reference has less weight.
+        footage: how many seconds of video the values come from; with more video, the reference has less weight.
         reference: the same quartile for other cameras.
         floor: only values above this floor count.
-        prior: with this many moments, the reference and the quartile of this camera have the same weight.
+        prior: with this many moments (of MOMENT_S seconds) of video, the reference and the quartile of this camera have the
+            same weight.
     """
     active = values[values > floor]
     if not len(active):
@@ -145,7 +152,10 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, fl
 
 
 def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
-    """Return the tail of smoothed motion values. A value of 0 means no motion; 1 is usual motion."""
+    """Return the tail of the distribution of smoothed motion values.
+
+    A value of 0 means no motion; 1 is usual motion.
+    """
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
     trust = footage.trust(1.0, USUAL_PRIOR)
@@ -211,7 +221,9 @@ BELL_PRIOR = 300.0
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Return the tail of a camera's values. It hardly changes if a tenth of the values is anomalous.
+    """Return the tail of the distribution of a camera's values.
+
+    The tail hardly changes if a tenth of the values is anomalous.
 
     Args:
         values: (n,) smoothed values of sampled frames.

@@ -247,7 +247,7 @@ class DeviceRunner:
         return batch_for(free * MEMORY_SHARE, first=needed[0], further=needed[1] - needed[0])
 
     def _upload(self, frames: ByteArray | FloatArray) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Start to copy frames to the device. Return the copy, and the CUDA event that marks its completion."""
+        """Start to copy frames to the device. Return the copy, and a CUDA event for the end of the copying."""
         clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
         if self._copies is None:
             return clips.to(self.device), None

@@ -180,7 +180,7 @@ def collect(
             an error.
         pixels: True reads the stored masks if the data set has masks or regions.
         pixel_size: height and width to which stored masks and true masks are resized; None keeps the size of the frame.
-        events: True reads the predicted events. If False, all videos have none.
+        events: True reads the predicted events. False reads none, so no video has predicted events.
 
     Raises:
         UsageError: `out` has no scores, the videos are not those of the data set, or only some videos have masks.
@@ -302,7 +302,7 @@ def _add_video(
             data.categories.setdefault(span.category, []).append((data.rows + span.start_frame, data.rows + span.end_frame))
     for number, name in enumerate(table.category_names):
         if table.category_scores is not None and (key := name.casefold()) in data.wanted:
-            # Without a copy, the whole table would stay in memory, with the scores of all other categories.
+            # Without the copy of this column, the whole table with all other categories would stay in memory.
             data.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
     data.rows += len(table)
     predicted_events = read_events(events).events if events is not None else ()
@@ -347,7 +347,9 @@ def _add_masks(
     masks: bool,
     regions_of: int | None,
 ) -> None:
-    """Add the masks of one video. A frame without a stored mask gets the mask of the last sampled frame.
+    """Add the masks of one video.
+
+    A frame without a stored mask gets the mask of the latest sampled frame before it.
 
     Args:
         data: where the counts and regions are added.
@@ -409,7 +411,7 @@ class Protocol:
     Attributes:
         endpoints: True adds a normal frame with score 0 and an abnormal frame with score 1, as some published evaluation code
             does.
-        only_sampled: True leaves out frames that only repeat the score of the last sampled frame.
+        only_sampled: True leaves out frames that only repeat the score of the sampled frame before them.
         pixel_size: height and width to which masks are resized; None for the size of the frames.
         groups: the groups of metrics to compute; empty for all groups.
         bootstrap: settings of the confidence intervals; None for no intervals.

@@ -94,7 +94,7 @@ class Card:
         scale: the scale for the head's logits.
         threshold: the scaled logit that becomes the score 0.5.
         categories: names of the categories; empty if the head did not learn from categories.
-        reach: largest distance from a training video to its nearest other training video (see `reach_of`). If a
+        reach: largest distance from a training video to the training video nearest to it (see `reach_of`). If a
             new video is much farther than this from every training video, it is unlike the training videos.
         generator: program and version that wrote the folder.
     """
@@ -282,7 +282,7 @@ class VideoVectors:
         return self._sample(rows, np.full(len(rows), logit_of_score(peak_score), np.float32))
 
     def whole(self, table: ScoreTable) -> Sample:
-        """Return the sample of the whole video: all frames that have vectors, with their logits in `table`."""
+        """Return a sample of all frames of the video that have vectors. Their logits come from `table`."""
         return self._sample(np.arange(len(self.timestamp)), table.logit[np.minimum(self.frame_index, len(table) - 1)])
 
     def _sample(self, rows: IndexArray, logit: FloatArray) -> Sample:

@@ -111,7 +111,7 @@ class Estimate:
     Attributes:
         value: the exact value over all videos; None if the metric is undefined.
         drawn: V, the number of videos in the test set. For each resample, V videos are drawn with replacement.
-        statistic: computes the values of resamples (see `Statistic`). It is called only for an interval.
+        statistic: function that computes the metric in resamples (see `Statistic`). Only confidence intervals need it.
         note: a remark for the reader of the report. If the value is None, the remark gives the reason.
         used: number of videos from which the value is computed; None means V.
         interval: False if no interval is possible, because the value is computed from fewer than two videos.

@@ -383,7 +383,7 @@ def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
 
     Cell (u, v) is for the pairs of an event in video u and an event in video v. The tables count these pairs:
 
-    1. pairs in which the event with the higher score is also more severe, minus pairs in which it is less severe
+    1. pairs whose event with the higher score is more severe, minus pairs whose event with the higher score is less severe
     2. pairs with different scores
     3. pairs with different severities
     """

@@ -172,7 +172,7 @@ DEFAULT_MODEL = "lavida-7b"
 
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """The thresholds and durations of events. None means the detector's own default."""
+    """The thresholds and durations of events. The value `None` means the detector's own default."""
 
     threshold: float | None = option(
         None, "An event starts when the score reaches this value, 0-1.", panel=EVENTS, default_text="the detector's own"

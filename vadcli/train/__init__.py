@@ -107,8 +107,9 @@ class ExposureOptions:
 
     Attributes:
         probability: probability that a sample is an anomaly, 0 to 1. Only the list of an anomaly has true categories.
-        max_true: largest number of true categories in the list of an anomaly. The number is drawn uniformly from 1
-            to max_true. It is reduced if the clip has fewer names, or if the list is too short.
+        max_true: largest number of true categories in the list of an anomaly. For each anomaly, the number of true
+            categories is drawn uniformly from 1 to max_true. This number is reduced if the clip
+            has fewer names, or if the list is too short.
         min_irrelevant: smallest number of irrelevant categories in the list of an anomaly.
         hard_share: probability that an irrelevant category is a hard negative, 0 to 1. A hard negative is
             similar to one of the clip's names.
@@ -201,7 +202,7 @@ class ValidationChoice:
         name, root, split: a data set, as in `DataChoice`. The split must not be a training split or a test split.
         clips: number of samples; every validation uses the same samples.
         every: number of steps between validations. 0 means no validation: the result has the last weights.
-        patience: training ends after this number of validations without a better frame AUC; 0 for no limit.
+        patience: training ends after this number of validations in a row without a better frame AUC; 0 for no limit.
         batch: samples per batch.
     """
 

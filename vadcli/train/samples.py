@@ -74,7 +74,7 @@ class Segmentation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the objects, each once, in the order of the objects."""
+        """The names of the objects in the order of the objects. No name is repeated."""
         return tuple(dict.fromkeys(item.name for item in self.objects))
 
 
@@ -238,7 +238,7 @@ class AnomalyExposureSampler:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """All names of the data set that are not held out, each once, in the order of the clips."""
+        """All names of the data set that are not held out, in the order of the clips. No name is repeated."""
         return tuple(spelling for spelling, _ in self._vocabulary.values())
 
     def plan(self, epoch: int) -> IndexArray:

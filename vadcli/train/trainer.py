@@ -105,7 +105,9 @@ class Trainer:
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
-        """Train until the last step, or until the number `patience` of validations in a row gave no new best result.
+        """Train until the last step. Stop earlier if validations no longer improve.
+
+        The field `patience` of `ValidationChoice` says after how many validations the training stops.
 
         Returns:
             The LAVIDA folder with the trained model.
@@ -305,7 +307,7 @@ VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 class TrainingLog:
     """The log of one training: two CSV files, a progress bar, and TensorBoard if it is installed.
 
-    If a training was killed, its log has rows of steps after the last checkpoint. These steps are computed again,
+    If a training was killed, its log has rows of steps after the newest checkpoint. These steps are computed again,
     so their rows are removed. Numbers are not rounded: two logs of the same training differ only in the seconds.
 
     Args:

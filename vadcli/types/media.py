@@ -400,7 +400,7 @@ class Regions:
 
     @property
     def sha256(self) -> str:
-        """Hash of the regions, which does not depend on their order; "" if there are no regions."""
+        """Hash of the regions; "" if there are no regions. The order of the regions does not matter."""
         if not self:
             return ""
         parts = [sorted(json.dumps(region.to_json(), sort_keys=True) for region in part) for part in (self.ignore, self.only)]

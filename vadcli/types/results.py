@@ -61,7 +61,7 @@ class ScoreTable(RowTable):
         timestamp: (N,) float64, seconds from the first pts.
         score: (N,) float32 in [0, 1].
         logit: (N,) float32.
-        sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last sampled frame.
+        sampled: (N,) bool, True for sampled frames. Each other row repeats the score of the sampled frame before it.
         decode_ok: (N,) bool, False if the decoder skipped the frame or concealed damage in it.
         category_names: names of the C categories; empty if the detector gives no score per category.
         category_scores: (N, C) float32 in [0, 1], one column per category; None if `category_names` is empty.
@@ -200,7 +200,7 @@ class Event:
 
     Attributes:
         id: number of the event in its video, from 1.
-        start_frame, end_frame: the first row of the event, and the row after its last row.
+        start_frame, end_frame: the first row of the event, and the row after the event.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
         peak_frame, peak_s, peak_score: row, time and score of the first frame with the highest score.
         mean_score: the mean score of the event's rows.

@@ -440,7 +440,7 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
     """Return a moment converted to a time zone; None if Python's `datetime` can't represent the result.
 
-    The zone None is this machine's zone. A moment without a time zone counts as a time in `zone`.
+    The value `None` for a zone means this machine's zone. A moment without a time zone counts as a time in `zone`.
     """
     try:
         if moment.tzinfo is None and zone is not None:
@@ -492,7 +492,7 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Return the seconds from the last begin of the window to `moment`, in [0, 86400)."""
+        """Return the seconds that passed from the window's latest begin to `moment`, in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:

@@ -103,7 +103,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
         precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, bf16 on a CPU with AMX, and fp32 on other CPUs.
 
     Raises:
-        UsageError: an argument is wrong, for example a name that is not an encoder's name.
+        UsageError: an argument is wrong, for example `name` is not the name of an encoder.
         DeviceError: this machine does not have the device.
         WeightsError: the weights are missing, or can't be used.
     """
@@ -176,7 +176,7 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
 
 
 def model_hashes(name: str, folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that can change the results of a model, by file name.
+    """Return the SHA-256 of each model file that can change the results. The keys are the file names.
 
     For weights from `vadcli weights pull`, the hashes are read from the lock file. `vadcli weights verify` compares this file
     with the weights.

@@ -99,7 +99,7 @@ def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
     """Read how pictures are resized and normalised. Missing values are taken from `defaults`.
 
     Raises:
-        WeightsError: the file is damaged, or names a filter that vadcli does not have.
+        WeightsError: the file is damaged, or asks for a resize filter that vadcli does not have.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():

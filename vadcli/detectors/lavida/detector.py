@@ -149,7 +149,7 @@ class LavidaDetector:
             copy.model.clock = copy.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """Return how many visual tokens a clip has on average: L before compression, and M after compression."""
+        """Return the mean numbers of visual tokens per clip: L before compression, and M after compression."""
         self.prepare()
         copy = self._copies.all[0]
         before, after = copy.runner.run(copy.count_tokens, batch.frames)

@@ -259,7 +259,9 @@ def _disk_errors(dest: Path) -> Iterator[None]:
 
 
 def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) -> dict[str, Path | None]:
-    """Return the folder or file of each base model; None for a model that gets random weights.
+    """Return the folder or file of each base model.
+
+    The value `None` means that the model gets random weights.
 
     Raises:
         WeightsError: a base model can't be used, or is not on this machine and `random_weights` is False.

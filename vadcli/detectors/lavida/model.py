@@ -125,7 +125,7 @@ class LavidaConfig:
         trained: True if LAVIDA's own part (projector, mask decoder, `<SEG>`) was trained.
         seed: seed for the random weights of LAVIDA's own part if it was not trained.
         random_gain: gain of the Xavier-normal weights of an untrained model. With a small gain, frames and words would hardly
-            affect the scores. None is for training: each part initialises its own weights.
+            affect the scores. `None`: each part initialises its own weights, as training needs.
         parts: sizes of the base models. The sizes are empty in a LAVIDA folder, where each base model has its own config.json.
         sources: where the parts come from and how they were trained. This does not change the scores.
     """

@@ -200,7 +200,7 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Return E (N, C, d). Arguments as in `Projector.forward`, but `text` is always (B, C, D_txt)."""
+        """Return E (N, C, d). The arguments are those of `Projector.forward`; `text` is (B, C, D_txt)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
@@ -334,7 +334,12 @@ def anywhere(where: Tensor) -> Tensor:
 
 
 def _likeliest(odds: Tensor, unused: Tensor | None) -> Tensor:
-    """Return the highest log odds (N, …) of C categories (N, C, …), except those in `unused` (N, C)."""
+    """Return for each place the highest log odds of the C categories, (N, …).
+
+    Args:
+        odds: (N, C, …) log odds of the categories.
+        unused: (N, C) bool, True for categories that are ignored. None ignores no category.
+    """
     odds = odds.clamp(-ODDS, ODDS)
     if unused is not None:
         odds = odds.masked_fill(unused.view(*unused.shape, *[1] * (odds.dim() - 2)), -ODDS)

@@ -378,7 +378,7 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of Sam2VideoModel with the sam2 package's names.
+    """Return a state dict of Sam2VideoModel with the names of the package `sam2`.
 
     The state dict need not be complete.
 

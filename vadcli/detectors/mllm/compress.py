@@ -240,8 +240,8 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
     Of equally near columns, the column with the lower index comes first.
 
     It is slow to compute exact distances from differences of coordinates. So a fast matrix product gives a lower bound of each
-    squared distance, and only the columns with the lowest bounds are measured exactly. If the bounds cannot prove that these
-    include the nearest columns of a row, all columns are measured for this row.
+    squared distance, and only the columns with the lowest bounds are measured exactly. If the bounds cannot prove that the
+    measured columns include the nearest columns of a row, all columns are measured for this row.
 
     Args:
         rows: (R, D), R tokens.
@@ -299,7 +299,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the nearest of the candidates (R, N) of each row, and their exact squared distances."""
+    """Return, for each row, the nearest of its candidates (R, N) and their exact squared distances."""
     candidates = candidates.sort(dim=1).values  # so that, of equally near candidates, the lower index is chosen below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
@@ -410,7 +410,7 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `seg` (B, D) plus the weighted sum of `names` (B, C, D), and the weights' logits (B, C)."""
+        """Return `seg` (B, D) plus the weighted sum of `names` (B, C, D), and the weights as logits (B, C)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 

@@ -203,8 +203,8 @@ class FittedCamera:
         elsewhere: the usual values of a view that matches none of the scenes.
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
-        tail: how rare each smoothed value of a frame is.
-        still: how rare each contrast of still things is; None if the camera was fitted without --still.
+        tail: gives for each smoothed value of a frame how rare it is.
+        still: gives for each contrast of still things how rare it is. None if the camera was fitted without --still.
     """
 
     scenes: tuple[Scene, ...] = ()
@@ -220,7 +220,7 @@ class FittedCamera:
         return {n: scene.background for n, scene in enumerate(self.scenes) if (scene.height_px, scene.width_px) == size}
 
     def levels(self, scene: int) -> Levels:
-        """Return the usual values of a scene. The number -1 means a view that matches none of the scenes."""
+        """Return the usual values of the scene with this number. -1 is for views that match no scene."""
         return self.scenes[scene].levels if scene >= 0 else self.elsewhere
 
 

@@ -178,7 +178,7 @@ class MotionDetector:
             self._steps.put(key, steps, steps.nbytes)
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Return a camera model with the backgrounds, the usual motion and the tail of a camera.
+        """Return a camera model: the backgrounds, the usual motion, and how rare strong motion is.
 
         Return None if no clip has two frames.
         """

@@ -72,7 +72,7 @@ HELD_SHARE = 0.1
 
 @dataclass(frozen=True)
 class RepeatedRows:
-    """The sampled frames `start` to `end` - 1 of a clip. All share the change at frame `source`."""
+    """The sampled frames `start` to `end` - 1, over which the change at frame `source` is spread."""
 
     start: int
     end: int
@@ -80,7 +80,7 @@ class RepeatedRows:
 
     @property
     def steps(self) -> int:
-        """The number of sampled frames over which the change is spread."""
+        """The number of sampled frames over which the change at frame `source` is spread."""
         return self.end - self.start
 
 

@@ -264,7 +264,10 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[MeasuredClip]) -> tuple[Scene, ...]:
-    """Return copies of the scenes with units. The velocities in a scene are divided by the scene's unit."""
+    """Return a copy of each scene in which the unit of speed is set.
+
+    The velocities in a scene are divided by this unit.
+    """
     made = []
     for number, scene in enumerate(scenes):
         speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
@@ -297,7 +300,10 @@ def _draw(fitted: FittedCamera, bursts: Sequence[MeasuredClip], seed: int, optio
 
 
 def _with_usual(fitted: FittedCamera, bursts: Sequence[MeasuredClip], footage: FittedTime) -> FittedCamera:
-    """Return the camera with the usual levels of each scene. Unknown views get the levels of all frames."""
+    """Return a copy of the camera with the usual levels of each scene.
+
+    Views that match no scene get the levels of all frames.
+    """
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
     # The usual rarity in `fitted` is still 1, so this is the rarity before the division by the usual rarity.

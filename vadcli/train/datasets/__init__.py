@@ -3,9 +3,9 @@
 `open_data` opens a data set by its name. This file has the base of all data sets: it reads annotations and images, decodes COCO
 masks and cuts videos into clips. `images` and `video` have one class per data set.
 
-Files are not trusted. Annotation files have a size limit, names in them cannot lead outside the data set's folder, pickles can
-only build plain values, and masks are checked before they are decoded. If a file is missing or damaged, the error is a
-DocumentError with a one-line message that starts with the file's path.
+Files are not trusted. Annotation files have a size limit, file names in annotations cannot lead
+outside the data set's folder, pickles can only build plain values, and masks are checked before they are decoded. If a file is
+missing or damaged, the error is a DocumentError with a one-line message that starts with the file's path.
 """
 
 from __future__ import annotations
@@ -406,8 +406,8 @@ class ClipEntry:
     Attributes:
         key: unique in the data set.
         frames: T image files, relative to the root.
-        objects: (name, mark) of each object that the clip shows. The mark says which pixels are the object's:
-            a number in the label maps, or annotation ids. Several objects may have the same name or mark.
+        objects: (name, mark) of each object that the clip shows. The mark is a number in the label maps,
+            or annotation ids. It says which pixels belong to the object. Several objects may have the same name or mark.
         maps: T label maps, relative to the root; empty if the data set has none.
         places: T frame numbers in the video, from 0; (0,) for an image.
     """
@@ -443,7 +443,7 @@ class DiskData(ABC):
         return len(self.entries)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """Return the names of a clip's objects, each once, without reading pixels."""
+        """Return the names of a clip's objects without reading pixels. No name is repeated."""
         return tuple(dict.fromkeys(name for name, _ in self.entries[index].objects))
 
     def __getitem__(self, index: int) -> Segmentation:

@@ -1,8 +1,8 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
 The first three data sets have one label map per image. All maps must be read to find out which categories an image shows. This
-takes minutes, so the result can be cached in a file. RefCOCO describes single objects with expressions. The docstring of each
-class shows the files of the data set.
+takes minutes, so the result can be cached in a file. RefCOCO describes single objects with expressions. The files of each data
+set are in the docstring of its class.
 """
 
 from __future__ import annotations

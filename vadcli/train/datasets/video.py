@@ -1,8 +1,8 @@
 """Data sets of videos: YouTube-VOS, Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
 
 YouTube-VOS names objects by category, the other data sets by expressions. MeViS stores masks as COCO run
-length codes, the other data sets as label maps with the ids of the objects. The docstring of each class
-shows the files of the data set.
+length codes, the other data sets as label maps with the ids of the objects. The files of each data set
+are in the docstring of its class.
 """
 
 from __future__ import annotations
@@ -164,7 +164,10 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
 
 
 def _shown(meta: Path, where: str, content: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Return the names of the frames that show an object, by object id, for the objects that have a list of frames."""
+    """Return the names of the frames that show an object. The keys are object ids.
+
+    An object without a list of frames is left out.
+    """
     objects = expect(meta, f"'objects' of {where}", content.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
