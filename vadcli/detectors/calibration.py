@@ -300,7 +300,7 @@ class CategoryTails:
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """Return a log rarity per sample and category, (S, C): the lowest one over the kinds of evidence.
+    """Return per sample and category the lowest log rarity of all kinds of evidence, (S, C).
 
     `evidence` is (S, K): each category has K / C columns, one per kind.
     """

@@ -173,7 +173,10 @@ def _masked(test: TestSet) -> list[str]:
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap, note: str) -> Metric:
-    """Return `theirs` minus `mine` with a note; without an interval if the numbers of videos differ."""
+    """Return `theirs` minus `mine` with a note.
+
+    If the numbers of videos differ, the difference has no interval.
+    """
     videos = min(theirs.drawn, mine.drawn)
     if theirs.drawn == mine.drawn:
         metric = difference(theirs, mine, bootstrap)

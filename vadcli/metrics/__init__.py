@@ -268,8 +268,8 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
     Args:
         x, y: the points (..., K) of the curves; x starts at 0 and does not decrease.
         limit: the x at which the area ends.
-        flat: how a curve continues after its last point with x <= limit. True: horizontally. False: along the straight line to
-            its next point. A curve without a next point always continues horizontally.
+        flat: how a curve continues after its last point with x <= limit. If True, it continues horizontally. If False, it
+            continues along the straight line to its next point. A curve without a next point always continues horizontally.
     """
     steps = np.diff(x, axis=-1)
     within = np.clip(limit - x[..., :-1], 0.0, steps)

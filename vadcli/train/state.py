@@ -183,7 +183,9 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Load the weights that `save_trained` wrote into a model that `set_up` has prepared in the same way.
+    """Load the weights from `save_trained` into a model.
+
+    Before this, `set_up` must have prepared the model with the same arguments as the trained model.
 
     Raises:
         DocumentError: the files are damaged or belong to another training.

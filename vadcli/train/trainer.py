@@ -365,7 +365,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Write the CSV file's header, and keep only its rows up to step `start`."""
+    """Write the header of the CSV file. Keep only the rows up to step `start`."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:

@@ -220,7 +220,7 @@ def first_model(recipe: Recipe) -> Lavida:
         # Training needs the usual initialisation of each part, not the large random weights of a demo model.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
-        # SAM2's video memory has random weights that are not trained. A scan must not use them, so none are stored.
+        # SAM2's video memory has untrained random weights. A scan must not use these weights, so they are not stored.
         model.masks.has_memory = False  # type: ignore[attr-defined]
     return model
 

@@ -147,7 +147,7 @@ class CameraModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the fields that change the scores, so not of `footage` and `regions`."""
+        """Hash of the fields that change the scores. `footage` and `regions` are left out."""
         text = json.dumps(self._scoring_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -360,7 +360,7 @@ class VideoResult:
     def is_lost(self) -> bool:
         """True if the video failed or lost frames.
 
-        If this run skipped the video, this is about the earlier run that scanned it.
+        If this run skipped the video, the result describes the earlier run that scanned it.
         """
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 

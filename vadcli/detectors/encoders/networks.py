@@ -307,8 +307,8 @@ class SiglipEncoder(TransformersEncoder):
     # little effect for a camera with a model, because evidence is divided by the spread of the camera's evidence.
     temperature = 0.01
     defaults = PixelRules(224, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    # Sentences are padded to all 64 tokens, because SigLIP was trained like this, without a mask. The vector of a sentence is
-    # the vector of the last of these tokens, which is often padding.
+    # Sentences are padded to all 64 tokens, because SigLIP was trained with padding and without a mask. The vector of a
+    # sentence is the vector of the last of these tokens, which is often padding.
     text_step = 0
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:

@@ -326,7 +326,7 @@ RULES: tuple[tuple[str, str], ...] = (
     *_mlp("mask_decoder.output_hypernetworks_mlps.{}", "sam_mask_decoder.output_hypernetworks_mlps.{}", 3),
     *_mlp("mask_decoder.iou_prediction_head", "sam_mask_decoder.iou_prediction_head", 3),
     *_mlp("mask_decoder.pred_obj_score_head", "sam_mask_decoder.pred_obj_score_head", 3),
-    # Video memory
+    # Memory of earlier frames of a video
     ("no_memory_embedding", "no_mem_embed"),
     ("no_memory_positional_encoding", "no_mem_pos_enc"),
     ("memory_temporal_positional_encoding", "maskmem_tpos_enc"),

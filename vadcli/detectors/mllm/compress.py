@@ -220,7 +220,7 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         (L',) the indices of the kept tokens, and (L,) for each token its position among the kept tokens. A token that is not
-        kept gets the position of its last kept copy.
+        kept gets the position of the kept token with the highest index among the tokens equal to it.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)

@@ -119,7 +119,7 @@ MATCH_SCALE = 8.0
 
 
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
-    """Return `reference` (h, w), changed by a gain and an offset to the light of `picture` (h, w).
+    """Return `reference` (h, w), with a gain and an offset that match the light of `picture` (h, w).
 
     Iterated weighted least squares finds the gain and the offset. Cells that fit badly, for example because an
     object is in only one of the two frames, get a low weight.

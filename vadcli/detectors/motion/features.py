@@ -330,7 +330,7 @@ class _Stepper:
     def measure(self, before: int, after: int, *, step: float) -> None:
         """Measure the step from frame `before` to frame `after`.
 
-        `step` is its duration, divided by the usual duration.
+        `step` is the time between the two frames, divided by the usual time.
         """
         steps, pooled = self._steps, self._steps.pooled
         steps.usable[after] = True

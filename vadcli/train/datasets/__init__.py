@@ -371,7 +371,7 @@ class ClipRule:
 
     Attributes:
         frames: T, frames per clip of a video; a still image is a clip with one frame.
-        every: a clip has every n-th frame of the video; this is n. None takes the data set's default, which
+        every: n, if a clip has every n-th frame of the video. None means the default of the data set, which
             gives 6 to 8 frames per second.
         max_side: longest side in pixels; larger images are reduced to this size.
     """
