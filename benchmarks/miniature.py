@@ -218,7 +218,7 @@ def mean_text(values: list[float]) -> str:
 
 
 ABOUT = (
-    "`python benchmarks/miniature.py --start training/7-exposure/model` measured these figures.",
+    "`python benchmarks/miniature.py --start training/7-exposure/model` measured the figures on this page.",
     "",
     "These tables repeat the tables of the LAVIDA paper with a small model. [The page of the",
     "benchmarks](README.md#the-papers-tables-in-miniature) has the conclusions.",
@@ -241,7 +241,7 @@ ABOUT = (
     "The training of a row is short, so the settings of the starting model have an advantage over other settings. The",
     'tables "projector" and "queries" do not have this bias, because the projector of every row begins from random weights.',
     "",
-    "The columns:",
+    "The columns of each table:",
     "",
     "- The first four columns have the frame AUC for four kinds of categories. A cell has the mean over the seeds, and in",
     "  brackets the lowest and highest value of a seed.",

@@ -182,8 +182,8 @@ def header_bytes(document: object, data: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (pickle.dumps({"a": [1, 2]}), "a pickle called .safetensors"),
-        (b"PK\x03\x04\x00\x00\x08\x08" + b"x" * 50, "a pickle called .safetensors"),
+        (pickle.dumps({"a": [1, 2]}), "a pickle file with the suffix .safetensors"),
+        (b"PK\x03\x04\x00\x00\x08\x08" + b"x" * 50, "a pickle file with the suffix .safetensors"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
         (b"\xff" * 64, "not a safetensors file"),
         ((1 << 62).to_bytes(8, "little") + b"{}", "not a safetensors file"),

@@ -77,8 +77,8 @@ class _LabelledSet:
         examples: the labelled samples.
         centres: for each video, one mean vector per encoder.
         cameras: the cameras of the videos, in order.
-        encoders: the vectors of one video, by the keys of the encoders that made them. There are several entries if the vectors
-            of the videos come from different encoders.
+        encoders: for each set of encoders, the vectors of one example video. The keys are the keys of the encoders. There are
+            several entries if the vectors of the videos come from different encoders.
         without_vectors: the number of labels for videos that have no stored vectors.
     """
 
@@ -259,7 +259,7 @@ def _check(name: str, kind: type[Head], options: LearnOptions, collected: _Label
     if count != kind.encoders:
         raise UsageError(
             f"--head {name} reads the vectors of {how_many(kind.encoders, 'encoder')}, not of {count}",
-            hint="name the folder that has the other encoder's vectors, with --embeddings"
+            hint="with --embeddings, name the folder that has the vectors of the other encoder"
             if count < kind.encoders
             else "leave --embeddings out",
         )

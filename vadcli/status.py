@@ -50,7 +50,7 @@ class RunStatus:
         state: running, ended or died.
         seconds: duration of the run so far. If the run died, the time from the start to the last report.
         eta_s: estimated seconds until the end; None if this is not yet known or if the run has ended.
-        last_videos: the videos with events that finished last; None if they must be read from the run record.
+        last_videos: the most recently finished videos that have events; None if they must be read from the run record.
     """
 
     run: StoredRun

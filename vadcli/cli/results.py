@@ -335,7 +335,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
 
 @with_options(ClipsOptions, section="clips")
 def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
-    """Cut every event out of its footage, in original quality and with sound. Encodes nothing.
+    """Copy every event from its footage into a clip, in original quality and with sound. Encodes nothing.
 
     \b
     Examples:

@@ -212,7 +212,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
     Raises:
         DocumentError: the review can't be read.
-        UsageError: the folder does not exist, or the review has no verdict on these videos.
+        UsageError: the folder does not exist, or the review has no verdict on any video of OUT.
     """
     layout, review = stored_layout(out), options.calibrate
     entries = () if review is None else read_review(review)
@@ -237,7 +237,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
         raise UsageError(
-            f"{review} has no verdict true or false for a video of {layout.out}", hint="review events in the report first"
+            f'{review} has no verdict "true" or "false" for any video of {layout.out}', hint="review events in the report first"
         )
     return choices, list(problems)
 

@@ -367,7 +367,7 @@ def _warn_of_categories(options: ScanOptions, detector: Detector) -> None:
     if ignored := parse_categories(options.categories):
         log.warning("the %s detector can't read categories; it ignores %s", detector.name, ", ".join(ignored))
         if options.detector == "auto":
-            log.warning("to find these categories: %s", DETECTOR_OPTIONS.load(HAS_ENCODER).encoder_download())
+            log.warning("to find these categories, first run: %s", DETECTOR_OPTIONS.load(HAS_ENCODER).encoder_download())
 
 
 def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
@@ -402,7 +402,7 @@ class PlannedVideo(NamedTuple):
     """What a scan would do with a video: one line of `vadcli scan --dry-run`."""
 
     video: str
-    need: str  # what the scan would do: a word as in `Runner.preview`, or "skip" for a path that can't be scanned
+    need: str  # what the scan would do: a word that `Runner.preview` returns, or "skip" for a path that can't be scanned
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class ShanghaiTech(GroundTruth):
     name = "shanghaitech"
 
     def read(self) -> Iterable[VideoTruth]:
-        """Return the clips. If `root` has both layouts in the class's docstring, the first of them is read."""
+        """Return the clips. If `root` has both layouts that the class describes, the first of them is read."""
         if (folder := find_existing(self.root, _SHANGHAITECH_LABELS)) is not None:
             tracks = find_existing(self.root, _SHANGHAITECH_TRACKS)
             return [self._clip(clip, path, tracks) for clip, path in npy_files(folder).items()]

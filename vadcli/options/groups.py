@@ -42,7 +42,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def check_durations(options: Any, *names: str, above_zero: bool = False) -> None:
-    """Raise UsageError if an option in `names` is not a duration.
+    """Raise UsageError if one of the options called `names` is not a duration.
 
     With `above_zero`, a duration of 0 is an error, too.
     """
@@ -53,7 +53,7 @@ def check_durations(options: Any, *names: str, above_zero: bool = False) -> None
 
 
 def check_counts(options: Any, *names: str) -> None:
-    """Raise UsageError if an option in `names` has a value below 1."""
+    """Raise UsageError if one of the options called `names` has a value below 1."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -102,7 +102,7 @@ def _cut(name: str, *, whole: str) -> str:
 
 
 def _is_plain(relative: str) -> bool:
-    """True if every version of vadcli uses this path, without a change, as the name of the video's files."""
+    """True if every version of vadcli uses exactly this path as the name of the video's files."""
     return not _UNUSUAL.search(relative) and 0 < 4 * len(relative) <= _LONGEST_STEM_BYTES
 
 

@@ -407,7 +407,7 @@ class Presence(Enum):
 
 
 class FootageFolders:
-    """Finds the videos of an output folder, in the folders where they may be.
+    """Finds the video files that belong to an output folder. Looks in all folders that may contain them.
 
     Args:
         layout: the output folder.

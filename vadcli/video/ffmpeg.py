@@ -15,7 +15,7 @@ always logs an error before it shows the damaged frame. So a decoder with severa
 
 How the sound stays synchronous: if a file was joined from several recordings, its clock restarts at the beginning of each
 part. The rows of the video continue where the clock stopped (see `vadcli.video.timeline`). But the sound still has the times of
-the file. So each part of the sound is moved by as many seconds as the frames of this part.
+the file. So the times of each part of the sound are shifted. The shift in seconds is the same as for the frames of this part.
 """
 
 from __future__ import annotations

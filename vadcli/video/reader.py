@@ -156,7 +156,7 @@ class _Outcome(enum.Enum):
 
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
-    UNSAFE = enum.auto()  # a needed frame is damaged or missing, so all frames must be decoded from this frame on
+    UNSAFE = enum.auto()  # a needed frame is damaged or missing; from this frame on, all frames must be decoded
     UNSELECTED = enum.auto()  # ffmpeg did not select a sampled row, so ffmpeg's frame numbers differ from the row numbers
 
 

@@ -216,7 +216,7 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             start = file.read(HEADER_LENGTH_BYTES)
         if PICKLE.match(start):
-            raise WeightsError(f"{path}: a pickle called .safetensors; pickles are not allowed", hint=hint)
+            raise WeightsError(f"{path}: a pickle file with the suffix .safetensors; pickles are not allowed", hint=hint)
         if start == LFS_MAGIC:
             raise WeightsError(f"{path}: a Git LFS pointer, not the weights themselves", hint=hint)
         with safe_open(path, framework="numpy") as opened:
