@@ -48,12 +48,12 @@ With these numbers, the pixel AUC of an 8-bit mask differs by at most .001 from 
 
 @dataclass(frozen=True)
 class Tail:
-    """Gives for each value how rare it is: the share of the camera's moments with at least this value.
+    """Gives for each value how rare it is: the share of the camera's time with at least this value.
 
     For a value above the usual value, the share is active × 0.75 × exp(-(value - usual) / scale). The log rarity is -ln(share).
 
     Attributes:
-        active: share of the moments in which anything moves.
+        active: share of the camera's time in which anything moves.
         usual: the usual value: the lower quartile of the values while something moves.
         scale: a value that is higher by `scale` is rarer by a factor of e.
     """
@@ -189,7 +189,7 @@ def _between(reference: float, own: float, trust: float) -> float:
 class BellTail:
     """Like `Tail`, but for values with a bell-shaped distribution.
 
-    Up to the value median + BEND · spread, the share of moments that reach a value is that of a normal distribution. Higher
+    Up to the value median + BEND · spread, the share of the camera's time is that of a normal distribution. Higher
     values are more frequent than in a normal distribution, so the share falls more slowly: by a factor of e if the value rises
     by spread / hazard.
 

@@ -226,7 +226,7 @@ def first_model(recipe: Recipe) -> Lavida:
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the model's projector options; the recipe's `projector` and `queries` replace its values."""
+    """Return the projector options of the model. `projector` and `queries` of the recipe replace them."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 

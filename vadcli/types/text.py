@@ -229,7 +229,7 @@ _type_hints = cache(typing.get_type_hints)
 
 
 class FieldError(ValueError):
-    """A field is missing, unknown, or has a wrong value. `hint` says how to fix it; "" for no hint."""
+    """A field is missing, unknown, or has a wrong value. `hint` says how to fix this; "" for no hint."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

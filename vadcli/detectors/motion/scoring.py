@@ -47,7 +47,7 @@ RARITY_POWER = 0.5
 """Motion that is four times as rare as usual counts twice as much, if there is enough footage to know what is rare."""
 
 RARITY_PRIOR = 100.0
-"""With this many moments of footage (200 seconds), the power of rarity is half of RARITY_POWER.
+"""With this many moments of video (200 seconds), the power of rarity is half of RARITY_POWER.
 
 In a few seconds of footage, chance decides what is rare. With values below 100, every measured result on real clips was worse
 than without rarity.

@@ -140,7 +140,7 @@ def read_pickle(path: Path) -> object:
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """Return `value` after checking its type. `where` is its place in the file, for the error message."""
+    """Return `value` after checking its type. Error messages show `where`, its place in the file."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
             f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
