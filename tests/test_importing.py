@@ -334,7 +334,7 @@ def spoiled(source: Path, folder: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("pickle", "a pickle called"),
+        ("pickle", "a pickle file with the suffix"),
         ("cut", "cut short"),
         ("bin", "contains no .safetensors file"),
         ("type", "has the model_type 'bert', not qwen2_vl"),
@@ -402,7 +402,7 @@ def test_what_is_no_own_part_is_refused(base: Sources, dest: Path, tmp_path: Pat
     with pytest.raises(WeightsError, match="has no projector"):
         import_lavida("lavida-tiny", dest, replace(base, own=own))
     own.write_bytes(pickle.dumps({"projector.x": 1}))
-    with pytest.raises(WeightsError, match="a pickle called"):
+    with pytest.raises(WeightsError, match="a pickle file with the suffix"):
         import_lavida("lavida-tiny", dest, replace(base, own=own))
     with pytest.raises(WeightsError, match="no such file or directory"):
         import_lavida("lavida-tiny", dest, replace(base, own=tmp_path / "nowhere.safetensors"))

@@ -38,7 +38,7 @@ class LocalRunner:
     """Executes a plan with the devices and cores of this machine.
 
     The detector is loaded when the first video needs it. The caller may give an open `loader` (see `loader_of`), and must close
-    this loader later. Without a `loader`, the runner opens and closes its own.
+    this loader later. Without a `loader`, the runner opens and closes a loader itself.
 
     Raises:
         UsageError: the detector can't do what the options ask for.

@@ -284,8 +284,8 @@ class Propagation:
     ) -> tuple[dict[int, ByteArray], _LastFrame | None]:
         """Call the detector once. Return the masks of the frames, and the frame that starts the next call.
 
-        A frame that can't be read gets no mask. If a sampled frame can't be read, the frames up to the next sampled frame get
-        no masks, too.
+        A frame that can't be read gets no mask. If a sampled frame can't be read, the frames up to the next sampled frame also
+        get no masks.
 
         Args:
             rows: the rows of this call.

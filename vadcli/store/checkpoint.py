@@ -111,7 +111,7 @@ class CheckpointBlock(RowTable):
     def __post_init__(self) -> None:
         rows = len(self.frame_index)
         if any(len(column) != rows for column in self.columns().values()):
-            raise ValueError(f"a checkpoint block of {rows} rows has columns of other lengths")
+            raise ValueError(f"a checkpoint block of {rows} rows has a column with another number of rows")
         if self.raw.ndim != 2 or self.bbox.shape != (rows, 4):
             raise ValueError(f"raw must be (R, K) and bbox (R, 4), not {self.raw.shape} and {self.bbox.shape}")
 

@@ -317,7 +317,7 @@ class _Mpeg4:
     If vop_coded is 0, the previous picture stays (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
 
     DivX packs two pictures into one packet. The next packet has no coded picture, and counts as the packet of the second
-    picture. So the stream has as many packets as pictures.
+    picture. So the number of packets is equal to the number of pictures.
     """
 
     def __init__(self, extradata: bytes) -> None:
