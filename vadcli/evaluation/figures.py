@@ -411,7 +411,7 @@ class Protocol:
     Attributes:
         endpoints: True adds a normal frame with score 0 and an abnormal frame with score 1, as some published evaluation code
             does.
-        only_sampled: True leaves out frames that only repeat the score of the sampled frame before them.
+        only_sampled: True leaves out frames that only repeat the score of a sampled frame.
         pixel_size: height and width to which masks are resized; None for the size of the frames.
         groups: the groups of metrics to compute; empty for all groups.
         bootstrap: settings of the confidence intervals; None for no intervals.

@@ -54,7 +54,7 @@ class FrameSet:
         scores: (N,) floats, higher is more anomalous; no NaN.
         labels: (N,) bool, True if the frame is abnormal.
         offsets: (V + 1,) int64; the scores of video v are scores[offsets[v] : offsets[v + 1]].
-        sampled: (N,) bool, True if the detector scored the frame, False if the frame repeats an earlier frame's score;
+        sampled: (N,) bool, True if the detector scored the frame, False if the frame repeats the score of another frame;
             None if unknown.
     """
 

@@ -62,6 +62,7 @@ class ScoreTable(RowTable):
         score: (N,) float32 in [0, 1].
         logit: (N,) float32.
         sampled: (N,) bool, True for sampled frames. Each other row repeats the score of the sampled frame before it.
+            Rows before the first sampled frame repeat the score of that frame.
         decode_ok: (N,) bool, False if the decoder skipped the frame or concealed damage in it.
         category_names: names of the C categories; empty if the detector gives no score per category.
         category_scores: (N, C) float32 in [0, 1], one column per category; None if `category_names` is empty.
