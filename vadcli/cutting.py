@@ -87,7 +87,7 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Return the `new` events with categories: from the table if it has any, else from the `old` events."""
+    """Return the `new` events with categories: from the table if it has categories, else from the `old` events."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 

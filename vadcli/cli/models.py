@@ -226,7 +226,7 @@ def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
             log.info("%s: %s", result.video, how_many(result.vectors, "vector"))
         done += bool(result.file) and not result.skipped
         skipped += result.skipped
-    log.info("%s embedded, %d embedded already; in %s", how_many(done, "video"), skipped, options.out)
+    log.info("%s embedded, %d were embedded before; the vectors are in %s", how_many(done, "video"), skipped, options.out)
     if problems:
         raise typer.Exit(3)
 

@@ -518,7 +518,7 @@ class EvalOptions(TalkOptions):
     def __post_init__(self) -> None:
         if self.bootstrap != 0 and self.bootstrap < FEWEST_RESAMPLES:
             raise UsageError(
-                f"--bootstrap {self.bootstrap} is too few for an interval",
+                f"--bootstrap {self.bootstrap} gives too few resamples for an interval",
                 hint=f"give at least {FEWEST_RESAMPLES}, or 0 for none",
             )
         if not 0.0 < self.confidence < 1.0:

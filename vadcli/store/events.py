@@ -403,7 +403,7 @@ class Presence(Enum):
 
     HERE = "here"
     GONE = "gone"  # it was deleted or moved
-    UNKNOWN = "unknown"  # it is not found, but perhaps only because a share is not mounted
+    UNKNOWN = "unknown"  # it is not found; the reason may be that a share is not mounted
 
 
 class FootageFolders:

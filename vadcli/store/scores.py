@@ -206,7 +206,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
         arrow = arrow.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         videos = arrow.column("video").unique().to_pylist()
         if len(videos) > 1:
-            raise ValueError(f"the rows are of {len(videos)} videos; a file must have the rows of one video")
+            raise ValueError(f"the file has rows of {len(videos)} videos; only one is allowed")
         columns = {name: arrow.column(name).to_numpy() for name in SCHEMA.names[1:]}
         if own:
             scores = np.stack([column.to_numpy() for column in categories.columns], axis=1)
