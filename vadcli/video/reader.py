@@ -257,8 +257,8 @@ class FrameReader:
                 sampled=request.sampled,
             )
             skip = "" if not skips else "nokey" if request.only_keys else "noref"
-            # ffmpeg gives each frame to the next thread, also a frame that is left out. So many threads have no work at a time.
-            # More threads keep all cores busy; above 16 threads, ffmpeg warns.
+            # ffmpeg gives each frame to the next thread, also a frame that is left out. A thread with such a frame has no work,
+            # so ffmpeg needs more threads than cores. Above 16 threads, ffmpeg prints a warning.
             used = max(threads, min(16, 4 * threads)) if skips and threads > 1 else threads
             backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=used, skip=skip)
             deliver = self._deliver_needed if skips else self._deliver
