@@ -232,8 +232,8 @@ class _Pruning:
     def _remove_leftovers(self, documents: list[EventsDocument]) -> None:
         """Remove files that belong to no video.
 
-        Such a file is a result of a video that has neither events nor scores nor a checkpoint. With the option
-        `missing`, the checkpoints of videos that are gone, and the models of cameras that are gone, are removed, too.
+        These are the files whose video has no events, no scores and no checkpoint in OUT. The option `missing` also removes
+        the checkpoints of deleted videos and the models of cameras whose folders were deleted.
 
         Args:
             documents: the documents of the videos that were not removed. The models of their cameras are kept.

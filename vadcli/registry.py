@@ -1,14 +1,14 @@
 """The lists of detectors, runners, exporters, data sets, encoders, heads and second models.
 
-An entry is a name and the place of its code. The code is imported when the name is first used. Another package can add an entry
-to a list, with an entry point in its pyproject.toml:
+An entry is a name and the place of its code. The code is imported when the name is first used. To add an entry to a list,
+another package declares an entry point in its pyproject.toml:
 
     [project.entry-points."vadcli.detectors"]
     still = "their_package:make_detector"
     [project.entry-points."vadcli.detector_options"]
     still = "their_package.options:StillOptions"
 
-The choices and the help of the command line, `--detector auto` and the contract tests use these lists.
+These lists are used by the choices and the help of the command line, by `--detector auto` and by the contract tests.
 """
 
 from __future__ import annotations

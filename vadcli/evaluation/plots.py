@@ -204,10 +204,7 @@ def frames_for_sheet(test: TestSet, *, abnormal: bool) -> list[_SheetFrame]:
 
 
 def _pictures(test: TestSet, wanted: Sequence[_SheetFrame]) -> dict[_SheetFrame, ByteArray]:
-    """Return the pixels of the wanted frames.
-
-    The keys are the frames. Frames that cannot be read are left out.
-    """
+    """Return the pixels of each wanted frame. Frames that cannot be read are left out."""
     by_video: dict[int, list[_SheetFrame]] = {}
     for frame in wanted:
         by_video.setdefault(frame.number, []).append(frame)

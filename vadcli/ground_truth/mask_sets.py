@@ -423,7 +423,8 @@ def _read_tracks(path: Path) -> tuple[_Track, ...]:
         try:
             key, first, last = (whole_number(part) for part in line.split(","))
         except ValueError:
-            raise bad_line(path, number, f"{line[:80]!r} is not object,first frame,last frame") from None
+            text = f'{line[:80]!r} should have the form "object,first frame,last frame"'
+            raise bad_line(path, number, text) from None
         if not (1 <= key <= 255 and 0 <= first <= last):
             text = f"{line[:80]!r} is not a track: it needs an object from 1 to 255 and 0 <= first frame <= last frame"
             raise bad_line(path, number, text)

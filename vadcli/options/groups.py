@@ -84,7 +84,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:
-    """Return the numbers of `1,0.5,0.2` in order, without repeats.
+    """Return the numbers of a text such as `1,0.5,0.2`, in the order of the text and without repeats.
 
     Raises:
         UsageError: the text is empty, or a part of it is not a finite number.

@@ -1,4 +1,4 @@
-"""Writes a report as an HTML page, or as a digest in Markdown, in JSON or as a mail.
+"""Writes a report as an HTML page, or writes a short version of it (a digest) as Markdown, JSON or a mail.
 
 The page is one file that opens from disk without a network. Its content security policy allows only its own scripts, so that no
 text in the data can run as a script.

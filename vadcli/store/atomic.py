@@ -56,7 +56,7 @@ class FileLock:
                     os.close(fd)
                     return None
                 with suppress(FileNotFoundError):
-                    # Another process may have deleted the file before this lock. If so, the lock protects nothing: try again.
+                    # Another process may have deleted the file before it was locked here. If so, try again with a new file.
                     if os.path.samestat(os.fstat(fd), os.stat(path)):
                         return cls(path, fd)
             except BaseException:

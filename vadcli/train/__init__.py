@@ -95,7 +95,7 @@ class DataChoice:
         check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}; it must be above 0")
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` is empty; a subclass may check something else."""
+        """Raise UsageError if `root` is empty. A subclass may replace this check."""
         check(bool(self.root), f"data {self.name!r}: root is empty: give the folder of the data set")
 
 
@@ -103,7 +103,7 @@ class DataChoice:
 class ExposureOptions:
     """How clips become pseudo-anomalies.
 
-    Each sample has a list of categories. A category is true if the clip shows it, otherwise irrelevant.
+    Each sample has a list of categories. A category that the clip shows is true; any other category is irrelevant.
 
     Attributes:
         probability: probability that a sample is an anomaly, 0 to 1. Only the list of an anomaly has true categories.

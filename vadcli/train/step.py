@@ -491,8 +491,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks at the size of the mask decoder.
 
-    An output pixel is True if the mask covers at least half of the pixel. A small object may cover less than half of
-    every output pixel. In this case, the pixels that the object covers most are True, so that it does not disappear.
+    An output pixel is True if the mask covers at least half of the pixel. If the mask covers less than half of every output
+    pixel, the most covered pixels are True. So small objects do not disappear.
 
     Args:
         masks: (N, H, W) bool.

@@ -145,7 +145,7 @@ class PaperTraining:
         return replace(work, validation_set=validation_set, validate=measure)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return a recipe with little data, to measure the time of a step; None to estimate the time."""
+        """Return a recipe with little data that measures the time of a step; None if the time is only estimated."""
         return None
 
 

@@ -235,7 +235,7 @@ class MaskScale(StrEnum):
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Return the pixel score of each stored byte, (256,) uint8. 255 means a score of 1."""
+        """Return the pixel score of each possible stored byte (0-255): (256,) uint8. 255 means a score of 1."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -243,7 +243,7 @@ class MaskScale(StrEnum):
         return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
 
     def lowest(self, level: int) -> int:
-        """Return the lowest stored byte that means a pixel score of at least `level` (0-255)."""
+        """Return the lowest stored byte whose pixel score is at least `level` (0-255)."""
         return int(np.searchsorted(self.pixel_scores(), level))
 
 

@@ -139,7 +139,7 @@ class VideoInfo:
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON that is stored with the scores, without pts: the scores have a column for them."""
+        """Return the JSON that is stored with the scores. It has no pts, because pts are a column of the scores."""
         names = (*_STREAM_FIELDS, "time_base", "fps", "duration_s", "frames", "vfr", "edit_list")
         return {name: getattr(self, name) for name in names} | {"time_base": str(self.time_base)}
 

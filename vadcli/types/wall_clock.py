@@ -264,7 +264,12 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """True if a part of a pattern is a field of digits, or a text with the digit `end` at its start or end."""
+    """True if `part` is a field of digits, or if the character `end` of `part` is a digit.
+
+    Args:
+        part: a field of a pattern, or the text between two fields.
+        end: the first or the last character of `part`; empty if `part` is empty.
+    """
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
 
 

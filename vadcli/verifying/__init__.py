@@ -144,7 +144,7 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Load the models that the options name, and call `verify_all`, which also gets `settings`."""
+    """Load the models that the options name, and call `verify_all` with these models and with `settings`."""
     stored_layout(out)  # raises an error for an unusable folder before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)

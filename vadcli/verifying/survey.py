@@ -371,12 +371,12 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
     """Return (n, C) log-odds that represent all clips of a camera, from the answers about some clips.
 
-    The random clips represent all clips that are not proposed. So the answers about random clips are repeated, to get about
-    `rest` answers.
+    The answers about random clips represent all clips that are not proposed. So these answers are repeated until there are
+    about `rest` of them.
 
     Args:
         log_odds: (A, C), the answers about A clips, for C categories.
-        proposed: (A,) bool, True for clips with the highest scores.
+        proposed: (A,) bool, True for proposed clips, which are the clips with the highest scores.
         sampled: (A,) bool, True for random clips.
         rest: number of clips of the camera that are not proposed.
     """

@@ -384,7 +384,7 @@ class Sound:
 def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
     """Return the first audio stream in the file's header; None if the video has no sound.
 
-    If the clock restarts in the file, the whole file is read to find the parts of the sound.
+    If the clock restarts in the file, the whole file is read, to find where each part of the sound begins.
 
     Raises:
         DecoderHung: the header could not be read within the time limit.

@@ -461,9 +461,10 @@ class DecoderProcess:
     def reap(self) -> tuple[VideoError, str]:
         """Kill the process and its children, and free the memory that it shares with the loader.
 
-        Return the error that explains why the process ended, and the last lines of its stderr.
+        The supervisor must stop watching the process before this call. Slots that are still in use stay readable.
 
-        Before this call, the supervisor must have stopped watching the process. Slots that are still in use stay readable.
+        Returns:
+            The error that explains why the process ended, and the last lines of the process's stderr.
         """
         self._worker.reap()
         code, stderr = self._worker.process.returncode, read_tail(self._worker.stderr)

@@ -220,11 +220,11 @@ class TransformersEncoder(ABC):
 
     @abstractmethod
     def make_vision(self) -> nn.Module:
-        """Return the image half. Its weights are not set yet."""
+        """Return the network that encodes images, before its weights are loaded."""
 
     @abstractmethod
     def make_text(self) -> nn.Module:
-        """Return the text half. Its weights are not set yet."""
+        """Return the network that encodes texts, before its weights are loaded."""
 
     @cached_property
     def vision(self) -> Any:

@@ -87,7 +87,7 @@ class PixelOptions:
     def __post_init__(self) -> None:
         for low, high in ((self.min_px, self.max_px), (self.train_min_px, self.train_max_px)):
             if not QWEN_PX**2 <= low <= high:
-                raise ValueError(f"frame areas {low} to {high} px: give at least {QWEN_PX**2}, the smaller area first")
+                raise ValueError(f"frame areas {low}, {high} px: both must be at least {QWEN_PX**2} px, the smaller area first")
 
 
 @dataclass(frozen=True)

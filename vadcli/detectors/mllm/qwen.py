@@ -207,7 +207,7 @@ class TrainingOutputs:
 
 
 class MultimodalLM(ExactBuffers):
-    """Qwen2-VL as one module. For LAVIDA, its vocabulary includes `<SEG>`.
+    """Qwen2-VL as one module. LAVIDA adds the token `<SEG>` to the vocabulary.
 
     Args:
         qwen: a Qwen2VLForConditionalGeneration of the library `transformers`.

@@ -28,7 +28,7 @@ class MotionOptions:
         detail: factor by which width and height of a frame are larger than those of the small frame. Cells keep their size in
             pixels, so a cell covers a smaller part of a larger frame. Speeds are still in pixels of the small frame. The floors
             of speed and disorder are divided by `detail`, because the noise of the flow is smaller by the same factor.
-        cell_px: side of a grid cell.
+        cell_px: side of a grid cell, in pixels of the frame that the detector gets.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation, in seconds, of the Gaussian that smooths each cell over time. This smooths masks too.
             After this smoothing, the value of a frame is the value of its highest cell. Without the smoothing, the highest cell
