@@ -4,10 +4,11 @@ from __future__ import annotations
 
 QUOTED = """\
 These figures are copied from the tables of the LAVIDA paper, in percent. None of these figures was measured with
-vadcli. The paper has no intervals.
+vadcli. The paper gives no confidence intervals.
 
 Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, over all 12 test clips. Every frame was scored, with masks at
-158×238. To compare, use the column "pixel ROC-AUC at 158×238" of the first table, which is over {count} clips.
+158×238. The results of vadcli that come closest are in the first table of this page, in the column "pixel ROC-AUC at
+158×238". But they are over {count} clips.
 
 | method | training | pixel ROC-AUC |
 |---|---|---|
@@ -82,8 +83,8 @@ draws the same clips for both rows.
 The box of 21×21 pixels is about as large as the area over which `motion` averages (a Gaussian of 8 pixels). With the
 box of 5×5 pixels, the frame difference is the usual "plain frame difference".
 
-With {count} clips, the intervals are wide. Most anomalies of Ped2 are fast. So a method does well on Ped2 if it gives
-high scores to fast things. Expect lower figures on other footage.
+With {count} clips, the confidence intervals are wide. Most anomalies of Ped2 are fast. So a method does well on Ped2 if it
+gives high scores to fast things. Expect lower ROC-AUC and AP on other footage.
 
 Optical flow and frame difference have weaknesses that ROC-AUC does not show:
 

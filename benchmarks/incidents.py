@@ -150,8 +150,8 @@ def page_text(found: list[Found], command: str) -> str:
         " .5 is chance. A clip without an incident, or with an incident from start to end, has no AUC.",
     )
     after = (
-        f"`motion` has an event in {touched} of {len(incidents)} incidents. {clear} of {len(quiet)} clips without an incident"
-        f" have no event. The number of false alarms is {alarms} in {minutes:.1f} minutes.",
+        f"`motion` finds {touched} of {len(incidents)} incidents. In {clear} of {len(quiet)} clips without an incident,"
+        f" `motion` finds no event. It gives {alarms} false alarms in {minutes:.1f} minutes.",
         f"The mean of the frame AUCs of the single clips is {_figure(within.value)}. The frame AUC over all frames of all clips"
         f" together is {_figure(over_all)}.",
     )

@@ -245,11 +245,11 @@ ABOUT = (
     "",
     "- The first four columns have the frame AUC for four kinds of categories. A cell has the mean over the seeds, and in",
     "  brackets the lowest and highest value of a seed.",
-    "- *another's <SEG>* is the frame AUC for the categories of the third column if each clip gets the `<SEG>` of another",
-    "  clip.",
+    '- *another\'s <SEG>* is also a frame AUC, for "motion of one of two similar objects, 1 name". But here, the model',
+    "  scores each clip with the `<SEG>` of another clip.",
     "- *tokens* is the number of tokens per clip after compression.",
-    "- *seconds* is the time per clip until the tokens of the clip are compressed. Other work ran at the same time, so the",
-    "  seconds show only the order of magnitude.",
+    "- *seconds* is the time per clip until the tokens of the clip are compressed. Other programs ran on the machine at the",
+    "  same time, so the seconds show only the order of magnitude.",
 )
 
 

@@ -38,8 +38,8 @@ EXCHANGED = (
 
 ABOUT = (
     "This page shows how well `lavida-tiny` finds given categories. The clips come from the test split of the synthetic",
-    "world, and were drawn with a seed that no training used. Half of the objects have a pair of colour and shape that no",
-    "training clip showed or named.",
+    "world. The script draws the clips with a seed that no training used. For half of the objects, no training clip showed",
+    "or named this pair of colour and shape.",
     "",
     "Each clip is scored with two lists of categories:",
     "",
@@ -59,7 +59,7 @@ ABOUT = (
     "- **lists** is the number of lists of categories.",
     "- **target** is the frame AUC that the model should reach at least.",
     "",
-    "The 95 % intervals come from a bootstrap over the clips.",
+    "The values in square brackets are 95 % confidence intervals, from a bootstrap over the clips.",
 )
 
 
@@ -70,8 +70,8 @@ EXACT = (
     "from SAM2's features.",
     "",
     "The training started from the result of the ninth stage of lavida-tiny, and had 1,500 steps of the paper's training",
-    "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained. The training had no loss",
-    "for single categories of a list.",
+    "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained. The loss had no term for",
+    "single categories of a list.",
 )
 
 
@@ -79,9 +79,9 @@ SEG_ABOUT = (
     "The language model passes its result to the mask decoder as the embedding of one token, `<SEG>`. The next table shows",
     "how much this embedding contributes. Each column has the frame AUC for one input of the mask decoder:",
     "",
-    "- *own*: the `<SEG>` embedding of the same clip and the same list of categories;",
-    "- *another's*: the `<SEG>` embedding of another clip with another list of categories;",
-    "- *none*: no `<SEG>` embedding.",
+    "- *own*: the mask decoder gets the `<SEG>` embedding of the same clip and the same list of categories.",
+    "- *another's*: the mask decoder gets the `<SEG>` embedding of another clip with another list of categories.",
+    "- *none*: the mask decoder gets no `<SEG>` embedding.",
 )
 SEG_AGAIN = "The next table has the frame AUC for the same three inputs of the mask decoder as above:"
 
