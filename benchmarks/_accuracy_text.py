@@ -20,14 +20,16 @@ Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, over all 12 test clips.
 | TAO | fine-tuned | 75.11 |
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
-Table 1 of the paper has frame figures on other data sets, over all frames of a test set together. The authors sampled:
+Table 1 of the paper has frame ROC-AUCs and APs on other data sets, each computed over all frames of a test set
+together. The authors of the paper read only these frames:
 
 - every 4th frame of UBnormal;
 - every 2nd frame of ShanghaiTech;
 - every 128th frame of UCF-Crime and XD-Violence.
 
-A frame that was not sampled gets the score of the last sampled frame before it. The published evaluator appends
-artificial end points (0, 0) and (1, 1) to labels and scores. `vadcli eval` does this only with `--endpoints`.
+A frame that was not sampled gets the score of the last sampled frame before it. The published evaluator appends two
+artificial frames: one with label 0 and score 0, and one with label 1 and score 1. `vadcli eval` appends these frames
+only with `--endpoints`.
 
 On XD-Violence, the published evaluator computes ROC-AUC, but the heading in the paper's table is AP.
 
@@ -80,36 +82,36 @@ draws the same clips for both rows.
 
 {verdict}
 
-The box of 21×21 pixels is about as large as the area over which `motion` averages (a Gaussian of 8 pixels). With the
-box of 5×5 pixels, the frame difference is the usual "plain frame difference".
+The box of 21×21 pixels is about as large as the area over which `motion` averages (a Gaussian of 8 pixels). The row
+"frame difference, highest 5×5 box" is the method that is usually called "plain frame difference".
 
 With {count} clips, the confidence intervals are wide. Most anomalies of Ped2 are fast. So a method does well on Ped2 if it
 gives high scores to fast things. Expect lower ROC-AUC and AP on other footage.
 
 Optical flow and frame difference have weaknesses that ROC-AUC does not show:
 
-- The values of both methods do not show what is rare for a camera. So a threshold for one camera does not fit another
-  camera.
-- Both methods fail after cuts, after changes of light, and if the camera moves.
+- The values of optical flow and frame difference do not show what is rare for a camera. So a threshold for one camera
+  does not fit another camera.
+- Optical flow and frame difference fail after cuts, after changes of light, and if the camera moves.
 
 ## How each row was measured
 
 In the commands, PED2 is the folder of the data set.
 
-- **`motion`**: all clips are scanned together, as frame folders of one camera. The camera is fitted on these same
+- **`motion`**: all clips are scanned together, as frame folders of one camera. The camera model is fitted on these same
   clips.
 - **speed or disorder of `motion` alone**: *speed* is how fast the pixels near a cell move. *Disorder* is the part of
-  this speed that goes in different directions. Both are means over space and time, with the camera model of the first
-  row. The score of a frame is the highest value of its cells. A clip is measured in one piece; a scan divides the clip
-  into parts.
+  this speed that goes in different directions. Both are means over space and time, with the camera model of the row
+  "`motion`". The score of a frame is the highest value of its cells. A clip is measured in one piece, but a scan divides
+  the clip into parts.
 - **frame difference**: the change of a pixel since the frame before, averaged over a box. The score of a frame is the
   highest value of its boxes. The score of a pixel is the value of the box around the pixel.
 - **frame difference, mean of the frame**: the score of a frame is the mean change of its pixels. The score of a pixel
   is the change of this pixel.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
 - **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as in common motion scanners. MOG2
-  reads all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel is either
-  foreground or not, which lowers the pixel figures.
+  reads all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel has only
+  two possible scores (foreground or background), which lowers the pixel ROC-AUC and the pixel AP.
 
 The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s). Pixel scores are masks of 8 bits.
 
