@@ -73,8 +73,8 @@ of the clips.
 The footage is {count} test clips ({clips}) with {frames} frames of 360×240, at 10 frames per second. No method in this table
 has used a label or a training clip. Every figure comes from `vadcli eval`.
 
-The last column has the difference between the row and the first row. For the interval of the difference, the bootstrap
-draws the same clips for both rows.
+The last column has the frame ROC-AUC of the row minus the frame ROC-AUC of the first row. For the interval of this
+difference, each resample has the same clips for both rows.
 
 | what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row |
 |---|---|---|---|---|---|---|
@@ -115,8 +115,9 @@ In the commands, PED2 is the folder of the data set.
 
 The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s). Pixel scores are masks of 8 bits.
 
-`python benchmarks/accuracy.py` runs the scan below, and writes the outputs of the other rows in the same format. Then
-two `vadcli eval` commands per row compute the figures of the row:
+`python benchmarks/accuracy.py` runs the commands below. The scan writes the scores of the row `motion`. For all other
+rows, the script itself writes scores in the format of a scan. Then two `vadcli eval` commands per row compute the
+figures:
 
 ```
 {commands}

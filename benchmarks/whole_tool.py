@@ -47,8 +47,8 @@ ABOUT = (
     "  `vadcli eval`;",
     "- **trainer's own code**: this code scores the drawn frames, which are not compressed.",
     "",
-    "Both ways score the same videos from the test split of the synthetic world. A video lasts 12 s and has 30 frames per",
-    "second. Seven of ten videos show one of the categories.",
+    "The commands of `vadcli` and the trainer's own code score the same videos from the test split of the synthetic world. A",
+    "video lasts 12 s and has 30 frames per second. Seven of ten videos show one of the categories.",
     "",
     "The figures are frame AUCs over all frames of all videos.",
 )
