@@ -233,7 +233,7 @@ ABOUT = (
     "- seg: training with and without `<SEG>`.",
     "",
     "Each row is one setting, with three seeds. Every row starts from the same model: the result of the first exposure",
-    "stage of recipes/lavida-tiny.toml, with reverse attention at a ratio of 0.2.",
+    "stage of recipes/lavida-tiny.toml. This model compresses visual tokens by reverse attention, to a share of 0.2.",
     "",
     f"For each row, the starting model is trained for {STEPS} more steps of this exposure stage, on 2,000 clips. The training",
     f"uses the setting that the row names. Then the trained model scores {CLIPS} new clips.",

@@ -39,7 +39,7 @@ EXCHANGED = (
 ABOUT = (
     "This page shows how well `lavida-tiny` finds given categories. The clips come from the test split of the synthetic",
     "world. The script draws the clips with a seed that no training used. For half of the objects, no training clip showed",
-    "or named this pair of colour and shape.",
+    "or named the object's pair of colour and shape.",
     "",
     "Each clip is scored with two lists of categories:",
     "",
