@@ -20,18 +20,18 @@ column is over only {count} clips.
 | TAO | fine-tuned | 75.11 |
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
-Table 1 of the paper has frame ROC-AUCs and APs on other data sets, each computed over all frames of a test set
-together. The authors of the paper read only these frames:
+Table 1 of the paper has frame ROC-AUCs and APs on other data sets. Each value is computed over all frames of a test set
+together. The authors of the paper scored only these frames:
 
 - every 4th frame of UBnormal;
 - every 2nd frame of ShanghaiTech;
 - every 128th frame of UCF-Crime and XD-Violence.
 
-A frame that was not sampled gets the score of the last sampled frame before it. The published evaluator appends two
+A frame that was not scored gets the score of the last scored frame before it. The published evaluator appends two
 artificial frames: one with label 0 and score 0, and one with label 1 and score 1. `vadcli eval` appends these frames
 only with `--endpoints`.
 
-On XD-Violence, the published evaluator computes ROC-AUC, but the heading in the paper's table is AP.
+On XD-Violence, the published evaluator computes the ROC-AUC. But in the paper's table, the heading of this column is AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|

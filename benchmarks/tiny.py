@@ -52,12 +52,12 @@ ABOUT = (
     'In the rows "motion of one of two similar objects", two objects have the same colour and shape. The true category is',
     "the motion of one object. The false categories are motions that neither object makes.",
     "",
-    "- **frame AUC** is computed over all frames of all clips. Each clip counts twice: once with the scores from its first",
-    "  list, once with the scores from its second list.",
-    "- **mask IoU, pixel AP and pixel AUC** are computed over the frames that show the true category, even if these frames",
-    "  have low scores.",
-    "- **lists** is the number of lists of categories.",
-    "- **target** is the frame AUC that the model should reach at least.",
+    "- **frame AUC** is computed over all frames of all clips. Each clip is scored with two lists of categories, so each",
+    "  frame counts twice.",
+    "- **mask IoU, pixel AP and pixel AUC** are computed over all frames that show the true category. Frames with low scores",
+    "  are included.",
+    "- **lists** is the number of lists of categories, two per clip.",
+    "- **target** is the lowest frame AUC that the model should reach.",
     "",
     "The values in square brackets are 95 % confidence intervals, from a bootstrap over the clips.",
 )
@@ -69,9 +69,9 @@ EXACT = (
     "[additions of lavida-tiny](../docs/training.md#what-the-small-model-adds): the convolutional trunk, and visual tokens",
     "from SAM2's features.",
     "",
-    "The training started from the result of the ninth stage of lavida-tiny, and had 1,500 steps of the paper's training",
-    "(`recipes/lavida-tiny-exact.toml`). The language model and the whole projector were trained. The loss had no term for",
-    "single categories of a list.",
+    "The training (`recipes/lavida-tiny-exact.toml`) started from the result of the ninth stage of lavida-tiny. It took",
+    "1,500 steps with the paper's method. The language model and the whole projector were trained. The loss had no separate",
+    "terms for the categories of a list.",
 )
 
 
