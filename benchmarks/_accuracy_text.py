@@ -57,8 +57,8 @@ On XD-Violence, the published evaluator computes the ROC-AUC. But in the paper's
 | EventVAD (ACM 2025) | zero-shot | – | – | 82.03 | 64.04 |
 | LAVIDA, the paper itself | zero-shot | 76.45 | 85.28 | 82.18 | 90.62 |
 
-The paper has three different figures for the full model on ShanghaiTech: 85.28 in Tables 1 and 4, 85.02 in Table 3, and
-80.64 in Table 5.
+The paper reports three different frame AUCs of the full model on ShanghaiTech: 85.28 in Tables 1 and 4, 85.02 in
+Table 3, and 80.64 in Table 5.
 """
 
 PAGE = """\
@@ -96,7 +96,7 @@ Optical flow and frame difference have weaknesses that ROC-AUC does not show:
 
 ## How each row was measured
 
-In the commands, PED2 is the folder of the data set.
+In the commands, PED2 is the folder of the data set UCSD Ped2.
 
 - **`motion`**: all clips are scanned together, as frame folders of one camera. The camera model is fitted on these same
   clips.
@@ -113,7 +113,8 @@ In the commands, PED2 is the folder of the data set.
   reads all clips once before it scores them. The score of a frame is the share of foreground pixels. A pixel has only
   two possible scores (foreground or background), which lowers the pixel ROC-AUC and the pixel AP.
 
-The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s). Pixel scores are masks of 8 bits.
+The frame scores of all methods are smoothed in the same way (Gaussian, 0.4 s). The pixel scores of all methods are
+rounded to 8 bits, as in the masks of a scan.
 
 `python benchmarks/accuracy.py` runs the commands below. The scan writes the scores of the row `motion`. For all other
 rows, the script itself writes scores in the format of a scan. Then two `vadcli eval` commands per row compute the

@@ -210,9 +210,9 @@ def _verdict(rows: list[Row], whole: list[dict[str, Any]]) -> str:
     first = whole[0]["metrics"]["frame"]["auc_micro"]["value"]
     better = [row.name for row, each in zip(rows, whole, strict=True) if each["metrics"]["frame"]["auc_micro"]["value"] > first]
     if not better:
-        return "No other method ranks these frames better than `motion` (the first row)."
-    methods = "one method ranks" if len(better) == 1 else f"{len(better)} methods rank"
-    return f"**On these clips, {methods} frames better than `motion` (the first row): {'; '.join(better)}.**"
+        return "No other method has a higher frame ROC-AUC than `motion` on these clips."
+    methods = "one method has" if len(better) == 1 else f"{len(better)} methods have"
+    return f"**On these clips, {methods} a higher frame ROC-AUC than `motion`: {'; '.join(better)}.**"
 
 
 def _cell(metric: dict[str, Any], sign: str = "") -> str:
