@@ -83,7 +83,10 @@ SEG_ABOUT = (
     "- *another's*: the mask decoder gets the `<SEG>` embedding of another clip with another list of categories.",
     "- *none*: the mask decoder gets no `<SEG>` embedding.",
 )
-SEG_AGAIN = "The next table shows the frame AUC of `lavida-tiny-exact` with the same three kinds of `<SEG>` embedding:"
+SEG_AGAIN = (
+    "The next table shows the frame AUC of `lavida-tiny-exact` if the mask decoder gets the `<SEG>` embedding of the same\n"
+    "clip (*own*), of another clip (*another's*), or no embedding (*none*):"
+)
 
 
 def main() -> None:
