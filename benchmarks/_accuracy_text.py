@@ -22,7 +22,6 @@ column is over only {count} clips.
 
 Table 1 of the paper has frame ROC-AUCs and APs on other data sets. Each value is computed over all frames of a test set
 together. The authors of the paper scored only these frames:
-
 - every 4th frame of UBnormal;
 - every 2nd frame of ShanghaiTech;
 - every 128th frame of UCF-Crime and XD-Violence.
@@ -89,7 +88,6 @@ With {count} clips, the confidence intervals are wide. Most anomalies of Ped2 ar
 gives high scores to fast things. Expect lower ROC-AUC and AP on other footage.
 
 Optical flow and frame difference have weaknesses that ROC-AUC does not show:
-
 - The values of optical flow and frame difference do not show what is rare for a camera. So a threshold for one camera
   does not fit another camera.
 - Optical flow and frame difference fail after cuts, after changes of light, and if the camera moves.

@@ -42,7 +42,6 @@ ABOUT = (
     "or named the object's pair of colour and shape.",
     "",
     "Each clip is scored with two lists of categories:",
-    "",
     "- The first list has one true category, which the clip shows.",
     "- The second list has only false categories.",
     "",
@@ -78,7 +77,6 @@ EXACT = (
 SEG_ABOUT = (
     "The language model passes its result to the mask decoder as the embedding of one token, `<SEG>`. The next table shows",
     "how much this embedding contributes. Each column has the frame AUC for one input of the mask decoder:",
-    "",
     "- *own*: the mask decoder gets the `<SEG>` embedding of the same clip and the same list of categories.",
     "- *another's*: the mask decoder gets the `<SEG>` embedding of another clip with another list of categories.",
     "- *none*: the mask decoder gets no `<SEG>` embedding.",

@@ -42,7 +42,6 @@ INTERVAL = 4  # a scan samples every 4th frame of videos with 30 frames per seco
 
 ABOUT = (
     "The accuracy of `lavida-tiny` is computed in two ways:",
-    "",
     "- **commands of `vadcli`**: the videos are written as MP4, scanned with `--masks video`, and evaluated with",
     "  `vadcli eval`;",
     "- **trainer's own code**: this code scores the drawn frames, which are not compressed.",
