@@ -166,13 +166,21 @@ def report(
     lines = [
         "# The small checkpoint on new clips",
         "",
-        f"{command} measured these figures in {seconds:.0f} s.",
+        f"{command} measured the figures of `lavida-tiny` on this page in {seconds:.0f} s.",
         "",
         *ABOUT,
         *_tables(groups, found, SEG_ABOUT),
     ]
     if exact:
-        lines += ["", EXACT_TITLE, "", f"{command} measured these figures.", "", *EXACT, *_tables(groups, exact, (SEG_AGAIN,))]
+        lines += [
+            "",
+            EXACT_TITLE,
+            "",
+            f"{command} measured the figures of `lavida-tiny-exact`.",
+            "",
+            *EXACT,
+            *_tables(groups, exact, (SEG_AGAIN,)),
+        ]
     return "\n".join([*lines, ""])
 
 
