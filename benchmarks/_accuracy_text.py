@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 QUOTED = """\
-These figures are copied from the tables of the LAVIDA paper, in percent. None of these figures was measured with
+The figures in the next tables are copied from the tables of the LAVIDA paper, in percent. None of them was measured with
 vadcli. The paper gives no confidence intervals.
 
 Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, over all 12 test clips. Every frame was scored, with masks at
