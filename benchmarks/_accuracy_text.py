@@ -30,7 +30,8 @@ A frame that was not scored gets the score of the last scored frame before it. T
 artificial frames: one with label 0 and score 0, and one with label 1 and score 1. `vadcli eval` appends these frames
 only with `--endpoints`.
 
-On XD-Violence, the published evaluator computes the ROC-AUC. But in the paper's table, the heading of this column is AP.
+On XD-Violence, the published evaluator computes the ROC-AUC. But in the paper's table, the heading of the column for
+XD-Violence is AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|
