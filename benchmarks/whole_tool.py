@@ -66,7 +66,8 @@ def main() -> None:
     lines = [
         "# The small checkpoint through the whole tool",
         "",
-        f"`python benchmarks/whole_tool.py --model {chosen.model} --videos {chosen.videos}` measured these figures.",
+        f"`python benchmarks/whole_tool.py --model {chosen.model} --videos {chosen.videos}` measured the figures on",
+        "this page.",
         "",
         *ABOUT,
         "",
