@@ -65,16 +65,16 @@ PAGE = """\
 # Accuracy
 
 This page compares `motion` with simple methods on UCSD Ped2, and quotes figures of other methods.
-`python benchmarks/accuracy.py` writes the page, so do not edit the page. The 95 % intervals come from 1,000 resamples
-of the clips.
+`python benchmarks/accuracy.py` writes the page, so do not edit the page. The 95 % confidence intervals come from 1,000
+resamples of the clips.
 
 ## UCSD Ped2, measured with vadcli
 
 The footage is {count} test clips ({clips}) with {frames} frames of 360×240, at 10 frames per second. No method in this table
 has used a label or a training clip. Every figure comes from `vadcli eval`.
 
-The last column has the frame ROC-AUC of the row minus the frame ROC-AUC of the first row. For the interval of this
-difference, each resample has the same clips for both rows.
+The last column has the frame ROC-AUC of the row minus the frame ROC-AUC of the first row. For the confidence interval
+of this difference, each resample has the same clips for both rows.
 
 | what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row |
 |---|---|---|---|---|---|---|
