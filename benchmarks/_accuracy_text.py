@@ -7,8 +7,8 @@ The figures in the next tables are copied from the tables of the LAVIDA paper, i
 vadcli. The paper gives no confidence intervals.
 
 Table 2 of the paper has the pixel ROC-AUC on UCSD Ped2, over all 12 test clips. Every frame was scored, with masks at
-158×238. You can compare these values with the column "pixel ROC-AUC at 158×238" in the first table of this page, but that
-column is over only {count} clips.
+158×238. You can compare these values with the column "pixel ROC-AUC at 158×238" in the first table of this page, but
+that column is over only {count} clips.
 
 | method | training | pixel ROC-AUC |
 |---|---|---|
