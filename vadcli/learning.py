@@ -373,7 +373,8 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
         if not rest.any() or rest.all():
             label = "true" if not rest.any() else "false"
             raise UsageError(
-                f"all {label} labels are in too few videos, so the head can't be tested on other videos", hint=TOO_FEW
+                f"the {label} labels are in too few videos, so the head can't be tested on videos that it did not learn from",
+                hint=TOO_FEW,
             )
     return rows_of_folds
 

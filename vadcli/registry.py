@@ -8,7 +8,7 @@ another package declares an entry point in its pyproject.toml:
     [project.entry-points."vadcli.detector_options"]
     still = "their_package.options:StillOptions"
 
-These lists are used by the choices and the help of the command line, by `--detector auto` and by the contract tests.
+The command line takes its choices and its help from these lists. `--detector auto` and the contract tests also use them.
 """
 
 from __future__ import annotations

@@ -277,12 +277,12 @@ class CategoryTails:
 
     @classmethod
     def fit(cls, evidence: FloatArray, categories: int, *, seconds: float, floor: float) -> CategoryTails:
-        """Return the tails of a camera, fitted to a sample of its videos.
+        """Return the tails of a camera, fitted to sampled frames of its videos.
 
         Args:
-            evidence: (n, K) evidence of the sample, n >= 1.
+            evidence: (n, K) evidence of the sampled frames, n >= 1.
             categories: C, the number of categories. K is a multiple of C.
-            seconds: length of the video from which the sample comes.
+            seconds: total length of the videos from which the frames were sampled.
             floor: the smallest spread that a tail can have.
         """
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)

@@ -196,7 +196,7 @@ class ScanJob:
     force: bool = False  # also scan videos that are done
     retry_failed: bool = False  # repeat the scan of videos that failed or are partial
     checkpoint_s: float = 30.0  # seconds between two fsyncs of a checkpoint
-    # The second passes. None for a pass that the options do not ask for, or that the detector does not need.
+    # The next fields are second passes. A field is None if the options do not ask for its pass, or the detector needs none.
     attribution: Attribution | None = None  # finds the categories of events
     propagation: Propagation | None = None  # makes a mask for every frame
     refinement: Refinement | None = None  # refines the masks in events

@@ -292,7 +292,7 @@ def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
 
 def _by_curve(counts: PixelCounts, area: Any, undefined: str) -> Estimate:
     def statistic(weights: Numbers) -> Numbers:
-        """Return the area in each resample."""
+        """Return the area under the curve for each resample."""
         curve: Numbers = area(weights @ counts.positives.astype(np.float64), weights @ counts.negatives.astype(np.float64))
         return curve
 
@@ -503,7 +503,7 @@ def _criterion(
         return tables(bin_edges(groups, RESAMPLE_BINS))
 
     def statistic(weights: Numbers) -> Numbers:
-        """Return the area in each resample."""
+        """Return the area under the curve for each resample."""
         hits, alarms = binned()
         return _area(weights @ hits, weights @ alarms, weights @ totals, weights @ length)
 

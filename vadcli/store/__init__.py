@@ -51,8 +51,9 @@ _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 def encode_name(relative: str | bytes | PurePath) -> str:
     """Return a relative path as it is stored and shown: UTF-8, `/` separators, no control characters.
 
-    Control characters and bytes that are not UTF-8 become %XX. If the path already contains such a code, its percent sign
-    becomes %25, so that two files never get the same name. Any other percent sign is kept, as in "50% off" and "a%20b".
+    Control characters and bytes that are not UTF-8 become codes %XX. If the path already contains a code that this function
+    could have made, such as %0A, the percent sign of the code becomes %25. So two files never get the same name. Other percent
+    signs are kept, as in "50% off" and "a%20b" (%20 is a space, not a control character).
     """
     raw = os.fsencode(relative.as_posix() if isinstance(relative, PurePath) else relative)
     text = _LOOKS_ENCODED.sub(b"%25", raw).decode("utf-8", "surrogateescape")

@@ -317,7 +317,7 @@ def _valid(column: pa.Array) -> BoolArray:
 
 
 def _lists(column: pa.Array) -> NDArray[Any]:
-    """Return the lists of the rows that are not null as one array (lists, list size), without pyarrow.compute."""
+    """Return one array (lists, list size) with all lists of a column. Null rows are left out."""
     values = column.values.to_numpy().reshape(-1, column.type.list_size)
     return np.asarray(values[column.offset : column.offset + len(column)][_valid(column)])
 

@@ -254,9 +254,9 @@ class Choices:
         Args:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
-            new: the thresholds that these videos have now.
-            change: a function that replaces stored thresholds by the values that the user gave now. If it raises
-                UsageError because the result contradicts itself (low above high), these stored thresholds stay as they are.
+            new: the thresholds to store for these videos.
+            change: gets thresholds that are stored for some of these videos, and returns them with the values of this command.
+                If it raises UsageError, because the result contradicts itself (low above high), the stored thresholds stay.
         """
         entries = list(self.thresholds)
         for place, old in enumerate(entries):

@@ -529,10 +529,10 @@ def result_lines(path: Path) -> Iterator[bytes]:
 
 
 def failures_without_events(layout: OutputLayout, runs: Iterable[StoredRun]) -> list[VideoResult]:
-    """Return the results of failed paths that have no events document, such as a folder that can't be read.
+    """Return the results of failed paths (for example, of a folder that can't be read) that have no events document.
 
-    If several runs scanned the same paths, only the newest of these runs counts. A path that failed earlier, but not in the
-    newest run, was read or excluded in the newest run. Damaged run records are left out.
+    If several runs scanned the same paths, only the newest of these runs counts. If a path failed only in an older run, then
+    the newest run has read it or excluded it. Damaged run records are left out.
 
     Args:
         runs: the runs, the oldest first. Their results are read again from the run records.

@@ -251,8 +251,8 @@ class Clip:
         t = len(self.frames)
         if not len(self.frame_index) == len(self.timestamp) == len(self.valid) == t:
             raise ValueError(
-                f"{self.video}: a clip of {t} frames has {len(self.frame_index)} frame numbers, {len(self.timestamp)} times, "
-                f"and {len(self.valid)} values in `valid`; all these numbers must be equal"
+                f"{self.video}: a clip of {t} frames has {len(self.frame_index)} frame numbers, "
+                f"{len(self.timestamp)} timestamps and {len(self.valid)} values in `valid`; it needs {t} of each"
             )
 
     def owned(self) -> Clip:

@@ -3,8 +3,8 @@
 The loader and a decoder process (`vadcli.video.worker`) send messages through a pipe. Clips and a progress counter are in
 shared memory (`Ring`). This memory has no name in any file system: the system frees it when the last process that maps it ends.
 
-The file begins with the requests and items of a loader. Then come the messages between the processes, the shared memory,
-helpers for processes, and the supervisor.
+This module begins with what a loader requests, and the items that the loader yields. Then come the messages between the
+processes, the shared memory, helpers for processes, and the supervisor.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def expressions(path: Path, where: str, content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the expressions of a video.
 
-    An item is the text "expression NUMBER of video NAME", for error messages, and the expression's JSON entry.
+    Each item is a pair: the name of the expression for error messages ("expression NUMBER of video NAME"), and its JSON entry.
     """
     for number, value in entry(path, where, content, "expressions", dict).items():
         place = f"expression {number} of {where}"
