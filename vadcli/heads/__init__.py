@@ -105,7 +105,7 @@ class Head(Protocol):
         """Return a logit per frame, (S,) float32; a higher logit means that an anomaly is more probable."""
 
     def state(self) -> dict[str, FloatArray]:
-        """Return the arrays from which `of` makes the head again. The keys are the names of the arrays."""
+        """Return the arrays that `of()` needs to make the same head again. The keys are the names of the arrays."""
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:

@@ -4,7 +4,8 @@ A network gets an array (B, N, D): B videos, N segments per video, D numbers per
 of about two seconds. The papers cut every video into 32 segments. But an archive can have videos of ten seconds and videos of
 an hour: with 32 segments per video, the lengths of segments would be too different.
 
-`NetworkHead` is the base class, which trains a network. The parts that several heads use follow, and then the heads.
+`NetworkHead` is the base class, which trains a network. After the base class come the parts that several heads share, and then
+the heads.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
 
     Args:
         frames: the frames of all videos.
-        codes: (N,) int, the category of each abnormal frame as a number; NORMAL for abnormal frames without a category.
+        codes: (N,) int, the number of the category of each frame; NORMAL for frames without a category, even if abnormal.
         code: the number of the category to evaluate.
         own_videos: True keeps only the videos that show the category.
     """

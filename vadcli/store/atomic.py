@@ -298,9 +298,10 @@ def _fsync(path: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of processes that have ended, except those of other users.
+    """Remove the folders of processes that have ended. Folders that belong to other users are kept.
 
-    The user may have chosen a folder that already has a `.tmp`. So folders with other names than those of `Scratch` stay.
+    The user may have chosen a folder that already has a `.tmp` with other contents. So only folders whose names have the form
+    that `Scratch` gives are removed.
     """
     try:
         folders = [entry for entry in root.iterdir() if _SCRATCH_NAME.fullmatch(entry.name) and entry.is_dir()]

@@ -380,7 +380,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Some decoders crash in Python's clean-up, so os._exit skips it. The loader only needs the closed connection.
+    # Some decoders crash in Python's clean-up, so os._exit skips it. The loader only needs the connection to be closed.
     try:
         main()
     except BaseException:

@@ -383,7 +383,7 @@ def _spread_repeats(steps: ClipSteps) -> None:
 
 
 def is_scene_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Return True if two consecutive pooled frames (h, w) differ by more than their light."""
+    """Return True if two consecutive pooled frames (h, w) differ in more than brightness."""
     most = CUT_SHARE * before.size
     if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:
         return False
