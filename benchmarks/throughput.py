@@ -2,6 +2,8 @@
 
 python benchmarks/throughput.py [--video FILE] [--rounds N] [--only WORD ...] [--dvr-scan PATH]
 python benchmarks/throughput.py --clips N [--rounds N]
+
+`ffmpeg -f null` uses the same ffmpeg as the scan. VADCLI_FFMPEG chooses another one for both.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import statistics
 import sys
 from pathlib import Path
 
-from _measure import FFMPEG, VADCLI, WORK, Run, in_turn, looped, machine, made_video, median_ratio, run
+from _measure import VADCLI, WORK, Run, in_turn, looped, machine, made_video, median_ratio, run
 
+from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.probe import probe
 
 
@@ -57,7 +60,7 @@ def main() -> None:
         "vadcli scan (motion)": lambda: scan(video),
         "vadcli scan --decode all": lambda: scan(video, "--decode", "all"),
         "vadcli scan --decode key": lambda: scan(video, "--decode", "key"),
-        "ffmpeg -f null": lambda: run([FFMPEG, "-v", "error", "-i", str(video), "-an", "-f", "null", "-"]),
+        "ffmpeg -f null": lambda: run([ffmpeg_path(), "-v", "error", "-i", str(video), "-an", "-f", "null", "-"]),
         "simple loop": lambda: run([sys.executable, str(Path(__file__).with_name("naive_loop.py")), str(video)]),
     }
     if options.dvr_scan:
