@@ -1,11 +1,10 @@
 """Count the alarms of `motion` on normal footage, and compare them with the rate to expect from its scores.
 
-python benchmarks/alarms.py --root DIR [--minutes 7] [--still] [--page ../docs/motion.md]
+python benchmarks/alarms.py --root DIR [--minutes 7] [--page ../docs/motion.md] [-- OPTIONS OF vadcli scan]
 
 DIR has the clips of incidents.py and UCSD Ped2's training clips. The script leaves out clips that DIR lacks, and prints their
 names. examples/synthetic_archive.py draws the videos of the synthetic cameras. A camera with several videos is fitted on one
-half of its videos, and its alarms are counted on the other half. The page has two tables between marks: one for scans without
---still, one for scans with --still. The script replaces one of them.
+half of its videos, and its alarms are counted on the other half. The script replaces the table between two marks in the page.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ DEFAULT = None
 RATES_PER_HOUR = (1.0, 10.0, 60.0)
 FACTOR = 2.0
 QUIET_CAMERAS = ("plaza", "walkway")
-QUIET_FPS = 10  # the rate at which the detector samples
+QUIET_FPS = 8  # the rate at which the detector samples
 
 
 @dataclass(frozen=True)
@@ -154,16 +153,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=7.0, help="length of each synthetic video")
-    parser.add_argument("--still", action="store_true", help="scan with this option")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("scan", nargs="*", help="options of vadcli scan, after --")
     options = parser.parse_args()
     work = WORK / "alarms"
-    sources = [*real_sources(options.root), *quiet_sources(work / f"quiet-{options.minutes:g}", options.minutes)]
-    counts = [counted(source, work, ["--still"] if options.still else []) for source in sources]
+    sources = [*real_sources(options.root), *quiet_sources(work / f"quiet-{options.minutes:g}-{QUIET_FPS}fps", options.minutes)]
+    counts = [counted(source, work, options.scan) for source in sources]
     text = table(counts, CALIBRATION.rate_at(0.4))
     page = options.page.read_text()
-    name = "alarms with --still" if options.still else "alarms"
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    begin, end = "<!-- alarms: begin -->", "<!-- alarms: end -->"
     before, after = page.split(begin)[0], page.split(end)[1]
     options.page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
     print(text)

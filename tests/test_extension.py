@@ -173,13 +173,13 @@ def test_a_detector_an_exporter_and_a_data_set_from_outside(outside: Path, tmp_p
     assert "mine" in vadcli(outside, "eval", "--help").stdout
 
     out = tmp_path / "out"
-    chosen = ("--detector", "late", "--sample-fps", "30", "--min-size", "5", "--motion-detail", "2", "--still")
+    chosen = ("--detector", "late", "--sample-fps", "30", "--min-size", "5", "--motion-detail", "2", "--no-still")
     scanned = vadcli(outside, "scan", tmp_path / "footage", "--out", out, *chosen)
     assert scanned.returncode == 0, scanned.stderr
     assert [line for line in scanned.stderr.splitlines() if "ignores" in line] == [
         "the late detector can't tell how large things are; it ignores --min-size",
         "the late detector chooses its own frame size; it ignores --motion-detail",
-        "the late detector does not look for things that stand still; it ignores --still",
+        "the late detector does not look for things that stand still; it ignores --no-still",
     ]
     told = vadcli(outside, "events", out, "--format", "lines")
     assert told.returncode == 0, told.stderr

@@ -167,6 +167,6 @@ def test_small_things_are_left_out(footage: Path, tmp_path: Path) -> None:
     again = vadcli("scan", *gate, "--min-size", 10)
     assert again.returncode == 0, again.stderr
     assert [round(start) for start in starts(tmp_path / "out")] == [4, 9]
-    other = vadcli("scan", *gate, "--detector", "lavida", "--model", "lavida-tiny", "--min-size", 10, "--still", "--dry-run")
-    assert "the lavida detector does not look for things that stand still; it ignores --still" in other.stderr
+    other = vadcli("scan", *gate, "--detector", "lavida", "--model", "lavida-tiny", "--min-size", 10, "--no-still", "--dry-run")
+    assert "the lavida detector does not look for things that stand still; it ignores --no-still" in other.stderr
     assert "the lavida detector can't tell how large things are; it ignores --min-size" in other.stderr

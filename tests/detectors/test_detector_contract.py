@@ -45,7 +45,7 @@ OPTIONS: dict[str, Callable[[], DetectorOptions]] = {
     "lavida": lambda: LavidaOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu"),
     "ask": lambda: AskOptions(categories="fight, fire", model=language_model(), device="cpu"),
     "concept": lambda: ConceptOptions(categories="fight, fire", encoder=encoder(), device="cpu"),
-    "motion --still": lambda: MotionUserOptions(still=True),
+    "motion --no-still": lambda: MotionUserOptions(still=False),
 }
 """Makes the options with which a detector is tested. Without an entry, it is tested with its default options.
 

@@ -255,7 +255,8 @@ def test_measurements_that_do_not_fit_into_memory_are_dropped() -> None:
         grid=grid,
         options=MotionOptions(),
     )
-    size = maps.velocity.nbytes + maps.speed.nbytes + maps.disorder.nbytes
+    assert maps.still is not None
+    size = maps.velocity.nbytes + maps.speed.nbytes + maps.disorder.nbytes + maps.still.nbytes
     assert maps.nbytes == size
     kept = KeptClips[ClipMaps](2 * size)
     for key in (b"a", b"b", b"c"):

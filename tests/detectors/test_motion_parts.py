@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.detectors.films import texture
+from tests.detectors.films import film, put, texture
 from vadcli.detectors.motion import MotionOptions
 from vadcli.detectors.motion.background import (
     camera_flow,
@@ -20,7 +20,7 @@ from vadcli.detectors.motion.background import (
     shown_scene,
 )
 from vadcli.detectors.motion.camera import FittedCamera, Levels, RaritySamples, Scene, from_model, rarity, to_model
-from vadcli.detectors.motion.features import DenseFlow, repeated_rows
+from vadcli.detectors.motion.features import DenseFlow, clip_steps, repeated_rows
 from vadcli.types import CameraModel
 
 OPTIONS = MotionOptions()
@@ -210,3 +210,18 @@ def test_a_camera_survives_storage() -> None:
     assert again.backgrounds(120, 160).keys() == {0}
     assert again.backgrounds(60, 80) == {}
     assert from_model(None).samples is None
+
+
+@pytest.mark.parametrize("rate_hz", [5.0, 8.0, 12.5])
+def test_speeds_do_not_depend_on_how_often_frames_are_sampled(rate_hz: float) -> None:
+    times = np.arange(8) / rate_hz
+    frames = film([put(texture(0), x=20 + 40 * t, y=40, seed=7, size=(48, 48)) for t in times.tolist()])
+    steps = clip_steps(
+        frames,
+        timestamp=times,
+        seen=np.ones(8, dtype=bool),
+        grid=grid_for(*frames.shape[1:], OPTIONS.cell_px, OPTIONS.blur_cells),
+        options=OPTIONS,
+    )
+    fastest = np.hypot(*steps.velocity)[1:].max(axis=(1, 2))  # 40 pixels per second are 4 pixels per step
+    assert np.median(fastest) == pytest.approx(4.0, rel=0.25)

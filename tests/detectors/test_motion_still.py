@@ -1,4 +1,4 @@
-"""--still: what appears and then stays is found; what passes, light and a camera that shakes are not."""
+"""Still things: what appears and then stays is found; what passes, light and a camera that shakes are not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAG = {"x": 100, "y": 80, "size": (24, 24)}
 
 @pytest.fixture(scope="module")
 def detector() -> MotionDetector:
-    return MotionDetector(MotionOptions(still=True))
+    return MotionDetector()
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,24 @@ def test_a_bag_is_found_in_time_and_place(detector: MotionDetector, empty_square
 def test_without_the_option_it_is_not_found_and_other_scores_are_the_same(
     detector: MotionDetector, empty_square: CameraModel
 ) -> None:
-    plain = MotionDetector()
+    plain = MotionDetector(MotionOptions(still=False))
     frames = film([bag(t) for t in range(FRAMES)])
     assert not plain.accepts(empty_square)
     assert scan(plain, frames, empty_square).score[100:160].max() < plain.thresholds.low
     run = street(96, seed=9, runner=range(40, 66))
     np.testing.assert_array_equal(scan(plain, run, empty_square).score, scan(detector, run, empty_square).score)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.4])
+def test_a_still_thing_with_a_low_score_changes_no_score(
+    detector: MotionDetector, empty_square: CameraModel, share: float
+) -> None:
+    faint = film([(1 - share) * texture(0) + share * bag(t) for t in range(FRAMES)])
+    found, motion = (scan(one, faint, empty_square) for one in (detector, MotionDetector(MotionOptions(still=False))))
+    for with_still, without in ((found.score, motion.score), (found.mask, motion.mask)):
+        counts = with_still > without
+        assert (with_still[counts] >= 0.3).all()
+        np.testing.assert_array_equal(with_still[~counts], without[~counts])
 
 
 UNMOVED: dict[str, Callable[[int], np.ndarray]] = {

@@ -45,7 +45,7 @@ ENOUGH_S = 3600.0
 # A model that was fitted on less than ENOUGH_S seconds is fitted again when the footage has grown by this factor. If the first
 # video of a camera lasts ten seconds, the camera is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
-# Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
+# Footage of up to this many clips (about three minutes for the motion detector) is read once, kept in memory, used for the fit
 # and then scored. For longer footage it is faster to read bursts for the fit, and to decode all footage later for the scan.
 CLIPS_IN_MEMORY = 40
 # The fit uses at most this many of the clips in memory, evenly spread over the footage.

@@ -554,7 +554,7 @@ def ignored_options(options: DetectorOptions, detector: str) -> Iterator[tuple[s
     for item in fields(options):
         why = item.metadata.get("why_ignored")
         if why and item.name not in used and getattr(options, item.name) != item.default:
-            yield flag_of(item.name), why
+            yield flag_of(f"no_{item.name}" if getattr(options, item.name) is False else item.name), why
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:

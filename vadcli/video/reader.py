@@ -259,7 +259,7 @@ class FrameReader:
             skip = "" if not skips else "nokey" if request.only_keys else "noref"
             # ffmpeg gives each frame to the next thread, also a frame that is left out. A thread with such a frame has no work,
             # so ffmpeg needs more threads than cores. Above 16 threads, ffmpeg prints a warning.
-            used = max(threads, min(16, 4 * threads)) if skips and threads > 1 else threads
+            used = max(threads, min(16, 4 * threads)) if threads > 1 else threads
             backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=used, skip=skip)
             deliver = self._deliver_needed if skips else self._deliver
             try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from vadcli.errors import UsageError
 from vadcli.options.groups import HOW, DetectorOptions, option
 
-MODEL_VERSION = 6
+MODEL_VERSION = 7
 """Increase this if a change makes stored camera models unusable. The engine then fits them again."""
 
 
@@ -24,6 +24,7 @@ class MotionOptions:
     Attributes:
         clip_frames: T, sampled frames per clip.
         rate_hz: sampled frames per second.
+        step_s: the length of a step in seconds. Speeds are in pixels per step, so they do not depend on `rate_hz`.
         max_area_px: largest area of a frame if `detail` is 1. Larger frames are reduced to this area.
         detail: factor by which width and height of a frame are larger than those of the small frame. Cells keep their size in
             pixels, so a cell covers a smaller part of a larger frame. Speeds are still in pixels of the small frame. The floors
@@ -39,7 +40,7 @@ class MotionOptions:
         noise_factor: the median change of all cells, multiplied by this factor, is also subtracted from the change of each
             cell.
         speed_floor_px: noise that is subtracted from speeds, in pixels per pair of frames.
-        disorder_floor_px: noise that is subtracted from disorder, in pixels per pair of frames.
+        disorder_floor_px: noise that is subtracted from disorder, in pixels per step.
         speed_cap_px: the highest speed. Faster motion gets this speed, because optical flow is not reliable for it.
         foreground_low, foreground_high: a cell that differs from the background by at most `foreground_low` gray levels has the
             foreground weight 0. From there to `foreground_high`, the weight rises to 1.
@@ -53,14 +54,15 @@ class MotionOptions:
             the previous sampled frame.
         moving_share: a video counts as filmed by a moving camera if the camera moves in more than this share of the sampled
             frames.
-        still: True if the detector also looks for things that appear and then stay.
+        still: True if the detector also looks for things that appear and then stay. False measures motion only.
         still_s: with `still`, a thing counts only if it stays for at least this many seconds.
         min_size: a thing counts only if it has at least this height, in percent of the height of the frame. None means that all
             things count.
     """
 
     clip_frames: int = 32
-    rate_hz: float = 10.0
+    rate_hz: float = 8.0
+    step_s: float = 0.1
     max_area_px: int = 86_400
     detail: float = 1.0
     cell_px: int = 4
@@ -82,7 +84,7 @@ class MotionOptions:
     position_weight: float = 6.0
     moving_px: float = 0.5
     moving_share: float = 0.3
-    still: bool = False
+    still: bool = True
     still_s: float = 10.0
     min_size: float | None = None
 
@@ -107,8 +109,9 @@ class MotionUserOptions(DetectorOptions):
         why_ignored="chooses its own frame size",
     )
     still: bool = option(
-        False,
-        "Also find what appears and then stays for 10 seconds or more, such as an abandoned bag (motion detector).",
+        True,
+        "Also find what appears and then stays for 10 seconds or more, such as an abandoned bag; --no-still finds only motion "
+        "(motion detector).",
         panel=HOW,
         why_ignored="does not look for things that stand still",
     )

@@ -204,7 +204,7 @@ class FittedCamera:
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
         tail: gives for each smoothed value of a frame how rare it is.
-        still: gives for each contrast of still things how rare it is. None if the camera was fitted without --still.
+        still: gives for each contrast of still things how rare it is. None if the camera was fitted with --no-still.
     """
 
     scenes: tuple[Scene, ...] = ()

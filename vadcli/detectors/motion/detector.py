@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from vadcli.detectors.calibration import CALIBRATION, logit_of, smooth
+from vadcli.detectors.calibration import CALIBRATION, Tail, logit_of, smooth
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import FittedCamera, from_model, to_model
@@ -94,7 +94,13 @@ USER_OPTIONS = ("min_size", "detail", "still")
 
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 STILL_CHANNEL = "still"
-"""The name of the last channel, which exists only with --still."""
+"""The name of the last channel, which does not exist with --no-still."""
+
+LEAST_STILL = 0.3
+"""Still things with a lower score than this do not count. At the default thresholds, they belong to no event.
+
+Many harmless things stand still for a while. If their low scores counted, they would hide which frames have the most motion.
+"""
 
 KEPT_BYTES = 128 << 20
 """A `KeptClips` store holds at most this many bytes."""
@@ -136,8 +142,8 @@ class KeptClips(Generic[Found]):
 class MotionDetector:
     """Finds motion that is rare for the camera. It needs no weights.
 
-    It cannot notice slow events or how things look, and it does not use categories. With --still, it also notices things that
-    stand still. `Detector` describes the attributes.
+    It also finds things that appear and then stay. It cannot notice slow events or how things look, and it does not use
+    categories. `Detector` describes the attributes.
     """
 
     name = "motion"
@@ -236,7 +242,7 @@ class MotionDetector:
                 still_s=self.options.still_s,
                 gap_s=self.options.gap_s,
             )
-            logit = np.maximum(logit, logit_of(fitted.still.log_rarity(contrast)))
+            logit = np.maximum(logit, _still_logit(fitted.still, contrast))
         return FrameScores(logit, moving)
 
     def fingerprint(self) -> dict[str, object]:
@@ -265,7 +271,7 @@ class MotionDetector:
         if maps.still is not None:
             columns.append(peaks(maps.still))
             if fitted.still is not None:
-                logit = np.maximum(logit, logit_of(fitted.still.log_rarity(maps.still)))
+                logit = np.maximum(logit, _still_logit(fitted.still, maps.still))
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
 
     def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
@@ -285,6 +291,12 @@ class MotionDetector:
         seen = seen_in(valid)
         maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options, steps=steps)
         return maps, rarities(maps, video=video, fitted=fitted, options=self.options)
+
+
+def _still_logit(tail: Tail, contrast: FloatArray) -> FloatArray:
+    """Return the logits of contrasts of any shape; -inf below LEAST_STILL."""
+    logit = logit_of(tail.log_rarity(contrast))
+    return np.where(sigmoid(logit) < LEAST_STILL, np.float32(-np.inf), logit)
 
 
 def _clip_key(frames: ByteArray, timestamp: TimeArray, valid: BoolArray, *, video: str) -> bytes:

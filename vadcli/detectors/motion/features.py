@@ -28,7 +28,7 @@ OpenCV's DIS flow (5.0.0) rejects smaller frames, or crashes if they are long an
 
 
 FLOW_ITERATIONS = 12
-FLOW_STRIDE_PX = 5
+FLOW_STRIDE_PX = 6
 """The settings of DIS flow.
 
 The flow is computed at half resolution, at quarter resolution and below. It is not refined. The resolution is higher than in
@@ -141,11 +141,12 @@ LEFTOVER_SHARE = 0.25
 CHANGED_LEVELS = 2.0
 """If the change of a cell minus the noise is less than this many gray levels, its flow is reduced: it may be only noise."""
 
-SPEED_POWER = 2.0
+SPEED_POWER = 2.25
 """Speed is a power mean over space and time, with this power.
 
 With a power above 1, a small fast thing counts more than a large slow thing. A plain mean mixes a small fast thing with the
-ground around it, so that the thing looks as slow as a large thing that walks. `benchmarks/folds.md` compares powers.
+ground around it, so that the thing looks as slow as a large thing that walks. With higher powers, the outlines of masks get
+worse. `docs/motion.md` compares powers.
 """
 
 SHORTEST_PX = 1e-3
@@ -242,7 +243,7 @@ def clip_steps(
 
     Args:
         frames: (T, H, W) uint8.
-        timestamp: (T,) seconds; the flow between two frames is scaled to the usual time between two sampled frames.
+        timestamp: (T,) seconds; the flow between two frames is scaled to the time of one step (`MotionOptions.step_s`).
         seen: (T,) bool, False for repeated, padded or lost frames.
         grid: the grid for this frame size.
         options: the detector's options.
@@ -254,7 +255,7 @@ def clip_steps(
     for t in (np.flatnonzero(seen[1:]) + 1).tolist():
         steps.cut[t] = is_scene_cut(steps.pooled[before], steps.pooled[t])
         if not steps.cut[t]:
-            stepper.measure(before, t, step=(timestamp[t] - timestamp[before]) * options.rate_hz)
+            stepper.measure(before, t, step=(timestamp[t] - timestamp[before]) / options.step_s)
         before = t
     _spread_repeats(steps)
     return steps
@@ -330,7 +331,7 @@ class _Stepper:
     def measure(self, before: int, after: int, *, step: float) -> None:
         """Measure the step from frame `before` to frame `after`.
 
-        `step` is the time between the two frames, divided by the usual time.
+        `step` is the time between the two frames, in steps of `MotionOptions.step_s` seconds.
         """
         steps, pooled = self._steps, self._steps.pooled
         steps.usable[after] = True

@@ -1,8 +1,8 @@
-"""Finds things that appear and then stay (--still).
+"""Finds things that appear and then stay. The option --no-still turns this off.
 
 Examples are an abandoned bag, a person who lies on the ground, and a vehicle that stopped.
 
-The background of a camera shows the usual scene. The median of a clip of about three seconds shows the present scene.
+The background of a camera shows the usual scene. The median of a clip of about four seconds shows the present scene.
 If scene and background differ in a cell without motion, something was put down or taken away. Porikli et al. (2008, "Robust
 abandoned object detection using dual foregrounds") find stationary objects in this way, with a slow and a fast background.
 Their fast background is updated at each frame. Here the fast background is the median of a clip, because the scores of a clip
