@@ -391,6 +391,25 @@ def test_an_output_that_fails_costs_that_video_for_now(footage: Path, tmp_path: 
     assert again.detector.scored_frames <= 8  # the checkpoint held all but the last clip
 
 
+def test_a_camera_model_that_cant_be_written_costs_only_this_camera(footage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    model = OutputLayout(out).camera(".")
+    model.mkdir(parents=True)  # a folder where the model should go
+    (model / "x").touch()
+    scan = Scan(footage, out)
+    assert scan.statuses == {"a.mp4": "failed", "cam/b.mp4": "done"}
+    assert scan.results["a.mp4"].stage == "write"
+
+
+def test_a_stop_releases_the_next_camera_which_is_already_being_read(footage: Path, tmp_path: Path) -> None:
+    stopped = Scan(footage, tmp_path / "out", stop_after=1)
+    assert stopped.statuses["cam/b.mp4"] == "unfinished"
+    claim = Claim.acquire(OutputLayout(tmp_path / "out").checkpoint("cam/b.mp4"))
+    assert claim is not None
+    claim.release(delete=False)
+    assert set(Scan(footage, tmp_path / "out").statuses.values()) == {"done"}
+
+
 @pytest.mark.parametrize("method", ["score", "finish"])
 def test_what_nobody_foresaw_costs_one_video(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str

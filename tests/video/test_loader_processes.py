@@ -473,6 +473,45 @@ def test_a_run_that_is_told_to_end_leaves_no_items_to_the_next_one(tmp_path):
         assert list(gather(loader.run([request(tmp_path, "b", rows=9)]))) == ["b"]
 
 
+def test_the_next_run_begins_while_the_items_of_this_run_are_used(tmp_path: Path) -> None:
+    alone = load([request(tmp_path, "b", rows=9)])["b"].values()
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        then = iter([request(tmp_path, "b", rows=9, when_read=str(tmp_path / "read")), request(tmp_path, "c", rows=600)])
+        first = gather(loader.run([request(tmp_path, "a", rows=9)], then=then))
+        assert list(first) == ["a"]
+        assert wait_until((tmp_path / "read").exists)  # although no item of the next run was requested
+        second = gather(loader.run(then))
+        assert list(second) == ["b", "c"]
+        assert second["b"].values() == alone
+
+
+def test_what_an_abandoned_run_had_begun_for_the_next_run_is_read_again(tmp_path: Path) -> None:
+    with ClipLoader(NEEDS, replace(OPTIONS, workers=2)) as loader:
+        then = iter([request(tmp_path, "b", rows=9, when_read=str(tmp_path / "read")), request(tmp_path, "c", rows=9)])
+        items = loader.run([request(tmp_path, "a", rows=600)], then=then)
+        next(items)
+        assert wait_until((tmp_path / "read").exists)
+        items.close()
+        assert not descendants()
+        assert set(gather(loader.run(then))) == {"b", "c"}
+
+
+def test_another_run_than_the_announced_one_gets_only_its_own_videos(tmp_path: Path) -> None:
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        then = iter([request(tmp_path, "b", rows=9)])
+        assert list(gather(loader.run([request(tmp_path, "a", rows=9)], then=then))) == ["a"]
+        assert list(gather(loader.run([request(tmp_path, "c", rows=9)]))) == ["c"]
+
+
+def test_a_decoder_that_dies_before_its_run_costs_one_video_of_this_run(tmp_path: Path) -> None:
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        then = iter([request(tmp_path, "b", rows=9, at=0, do="exit"), request(tmp_path, "c", rows=9)])
+        assert gather(loader.run([request(tmp_path, "a", rows=9)], then=then))["a"].end.error is None
+        seen = gather(loader.run(then))
+        assert seen["b"].end.error is not None
+        assert seen["c"].end.error is None
+
+
 PARENT = """
 import sys, time
 from pathlib import Path

@@ -7,9 +7,12 @@ decision is made again, because another scan may have finished the video in the 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import cached_property
+from typing import cast
 
 from vadcli.detectors import Attributor, Detector, Propagator, Traits, digest
 from vadcli.engine.cameras import CameraFit, Cameras
@@ -142,20 +145,30 @@ class LocalRunner:
         """Scan one camera after the other if the detector fits cameras; otherwise all videos in one stream."""
         plan = self.settings.plan
         groups = by_camera(plan.units) if self.detector.fits_camera else [("", list(plan.units))]
-        for camera, whole in groups:
-            mine = [unit for unit in whole if unit.video in self._mine]
-            if self.stop() or not mine:
-                continue
-            work = _CameraScan(job, CameraFit(cameras, camera, whole, self._request), loader, self.stop)
+        scans = (
+            _CameraScan(job, CameraFit(cameras, camera, whole, self._request), mine, loader, self.stop)
+            for camera, whole in groups
+            if (mine := [unit for unit in whole if unit.video in self._mine])
+        )
+        work = next(scans, None)
+        while work is not None and not self.stop():
+            following = next(scans, None)
             reported: set[str] = set()
             try:
-                for update in work.run(mine, batch_size=self.options.batch_size):
+                for update in work.run(following, batch_size=self.options.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
             except OutputError as error:  # this camera's model can't be written, but the next model may be
-                for unit in mine:
+                for unit in work.mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
+            except BaseException:
+                if following is not None:
+                    following.close()
+                raise
+            work = following
+        if work is not None:
+            work.close()
         if (others := cameras.outgrown - MOST_NAMED) > 0:
             log.info("%d more %s learned again from more footage", others, "camera was" if others == 1 else "cameras were")
 
@@ -236,80 +249,133 @@ def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
     return "rescore" if decision.need is Need.SCAN and can_rescore(job, unit, decision) else str(decision.need)
 
 
-@dataclass
 class _CameraScan:
-    """Scans the videos of one camera, or all videos if the detector does not fit cameras."""
+    """Scans the videos of one camera, or all videos if the detector does not fit cameras.
 
-    job: ScanJob
-    fit: CameraFit  # fits the camera if necessary; its camera is "" if the detector does not fit cameras
-    loader: ClipLoader
-    stop: Stop
+    Args:
+        job: the settings of the scan.
+        fit: fits the camera if necessary; its camera is "" if the detector does not fit cameras.
+        mine: the videos to scan.
+        loader: reads the videos.
+        stop: when this function returns True, the scan ends.
 
-    def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Scan the videos of `mine` that need a scan. If no video needs a scan, the detector is not loaded."""
-        queue = ClaimQueue(self.job, self.fit.request, self.stop)
-        detector, cameras, camera = self.job.detector, self.fit.cameras, self.fit.camera
-        if cameras.is_outgrown(camera, self.fit.whole):
+    Attributes:
+        requests: the loader's requests. The loader may take the first ones while the camera before this one is scored.
+    """
+
+    def __init__(
+        self, job: ScanJob, fit: CameraFit, mine: list[WorkUnit], loader: ClipLoader, stop: Callable[[], bool]
+    ) -> None:
+        self.mine = mine
+        self.requests = self._requests()
+        self._job, self._fit, self._loader, self._stop = job, fit, loader, stop
+        self._queue = ClaimQueue(job, fit.request, stop)
+        self._stream: ScanStream | None = None
+        self._expected: deque[Task | VideoResult] = deque()  # what the stream must expect as soon as it exists
+        self._claimed: dict[str, tuple[WorkUnit, Claim]] = {}  # the videos that are locked but not yet a task
+        self._pending: list[WorkUnit] = []  # the videos that need a scan, if the camera has a model
+        self._sifted: deque[VideoResult] = deque()  # the results of the videos that need no scan
+
+    @cached_property
+    def is_outgrown(self) -> bool:
+        """True if the camera must be fitted again from its own sample, before any of its videos is read."""
+        return self._fit.cameras.is_outgrown(self._fit.camera, self._fit.whole)
+
+    @cached_property
+    def _fits_first(self) -> bool:
+        return self._fit.cameras.needs_fit(self._fit.camera)
+
+    @cached_property
+    def _model(self) -> CameraModel | None:
+        return self._fit.cameras.stored(self._fit.camera) if self._job.detector.fits_camera else None
+
+    @cached_property
+    def _sifting(self) -> Iterator[WorkUnit | VideoResult]:
+        return self._queue.sift(self.mine, self._model)
+
+    def run(self, following: _CameraScan | None, *, batch_size: int | None) -> Iterator[Update]:
+        """Scan the videos of `mine` that need a scan. If no video needs a scan, the detector is not loaded.
+
+        While the last videos are scored, the loader begins to read the videos of the camera `following`.
+        """
+        detector = self._job.detector
+        if self.is_outgrown:
             detector.prepare()
-            scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
-            self.fit.again(scored=scored)
-        if cameras.needs_fit(camera):
-            detector.prepare()
-            stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
-            items = self._fit_first(mine, queue, stream)
-        else:
-            model = cameras.stored(camera) if detector.fits_camera else None
-            pending: list[WorkUnit] = []
-            for item in queue.sift(mine, model):
-                if isinstance(item, VideoResult):
-                    yield item
-                else:
-                    pending.append(item)
-            if not pending:
+            scored = sum(self._job.layout.scores(unit.video).exists() for unit in self.mine)
+            self._fit.again(scored=scored)
+        if not self._fits_first:
+            yield from self._sift()
+            if not self._pending:
                 return
-            detector.prepare()
-            stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
+        detector.prepare()
+        self._stream = ScanStream(self._job, batch_size=batch_size or detector.batch_size)
+        while self._expected:
+            self._stream.expect(self._expected.popleft())
+        then = following.requests if following is not None and not following.is_outgrown else None
+        try:
+            with closing(
+                cast(Generator[Item, None, None], self._loader.run(self.requests, stopped=self._stop, then=then))
+            ) as items:
+                yield from self._stream.run(self._fitted(items, self._stream) if self._fits_first else items)
+        finally:
+            self.close()
 
-            def requests() -> Iterator[ClipRequest]:
-                """Claim each video when the loader has room for it, and yield a request if it needs a scan."""
-                for task in queue.take(pending, model):
-                    stream.expect(task)
-                    if isinstance(task, Task):
-                        yield queue.request_of(task)
+    def close(self) -> None:
+        """Release the videos that are locked and have no result."""
+        for _, claim in self._claimed.values():
+            claim.release(delete=False)
+        self._claimed.clear()
+        while self._expected:
+            task = self._expected.popleft()
+            if isinstance(task, Task):
+                task.claim.release(delete=False)
 
-            items = self.loader.run(requests(), stopped=self.stop)
-        yield from stream.run(items)
+    def _sift(self) -> Iterator[VideoResult]:
+        """Yield the results of the videos that need no scan. The other videos are in `_pending` afterwards."""
+        while self._sifted:
+            yield self._sifted.popleft()
+        for item in self._sifting:
+            if isinstance(item, VideoResult):
+                yield item
+            else:
+                self._pending.append(item)
 
-    def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
+    def _requests(self) -> Iterator[ClipRequest]:
+        """Claim each video when the loader has room for it, and yield a request if the video must be read."""
+        if self._fits_first:
+            for unit in self.mine:
+                if self._stop():
+                    return
+                claim = self._queue.claim(unit)
+                if isinstance(claim, VideoResult):
+                    self._expect(claim)
+                else:
+                    self._claimed[unit.video] = unit, claim
+                    yield self._fit.request(unit)
+            return
+        self._sifted.extend(list(self._sift()))
+        for task in self._queue.take(self._pending, self._model):
+            self._expect(task)
+            if isinstance(task, Task):
+                yield self._queue.request_of(task)
+
+    def _expect(self, task: Task | VideoResult) -> None:
+        if self._stream is None:
+            self._expected.append(task)
+        else:
+            self._stream.expect(task)
+
+    def _fitted(self, reading: Iterator[Item], stream: ScanStream) -> Iterator[Item]:
         """Fit the camera on the first items of the loader. Then yield all items, in order.
 
-        The videos are locked before they are read. After the fit, `ClaimQueue.task` decides which of the videos need a scan.
+        The videos were locked before they were read. After the fit, `ClaimQueue.task` decides which of them need a scan.
         """
-        claimed: dict[str, tuple[WorkUnit, Claim]] = {}
-
-        def requests() -> Iterator[ClipRequest]:
-            """Claim each video, and yield a request if no other process works on it."""
-            for unit in mine:
-                if self.stop():
-                    return
-                claim = queue.claim(unit)
-                if isinstance(claim, VideoResult):
-                    stream.expect(claim)
-                else:
-                    claimed[unit.video] = unit, claim
-                    yield self.fit.request(unit)
-
-        reading = self.loader.run(requests(), stopped=self.stop)
-        try:
-            for item in self.fit.on_the_way(reading):
-                if item.video in claimed:
-                    unit, claim = claimed.pop(item.video)
-                    model = self.fit.cameras.stored(self.fit.camera)
-                    stream.expect(queue.task(unit, claim, model, resume=False))
-                yield item
-        finally:
-            for _, claim in claimed.values():
-                claim.release(delete=False)
+        for item in self._fit.on_the_way(reading):
+            if item.video in self._claimed:
+                unit, claim = self._claimed.pop(item.video)
+                model = self._fit.cameras.stored(self._fit.camera)
+                stream.expect(self._queue.task(unit, claim, model, resume=False))
+            yield item
 
 
 class ClaimQueue:

@@ -15,6 +15,8 @@ The contract:
   slots. Each decoder process has one more clip in its own memory. A slot is free again when the caller requests the next item.
   If no slot is free, the decoder process waits. The loader takes a request only when a decoder process is idle. So memory does
   not grow with the length or the number of videos.
+- The next run. With `then`, idle decoder processes begin to read the videos of the next run, while the caller still uses the
+  items of this run. They stop when their slots are full. Their items belong to the next run.
 - Order. The items of a video come in order. Only the last item of a video is a Finished. Items of different videos are mixed.
   The content of a clip depends on the file, the needs and the options. It does not depend on the number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if they make no progress for `timeout_s` or use more
@@ -40,6 +42,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +141,9 @@ class ClipLoader:
         self._supervisor: Supervisor | None = None
         self._processes: list[DecoderProcess] = []
         self._jobs: dict[DecoderProcess, _Job] = {}
+        self._begun: dict[DecoderProcess, _Job] = {}  # the videos of the next run that are already being read
+        self._unread: list[ClipRequest] = []  # the videos of the next run that must be read again, because this run ended early
+        self._then: Iterator[ClipRequest] | None = None  # the other requests of the next run
         self._ready: deque[_Entry] = deque()
         self._running = self._closed = False
 
@@ -147,7 +153,13 @@ class ClipLoader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
+    def run(
+        self,
+        requests: Iterable[ClipRequest],
+        *,
+        stopped: Callable[[], bool] | None = None,
+        then: Iterator[ClipRequest] | None = None,
+    ) -> Iterator[Item]:
         """Read these videos and yield their items as they arrive. Only one run at a time is possible.
 
         The frames of a ClipReady are a read-only view. The view is valid until the next item is requested; copy frames to keep
@@ -156,6 +168,7 @@ class ClipLoader:
         Args:
             requests: the videos. The next request is taken only when a decoder process is idle.
             stopped: a function that is called at least once per second. After it has returned True, no more items are yielded.
+            then: the requests of the next run. Pass the same iterator as `requests` to the next call of this method.
 
         Raises:
             VadcliError: no decoder process can be started.
@@ -165,7 +178,11 @@ class ClipLoader:
             raise RuntimeError("the loader is closed" if self._closed else "another run of this loader has not ended")
         self._running = True
         try:
-            yield from self._items(iter(requests), stopped or (lambda: False))
+            if self._begun and requests is not self._then:
+                self._reset()
+            first, self._unread = self._unread if requests is self._then else [], []
+            self._jobs, self._begun, self._then = self._begun, {}, then
+            yield from self._items(chain(first, requests), stopped or (lambda: False))
             if self._jobs or self._ready:
                 self._reset()
         except BaseException:  # also at GeneratorExit: a process may be in the middle of a video, or may wait for a slot
@@ -196,21 +213,31 @@ class ClipLoader:
         while len(self._ready) <= _AHEAD_ITEMS and len(self._jobs) < self._workers:
             request = next(requests, None)
             if request is None:
+                self._begin_next()
                 return
-            self._assign(request)
+            self._assign(request, self._jobs)
 
-    def _assign(self, request: ClipRequest, job: _Job | None = None) -> None:
+    def _begin_next(self) -> None:
+        """Let idle processes read the first videos of the next run. `_collect` leaves their messages for that run."""
+        while self._then is not None and len(self._jobs) + len(self._begun) < self._workers:
+            request = next(self._then, None)
+            if request is None:
+                return
+            self._assign(request, self._begun)
+
+    def _assign(self, request: ClipRequest, jobs: dict[DecoderProcess, _Job], job: _Job | None = None) -> None:
         while True:
-            process = next((idle for idle in self._processes if idle not in self._jobs), None)
+            busy = self._jobs.keys() | self._begun.keys()
+            process = next((idle for idle in self._processes if idle not in busy), None)
             if process is None:
                 self._supervisor = self._supervisor or Supervisor(self._setup)
                 process = self._supervisor.start()
                 self._processes.append(process)
             process.expect(request.path)
-            self._jobs[process] = job or _Job(request)
+            jobs[process] = job or _Job(request)
             if process.send(request):
                 return
-            del self._jobs[process]
+            del jobs[process]
             self._reap(process)  # the process died while it was idle, so this video is not the cause
 
     def _collect(self, timeout_s: float) -> None:
@@ -273,7 +300,7 @@ class ClipLoader:
             log.info("%s: decord failed (%s), so ffmpeg reads the video", job.request.video, error.message)
             job.note = f"decord failed, so ffmpeg read the video: {error.message}"
             job.request, job.repeated = replace(job.request, decoder="ffmpeg"), job.clips
-            self._assign(job.request, job)
+            self._assign(job.request, self._jobs, job)
             return
         error = type(error)(f"{job.request.video}: {error.message}")
         self._finish(process, job, Rows(job.next_row, np.zeros(0, np.int64), np.zeros(0, np.bool_)), error, stderr)
@@ -293,6 +320,8 @@ class ClipLoader:
         return error, stderr
 
     def _reset(self) -> None:
+        self._unread += [job.request for job in self._begun.values()]
+        self._begun.clear()
         self._jobs.clear()
         self._ready.clear()
         self._processes.clear()
