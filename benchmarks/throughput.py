@@ -2,6 +2,7 @@
 
 python benchmarks/throughput.py [--video FILE] [--rounds N] [--only WORD ...] [--dvr-scan PATH]
 python benchmarks/throughput.py --clips N [--rounds N]
+python benchmarks/throughput.py --cameras N [--rounds N]
 
 `ffmpeg -f null` uses the same ffmpeg as the scan. VADCLI_FFMPEG chooses another one for both.
 """
@@ -28,17 +29,17 @@ def scan(video: Path, *options: str) -> Run:
     return run([*VADCLI, "scan", str(video), "--out", str(out), "--quiet", *options])
 
 
-def clips(count: int, rounds: int) -> None:
-    """Print the CPU time per clip of a scan of many small clips."""
-    small, folder = made_video("96x64-2s.mp4", seconds=2, size="96x64", fps=25), WORK / f"clips-{count}"
+def copies(video: Path, count: int, rounds: int, *options: str) -> None:
+    """Print the time of a scan, with these options, of a folder with `count` copies of a video."""
+    folder = WORK / f"{count}-{video.stem}"
     folder.mkdir(exist_ok=True)
     for number in range(count):
         if not (folder / f"{number:05d}.mp4").exists():
-            os.link(small, folder / f"{number:05d}.mp4")
-    found = in_turn({"vadcli scan (motion)": lambda: scan(folder)}, rounds)["vadcli scan (motion)"]
+            os.link(video, folder / f"{number:05d}.mp4")
+    found = in_turn({"vadcli scan (motion)": lambda: scan(folder, *options)}, rounds)["vadcli scan (motion)"]
     wall_s, cpu_s = (statistics.median(getattr(once, name) for once in found) for name in ("wall_s", "cpu_s"))
-    print(f"\n{count} clips of 2 s, 96x64; {machine()}; medians of {rounds} rounds\n")
-    print("| wall s | CPU s | CPU ms per clip |\n|---|---|---|")
+    print(f"\n{count} copies of {video.name}; {machine()}; medians of {rounds} rounds\n")
+    print("| wall s | CPU s | CPU ms per video |\n|---|---|---|")
     print(f"| {wall_s:.1f} | {cpu_s:.1f} | {1000 * cpu_s / count:.0f} |")
 
 
@@ -47,12 +48,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="your own video; by default a generated one, 1080p, two minutes")
     parser.add_argument("--clips", type=int, help="measure a scan of this many small clips, and nothing else")
+    parser.add_argument("--cameras", type=int, help="measure a scan of this many cameras with one video of 12 s (1080p) each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="run only the rows whose name contains one of these words")
     parser.add_argument("--dvr-scan", help="the program dvr-scan, installed in an environment of its own")
     options = parser.parse_args()
     if options.clips:
-        clips(options.clips, options.rounds)
+        copies(made_video("96x64-2s.mp4", seconds=2, size="96x64", fps=25), options.clips, options.rounds)
+        return
+    if options.cameras:
+        copies(made_video("1080p-12s.mp4", seconds=12), options.cameras, options.rounds, "--camera-from", "file")
         return
     video = options.video or looped(made_video("1080p-60s.mp4", seconds=60), "1080p-120s.mp4", 2)
     frames = probe(video).frames
