@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vadcli.detectors.motion import MotionOptions
@@ -41,6 +40,8 @@ class DenseFlow:
     """OpenCV's DIS flow (Kroeger et al. 2016), in one thread. The flow depends on two frames only."""
 
     def __init__(self) -> None:
+        import cv2  # here, because this import is slow, and the decoders can start before it
+
         cv2.setNumThreads(1)
         opencv: Any = cv2
         self._flow: Any = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_FAST)
@@ -365,7 +366,7 @@ class _Stepper:
         if light:
             difference = np.abs(after.astype(np.int16) - before - np.int16(light)).astype(np.uint8)
         else:
-            difference = cv2.absdiff(after, before).astype(np.uint8, copy=False)
+            difference = np.maximum(after, before) - np.minimum(after, before)
         cells = self._grid.pool(difference)
         noise = self._options.noise_factor * _median(cells) + self._options.change_floor
         return np.asarray(np.maximum(cells - np.float32(noise), 0.0), dtype=np.float32)

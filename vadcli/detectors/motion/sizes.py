@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import cv2
 import numpy as np
 
 from vadcli.detectors.motion.background import CellGrid
@@ -42,6 +41,8 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
         seen: (T,) bool, False for frames that are repeated, padded or lost.
         min_size: the lowest height of a thing that counts, in percent of the frame's height.
     """
+    import cv2  # here, because this import is slow, and the decoders can start before it
+
     least_px = min_size / 100 * maps.grid.height_px
     changed = _changed(maps.grid, frames, seen)
     moving = maps.speed > ANY_MOTION_PX
@@ -65,7 +66,7 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
     found = np.zeros((len(frames), *grid.shape), np.bool_)
     rows = np.flatnonzero(seen).tolist()
     for before, after in pairwise(rows):
-        cells = grid.pool(cv2.absdiff(padded[before], padded[after]).astype(np.uint8, copy=False))
+        cells = grid.pool(np.maximum(padded[before], padded[after]) - np.minimum(padded[before], padded[after]))
         found[after] = cells >= CHANGED_LEVELS + float(np.median(cells))
     return found
 
