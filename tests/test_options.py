@@ -163,6 +163,12 @@ def test_values_that_contradict_or_make_no_sense(given: dict[str, object]) -> No
         resolve(ScanOptions, section="scan", given=given, env={})
 
 
+@pytest.mark.parametrize("kind", [EventsOptions, ClipsOptions])
+def test_a_command_that_writes_a_folder_refuses_stdout(kind: type) -> None:
+    with pytest.raises(UsageError, match="--to -: this command writes a folder"):
+        kind(to=Path("-"))
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("8h", 28800), ("2d", 172800), ("500ms", 0.5)]
 )

@@ -44,6 +44,11 @@ def _check_footage(folder: Path | None) -> None:
         raise UsageError(f"--footage {folder}: {no_folder(folder)}", hint=hint)
 
 
+def _check_is_folder(to: Path | None, hint: str) -> None:
+    if str(to) == "-":
+        raise UsageError("--to -: this command writes a folder, not stdout", hint=hint)
+
+
 def _check_since(since: str | None) -> None:
     if since == LAST_RUN:
         hint = "give a time or an age like 24h"
@@ -123,6 +128,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         HeadOptions.__post_init__(self)
         _check_since(self.since)
         WhenOptions.__post_init__(self)
+        _check_is_folder(self.to, "leave --to out: then the events are printed")
         if self.keep_false and (self.write or self.review is not None):
             raise UsageError("--keep-false can't be used with --write or --review", hint="--forget removes the stored review")
         if self.calibrate is not None and self.format not in ("json", "csv"):
@@ -264,6 +270,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
         _check_since(self.since)
         WhenOptions.__post_init__(self)
         check_durations(self, "before", "after")
+        _check_is_folder(self.to, "name a folder")
         _check_footage(self.footage)
 
 
