@@ -362,7 +362,7 @@ class TestPage:
 
     def test_a_page_stays_below_its_bound(self, tmp_path: Path) -> None:
         (tmp_path / "footage").mkdir()
-        names = [f"{number}.mp4" for number in range(6)]
+        names = [f"{number}.mp4" for number in range(3)]
         for name in names:
             make_video(tmp_path / "footage" / name, frames=40, fps=10)
         layout = make_archive(tmp_path / "out", root=tmp_path / "footage", extra=names)
