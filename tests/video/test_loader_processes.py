@@ -286,6 +286,19 @@ def test_no_decoder_at_all_is_fatal(tmp_path):
         load([request(tmp_path, "a", rows=20)], replace(OPTIONS, reader="no_such_module:Reader"))
 
 
+def test_a_process_that_once_ends_before_it_is_ready_costs_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = tmp_path / "tried"
+    (tmp_path / "fails_once.py").write_text(
+        f"from pathlib import Path\nfrom {fake_decoders.__name__} import Reader\n"
+        f"tried = Path({str(tried)!r})\nif not tried.exists():\n    tried.touch()\n    raise ImportError('by chance')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen = load([request(tmp_path, "a", rows=20)], replace(OPTIONS, reader="fails_once:Reader"))
+    assert tried.exists()
+    assert seen["a"].end.error is None
+    assert seen["a"].clips
+
+
 # How it ends
 
 

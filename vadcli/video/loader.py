@@ -112,6 +112,7 @@ class _Job:
     clips: int = 0  # clips that were passed on to the caller
     repeated: int = 0  # clips that the second decoder delivers again
     note: str = ""
+    is_second_start: bool = False  # True if the first process for this video ended before it was ready
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,15 @@ class ClipLoader:
     def _lose(self, process: DecoderProcess) -> None:
         """Handle the end of a process that died or was killed: let ffmpeg read its video again, or finish the video."""
         job = self._jobs.pop(process)
-        error, stderr = self._reap(process)
+        try:
+            error, stderr = self._reap(process)
+        except VadcliError as failure:  # the process ended before it was ready; this may happen by chance, but not twice
+            if job.is_second_start:
+                raise
+            log.debug("%s; trying once more", failure.message)
+            job.is_second_start = True
+            self._assign(job.request, self._jobs, job)
+            return
         if self._setup.options.decoder == "auto" and job.decoder == DecoderName.DECORD and job.request.decoder is None:
             log.info("%s: decord failed (%s), so ffmpeg reads the video", job.request.video, error.message)
             job.note = f"decord failed, so ffmpeg read the video: {error.message}"
