@@ -22,6 +22,8 @@ def entry() -> None:
     """
     _use_utf8_names()
     is_scan = sys.argv[1:2] == ["scan"] and not {"-h", "--help", "--dry-run"} & set(sys.argv)
+    if is_scan:  # before numpy is imported: a pool of threads takes long to start, and a scan has its own threads
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code: object = 0
     try:
         with early_worker() if is_scan else nullcontext():

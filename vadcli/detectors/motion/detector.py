@@ -203,7 +203,7 @@ class MotionDetector:
         model = to_model(fitted, sample.camera, self.name)
         model = replace(model, values={**model.values, **self._chosen})
         for one in measured:
-            if len(one.clip.frames) == self.needs.frames and one.rare is not None:  # bursts are shorter than clips
+            if len(one.clip.frames) == self.needs.frames:  # bursts are shorter than clips
                 self._maps.put(keys[id(one.clip)] + _hash_of(model), (one.maps, one.rare), one.maps.nbytes + one.rare.nbytes)
         return model
 

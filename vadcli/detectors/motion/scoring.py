@@ -111,12 +111,10 @@ def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: Motio
 
 def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Channels:
     """Return how much each cell moves, and how rare this motion is. `rare` is the result of `rarities`."""
-    motion, rarity_map = np.empty_like(maps.speed), np.empty_like(maps.speed)
-    for scene in np.unique(maps.scene).tolist():
-        rows, usual = maps.scene == scene, fitted.levels(scene)
-        motion[rows] = np.hypot(maps.speed[rows] / usual.speed, maps.disorder[rows] / usual.disorder)
-        rarity_map[rows] = rare[rows] / usual.rarity
-    return Channels(motion, rarity_map)
+    levels = [fitted.levels(scene) for scene in maps.scene.tolist()]
+    usual = np.array([(each.speed, each.disorder, each.rarity) for each in levels], dtype=np.float32)
+    speed, disorder, rarity = usual.T[:, :, None, None]
+    return Channels(np.hypot(maps.speed / speed, maps.disorder / disorder), rare / rarity)
 
 
 def peaks(cells: FloatArray) -> FloatArray:
@@ -157,22 +155,12 @@ class MeasuredClip:
     Attributes:
         clip: the clip.
         maps: the measurements of the clip, with the backgrounds of the fitted camera.
-        rare: (T, h, w) float32, the result of `rarities`; None if the camera does not have samples yet.
+        rare: (T, h, w) float32, the result of `rarities`.
     """
 
     clip: Clip = field(repr=False)
     maps: ClipMaps
-    rare: FloatArray | None = field(default=None, repr=False)
-
-    @property
-    def moving(self) -> BoolArray:
-        """The cells (T, h, w) that move in a known scene."""
-        return np.asarray((self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None])
-
-    def channels(self, fitted: FittedCamera) -> Channels:
-        """Return the result of `channels_of` for this clip."""
-        assert self.rare is not None
-        return channels_of(self.maps, self.rare, fitted)
+    rare: FloatArray = field(repr=False)
 
 
 def fit_camera(
@@ -194,22 +182,22 @@ def fit_camera(
         return FittedCamera(), []
     steps = _in_threads(steps_of, clips, threads=threads)
     fitted = FittedCamera(scenes=_scenes(clips, steps, options))
-    measured = _in_threads(lambda clip, known: _measured(clip, known, fitted, options), clips, steps, threads=threads)
-    united = replace(fitted, scenes=_with_units(fitted.scenes, measured))
-    drawn = replace(united, samples=_draw(united, measured, sample.seed, options))
+    maps = _in_threads(lambda clip, known: _measured(clip, known, fitted, options), clips, steps, threads=threads)
+    united = replace(fitted, scenes=_with_units(fitted.scenes, maps))
+    drawn = replace(united, samples=_draw(united, clips, maps, sample.seed, options))
 
-    def with_rarity(one: MeasuredClip) -> MeasuredClip:
-        """Return the clip with the rarity of its cells."""
-        return replace(one, rare=rarities(one.maps, video=one.clip.video, fitted=drawn, options=options))
+    def with_rarity(clip: Clip, found: ClipMaps) -> MeasuredClip:
+        """Return the clip with its measurements and the rarity of its cells."""
+        return MeasuredClip(clip, found, rarities(found, video=clip.video, fitted=drawn, options=options))
 
-    measured = _in_threads(with_rarity, measured, threads=threads)
+    measured = _in_threads(with_rarity, clips, maps, threads=threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
     # A burst is a short clip, too short to show whether a contrast lasts for `still_s` seconds. So the tail is fitted to all
     # contrasts, including short ones. As a result, fewer still things raise an alarm.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
-    return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured
+    return replace(levelled, tail=_tail(levelled, measured, footage, options, threads=threads), still=still), measured
 
 
 _Out = TypeVar("_Out")
@@ -237,18 +225,16 @@ def seen_in(valid: BoolArray) -> BoolArray:
     return seen
 
 
-def _measured(clip: Clip, steps: ClipSteps, fitted: FittedCamera, options: MotionOptions) -> MeasuredClip:
-    seen, grid = seen_in(clip.valid), _grid(clip, options)
-    maps = measure(
+def _measured(clip: Clip, steps: ClipSteps, fitted: FittedCamera, options: MotionOptions) -> ClipMaps:
+    return measure(
         clip.frames[..., 0],
         timestamp=clip.timestamp,
-        seen=seen,
+        seen=seen_in(clip.valid),
         fitted=fitted,
-        grid=grid,
+        grid=_grid(clip, options),
         options=options,
         steps=steps,
     )
-    return MeasuredClip(clip, maps)
 
 
 def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOptions) -> tuple[Scene, ...]:
@@ -263,37 +249,38 @@ def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOp
     return tuple(scenes)
 
 
-def _with_units(scenes: Sequence[Scene], bursts: Sequence[MeasuredClip]) -> tuple[Scene, ...]:
+def _with_units(scenes: Sequence[Scene], maps: Sequence[ClipMaps]) -> tuple[Scene, ...]:
     """Return a copy of each scene in which the unit of speed is set.
 
     The velocities in a scene are divided by this unit.
     """
     made = []
     for number, scene in enumerate(scenes):
-        speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
-        moving = np.concatenate([each[each > MOVING_PX] for each in speeds])
+        moving = np.concatenate([one.speed[(one.speed > MOVING_PX) & (one.scene == number)[:, None, None]] for one in maps])
         unit = 0.5 * float(np.subtract(*np.quantile(moving, [0.9, 0.1]))) if len(moving) else 0.0
         made.append(replace(scene, levels=Levels(unit=max(unit, SMALLEST_UNIT_PX))))
     return tuple(made)
 
 
-def _draw(fitted: FittedCamera, bursts: Sequence[MeasuredClip], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draw moving cells at random, equally many per burst if possible, so that no burst dominates."""
+def _draw(
+    fitted: FittedCamera, clips: Sequence[Clip], maps: Sequence[ClipMaps], seed: int, options: MotionOptions
+) -> RaritySamples | None:
+    """Draw cells that move in a known scene at random, equally many per clip if possible, so that no clip dominates."""
     rng = np.random.default_rng(seed)
-    share = -(-options.samples // len(bursts))
+    share = -(-options.samples // len(clips))
     features, scenes, videos, times = [], [], [], []
-    for burst in bursts:
-        moving = burst.moving
+    for clip, found in zip(clips, maps, strict=True):
+        moving = (found.speed > MOVING_PX) & (found.scene >= 0)[:, None, None]
         cells = np.flatnonzero(moving)
         drawn = np.zeros_like(moving)
         drawn.flat[cells[rng.choice(len(cells), size=min(share, len(cells)), replace=False)]] = True
         at = np.nonzero(drawn)[0]
-        scene = burst.maps.scene[at]
+        scene = found.scene[at]
         units = np.array([fitted.levels(number).unit for number in scene.tolist()], dtype=np.float32)[:, None]
-        features.append(scaled(describe(burst.maps, drawn), units, options))
+        features.append(scaled(describe(found, drawn), units, options))
         scenes.append(scene)
-        videos.append(np.full(len(at), video_number(burst.clip.video), dtype=np.int64))
-        times.append(burst.clip.timestamp[at])
+        videos.append(np.full(len(at), video_number(clip.video), dtype=np.int64))
+        times.append(clip.timestamp[at])
     if not sum(map(len, features)):
         return None
     return RaritySamples(np.concatenate(features), np.concatenate(scenes), np.concatenate(videos), np.concatenate(times))
@@ -306,8 +293,7 @@ def _with_usual(fitted: FittedCamera, bursts: Sequence[MeasuredClip], footage: F
     """
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
-    # The usual rarity in `fitted` is still 1, so this is the rarity before the division by the usual rarity.
-    highest = [[peaks(each) for each in (b.maps.speed, b.maps.disorder, b.channels(fitted).rarity)] for b in bursts]
+    highest = [[peaks(each) for each in (burst.maps.speed, burst.maps.disorder, burst.rare)] for burst in bursts]
     speed, disorder, rare = (np.concatenate(values)[usable] for values in zip(*highest, strict=True))
 
     def level(levels: Levels, rows: BoolArray) -> Levels:
@@ -329,22 +315,19 @@ def _with_usual(fitted: FittedCamera, bursts: Sequence[MeasuredClip], footage: F
 
 
 def _tail(
-    fitted: FittedCamera,
-    bursts: Sequence[MeasuredClip],
-    footage: FittedTime,
-    options: MotionOptions,
+    fitted: FittedCamera, bursts: Sequence[MeasuredClip], footage: FittedTime, options: MotionOptions, *, threads: int
 ) -> Tail:
-    frames = [
-        smooth(
-            peaks(burst.channels(fitted).together(fitted)),
+    def values(burst: MeasuredClip) -> FloatArray:
+        """Return the smoothed motion (T,) of a clip."""
+        return smooth(
+            peaks(channels_of(burst.maps, burst.rare, fitted).together(fitted)),
             timestamp=burst.clip.timestamp,
             usable=burst.maps.usable,
             sigma_s=options.smoothing_s,
             gap_s=options.gap_s,
         )
-        for burst in bursts
-    ]
-    return fit_tail(np.concatenate(frames), footage=footage)
+
+    return fit_tail(np.concatenate(_in_threads(values, bursts, threads=threads)), footage=footage)
 
 
 def _footage(clips: Sequence[Clip]) -> FittedTime:
