@@ -33,7 +33,7 @@ from vadcli.engine.results import (
 )
 from vadcli.engine.second_pass import Interrupted
 from vadcli.errors import DeviceError, NotFinished, OutputError, ToolError, VideoError, WeightsError
-from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
+from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter
 from vadcli.store.masks import enlarged_box, mask_box, upsample_mask
 from vadcli.store.scores import shown_s
 from vadcli.types import (
@@ -357,7 +357,7 @@ class VideoWriter:
             header = self._checkpoint.header
             sizes = {"channels": header.channels, "embedding_bytes": header.embedding_bytes}
             self._append(_unsampled(end.rows, mask_shape=header.mask_shape, **sizes))  # the rows after the last clip
-        stored = read_checkpoint(self.task.claim.path) if self._checkpoint is not None else None
+        stored = self._checkpoint.stored if self._checkpoint is not None else None
         columns = Columns.read(stored) if stored is not None and stored.rows else None
         if stored is None or columns is None or not columns.sampled.any():
             error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=first_complaint(end))

@@ -137,7 +137,7 @@ class CheckpointWriter:
         if resume is not None and resume.header.to_bytes() != header.to_bytes():
             raise ValueError(f"{claim.path}: the checkpoint belongs to another scan")
         self.header = header
-        self.rows = resume.rows if resume else 0
+        self._rows = resume.rows if resume else 0
         self._claim = claim
         self._schema = _schema_of(header)
         self._fsync_every_s = fsync_every_s
@@ -148,6 +148,11 @@ class CheckpointWriter:
             os.ftruncate(claim.fd, self._end)
             if not resume:
                 self._write(self._schema.serialize().to_pybytes())
+
+    @property
+    def stored(self) -> Checkpoint:
+        """What the file contains now."""
+        return Checkpoint(self._claim.path, self.header, self._rows, self._last_row, self._end)
 
     def append(self, block: CheckpointBlock) -> None:
         """Add rows after the stored rows.
@@ -173,7 +178,7 @@ class CheckpointWriter:
             raise ValueError(f"{path}: embeddings of {size} bytes instead of {header.embedding_bytes}")
         with writing(path):
             self._write(_to_arrow(block, self.header, self._schema).serialize().to_pybytes())
-        self.rows += len(block)
+        self._rows += len(block)
         self._last_row = int(block.frame_index[-1])
 
     def flush(self, *, force: bool = False) -> None:

@@ -161,15 +161,14 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
     references = np.flatnonzero(info.reference)
     if interval == 1 or not len(references) or info.missing or len(references) > (1 - _SKIPPED_SHARE) * info.frames:
         return None
-    apart = np.diff(references, prepend=0, append=info.frames - 1)
-    if int(apart.max()) > _WIDEST * interval:
+    ends = np.concatenate(([0], references, [info.frames - 1]))
+    if int(np.diff(ends).max()) > _WIDEST * interval:
         return None
     places = np.arange(0, info.frames, interval)
     after = np.minimum(np.maximum(np.searchsorted(references, places), 1), len(references) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(references[after] - places < places - references[before], references[after], references[before])
-    once = nearest[np.diff(nearest, prepend=-1) > 0]  # `nearest` is sorted, so equal rows are neighbours
-    return _thinned(once, -(-interval // 2))
+    return _thinned(np.unique(nearest), -(-interval // 2))
 
 
 def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
