@@ -101,6 +101,12 @@ def test_the_fast_median_is_the_median(values: list[float], kind: type) -> None:
     assert (found, found.dtype) == (expected, expected.dtype)
 
 
+def test_the_fast_median_of_pictures_is_the_median_of_each_pixel() -> None:
+    for count in (1, 2, 8, 9):
+        pictures = texture(count, 12 * count, 20).reshape(count, 12, 20).astype(np.float32)
+        np.testing.assert_array_equal(median_of(pictures), np.median(pictures, axis=0))
+
+
 @given(st.floats(0.6, 1.8), st.floats(-40, 40))
 def test_light_is_matched_around_what_stands_there(gain: float, offset: float) -> None:
     scene = texture(2, 30, 40).astype(np.float32)
@@ -110,6 +116,16 @@ def test_light_is_matched_around_what_stands_there(gain: float, offset: float) -
     clear = np.ones(scene.shape, dtype=bool)
     clear[10:20, 10:16] = False
     assert np.abs(match_light(scene, picture) - lit)[clear].mean() < 3.0
+
+
+@given(st.lists(st.tuples(st.floats(0.3, 2.5), st.floats(-60, 60)), max_size=4))
+def test_light_of_several_pictures_is_matched_as_for_each_alone(lights: list[tuple[float, float]]) -> None:
+    scene = texture(2, 16, 24).astype(np.float32)
+    pictures = np.zeros((len(lights), *scene.shape), np.float32)
+    for picture, (gain, offset) in zip(pictures, lights, strict=True):
+        picture[:] = np.clip(gain * scene + offset, 0, 255)
+    alone = [match_light(scene, picture) for picture in pictures]
+    np.testing.assert_array_equal(match_light(scene, pictures), np.reshape(alone, pictures.shape))
 
 
 def test_views_are_told_apart_and_light_is_not_a_view() -> None:

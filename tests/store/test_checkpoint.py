@@ -34,6 +34,7 @@ def write(path, blocks, header=HEADER, *, resume=None):
     for block in blocks:
         writer.append(block)
         ends.append(path.stat().st_size)
+    assert writer.stored == read_checkpoint(path)
     claim.release(delete=False)
     return ends
 
@@ -197,9 +198,9 @@ claim = Claim.acquire(path)
 checkpoint = read_checkpoint(path)
 writer = CheckpointWriter(claim, HEADER, resume=checkpoint, fsync_every_s=0.02)
 while True:
-    writer.append(block_of(writer.rows, 5))
+    writer.append(block_of(writer.stored.rows, 5))
     writer.flush()
-    print(writer.rows, flush=True)
+    print(writer.stored.rows, flush=True)
 """
 
 
