@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 from vadcli.video import early_worker
+
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 def entry() -> None:
@@ -22,13 +25,11 @@ def entry() -> None:
     """
     _use_utf8_names()
     is_scan = sys.argv[1:2] == ["scan"] and not {"-h", "--help", "--dry-run"} & set(sys.argv)
-    if is_scan:  # before numpy is imported: a pool of threads takes long to start, and a scan has its own threads
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code: object = 0
     try:
         with early_worker() if is_scan else nullcontext():
-            from vadcli.cli import main  # here, because this import is slow
-
+            with _one_blas_thread() if is_scan else nullcontext():
+                from vadcli.cli import main  # here, because this import is slow
             main()
     except SystemExit as end:
         code = end.code
@@ -39,6 +40,22 @@ def entry() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let numpy start no pool of threads if it is imported in this block: the pool takes long to start, and a scan has its own.
+
+    Afterwards, the environment is as before, because the user's commands (`--on-event`) inherit it.
+    """
+    if _BLAS_THREADS in os.environ:
+        yield
+        return
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_BLAS_THREADS]
 
 
 def _use_utf8_names() -> None:

@@ -113,6 +113,16 @@ def test_events_of_another_threshold_and_old_events(footage: Path, tmp_path: Pat
     assert lines(again)[-1]["new_events"] == 0
 
 
+def test_a_command_gets_the_environment_that_the_scan_was_started_with(footage: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    scan = [*VADCLI, "scan", str(footage), "-o", str(tmp_path / "out"), *ALL, "--on-event", f"env > '{told}'", "-q"]
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    assert subprocess.run(scan, env=environment, timeout=PATIENCE_S, check=False).returncode == 0
+    names = {line.partition("=")[0] for line in told.read_text().splitlines()}
+    assert "PATH" in names
+    assert "OPENBLAS_NUM_THREADS" not in names
+
+
 def test_a_command_that_fails_is_logged_and_stops_nothing(footage: Path, tmp_path: Path) -> None:
     done = vadcli("scan", footage, "-o", tmp_path / "out", *ALL, "--on-event", "grep -q a.avi && exit 7; true", "-q")
     assert done.returncode == 0

@@ -130,7 +130,7 @@ def match_light(reference: FloatArray, pictures: FloatArray) -> FloatArray:
     """
     x, y = reference.reshape(1, -1), pictures.reshape(-1, reference.size)
     residual = y - x - median_of((y - x).T)[:, None]
-    gain = offset = np.zeros((len(y), 1))
+    gain, offset = np.ones((len(y), 1)), np.zeros((len(y), 1))
     for _ in range(MATCH_PASSES):
         weight = 1.0 / (1.0 + (residual / np.float32(MATCH_SCALE)) ** 2)
         total = _sums(weight)
